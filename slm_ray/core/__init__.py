@@ -1,0 +1,1 @@
+"""Errors, configuration, files, run folders, records, trackers and units: what every other package stands on."""

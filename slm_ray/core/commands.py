@@ -1,0 +1,50 @@
+"""How every command ends: 0 when done, 2 with one sentence when the user can fix it, 130 when interrupted."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from slm_ray.core.errors import UserError
+from slm_ray.core.files import explain_os_error
+from slm_ray.core.redact import redact
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
+    """Run a command's main function and turn what goes wrong into an exit status.
+
+    ``--debug`` anywhere among the arguments shows the traceback as well.
+
+    Args:
+        main: Takes the arguments (without ``--debug``) and returns an exit status.
+        argv: The arguments; the process's own by default.
+
+    Returns:
+        The exit status.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        return main(arguments)
+    except UserError as error:
+        return _fail(str(error), debug)
+    except OSError as error:
+        place = f" {error.filename}" if error.filename else ""
+        return _fail(str(explain_os_error(error, f"file access{place}")), debug)
+    except KeyboardInterrupt:
+        if debug:
+            traceback.print_exc()
+        print("interrupted: what was finished is kept; continue with --resume", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _fail(message: str, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"error: {redact(message)}", file=sys.stderr)
+    return EXIT_USER_ERROR

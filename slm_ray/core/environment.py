@@ -1,0 +1,61 @@
+"""What a run ran on, so that its figures can be read years later."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    "slm-ray", "torch", "transformers", "ray", "pymoo", "numpy", "safetensors", "tokenizers", "gguf", "datasets", "wandb",
+)  # fmt: skip
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def package_versions() -> dict[str, str]:
+    """The installed versions of the packages a result may depend on."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def usable_cpus() -> int:
+    """CPUs this process may use (its affinity, not the machine's count)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def describe_environment() -> dict[str, Any]:
+    """Python, packages, processor, memory and system, with no user or host names."""
+    return {
+        "python": platform.python_version(),
+        "packages": package_versions(),
+        "system": f"{platform.system()} {platform.release()}",
+        "machine": platform.machine(),
+        "cpu": _cpu_name(),
+        "cpus": usable_cpus(),
+        "memory_bytes": _memory_bytes(),
+        "implementation": sys.implementation.name,
+    }

@@ -1,0 +1,44 @@
+"""What a user did wrong, said in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class UserError(ValueError):
+    """A mistake the user can fix. Commands print it as one line and exit with status 2.
+
+    The message names the rule, the value that broke it and the fix.
+    """
+
+
+class ConfigError(UserError):
+    """Several mistakes found at once, each with the dotted path of the field it is in."""
+
+    def __init__(self, source: str, problems: Sequence[str]) -> None:
+        self.source = source
+        self.problems = list(problems)
+        head = f"{source}: {len(self.problems)} mistake{'s' if len(self.problems) != 1 else ''}"
+        super().__init__("\n".join([head + ":", *(f"  - {p}" for p in self.problems)]))
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Say which valid names there are, the nearest one first.
+
+    Args:
+        name: What was given.
+        choices: The valid names.
+
+    Returns:
+        A phrase such as ``did you mean 'fine'? (valid: coarse, fine)``.
+    """
+    names = sorted(choices)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    valid = f"valid: {', '.join(names)}"
+    return f"did you mean '{close[0]}'? ({valid})" if close else valid
+
+
+def unknown_name(kind: str, name: str, choices: Iterable[str]) -> UserError:
+    """The error for a name that is none of the choices, with the nearest one offered."""
+    return UserError(f"unknown {kind} '{name}': {nearest(name, choices)}")

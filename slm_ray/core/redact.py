@@ -1,0 +1,20 @@
+"""Keys and tokens never reach a log, a record or a page."""
+
+from __future__ import annotations
+
+import os
+import re
+
+_SECRET_NAME = re.compile(r"(TOKEN|API_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL)", re.IGNORECASE)
+_SECRET_SHAPE = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|AKIA[0-9A-Z]{16}|wandb_v1_[A-Za-z0-9_]{16,})")
+_URL_LOGIN = re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
+_SHORTEST_SECRET = 8
+MASK = "[redacted]"
+
+
+def redact(text: str) -> str:
+    """Mask the values of secret-looking environment variables, known key shapes and logins inside addresses."""
+    for name, value in os.environ.items():
+        if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name) and value in text:
+            text = text.replace(value, MASK)
+    return _URL_LOGIN.sub(MASK, _SECRET_SHAPE.sub(MASK, text))
