@@ -1,0 +1,34 @@
+"""Text in, packed tokens out: corpora, their split into three parts by document, and the token cache."""
+
+from slm_ray.data.documents import Corpus, Document
+from slm_ray.data.load import DEFAULT_CORPUS, load_corpus
+from slm_ray.data.packed import PackedTokens
+from slm_ray.data.split import (
+    CALIBRATION,
+    HELD_OUT,
+    PARTS,
+    TRAIN,
+    PartSummary,
+    describe_parts,
+    part_of,
+    summarise_parts,
+)
+from slm_ray.data.tokens import prepare_tokens, tokenizer_digest
+
+__all__ = [
+    "CALIBRATION",
+    "DEFAULT_CORPUS",
+    "HELD_OUT",
+    "PARTS",
+    "TRAIN",
+    "Corpus",
+    "Document",
+    "PackedTokens",
+    "PartSummary",
+    "describe_parts",
+    "load_corpus",
+    "part_of",
+    "prepare_tokens",
+    "summarise_parts",
+    "tokenizer_digest",
+]

@@ -1,0 +1,81 @@
+"""What a corpus is: documents that can be gone through any number of times."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from slm_ray.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document: a name to find it by and its text."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A named source of documents.
+
+    Attributes:
+        name: As the user gave it.
+        read: Starts a new pass over the documents.
+        text_field: The field of structured records that holds the text.
+        compute_digest: Gives the digest of the content; None where it cannot be known without reading a remote stream.
+    """
+
+    name: str
+    read: Callable[[], Iterable[Document]] = field(repr=False, compare=False)
+    text_field: str = "text"
+    compute_digest: Callable[[], str] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the whole corpus is at hand (bundled or local), so that going through all of it is reasonable."""
+        return self.compute_digest is not None
+
+    @cached_property
+    def digest(self) -> str | None:
+        """The digest of the content (64 hexadecimal digits), or None for a remote stream."""
+        return self.compute_digest() if self.compute_digest else None
+
+    @property
+    def identity(self) -> str:
+        """What stands for the content in the name of a cache: the digest, or the remote name and field."""
+        return self.digest or f"hub:{self.name}#{self.text_field}"
+
+    def __iter__(self) -> Iterator[Document]:
+        """Every document that has text, in the corpus's own order.
+
+        Raises:
+            UserError: There is none, or a record cannot be read.
+        """
+        found = False
+        for document in self.read():
+            if document.text.strip():
+                found = True
+                yield _encodable(document)
+        if not found:
+            raise UserError(f"the corpus '{self.name}' has no text: give a corpus with at least one non-empty document")
+
+
+def _encodable(document: Document) -> Document:
+    """Replace lone surrogates, which JSON can say but UTF-8 cannot, by U+FFFD."""
+    try:
+        document.text.encode()
+    except UnicodeEncodeError:
+        return Document(document.id, document.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    return document
+
+
+def digest_texts(texts: Iterable[str]) -> str:
+    """The SHA-256 (64 hexadecimal digits) of the SHA-256 of each text, in the order given."""
+    whole = hashlib.sha256()
+    for text in texts:
+        whole.update(hashlib.sha256(text.encode()).digest())
+    return whole.hexdigest()

@@ -1,0 +1,65 @@
+"""From the name of a corpus to the corpus."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from slm_ray.core.errors import UserError, nearest
+from slm_ray.core.files import explain_os_error
+from slm_ray.core.progress import Console
+from slm_ray.data.bundled import BUNDLED, PYTHON_DOCS, bundled_corpus
+from slm_ray.data.documents import Corpus
+from slm_ray.data.hub import hub_corpus, is_hub_id
+from slm_ray.data.local import is_supported, local_corpus
+
+DEFAULT_CORPUS = PYTHON_DOCS
+
+
+def load_corpus(name: str, text_field: str = "text", console: Console | None = None) -> Corpus:
+    """Find a corpus by name: bundled, else a local file or folder, else a dataset on the Hugging Face hub.
+
+    The first document is read at once, so that a wrong name or field is found before anything is spent.
+
+    Args:
+        name: ``python-docs``, ``python-docs-full``, a path, ``owner/name`` or ``owner/name:config``.
+        text_field: The field of records (JSON, CSV, Parquet, hub) that holds the text.
+        console: Where to say that something takes long.
+
+    Raises:
+        UserError: There is no such corpus, it is empty, or its first record has no text field.
+    """
+    if name in BUNDLED:
+        return bundled_corpus(name, console)
+    corpus = _other_corpus(name, text_field)
+    next(iter(corpus))
+    return corpus
+
+
+def _other_corpus(name: str, text_field: str) -> Corpus:
+    path = Path(name).expanduser()
+    try:
+        exists = bool(name) and path.exists()
+    except OSError as error:
+        raise explain_os_error(error, f"reading {path}") from error
+    if exists:
+        return local_corpus(name, path, text_field)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or is_supported(path):
+        raise _no_such_path(path)
+    if is_hub_id(name):
+        return hub_corpus(name, text_field)
+    raise UserError(
+        f"unknown corpus '{name}': {nearest(name, BUNDLED)}; or give a local file or folder, or a hub dataset "
+        "as owner/name"
+    )
+
+
+def _no_such_path(path: Path) -> UserError:
+    try:
+        siblings = [entry.name for entry in path.parent.iterdir() if entry.is_dir() or is_supported(entry)]
+    except OSError:
+        return UserError(f"{path} does not exist: check the path (the folder {path.parent} does not exist either)")
+    close = difflib.get_close_matches(path.name, siblings, n=1)
+    return UserError(
+        f"{path} does not exist: " + (f"did you mean '{path.with_name(close[0])}'?" if close else "check the path")
+    )
