@@ -1,0 +1,1 @@
+"""Teachers, families, unit importance, extraction, and students whose layers differ in size."""

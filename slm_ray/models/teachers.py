@@ -1,0 +1,282 @@
+"""Teachers: a hub id, a local folder, a .gguf file, or the bundled default; all end as one safetensors file in the cache.
+
+The cached copy has Hugging Face's own tensor names, one file and tied weights once, so that every process of a node maps
+the same pages of it. Its manifest holds the SHA-256 that the file is checked against at every start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from slm_ray.architecture import Architecture
+from slm_ray.core.digest import digest_json, sha256_file
+from slm_ray.core.errors import UserError, nearest
+from slm_ray.core.files import cache_folder, explain_os_error, read_json, whole_folder, write_json
+from slm_ray.models.bundled import BUNDLED_NAME, LICENCE, fetch_bundled_gguf
+from slm_ray.models.families import Family, family_of
+
+WEIGHTS_FILE = "model.safetensors"
+MANIFEST_FILE = "manifest.json"
+_FORMAT = 1
+_SAVED_DTYPES = (torch.float32, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher in the cache: everything a worker needs to load it, and nothing that is large.
+
+    Attributes:
+        name: How the user called it.
+        folder: Its folder in the cache: config, tokenizer, weights, manifest.
+        digest: The first 16 digits of its weights' SHA-256.
+        licence: What its card says, or ``unknown``.
+    """
+
+    name: str
+    folder: Path
+    digest: str
+    licence: str
+
+    def config(self) -> Any:
+        """Its Hugging Face config."""
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(self.folder)
+
+    def family(self) -> Family:
+        """Its family."""
+        return family_of(self.config(), self.name)
+
+    def architecture(self) -> Architecture:
+        """Its sizes."""
+        config = self.config()
+        return family_of(config, self.name).architecture(config)
+
+    def tokenizer(self) -> Any:
+        """Its tokenizer."""
+        from transformers import AutoTokenizer
+
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(self.folder)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Its weights, mapped from the file: pages are shared by all processes of a node and copied on a write."""
+        return load_file(self.folder / WEIGHTS_FILE)
+
+    def state_as(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """Its weights in another type, mapped from a second file that is made once."""
+        state = self.state()
+        if all(tensor.dtype == dtype for tensor in state.values()):
+            return state
+        folder = self.folder / str(dtype).removeprefix("torch.")
+        if not (folder / WEIGHTS_FILE).is_file():
+            with whole_folder(folder) as temporary:
+                save_file({name: tensor.to(dtype) for name, tensor in state.items()}, temporary / WEIGHTS_FILE)
+        return load_file(folder / WEIGHTS_FILE)
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' bars and notes off the terminal; errors still come as exceptions."""
+    from transformers.utils import logging as hf_logging
+
+    level = hf_logging.get_verbosity()
+    bars = hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def load_teacher(name: str, cache: Path | None = None) -> Teacher:
+    """Find a teacher, convert it once, check it, and say where it is.
+
+    Args:
+        name: ``smollm2-135m`` (bundled), a folder, a ``.gguf`` file, or a hub id ``owner/model``.
+        cache: The cache folder; the user's by default.
+
+    Raises:
+        UserError: It does not exist, is damaged, is no model, or its family is not supported.
+    """
+    cache = cache or cache_folder()
+    path = Path(name).expanduser()
+    if name == BUNDLED_NAME:
+        return _from_gguf(BUNDLED_NAME, fetch_bundled_gguf(cache), cache, LICENCE)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise UserError(f"teacher {name} does not exist: check the path of the .gguf file")
+        return _from_gguf(name, path.resolve(), cache, "unknown")
+    if path.is_dir():
+        return _from_folder(name, path.resolve(), cache)
+    if path.exists():
+        raise UserError(f"teacher {name} is a file: give a model folder, a .gguf file or a hub id")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
+        return _from_folder(name, _download_snapshot(name), cache)
+    raise UserError(f"teacher '{name}' is no folder, no .gguf file and no hub id (owner/model): {nearest(name, [BUNDLED_NAME])}")
+
+
+def _download_snapshot(name: str) -> Path:
+    """A hub model's config, tokenizer and safetensors (never pickled weights), through huggingface_hub's own cache."""
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:
+        # huggingface_hub raises a dozen types (not found, gated, offline, connection); each ends in one sentence.
+        kind = type(error).__name__
+        if "NotFound" in kind:
+            reason = "it does not exist on the hub, or is private: check the name, and `hf auth login`"
+        elif "Gated" in kind:
+            reason = "it is gated: accept its licence on its page, then `hf auth login`"
+        else:
+            reason = f"the hub could not be reached ({kind}): check the network, or give a local folder"
+        raise UserError(f"teacher {name}: {reason}") from error
+
+
+def _licence_of(folder: Path) -> str:
+    """The licence a model card names in its front matter."""
+    card = folder / "README.md"
+    if card.is_file():
+        found = re.search(r"^license:\s*([\w.-]+)", card.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        if found:
+            return found.group(1)
+    return "unknown"
+
+
+def _from_gguf(name: str, file: Path, cache: Path, licence: str) -> Teacher:
+    key = digest_json({"gguf": sha256_file(file), "format": _FORMAT})
+    source = {"folder": str(file.parent), "gguf_file": file.name}
+    return _converted(name, key, source, cache, licence)
+
+
+def _from_folder(name: str, folder: Path, cache: Path) -> Teacher:
+    if not (folder / "config.json").is_file():
+        raise UserError(f"teacher {name} is no model: {folder.name}/config.json is missing; give a Hugging Face model folder")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        if list(folder.glob("*.bin")) or list(folder.glob("*.pt")):
+            raise UserError(f"teacher {name} has only pickled weights, which can run code: convert them to safetensors first")
+        raise UserError(f"teacher {name} has no *.safetensors weights: the download is not finished, or it is no model")
+    _check_shards(name, folder)
+    try:
+        files = [folder / "config.json", *sorted(folder.glob("tokenizer*")), *weights]
+        key = digest_json({"files": {file.name: sha256_file(file) for file in files}, "format": _FORMAT})
+    except OSError as error:
+        raise explain_os_error(error, f"reading teacher {name}") from error
+    return _converted(name, key, {"folder": str(folder), "gguf_file": None}, cache, _licence_of(folder))
+
+
+def _check_shards(name: str, folder: Path) -> None:
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return
+    wanted = set(read_json(index).get("weight_map", {}).values())
+    missing = sorted(shard for shard in wanted if not (folder / shard).is_file())
+    if missing:
+        raise UserError(
+            f"teacher {name} is only half there: {len(missing)} of {len(wanted)} weight files are missing, "
+            f"first {missing[0]}; download it again"
+        )
+
+
+def _converted(name: str, key: str, source: dict[str, Any], cache: Path, licence: str) -> Teacher:
+    """The cached copy of a teacher, made now if it is not there or is damaged."""
+    folder = cache / "teachers" / key
+    if not _is_sound(folder):
+        _convert(name, source, folder, licence)
+    manifest = read_json(folder / MANIFEST_FILE)
+    return Teacher(name, folder, str(manifest["sha256"])[:16], str(manifest["licence"]))
+
+
+def _is_sound(folder: Path) -> bool:
+    """Whether a cached copy is there and its weights are those its manifest names."""
+    if not (folder / MANIFEST_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
+        return False
+    if sha256_file(folder / WEIGHTS_FILE) == read_json(folder / MANIFEST_FILE).get("sha256"):
+        return True
+    shutil.rmtree(folder, ignore_errors=True)  # damaged since it was written: made again from its source
+    return False
+
+
+def _convert(name: str, source: dict[str, Any], folder: Path, licence: str) -> None:
+    """Load a model with transformers and save it in the one form that every worker maps."""
+    from transformers import AutoConfig
+
+    if source["gguf_file"] is None:
+        with _explained(name):
+            config = AutoConfig.from_pretrained(source["folder"])
+        family_of(config, name)  # before the weights are read
+    with _explained(name):
+        model, tokenizer = _load_pretrained(source)
+    config = model.config
+    family_of(config, name)
+    state = {key: value.detach() for key, value in model.state_dict().items()}
+    if config.tie_word_embeddings:
+        state.pop("lm_head.weight", None)
+    dtype = next(iter(state.values())).dtype
+    dtype = dtype if dtype in _SAVED_DTYPES else torch.float32
+    state = {key: value.to(dtype).contiguous() for key, value in state.items()}
+    with whole_folder(folder) as temporary:
+        save_file(state, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
+        _plain_copy_of(config, dtype).save_pretrained(temporary)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
+        digest = sha256_file(temporary / WEIGHTS_FILE)
+        write_json(temporary / MANIFEST_FILE, {"sha256": digest, "name": name, "licence": licence, "format": _FORMAT})
+
+
+def _plain_copy_of(config: Any, dtype: torch.dtype) -> Any:
+    """The config without what the source's storage left in it (quantisation, file paths)."""
+    fields = {key: value for key, value in config.to_dict().items() if key not in ("quantization_config", "_name_or_path")}
+    plain = type(config)(**fields)
+    plain.dtype = dtype
+    plain.architectures = None
+    return plain
+
+
+def _load_pretrained(source: dict[str, Any]) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with quiet_transformers():
+        arguments: dict[str, Any] = {"gguf_file": source["gguf_file"]} if source["gguf_file"] else {"use_safetensors": True}
+        kind: Any = torch.float32 if source["gguf_file"] else "auto"
+        model = AutoModelForCausalLM.from_pretrained(source["folder"], dtype=kind, **arguments)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source["folder"], **({"gguf_file": source["gguf_file"]} if source["gguf_file"] else {}))
+        except (OSError, ValueError, KeyError):
+            raise UserError("its tokenizer could not be loaded: a teacher needs its tokenizer files beside it") from None
+    return model, tokenizer
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Turn what transformers and safetensors raise on a bad model into one sentence."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"teacher {name}: {error}") from error
+    except (SafetensorError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0][:160]
+        raise UserError(f"teacher {name} is damaged ({first}): download it again") from error
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        lines = str(error).strip().splitlines()
+        first = lines[0][:160] if lines else type(error).__name__
+        raise UserError(f"teacher {name} could not be loaded ({first}): check that it is a supported causal language model") from error
