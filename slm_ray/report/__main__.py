@@ -1,0 +1,9 @@
+"""Entry point of ``python -m slm_ray.report``."""
+
+import sys
+
+from slm_ray.core.commands import run_command
+from slm_ray.report.command import main
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

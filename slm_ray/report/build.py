@@ -1,0 +1,38 @@
+"""Builds everything that is made from a run's records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from slm_ray.core.files import write_text
+from slm_ray.report.markdown import report_markdown
+from slm_ray.report.model import RunRecords
+from slm_ray.report.page import report_page
+from slm_ray.report.plots import write_front_png
+from slm_ray.report.records import load_run
+from slm_ray.report.table_file import write_front_csv
+
+
+def build_report(folder: Path) -> list[Path]:
+    """Make ``front.csv``, ``front.png``, ``report.md`` and ``report.html`` in a run folder, from its records alone.
+
+    Args:
+        folder: The run folder, of a finished run or of one that is not.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UserError: The folder holds no run, or cannot be written.
+    """
+    return write_report(load_run(folder))
+
+
+def write_report(run: RunRecords) -> list[Path]:
+    """Do the same for records already read."""
+    paths = [run.folder / name for name in ("front.csv", "front.png", "report.md", "report.html")]
+    write_front_csv(run, paths[0])
+    write_front_png(run, paths[1])
+    write_text(paths[2], report_markdown(run))
+    write_text(paths[3], report_page(run))
+    return paths

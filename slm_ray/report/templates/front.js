@@ -1,0 +1,169 @@
+// The front: perplexity against size. Points can be hovered, tapped, tabbed to and selected.
+const REACH_PIXELS = 20;
+const MARKS = {
+  square: (s) => `M${-s} ${-s}h${2 * s}v${2 * s}h${-2 * s}z`,
+  up: (s) => `M0 ${-1.15 * s}L${1.1 * s} ${0.85 * s}H${-1.1 * s}z`,
+  diamond: (s) => `M0 ${-1.3 * s}L${1.3 * s} 0L0 ${1.3 * s}L${-1.3 * s} 0z`,
+  down: (s) => `M0 ${1.15 * s}L${1.1 * s} ${-0.85 * s}H${-1.1 * s}z`,
+  plus: (s) => `M${-s / 2} ${-s}h${s}v${s / 2}h${s / 2}v${s}h${-s / 2}v${s / 2}h${-s}v${-s / 2}h${-s / 2}v${-s}h${s / 2}z`,
+};
+const MARK_NAMES = Object.keys(MARKS);
+
+function starPath(radius) {
+  const corners = [...Array(10).keys()].map((i) => {
+    const angle = (i * Math.PI) / 5 - Math.PI / 2, reach = i % 2 ? radius * 0.42 : radius;
+    return `${(reach * Math.cos(angle)).toFixed(2)} ${(reach * Math.sin(angle)).toFixed(2)}`;
+  });
+  return `M${corners.join("L")}z`;
+}
+
+function overlap(a, b) {
+  const wide = Math.min(a.x + a.w, b.x + b.w) - Math.max(a.x, b.x), high = Math.min(a.y + a.h, b.y + b.h) - Math.max(a.y, b.y);
+  return wide > 0 && high > 0 ? wide * high : 0;
+}
+
+// Put each label where it covers least: other labels, the frame's edge, points.
+function placeLabel(label, placed, points, frame) {
+  let best = null;
+  for (const gap of [11, 19, 30, 46, 66]) {
+    for (const [dx, dy] of [[1, 0], [1, -1], [1, 1], [-1, 0], [-1, -1], [-1, 1], [0, -1], [0, 1]]) {
+      const reach = dx && dy ? gap * 0.75 : gap, w = label.w, h = 17;
+      const x = label.x + (dx > 0 ? reach : dx < 0 ? -reach - w : -w / 2), y = label.y + (dy > 0 ? reach : dy < 0 ? -reach - h : -h / 2);
+      const box = { x, y, w, h };
+      let cost = gap * 0.6 + 3 * (Math.abs(dx - label.prefer[0]) + Math.abs(dy - label.prefer[1]));
+      cost += 3 * (w * h - overlap(box, frame));
+      for (const other of placed) cost += 2 * overlap(box, other);
+      for (const p of points) if (p.px > x - 3 && p.px < x + w + 3 && p.py > y - 3 && p.py < y + h + 3) cost += 40;
+      if (!best || cost < best.cost) best = { cost, ...box };
+    }
+  }
+  return best;
+}
+
+function drawLabels(picture, wanted, points, frame) {
+  const placed = [];
+  for (const label of wanted) {
+    const text = svg("text", { class: `label ${label.strong ? "strong" : ""}` }, picture, label.text);
+    const box = placeLabel({ ...label, w: text.getComputedTextLength() }, placed, points, frame);
+    text.setAttribute("x", box.x);
+    text.setAttribute("y", box.y + 13);
+    placed.push(box);
+    const nx = Math.min(Math.max(label.x, box.x), box.x + box.w), ny = Math.min(Math.max(label.y, box.y), box.y + box.h);
+    if (Math.hypot(nx - label.x, ny - label.y) > 24) {
+      picture.insertBefore(svg("line", { x1: label.x, y1: label.y, x2: nx, y2: ny, class: "leader" }), text);
+    }
+  }
+}
+
+function makeTip(holder, data) {
+  const tip = html("div", holder, null, { class: "tip", "aria-hidden": "true" });
+  tip.hidden = true;
+  const hide = () => { tip.hidden = true; };
+  const show = (point) => {
+    tip.replaceChildren();
+    html("b", tip, point.name);
+    for (const fact of point.facts) html("span", tip, fact);
+    if (point.shape) {
+      const small = svg("svg", { viewBox: "0 0 236 78" }, tip);
+      [["heads", 4], ["neurons", 44]].forEach(([key, top]) => {
+        svg("text", { x: 0, y: top + 8 }, small, key);
+        layerBars(small, point.shape, data.teacherShape, key, { left: 58, right: 236, top, bottom: top + 30 });
+      });
+    }
+    tip.hidden = false;
+    const ratio = holder.clientWidth / holder.querySelector("svg.main").viewBox.baseVal.width;
+    const left = Math.min(Math.max(point.px * ratio - tip.offsetWidth / 2, 0), holder.clientWidth - tip.offsetWidth);
+    const above = point.py * ratio - tip.offsetHeight - 14;
+    tip.style.left = `${Math.max(left, 0)}px`;
+    tip.style.top = `${above > -60 ? above : point.py * ratio + 16}px`;
+  };
+  return { show, hide };
+}
+
+function addMark(picture, point, path, name, tip, select, kind) {
+  const label = `${kind}${point.name}: ${point.facts.join("; ")}`;
+  const mark = svg("path", { d: path, transform: `translate(${point.px} ${point.py})`, class: name, tabindex: 0, role: "button", "aria-label": label }, picture);
+  mark.addEventListener("focus", () => { if (mark.matches(":focus-visible")) tip.show(point); });
+  mark.addEventListener("blur", tip.hide);
+  mark.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" || event.key === " ") { event.preventDefault(); select(point); }
+    if (event.key === "Escape") tip.hide();
+  });
+}
+
+function circlePath(r) { return `M${-r} 0a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0z`; }
+
+function drawFront(holder, data, tip, select, chosen) {
+  const narrow = holder.clientWidth < 560, height = narrow ? 430 : 540;
+  const { picture, width } = canvas(holder, height, `${data.yLabel} against ${data.xLabel}: ${data.front.length} models on the front, ${data.candidates.length} other candidates`, "group");
+  const box = { left: narrow ? 44 : 56, right: width - 10, top: 30, bottom: height - 50 };
+  const x = scale(data.x, box.left, box.right), y = scale(data.y, box.bottom, box.top, true);
+  const place = (point) => {
+    point.px = x(point.x);
+    point.py = point.row === undefined ? y(point.y) : box.top + 16 + 24 * point.row;
+    return point;
+  };
+  if (data.budget) {
+    const [low, high] = data.budget.map((value) => Math.min(Math.max(x(value), box.left), box.right));
+    svg("rect", { x: low, y: box.top, width: Math.max(high - low, 1), height: box.bottom - box.top, class: "zone" }, picture);
+  }
+  drawAxes(picture, box, x, y, data.x.ticks, data.y.ticks, data.xLabel, data.yLabel);
+  data.candidates.forEach(place);
+  const cloud = data.candidates.map((p) => `M${(p.px - 2.6).toFixed(1)} ${p.py.toFixed(1)}a2.6 2.6 0 1 0 5.2 0a2.6 2.6 0 1 0 -5.2 0z`);
+  svg("path", { d: cloud.join(""), class: "cand" }, picture);
+  const labels = [], crowded = data.front.length > 50;
+  data.front.forEach(place);
+  svg("path", { d: data.front.map((p, i) => `${i ? "L" : "M"}${p.px} ${p.py}`).join(""), class: "front-line" }, picture);
+  if (data.teacher) {
+    const star = place(data.teacher);
+    svg("line", { x1: box.left, x2: box.right, y1: star.py, y2: star.py, class: "teacher-line" }, picture);
+    addMark(picture, star, starPath(11), "teacher-star", tip, select, "teacher ");
+    labels.push({ x: star.px, y: star.py, text: `${star.name}  ${star.label}`, prefer: [-1, -1], strong: true });
+  }
+  const isBig = (point) => point.winner !== undefined || point === data.front[data.best];
+  for (const point of [...data.front.filter((p) => !isBig(p)), ...data.front.filter(isBig)]) {
+    const big = isBig(point), strong = point === data.front[data.best];
+    addMark(picture, point, circlePath(big ? 7.5 : crowded ? 3 : 4.5), "front-point", tip, select, "");
+    const label = { x: point.px, y: point.py, text: `${point.winner === undefined ? "best" : `winner ${point.winner}`}  ${point.label}`, prefer: [-1, 1], strong };
+    if (strong) labels.unshift(label); else if (big) labels.push(label);
+  }
+  data.baselines.forEach((point, i) => {
+    place(point);
+    addMark(picture, point, MARKS[MARK_NAMES[i % 5]](5.5), `mark b${i % 5}`, tip, select, "baseline ");
+    labels.unshift({ x: point.px, y: point.py, text: `${point.row === undefined ? "" : "↑ "}${point.name}  ${point.label}`, prefer: [1, 0] });
+  });
+  const line = data.teacher ? [...Array(Math.ceil(width / 24)).keys()].map((i) => ({ px: i * 24, py: data.teacher.py })) : [];
+  const solid = [...data.front, ...data.baselines, ...(data.teacher ? [data.teacher] : [])];
+  const frame = { x: box.left, y: box.top, w: width - box.left, h: box.bottom - box.top };
+  drawLabels(picture, labels, [...solid, ...data.candidates, ...line], frame);
+  if (chosen && chosen.px !== undefined) svg("path", { d: circlePath(11), transform: `translate(${chosen.px} ${chosen.py})`, class: "chosen" }, picture);
+  // The front first, so that it is what a pointer finds where points crowd.
+  return [...solid, ...data.candidates];
+}
+
+function nearestPoint(holder, points, event) {
+  const picture = holder.querySelector("svg.main"), frame = picture.getBoundingClientRect();
+  const ratio = picture.viewBox.baseVal.width / frame.width;
+  const px = (event.clientX - frame.left) * ratio, py = (event.clientY - frame.top) * ratio;
+  let best = null, least = REACH_PIXELS;
+  for (const point of points) {
+    const far = Math.hypot(point.px - px, point.py - py);
+    if (far < least - 0.5) { best = point; least = far; }
+  }
+  return best;
+}
+
+function drawLegend(holder, data) {
+  holder.replaceChildren();
+  const entry = (name, draw) => {
+    const item = html("span", holder);
+    draw(svg("svg", { viewBox: "0 0 22 16" }, item));
+    html("span", item, name);
+  };
+  const mark = (path, name) => (parent) => svg("path", { d: path, transform: "translate(11 8)", class: name }, parent);
+  if (data.front.length) entry("front", (p) => { svg("path", { d: "M0 8H22", class: "front-line" }, p); mark(circlePath(4.5), "front-point")(p); });
+  if (data.candidates.length) entry("candidates", mark(circlePath(3), "cand"));
+  if (data.teacher) entry("teacher", mark(starPath(8), "teacher-star"));
+  data.baselines.forEach((point, i) => entry(point.name, mark(MARKS[MARK_NAMES[i % 5]](5), `mark b${i % 5}`)));
+  if (data.budget) entry("budget", (p) => svg("rect", { x: 0, y: 1, width: 22, height: 14, class: "zone" }, p));
+}
