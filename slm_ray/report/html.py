@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from slm_ray.report.tables import Table
 from slm_ray.report.wording import MISSING
 
-_NUMERIC = set("0123456789.,%×±KMGT– ")
+# Digits, units, and the "of" of "26 of 30": such columns are set right and never broken.
+_NUMERIC = set("0123456789.,%×±KMGT– of")
 
 
 def escape(text: object) -> str:

@@ -19,7 +19,7 @@ from slm_ray.report.wording import (
 )
 
 _SAME_SIZE = 0.02
-_CALIBRATION, _HELD_OUT = "calibration perplexity", "held-out perplexity (± s.e.)"
+_CALIBRATION, _HELD_OUT = "calibration perplexity", "held-out perplexity (±\u00a0s.e.)"
 _SHAPE_HEADER = ("layers", "width", "heads", "neurons")
 _PHASES = {"corpus": "text", "final": "final measurement"}
 
