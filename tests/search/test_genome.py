@@ -1,0 +1,195 @@
+import numpy as np
+import pytest
+from genome_cases import LENGTH, QUANTITIES, QUERY_SPACES, SPACES, TEACHERS, genome_of, random_genes, scores_of
+
+from slm_ray.architecture import Architecture, LayerShape, LayerUnits, SubnetSpec, full_subnet, num_params
+from slm_ray.architecture.budget import measure_cost
+from slm_ray.core.errors import UserError
+from slm_ray.search.genome import Genome
+from slm_ray.search.space import load_space
+
+ALL_SPACES = {**{name: load_space(name) for name in SPACES}, **QUERY_SPACES}
+
+
+def _cases(count_large=6, count_tiny=40):
+    for name, teacher in TEACHERS.items():
+        for space_name, space in ALL_SPACES.items():
+            count = count_tiny if name.startswith("tiny") else count_large
+            yield pytest.param(space, teacher, count, id=f"{space_name}-{name}")
+
+
+@pytest.mark.parametrize(("space", "teacher", "count"), _cases())
+def test_genes_decode_to_legal_subnets_of_known_size(space, teacher, count):
+    genome = genome_of(space, teacher)
+    for genes in random_genes(genome, 1, count):
+        architecture = genome.decode(genes).architecture_in(teacher)
+        assert architecture == genome.architecture(genes)
+        for quantity in QUANTITIES:
+            assert genome.cost(genes, quantity, LENGTH) == measure_cost(architecture, quantity, LENGTH)
+
+
+@pytest.mark.parametrize(("space", "teacher", "count"), _cases())
+def test_encode_inverts_decode_and_text_inverts_itself(space, teacher, count):
+    genome = genome_of(space, teacher)
+    for genes in random_genes(genome, 2, count):
+        spec = genome.decode(genes)
+        assert genome.decode(genome.encode(spec)) == spec
+        assert np.array_equal(genome.from_text(genome.to_text(genes)), genes)
+
+
+@pytest.mark.parametrize(("space", "teacher", "count"), _cases(1, 1))
+def test_the_upper_genes_keep_the_whole_teacher(space, teacher, count):
+    genome = genome_of(space, teacher)
+    assert genome.decode(genome.upper) == full_subnet(teacher)
+    assert genome.reach("params", LENGTH)[1] == num_params(teacher)
+
+
+@pytest.mark.parametrize("space", ALL_SPACES.values(), ids=ALL_SPACES.keys())
+def test_every_gene_is_named_and_in_one_group(space):
+    genome = genome_of(space, TEACHERS["tiny-gqa"])
+    covered = [gene for group in genome.groups for gene in range(group.start, group.stop)]
+    assert covered == list(range(genome.num_genes))
+    assert len(set(genome.names)) == len(genome.names) == genome.num_genes == len(genome.layer_of)
+    for group in genome.groups:
+        assert all(name.startswith(group.axis) for name in genome.names[group.start : group.stop])
+        if group.layer is not None:
+            assert set(genome.layer_of[group.start : group.stop]) == {group.layer}
+
+
+@pytest.mark.parametrize("teacher", TEACHERS.values(), ids=TEACHERS.keys())
+@pytest.mark.parametrize("quantity", QUANTITIES)
+def test_deltas_are_what_a_step_costs(teacher, quantity):
+    blocks_are_equal = not (teacher.hidden_size % 64 or teacher.layers[0].intermediate_size % 64)
+    for space in ("fine", "coarse") if blocks_are_equal else ("fine",):
+        genome = genome_of(space, teacher)
+        deltas, whole = genome.deltas(quantity, LENGTH), genome.cost(genome.upper, quantity, LENGTH)
+        assert len(deltas) == genome.num_genes
+        for gene in range(0, genome.num_genes, max(1, genome.num_genes // 40)):
+            fewer = genome.upper.copy()
+            fewer[gene] -= 1
+            assert whole - genome.cost(fewer, quantity, LENGTH) == deltas[gene], genome.names[gene]
+
+
+def test_natural_order_keeps_the_first_units():
+    teacher = TEACHERS["smollm2-135m"]
+    genome = Genome(load_space("coarse").with_order("natural"), teacher)
+    spec = genome.decode(np.array([8, 20, 2, 10]))
+    assert spec.hidden == tuple(range(512))
+    assert [layer.source for layer in spec.layers] == list(range(20))
+    assert spec.layers[3] == LayerUnits(3, (0, 1), ((0, 1, 2), (3, 4, 5)), tuple(range(640)))
+
+
+def test_scored_order_keeps_the_best_units_of_each_layer():
+    teacher = TEACHERS["smollm2-135m"]
+    scores = scores_of(teacher)
+    genome = Genome(load_space("coarse_layerwise"), teacher, {"taylor": scores})
+    genes = genome.upper.copy()
+    genes[1] = 12
+    spec = genome.decode(genes)
+    assert {layer.source for layer in spec.layers} == set(np.argsort(-scores.layers)[:12].tolist())
+    layer = spec.layers[4].source
+    genes[genome.names.index(f"neurons.layer{layer}")] = 3
+    genes[genome.names.index(f"heads.layer{layer}")] = 1
+    units = genome.decode(genes).layers[4]
+    assert set(units.neurons) == set(np.argsort(-scores.neurons[layer])[:192].tolist())
+    assert units.kv_heads == (int(np.argmax(scores.kv_heads[layer])),)
+
+
+def test_each_key_value_head_keeps_its_best_query_heads():
+    teacher = TEACHERS["smollm2-135m"]
+    scores = scores_of(teacher)
+    genome = genome_of(QUERY_SPACES["queries per model"], teacher)
+    genes = genome.upper.copy()
+    genes[genome.names.index("queries")] = 2
+    for source, layer in enumerate(genome.decode(genes).layers):
+        for kv_head, group in zip(layer.kv_heads, layer.query_heads, strict=True):
+            mine = np.arange(3) + 3 * kv_head
+            best = mine[np.argsort(-scores.query_heads[source, mine])[:2]]
+            assert group == tuple(sorted(best.tolist()))
+
+
+def test_attention_is_never_lost_and_empty_layers_are_left_out():
+    teacher = TEACHERS["tiny-gqa"]
+    scores = scores_of(teacher)
+    genome = genome_of("fine", teacher)
+    nothing = genome.lower.copy()
+    best = int(np.argmax(scores.layers))
+    head = int(np.argmax(scores.kv_heads[best]))
+    assert genome.decode(nothing).layers == (LayerUnits(best, (head,), ((2 * head, 2 * head + 1),), ()),)
+    for index, name in enumerate(genome.names):
+        if name.startswith("layers") or name.startswith("neurons.layer1"):
+            nothing[index] = 1
+    layers = {layer.source: layer for layer in genome.decode(nothing).layers}
+    assert set(layers) == {best, 1}
+    assert len(layers[1].neurons) == 160 and len(layers[best].kv_heads) == 1
+
+
+def test_what_the_space_cannot_express_is_not_encoded():
+    teacher = TEACHERS["tiny-gqa"]
+    whole = full_subnet(teacher)
+    genome = genome_of("fine", teacher)
+    first = whole.layers[0]
+    odd = LayerUnits(0, first.kv_heads, first.query_heads, first.neurons[:7])
+    with pytest.raises(ValueError, match="no genes of this space"):
+        genome.encode(SubnetSpec(whole.hidden, (odd, *whole.layers[1:])))
+    with pytest.raises(ValueError, match="no genes of this space"):
+        genome.encode(SubnetSpec(whole.hidden[:50], whole.layers))
+    with pytest.raises(ValueError, match="no genes of this space"):
+        genome_of("depth", teacher).encode(SubnetSpec(whole.hidden, whole.layers[1:]))
+
+
+def test_layers_left_out_come_back_whole_after_encoding():
+    genome = genome_of("fine", TEACHERS["tiny-gqa"])
+    whole = full_subnet(TEACHERS["tiny-gqa"])
+    genes = genome.encode(SubnetSpec(whole.hidden, whole.layers[:2]))
+    genes[genome.names.index("layers.layer2")] = 1
+    assert genome.decode(genes) == whole
+
+
+def test_genes_outside_the_bounds_are_our_own_mistake():
+    genome = genome_of("coarse", TEACHERS["tiny-gqa"])
+    for wrong in (genome.upper + 1, genome.lower - 1, genome.upper[:-1], genome.upper.astype(float)):
+        with pytest.raises(ValueError, match="genes must"):
+            genome.decode(wrong)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "layers=x7", "layers=x7;heads=x3f;neurons=1,2", "heads=xfc;layers=xe;neurons=xff8"]
+)
+def test_text_of_another_genome_is_refused(text):
+    genome = genome_of("fine", TEACHERS["tiny-gqa"])
+    with pytest.raises(UserError, match="another"):
+        genome.from_text(text)
+
+
+def test_text_is_length_and_range_checked():
+    genome = genome_of("fine", TEACHERS["tiny-gqa"])
+    good = genome.to_text(genome.upper)
+    assert good == "layers=xe;heads=xfc;neurons=xff8"
+    for wrong in (good + "0", good.replace("xe", "xf"), good.replace("xff8", "xffg"), good.replace("xff8", "xff")):
+        with pytest.raises(UserError, match="genes of"):
+            genome.from_text(wrong)
+    counts = genome_of("coarse_layerwise", TEACHERS["tiny-gqa"])
+    text = counts.to_text(counts.upper)
+    assert text == "hidden=2;layers=3;heads=2,2,2;neurons=3,3,3"
+    for wrong in (text.replace("2,2,2", "2,2"), text.replace("2,2,2", "2,2,3"), text.replace("2,2,2", "2,0,2")):
+        with pytest.raises(UserError, match=r"genes of heads must be 3 numbers within 1\.\.2"):
+            counts.from_text(wrong)
+
+
+def test_teachers_and_scores_that_do_not_fit():
+    teacher = TEACHERS["tiny-gqa"]
+    with pytest.raises(ValueError, match="needs taylor scores"):
+        Genome(load_space("fine"), teacher)
+    with pytest.raises(ValueError, match="of shape"):
+        Genome(load_space("fine"), teacher, {"taylor": scores_of(TEACHERS["tiny-mha"])})
+    broken = scores_of(teacher)
+    broken.neurons[0, 0] = np.nan
+    with pytest.raises(ValueError, match="must be finite"):
+        Genome(load_space("fine"), teacher, {"taylor": broken})
+    uneven = Architecture(teacher.structure, 96, (*teacher.layers, LayerShape(4, 2, 64)))
+    with pytest.raises(UserError, match="whose layers all have the same sizes"):
+        Genome(load_space("depth"), uneven)
+    small = Architecture(teacher.structure, 32, teacher.layers)
+    with pytest.raises(UserError, match=r"axes\.hidden\.least must be at most the teacher's 32, got 64"):
+        genome_of("coarse", small)

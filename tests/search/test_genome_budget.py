@@ -1,0 +1,235 @@
+import itertools
+import re
+import time
+
+import numpy as np
+import pytest
+from genome_cases import (
+    LENGTH,
+    QUANTITIES,
+    QUERY_SPACES,
+    SPACES,
+    TEACHERS,
+    budget_of,
+    cost_of,
+    genome_of,
+    random_genes,
+    scores_of,
+    space_of,
+)
+
+from slm_ray.architecture import Budget, num_params
+from slm_ray.core.errors import UserError
+from slm_ray.search.first_layers import first_n
+from slm_ray.search.genome import Genome
+from slm_ray.search.space import load_space
+from tests.references import every_cost, greedy_ranking
+
+ALL_SPACES = {**{name: load_space(name) for name in SPACES}, **QUERY_SPACES}
+SMOL = TEACHERS["smollm2-135m"]
+# Small enough to try all genes of: both kinds of choice, smaller last blocks, with and without layers that may go.
+SMALL_SPACES = {
+    "subsets": space_of(
+        layers={"select": "subset"},
+        heads={"per": "layer", "select": "count"},
+        neurons={"per": "layer", "select": "subset", "step": 96},
+    ),
+    "counts": space_of(
+        hidden={"select": "count", "step": 64},
+        layers={"select": "count", "least": 2},
+        heads={"per": "layer", "select": "count", "least": 1},
+        neurons={"per": "model", "select": "count", "step": 64},
+    ),
+    "queries": space_of(heads={"per": "layer", "select": "count"}, queries={"per": "layer"}),
+    "model-wide": space_of(
+        hidden={"select": "subset", "step": 64},
+        layers={"select": "subset"},
+        heads={"per": "model", "select": "count"},
+        queries={"per": "model"},
+        neurons={"per": "model", "select": "subset", "step": 64},
+    ),
+}
+
+
+@pytest.mark.parametrize("quantity", QUANTITIES)
+@pytest.mark.parametrize("teacher", TEACHERS)
+@pytest.mark.parametrize("space", ALL_SPACES)
+def test_repair_is_always_inside_the_budget(space, teacher, quantity):
+    genome = genome_of(ALL_SPACES[space], TEACHERS[teacher])
+    for low, high in ((0.0, 0.7), (0.45, 0.5)):
+        budget = budget_of(genome, quantity, low, high)
+        try:
+            genome.check_budget(budget, LENGTH)
+        except UserError:
+            with pytest.raises(UserError, match="no sub-network in space"):
+                genome.repair(genome.upper, budget, LENGTH)
+            continue
+        for genes in random_genes(genome, 3, 2):
+            repaired = genome.repair(genes, budget, LENGTH)
+            assert budget.holds(cost_of(genome, repaired, quantity))
+            assert np.array_equal(genome.repair(genes, budget, LENGTH), repaired)
+            if budget.holds(genome.cost(genes, quantity, LENGTH)):
+                assert np.array_equal(repaired, genes)
+
+
+@pytest.mark.parametrize("quantity", QUANTITIES)
+@pytest.mark.parametrize("teacher", ["tiny-gqa", "tiny-mha"])
+@pytest.mark.parametrize("space", SMALL_SPACES)
+def test_a_budget_is_possible_exactly_when_some_genes_fit(space, teacher, quantity):
+    genome = genome_of(SMALL_SPACES[space], TEACHERS[teacher])
+    costs = every_cost(genome, quantity, LENGTH)
+    assert genome.reach(quantity, LENGTH) == (costs[0], costs[-1])
+    chosen = costs[:: max(1, len(costs) // 10)]
+    start = random_genes(genome, 4, 2)
+    for cost in chosen:
+        budget = Budget(quantity, cost, cost)
+        genome.check_budget(budget, LENGTH)
+        for genes in start:
+            assert cost_of(genome, genome.repair(genes, budget, LENGTH), quantity) == cost
+        assert cost_of(genome, genome.random(np.random.default_rng(cost), budget, LENGTH), quantity) == cost
+    for below, above in itertools.pairwise(costs):
+        if below in chosen and above > below + 1:
+            with pytest.raises(UserError, match=f"are {below:,} .* and {above:,} "):
+                genome.check_budget(Budget(quantity, below + 1, above - 1), LENGTH)
+
+
+def test_impossible_budgets_say_what_can_be_reached():
+    depth = genome_of("depth", SMOL)
+    least, most = depth.reach("params", LENGTH)
+    assert most == num_params(SMOL) == 134_515_008
+    for budget, fix in ((Budget("params", 0, least - 1), "higher"), (Budget("params", most + 1, 2 * most), "lower")):
+        message = rf"reaches {least:,} .* to 134,515,008 \(135M\); choose a {fix} budget"
+        with pytest.raises(UserError, match=message):
+            depth.check_budget(budget, LENGTH)
+    layer = (most - least) // 29
+    hole = Budget("params", least + 3 * layer + 1, least + 4 * layer - 1)
+    for call in (
+        lambda: depth.check_budget(hole, LENGTH),
+        lambda: depth.repair(depth.upper, hole, LENGTH),
+        lambda: depth.random(np.random.default_rng(0), hole, LENGTH),
+        lambda: depth.ranked(hole.high, hole, LENGTH),
+    ):
+        with pytest.raises(
+            UserError, match=re.escape(f"{least + 3 * layer:,} (") + ".* and " + f"{least + 4 * layer:,}"
+        ):
+            call()
+
+
+@pytest.mark.parametrize("quantity", QUANTITIES)
+@pytest.mark.parametrize("teacher", ["tiny-gqa", "tiny-mha"])
+@pytest.mark.parametrize("with_layers", [True, False])
+def test_ranked_is_the_naive_greedy(teacher, quantity, with_layers):
+    teacher = TEACHERS[teacher]
+    axes = {"layers": {"select": "subset"}} if with_layers else {}
+    space = space_of(
+        **axes, heads={"per": "layer", "select": "subset"}, neurons={"per": "layer", "select": "subset", "step": 16}
+    )
+    compared = 0
+    for seed in range(6):
+        scores = scores_of(teacher, seed)
+        genome = Genome(space, teacher, {"taylor": scores})
+        for share in (0.9, 0.6, 0.3):
+            budget = budget_of(genome, quantity, 0.0, share)
+            spec = genome.decode(genome.ranked(budget.high, budget, LENGTH))
+            kept = [(layer.source, set(layer.kv_heads), set(layer.neurons)) for layer in spec.layers]
+            naive = greedy_ranking(teacher, scores, 16, budget.high, quantity, LENGTH, with_layers)
+            if any(heads for _, heads, _ in naive):  # it knows nothing of the rescue of attention
+                assert kept == naive
+                compared += 1
+    assert compared > 9
+
+
+@pytest.mark.parametrize("space", ALL_SPACES)
+@pytest.mark.parametrize("comparable", [True, False])
+def test_ranked_meets_its_target_inside_the_budget(space, comparable):
+    genome = genome_of(ALL_SPACES[space], SMOL, comparable=comparable)
+    budget = budget_of(genome, "params", 0.2, 0.8)
+    step = genome.deltas("params", LENGTH).max() + 2 * SMOL.hidden_size * SMOL.num_hidden_layers
+    for share in (0.3, 0.6, 0.79):
+        target = round(budget.low + share * (budget.high - budget.low))
+        cost = cost_of(genome, genome.ranked(target, budget, LENGTH), "params")
+        assert budget.holds(cost) and target - step <= cost <= target
+    for outside in (0, 10**12):
+        assert budget.holds(cost_of(genome, genome.ranked(outside, budget, LENGTH), "params"))
+
+
+def test_tilt_moves_the_budget_between_layers():
+    genome = genome_of("fine", SMOL)
+    budget = budget_of(genome, "params", 0.3, 0.6)
+
+    def neurons(tilt):
+        spec = genome.decode(genome.ranked(budget.high, budget, LENGTH, tilt_neurons=tilt))
+        kept = np.zeros(30)
+        for layer in spec.layers:
+            kept[layer.source] = len(layer.neurons)
+        return kept
+
+    flat = neurons(None)
+    assert np.array_equal(neurons(np.ones(30)), flat)
+    tilted = neurons(np.where(np.arange(30) < 15, 3.0, 1.0))
+    assert tilted[:15].sum() > flat[:15].sum() and tilted[15:].sum() < flat[15:].sum()
+    for wrong in (np.ones(29), -np.ones(30), np.full(30, np.nan)):
+        with pytest.raises(ValueError, match="a tilt must hold 30"):
+            genome.ranked(budget.high, budget, LENGTH, tilt_heads=wrong)
+
+
+def test_ranks_alone_take_the_same_share_of_every_layer():
+    scores = scores_of(SMOL, comparable=False)
+    scores.neurons[:] *= np.logspace(-6, 6, 30)[:, None]  # a scale that differs from layer to layer must not matter
+    space = space_of(neurons={"per": "layer", "select": "subset"})
+    genome = Genome(space, SMOL, {"taylor": scores})
+    budget = budget_of(genome, "params", 0.0, 0.5)
+    spec = genome.decode(genome.ranked(budget.high, budget, LENGTH))
+    widths = [len(layer.neurons) for layer in spec.layers]
+    assert len(widths) == 30 and max(widths) - min(widths) <= 64
+
+
+@pytest.mark.parametrize("space", ALL_SPACES)
+def test_random_genes_fill_the_budget_and_repeat_with_the_seed(space):
+    genome = genome_of(ALL_SPACES[space], SMOL)
+    budget = budget_of(genome, "params", 0.2, 0.8)
+    first, again = ([genome.random(np.random.default_rng(s), budget, LENGTH) for s in range(8)] for _ in range(2))
+    costs = np.array([cost_of(genome, genes, "params") for genes in first])
+    assert all(map(budget.holds, costs.tolist()))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert np.ptp(costs) > 0.4 * (budget.high - budget.low)
+    aimed = [genome.random(np.random.default_rng(s), budget, LENGTH, target=int(costs[0])) for s in range(3)]
+    spread = genome.deltas("params", LENGTH).max() + 2 * SMOL.hidden_size * SMOL.num_hidden_layers
+    assert all(abs(cost_of(genome, genes, "params") - costs[0]) <= spread for genes in aimed)
+
+
+def test_random_genes_owe_nothing_to_importance():
+    scores = scores_of(SMOL)
+    genome = genome_of("fine", SMOL)
+    budget = budget_of(genome, "params", 0.4, 0.5)
+    kept, worth = 0.0, 0.0
+    for seed in range(20):
+        genes = genome.repair(genome.random(np.random.default_rng(seed), budget, LENGTH), budget, LENGTH)
+        for layer in genome.decode(genes).layers:
+            kept += len(layer.neurons)
+            worth += scores.neurons[layer.source, list(layer.neurons)].sum()
+    assert worth / kept == pytest.approx(scores.neurons.mean(), rel=0.05)
+    dropped_at_random = genome.repair(genome.upper, budget, LENGTH, np.random.default_rng(1))
+    assert not np.array_equal(dropped_at_random, genome.repair(genome.upper, budget, LENGTH))
+
+
+@pytest.mark.parametrize("quantity", QUANTITIES)
+def test_first_n_is_the_largest_prefix_that_fits(quantity):
+    depth = genome_of("depth", SMOL)
+    costs = [depth.cost(np.array([n]), quantity, LENGTH) for n in range(1, 31)]
+    budget = Budget(quantity, 0, costs[19])
+    assert first_n(SMOL, budget, LENGTH) == depth.decode(np.array([20]))
+    assert first_n(SMOL, budget, LENGTH, target_cost=costs[11] + 1) == depth.decode(np.array([12]))
+    assert first_n(SMOL, budget, LENGTH, target_cost=costs[0] - 1) == depth.decode(np.array([20]))
+    with pytest.raises(UserError, match="first layer alone"):
+        first_n(SMOL, Budget(quantity, 0, costs[0] - 1), LENGTH)
+
+
+def test_repair_is_fast_enough_to_do_for_every_candidate():
+    genome = genome_of("fine", SMOL)
+    budget = budget_of(genome, "params", 0.3, 0.5)
+    many = random_genes(genome, 5, 40)
+    start = time.perf_counter()
+    for genes in many:
+        genome.repair(genes, budget, LENGTH)
+    assert (time.perf_counter() - start) / len(many) < 0.05  # 1 ms on an idle core; far more means a loop came back
