@@ -115,7 +115,7 @@ def _problem_with(field: dataclasses.Field[Any], value: Any) -> tuple[Any, str |
         return None, None if field.default is None else "must have a value"
     try:
         value = _convert(value, kind)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
         return value, f"must be {wanted}, got {value!r}"
     if meta["choices"] and value not in meta["choices"]:

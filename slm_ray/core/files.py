@@ -29,6 +29,7 @@ def explain_os_error(error: OSError, doing: str) -> UserError:
         errno.EPERM: "not permitted: choose a folder you can write to",
         errno.EROFS: "the file system is read-only: choose another folder",
         errno.ENOTDIR: "a part of the path is a file, not a folder: choose another path",
+        errno.EEXIST: "a file of that name is in the way: choose another path",
         errno.EISDIR: "it is a folder where a file is needed",
         errno.EMFILE: "too many open files: raise the limit with `ulimit -n 4096`",
     }
@@ -65,7 +66,8 @@ def write_bytes(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
         fsync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise explain_os_error(error, f"writing {path}") from error
 
 
@@ -92,7 +94,9 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise explain_os_error(error, f"reading {path}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}): it was cut short or edited; delete it or restore it") from error
+        raise UserError(
+            f"{path} is not valid JSON ({error}): it was cut short or edited; delete it or restore it"
+        ) from error
 
 
 @contextlib.contextmanager

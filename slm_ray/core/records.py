@@ -43,9 +43,14 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     try:
         for number, (_, line) in enumerate(_complete_lines(path), start=1):
             try:
-                records.append(json.loads(line))
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise UserError(f"{path}, line {number} is not a record ({error}): remove that line and resume") from error
+                record = json.loads(line)
+                if not isinstance(record, dict):
+                    raise ValueError("no JSON object")
+            except ValueError as error:
+                raise UserError(
+                    f"{path}, line {number} is not a record ({error}): remove that line and resume"
+                ) from error
+            records.append(record)
     except OSError as error:
         raise explain_os_error(error, f"reading {path}") from error
     return records
@@ -101,6 +106,8 @@ class RecordWriter:
         """Use as a context manager."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Close on the way out."""
         self.close()

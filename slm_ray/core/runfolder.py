@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,9 @@ class RunFolder:
             UserError: There is no run in it.
         """
         if not (path / CONFIG_FILE).is_file():
-            raise UserError(f"{path} holds no run to resume ({CONFIG_FILE} is missing): give the folder of an earlier run")
+            raise UserError(
+                f"{path} holds no run to resume ({CONFIG_FILE} is missing): give the folder of an earlier run"
+            )
         return cls(path)
 
     def config(self) -> dict[str, Any]:
@@ -85,7 +86,5 @@ class RunFolder:
         return self.path / name
 
     def close(self) -> None:
-        """Let go of the lock."""
-        if not self._lock.closed:
-            os.unlink(self._lock.name)
-            self._lock.close()
+        """Let go of the lock. Its file stays: if it went, a process that had just opened it would lock a file nobody else sees."""
+        self._lock.close()
