@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slm_ray.architecture import Architecture, UnitScores
+from slm_ray.architecture.scores import natural_scores
 from slm_ray.core.errors import UserError
 from slm_ray.search.space import AXES, NATURAL, Axis, SearchSpace
 
@@ -154,6 +155,18 @@ def check_scores(teacher: Architecture, scores: UnitScores) -> None:
         value = np.asarray(getattr(scores, field))
         if value.shape != size or not np.all(np.isfinite(value)):
             raise ValueError(f"{scores.method} scores of {field} must be finite and of shape {size}, got {value.shape}")
+
+
+def natural_scores_of(teacher: Architecture) -> UnitScores:
+    """Scores that keep a teacher's first units first."""
+    shape = teacher.layers[0]
+    return natural_scores(
+        teacher.hidden_size,
+        teacher.num_hidden_layers,
+        shape.num_key_value_heads,
+        shape.num_attention_heads,
+        shape.intermediate_size,
+    )
 
 
 def bind_axes(space: SearchSpace, teacher: Architecture, scores: Mapping[str, UnitScores]) -> dict[str, BoundAxis]:

@@ -8,11 +8,18 @@ import numpy as np
 
 from slm_ray.architecture import Architecture, Budget, SubnetSpec, UnitScores
 from slm_ray.architecture.budget import QUANTITIES, measure_cost
-from slm_ray.architecture.scores import natural_scores
 from slm_ray.core.errors import UserError
 from slm_ray.core.units import format_count
 from slm_ray.search import genes_text
-from slm_ray.search.axes import BoolArray, FloatArray, IntArray, bind_axes, check_scores, check_teacher
+from slm_ray.search.axes import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    bind_axes,
+    check_scores,
+    check_teacher,
+    natural_scores_of,
+)
 from slm_ray.search.codec import genes_of, spec_of
 from slm_ray.search.groups import gene_deltas, gene_groups, gene_layers, gene_names
 from slm_ray.search.ranking import Priorities, priorities_from_scores, random_priorities
@@ -63,7 +70,7 @@ class Genome:
             raise ValueError(f"space '{space.name}' needs {', '.join(missing)} scores, got {sorted(given) or 'none'}")
         by_merit = sorted(given.values(), key=lambda one: not one.comparable)
         self.space, self.teacher = space, teacher
-        given[NATURAL] = _natural(teacher)
+        given[NATURAL] = natural_scores_of(teacher)
         for one in [*given.values(), *([guide] if guide else [])]:
             check_scores(teacher, one)
         self._axes = bind_axes(space, teacher, given)
@@ -290,14 +297,3 @@ class Genome:
 
     def _expand(self, genes: IntArray) -> Choice:
         return self._sizer.expand(self._checked(genes))
-
-
-def _natural(teacher: Architecture) -> UnitScores:
-    shape = teacher.layers[0]
-    return natural_scores(
-        teacher.hidden_size,
-        teacher.num_hidden_layers,
-        shape.num_key_value_heads,
-        shape.num_attention_heads,
-        shape.intermediate_size,
-    )
