@@ -69,3 +69,77 @@ def every_cost(genome, quantity, sequence_length):
 
     ranges = [range(low, high + 1) for low, high in zip(genome.lower.tolist(), genome.upper.tolist(), strict=True)]
     return sorted({genome.cost(np.array(genes), quantity, sequence_length) for genes in itertools.product(*ranges)})
+
+
+def masked_logits(model, spec, ids):
+    """Logits of a Hugging Face teacher, whole, with everything a sub-network drops masked by hooks.
+
+    A dropped head or neuron is a zero in the input of its output projection; a dropped sub-layer adds nothing (its biases are
+    gone too); a dropped layer hands on its input. A dropped residual channel is a zero in whatever is written to the residual
+    stream, and norms take their statistics over the kept channels only.
+    """
+    import copy
+
+    import torch
+
+    # In each family: the layer list, attention and its output projection, MLP and its output projection, norms, tables.
+    places = {
+        "llama": ("model.layers", "self_attn", "o_proj", "mlp", "down_proj"),
+        "qwen2": ("model.layers", "self_attn", "o_proj", "mlp", "down_proj"),
+        "qwen3": ("model.layers", "self_attn", "o_proj", "mlp", "down_proj"),
+        "gpt_neox": ("gpt_neox.layers", "attention", "dense", "mlp", "dense_4h_to_h"),
+        "gpt2": ("transformer.h", "attn", "c_proj", "mlp", "c_proj"),
+    }
+    layers_path, attention, attention_out, mlp, mlp_out = places[model.config.model_type]
+    model = copy.deepcopy(model)
+    hidden_size, head_dim = model.config.hidden_size, getattr(model.config, "head_dim", None)
+    head_dim = head_dim or hidden_size // model.config.num_attention_heads
+    kept_channels = torch.zeros(hidden_size)
+    kept_channels[list(spec.hidden)] = 1
+
+    def zero_inputs(module, mask):
+        module.register_forward_pre_hook(lambda _module, inputs: (inputs[0] * mask, *inputs[1:]))
+
+    def zero_output(module, mask):
+        module.register_forward_hook(
+            lambda _module, _inputs, out: (out[0] * mask, *out[1:]) if isinstance(out, tuple) else out * mask
+        )
+
+    def norm_over_kept(norm):
+        eps = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
+
+        def forward(x):
+            kept = x[..., list(spec.hidden)]
+            if hasattr(norm, "eps"):  # LayerNorm
+                mean, variance = kept.mean(-1, keepdim=True), kept.var(-1, keepdim=True, unbiased=False)
+                normal = (x - mean) / (variance + eps).sqrt() * norm.weight + norm.bias
+            else:  # RMSNorm
+                normal = x / (kept.square().mean(-1, keepdim=True) + eps).sqrt() * norm.weight
+            return normal * kept_channels
+
+        norm.forward = forward
+
+    units = {layer.source: layer for layer in spec.layers}
+    for index, layer in enumerate(model.get_submodule(layers_path)):
+        attention_module, mlp_module = getattr(layer, attention), getattr(layer, mlp)
+        if index not in units:
+            layer.register_forward_hook(lambda _module, inputs, _out: inputs[0])
+            continue
+        head_mask = torch.zeros(model.config.num_attention_heads, head_dim)
+        for group in units[index].query_heads:
+            head_mask[list(group)] = 1
+        zero_inputs(getattr(attention_module, attention_out), head_mask.flatten())
+        neuron_mask = torch.zeros(getattr(mlp_module, mlp_out).weight.shape[0 if mlp_out == "c_proj" else 1])
+        neuron_mask[list(units[index].neurons)] = 1
+        zero_inputs(getattr(mlp_module, mlp_out), neuron_mask)
+        zero_output(attention_module, kept_channels * bool(units[index].kv_heads))
+        zero_output(mlp_module, kept_channels * bool(units[index].neurons))
+    if len(spec.hidden) < hidden_size:
+        for module in model.modules():
+            if isinstance(module, torch.nn.Embedding):
+                zero_output(module, kept_channels)
+            weight = getattr(module, "weight", None)
+            if "Norm" in type(module).__name__ and weight.shape == (hidden_size,):
+                norm_over_kept(module)
+    with torch.no_grad():
+        return model(ids, use_cache=False).logits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from slm_ray.models import hetero
 from slm_ray.models.families import Family
 from slm_ray.models.slicing import slice_state
 
-MODELING_FILE = "modeling_slm_ray.py"
 # Fields that describe the checkpoint a config came from, or that transformers derives anew.
 _FORGET = (
     "model_type", "architectures", "transformers_version", "_name_or_path", "dtype", "torch_dtype", "layer_types",
@@ -163,15 +161,7 @@ def extract(
 def save_student(student: Any, folder: Path) -> None:
     """Save a student so that ``from_pretrained`` loads it anywhere.
 
-    A plain model is saved as its family's class. Any other gets the modelling file beside it, for
+    A plain model is saved as its family's class. Any other gets its modelling file beside it, for
     ``trust_remote_code=True`` where slm_ray is not installed.
     """
-    source = Path(hetero.__file__)
-    if type(student).__module__ == hetero.__name__:
-        module = MODELING_FILE.removesuffix(".py")
-        student.config.auto_map = {
-            "AutoConfig": f"{module}.{type(student.config).__name__}",
-            "AutoModelForCausalLM": f"{module}.{type(student).__name__}",
-        }
-        shutil.copyfile(source, folder / MODELING_FILE)
     student.save_pretrained(folder)

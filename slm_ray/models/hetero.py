@@ -10,6 +10,8 @@ its ``attention`` or its ``mlp``.
 from __future__ import annotations
 
 import copy
+import os
+import shutil
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -36,7 +38,11 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 from transformers.pytorch_utils import Conv1D
 
 
-class SkippedAttention(nn.Module):
+_FILE = "modeling_slm_ray.py"
+
+
+# Not called "...Attention": transformers would take it for a kernel written by hand, and refuse to switch kernels.
+class SkippedHeads(nn.Module):
     """Stands where a layer keeps no attention; adds nothing to the residual stream and caches nothing."""
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
@@ -44,7 +50,7 @@ class SkippedAttention(nn.Module):
         return torch.zeros_like(hidden_states), None
 
 
-class SkippedMLP(nn.Module):
+class SkippedNeurons(nn.Module):
     """Stands where a layer keeps no neurons; adds nothing to the residual stream."""
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -172,16 +178,25 @@ class _HeterogeneousCausalLM:
         for index, (layer_config, skipped) in enumerate(_layer_configs(config)):
             layer = type(self).build_layer(layer_config, index, num_attentions)
             if "attention" in skipped:
-                self._skip(layer, self.attention_name, SkippedAttention())
+                self._skip(layer, self.attention_name, SkippedHeads())
             else:
                 getattr(layer, self.attention_name[0]).config = config
                 num_attentions += 1
             if "mlp" in skipped:
-                self._skip(layer, self.mlp_name, SkippedMLP())
+                self._skip(layer, self.mlp_name, SkippedNeurons())
             layers.append(layer)
         setattr(base, self.list_name, nn.ModuleList(layers))
         self.config = base.config = config
         self.post_init()  # type: ignore[attr-defined]
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Save with this file beside the weights, whoever saves: the folder loads where slm_ray is not installed."""
+        module = _FILE.removesuffix(".py")
+        classes = {"AutoConfig": type(self.config), "AutoModelForCausalLM": type(self)}  # type: ignore[attr-defined]
+        self.config.auto_map = {auto: f"{module}.{cls.__name__}" for auto, cls in classes.items()}  # type: ignore[attr-defined]
+        os.makedirs(save_directory, exist_ok=True)
+        shutil.copyfile(__file__, os.path.join(save_directory, _FILE))
+        super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
 
     @staticmethod
     def _skip(layer: nn.Module, names: tuple[str, str], stand_in: nn.Module) -> None:

@@ -1,0 +1,62 @@
+import copy
+
+import pytest
+import torch
+from torch.nn import functional
+
+from slm_ray.architecture import full_subnet
+from slm_ray.models.extraction import extract
+from slm_ray.models.runner import SubnetRunner
+from tests.models.tiny import NAMES, axis_specs, random_spec, tiny_family, tiny_ids, tiny_model
+
+
+def runner_of(name: str, dtype: torch.dtype = torch.float32):
+    model, family = tiny_model(name, dtype=dtype), tiny_family(name)
+    return SubnetRunner(model.state_dict(), model.config, family), model, family
+
+
+@torch.no_grad()
+def own_losses(student, ids: torch.Tensor) -> torch.Tensor:
+    logits = student(ids).logits[:, :-1].float()
+    return functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_losses_are_those_of_the_extracted_model(name):
+    runner, model, family = runner_of(name)
+    ids = tiny_ids(batch=3, length=40)  # more positions than one chunk of logits
+    specs = [full_subnet(runner.teacher), *axis_specs(runner.teacher).values()]
+    specs += [random_spec(runner.teacher, seed, drop_hidden=seed % 2 == 0) for seed in range(4)]
+    for spec in specs:
+        expected = own_losses(extract(model.state_dict(), model.config, family, spec), ids)
+        torch.testing.assert_close(runner.token_losses(spec, ids), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt_neox", "gpt2"])
+def test_bfloat16_losses_are_near_those_of_the_extracted_model(name):
+    runner, model, family = runner_of(name, torch.bfloat16)
+    for spec in axis_specs(runner.teacher).values():
+        expected = own_losses(extract(model.state_dict(), model.config, family, spec), tiny_ids())
+        torch.testing.assert_close(runner.token_losses(spec, tiny_ids()).mean(), expected.mean(), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_candidate_leaves_nothing_behind_for_the_next(name):
+    runner, model, _ = runner_of(name)
+    weights = copy.deepcopy(model.state_dict())
+    specs = list(axis_specs(runner.teacher).values())
+    first = [runner.token_losses(spec, tiny_ids()) for spec in specs]
+    second = [runner.token_losses(spec, tiny_ids()) for spec in reversed(specs)]
+    assert all(torch.equal(a, b) for a, b in zip(first, reversed(second), strict=True))
+    assert all(torch.equal(weights[key], tensor) for key, tensor in runner.state.items())
+
+
+def test_a_failed_candidate_does_not_spoil_the_next():
+    runner, _, _ = runner_of("llama")
+    spec = random_spec(runner.teacher, seed=3)
+    expected = runner.token_losses(spec, tiny_ids())
+    broken = copy.copy(spec)
+    object.__setattr__(broken, "hidden", (0, 99))
+    with pytest.raises(ValueError, match="hidden channels"):
+        runner.token_losses(broken, tiny_ids())
+    assert torch.equal(runner.token_losses(spec, tiny_ids()), expected)
