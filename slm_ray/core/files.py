@@ -125,12 +125,21 @@ def whole_folder(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
             shutil.rmtree(old, ignore_errors=True)
         else:
-            os.replace(temporary, path)
+            _take_name(temporary, path)
         fsync_folder(path.parent)
     except OSError as error:
         raise explain_os_error(error, f"writing {path}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _take_name(temporary: Path, path: Path) -> None:
+    """Rename a folder into place; where another process did so first, its copy stays."""
+    try:
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not path.is_dir():
+            raise
 
 
 def cache_folder() -> Path:

@@ -50,12 +50,15 @@ class SubnetRunner:
         self._rotary: nn.Module | None = None
 
     @torch.no_grad()
-    def hidden_states(self, spec: SubnetSpec, ids: torch.Tensor) -> torch.Tensor:
+    def hidden_states(
+        self, spec: SubnetSpec, ids: torch.Tensor, watch: Callable[[Any], object] | None = None
+    ) -> torch.Tensor:
         """The final, normalised hidden states of a sub-network.
 
         Args:
             spec: What is kept.
             ids: ``[batch, sequence]`` token ids.
+            watch: Given the model before it runs, to put hooks on it; the model is not used again.
 
         Returns:
             ``[batch, sequence, hidden]`` in the teacher's type.
@@ -66,6 +69,8 @@ class SubnetRunner:
         layers = base.get_submodule(self.family.layers_path.split(".", 1)[1])
         for module, units in zip(layers, spec.layers, strict=True):
             self._bind_when_called(module, units, hidden)
+        if watch is not None:
+            watch(base)
         embedded = functional.embedding(ids, self._embedding)
         if hidden is not None:
             embedded = embedded.index_select(-1, hidden)

@@ -1,0 +1,198 @@
+"""Gradients of unit gates: how the loss would change if a head, a neuron or a channel were absent.
+
+Every query head and every neuron of the teacher is given a gate that multiplies its output. The gate is 1 for a kept unit
+and 0 for a dropped one, and its gradient is taken in both cases, so that a dropped unit can show that it is missed.
+First-order pruning by gate gradients is Molchanov et al., arXiv 1906.10771; taking the gradient of dropped units as well, so
+that they may return, is the idea of RigL (arXiv 1911.11134) and of movement pruning (arXiv 2005.07683).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
+
+from slm_ray.architecture import Architecture, SubnetSpec
+from slm_ray.models.extraction import build_empty, reset_rotary
+from slm_ray.models.families import Family
+from slm_ray.models.runner import chunks
+from slm_ray.models.slicing import HEAD
+
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.float32]
+Sink = Callable[[torch.Tensor], None]
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Which units are present.
+
+    Attributes:
+        query_heads: ``[layers, heads]``.
+        neurons: ``[layers, intermediate_size]``.
+    """
+
+    query_heads: BoolArray
+    neurons: BoolArray
+
+    @classmethod
+    def of(cls, spec: SubnetSpec, teacher: Architecture) -> Masks:
+        """The units a sub-network keeps (residual channels aside)."""
+        shape = teacher.layers[0]
+        heads = np.zeros((teacher.num_hidden_layers, shape.num_attention_heads), dtype=bool)
+        neurons = np.zeros((teacher.num_hidden_layers, shape.intermediate_size), dtype=bool)
+        for layer in spec.layers:
+            heads[layer.source, list(layer.flat_query_heads)] = True
+            neurons[layer.source, list(layer.neurons)] = True
+        return cls(heads, neurons)
+
+
+@dataclass(frozen=True)
+class GateGradients:
+    """Per-sequence gradients of the summed next-token loss (nats) with respect to each gate.
+
+    Attributes:
+        query_heads: ``[sequences, layers, heads]``.
+        neurons: ``[sequences, layers, intermediate_size]``.
+        hidden: ``[sequences, hidden_size]``, one gate per residual channel over all that is written to it.
+        loss: Summed loss over all predicted positions.
+        tokens: Predicted positions.
+    """
+
+    query_heads: FloatArray
+    neurons: FloatArray
+    hidden: FloatArray
+    loss: float
+    tokens: int
+
+    @staticmethod
+    def join(parts: list[GateGradients]) -> GateGradients:
+        """One result out of those of consecutive batches."""
+        return GateGradients(
+            np.concatenate([part.query_heads for part in parts]),
+            np.concatenate([part.neurons for part in parts]),
+            np.concatenate([part.hidden for part in parts]),
+            sum(part.loss for part in parts),
+            sum(part.tokens for part in parts),
+        )
+
+
+class _Gate(torch.autograd.Function):
+    """Multiply by a gate; in the backward pass, hand over value times gradient, also where the gate is 0."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, gate: torch.Tensor | None, sink: Sink) -> torch.Tensor:  # type: ignore[override]
+        ctx.save_for_backward(value)
+        ctx.gate, ctx.sink = gate, sink
+        return value.view_as(value) if gate is None else value * gate
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
+        (value,) = ctx.saved_tensors
+        ctx.sink((value * gradient).sum(1, dtype=torch.float32))
+        return gradient if ctx.gate is None else gradient * ctx.gate, None, None
+
+
+class GatedTeacher:
+    """A teacher whose heads, neurons and residual channels have gates."""
+
+    def __init__(self, state: Mapping[str, torch.Tensor], config: Any, family: Family) -> None:
+        """Wrap a teacher; its weights are read in place and never changed.
+
+        Args:
+            state: The teacher's state dict, all of one floating type, which is the type computed in.
+            config: The teacher's config.
+            family: Its family.
+        """
+        self.family, self.architecture = family, family.architecture(config)
+        self._embedding = next(iter(state[name] for name in family.global_tensors))
+        self._head = state.get(HEAD, self._embedding)
+        model = build_empty(config, family)
+        model.load_state_dict(dict(state), strict=False, assign=True)
+        reset_rotary(model)
+        self._base = model.base_model.eval().requires_grad_(False)
+        self._masks: Masks | None = None
+        self._found: dict[tuple[str, int], torch.Tensor] = {}
+        self._hidden: torch.Tensor | None = None
+        self._install()
+
+    def _install(self) -> None:
+        layers = self._base.get_submodule(self.family.layers_path.split(".", 1)[1])
+        for number, layer in enumerate(layers):
+            for kind, path in (("heads", self.family.attention_output), ("neurons", self.family.mlp_output)):
+                module = layer.get_submodule(path)
+                module.register_forward_pre_hook(self._gate_input(kind, number))
+                module.register_forward_hook(self._watch_write)
+
+    def _gate_input(self, kind: str, number: int) -> Callable[[nn.Module, Any], Any]:
+        def hook(_module: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+            def keep(sums: torch.Tensor) -> None:
+                self._found[kind, number] = sums
+
+            return (_Gate.apply(inputs[0], self._gate_values(kind, number, inputs[0].dtype), keep),)
+
+        return hook
+
+    def _gate_values(self, kind: str, number: int, dtype: torch.dtype) -> torch.Tensor | None:
+        if self._masks is None:
+            return None
+        if kind == "neurons":
+            return torch.from_numpy(self._masks.neurons[number]).to(dtype)
+        heads = torch.from_numpy(self._masks.query_heads[number]).to(dtype)
+        return heads.repeat_interleave(self.architecture.structure.head_dim)
+
+    def _watch_write(self, _module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        return _Gate.apply(output, None, self._add_hidden)
+
+    def _add_hidden(self, sums: torch.Tensor) -> None:
+        self._hidden = sums if self._hidden is None else self._hidden + sums
+
+    def gradients(self, ids: torch.Tensor, masks: Masks | None = None) -> GateGradients:
+        """Gate gradients of the next-token loss, sequence by sequence.
+
+        Args:
+            ids: ``[batch, sequence]`` token ids.
+            masks: Which units are present; all of them by default.
+        """
+        self._masks, self._found, self._hidden = masks, {}, None
+        embedded = functional.embedding(ids, self._embedding).requires_grad_(True)
+        written = _Gate.apply(embedded, None, self._add_hidden)
+        output = self._base(inputs_embeds=written, use_cache=False).last_hidden_state
+        gradient, loss = self._loss_gradient(output.detach(), ids)
+        output.backward(gradient)
+        layers, head_dim = range(self.architecture.num_hidden_layers), self.architecture.structure.head_dim
+        heads = torch.stack([self._found["heads", number] for number in layers], 1)
+        neurons = torch.stack([self._found["neurons", number] for number in layers], 1)
+        assert self._hidden is not None
+        return GateGradients(
+            heads.view(len(ids), len(layers), -1, head_dim).sum(-1).numpy(),
+            neurons.numpy(),
+            self._hidden.numpy(),
+            loss,
+            ids[:, 1:].numel(),
+        )
+
+    @torch.no_grad()
+    def _loss_gradient(self, output: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """Gradient of the summed loss with respect to the final hidden states, in closed form, a few positions at a time.
+
+        Returns:
+            ``[batch, sequence, hidden]`` and the loss in nats.
+        """
+        hidden, targets = output[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
+        gradient, loss = torch.empty_like(hidden), 0.0
+        for start, stop in chunks(len(targets)):
+            wanted = targets[start:stop, None]
+            logits = functional.linear(hidden[start:stop], self._head)
+            probabilities = logits.softmax(-1)
+            loss -= float(probabilities.gather(1, wanted).float().clamp_min(1e-30).log().sum())
+            gradient[start:stop] = probabilities @ self._head - self._head[wanted[:, 0]]
+        padded = output.new_zeros(output.shape)
+        padded[:, :-1] = gradient.view(len(ids), -1, hidden.shape[-1])
+        return padded, loss

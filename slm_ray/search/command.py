@@ -1,0 +1,89 @@
+"""``python -m slm_ray.search``: the command line."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from slm_ray.core.config import Parser, add_flags, build_config, load_config
+from slm_ray.core.errors import UserError
+from slm_ray.core.runfolder import RunFolder
+from slm_ray.search.config import SearchConfig, default_out
+
+_MAY_CHANGE = ("workers", "threads", "address", "tracker")
+
+
+def make_parser() -> Parser:
+    """The command's parser: a flag per option, and a few that are not options of a run."""
+    parser = Parser(prog="python -m slm_ray.search", description="Search a teacher for its best sub-networks.")
+    parser.add_argument("--config", type=Path, default=None, help="YAML file of options; flags come over it")
+    parser.add_argument("--resume", type=Path, default=None, metavar="RUN", help="continue the run in this folder")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done and what it costs; spend nothing")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    add_flags(parser, SearchConfig)
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a search.
+
+    Args:
+        argv: The arguments.
+
+    Returns:
+        0 when done.
+
+    Raises:
+        UserError: Something the user can fix.
+    """
+    given = vars(make_parser().parse_args(list(argv)))
+    config_file, resume, dry_run = given.pop("config"), given.pop("resume"), given.pop("dry_run")
+    given.pop("debug")
+    command = "python -m slm_ray.search" + "".join(f" {shlex.quote(argument)}" for argument in argv)
+    if resume is not None:
+        return _resume(resume, config_file, given)
+    config = load_config(SearchConfig, config_file, given)
+    config.check()
+    if dry_run:
+        from slm_ray.search.dry_run import print_plan
+
+        print_plan(config)
+        return 0
+    out = Path(config.out) if config.out else default_out(config, datetime.now().strftime("%Y%m%d-%H%M%S"))
+    folder = RunFolder.create(out, config.to_json() | {"command": command})
+    return _execute(config, folder, command)
+
+
+def _resume(path: Path, config_file: Path | None, given: dict[str, Any]) -> int:
+    """Continue a run with the options it was started with."""
+    from slm_ray.search.run import RESULT_FILE, print_summary
+
+    fixed = sorted(set(given) - set(_MAY_CHANGE))
+    if config_file is not None or fixed:
+        what = "--config" if config_file is not None else "--" + fixed[0].replace("_", "-")
+        allowed = ", ".join("--" + name for name in _MAY_CHANGE)
+        raise UserError(f"{what} cannot be changed when a run is resumed (only {allowed} can): start a new run for that")
+    folder = RunFolder.open_existing(path)
+    if folder.file(RESULT_FILE).exists():
+        print(f"{path} is finished already:\n")
+        print_summary(path)
+        folder.close()
+        return 0
+    saved = folder.config()
+    command = str(saved.pop("command", "python -m slm_ray.search"))
+    config = build_config(SearchConfig, saved | given, source=str(path / "config.json"))
+    return _execute(config, folder, command)
+
+
+def _execute(config: SearchConfig, folder: RunFolder, command: str) -> int:
+    from slm_ray.search.run import SearchRun, print_summary
+
+    try:
+        SearchRun(config, folder, command).execute()
+        print_summary(folder.path)
+    finally:
+        folder.close()
+    return 0

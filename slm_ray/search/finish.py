@@ -1,0 +1,121 @@
+"""The end of a search: the front and its baselines on held-out text, the winners as models, the result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from slm_ray.architecture import Budget, SubnetSpec, full_subnet
+from slm_ray.core.errors import UserError
+from slm_ray.proxies.measurement import Measurement
+from slm_ray.search.first_layers import first_n
+from slm_ray.search.genome import Genome
+from slm_ray.search.inputs import SearchInputs
+from slm_ray.search.plan import SearchPlan, all_costs, describe_architecture
+from slm_ray.search.rank import Ranking
+from slm_ray.search.stack import GenomeStack
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A sub-network to be measured on held-out text, and what is known of it."""
+
+    name: str
+    spec: SubnetSpec
+    entry: dict[str, Any]
+
+
+def pick_winners(front: Sequence[dict[str, Any]], quantity: str, count: int) -> list[int]:
+    """Members of the front to extract: the best first, then sizes spread evenly down to the smallest.
+
+    Args:
+        front: Records, best first objective first.
+        quantity: The cost that sizes are counted in.
+        count: How many to pick at most.
+
+    Returns:
+        Positions in ``front``; the first is the winner.
+    """
+    if not front:
+        return []
+    costs = [record["cost"][quantity] for record in front]
+    wanted = np.linspace(costs[0], min(costs), count) if count > 1 else [costs[0]]
+    picked: list[int] = []
+    for cost in wanted:
+        free = [index for index in range(len(front)) if index not in picked]
+        if free:
+            picked.append(min(free, key=lambda index: (abs(costs[index] - cost), index)))
+    return picked
+
+
+def describe(inputs: SearchInputs, spec: SubnetSpec, sequence_length: int) -> dict[str, Any]:
+    """Sizes and costs of a sub-network, as results hold them."""
+    architecture = spec.architecture_in(inputs.architecture)
+    sources = tuple(layer.source for layer in spec.layers)
+    return {
+        "architecture": describe_architecture(architecture, sources),
+        "cost": all_costs(architecture, sequence_length),
+    }
+
+
+def baselines_at(
+    inputs: SearchInputs, stack: GenomeStack, ranking: Ranking, cost: int, sequence_length: int, seed: int
+) -> list[Chosen]:
+    """First-n layers, a random selection and a one-shot importance ranking, at or below the winner's cost."""
+    quantity = inputs.budget.quantity
+    found: list[tuple[str, SubnetSpec]] = []
+    ceiling = Budget(quantity, 0, cost)
+    try:
+        found.append(("first-n", first_n(inputs.architecture, ceiling, sequence_length, cost)))
+    except UserError:
+        pass  # not even one layer fits: there is no such baseline at this size
+    least, _ = stack.genomes[0].reach(quantity, sequence_length)
+    below = Budget(quantity, least, cost)
+    genes = stack.genomes[0].random(np.random.default_rng(seed), below, sequence_length, cost)
+    found.append(("random", stack.genomes[0].decode(genes)))
+    if ranking.one_shot is not None and "taylor" in inputs.space.orders():
+        scores = dict(ranking.others) | {"taylor": ranking.one_shot}
+        orders = {order: scores[order] for order in inputs.space.orders() if order in scores}
+        genome = Genome(inputs.space, inputs.architecture, orders, guide=ranking.one_shot)
+        found.append(("importance", genome.decode(genome.ranked(cost, below, sequence_length))))
+    return [Chosen(name, spec, {"name": name} | describe(inputs, spec, sequence_length)) for name, spec in found]
+
+
+def front_entries(plan: SearchPlan, front: Sequence[dict[str, Any]], winners: Sequence[int]) -> list[Chosen]:
+    """The front as results hold it, without its held-out figures yet."""
+    chosen = []
+    for position, record in enumerate(front):
+        measured = record["measurements"].get("perplexity")
+        entry = {
+            "trial": record["trial"],
+            "digest": record["digest"],
+            "winner": winners.index(position) if position in winners else None,
+            "architecture": record["architecture"],
+            "cost": record["cost"],
+            "calibration_perplexity": measured["value"] if measured else None,
+            "calibration_stderr": measured["stderr"] if measured else None,
+            "objectives": record["objectives"],
+        }
+        chosen.append(Chosen(f"trial {record['trial']}", plan.stack.decode(plan.stack.from_text(record["genes"])), entry))
+    return chosen
+
+
+def teacher_entry(inputs: SearchInputs, sequence_length: int) -> Chosen:
+    """The teacher as results hold it."""
+    spec = full_subnet(inputs.architecture)
+    entry = {
+        "name": inputs.teacher.name,
+        "family": inputs.architecture.structure.family,
+        "digest": inputs.teacher.digest,
+        "licence": inputs.teacher.licence,
+    }
+    return Chosen("teacher", spec, entry | describe(inputs, spec, sequence_length))
+
+
+def with_held_out(chosen: Chosen, measured: Measurement) -> dict[str, Any]:
+    """An entry with its held-out perplexity."""
+    stderr = None if measured.stderr is None else round(measured.stderr, 4)
+    return chosen.entry | {"held_out_perplexity": round(measured.value, 4), "held_out_stderr": stderr}

@@ -1,0 +1,125 @@
+"""What a search starts from: the teacher and its tokens, with their digests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from slm_ray.architecture import Architecture, Budget
+from slm_ray.core.errors import UserError
+from slm_ray.core.files import cache_folder, read_json, write_json
+from slm_ray.core.progress import Console
+from slm_ray.core.runfolder import RunFolder
+from slm_ray.data import CALIBRATION, HELD_OUT, TRAIN, Corpus, PackedTokens, load_corpus, prepare_tokens
+from slm_ray.models.teachers import Teacher
+from slm_ray.search.config import SearchConfig
+from slm_ray.search.space import SearchSpace
+
+INPUTS_FILE = "inputs.json"
+
+
+@dataclass(frozen=True)
+class SearchInputs:
+    """Everything a search reads.
+
+    Attributes:
+        teacher: The teacher in the cache.
+        architecture: Its sizes.
+        space: The search space, its order replaced where the options say so.
+        budget: The hard range of sizes.
+        corpus: Where the text comes from.
+        calibration: Tokens that candidates are measured on.
+        train: Tokens that unit scores are learned from.
+        held_out: Tokens that the front is measured on.
+        precision: ``fp32`` or ``bf16``.
+    """
+
+    teacher: Teacher
+    architecture: Architecture
+    space: SearchSpace
+    budget: Budget
+    corpus: Corpus
+    calibration: PackedTokens
+    train: PackedTokens
+    held_out: PackedTokens
+    precision: str
+
+    def digests(self) -> dict[str, Any]:
+        """What must be the same for a run to be continued."""
+        return {
+            "teacher": self.teacher.digest,
+            "space": self.space.digest,
+            "calibration_tokens": self.calibration.digest,
+            "train_tokens": self.train.digest,
+            "held_out_tokens": self.held_out.digest,
+            "budget": [self.budget.quantity, self.budget.low, self.budget.high],
+            "precision": self.precision,
+        }
+
+
+def choose_precision(wanted: str) -> str:
+    """``bf16`` where the processor has bf16 matrix instructions, unless something is asked for."""
+    if wanted != "auto":
+        return wanted
+    return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+def check_sequence_length(config: SearchConfig, architecture: Architecture) -> None:
+    """Make sure that the teacher has positions for the sequences.
+
+    Raises:
+        UserError: It has not.
+    """
+    most = architecture.structure.max_position_embeddings
+    if config.sequence_length > most:
+        raise UserError(f"--sequence-length {config.sequence_length} is more than the teacher's {most} positions: choose {most} or less")
+
+
+def prepare_parts(
+    config: SearchConfig, teacher: Teacher, console: Console
+) -> tuple[Corpus, PackedTokens, PackedTokens, PackedTokens]:
+    """Tokenise and pack the three parts of the corpus.
+
+    Returns:
+        The corpus, then its calibration, train and held-out tokens.
+
+    Raises:
+        UserError: The corpus is wrong or too short, or the teacher's tokenizer is.
+    """
+    corpus = load_corpus(config.data, config.text_field, console)
+    tokenizer = teacher.tokenizer()
+    wanted = {
+        CALIBRATION: config.calibration_tokens,
+        TRAIN: max(config.importance_steps * config.importance_tokens, config.sequence_length),
+        HELD_OUT: config.held_out_tokens,
+    }
+    parts = [
+        prepare_tokens(
+            corpus, tokenizer, part, num_tokens=count, sequence_length=config.sequence_length,
+            cache=cache_folder() / "tokens", console=console,
+        )
+        for part, count in wanted.items()
+    ]  # fmt: skip
+    return corpus, parts[0], parts[1], parts[2]
+
+
+def keep_digests(folder: RunFolder, inputs: SearchInputs) -> None:
+    """Write the inputs' digests, or check that a resumed run still has the same.
+
+    Raises:
+        UserError: The teacher, the text or the space is no longer what the run was started with.
+    """
+    path = folder.file(INPUTS_FILE)
+    if not path.exists():
+        write_json(path, inputs.digests())
+        return
+    before, now = read_json(path), inputs.digests()
+    changed = sorted(name for name in now if before.get(name) != now[name])
+    if changed:
+        name = changed[0]
+        raise UserError(
+            f"{folder.path} cannot be resumed: its {name.replace('_', ' ')} was {before.get(name)} and is now {now[name]}; "
+            "restore it, or start a new run"
+        )

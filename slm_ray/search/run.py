@@ -1,0 +1,251 @@
+"""A search from its options to its run folder, phase by phase."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from slm_ray.architecture import flops_per_token
+from slm_ray.core.errors import UserError
+from slm_ray.core.files import write_json
+from slm_ray.core.progress import Console, Progress
+from slm_ray.core.runfolder import LOG_FILE, TRIALS_FILE, RunFolder
+from slm_ray.core.trackers import Tracker, make_tracker
+from slm_ray.core.units import format_count, format_seconds
+from slm_ray.data import describe_parts, summarise_parts
+from slm_ray.models.teachers import load_teacher
+from slm_ray.proxies.evaluator import DTYPES, EvaluatorSettings
+from slm_ray.report import build_report, load_run, summary_text
+from slm_ray.search.algorithms import ALGORITHMS
+from slm_ray.search.cluster import default_workers, ray_session
+from slm_ray.search.config import SearchConfig
+from slm_ray.search.export import export_winner, write_cards
+from slm_ray.search.finish import Chosen, baselines_at, front_entries, pick_winners, teacher_entry, with_held_out
+from slm_ray.search.held_out import measure_held_out
+from slm_ray.search.inputs import SearchInputs, check_sequence_length, choose_precision, keep_digests, prepare_parts
+from slm_ray.search.journal import Journal
+from slm_ray.search.plan import SearchPlan
+from slm_ray.search.rank import Ranking, bind_genomes, rank_units
+from slm_ray.search.space import load_space
+from slm_ray.search.tuning import run_plan, scratch_folder
+
+RESULT_FILE = "result.json"
+_PHASES = 6
+
+
+class SearchRun:
+    """One search. Its phases are run in order by :meth:`execute`; each reads what the earlier ones left."""
+
+    def __init__(self, config: SearchConfig, folder: RunFolder, command: str) -> None:
+        """Prepare a run in an open folder.
+
+        Args:
+            config: The options.
+            folder: Where everything goes.
+            command: The command line, for the record.
+        """
+        self.config, self.folder, self.command = config, folder, command
+        self.console = Console(folder.file(LOG_FILE))
+        self.workers = config.workers or default_workers(config.threads)
+        self.seconds: dict[str, float] = {}
+        self._phase_number = 0
+
+    def execute(self) -> None:
+        """Run every phase and leave a finished run folder.
+
+        Raises:
+            UserError: Something the user can fix went wrong; what was finished is kept.
+        """
+        self.console.line(f"run folder: {self.folder.path}")
+        inputs = self._timed("teacher and text", "inputs", self._prepare)
+        keep_digests(self.folder, inputs)
+        with ray_session(self.config.address, self.workers * self.config.threads):
+            ranking = self._timed("unit importance", "importance", lambda: self._rank(inputs))
+            plan = self._plan(inputs, ranking)
+            self._timed("search", "search", lambda: self._search(inputs, ranking, plan))
+            result = self._timed("held-out text", "final", lambda: self._measure(inputs, ranking, plan))
+        self._timed("winners", "export", lambda: self._export(inputs, plan, result))
+        self._timed("report", "report", lambda: self._report(result, inputs))
+        self._track_front()
+
+    def _timed(self, label: str, name: str, phase: Callable[[], Any]) -> Any:
+        self._phase_number += 1
+        self.console.line(f"[{self._phase_number}/{_PHASES}] {label} …")
+        start = time.monotonic()
+        value = phase()
+        self.seconds[name] = round(time.monotonic() - start, 2)
+        self.console.line(f"[{self._phase_number}/{_PHASES}] {label}: {format_seconds(self.seconds[name])}")
+        return value
+
+    def _prepare(self) -> SearchInputs:
+        space = load_space(self.config.space)
+        if self.config.order:
+            space = space.with_order(self.config.order)
+        teacher = load_teacher(self.config.teacher)
+        architecture = teacher.architecture()
+        check_sequence_length(self.config, architecture)
+        budget = self.config.budget(architecture)
+        corpus, calibration, train, held_out = prepare_parts(self.config, teacher, self.console)
+        precision = choose_precision(self.config.precision)
+        teacher.state_as(DTYPES[precision])  # made here once, so that no two workers make it at the same time
+        self.console.line(f"teacher {teacher.name}, {budget}, {calibration.num_tokens:,} calibration tokens, {precision}")
+        return SearchInputs(teacher, architecture, space, budget, corpus, calibration, train, held_out, precision)
+
+    def _rank(self, inputs: SearchInputs) -> Ranking:
+        progress = Progress(self.console, "unit importance", self.config.importance_steps, "steps")
+        return rank_units(self.config, inputs, self.workers, progress)
+
+    def _plan(self, inputs: SearchInputs, ranking: Ranking) -> SearchPlan:
+        stack = bind_genomes(self.config, inputs, ranking)
+        objectives = self.config.objective_names()
+        algorithm = ALGORITHMS[self.config.algorithm](stack, self.config.seed, self.config.population, len(objectives))
+        journal = Journal(self.folder.file(TRIALS_FILE))
+        if journal.resumed:
+            self.console.line(f"{journal.resumed} trials are on record and are not measured again")
+        return SearchPlan(stack, algorithm, objectives, journal, self.config.trials)
+
+    def _settings(self, inputs: SearchInputs, ranking: Ranking) -> EvaluatorSettings:
+        return EvaluatorSettings(
+            teacher=inputs.teacher, precision=inputs.precision, ids=inputs.calibration.ids,
+            proxies=self.config.needed_proxies(), stage_tokens=self.config.stage_tokens(),
+            confidence=self.config.confidence, threads=self.config.threads, scores=ranking.by_method(),
+        )  # fmt: skip
+
+    def _search(self, inputs: SearchInputs, ranking: Ranking, plan: SearchPlan) -> None:
+        progress = Progress(self.console, "search", self.config.trials, "trials", plan.journal.resumed)
+        tracker = self._tracker("search")
+
+        def on_record(record: dict[str, Any]) -> None:
+            best = plan.measured_front()
+            note = f"best {self._show(best[0])}" if best else ""
+            progress.update(len(plan.journal.records), note)
+            tracker.log(_metrics(record), step=record["trial"])
+
+        plan.on_record = on_record
+        run_plan(plan, self._settings(inputs, ranking), self.workers, scratch_folder(self.folder.path))
+        plan.journal.close()
+        tracker.finish()
+
+    def _show(self, record: dict[str, Any]) -> str:
+        parts = [f"{name} {value:.4g}" for name, value in record["objectives"].items() if name not in record["cost"]]
+        return f"{', '.join(parts)} at {format_count(record['cost']['params'])}"
+
+    def _tracker(self, job_type: str) -> Tracker:
+        return make_tracker(
+            self.config.tracker, self.folder.path, group=self.folder.path.name, job_type=job_type,
+            tags=[self.config.space, self.config.algorithm], config=self.config.to_json(), say=self.console.line,
+        )  # fmt: skip
+
+    def _measure(self, inputs: SearchInputs, ranking: Ranking, plan: SearchPlan) -> dict[str, Any]:
+        front = plan.measured_front()
+        if not front:
+            raise UserError("no candidate was measured to the end: see the errors in trials.jsonl")
+        quantity, length = inputs.budget.quantity, self.config.sequence_length
+        winners = pick_winners(front, quantity, self.config.winners)
+        chosen = front_entries(plan, front, winners)
+        baselines = baselines_at(inputs, plan.stack, ranking, front[0]["cost"][quantity], length, self.config.seed)
+        everyone = [teacher_entry(inputs, length), *chosen, *baselines]
+        entries = self._held_out(inputs, everyone)
+        spent = self._spent(inputs, ranking, plan, everyone)
+        return {
+            "command": self.command,
+            "objectives": list(plan.objectives),
+            "teacher": entries[0],
+            "corpus": self._corpus(inputs),
+            "budget": {"quantity": quantity, "low": inputs.budget.low, "high": inputs.budget.high},
+            "precision": inputs.precision,
+            "front": entries[1 : 1 + len(chosen)],
+            "baselines": entries[1 + len(chosen) :],
+            "hypervolume": plan.history,
+            "spent": spent,
+            "winners": [
+                {"folder": f"winners/{rank}", "trial": front[position]["trial"]} for rank, position in enumerate(winners)
+            ],
+        }
+
+    def _held_out(self, inputs: SearchInputs, chosen: list[Chosen]) -> list[dict[str, Any]]:
+        settings = EvaluatorSettings(
+            teacher=inputs.teacher, precision=inputs.precision, ids=inputs.held_out.ids, proxies=("perplexity",),
+            stage_tokens=(), confidence=self.config.confidence, threads=self.config.threads,
+        )  # fmt: skip
+        progress = Progress(self.console, "held-out text", len(chosen), "models")
+        measured = measure_held_out(settings, [one.spec for one in chosen], self.workers, progress.update)
+        return [with_held_out(one, value) for one, value in zip(chosen, measured, strict=True)]
+
+    def _corpus(self, inputs: SearchInputs) -> dict[str, Any]:
+        tokens = {
+            "calibration_tokens": inputs.calibration.num_tokens,
+            "held_out_tokens": inputs.held_out.num_tokens,
+            "train_tokens": inputs.train.num_tokens,
+        }
+        digest = inputs.corpus.digest
+        return {"name": inputs.corpus.name, "digest": digest, **tokens, "parts": describe_parts(summarise_parts(inputs.corpus))}
+
+    def _spent(self, inputs: SearchInputs, ranking: Ranking, plan: SearchPlan, final: list[Chosen]) -> dict[str, Any]:
+        """Everything that was computed, in tokens and FLOPs; what an earlier process of this run spent included."""
+        teacher_flops = flops_per_token(inputs.architecture, self.config.sequence_length)
+        forward = flops = 0
+        for record in plan.journal.records:
+            tokens = max((entry["tokens"] for entry in record["measurements"].values()), default=0)
+            forward += tokens
+            flops += tokens * record["cost"]["flops"]
+        for one in final:
+            forward += inputs.held_out.num_tokens
+            flops += inputs.held_out.num_tokens * one.entry["cost"]["flops"]
+        # Gate gradients: a forward pass, and a backward pass for activations only, which costs as much.
+        flops += 2 * ranking.tokens * teacher_flops
+        return {
+            "seconds": self.seconds,
+            "forward_tokens": forward + ranking.tokens,
+            "flops": flops,
+            "candidates": len(plan.journal.records),
+            "failed": sum(record["status"] == "failed" for record in plan.journal.records),
+            "cache_hits": plan.repeats,
+            "resumed": plan.journal.resumed,
+            "busy_seconds": round(sum(record["seconds"] for record in plan.journal.records), 2),
+            "workers": self.workers,
+        }
+
+    def _export(self, inputs: SearchInputs, plan: SearchPlan, result: dict[str, Any]) -> None:
+        by_trial = {record["trial"]: record for record in plan.journal.records}
+        progress = Progress(self.console, "winners", len(result["winners"]), "models")
+        for number, winner in enumerate(result["winners"]):
+            record = by_trial[winner["trial"]]
+            spec = plan.stack.decode(plan.stack.from_text(record["genes"]))
+            lineage = {
+                "teacher": {"name": inputs.teacher.name, "digest": inputs.teacher.digest},
+                "trial": record["trial"], "genes": record["genes"], "space": inputs.space.to_json(),
+                "inputs": inputs.digests(), "command": self.command,
+            }  # fmt: skip
+            export_winner(inputs, spec, self.folder.path / winner["folder"], lineage)
+            progress.update(number + 1)
+
+    def _report(self, result: dict[str, Any], inputs: SearchInputs) -> None:
+        write_cards(self.folder.path, result, self.config.to_json(), inputs, datetime.now(UTC).date().isoformat())
+        write_json(self.folder.file(RESULT_FILE), result)
+        build_report(self.folder.path)
+
+    def _track_front(self) -> None:
+        if self.config.tracker != "wandb":
+            return
+        tracker = self._tracker("front")
+        run = load_run(self.folder.path)
+        rows = [[model.params, model.perplexity, model.trial, model.winner] for model in run.front]
+        tracker.table("front", ["params", "held_out_perplexity", "trial", "winner"], rows)
+        tracker.image("front_picture", self.folder.file("front.png"))
+        tracker.finish()
+
+
+def _metrics(record: dict[str, Any]) -> dict[str, float]:
+    """A trial's scalars for a tracker."""
+    metrics: dict[str, float] = {f"cost/{name}": value for name, value in record["cost"].items()}
+    metrics |= {f"objective/{name}": value for name, value in (record["objectives"] or {}).items()}
+    return metrics | {"seconds": record["seconds"], "generation": record["generation"]}
+
+
+def print_summary(folder: Path) -> None:
+    """Print what a finished run found, what it cost and what to do next."""
+    print(summary_text(load_run(folder)))

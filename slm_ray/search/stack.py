@@ -1,0 +1,108 @@
+"""Genomes of one space bound to several unit rankings, as one genome whose first gene says which ranking is meant.
+
+Rankings learned at different sizes order a layer's neurons differently, so a block of one is no block of another. A
+candidate names the ranking its blocks are of, and the search finds out which serves it best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from slm_ray.architecture import Architecture, Budget, SubnetSpec
+from slm_ray.core.errors import UserError
+from slm_ray.search.axes import IntArray
+from slm_ray.search.genome import Genome
+
+
+class GenomeStack:
+    """One or more genomes of the same space and teacher.
+
+    Attributes:
+        genomes: One per ranking.
+        num_genes: One more than each of them has.
+        lower: ``[genes]``, the least value of each.
+        upper: ``[genes]``, the greatest value of each.
+    """
+
+    def __init__(self, genomes: Sequence[Genome], budget: Budget, sequence_length: int) -> None:
+        """Stack genomes and check that their space can meet a budget.
+
+        Raises:
+            UserError: It cannot; the message says what the space can reach.
+        """
+        self.genomes, self.budget, self.sequence_length = tuple(genomes), budget, sequence_length
+        first = self.genomes[0]
+        first.check_budget(budget, sequence_length)
+        self.teacher, self.space = first.teacher, first.space
+        self.num_genes = first.num_genes + 1
+        self.lower = np.concatenate([[0], first.lower])
+        self.upper = np.concatenate([[len(self.genomes) - 1], first.upper])
+
+    def of(self, genes: IntArray) -> Genome:
+        """The genome that the first gene names."""
+        return self.genomes[int(genes[0])]
+
+    def decode(self, genes: IntArray) -> SubnetSpec:
+        """The sub-network that genes stand for."""
+        return self.of(genes).decode(genes[1:])
+
+    def architecture(self, genes: IntArray) -> Architecture:
+        """Its sizes."""
+        return self.of(genes).architecture(genes[1:])
+
+    def cost(self, genes: IntArray, quantity: str | None = None) -> int:
+        """Its cost, in the budget's quantity unless another is named."""
+        return self.of(genes).cost(genes[1:], quantity or self.budget.quantity, self.sequence_length)
+
+    def repair(self, genes: IntArray, low: int | None = None, high: int | None = None) -> IntArray:
+        """Genes inside the budget, and where the budget allows it inside ``low..high``.
+
+        The least worthy units are dropped, or the worthiest added.
+        """
+        narrow = Budget(
+            self.budget.quantity,
+            min(max(self.budget.low, low or 0), self.budget.high),
+            max(min(self.budget.high, high if high is not None else self.budget.high), self.budget.low),
+        )
+        for budget in (narrow, self.budget):
+            try:
+                return self._join(genes[0], self.of(genes).repair(genes[1:], budget, self.sequence_length))
+            except UserError:
+                if budget is self.budget:
+                    raise
+        raise AssertionError("the whole budget was checked when the stack was made")
+
+    def random(self, rng: np.random.Generator, target: int | None = None) -> IntArray:
+        """Random genes inside the budget; importance plays no part in what is kept."""
+        which = int(rng.integers(len(self.genomes)))
+        return self._join(which, self.genomes[which].random(rng, self.budget, self.sequence_length, target))
+
+    def ranked(self, which: int, target: int) -> IntArray:
+        """The genes that one ranking alone gives at a target cost."""
+        return self._join(which, self.genomes[which].ranked(target, self.budget, self.sequence_length))
+
+    def reach(self) -> tuple[int, int]:
+        """The costs that are both inside the budget and expressible."""
+        least, most = self.genomes[0].reach(self.budget.quantity, self.sequence_length)
+        return max(least, self.budget.low), min(most, self.budget.high)
+
+    def to_text(self, genes: IntArray) -> str:
+        """A short line of text; :meth:`from_text` reads it back."""
+        return f"{int(genes[0])}|{self.of(genes).to_text(genes[1:])}"
+
+    def from_text(self, text: str) -> IntArray:
+        """Read what :meth:`to_text` wrote.
+
+        Raises:
+            UserError: It was written for another space, teacher or number of rankings.
+        """
+        which, bar, rest = text.partition("|")
+        if not bar or not which.isdigit() or int(which) >= len(self.genomes):
+            raise UserError(f"genes '{text[:40]}' do not name one of {len(self.genomes)} rankings: the record is of another run")
+        return self._join(int(which), self.genomes[int(which)].from_text(rest))
+
+    @staticmethod
+    def _join(which: int, genes: IntArray) -> IntArray:
+        return np.concatenate([[int(which)], genes]).astype(np.int64)
