@@ -231,6 +231,15 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+def unsupported_family(name: str, model_type: str) -> UserError:
+    """The error for a model of a family that is not declared here; it lists those that are."""
+    supported = ", ".join(sorted(FAMILIES))
+    return UserError(
+        f"{name} is of the family '{model_type}', which is not supported: use a teacher of one of {supported}, "
+        "or declare the family (docs/adding_a_family.md)"
+    )
+
+
 def family_of(config: Any, name: str) -> Family:
     """The family of a config.
 
@@ -243,11 +252,7 @@ def family_of(config: Any, name: str) -> Family:
     """
     family = FAMILIES.get(config.model_type)
     if family is None:
-        supported = ", ".join(sorted(FAMILIES))
-        raise UserError(
-            f"{name} is of the family '{config.model_type}', which is not supported: use a teacher of one of {supported}, "
-            "or declare the family (docs/adding_a_family.md)"
-        )
+        raise unsupported_family(name, config.model_type)
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
         raise UserError(f"{name} uses sliding-window attention layers, which are not supported: use a full-attention teacher")
     if getattr(config, "add_cross_attention", False):

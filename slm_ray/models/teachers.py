@@ -11,6 +11,7 @@ import io
 import logging
 import re
 import shutil
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from slm_ray.core.digest import digest_json, sha256_file
 from slm_ray.core.errors import UserError, nearest
 from slm_ray.core.files import cache_folder, explain_os_error, read_json, whole_folder, write_json
 from slm_ray.models.bundled import BUNDLED_NAME, LICENCE, fetch_bundled_gguf
-from slm_ray.models.families import Family, family_of
+from slm_ray.models.families import FAMILIES, Family, family_of, unsupported_family
 
 WEIGHTS_FILE = "model.safetensors"
 MANIFEST_FILE = "manifest.json"
@@ -142,20 +143,20 @@ def _download_snapshot(name: str) -> Path:
     except Exception as error:
         # huggingface_hub raises a dozen types (not found, gated, offline, connection); each ends in one sentence.
         kind = type(error).__name__
-        if "NotFound" in kind:
-            reason = "it does not exist on the hub, or is private: check the name, and `hf auth login`"
+        if "RepositoryNotFound" in kind or "RevisionNotFound" in kind:
+            reason = "it does not exist, or is private: check the name, and `hf auth login`"
         elif "Gated" in kind:
             reason = "it is gated: accept its licence on its page, then `hf auth login`"
         else:
-            reason = f"the hub could not be reached ({kind}): check the network, or give a local folder"
-        raise UserError(f"teacher {name}: {reason}") from error
+            reason = f"nobody answered ({kind}): check the network, or give a local folder"
+        raise UserError(f"teacher {name}: there is no folder of that name here, and on the hub {reason}") from error
 
 
 def _licence_of(folder: Path) -> str:
     """The licence a model card names in its front matter."""
     card = folder / "README.md"
     if card.is_file():
-        found = re.search(r"^license:\s*([\w.-]+)", card.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        found = re.search(r"^license:\s*[\"']?([\w.-]+)", card.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
         if found:
             return found.group(1)
     return "unknown"
@@ -170,6 +171,7 @@ def _from_gguf(name: str, file: Path, cache: Path, licence: str) -> Teacher:
 def _from_folder(name: str, folder: Path, cache: Path) -> Teacher:
     if not (folder / "config.json").is_file():
         raise UserError(f"teacher {name} is no model: {folder.name}/config.json is missing; give a Hugging Face model folder")
+    _check_family(name, folder)
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         if list(folder.glob("*.bin")) or list(folder.glob("*.pt")):
@@ -184,11 +186,24 @@ def _from_folder(name: str, folder: Path, cache: Path) -> Teacher:
     return _converted(name, key, {"folder": str(folder), "gguf_file": None}, cache, _licence_of(folder))
 
 
+def _check_family(name: str, folder: Path) -> None:
+    """Refuse another family before transformers reads anything, so that it may say what it likes about it."""
+    fields = read_json(folder / "config.json")
+    kind = fields.get("model_type") if isinstance(fields, dict) else None
+    if not isinstance(kind, str):
+        raise UserError(f"teacher {name} is no model: {folder.name}/config.json names no model_type; download it again")
+    if kind not in FAMILIES:
+        raise unsupported_family(name, kind)
+
+
 def _check_shards(name: str, folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return
-    wanted = set(read_json(index).get("weight_map", {}).values())
+    try:
+        wanted = set(read_json(index)["weight_map"].values())
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"teacher {name} is damaged: {index.name} is no index of weights; download it again") from error
     missing = sorted(shard for shard in wanted if not (folder / shard).is_file())
     if missing:
         raise UserError(
@@ -210,8 +225,9 @@ def _is_sound(folder: Path) -> bool:
     """Whether a cached copy is there and its weights are those its manifest names."""
     if not (folder / MANIFEST_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
         return False
-    if sha256_file(folder / WEIGHTS_FILE) == read_json(folder / MANIFEST_FILE).get("sha256"):
-        return True
+    with contextlib.suppress(UserError, AttributeError, KeyError):  # the manifest itself may be damaged
+        if sha256_file(folder / WEIGHTS_FILE) == read_json(folder / MANIFEST_FILE)["sha256"]:
+            return True
     shutil.rmtree(folder, ignore_errors=True)  # damaged since it was written: made again from its source
     return False
 
@@ -222,7 +238,7 @@ def _convert(name: str, source: dict[str, Any], folder: Path, licence: str) -> N
 
     if source["gguf_file"] is None:
         with _explained(name):
-            config = AutoConfig.from_pretrained(source["folder"])
+            config = AutoConfig.from_pretrained(source["folder"], trust_remote_code=False)
         family_of(config, name)  # before the weights are read
     with _explained(name):
         model, tokenizer = _load_pretrained(source)
@@ -256,13 +272,22 @@ def _load_pretrained(source: dict[str, Any]) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with quiet_transformers():
-        arguments: dict[str, Any] = {"gguf_file": source["gguf_file"]} if source["gguf_file"] else {"use_safetensors": True}
-        kind: Any = torch.float32 if source["gguf_file"] else "auto"
-        model = AutoModelForCausalLM.from_pretrained(source["folder"], dtype=kind, **arguments)
+        gguf = {"gguf_file": source["gguf_file"]} if source["gguf_file"] else {}
+        arguments: dict[str, Any] = gguf or {"use_safetensors": True}
+        kind: Any = torch.float32 if gguf else "auto"
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source["folder"], dtype=kind, output_loading_info=True, trust_remote_code=False, **arguments
+        )
+        missing = sorted(report["missing_keys"])
+        if missing:  # transformers fills these with random numbers
+            raise UserError(f"its weights lack {len(missing)} tensors, first {missing[0]}: download it again")
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source["folder"], **({"gguf_file": source["gguf_file"]} if source["gguf_file"] else {}))
-        except (OSError, ValueError, KeyError):
-            raise UserError("its tokenizer could not be loaded: a teacher needs its tokenizer files beside it") from None
+            tokenizer = AutoTokenizer.from_pretrained(source["folder"], trust_remote_code=False, **gguf)
+            empty = not tokenizer("the")["input_ids"]  # what transformers makes of GPT-2 without tokenizer files
+        except (OSError, ValueError, KeyError, ImportError):
+            empty = True
+    if empty:
+        raise UserError("its tokenizer could not be loaded: a teacher needs its tokenizer files beside it")
     return model, tokenizer
 
 
@@ -276,7 +301,7 @@ def _explained(name: str) -> Iterator[None]:
     except (SafetensorError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0][:160]
         raise UserError(f"teacher {name} is damaged ({first}): download it again") from error
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ImportError, struct.error) as error:
         lines = str(error).strip().splitlines()
         first = lines[0][:160] if lines else type(error).__name__
         raise UserError(f"teacher {name} could not be loaded ({first}): check that it is a supported causal language model") from error

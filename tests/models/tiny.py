@@ -55,7 +55,9 @@ def tiny_model(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, **c
             noise = torch.randn(parameter.shape, generator=generator)
             is_scale = parameter.ndim == 1 and parameter_name.endswith("weight")
             parameter.copy_(1 + 0.3 * noise if is_scale else 0.3 * noise)
-    return model.to(dtype)
+            parameter.data = parameter.data.to(dtype)  # not model.to, which would round the rotary frequencies too
+    model.config.dtype = dtype
+    return model
 
 
 def tiny_ids(batch: int = 2, seed: int = 0, length: int = LENGTH) -> torch.Tensor:

@@ -1,0 +1,246 @@
+import json
+import shutil
+from pathlib import Path
+from string import ascii_lowercase
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, T5Config
+
+from slm_ray.core.errors import UserError
+from slm_ray.models import teachers
+from slm_ray.models.teachers import MANIFEST_FILE, WEIGHTS_FILE, load_teacher
+from tests.models.tiny import NAMES, tiny_ids, tiny_model
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per character, a = 1, b = 2 and so on."""
+    characters = {"<eos>": 0, **{character: number for number, character in enumerate(ascii_lowercase + "Ġ.", start=1)}}
+    tokenizer = Tokenizer(models.BPE(characters, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
+
+
+def save(model, folder: Path, **options) -> Path:
+    model.save_pretrained(folder, **options)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A small Llama, saved as Hugging Face does."""
+    return save(tiny_model("llama"), tmp_path / "llama")
+
+
+def refuses(name: object, cache: Path) -> str:
+    """What a user reads when a teacher is refused: one sentence, no file left half written."""
+    with pytest.raises(UserError) as raised:
+        load_teacher(str(name), cache)
+    message = str(raised.value)
+    assert "\n" not in message
+    assert len(message) < 500
+    assert not list(cache.rglob("*.tmp"))
+    return message
+
+
+def same_weights(teacher, model) -> bool:
+    state, expected = teacher.state(), model.state_dict()
+    if model.config.tie_word_embeddings:
+        expected.pop("lm_head.weight")
+    return state.keys() == expected.keys() and all(torch.equal(state[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_becomes_one_file_with_the_same_weights_and_logits(name, dtype, tmp_path):
+    model = tiny_model(name, dtype=dtype)
+    teacher = load_teacher(str(save(model, tmp_path / name)), tmp_path / "cache")
+    assert same_weights(teacher, model)
+    assert teacher.config().dtype == dtype
+    assert teacher.architecture() == teacher.family().architecture(model.config)
+    assert teacher.tokenizer()("cab a")["input_ids"] == [3, 1, 2, 27, 1]
+    again = AutoModelForCausalLM.from_pretrained(teacher.folder)
+    with torch.no_grad():
+        assert torch.equal(again(tiny_ids()).logits, model(tiny_ids()).logits)
+
+
+def test_half_precision_becomes_full(tmp_path):
+    model = tiny_model("llama", dtype=torch.float16)
+    teacher = load_teacher(str(save(model, tmp_path / "half")), tmp_path / "cache")
+    assert same_weights(teacher, model.float())
+
+
+def test_shards_become_one_file(tmp_path):
+    model = tiny_model("gpt_neox")
+    folder = save(model, tmp_path / "sharded", max_shard_size="20KB")
+    assert len(list(folder.glob("*.safetensors"))) > 2
+    teacher = load_teacher(str(folder), tmp_path / "cache")
+    assert same_weights(teacher, model)
+    assert [path.name for path in teacher.folder.glob("*.safetensors")] == [WEIGHTS_FILE]
+
+
+def test_a_teacher_is_converted_once_and_known_by_its_content(folder, tmp_path, monkeypatch):
+    first = load_teacher(str(folder), tmp_path / "cache")
+    monkeypatch.setattr(teachers, "_load_pretrained", None)
+    again = load_teacher(str(folder), tmp_path / "cache")
+    copied = load_teacher(str(shutil.copytree(folder, tmp_path / "copy")), tmp_path / "cache")
+    assert (again.digest, again.folder) == (first.digest, first.folder) == (copied.digest, copied.folder)
+
+
+@pytest.mark.parametrize("file", [WEIGHTS_FILE, MANIFEST_FILE])
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+def test_a_damaged_cached_copy_is_made_again(folder, tmp_path, file, damage):
+    teacher = load_teacher(str(folder), tmp_path / "cache")
+    expected = {name: tensor.clone() for name, tensor in teacher.state().items()}
+    data = bytearray((teacher.folder / file).read_bytes())
+    data[len(data) // 2] ^= 1
+    data = {"flip": data, "cut": data[: len(data) // 2], "empty": b""}[damage]
+    # As another file: the mapped one above must not change under the test.
+    (teacher.folder / "damaged").write_bytes(data)
+    (teacher.folder / "damaged").replace(teacher.folder / file)
+    again = load_teacher(str(folder), tmp_path / "cache")
+    assert again.digest == teacher.digest
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in again.state().items())
+
+
+def test_the_weights_in_another_type_are_made_once(folder, tmp_path):
+    teacher = load_teacher(str(folder), tmp_path / "cache")
+    halves = teacher.state_as(torch.bfloat16)
+    assert all(torch.equal(tensor, teacher.state()[name].bfloat16()) for name, tensor in halves.items())
+    stamp = (teacher.folder / "bfloat16" / WEIGHTS_FILE).stat().st_mtime_ns
+    teacher.state_as(torch.bfloat16)
+    assert (teacher.folder / "bfloat16" / WEIGHTS_FILE).stat().st_mtime_ns == stamp
+    assert teacher.state_as(torch.float32)["model.norm.weight"].dtype == torch.float32
+
+
+def test_writing_to_a_teachers_tensors_does_not_reach_its_file(folder, tmp_path):
+    teacher = load_teacher(str(folder), tmp_path / "cache")
+    for tensor in teacher.state().values():
+        tensor.zero_()
+    assert same_weights(teacher, tiny_model("llama"))
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\nlanguage: en\nlicense: apache-2.0\n---\n# A model\n", "apache-2.0"),
+        ("---\nlicense: 'mit'\n---\n", "mit"),
+        ("# A model\n", "unknown"),
+        (None, "unknown"),
+    ],
+)
+def test_the_licence_is_read_from_the_card(folder, tmp_path, card, licence):
+    if card is not None:
+        (folder / "README.md").write_text(card)
+    assert load_teacher(str(folder), tmp_path / "cache").licence == licence
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    folder = save(tiny_model("llama"), tmp_path / "sharded", max_shard_size="20KB")
+    shards = sorted(folder.glob("model-*.safetensors"))
+    shards[1].unlink()
+    message = refuses(folder, tmp_path / "cache")
+    assert f"only half there: 1 of {len(shards)} weight files are missing, first {shards[1].name}" in message
+
+
+@pytest.mark.parametrize("index", ["[]", "{}", '{"weight_map": 3}', "{"])
+def test_a_damaged_shard_index_is_one_sentence(tmp_path, index):
+    folder = save(tiny_model("llama"), tmp_path / "sharded", max_shard_size="20KB")
+    (folder / "model.safetensors.index.json").write_text(index)
+    assert "index" in refuses(folder, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("keep", [0, 5, 2000, -100])
+def test_half_downloaded_weights_are_damaged(folder, tmp_path, keep):
+    data = (folder / WEIGHTS_FILE).read_bytes()
+    (folder / WEIGHTS_FILE).write_bytes(data[:keep])
+    assert "is damaged" in refuses(folder, tmp_path / "cache")
+
+
+def test_weights_that_lack_a_tensor_are_not_filled_with_random_ones(folder, tmp_path):
+    state = load_file(folder / WEIGHTS_FILE)
+    del state["model.layers.1.mlp.up_proj.weight"]
+    save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    message = refuses(folder, tmp_path / "cache")
+    assert "model.layers.1.mlp.up_proj.weight" in message
+
+
+def test_weights_of_another_size_are_refused(folder, tmp_path):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 20}))
+    assert "teacher" in refuses(folder, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"model_type": 3}', "\0"])
+def test_a_damaged_config_is_one_sentence(folder, tmp_path, content):
+    (folder / "config.json").write_text(content)
+    assert "config.json" in refuses(folder, tmp_path / "cache")
+
+
+def test_a_folder_that_is_no_model_is_said_to_be_none(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "config.json is missing" in refuses(tmp_path / "empty", tmp_path / "cache")
+
+
+def test_a_folder_without_weights_or_with_pickled_ones_is_refused(folder, tmp_path):
+    (folder / WEIGHTS_FILE).unlink()
+    assert "has no *.safetensors weights" in refuses(folder, tmp_path / "cache")
+    torch.save({}, folder / "pytorch_model.bin")
+    assert "pickled weights, which can run code" in refuses(folder, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt_neox", "gpt2"])
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path, name):
+    tiny_model(name).save_pretrained(tmp_path / "bare")
+    assert "tokenizer" in refuses(tmp_path / "bare", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("kind", ["t5", "made_up"])
+def test_an_unsupported_family_names_the_supported(folder, tmp_path, kind):
+    T5Config().save_pretrained(folder)
+    if kind == "made_up":  # with code of its own, which must not run and not be asked about
+        custom = {"model_type": "made_up", "auto_map": {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}}
+        (folder / "config.json").write_text(json.dumps(custom))
+        (folder / "code.py").write_text("raise SystemExit('ran')")
+    message = refuses(folder, tmp_path / "cache")
+    assert f"'{kind}', which is not supported" in message
+    assert "gpt2, gpt_neox, llama, qwen2, qwen3" in message
+
+
+def test_unsupported_features_of_a_family_are_named(tmp_path):
+    sliding = tiny_model("qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=1)
+    assert "sliding-window attention" in refuses(save(sliding, tmp_path / "sliding"), tmp_path / "cache")
+
+
+def test_a_quantised_teacher_is_one_sentence(folder, tmp_path):
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+    refuses(folder, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF\x03\0\0\0", b"GGUF" + bytes(200), b"not a model" * 50])
+def test_a_corrupt_gguf_file_is_one_sentence(tmp_path, content):
+    (tmp_path / "teacher.gguf").write_bytes(content)
+    assert "teacher.gguf" in refuses(tmp_path / "teacher.gguf", tmp_path / "cache")
+
+
+def test_a_name_that_is_nothing_is_one_sentence(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "check the path of the .gguf file" in refuses("none.gguf", tmp_path / "cache")
+    assert "is a file: give a model folder" in refuses(folder / "config.json", tmp_path / "cache")
+    assert "no folder, no .gguf file and no hub id" in refuses(tmp_path / "none", tmp_path / "cache")
+    assert "did you mean 'smollm2-135m'?" in refuses("smollm-135m", tmp_path / "cache")
+
+
+def test_a_full_disk_during_conversion_leaves_no_half_teacher(folder, tmp_path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(teachers, "save_file", full)
+        assert "the disk is full" in refuses(folder, tmp_path / "cache")
+    assert same_weights(load_teacher(str(folder), tmp_path / "cache"), tiny_model("llama"))
