@@ -74,9 +74,9 @@ def every_cost(genome, quantity, sequence_length):
 def masked_logits(model, spec, ids):
     """Logits of a Hugging Face teacher, whole, with everything a sub-network drops masked by hooks.
 
-    A dropped head or neuron is a zero in the input of its output projection; a dropped sub-layer adds nothing (its biases are
-    gone too); a dropped layer hands on its input. A dropped residual channel is a zero in whatever is written to the residual
-    stream, and norms take their statistics over the kept channels only.
+    A dropped head or neuron is a zero in the input of its output projection; a dropped sub-layer adds nothing (its
+    biases are gone too); a dropped layer hands on its input. A dropped residual channel is a zero in whatever is
+    written to the residual stream, and norms take their statistics over the kept channels only.
     """
     import copy
 

@@ -58,15 +58,17 @@ def _resolve_end(text: str, whole: int, flag: str) -> int:
     if share or "%" in text:
         value *= whole
     if value > whole:
-        raise UserError(f"{flag} {text} is more than the teacher's {format_count(whole)}: give a share up to 1 or a smaller count")
+        raise UserError(
+            f"{flag} {text} is more than the teacher's {format_count(whole)}: give a share up to 1 or a smaller count"
+        )
     return int(value)
 
 
 def parse_budget(quantity: str, text: str, teacher: Architecture, sequence_length: int) -> Budget:
     """Read a budget such as ``0.5``, ``50%``, ``60M``, ``60M..70M`` or ``0.4..0.7``.
 
-    Shares are of the teacher's own cost. A single value is a ceiling; the floor is then half of it, so that the search is
-    not spent on models far smaller than asked for (``0..60M`` has no floor).
+    Shares are of the teacher's own cost. A single value is a ceiling; the floor is then half of it, so that the search
+    is not spent on models far smaller than asked for (``0..60M`` has no floor).
 
     Raises:
         UserError: It is not such a text, the range is empty, or it is more than the teacher has.

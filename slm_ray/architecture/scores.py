@@ -34,7 +34,9 @@ class UnitScores:
     comparable: bool
 
 
-def natural_scores(hidden_size: int, num_layers: int, num_kv_heads: int, num_heads: int, num_neurons: int) -> UnitScores:
+def natural_scores(
+    hidden_size: int, num_layers: int, num_kv_heads: int, num_heads: int, num_neurons: int
+) -> UnitScores:
     """Scores that keep the first units first: unit ``i`` of ``n`` scores ``n - i``."""
 
     def falling(n: int) -> FloatArray:

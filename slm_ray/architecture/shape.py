@@ -57,7 +57,9 @@ class LayerShape:
         if min(heads, kv_heads, self.intermediate_size) < 0:
             raise ValueError(f"sizes must not be negative, got {self}")
         if (heads == 0) != (kv_heads == 0) or (kv_heads and heads % kv_heads):
-            raise ValueError(f"num_attention_heads must be a multiple of num_key_value_heads, got {heads} and {kv_heads}")
+            raise ValueError(
+                f"num_attention_heads must be a multiple of num_key_value_heads, got {heads} and {kv_heads}"
+            )
 
 
 @dataclass(frozen=True)

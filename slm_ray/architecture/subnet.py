@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,8 @@ class LayerUnits:
     Attributes:
         source: The teacher's layer it comes from.
         kv_heads: The teacher's key-value heads that are kept, ascending. Empty: attention is skipped.
-        query_heads: For each kept key-value head, its kept query heads (the teacher's indices), ascending; as many for one
-            as for another.
+        query_heads: For each kept key-value head, its kept query heads (the teacher's indices), ascending; as many for
+            one as for another.
         neurons: The teacher's MLP neurons that are kept, ascending. Empty: the MLP is skipped.
     """
 
@@ -49,8 +50,8 @@ class SubnetSpec:
         """The sizes of this sub-network, after checking that the teacher has every unit it names.
 
         Raises:
-            ValueError: A unit does not exist, is named twice or out of order, a query head is not of its key-value head,
-                a layer keeps nothing, or no layer keeps attention.
+            ValueError: A unit does not exist, is named twice or out of order, a query head is not of its key-value
+                head, a layer keeps nothing, or no layer keeps attention.
         """
         _check_indices("hidden channels", self.hidden, teacher.hidden_size)
         if not any(layer.kv_heads for layer in self.layers):
@@ -98,7 +99,7 @@ class SubnetSpec:
 def _check_indices(what: str, indices: Sequence[int], count: int) -> None:
     if not indices:
         raise ValueError(f"{what}: at least one must be kept")
-    if any(b <= a for a, b in zip(indices, indices[1:], strict=False)) or indices[0] < 0 or indices[-1] >= count:
+    if any(b <= a for a, b in itertools.pairwise(indices)) or indices[0] < 0 or indices[-1] >= count:
         raise ValueError(f"{what}: indices must ascend within 0..{count - 1}, got {to_ranges(indices)}")
 
 

@@ -60,7 +60,7 @@ class Parser(argparse.ArgumentParser):
         """Raise instead of printing the usage and exiting."""
         raise UserError(f"{message} (see --help)")
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, and name the nearest flag for one that does not exist."""
         parsed, extra = self.parse_known_args(args, namespace)
         if extra:

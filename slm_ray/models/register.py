@@ -1,7 +1,7 @@
 """Makes ``import slm_ray`` enough for transformers' Auto classes to know our students.
 
-transformers and torch take seconds to import, so they are not imported here: the classes are registered when transformers'
-Auto classes are, whichever of the two is imported first.
+transformers and torch take seconds to import, so they are not imported here: the classes are registered when
+transformers' Auto classes are, whichever of the two is imported first.
 """
 
 from __future__ import annotations

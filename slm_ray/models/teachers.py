@@ -1,14 +1,13 @@
-"""Teachers: a hub id, a local folder, a .gguf file, or the bundled default; all end as one safetensors file in the cache.
+"""Teachers: a hub id, a local folder, a .gguf file, or the bundled default; all end as one safetensors file.
 
-The cached copy has Hugging Face's own tensor names, one file and tied weights once, so that every process of a node maps
-the same pages of it. Its manifest holds the SHA-256 that the file is checked against at every start.
+The copy in the cache has Hugging Face's own tensor names, one file and tied weights once, so that every process of a
+node maps the same pages of it. Its manifest holds the SHA-256 that the file is checked against at every start.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import re
 import shutil
 import struct
@@ -130,7 +129,9 @@ def load_teacher(name: str, cache: Path | None = None) -> Teacher:
         raise UserError(f"teacher {name} is a file: give a model folder, a .gguf file or a hub id")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
         return _from_folder(name, _download_snapshot(name), cache)
-    raise UserError(f"teacher '{name}' is no folder, no .gguf file and no hub id (owner/model): {nearest(name, [BUNDLED_NAME])}")
+    raise UserError(
+        f"teacher '{name}' is no folder, no .gguf file and no hub id (owner/model): {nearest(name, [BUNDLED_NAME])}"
+    )
 
 
 def _download_snapshot(name: str) -> Path:
@@ -156,7 +157,9 @@ def _licence_of(folder: Path) -> str:
     """The licence a model card names in its front matter."""
     card = folder / "README.md"
     if card.is_file():
-        found = re.search(r"^license:\s*[\"']?([\w.-]+)", card.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        found = re.search(
+            r"^license:\s*[\"']?([\w.-]+)", card.read_text(encoding="utf-8", errors="replace"), re.MULTILINE
+        )
         if found:
             return found.group(1)
     return "unknown"
@@ -170,12 +173,16 @@ def _from_gguf(name: str, file: Path, cache: Path, licence: str) -> Teacher:
 
 def _from_folder(name: str, folder: Path, cache: Path) -> Teacher:
     if not (folder / "config.json").is_file():
-        raise UserError(f"teacher {name} is no model: {folder.name}/config.json is missing; give a Hugging Face model folder")
+        raise UserError(
+            f"teacher {name} is no model: {folder.name}/config.json is missing; give a Hugging Face model folder"
+        )
     _check_family(name, folder)
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         if list(folder.glob("*.bin")) or list(folder.glob("*.pt")):
-            raise UserError(f"teacher {name} has only pickled weights, which can run code: convert them to safetensors first")
+            raise UserError(
+                f"teacher {name} has only pickled weights, which can run code: convert them to safetensors first"
+            )
         raise UserError(f"teacher {name} has no *.safetensors weights: the download is not finished, or it is no model")
     _check_shards(name, folder)
     try:
@@ -261,7 +268,9 @@ def _convert(name: str, source: dict[str, Any], folder: Path, licence: str) -> N
 
 def _plain_copy_of(config: Any, dtype: torch.dtype) -> Any:
     """The config without what the source's storage left in it (quantisation, file paths)."""
-    fields = {key: value for key, value in config.to_dict().items() if key not in ("quantization_config", "_name_or_path")}
+    fields = {
+        key: value for key, value in config.to_dict().items() if key not in ("quantization_config", "_name_or_path")
+    }
     plain = type(config)(**fields)
     plain.dtype = dtype
     plain.architectures = None
@@ -304,4 +313,6 @@ def _explained(name: str) -> Iterator[None]:
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ImportError, struct.error) as error:
         lines = str(error).strip().splitlines()
         first = lines[0][:160] if lines else type(error).__name__
-        raise UserError(f"teacher {name} could not be loaded ({first}): check that it is a supported causal language model") from error
+        raise UserError(
+            f"teacher {name} could not be loaded ({first}): check that it is a supported causal language model"
+        ) from error

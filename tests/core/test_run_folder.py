@@ -87,7 +87,7 @@ def test_an_empty_folder_may_be_given(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="creating the run folder .*: a part of the path is a file"):
+    with pytest.raises(UserError, match=r"creating the run folder .*: a part of the path is a file"):
         RunFolder.create(tmp_path / "file" / "run", CONFIG)
     with pytest.raises(UserError, match="creating the run folder"):
         RunFolder.create(tmp_path / "file", CONFIG)

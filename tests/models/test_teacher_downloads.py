@@ -57,9 +57,14 @@ def test_the_bundled_file_is_downloaded_once_and_again_when_damaged(tmp_path, mo
     ("pip", "sentence"),
     [
         (Pip("/usr/bin/python: No module named pip\n"), "this Python has no pip; run `python -m ensurepip`"),
-        (Pip("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device\n"), "the disk is full"),
         (
-            Pip("WARNING: Retrying after connection broken\nERROR: No matching distribution found at https://a:b@index/x\n"),
+            Pip("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device\n"),
+            "the disk is full",
+        ),
+        (
+            Pip(
+                "WARNING: Retrying after connection broken\nERROR: No matching distribution found at https://a:b@index/x\n"
+            ),
             r"\(No matching distribution found at …\): check the network",
         ),
         (Pip("killed\n"), r"\(no answer\): check the network"),

@@ -202,7 +202,10 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path, name):
 def test_an_unsupported_family_names_the_supported(folder, tmp_path, kind):
     T5Config().save_pretrained(folder)
     if kind == "made_up":  # with code of its own, which must not run and not be asked about
-        custom = {"model_type": "made_up", "auto_map": {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}}
+        custom = {
+            "model_type": "made_up",
+            "auto_map": {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"},
+        }
         (folder / "config.json").write_text(json.dumps(custom))
         (folder / "code.py").write_text("raise SystemExit('ran')")
     message = refuses(folder, tmp_path / "cache")

@@ -1,4 +1,4 @@
-"""Tiny models of every family with random norms and biases, and sub-networks of them, for all tests that need a model."""
+"""Tiny models of every family with random norms and biases, and sub-networks of them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ VOCAB = 61
 LENGTH = 12
 
 _SIZES: dict[str, Any] = {
-    "vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "max_position_embeddings": 64,
-    "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None,
+    "vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None,
 }  # fmt: skip
 _GQA = {**_SIZES, "num_key_value_heads": 2, "intermediate_size": 24}
 _NEOX = {**_SIZES, "intermediate_size": 24}
@@ -125,7 +125,6 @@ def axis_specs(teacher: Architecture) -> dict[str, SubnetSpec]:
     return {**specs, "everything": random_spec(teacher, seed=3)}
 
 
-AXES = (
-    "layers", "heads", "uneven heads", "neurons", "uneven neurons", "first attention", "an mlp", "hidden", "query heads",
-    "everything",
-)  # fmt: skip
+def axes_of(name: str) -> tuple[str, ...]:
+    """The names in ``axis_specs``; one query head can be dropped alone where a key-value head has several."""
+    return tuple(axis_specs(tiny_family(name).architecture(tiny_config(name))))
