@@ -60,3 +60,21 @@ def test_a_failed_candidate_does_not_spoil_the_next():
     with pytest.raises(ValueError, match="hidden channels"):
         runner.token_losses(broken, tiny_ids())
     assert torch.equal(runner.token_losses(spec, tiny_ids()), expected)
+
+
+def test_only_the_layer_that_runs_has_its_weights_in_memory():
+    runner, _, _ = runner_of("llama")
+    present: list[list[bool]] = []
+
+    def bound(layers) -> list[bool]:
+        return [not any(parameter.is_meta for parameter in layer.parameters()) for layer in layers]
+
+    def watch(base) -> None:
+        for layer in base.layers:
+            layer.mlp.register_forward_hook(lambda *_: present.append(bound(base.layers)))
+        watched.append(base.layers)
+
+    watched: list = []
+    runner.hidden_states(axis_specs(runner.teacher)["neurons"], tiny_ids(), watch=watch)
+    assert present == [[True, False, False], [False, True, False], [False, False, True]]
+    assert bound(watched[0]) == [False, False, False]
