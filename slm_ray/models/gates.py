@@ -21,12 +21,14 @@ from torch.nn import functional
 from slm_ray.architecture import Architecture, SubnetSpec
 from slm_ray.models.extraction import build_empty, reset_rotary
 from slm_ray.models.families import Family
-from slm_ray.models.runner import chunks
+from slm_ray.models.heads import spans
 from slm_ray.models.slicing import HEAD
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]
 Sink = Callable[[torch.Tensor], None]
+# Tokens whose probabilities exist at one time: 128 x 49,152 bf16 values are 12 MiB.
+_HEAD_TOKENS = 128
 
 
 @dataclass(frozen=True)
@@ -187,12 +189,12 @@ class GatedTeacher:
         """
         hidden, targets = output[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
         gradient, loss = torch.empty_like(hidden), 0.0
-        for start, stop in chunks(len(targets)):
-            wanted = targets[start:stop, None]
-            logits = functional.linear(hidden[start:stop], self._head)
+        for group in spans(len(targets), _HEAD_TOKENS):
+            wanted = targets[group, None]
+            logits = functional.linear(hidden[group], self._head)
             probabilities = logits.softmax(-1)
             loss -= float(probabilities.gather(1, wanted).float().clamp_min(1e-30).log().sum())
-            gradient[start:stop] = probabilities @ self._head - self._head[wanted[:, 0]]
+            gradient[group] = probabilities @ self._head - self._head[wanted[:, 0]]
         padded = output.new_zeros(output.shape)
         padded[:, :-1] = gradient.view(len(ids), -1, hidden.shape[-1])
         return padded, loss

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,10 +12,8 @@ from torch.nn import functional
 from slm_ray.architecture import LayerUnits, SubnetSpec
 from slm_ray.models.extraction import build_empty, heterogeneous_config
 from slm_ray.models.families import HIDDEN, Family
+from slm_ray.models.heads import next_token_losses
 from slm_ray.models.slicing import HEAD, Index, hidden_index, layer_indices, layer_slices, slice_tensor
-
-# Tokens whose logits exist at one time: 64 x 49,152 fp32 logits are 12 MiB.
-HEAD_CHUNK_TOKENS = 64
 
 
 def _assign(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
@@ -109,30 +107,26 @@ class SubnetRunner:
         module.register_forward_pre_hook(bind)
         module.register_forward_hook(release)
 
-    def logits_of(self, hidden: torch.Tensor, spec: SubnetSpec) -> Callable[[int, int], torch.Tensor]:
-        """Logits of a range of positions, computed when asked for.
+    def project(self, hidden: torch.Tensor, spec: SubnetSpec) -> torch.Tensor:
+        """Hidden states in the teacher's own channels, ready for its output head.
+
+        Zeros in the dropped channels cost a few FLOPs; slicing the head instead would copy a fifth of a small teacher.
 
         Args:
-            hidden: ``[tokens, hidden]`` final hidden states.
+            hidden: ``[tokens, kept channels]`` final hidden states.
             spec: The sub-network they are of.
 
         Returns:
-            A function of (start, stop) that gives fp32 logits ``[stop - start, vocabulary]``.
+            ``[tokens, hidden_size]``.
         """
         index = hidden_index(spec, self.teacher)
-
-        def logits(start: int, stop: int) -> torch.Tensor:
-            rows = hidden[start:stop]
-            if index is not None:
-                # Zeros in the dropped channels cost a few FLOPs; slicing the head would copy a fifth of the teacher.
-                rows = rows.new_zeros(len(rows), self.teacher.hidden_size).index_copy_(1, index, rows)
-            return functional.linear(rows, self.head).float()
-
-        return logits
+        if index is None:
+            return hidden
+        return hidden.new_zeros(len(hidden), self.teacher.hidden_size).index_copy_(1, index, hidden)
 
     @torch.no_grad()
     def token_losses(self, spec: SubnetSpec, ids: torch.Tensor) -> torch.Tensor:
-        """The loss of every next token; logits are made for a few positions at a time.
+        """The loss of every next token.
 
         Args:
             spec: What is kept.
@@ -141,17 +135,5 @@ class SubnetRunner:
         Returns:
             ``[batch, sequence - 1]`` fp32 negative log-likelihoods, in nats.
         """
-        hidden = self.hidden_states(spec, ids)[:, :-1].flatten(0, 1)
-        targets = ids[:, 1:].flatten()
-        logits = self.logits_of(hidden, spec)
-        losses = [
-            functional.cross_entropy(logits(start, stop), targets[start:stop], reduction="none")
-            for start, stop in chunks(len(targets))
-        ]
-        return torch.cat(losses).view(len(ids), -1)
-
-
-def chunks(count: int, size: int = HEAD_CHUNK_TOKENS) -> Iterator[tuple[int, int]]:
-    """Consecutive (start, stop) ranges that cover ``count`` positions."""
-    for start in range(0, count, size):
-        yield start, min(start + size, count)
+        hidden = self.project(self.hidden_states(spec, ids)[:, :-1].flatten(0, 1), spec)
+        return next_token_losses(hidden, self.head, ids[:, 1:].flatten()).view(len(ids), -1)

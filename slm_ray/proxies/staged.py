@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from slm_ray.architecture import SubnetSpec, full_subnet
-from slm_ray.models.runner import SubnetRunner, chunks
+from slm_ray.models.heads import kl_divergences
+from slm_ray.models.runner import SubnetRunner
 from slm_ray.proxies.measurement import Measurement, block_means, mean_and_stderr
 from slm_ray.proxies.race import Rival, full_estimate, is_beaten
 
@@ -117,11 +117,5 @@ class TeacherKL:
         """``[batch, positions]`` divergences in nats of sequences ``first ..`` of the calibration tokens."""
         hidden = self.runner.hidden_states(spec, ids)[:, :-1].flatten(0, 1)
         teacher_hidden = self.teacher_hidden[first : first + len(ids)].flatten(0, 1)
-        candidate = self.runner.logits_of(hidden, spec)
-        teacher = self.runner.logits_of(teacher_hidden, self.teacher_spec)
-        parts = []
-        for start, stop in chunks(len(hidden)):
-            log_p = functional.log_softmax(teacher(start, stop), dim=-1)
-            log_q = functional.log_softmax(candidate(start, stop), dim=-1)
-            parts.append((log_p.exp() * (log_p - log_q)).sum(-1))
-        return torch.cat(parts).view(len(ids), -1)
+        student = self.runner.project(hidden, spec)
+        return kl_divergences(teacher_hidden, student, self.runner.head).view(len(ids), -1)

@@ -19,6 +19,13 @@ _QUIET = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+# glibc gives large blocks back to the system and faults them in again at every layer of every candidate, unless told to
+# keep them; read by workers when they start.
+_KEEP_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
 
 
 def default_workers(threads: int) -> int:
@@ -37,7 +44,7 @@ def ray_session(address: str | None, num_cpus: int) -> Iterator[None]:
     Raises:
         UserError: Ray cannot start, or the cluster cannot be reached.
     """
-    for name, value in _QUIET.items():
+    for name, value in (_QUIET | _KEEP_MEMORY).items():
         os.environ.setdefault(name, value)
     import ray
 

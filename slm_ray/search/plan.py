@@ -26,6 +26,7 @@ from slm_ray.search.journal import Journal
 from slm_ray.search.pareto import front_of, hypervolume
 from slm_ray.search.stack import GenomeStack
 
+COST_STEPS = 32  # the budget's range is searched in this many steps of cost; closer costs count as equal
 FAILED_VALUE = 1e9  # finite, so that a failed candidate can never sit on a front
 _MOST_STALE_GENERATIONS = 20
 
@@ -183,7 +184,11 @@ class SearchPlan:
         self.on_record(self.journal.records[-1])
 
     def values_of(self, record: dict[str, Any]) -> list[float]:
-        """A record's objectives, all to be minimised: perplexity as its logarithm, what is maximised negated."""
+        """A record's objectives, all to be minimised: perplexity as its logarithm, what is maximised negated.
+
+        Costs in the budget's quantity are rounded up to steps, so that a front is not crowded by candidates that differ by
+        a few weights, and one that is ruined but a trifle smaller does not stay on it.
+        """
         if record["status"] != "done":
             return [FAILED_VALUE] * len(self.objectives)
         values = []
@@ -191,10 +196,18 @@ class SearchPlan:
             value = float(record["objectives"][name])
             if name == "perplexity":
                 value = math.log(value)
+            elif name == self.stack.budget.quantity:
+                value = self._step_of(value)
             elif name in PROXIES and not PROXIES[name].minimise:
                 value = -value
             values.append(value if math.isfinite(value) else FAILED_VALUE)
         return values
+
+    def _step_of(self, cost: float) -> float:
+        """The cost at the upper end of the step that a cost lies in."""
+        low, high = self.stack.reach()
+        width = max(1.0, (high - low) / COST_STEPS)
+        return high - width * math.floor((high - cost) / width + 1e-9)
 
     def measured_front(self, records: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
         """The non-dominated candidates among those measured on all tokens, by their first objective."""
@@ -208,21 +221,23 @@ class SearchPlan:
         """Records of earlier generations only, so that a resumed run races against the same front."""
         return [record for record in self.journal.records if record["genes"] in self._known]
 
-    def _racing_front(self) -> list[tuple[int, Rival]]:
+    def _racing_front(self) -> list[tuple[float, Rival]]:
         """(cost, rival) of the front so far, cheapest first; empty where there is nothing to race on."""
         staged, second = PROXIES[self.objectives[0]].staged, self.objectives[1:]
         if not staged or any(name not in QUANTITIES for name in second):
             return []
         front = []
         for record in self.measured_front(self._finished_earlier()):
-            cost = int(record["cost"][second[0]]) if second else 0
+            cost = self.values_of(record)[1] if second else 0.0
             front.append((cost, Rival(tuple(record["measurements"][self.objectives[0]]["blocks"]))))
         return sorted(front, key=lambda member: member[0])
 
-    def _rival_of(self, genes: IntArray, front: list[tuple[int, Rival]]) -> Rival | None:
+    def _rival_of(self, genes: IntArray, front: list[tuple[float, Rival]]) -> Rival | None:
         """The best member of the front that costs no more than a candidate."""
         second = self.objectives[1:]
-        cost = self.stack.cost(genes, second[0]) if second else 0
+        cost: float = self.stack.cost(genes, second[0]) if second else 0
+        if second and second[0] == self.stack.budget.quantity:
+            cost = self._step_of(cost)
         cheaper = [rival for other, rival in front if other <= cost]
         return min(cheaper, key=lambda rival: rival.mean) if cheaper else None
 

@@ -125,7 +125,8 @@ class SearchRun:
             tracker.log(_metrics(record), step=record["trial"])
 
         plan.on_record = on_record
-        run_plan(plan, self._settings(inputs, ranking), self.workers, scratch_folder(self.folder.path))
+        limit = self.workers if self.config.address else None
+        run_plan(plan, self._settings(inputs, ranking), self.workers, scratch_folder(self.folder.path), limit)
         plan.journal.close()
         tracker.finish()
 

@@ -7,6 +7,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from typing import Any
+
+from ray.tune.schedulers import FIFOScheduler
+
 from slm_ray.core.errors import UserError
 from slm_ray.proxies.evaluator import EvaluatorSettings
 from slm_ray.search.plan import SearchPlan
@@ -15,13 +19,36 @@ from slm_ray.search.trial import CandidateTrial, PlanSearcher
 _MOST_WORKER_DEATHS = 3
 
 
-def run_plan(plan: SearchPlan, settings: EvaluatorSettings, workers: int, scratch: Path) -> None:
+class _KeepIdleActors(FIFOScheduler):
+    """First in, first out, and idle actors stay.
+
+    Between two generations Tune has no pending trials, keeps one idle actor and stops the others, whose successors then
+    take seconds to import torch. It has no option for that, so room for all of them is made in its actor cache.
+    """
+
+    def __init__(self, workers: int) -> None:
+        super().__init__()
+        self._workers = workers
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Make the room once, when the first trial comes."""
+        cache = getattr(tune_controller, "_actor_cache", None)
+        if self._workers and cache is not None:
+            cache.increase_max(trial.placement_group_factory, by=self._workers)
+            self._workers = 0
+
+
+def run_plan(
+    plan: SearchPlan, settings: EvaluatorSettings, workers: int, scratch: Path, limit: int | None = None
+) -> None:
     """Measure every candidate of a plan.
 
     Args:
         plan: What to measure; its records are written as candidates finish.
         settings: What to measure with.
-        workers: Trials at once.
+        workers: Trials that run at once.
+        limit: Most trials handed to Tune at once; needed only on a cluster with more CPUs than ``workers`` use. Tune keeps
+            its workers busier where it has trials waiting.
         scratch: A folder for Tune's own files, which nothing later reads; removed at the end.
 
     Raises:
@@ -38,7 +65,10 @@ def run_plan(plan: SearchPlan, settings: EvaluatorSettings, workers: int, scratc
     )
     tuner = tune.Tuner(
         trainable,
-        tune_config=TuneConfig(search_alg=searcher, num_samples=-1, max_concurrent_trials=workers, reuse_actors=True),
+        tune_config=TuneConfig(
+            search_alg=searcher, scheduler=_KeepIdleActors(workers), num_samples=-1, reuse_actors=True,
+            max_concurrent_trials=limit,
+        ),  # fmt: skip
         run_config=RunConfig(
             name="trials",
             storage_path=str(scratch.resolve()),

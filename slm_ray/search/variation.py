@@ -8,7 +8,8 @@ from slm_ray.search.axes import IntArray
 from slm_ray.search.groups import GeneGroup
 from slm_ray.search.stack import GenomeStack
 
-_MOVE_SIZES = (1, 1, 2, 4)
+_MOVE_SIZES = (1, 1, 1, 2)
+_LAYER_SHARE = 0.02  # of steps switch whole layers; the rest change sizes within layers, or of the model
 _RESIZE_SHARE = 0.15  # of mutations change the size as well
 _SWITCH_SHARE = 0.05  # of mutations read the genes with another ranking
 _SCATTER_SHARE = 0.1  # of steps take any block of a subset, not the one at the edge of the ranking
@@ -20,6 +21,8 @@ class Variation:
     def __init__(self, stack: GenomeStack) -> None:
         self.stack = stack
         self.groups: tuple[GeneGroup, ...] = stack.genomes[0].groups
+        self._whole_layers = [group for group in self.groups if group.axis == "layers"]
+        self._sizes = [group for group in self.groups if group.axis != "layers"] or self._whole_layers
 
     def mutate(self, genes: IntArray, rng: np.random.Generator) -> IntArray:
         """A neighbour: budget moved from some choices to others, at the parent's cost or just below it.
@@ -36,7 +39,7 @@ class Variation:
             ceiling = int(rng.integers(low, high + 1))
         floor = int(0.995 * ceiling)
         if self.groups:
-            for _ in range(1 + rng.geometric(0.5)):
+            for _ in range(rng.geometric(0.6)):
                 self._take(child, rng)
                 self._give(child, rng)
         return self.stack.repair(child, low=min(floor, ceiling), high=ceiling)
@@ -50,7 +53,9 @@ class Variation:
         self._step(genes, rng, drop=False)
 
     def _step(self, genes: IntArray, rng: np.random.Generator, *, drop: bool) -> None:
-        group = self.groups[int(rng.integers(len(self.groups)))]
+        layers_turn = self._whole_layers and rng.random() < _LAYER_SHARE
+        among = self._whole_layers if layers_turn else self._sizes
+        group = among[int(rng.integers(len(among)))]
         part = slice(group.start + 1, group.stop + 1)  # the first gene names the ranking
         amount = int(rng.choice(_MOVE_SIZES))
         if group.select == "count":

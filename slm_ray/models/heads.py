@@ -1,0 +1,74 @@
+"""Losses from final hidden states, the vocabulary taken a slice at a time: no token x vocabulary tensor is ever whole.
+
+Slicing the vocabulary rather than the tokens reads every row of the output head once per group of tokens; on a processor
+that is twice as fast as the other way round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch.nn import functional
+
+VOCABULARY_SLICE = 2048
+TOKEN_GROUP = 512  # 512 x 2,048 fp32 logits are 4 MiB
+
+
+def spans(count: int, size: int) -> Iterator[slice]:
+    """Consecutive slices that cover ``count`` positions."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+def next_token_losses(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Negative log-likelihoods of target tokens.
+
+    Args:
+        hidden: ``[tokens, hidden]`` final hidden states.
+        head: ``[vocabulary, hidden]`` output head, of the same type.
+        targets: ``[tokens]`` token ids.
+
+    Returns:
+        ``[tokens]`` fp32, in nats.
+    """
+    parts = []
+    for group in spans(len(targets), TOKEN_GROUP):
+        rows, wanted = hidden[group], targets[group]
+        target_logits = (rows.float() * head[wanted].float()).sum(-1)
+        sums = [
+            torch.logsumexp(functional.linear(rows, head[part]).float(), -1) for part in spans(len(head), VOCABULARY_SLICE)
+        ]
+        parts.append(torch.logsumexp(torch.stack(sums), 0) - target_logits)
+    return torch.cat(parts)
+
+
+def kl_divergences(teacher: torch.Tensor, student: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
+    """KL(teacher || student) over the whole vocabulary at every position, both read through one output head.
+
+    With ``a`` and ``b`` the two rows of logits, the divergence is ``E_a[a - b] - logsumexp(a) + logsumexp(b)``; the
+    expectation and both sums are gathered slice by slice.
+
+    Args:
+        teacher: ``[tokens, hidden]`` the teacher's final hidden states.
+        student: ``[tokens, hidden]`` the student's.
+        head: ``[vocabulary, hidden]``.
+
+    Returns:
+        ``[tokens]`` fp32, in nats.
+    """
+    parts = []
+    for group in spans(len(teacher), TOKEN_GROUP):
+        sums_a, sums_b, gaps = [], [], []
+        for part in spans(len(head), VOCABULARY_SLICE):
+            a = functional.linear(teacher[group], head[part]).float()
+            b = functional.linear(student[group], head[part]).float()
+            sum_a = torch.logsumexp(a, -1)
+            gaps.append(((a - sum_a[:, None]).exp() * (a - b)).sum(-1))
+            sums_a.append(sum_a)
+            sums_b.append(torch.logsumexp(b, -1))
+        slice_sums = torch.stack(sums_a)
+        whole_a, whole_b = torch.logsumexp(slice_sums, 0), torch.logsumexp(torch.stack(sums_b), 0)
+        mean_gap = ((slice_sums - whole_a).exp() * torch.stack(gaps)).sum(0)
+        parts.append((mean_gap - whole_a + whole_b).clamp_min(0))
+    return torch.cat(parts)
