@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
+SCORE_ARRAYS = ("hidden", "layers", "kv_heads", "query_heads", "neurons")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,16 @@ class UnitScores:
     query_heads: FloatArray
     neurons: FloatArray
     comparable: bool
+
+    def arrays(self) -> dict[str, FloatArray]:
+        """The arrays by name."""
+        return {name: getattr(self, name) for name in SCORE_ARRAYS}
+
+    @classmethod
+    def from_arrays(cls, method: str, arrays: Mapping[str, FloatArray], *, comparable: bool) -> UnitScores:
+        """Scores out of arrays by name."""
+        chosen = {name: arrays[name] for name in SCORE_ARRAYS}
+        return cls(method=method, **chosen, comparable=comparable)
 
 
 def natural_scores(

@@ -59,7 +59,7 @@ class JsonlTracker(NoTracker):
         self._writer.close()
 
 
-def _wandb_mode() -> str:
+def _wandb_mode() -> Any:
     """``WANDB_MODE`` if set; else online with a key at hand, offline without: never a prompt."""
     if mode := os.environ.get("WANDB_MODE"):
         return mode
@@ -75,7 +75,9 @@ def _wandb_mode() -> str:
 class WandbTracker:
     """A run in W&B, in the group of its search; offline where there is no key, to be sent later with ``wandb sync``."""
 
-    def __init__(self, folder: Path, group: str, job_type: str, tags: Sequence[str], config: Mapping[str, Any], say: Say) -> None:
+    def __init__(
+        self, folder: Path, group: str, job_type: str, tags: Sequence[str], config: Mapping[str, Any], say: Say
+    ) -> None:
         """Start the run.
 
         Args:
@@ -94,7 +96,8 @@ class WandbTracker:
             settings = wandb.Settings(console="off", silent=True, init_timeout=60, login_timeout=10)
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "slm_ray"), group=group, job_type=job_type, tags=list(tags),
-                config=dict(config), name=folder.name, dir=str(folder), mode=mode, settings=settings, reinit="finish_previous",
+                config=dict(config), name=folder.name, dir=str(folder), mode=mode, settings=settings,
+                reinit="finish_previous",
             )  # fmt: skip
             if mode == "offline":
                 say(f"W&B is offline (no key): send this run later with `wandb sync {folder}/wandb/offline-run-*`")

@@ -1,9 +1,9 @@
 """Gradients of unit gates: how the loss would change if a head, a neuron or a channel were absent.
 
-Every query head and every neuron of the teacher is given a gate that multiplies its output. The gate is 1 for a kept unit
-and 0 for a dropped one, and its gradient is taken in both cases, so that a dropped unit can show that it is missed.
-First-order pruning by gate gradients is Molchanov et al., arXiv 1906.10771; taking the gradient of dropped units as well, so
-that they may return, is the idea of RigL (arXiv 1911.11134) and of movement pruning (arXiv 2005.07683).
+Every query head and every neuron of the teacher is given a gate that multiplies its output. The gate is 1 for a kept
+unit and 0 for a dropped one, and its gradient is taken in both cases: a dropped unit can show that it is missed.
+First-order pruning by gate gradients is Molchanov et al., arXiv 1906.10771; taking the gradient of dropped units as
+well, so that they may return, is the idea of RigL (arXiv 1911.11134) and of movement pruning (arXiv 2005.07683).
 """
 
 from __future__ import annotations
@@ -89,13 +89,13 @@ class _Gate(torch.autograd.Function):
     """Multiply by a gate; in the backward pass, hand over value times gradient, also where the gate is 0."""
 
     @staticmethod
-    def forward(ctx: Any, value: torch.Tensor, gate: torch.Tensor | None, sink: Sink) -> torch.Tensor:  # type: ignore[override]
+    def forward(ctx: Any, value: torch.Tensor, gate: torch.Tensor | None, sink: Sink) -> torch.Tensor:
         ctx.save_for_backward(value)
         ctx.gate, ctx.sink = gate, sink
         return value.view_as(value) if gate is None else value * gate
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (value,) = ctx.saved_tensors
         ctx.sink((value * gradient).sum(1, dtype=torch.float32))
         return gradient if ctx.gate is None else gradient * ctx.gate, None, None
@@ -182,7 +182,7 @@ class GatedTeacher:
 
     @torch.no_grad()
     def _loss_gradient(self, output: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """Gradient of the summed loss with respect to the final hidden states, in closed form, a few positions at a time.
+        """Gradient of the summed loss with respect to the final hidden states, in closed form, few positions at a time.
 
         Returns:
             ``[batch, sequence, hidden]`` and the loss in nats.

@@ -1,7 +1,7 @@
 """Losses from final hidden states, the vocabulary taken a slice at a time: no token x vocabulary tensor is ever whole.
 
-Slicing the vocabulary rather than the tokens reads every row of the output head once per group of tokens; on a processor
-that is twice as fast as the other way round.
+Slicing the vocabulary rather than the tokens reads every row of the output head once per group of tokens; on a
+processor that is twice as fast as the other way round.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def next_token_losses(hidden: torch.Tensor, head: torch.Tensor, targets: torch.T
         rows, wanted = hidden[group], targets[group]
         target_logits = (rows.float() * head[wanted].float()).sum(-1)
         sums = [
-            torch.logsumexp(functional.linear(rows, head[part]).float(), -1) for part in spans(len(head), VOCABULARY_SLICE)
+            torch.logsumexp(functional.linear(rows, head[part]).float(), -1)
+            for part in spans(len(head), VOCABULARY_SLICE)
         ]
         parts.append(torch.logsumexp(torch.stack(sums), 0) - target_logits)
     return torch.cat(parts)

@@ -68,7 +68,8 @@ def magnitude_scores(state: Mapping[str, torch.Tensor], family: Family, teacher:
     """
     shape, count = teacher.layers[0], teacher.num_hidden_layers
     heads, kv_heads = np.zeros((count, shape.num_attention_heads)), np.zeros((count, shape.num_key_value_heads))
-    neurons, layers, hidden = np.zeros((count, shape.intermediate_size)), np.zeros(count), np.zeros(teacher.hidden_size)
+    neurons, layers = np.zeros((count, shape.intermediate_size)), np.zeros(count)
+    hidden = np.zeros(teacher.hidden_size)
     rows_of = _HeadRows(teacher)
     for name, axes in family.global_tensors.items():
         found = _squares_along(state[name], axes, HIDDEN) if name in state else None
@@ -89,8 +90,9 @@ def magnitude_scores(state: Mapping[str, torch.Tensor], family: Family, teacher:
                     heads[layer] += per_head
                     kv_heads[layer] += per_kv
     kv_heads += _by_group(heads, shape.num_key_value_heads)
-    roots = [np.sqrt(values) for values in (hidden, layers, kv_heads, heads, neurons)]
-    return UnitScores("magnitude", *roots, comparable=False)
+    squares = {"hidden": hidden, "layers": layers, "kv_heads": kv_heads, "query_heads": heads, "neurons": neurons}
+    roots = {name: np.sqrt(values) for name, values in squares.items()}
+    return UnitScores.from_arrays("magnitude", roots, comparable=False)
 
 
 def _by_group(heads: Array, num_kv_heads: int) -> Array:
@@ -150,18 +152,24 @@ def activation_scores(runner: SubnetRunner, ids: torch.Tensor) -> UnitScores:
     full = full_subnet(runner.teacher)
     for batch in ids.split(_BATCH_SEQUENCES):
         runner.hidden_states(full, batch, watch=lambda base: found.watch(base, runner.family))
-    tokens = max(found.tokens, 1)
-    kv_heads = _by_group(found.heads, runner.teacher.layers[0].num_key_value_heads)
-    arrays = (found.hidden, found.influence, kv_heads, found.heads, found.neurons)
-    return UnitScores("activation", *(array / tokens for array in arrays), comparable=False)
+    sums = {
+        "hidden": found.hidden,
+        "layers": found.influence,
+        "kv_heads": _by_group(found.heads, runner.teacher.layers[0].num_key_value_heads),
+        "query_heads": found.heads,
+        "neurons": found.neurons,
+    }
+    means = {name: values / max(found.tokens, 1) for name, values in sums.items()}
+    return UnitScores.from_arrays("activation", means, comparable=False)
 
 
 def taylor_change(gradients: GateGradients, num_kv_heads: int, curvature: float | None) -> UnitScores:
     """How much the loss is expected to rise, in nats per token, were a unit absent.
 
-    With ``S`` the gate's gradient summed over one sequence, the expected rise is ``(-sum S + curvature * sum S^2) / tokens``:
-    the first-order term and the empirical Fisher information as the second-order one. With ``curvature`` None, the squares
-    alone, which is the score to use once on a whole teacher, whose first-order terms are mostly noise.
+    With ``S`` the gate's gradient summed over one sequence, the expected rise is
+    ``(-sum S + curvature * sum S^2) / tokens``: the first-order term and the empirical Fisher information as the
+    second-order one. With ``curvature`` None, the squares alone, which is the score to use once on a whole teacher,
+    whose first-order terms are mostly noise.
 
     Args:
         gradients: Per-sequence gate gradients.
@@ -169,15 +177,14 @@ def taylor_change(gradients: GateGradients, num_kv_heads: int, curvature: float 
         curvature: Weight of the squared term.
     """
 
-    def change(values: NDArray[np.float32]) -> Array:
-        sums = values.astype(np.float64)
+    def change(sums: Array) -> Array:
         squares = np.square(sums).sum(0)
         return (squares if curvature is None else curvature * squares - sums.sum(0)) / gradients.tokens
 
-    heads, neurons = gradients.query_heads, gradients.neurons
+    heads, neurons = gradients.query_heads.astype(np.float64), gradients.neurons.astype(np.float64)
     return UnitScores(
         method="taylor",
-        hidden=change(gradients.hidden),
+        hidden=change(gradients.hidden.astype(np.float64)),
         layers=change(heads.sum(-1) + neurons.sum(-1)),
         kv_heads=change(_by_group(heads, num_kv_heads)),
         query_heads=change(heads),

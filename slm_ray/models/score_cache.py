@@ -13,14 +13,13 @@ from slm_ray.architecture import UnitScores
 from slm_ray.core.digest import digest_json
 from slm_ray.core.files import read_json, whole_folder, write_json
 
-_ARRAYS = ("hidden", "layers", "kv_heads", "query_heads", "neurons")
 _SCORES_FILE, _MANIFEST_FILE = "scores.safetensors", "manifest.json"
 
 
 def save_scores(folder: Path, scores: UnitScores, key: dict[str, Any]) -> None:
     """Write scores and what they were made from; the folder appears whole or not at all."""
     with whole_folder(folder) as temporary:
-        save_file({name: getattr(scores, name) for name in _ARRAYS}, temporary / _SCORES_FILE)
+        save_file(scores.arrays(), temporary / _SCORES_FILE)
         write_json(temporary / _MANIFEST_FILE, {"key": key, "method": scores.method, "comparable": scores.comparable})
 
 
@@ -33,9 +32,7 @@ def read_scores(folder: Path) -> UnitScores:
     """
     manifest = read_json(folder / _MANIFEST_FILE)
     arrays = load_file(folder / _SCORES_FILE)
-    return UnitScores(
-        method=manifest["method"], comparable=manifest["comparable"], **{name: arrays[name] for name in _ARRAYS}
-    )
+    return UnitScores.from_arrays(manifest["method"], arrays, comparable=manifest["comparable"])
 
 
 def cached_scores(
@@ -63,9 +60,3 @@ def cached_scores(
         save_scores(base / str(number), scores, key)
     write_json(base / "count.json", len(found))
     return found, False
-
-
-def scores_digest(scores: UnitScores) -> str:
-    """Equal scores have equal digests."""
-    values = {name: getattr(scores, name).tobytes().hex() for name in _ARRAYS}
-    return digest_json({"method": scores.method, **values})

@@ -120,7 +120,11 @@ class Evaluator:
             return measure_latency(self.state, self.config, self.family, spec, self.ids.shape[1])
         start = time.perf_counter()
         scores = self.settings.scores[PROXIES[name].scores or ""]
-        functions = {"importance": importance_lost, "magnitude": magnitude_kept, "block_influence": block_influence_kept}
+        functions = {
+            "importance": importance_lost,
+            "magnitude": magnitude_kept,
+            "block_influence": block_influence_kept,
+        }
         value = functions[name](spec, scores)
         return Measurement(value, None, 0, time.perf_counter() - start)
 

@@ -57,7 +57,8 @@ def block_means(losses: NDArray[np.float64]) -> list[float]:
         One mean per block, rounded as records keep them, so that a resumed run compares the very same numbers.
     """
     return [
-        round(float(losses[start : start + BLOCK_TOKENS].mean()), _DIGITS) for start in range(0, len(losses), BLOCK_TOKENS)
+        round(float(losses[start : start + BLOCK_TOKENS].mean()), _DIGITS)
+        for start in range(0, len(losses), BLOCK_TOKENS)
     ]
 
 

@@ -55,7 +55,7 @@ def is_beaten(blocks: Sequence[float], rival: Rival | None, confidence: float) -
 def full_estimate(blocks: Sequence[float], rival: Rival | None) -> float:
     """The candidate's mean loss over all tokens, estimated from the part it was measured on.
 
-    With a rival measured on all tokens, its known mean plus the paired difference (a control variate); else the plain mean.
+    With a rival measured on all tokens, its known mean plus the paired difference (a control variate); else the mean.
     """
     if rival is None or len(blocks) >= len(rival.blocks):
         return float(np.mean(blocks))

@@ -73,7 +73,7 @@ class StagedLoss:
         start = time.perf_counter()
         blocks: list[float] = []
         decided = "full"
-        for stage, blocks in enumerate(self.blocks_by_stage(spec), start=1):  # noqa: B007 (the last blocks are used)
+        for stage, blocks in enumerate(self.blocks_by_stage(spec), start=1):
             if stage < len(self.ends) and is_beaten(blocks, rival, self.confidence):
                 decided = "dominated"
                 break

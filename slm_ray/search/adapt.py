@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from slm_ray.architecture import Architecture, Budget, UnitScores
 from slm_ray.architecture.budget import measure_cost
 from slm_ray.models.gates import GateGradients, Masks
@@ -37,12 +35,9 @@ class LearnedScores:
 
 def blend(old: UnitScores, new: UnitScores, memory: float) -> UnitScores:
     """``memory * old + (1 - memory) * new``, array by array."""
-
-    def mix(name: str) -> np.ndarray:
-        return memory * getattr(old, name) + (1 - memory) * getattr(new, name)
-
-    names = ("hidden", "layers", "kv_heads", "query_heads", "neurons")
-    return UnitScores(new.method, *(mix(name) for name in names), comparable=new.comparable)
+    fresh = new.arrays()
+    mixed = {name: memory * array + (1 - memory) * fresh[name] for name, array in old.arrays().items()}
+    return UnitScores.from_arrays(new.method, mixed, comparable=new.comparable)
 
 
 def target_costs(budget: Budget, reach: tuple[int, int]) -> list[int]:
@@ -63,8 +58,8 @@ def learn_scores(
     """Learn Taylor scores at each target size, one after the other along a single descent.
 
     Every step takes the gate gradients of all units, kept and dropped, with the units dropped so far masked; blends the
-    expected loss rises into the scores; and cuts the whole teacher anew to the size the step has come down to. A unit whose
-    return would lower the loss more than another's presence does comes back.
+    expected loss rises into the scores; and cuts the whole teacher anew to the size the step has come down to. A unit
+    whose return would lower the loss more than another's presence does comes back.
 
     Args:
         space: Says which cuts there are.

@@ -6,6 +6,7 @@ its seed and on the results alone, never on how many trials run at once or which
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ class _StackCrossover(Crossover):
         super().__init__(n_parents=2, n_offsprings=1, prob=0.5)
         self.variation = variation
 
-    def _do(self, problem: Any, X: Any, *args: Any, random_state: Any = None, **kwargs: Any) -> Any:  # noqa: N803
+    def _do(self, problem: Any, X: Any, *args: Any, random_state: Any = None, **kwargs: Any) -> Any:
         pairs = zip(X[0], X[1], strict=True)
         return np.array([[self.variation.cross(a, b, random_state) for a, b in pairs]])
 
@@ -79,7 +80,7 @@ class _StackMutation(Mutation):
         super().__init__(prob=0.95)
         self.variation = variation
 
-    def _do(self, problem: Any, X: Any, *args: Any, random_state: Any = None, **kwargs: Any) -> Any:  # noqa: N803
+    def _do(self, problem: Any, X: Any, *args: Any, random_state: Any = None, **kwargs: Any) -> Any:
         return np.array([self.variation.mutate(genes, random_state) for genes in X])
 
 
@@ -169,7 +170,9 @@ class RandomSearch:
         """One more draw of a generation."""
         low, high = self.stack.reach()
         edges = np.linspace(low, high, self.population + 1)
-        targets = [int(self.rng.uniform(a, b)) if self.stratified else None for a, b in zip(edges, edges[1:], strict=False)]
+        targets = [
+            int(self.rng.uniform(a, b)) if self.stratified else None for a, b in itertools.pairwise(edges)
+        ]
         origin = "stratified" if self.stratified else "random"
         return [Proposal(self.stack.random(self.rng, target), origin) for target in targets]
 

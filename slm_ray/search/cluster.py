@@ -55,8 +55,16 @@ def ray_session(address: str | None, num_cpus: int) -> Iterator[None]:
         except Exception as error:
             # Ray raises many types here (timeouts, connection errors, its own); each ends in one sentence.
             lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-            where = f"the Ray cluster at {address} could not be joined" if address else "Ray could not start on this machine"
-            fix = "check the address and that the cluster is up" if address else "see whether memory, /tmp and /dev/shm have room"
+            where = (
+                f"the Ray cluster at {address} could not be joined"
+                if address
+                else "Ray could not start on this machine"
+            )
+            fix = (
+                "check the address and that the cluster is up"
+                if address
+                else "see whether memory, /tmp and /dev/shm have room"
+            )
             raise UserError(f"{where} ({lines[0][:160]}): {fix}") from error
     try:
         yield
@@ -71,5 +79,9 @@ def _start(ray: object, address: str | None, num_cpus: int) -> None:
         ray.init(address=address, **common)  # type: ignore[attr-defined]
         return
     ray.init(  # type: ignore[attr-defined]
-        num_cpus=num_cpus, include_dashboard=False, _node_ip_address="127.0.0.1", object_store_memory=256 * 1024**2, **common
+        num_cpus=num_cpus,
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+        object_store_memory=256 * 1024**2,
+        **common,
     )

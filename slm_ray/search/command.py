@@ -21,7 +21,9 @@ def make_parser() -> Parser:
     parser = Parser(prog="python -m slm_ray.search", description="Search a teacher for its best sub-networks.")
     parser.add_argument("--config", type=Path, default=None, help="YAML file of options; flags come over it")
     parser.add_argument("--resume", type=Path, default=None, metavar="RUN", help="continue the run in this folder")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be done and what it costs; spend nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would be done and what it costs; spend nothing"
+    )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     add_flags(parser, SearchConfig)
     return parser
@@ -65,7 +67,9 @@ def _resume(path: Path, config_file: Path | None, given: dict[str, Any]) -> int:
     if config_file is not None or fixed:
         what = "--config" if config_file is not None else "--" + fixed[0].replace("_", "-")
         allowed = ", ".join("--" + name for name in _MAY_CHANGE)
-        raise UserError(f"{what} cannot be changed when a run is resumed (only {allowed} can): start a new run for that")
+        raise UserError(
+            f"{what} cannot be changed when a run is resumed (only {allowed} can): start a new run for that"
+        )
     folder = RunFolder.open_existing(path)
     if folder.file(RESULT_FILE).exists():
         print(f"{path} is finished already:\n")

@@ -51,8 +51,12 @@ class SearchConfig:
     held_out_tokens: int = option(8192, "tokens that the front is measured on", check=at_least(1))
     sequence_length: int = option(512, "tokens per sequence", check=at_least(8))
     stages: str = option("512,2048", "tokens after which a beaten candidate is stopped; 'none' measures all in full")
-    confidence: float = option(0.6, "one-sided confidence that a stopped candidate is beaten", check=_in_confidence_range)
-    precision: str = option("auto", "compute type; auto: bf16 where the processor multiplies it natively", choices=("auto", "fp32", "bf16"))
+    confidence: float = option(
+        0.6, "one-sided confidence that a stopped candidate is beaten", check=_in_confidence_range
+    )
+    precision: str = option(
+        "auto", "compute type; auto: bf16 where the processor multiplies it natively", choices=("auto", "fp32", "bf16")
+    )
     winners: int = option(3, "models to extract from the front", check=at_least(1))
     workers: int = option(None, "trials at once [default: usable CPUs / threads]", check=at_least(1), kind=int)
     threads: int = option(1, "threads per trial", check=at_least(1))
@@ -71,7 +75,9 @@ class SearchConfig:
         try:
             ends = tuple(int(parse_number(part)) for part in self.stages.split(","))
         except UserError as error:
-            raise UserError(f"--stages '{self.stages}' must be ascending token counts like 512,2048, or none") from error
+            raise UserError(
+                f"--stages '{self.stages}' must be ascending token counts like 512,2048, or none"
+            ) from error
         if list(ends) != sorted(set(ends)) or ends[0] < 1:
             raise UserError(f"--stages '{self.stages}' must be ascending token counts like 512,2048, or none")
         return ends
@@ -84,9 +90,13 @@ class SearchConfig:
         """
         names = parse_objectives(self.objectives)
         if self.algorithm == "ga" and len(names) != 1:
-            raise UserError(f"--algorithm ga takes one objective, got '{self.objectives}': give e.g. --objectives perplexity")
+            raise UserError(
+                f"--algorithm ga takes one objective, got '{self.objectives}': give e.g. --objectives perplexity"
+            )
         if self.algorithm == "nsga2" and len(names) != 2:
-            raise UserError(f"--algorithm nsga2 takes two objectives, got '{self.objectives}': give e.g. perplexity,params")
+            raise UserError(
+                f"--algorithm nsga2 takes two objectives, got '{self.objectives}': give e.g. perplexity,params"
+            )
         return names
 
     def budget(self, teacher: Architecture) -> Budget:
@@ -95,7 +105,9 @@ class SearchConfig:
         Raises:
             UserError: More than one was given, or it cannot be read.
         """
-        given = {name: getattr(self, name) for name in ("params", "flops", "kv_bytes") if getattr(self, name) is not None}
+        given = {
+            name: getattr(self, name) for name in ("params", "flops", "kv_bytes") if getattr(self, name) is not None
+        }
         if len(given) > 1:
             flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
             raise UserError(f"{flags} are both given: a search has one budget; leave one out")
@@ -120,8 +132,8 @@ class SearchConfig:
         self.stage_tokens()
         if self.calibration_tokens < self.sequence_length or self.held_out_tokens < self.sequence_length:
             raise UserError(
-                f"--calibration-tokens {self.calibration_tokens} and --held-out-tokens {self.held_out_tokens} must each be at "
-                f"least one sequence of --sequence-length {self.sequence_length}"
+                f"--calibration-tokens {self.calibration_tokens} and --held-out-tokens {self.held_out_tokens} must each "
+                f"be at least one sequence of --sequence-length {self.sequence_length}"
             )
 
 

@@ -99,7 +99,9 @@ def front_entries(plan: SearchPlan, front: Sequence[dict[str, Any]], winners: Se
             "calibration_stderr": measured["stderr"] if measured else None,
             "objectives": record["objectives"],
         }
-        chosen.append(Chosen(f"trial {record['trial']}", plan.stack.decode(plan.stack.from_text(record["genes"])), entry))
+        chosen.append(
+            Chosen(f"trial {record['trial']}", plan.stack.decode(plan.stack.from_text(record["genes"])), entry)
+        )
     return chosen
 
 

@@ -24,7 +24,9 @@ class Journal:
         self._by_genes: dict[str, dict[str, Any]] = {}
         for record in self.records:
             if record.get("genes") in self._by_genes:
-                raise UserError(f"{path} has two records of the same candidate (trial {record['trial']}): remove one of them")
+                raise UserError(
+                    f"{path} has two records of the same candidate (trial {record['trial']}): remove one of them"
+                )
             self._by_genes[record["genes"]] = record
         self._writer = RecordWriter(path)
 

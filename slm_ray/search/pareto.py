@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pymoo.indicators.hv import HV
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
@@ -29,7 +27,7 @@ def front_of(objectives: Array) -> list[int]:
     return sorted(int(rows[index]) for index in best)
 
 
-def hypervolume(objectives: Array, ideal: Sequence[float], nadir: Sequence[float]) -> float:
+def hypervolume(objectives: Array, ideal: ArrayLike, nadir: ArrayLike) -> float:
     """Share of the box between two points that a front dominates: 0 nothing, 1 all of it.
 
     Args:

@@ -1,7 +1,7 @@
 """What to measure next: the algorithm's generations, the race's rivals, and the records of what is done.
 
-The plan is a function of the seed and of the results, so replaying it over the records of a killed run brings it to where
-that run was: candidates already on record are not measured again.
+The plan is a function of the seed and of the results, so replaying it over the records of a killed run brings it to
+where that run was: candidates already on record are not measured again.
 """
 
 from __future__ import annotations
@@ -175,7 +175,9 @@ class SearchPlan:
             "architecture": describe_architecture(architecture, tuple(layer.source for layer in spec.layers)),
             "cost": cost,
             "measurements": outcome["measurements"],
-            "objectives": None if error else {name: outcome["values"].get(name, cost.get(name)) for name in self.objectives},
+            "objectives": None
+            if error
+            else {name: outcome["values"].get(name, cost.get(name)) for name in self.objectives},
             "decided": outcome["decided"],
             "seconds": outcome["seconds"],
         }
@@ -186,8 +188,8 @@ class SearchPlan:
     def values_of(self, record: dict[str, Any]) -> list[float]:
         """A record's objectives, all to be minimised: perplexity as its logarithm, what is maximised negated.
 
-        Costs in the budget's quantity are rounded up to steps, so that a front is not crowded by candidates that differ by
-        a few weights, and one that is ruined but a trifle smaller does not stay on it.
+        Costs in the budget's quantity are rounded up to steps, so that a front is not crowded by candidates that differ
+        by a few weights, and one that is ruined but a trifle smaller does not stay on it.
         """
         if record["status"] != "done":
             return [FAILED_VALUE] * len(self.objectives)
@@ -214,7 +216,9 @@ class SearchPlan:
         pool = self.journal.records if records is None else records
         whole = [record for record in pool if record["status"] == "done" and record["decided"] == "full"]
         whole.sort(key=lambda record: record["trial"])
-        rows = front_of(np.array([self.values_of(record) for record in whole]).reshape(len(whole), len(self.objectives)))
+        rows = front_of(
+            np.array([self.values_of(record) for record in whole]).reshape(len(whole), len(self.objectives))
+        )
         return sorted((whole[row] for row in rows), key=lambda record: self.values_of(record)[0])
 
     def _finished_earlier(self) -> list[dict[str, Any]]:

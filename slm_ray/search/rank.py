@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -65,7 +66,7 @@ def rank_units(config: SearchConfig, inputs: SearchInputs, workers: int, progres
     """
     methods = needed_methods(config, inputs)
     others = {
-        method: _cached(_key(inputs, method), lambda method=method: [_simple_scores(inputs, method)])[0][0]  # type: ignore[misc]
+        method: _cached(_key(inputs, method), partial(_simple_list, inputs, method))[0][0]
         for method in sorted(methods - {"taylor"})
     }
     if "taylor" not in methods:
@@ -91,6 +92,10 @@ def _cached(key: dict[str, Any], compute: Any) -> tuple[list[UnitScores], bool]:
 def _key(inputs: SearchInputs, method: str) -> dict[str, Any]:
     tokens = None if method == "magnitude" else inputs.train.digest
     return {"method": method, "teacher": inputs.teacher.digest, "tokens": tokens, "precision": inputs.precision}
+
+
+def _simple_list(inputs: SearchInputs, method: str) -> list[UnitScores]:
+    return [_simple_scores(inputs, method)]
 
 
 def _simple_scores(inputs: SearchInputs, method: str) -> UnitScores:

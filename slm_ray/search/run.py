@@ -91,7 +91,9 @@ class SearchRun:
         corpus, calibration, train, held_out = prepare_parts(self.config, teacher, self.console)
         precision = choose_precision(self.config.precision)
         teacher.state_as(DTYPES[precision])  # made here once, so that no two workers make it at the same time
-        self.console.line(f"teacher {teacher.name}, {budget}, {calibration.num_tokens:,} calibration tokens, {precision}")
+        self.console.line(
+            f"teacher {teacher.name}, {budget}, {calibration.num_tokens:,} calibration tokens, {precision}"
+        )
         return SearchInputs(teacher, architecture, space, budget, corpus, calibration, train, held_out, precision)
 
     def _rank(self, inputs: SearchInputs) -> Ranking:
@@ -163,7 +165,8 @@ class SearchRun:
             "hypervolume": plan.history,
             "spent": spent,
             "winners": [
-                {"folder": f"winners/{rank}", "trial": front[position]["trial"]} for rank, position in enumerate(winners)
+                {"folder": f"winners/{rank}", "trial": front[position]["trial"]}
+                for rank, position in enumerate(winners)
             ],
         }
 
@@ -183,7 +186,12 @@ class SearchRun:
             "train_tokens": inputs.train.num_tokens,
         }
         digest = inputs.corpus.digest
-        return {"name": inputs.corpus.name, "digest": digest, **tokens, "parts": describe_parts(summarise_parts(inputs.corpus))}
+        return {
+            "name": inputs.corpus.name,
+            "digest": digest,
+            **tokens,
+            "parts": describe_parts(summarise_parts(inputs.corpus)),
+        }
 
     def _spent(self, inputs: SearchInputs, ranking: Ranking, plan: SearchPlan, final: list[Chosen]) -> dict[str, Any]:
         """Everything that was computed, in tokens and FLOPs; what an earlier process of this run spent included."""

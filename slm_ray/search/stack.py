@@ -100,7 +100,9 @@ class GenomeStack:
         """
         which, bar, rest = text.partition("|")
         if not bar or not which.isdigit() or int(which) >= len(self.genomes):
-            raise UserError(f"genes '{text[:40]}' do not name one of {len(self.genomes)} rankings: the record is of another run")
+            raise UserError(
+                f"genes '{text[:40]}' do not name one of {len(self.genomes)} rankings: the record is of another run"
+            )
         return self._join(int(which), self.genomes[int(which)].from_text(rest))
 
     @staticmethod

@@ -20,7 +20,9 @@ _MOST_ERROR_CHARACTERS = 300
 class CandidateTrial(tune.Trainable):
     """Measures one candidate per trial; the teacher stays mapped between them."""
 
-    def setup(self, config: dict[str, Any], settings: EvaluatorSettings | None = None, stack: GenomeStack | None = None) -> None:
+    def setup(
+        self, config: dict[str, Any], settings: EvaluatorSettings | None = None, stack: GenomeStack | None = None
+    ) -> None:
         """Prepare an actor for its first trial.
 
         Args:

@@ -6,7 +6,6 @@ import logging
 import shutil
 import tempfile
 from pathlib import Path
-
 from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler
@@ -47,9 +46,9 @@ def run_plan(
         plan: What to measure; its records are written as candidates finish.
         settings: What to measure with.
         workers: Trials that run at once.
-        limit: Most trials handed to Tune at once; needed only on a cluster with more CPUs than ``workers`` use. Tune keeps
-            its workers busier where it has trials waiting.
         scratch: A folder for Tune's own files, which nothing later reads; removed at the end.
+        limit: Most trials handed to Tune at once; needed only on a cluster with more CPUs than ``workers`` use. Tune
+            keeps its workers busier where it has trials waiting.
 
     Raises:
         UserError: A record could not be written, or no candidate could be measured.
@@ -68,7 +67,7 @@ def run_plan(
         tune_config=TuneConfig(
             search_alg=searcher, scheduler=_KeepIdleActors(workers), num_samples=-1, reuse_actors=True,
             max_concurrent_trials=limit,
-        ),  # fmt: skip
+        ),
         run_config=RunConfig(
             name="trials",
             storage_path=str(scratch.resolve()),
