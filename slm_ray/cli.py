@@ -1,0 +1,80 @@
+"""``slm-ray STAGE …``: the stages under one name; each is also ``python -m slm_ray.STAGE``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import slm_ray
+from slm_ray.core.commands import run_command
+from slm_ray.core.errors import UserError, unknown_name
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage's command.
+
+    Attributes:
+        module: The module whose ``main(argv)`` runs it; imported only when the stage is asked for.
+        summary: One line for ``--help``.
+    """
+
+    module: str
+    summary: str
+
+
+STAGES = {
+    "search": Stage("slm_ray.search.command", "search a teacher for its best sub-networks and extract them"),
+    "report": Stage("slm_ray.report.command", "rebuild the table, picture and pages of runs from their records"),
+}
+
+
+def help_text() -> str:
+    """What ``slm-ray --help`` prints."""
+    width = max(map(len, STAGES))
+    stages = "\n".join(f"  {name.ljust(width)}  {stage.summary}" for name, stage in STAGES.items())
+    return (
+        "usage: slm-ray STAGE [OPTIONS]\n\n"
+        "Search a pretrained language model for its best sub-networks, on Ray.\n\n"
+        f"stages:\n{stages}\n\n"
+        "slm-ray STAGE --help   the options of a stage\n"
+        "slm-ray --version      the version\n"
+    )
+
+
+def dispatch(argv: Sequence[str]) -> int:
+    """Run the stage that the first argument names.
+
+    Args:
+        argv: The stage, then its own arguments.
+
+    Returns:
+        The stage's exit status.
+
+    Raises:
+        UserError: No stage or an unknown one is named.
+    """
+    if not argv:
+        raise UserError(f"name a stage: {', '.join(sorted(STAGES))} (see slm-ray --help)")
+    first, *rest = argv
+    if first in ("--help", "-h", "help"):
+        print(help_text(), end="")
+        return 0
+    if first == "--version":
+        print(f"slm-ray {slm_ray.__version__}")
+        return 0
+    if first not in STAGES:
+        raise unknown_name("stage", first, STAGES)
+    status: int = importlib.import_module(STAGES[first].module).main(rest)
+    return status
+
+
+def main() -> int:
+    """Entry point of the ``slm-ray`` script."""
+    return run_command(dispatch)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
