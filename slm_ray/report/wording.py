@@ -86,8 +86,9 @@ def shape_text(shape: Shape | None, teacher: Shape | None = None) -> str:
 def differs(a: float, a_stderr: float | None, b: float, b_stderr: float | None) -> bool | None:
     """Whether two perplexities are further apart than their joint 95% interval; None where that is not known.
 
-    The standard errors are treated as independent, which on the same text is the cautious side.
+    They are compared as losses (logarithms), whose errors are nearly normal; a ruined model's perplexity of 1e7 ± 1e7 is
+    no less clearly worse than 20. The errors are treated as independent, which on the same text is the cautious side.
     """
-    if a_stderr is None or b_stderr is None:
+    if a_stderr is None or b_stderr is None or min(a, b) <= 0:
         return None
-    return abs(a - b) > NORMAL_95 * math.hypot(a_stderr, b_stderr)
+    return abs(math.log(a / b)) > NORMAL_95 * math.hypot(a_stderr / a, b_stderr / b)

@@ -132,8 +132,8 @@ class SearchConfig:
         self.stage_tokens()
         if self.calibration_tokens < self.sequence_length or self.held_out_tokens < self.sequence_length:
             raise UserError(
-                f"--calibration-tokens {self.calibration_tokens} and --held-out-tokens {self.held_out_tokens} must each "
-                f"be at least one sequence of --sequence-length {self.sequence_length}"
+                f"--calibration-tokens {self.calibration_tokens} and --held-out-tokens {self.held_out_tokens} must "
+                f"each be at least one sequence of --sequence-length {self.sequence_length}"
             )
 
 

@@ -75,7 +75,7 @@ def check_sequence_length(config: SearchConfig, architecture: Architecture) -> N
     most = architecture.structure.max_position_embeddings
     if config.sequence_length > most:
         raise UserError(
-            f"--sequence-length {config.sequence_length} is more than the teacher's {most} positions: give {most} or less"
+            f"--sequence-length {config.sequence_length} is over the teacher's {most} positions: give {most} or less"
         )
 
 
@@ -122,6 +122,6 @@ def keep_digests(folder: RunFolder, inputs: SearchInputs) -> None:
     if changed:
         name = changed[0]
         raise UserError(
-            f"{folder.path} cannot be resumed: its {name.replace('_', ' ')} was {before.get(name)} and is now {now[name]}"
-            "; restore it, or start a new run"
+            f"{folder.path} cannot be resumed: its {name.replace('_', ' ')} was {before.get(name)}, is now {now[name]}: "
+            "restore it, or start a new run"
         )

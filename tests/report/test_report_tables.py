@@ -41,6 +41,7 @@ def test_a_difference_must_be_larger_than_the_noise():
     assert differs(30.0, 1.0, 40.0, 1.0) is True
     assert differs(30.0, 1.0, 31.0, 1.0) is False
     assert differs(30.0, None, 31.0, 1.0) is None
+    assert differs(21.0, 5.0, 1.6e7, 0.9e7) is True  # a ruined model's wide interval is wide on the log scale only
 
 
 def test_front_rows_are_the_largest_first_with_ratios_to_the_teacher(tmp_path):
