@@ -1,0 +1,40 @@
+"""Inputs of a tiny search, made once, and one finished run of it that others are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from slm_ray.core.commands import run_command
+from tests.search.tiny_run import Tiny, make_tiny
+
+Command = Callable[[list[str]], int]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def search(tiny: Tiny) -> Command:
+    """The real command, in this process, with the cache of the tiny inputs; gives the exit status."""
+
+    def run(arguments: list[str]) -> int:
+        from slm_ray.search.command import main
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SLM_RAY_CACHE", str(tiny.cache))
+            return run_command(main, arguments)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(tiny: Tiny, search: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of an uninterrupted search with two workers."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    assert search(tiny.arguments(out)) == 0
+    return out

@@ -1,0 +1,101 @@
+"""The whole command on a tiny teacher: what it leaves behind, and that its seed decides everything."""
+
+import csv
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.search.tiny_run import LENGTH, TRIALS, lines_of, outcome_of, trials_of
+
+pytestmark = pytest.mark.slow
+
+
+def result_of(run):
+    return json.loads((run / "result.json").read_text())
+
+
+def test_every_file_of_the_run_folder_is_there(finished):
+    for name in ("config.json", "environment.json", "inputs.json", "result.json", "front.csv", "run.log", "report.md"):
+        assert (finished / name).stat().st_size > 0, name
+    assert (finished / "front.png").read_bytes().startswith(b"\x89PNG")
+    page = (finished / "report.html").read_text()
+    assert "src=\"http" not in page and "href=\"http" not in page  # opens without a network
+    config = json.loads((finished / "config.json").read_text())
+    assert config["trials"] == TRIALS and config["command"].startswith("python -m slm_ray.search --teacher ")
+    assert not [path for path in finished.rglob("*") if path.name.endswith(".tmp")]
+
+
+def test_one_line_per_trial_inside_the_budget(finished):
+    records, budget = trials_of(finished), result_of(finished)["budget"]
+    assert sorted(record["trial"] for record in records) == list(range(TRIALS))
+    assert len({record["genes"] for record in records}) == TRIALS
+    for record in records:
+        assert record["status"] == "done" and record["error"] is None
+        assert budget["low"] <= record["cost"]["params"] <= budget["high"]
+        measured = record["measurements"]["perplexity"]
+        assert measured["tokens"] in ((512,) if record["decided"] == "full" else (224, 384))
+        assert len(measured["blocks"]) == measured["tokens"] // LENGTH
+
+
+def test_the_front_and_its_baselines_are_measured_on_held_out_text(finished):
+    result = result_of(finished)
+    assert [baseline["name"] for baseline in result["baselines"]] == ["first-n", "random", "importance"]
+    winner = next(entry for entry in result["front"] if entry["winner"] == 0)
+    assert all(baseline["cost"]["params"] <= winner["cost"]["params"] for baseline in result["baselines"])
+    for entry in (result["teacher"], *result["front"], *result["baselines"]):
+        assert entry["held_out_perplexity"] > 1 and entry["held_out_stderr"] > 0
+    sizes = [entry["cost"]["params"] for entry in result["front"]]
+    assert len(set(sizes)) == len(sizes)
+    rows = list(csv.DictReader((finished / "front.csv").open()))
+    assert {row["trial"] for row in rows} >= {str(entry["trial"]) for entry in result["front"]}
+    assert result["spent"]["candidates"] == TRIALS and result["spent"]["flops"] > 0
+
+
+def test_winners_load_and_generate(finished):
+    result = result_of(finished)
+    assert [winner["folder"] for winner in result["winners"]] == ["winners/0", "winners/1"]
+    records = {record["trial"]: record for record in trials_of(finished)}
+    for winner in result["winners"]:
+        folder = finished / winner["folder"]
+        model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
+        assert sum(parameter.numel() for parameter in model.parameters()) == records[winner["trial"]]["cost"]["params"]
+        ids = AutoTokenizer.from_pretrained(folder)("The teacher", return_tensors="pt")["input_ids"]
+        made = model.generate(ids, max_new_tokens=6, do_sample=False)
+        again = model.generate(ids, max_new_tokens=6, do_sample=False, use_cache=False)
+        assert made.shape[1] > ids.shape[1] and torch.equal(made, again)
+        assert "license" in (folder / "README.md").read_text()
+        assert json.loads((folder / "slm_ray.json").read_text())["genes"] == records[winner["trial"]]["genes"]
+
+
+def test_a_winner_has_the_perplexity_that_was_reported(finished, tiny, monkeypatch):
+    """Measured once more, by Hugging Face, on the very tokens of the run."""
+    monkeypatch.setenv("SLM_RAY_CACHE", str(tiny.cache))
+    from slm_ray.search.config import SearchConfig
+    from slm_ray.core.progress import Console
+    from slm_ray.models.teachers import load_teacher
+    from slm_ray.search.inputs import prepare_parts
+
+    config = json.loads((finished / "config.json").read_text())
+    config.pop("command")
+    _, calibration, _, held_out = prepare_parts(SearchConfig(**config), load_teacher(str(tiny.teacher)), Console())
+    result = result_of(finished)
+    entry = next(entry for entry in result["front"] if entry["winner"] == 0)
+    model = AutoModelForCausalLM.from_pretrained(finished / "winners/0", trust_remote_code=True).eval()
+    for tokens, reported in ((calibration, "calibration_perplexity"), (held_out, "held_out_perplexity")):
+        ids = torch.from_numpy(tokens.ids.copy()).long()
+        with torch.no_grad():
+            loss = model(ids, labels=ids).loss
+        assert float(loss.exp()) == pytest.approx(entry[reported], rel=1e-4)
+
+
+def test_the_seed_decides_everything_whatever_the_number_of_workers(finished, tiny, search, tmp_path, capsys):
+    out = tmp_path / "alone"
+    assert search(tiny.arguments(out, "--workers", "1")) == 0
+    assert outcome_of(out) == outcome_of(finished)
+    printed = capsys.readouterr().out
+    assert "Winner 0" in printed and "teacher" in printed and "first-n" in printed and "Next:" in printed
+    assert str(out) in printed
+    lines = [json.loads(line)["trial"] for line in lines_of(out)]
+    assert lines == sorted(lines)
