@@ -5,8 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
+from slm_ray.core.commands import EXIT_USER_ERROR
 from slm_ray.core.environment import usable_cpus
 from slm_ray.core.errors import UserError
 
@@ -26,6 +32,9 @@ _KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
     "MALLOC_TOP_PAD_": str(64 << 20),
 }
+_LOOK_EVERY_SECONDS = 0.5
+# Of silence before a cluster that was joined counts as lost; Ray itself waits 60 seconds and then kills the process.
+_PATIENCE_SECONDS = 20.0
 
 
 def default_workers(threads: int) -> int:
@@ -66,11 +75,46 @@ def ray_session(address: str | None, num_cpus: int) -> Iterator[None]:
                 else "see whether memory, /tmp and /dev/shm have room"
             )
             raise UserError(f"{where} ({lines[0][:160]}): {fix}") from error
+    ended = threading.Event()
+    if started_here:
+        is_alive = _head_answers(ray) if address else _head_runs(ray)
+        threading.Thread(target=_watch_head, args=(is_alive, ended), daemon=True, name="ray-head-watch").start()
     try:
         yield
     finally:
+        ended.set()
         if started_here:
             ray.shutdown()
+
+
+def _head_runs(ray: Any) -> Callable[[], bool]:
+    """Whether the head's processes that this one started still run."""
+    node = ray._private.worker._global_node
+    return lambda: not {"gcs_server", "raylet"} & {str(kind) for kind, _ in node.dead_processes()}
+
+
+def _head_answers(ray: Any) -> Callable[[], bool]:
+    """Whether the head of a cluster that was joined has taken a connection in the last seconds."""
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    last = time.monotonic()
+
+    def answers() -> bool:
+        nonlocal last
+        with contextlib.suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=5):
+            last = time.monotonic()
+        return time.monotonic() - last < _PATIENCE_SECONDS
+
+    return answers
+
+
+def _watch_head(is_alive: Callable[[], bool], ended: threading.Event) -> None:
+    """End the process in one sentence once Ray's head is gone: what waits for it would wait for ever, or be aborted by Ray."""
+    while not ended.wait(_LOOK_EVERY_SECONDS):
+        if not is_alive() and not ended.is_set():
+            print("\nerror: Ray's head process has died: what was finished is kept; continue with --resume", file=sys.stderr)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(EXIT_USER_ERROR)
 
 
 def _start(ray: object, address: str | None, num_cpus: int) -> None:
