@@ -1,0 +1,216 @@
+import dataclasses
+import socket
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from slm_ray.architecture import flops_per_token
+from slm_ray.core.commands import run_command
+from slm_ray.core.errors import UserError
+from slm_ray.models import teachers
+from slm_ray.search import estimates
+from slm_ray.search.command import main
+from slm_ray.search.config import SearchConfig
+from slm_ray.search.dry_run import make_plan, print_plan
+from slm_ray.search.space import NATURAL, load_space
+from slm_ray.search.teacher_sizes import BUNDLED_ARCHITECTURE, look_up_teacher
+from tests.models import tiny
+
+# SmolLM2-135M, written from its definition: tied embeddings, 30 layers of 9 query and 3 key-value heads of 64, SwiGLU.
+WIDTH, LAYERS, NEURONS, VOCABULARY, LENGTH = 576, 30, 1536, 49_152, 512
+LAYER_WEIGHTS = WIDTH * (2 * 9 * 64 + 2 * 3 * 64) + 3 * WIDTH * NEURONS
+PARAMS = VOCABULARY * WIDTH + LAYERS * (LAYER_WEIGHTS + 2 * WIDTH) + WIDTH
+FLOPS = 2 * (VOCABULARY * WIDTH + LAYERS * (LAYER_WEIGHTS + 2 * 9 * 64 * LENGTH))
+KV_BYTES = 2 * 2 * LAYERS * 3 * 64
+
+
+@pytest.fixture(autouse=True)
+def _nothing_may_be_spent(monkeypatch, tmp_path):
+    """Anything that downloads, starts or loads fails the test, whatever it is called from."""
+    import ray
+    import transformers
+
+    def spend(*_args, **_kwargs):
+        raise AssertionError("a dry run spent something")
+
+    for owner, name in (
+        (subprocess, "Popen"), (urllib.request, "urlopen"), (socket.socket, "connect"), (ray, "init"),
+        (teachers, "load_file"), (transformers.AutoModelForCausalLM, "from_pretrained"),
+    ):  # fmt: skip
+        monkeypatch.setattr(owner, name, spend)
+    monkeypatch.setattr(estimates, "multiplication_rate", lambda *_: 1e12)
+    monkeypatch.chdir(tmp_path)
+
+
+def _run(capsys, *arguments: str) -> str:
+    assert run_command(main, ["--dry-run", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def _phases(config: SearchConfig) -> dict[str, estimates.PhaseEstimate]:
+    space = load_space(config.space)
+    space = space.with_order(config.order) if config.order else space
+    plan = make_plan(config, space, BUNDLED_ARCHITECTURE)
+    phases = estimates.estimate_phases(config, space, plan.teacher, plan.candidate)
+    return {phase.name: phase for phase in phases}
+
+
+def _tiny_folder(folder: Path, name: str = "llama") -> Path:
+    model = tiny.tiny_model(name)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_it_prints_sizes_that_equal_the_closed_form(capsys):
+    shown = _run(capsys)
+    assert f"{PARAMS:,} parameters · {FLOPS:,} FLOPs/token · {KV_BYTES:,} KV-cache bytes/token" in shown
+    assert f"reaching {VOCABULARY * WIDTH + WIDTH + _smallest_layer():,} to {PARAMS:,} parameters" in shown
+    assert f"budget: {int(0.45 * PARAMS):,} to {int(0.7 * PARAMS):,} parameters" in shown
+
+
+def _smallest_layer() -> int:
+    """One layer with one key-value head, its three query heads and no neurons."""
+    return WIDTH * (2 * 3 * 64 + 2 * 64) + WIDTH
+
+
+def test_it_leaves_nothing_behind(capsys, tmp_path, monkeypatch):
+    cache = tmp_path / "elsewhere"
+    monkeypatch.setenv("SLM_RAY_CACHE", str(cache))
+    shown = _run(capsys)
+    assert list(tmp_path.iterdir()) == []
+    assert "93 MB come from the package index" in shown
+    assert shown.endswith("Nothing was downloaded, started or written.\n")
+
+
+def test_it_prints_every_option_resolved(capsys):
+    shown = _run(capsys, "--workers", "3", "--seed", "7", "--precision", "fp32")
+    rows = dict(line.split(maxsplit=1) for line in shown.split("Teacher\n")[0].splitlines()[1:] if line.strip())
+    assert rows["workers"] == "3"
+    assert rows["seed"] == "7"
+    assert rows["params"] == "0.45..0.7"
+    assert rows["out"] == "runs/fine-TIME"
+    optional = {"flops", "kv_bytes", "address"}
+    assert set(rows) == {field.name for field in dataclasses.fields(SearchConfig)} - optional
+
+
+def test_the_work_of_each_phase_follows_from_the_sizes():
+    config = SearchConfig(trials=50)
+    plan = make_plan(config, load_space("fine"), BUNDLED_ARCHITECTURE)
+    phases, middle = _phases(config), flops_per_token(plan.candidate, LENGTH)
+    scored = config.importance_steps * config.importance_tokens
+    assert phases["unit importance"].flops == 2 * scored * FLOPS
+    assert phases["search"].most_tokens == 50 * config.calibration_tokens
+    assert phases["search"].flops == phases["search"].tokens * middle
+    assert phases["search"].tokens < phases["search"].most_tokens
+    assert 0.45 * FLOPS < middle < 0.8 * FLOPS
+    whole = _phases(dataclasses.replace(config, stages="none"))["search"]
+    assert whole.tokens == whole.most_tokens
+
+
+def test_scores_that_nobody_needs_cost_nothing():
+    assert _phases(SearchConfig(order=NATURAL))["unit importance"].tokens == 0
+    assert _phases(SearchConfig(objectives="magnitude,params"))["search"].tokens == 0
+    assert _phases(SearchConfig(order=NATURAL, objectives="importance,params"))["unit importance"].tokens > 0
+
+
+def test_kl_costs_the_teachers_head_beside_the_candidates():
+    perplexity, kl = _phases(SearchConfig())["search"], _phases(SearchConfig(objectives="kl,params"))["search"]
+    assert kl.flops - perplexity.flops == pytest.approx(kl.tokens * 2 * VOCABULARY * WIDTH)
+
+
+def test_twice_the_rate_takes_half_the_computing_time():
+    phase = estimates.PhaseEstimate("search", 10, 10, 8e12, start_seconds=3.0)
+    assert phase.seconds(1e12, 2.0) == 3.0 + 16.0
+    assert phase.seconds(2e12, 2.0) == 3.0 + 8.0
+
+
+def test_more_workers_take_more_memory_and_one_teacher():
+    config = SearchConfig()
+    one, two, three = (estimates.memory_bytes(config, BUNDLED_ARCHITECTURE, "bf16", count) for count in (1, 2, 3))
+    assert three - two == two - one == estimates.worker_bytes(config, BUNDLED_ARCHITECTURE, 2)
+    assert one > 2 * PARAMS
+
+
+@pytest.mark.parametrize("name", tiny.NAMES)
+def test_a_folder_is_read_without_its_weights(capsys, tmp_path, name):
+    folder = _tiny_folder(tmp_path / "teacher", name)
+    count = sum(parameter.numel() for parameter in tiny.tiny_model(name).parameters())
+    arguments = ["--space", "depth", "--params", "0.9", "--sequence-length", "16", "--objectives", "kl,params"]
+    assert f"  {count:,} parameters" in _run(capsys, "--teacher", str(folder), *arguments)
+
+
+def test_a_hub_teacher_that_is_not_here_is_not_fetched(capsys):
+    shown = _run(capsys, "--teacher", "nobody/nothing")
+    assert "nobody/nothing: comes from the hub, once; its sizes are known when it is here" in shown
+
+
+def test_text_of_the_hub_is_not_looked_at(capsys):
+    assert "someone/texts: on the hub, not looked at" in _run(capsys, "--data", "someone/texts")
+
+
+def test_too_many_threads_are_remarked_on(capsys, monkeypatch):
+    monkeypatch.setattr("slm_ray.search.dry_run.usable_cpus", lambda: 4)
+    assert "note: 3 × 2 threads are more than the CPUs there are" in _run(capsys, "--workers", "3", "--threads", "2")
+    assert "note:" not in _run(capsys, "--workers", "2", "--threads", "2")
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--space", "fien"], "did you mean 'fine'?"),
+        (["--objectives", "perplexty,params"], "did you mean 'perplexity'?"),
+        (["--algorithm", "nsga"], "did you mean 'nsga2'?"),
+        (["--algorithm", "ga"], "--algorithm ga takes one objective"),
+        (["--trials", "0"], "must be at least 1"),
+        (["--space", "depth", "--params", "60M..60.1M"], "the nearest it can reach are"),
+        (["--params", "500M"], "more than the teacher's 135M"),
+        (["--params", "0.5", "--flops", "0.5"], "a search has one budget"),
+        (["--calibration-tokens", "100"], "at least one sequence"),
+        (["--sequence-length", "9000", "--calibration-tokens", "9000", "--held-out-tokens", "9000"], "8192"),
+        (["--teacher", "smollm2"], "'smollm2-135m'"),
+        (["--teacher", "missing.gguf"], "does not exist"),
+        (["--teacher", "."], "config.json is missing"),
+        (["--data", "missing.txt"], "does not exist"),
+        (["--data", "python-doc"], "did you mean 'python-docs'?"),
+        (["--stages", "many"], "ascending token counts"),
+    ],
+)
+def test_bad_input_is_found_before_anything_is_spent(capsys, arguments, said):
+    assert run_command(main, ["--dry-run", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+
+
+def test_a_half_downloaded_teacher_is_found(tmp_path):
+    folder = _tiny_folder(tmp_path / "teacher")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-2.safetensors"}}')
+    with pytest.raises(UserError, match="only half there"):
+        look_up_teacher(str(folder))
+
+
+def test_a_damaged_config_is_one_sentence(tmp_path):
+    folder = _tiny_folder(tmp_path / "teacher")
+    (folder / "config.json").write_text('{"model_type": "llama", "hidden_size": "wide"}')
+    with pytest.raises(UserError, match="could not be read"):
+        look_up_teacher(str(folder))
+
+
+def test_a_run_folder_in_use_is_found_and_left_alone(tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty and holds no run"):
+        print_plan(SearchConfig(out=str(out)))
+    (out / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=f"--resume {out}"):
+        print_plan(SearchConfig(out=str(out)))
+    assert {entry.name for entry in out.iterdir()} == {"notes.txt", "config.json"}
+
+
+def test_a_run_folder_below_a_file_is_found(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be made"):
+        print_plan(SearchConfig(out=str(tmp_path / "file" / "run")))
