@@ -121,6 +121,11 @@ class SearchPlan:
         self._running[job.trial] = job
         return job
 
+    def put_back(self, job: Job) -> None:
+        """Queue a job again whose worker was lost."""
+        self._running.pop(job.trial, None)
+        self._waiting.insert(0, job)
+
     def _open_generation(self) -> None:
         """Ask the algorithm, and queue what has not been measured yet."""
         proposals = self.algorithm.ask()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 from ray import tune
@@ -15,6 +16,7 @@ from slm_ray.search.plan import Job, SearchPlan
 from slm_ray.search.stack import GenomeStack
 
 _MOST_ERROR_CHARACTERS = 300
+_MOST_WORKER_DEATHS = 3
 
 
 class CandidateTrial(tune.Trainable):
@@ -64,6 +66,7 @@ class PlanSearcher(Searcher):
         self.plan = plan
         self.fatal: UserError | None = None
         self._jobs: dict[str, Job] = {}
+        self._deaths: Counter[int] = Counter()
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles what it was given, to restore it some day; we resume from the run's records instead."""
@@ -85,16 +88,19 @@ class PlanSearcher(Searcher):
         return {"job": json.dumps({"trial": job.trial, "genes": job.genes, "rival": rival})}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Write the candidate's record; an actor that died for good makes a failed one."""
+        """Write the candidate's record. One whose actor died is measured again, unless that happens again and again."""
         job = self._jobs.pop(trial_id, None)
         if job is None or self.fatal is not None:
             return
-        answer = json.loads(result["answer"]) if result and "answer" in result else None
+        answer = json.loads(result["answer"]) if result and "answer" in result and not error else None
+        self._deaths[job.trial] += answer is None
         try:
-            if answer is None or error:
-                self.plan.finish(job, None, "the worker died again and again while measuring this candidate")
-            else:
+            if answer is not None:
                 self.plan.finish(job, answer["outcome"], answer["error"])
+            elif self._deaths[job.trial] <= _MOST_WORKER_DEATHS:
+                self.plan.put_back(job)
+            else:
+                self.plan.finish(job, None, "the worker died again and again while measuring this candidate")
         except UserError as problem:
             self.fatal = problem
 

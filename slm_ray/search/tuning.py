@@ -15,8 +15,6 @@ from slm_ray.proxies.evaluator import EvaluatorSettings
 from slm_ray.search.plan import SearchPlan
 from slm_ray.search.trial import CandidateTrial, PlanSearcher
 
-_MOST_WORKER_DEATHS = 3
-
 
 class _KeepIdleActors(FIFOScheduler):
     """First in, first out, and idle actors stay.
@@ -54,9 +52,9 @@ def run_plan(
         UserError: A record could not be written, or no candidate could be measured.
     """
     from ray import tune
-    from ray.tune import FailureConfig, RunConfig, TuneConfig
+    from ray.tune import RunConfig, TuneConfig
 
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a worker that dies is our searcher's matter
     shutil.rmtree(scratch, ignore_errors=True)
     searcher = PlanSearcher(plan)
     trainable = tune.with_resources(
@@ -72,7 +70,6 @@ def run_plan(
             name="trials",
             storage_path=str(scratch.resolve()),
             verbose=0,
-            failure_config=FailureConfig(max_failures=_MOST_WORKER_DEATHS),
         ),
     )
     try:
