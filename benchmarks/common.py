@@ -13,10 +13,10 @@ import torch
 
 from slm_ray.architecture import SubnetSpec
 from slm_ray.core.environment import describe_environment
+from slm_ray.core.progress import Console
 from slm_ray.models.teachers import load_teacher
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.inputs import prepare_parts
-from slm_ray.core.progress import Console
 
 
 def machine_line() -> str:

@@ -5,9 +5,9 @@ python benchmarks/forward.py
 
 from __future__ import annotations
 
-import numpy as np
 import time
 
+import numpy as np
 import torch
 from common import gemm_rate, machine_line
 

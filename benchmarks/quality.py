@@ -22,7 +22,8 @@ LEVELS = ((0.70, 2.0), (0.50, 12.0))
 def perplexity(model: torch.nn.Module, ids: torch.Tensor) -> float:
     """Perplexity over all sequences, from the model's own logits."""
     losses = [
-        torch.nn.functional.cross_entropy(model(row[None]).logits[0, :-1].float(), row[1:], reduction="sum") for row in ids
+        torch.nn.functional.cross_entropy(model(row[None]).logits[0, :-1].float(), row[1:], reduction="sum")
+        for row in ids
     ]
     return float(torch.exp(sum(losses) / (ids.numel() - len(ids))))
 
@@ -40,7 +41,7 @@ def main() -> None:
     config, result, trials = load_result(folder)
     inputs = search_inputs(config)
     teacher, _, _, held_out = teacher_and_tokens(config)
-    ranking = rank_units(config, inputs, 1, Progress(Console(), "importance", 1))
+    ranking = rank_units(config, inputs, Progress(Console(), "importance", 1))
     stack = bind_genomes(config, inputs, ranking)
     ids = as_ids(held_out)
     state, hf_config, family = teacher.state(), teacher.config(), teacher.family()

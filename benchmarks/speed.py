@@ -1,8 +1,8 @@
 """Candidates decided per minute: the raced search against measuring each on all calibration tokens with the HF model.
 
-The slow way extracts a candidate and runs transformers' own forward pass in fp32 on all calibration tokens; it is timed
-on a sample of the run's candidates, with all CPUs for one candidate at a time. The exhaustive front comes from measuring
-every candidate of the run on all tokens.
+The slow way extracts a candidate and runs transformers' own forward pass in fp32 on all calibration tokens; it is
+timed on a sample of the run's candidates, with all CPUs for one candidate at a time. The exhaustive front comes from
+measuring every candidate of the run on all tokens.
 
 python benchmarks/speed.py RUN [--sample 6]
 """
@@ -35,7 +35,7 @@ def main() -> None:
     config, result, trials = load_result(arguments.run)
     inputs = search_inputs(config)
     teacher, calibration, _, _ = teacher_and_tokens(config)
-    ranking = rank_units(config, inputs, 1, Progress(Console(), "importance", 1))
+    ranking = rank_units(config, inputs, Progress(Console(), "importance", 1))
     stack = bind_genomes(config, inputs, ranking)
     specs = [stack.decode(stack.from_text(trial["genes"])) for trial in trials]
     ids = as_ids(calibration)
@@ -51,7 +51,9 @@ def main() -> None:
     fast_seconds = result["spent"]["seconds"]["search"]
     slow_rate, fast_rate = 60 / float(np.median(slow)), 60 * len(trials) / fast_seconds
     print(f"\n{machine_line()}")
-    print(f"search: {len(trials)} candidates in {fast_seconds:.0f} s, {fast_rate:.1f} a minute (start of actors included)")
+    print(
+        f"search: {len(trials)} candidates in {fast_seconds:.0f} s, {fast_rate:.1f} a minute (start of actors included)"
+    )
     print(f"HF model on {ids.numel():,} tokens, fp32: {slow_rate:.1f} a minute; ratio {fast_rate / slow_rate:.1f}x")
 
     settings = EvaluatorSettings(
@@ -59,7 +61,7 @@ def main() -> None:
         confidence=0.9, threads=1,
     )  # fmt: skip
     with ray_session(None, usable_cpus()):
-        exact = measure_held_out(settings, specs, usable_cpus(), lambda done: None)
+        exact = measure_held_out(settings, specs, lambda done: None)
     costs = [trial["cost"]["params"] for trial in trials]
     low, high = min(costs), max(costs)
     steps = [np.ceil((cost - low) / ((high - low) / 32)) for cost in costs]
@@ -67,7 +69,9 @@ def main() -> None:
     print("\nexhaustive front (trial, parameters, perplexity):")
     print(json.dumps([[trials[r]["trial"], costs[r], round(exact[r].value, 2)] for r in rows]))
     print("front of the raced search:")
-    print(json.dumps([[e["trial"], e["cost"]["params"], round(e["calibration_perplexity"], 2)] for e in result["front"]]))
+    print(
+        json.dumps([[e["trial"], e["cost"]["params"], round(e["calibration_perplexity"], 2)] for e in result["front"]])
+    )
 
 
 if __name__ == "__main__":

@@ -13,15 +13,24 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-_TRIGGER = "transformers.models.auto.modeling_auto"
+_AUTO_CLASSES = "transformers.models.auto.modeling_auto"
+_STUDENTS = "slm_ray.models.hetero"
 
 
 def register_students() -> None:
-    """Tell transformers' Auto classes about every student class."""
+    """Tell transformers' Auto classes about every student class.
+
+    Where the students are themselves just being imported, and have only now caused the Auto classes to load, nothing is
+    done: this is called again when they are complete.
+    """
+    from slm_ray.models.families import FAMILIES
+
+    students = sys.modules.get(_STUDENTS)
+    if students is not None and not all(hasattr(students, f.student_class[0]) for f in FAMILIES.values()):
+        return
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from slm_ray.models import hetero
-    from slm_ray.models.families import FAMILIES
 
     for family in FAMILIES.values():
         model_class, config_class = (getattr(hetero, name) for name in family.student_class)
@@ -40,16 +49,20 @@ class _RegisterAfterLoading(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self.loader.exec_module(module)
-        register_students()
+        if _AUTO_CLASSES in sys.modules:
+            register_students()
 
 
-class _WaitForAutoClasses(importlib.abc.MetaPathFinder):
+class _WaitForModule(importlib.abc.MetaPathFinder):
     """Finds one module, once, through the finders behind it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if name != _TRIGGER:
+        if name != self.name:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -60,7 +73,9 @@ class _WaitForAutoClasses(importlib.abc.MetaPathFinder):
 
 def register_when_needed() -> None:
     """Register now if transformers' Auto classes are loaded, else as soon as they are."""
-    if _TRIGGER in sys.modules:
+    if _AUTO_CLASSES in sys.modules:
         register_students()
-    elif not any(isinstance(finder, _WaitForAutoClasses) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _WaitForAutoClasses())
+        return
+    for name in (_AUTO_CLASSES, _STUDENTS):
+        if not any(isinstance(finder, _WaitForModule) and finder.name == name for finder in sys.meta_path):
+            sys.meta_path.insert(0, _WaitForModule(name))

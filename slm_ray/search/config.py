@@ -41,7 +41,7 @@ class SearchConfig:
     kv_bytes: str = option(None, "KV-cache bytes/token budget instead of --params", kind=str)
     objectives: str = option("perplexity,params", "a proxy, and a cost unless the algorithm is ga")
     algorithm: str = option("nsga2", "search algorithm", check=_known_algorithm)
-    trials: int = option(96, "candidates to measure", check=at_least(1))
+    trials: int = option(80, "candidates to measure", check=at_least(1))
     population: int = option(24, "population and generation size", check=at_least(4))
     seed: int = option(0, "seed of all randomness", check=at_least(0))
     order: str = option(None, "unit order instead of the space file's", choices=ORDERS, kind=str)

@@ -1,14 +1,17 @@
-"""Gate gradients of one step's tokens, shared out over Ray actors."""
+"""Gate gradients of one step's tokens, shared out as Ray tasks.
+
+They are tasks and not actors, so that the processes, which took seconds to import torch, are there for later trials.
+"""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
-from ray.util import ActorPool
 
 from slm_ray.models.gates import GatedTeacher, GateGradients, Masks
 from slm_ray.models.teachers import Teacher
@@ -18,50 +21,41 @@ from slm_ray.proxies.evaluator import DTYPES
 _BATCH_SEQUENCES = 2
 
 
-class _GateWorker:
-    """One process that holds a teacher with gates."""
+@lru_cache(maxsize=1)
+def _gated(teacher: Teacher, precision: str) -> GatedTeacher:
+    """The teacher with gates, made once per process."""
+    return GatedTeacher(teacher.state_as(DTYPES[precision]), teacher.config(), teacher.family())
 
-    def __init__(self, teacher: Teacher, precision: str, ids: NDArray[np.int32], threads: int) -> None:
-        torch.set_num_threads(threads)
-        self._gated = GatedTeacher(teacher.state_as(DTYPES[precision]), teacher.config(), teacher.family())
-        self._ids = torch.from_numpy(np.ascontiguousarray(ids)).long()
 
-    def gradients(self, start: int, stop: int, masks: Masks | None) -> GateGradients:
-        return self._gated.gradients(self._ids[start:stop], masks)
+def _gradients(teacher: Teacher, precision: str, threads: int, ids: NDArray[np.int32], masks: Masks | None) -> Any:
+    torch.set_num_threads(threads)
+    return _gated(teacher, precision).gradients(torch.from_numpy(ids.copy()).long(), masks)
 
 
 class GatePool:
-    """Workers that take the gate gradients of numbered steps of a token array."""
+    """Takes the gate gradients of numbered steps of a token array."""
 
-    def __init__(
-        self, teacher: Teacher, precision: str, ids: NDArray[np.int32], per_step: int, workers: int, threads: int
-    ) -> None:
-        """Start the workers.
+    def __init__(self, teacher: Teacher, precision: str, ids: NDArray[np.int32], per_step: int, threads: int) -> None:
+        """Set up.
 
         Args:
             teacher: The teacher.
             precision: ``fp32`` or ``bf16``.
             ids: ``[sequences, length]`` tokens of all steps.
             per_step: Sequences of one step.
-            workers: How many processes.
-            threads: Threads of each.
+            threads: Threads, and CPUs, of each task.
         """
-        shared = ray.put(ids)
-        worker = ray.remote(num_cpus=threads)(_GateWorker)
-        self._actors: list[Any] = [worker.remote(teacher, precision, shared, threads) for _ in range(workers)]
-        self._pool = ActorPool(self._actors)
-        self._per_step, self._count = per_step, len(ids)
+        self._task = ray.remote(num_cpus=threads)(_gradients)
+        self._fixed = (teacher, precision, threads)
+        self._ids, self._per_step = ids, per_step
 
     def collect(self, step: int, masks: Masks | None) -> GateGradients:
         """Gate gradients of one step's sequences under masks, in the order of the sequences."""
-        start = step * self._per_step % self._count
-        stop = min(start + self._per_step, self._count)
-        pairs = [(first, min(first + _BATCH_SEQUENCES, stop)) for first in range(start, stop, _BATCH_SEQUENCES)]
+        start = step * self._per_step % len(self._ids)
+        rows = self._ids[start : start + self._per_step]
         shared = ray.put(masks)
-        parts = self._pool.map(lambda actor, pair: actor.gradients.remote(*pair, shared), pairs)
-        return GateGradients.join(list(parts))
-
-    def close(self) -> None:
-        """End the workers, so that their CPUs are free."""
-        for actor in self._actors:
-            ray.kill(actor)
+        parts = [
+            self._task.remote(*self._fixed, rows[first : first + _BATCH_SEQUENCES], shared)
+            for first in range(0, len(rows), _BATCH_SEQUENCES)
+        ]
+        return GateGradients.join(ray.get(parts))

@@ -122,6 +122,6 @@ def keep_digests(folder: RunFolder, inputs: SearchInputs) -> None:
     if changed:
         name = changed[0]
         raise UserError(
-            f"{folder.path} cannot be resumed: its {name.replace('_', ' ')} was {before.get(name)}, is now {now[name]}: "
+            f"{folder.path} cannot be resumed: its {name.replace('_', ' ')} was {before.get(name)}, now {now[name]}: "
             "restore it, or start a new run"
         )

@@ -55,13 +55,12 @@ def needed_methods(config: SearchConfig, inputs: SearchInputs) -> set[str]:
     return orders | {PROXIES[name].scores or "" for name in config.needed_proxies()} - {""}
 
 
-def rank_units(config: SearchConfig, inputs: SearchInputs, workers: int, progress: Progress) -> Ranking:
+def rank_units(config: SearchConfig, inputs: SearchInputs, progress: Progress) -> Ranking:
     """Make every unit score the run needs, or read it from the cache.
 
     Args:
         config: The options.
         inputs: What the search starts from.
-        workers: Processes to share the work over.
         progress: Told how many steps are done.
     """
     methods = needed_methods(config, inputs)
@@ -77,7 +76,7 @@ def rank_units(config: SearchConfig, inputs: SearchInputs, workers: int, progres
     }  # fmt: skip
 
     def compute() -> list[UnitScores]:
-        learned = _learn(config, inputs, workers, progress)
+        learned = _learn(config, inputs, progress)
         return [learned.one_shot, *learned.by_target]
 
     found, was_cached = _cached(key, compute)
@@ -114,22 +113,19 @@ def _targets(config: SearchConfig, inputs: SearchInputs) -> list[int]:
     return target_costs(inputs.budget, genome.reach(inputs.budget.quantity, config.sequence_length))
 
 
-def _learn(config: SearchConfig, inputs: SearchInputs, workers: int, progress: Progress) -> LearnedScores:
+def _learn(config: SearchConfig, inputs: SearchInputs, progress: Progress) -> LearnedScores:
     per_step = max(1, config.importance_tokens // config.sequence_length)
-    pool = GatePool(inputs.teacher, inputs.precision, inputs.train.ids, per_step, workers, config.threads)
+    pool = GatePool(inputs.teacher, inputs.precision, inputs.train.ids, per_step, config.threads)
 
     def collect(step: int, masks: Any) -> Any:
         gradients = pool.collect(step, masks)
         progress.update(step + 1, f"loss {gradients.loss / gradients.tokens:.2f}")
         return gradients
 
-    try:
-        return learn_scores(
-            inputs.space, inputs.architecture, inputs.budget.quantity, config.sequence_length,
-            _targets(config, inputs), config.importance_steps, collect,
-        )  # fmt: skip
-    finally:
-        pool.close()
+    return learn_scores(
+        inputs.space, inputs.architecture, inputs.budget.quantity, config.sequence_length,
+        _targets(config, inputs), config.importance_steps, collect,
+    )  # fmt: skip
 
 
 def bind_genomes(config: SearchConfig, inputs: SearchInputs, ranking: Ranking) -> GenomeStack:

@@ -98,7 +98,7 @@ class SearchRun:
 
     def _rank(self, inputs: SearchInputs) -> Ranking:
         progress = Progress(self.console, "unit importance", self.config.importance_steps, "steps")
-        return rank_units(self.config, inputs, self.workers, progress)
+        return rank_units(self.config, inputs, progress)
 
     def _plan(self, inputs: SearchInputs, ranking: Ranking) -> SearchPlan:
         stack = bind_genomes(self.config, inputs, ranking)
@@ -176,7 +176,7 @@ class SearchRun:
             stage_tokens=(), confidence=self.config.confidence, threads=self.config.threads,
         )  # fmt: skip
         progress = Progress(self.console, "held-out text", len(chosen), "models")
-        measured = measure_held_out(settings, [one.spec for one in chosen], self.workers, progress.update)
+        measured = measure_held_out(settings, [one.spec for one in chosen], progress.update)
         return [with_held_out(one, value) for one, value in zip(chosen, measured, strict=True)]
 
     def _corpus(self, inputs: SearchInputs) -> dict[str, Any]:
