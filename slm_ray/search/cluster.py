@@ -108,10 +108,10 @@ def _head_answers(ray: Any) -> Callable[[], bool]:
 
 
 def _watch_head(is_alive: Callable[[], bool], ended: threading.Event) -> None:
-    """End the process in one sentence once Ray's head is gone: what waits for it would wait for ever, or be aborted by Ray."""
+    """End the process in one sentence once Ray's head is gone; what waits for it waits for ever, or is aborted."""
     while not ended.wait(_LOOK_EVERY_SECONDS):
         if not is_alive() and not ended.is_set():
-            print("\nerror: Ray's head process has died: what was finished is kept; continue with --resume", file=sys.stderr)
+            print("\nerror: Ray's head has died: what was finished is kept; continue with --resume", file=sys.stderr)
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(EXIT_USER_ERROR)
@@ -122,7 +122,13 @@ def _start(ray: object, address: str | None, num_cpus: int) -> None:
     if address:
         ray.init(address=address, **common)  # type: ignore[attr-defined]
         return
+    from ray._private import ray_constants
+
+    # Ray's own switch (RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER, read when it is imported) for a node that is alone. With it every
+    # port is bound to localhost; without it "127.0.0.1" is replaced by the machine's address, on all interfaces.
+    ray_constants.ENABLE_RAY_CLUSTER = False
     ray.init(  # type: ignore[attr-defined]
+        address="local",
         num_cpus=num_cpus,
         include_dashboard=False,
         _node_ip_address="127.0.0.1",
