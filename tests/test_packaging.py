@@ -69,8 +69,9 @@ def test_an_installed_wheel_has_its_spaces_and_templates(tmp_path):
         "spaces = {name: load_space(name).digest for name in space_names()}\n"
         "print(json.dumps({'file': slm_ray.__file__, 'spaces': spaces, 'page': len(_template('page.html'))}))\n"
     )
+    environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin"},
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment,
         capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip
     from slm_ray.search.space import load_space, space_names

@@ -1,0 +1,146 @@
+"""Docs that cannot rot: every command in them is run here or by .ci/run, every flag exists, every link works."""
+
+import argparse
+import ast
+import dataclasses
+import importlib
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from slm_ray.cli import STAGES
+from slm_ray.core.commands import run_command
+from slm_ray.core.config import flag_of
+from slm_ray.search import estimates
+from slm_ray.search.command import main, make_parser
+from slm_ray.search.config import SearchConfig
+from slm_ray.search.space import parse_space
+from tests.models import tiny
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+SEARCH = "python -m slm_ray.search"
+
+# Commands that no test here runs, and what does.
+RUN_ELSEWHERE = {
+    "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/python -m slm_ray.search --space fine": ".ci/run",
+    "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/python -m pytest": ".ci/run",
+    "python3 -m venv .venv && .venv/bin/pip install -e .": ".ci/run, as the beginning of README's first command",
+    "source .venv/bin/activate": "the shell",
+    f"{SEARCH} --resume runs/fine-20260101-120000": ".ci/run and tests/search/test_resume.py, on runs of their own",
+    "python -m slm_ray.report runs/fine-20260101-120000": ".ci/run and tests/report, on runs of their own",
+}
+
+
+def _blocks(language: str) -> list[tuple[str, str]]:
+    """(page, text) of every fenced block of a language."""
+    pattern = re.compile(rf"^```{language}\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    return [(page, block) for page, text in TEXTS.items() for block in pattern.findall(text)]
+
+
+def _commands() -> list[str]:
+    lines = [line.strip() for _, block in _blocks("bash") for line in block.splitlines()]
+    return sorted({line for line in lines if line and not line.startswith("#")})
+
+
+def _searches() -> list[str]:
+    return [command for command in _commands() if command.startswith(SEARCH) and command not in RUN_ELSEWHERE]
+
+
+def _block_after(page: str, language: str, first: str) -> str:
+    """The block of a page that begins with a line."""
+    return next(block for name, block in _blocks(language) if name == page and block.startswith(first))
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Path:
+    """A folder with everything that the pages' examples name."""
+    folder = tmp_path_factory.mktemp("workplace")
+    tiny.tiny_model("llama", max_position_embeddings=1024).save_pretrained(folder / "my-model")
+    (folder / "my-texts").mkdir()
+    (folder / "my-texts" / "page.txt").write_text("A page of text.\n")
+    (folder / "my-texts.jsonl").write_text(json.dumps({"body": "A page of text."}) + "\n")
+    (folder / "mine.yaml").write_text(_block_after("docs/search_spaces.md", "yaml", "name: mine"))
+    (folder / "search.yaml").write_text(_block_after("docs/search.md", "yaml", "# search.yaml"))
+    return folder
+
+
+def test_every_command_is_run_by_a_test_or_by_ci():
+    assert set(_commands()) - set(_searches()) == set(RUN_ELSEWHERE) & set(_commands())
+    assert set(RUN_ELSEWHERE) <= set(_commands()), "commands that no page names any more"
+
+
+@pytest.mark.parametrize("command", _searches())
+def test_every_search_in_the_pages_is_one_that_a_dry_run_accepts(command, workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr(estimates, "multiplication_rate", lambda *_: 1e12)
+    arguments = shlex.split(command.removeprefix(SEARCH))
+    assert run_command(main, [*arguments, "--dry-run"]) == 0, capsys.readouterr().err
+    assert "together" in capsys.readouterr().out
+
+
+def test_readme_begins_with_the_two_commands_that_ci_takes_from_it():
+    blocks = [block.strip() for page, block in _blocks("bash") if page == "README.md"]
+    assert [block for block in blocks if block.startswith("python3 -m venv ")] == blocks[:2]
+    assert blocks[0].endswith(f"{SEARCH} --space fine")
+    assert blocks[1].endswith("python -m pytest")
+
+
+def test_the_makefile_has_the_targets_that_pages_promise():
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {"setup", "search", "test", "check", "bench"} <= set(targets)
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_every_flag_in_a_page_exists(page):
+    parser: argparse.ArgumentParser = make_parser()
+    known = {flag for action in parser._actions for flag in action.option_strings} | {"--version"}
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9]", TEXTS[page]))
+    assert named - known == set()
+
+
+def test_the_page_on_the_search_has_every_option():
+    named = set(re.findall(r"--[a-z][a-z-]*[a-z]", TEXTS["docs/search.md"]))
+    assert {flag_of(field.name) for field in dataclasses.fields(SearchConfig)} - named == set()
+
+
+def test_every_stage_is_in_the_readme():
+    assert all(f"slm-ray {stage}" in TEXTS["README.md"] for stage in STAGES)
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_every_link_leads_to_a_file(page):
+    links = re.findall(r"\]\(([^)#\s]+)", TEXTS[page])
+    local = [link for link in links if not link.startswith(("http://", "https://"))]
+    assert [link for link in local if not (ROOT / page).parent.joinpath(link).exists()] == []
+
+
+def test_yaml_in_the_pages_is_what_it_says():
+    for page, block in _blocks("yaml"):
+        loaded = yaml.safe_load(block)
+        if "axes" in loaded:
+            assert parse_space(loaded, page).axes
+        else:
+            assert set(loaded) <= {field.name for field in dataclasses.fields(SearchConfig)}
+
+
+def test_json_in_the_pages_is_json():
+    assert all(json.loads(block) for _, block in _blocks("json"))
+
+
+def test_python_in_the_pages_compiles_and_imports_what_there_is():
+    for page, block in _blocks("python"):
+        try:
+            tree = ast.parse(block)
+        except SyntaxError:
+            assert page == "docs/adding_a_family.md", "only this page shows lines out of the middle of a file"
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("slm_ray", "transformers"):
+                module = importlib.import_module(node.module or "")
+                assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
