@@ -87,7 +87,7 @@ def differs(a: float, a_stderr: float | None, b: float, b_stderr: float | None) 
     """Whether two perplexities are further apart than their joint 95% interval; None where that is not known.
 
     They are compared as losses (logarithms), whose errors are nearly normal; a ruined model's perplexity of 1e7 ± 1e7 is
-    no less clearly worse than 20. The errors are taken as independent, which on one text is the cautious side.
+    no less clearly worse than 20. Errors are taken as independent, which on one text is the cautious side.
     """
     if a_stderr is None or b_stderr is None or min(a, b) <= 0:
         return None
