@@ -86,8 +86,8 @@ def shape_text(shape: Shape | None, teacher: Shape | None = None) -> str:
 def differs(a: float, a_stderr: float | None, b: float, b_stderr: float | None) -> bool | None:
     """Whether two perplexities are further apart than their joint 95% interval; None where that is not known.
 
-    They are compared as losses (logarithms), whose errors are nearly normal; a ruined model's perplexity of 1e7 ± 1e7 is
-    no less clearly worse than 20. Errors are taken as independent, which on one text is the cautious side.
+    They are compared as losses (logarithms), whose errors are nearly normal: a ruined model's perplexity of 1e7 ± 1e7
+    is no less clearly worse than 20. Errors are taken as independent, which is the cautious side on one text.
     """
     if a_stderr is None or b_stderr is None or min(a, b) <= 0:
         return None

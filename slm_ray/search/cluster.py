@@ -125,7 +125,7 @@ def _start(ray: object, address: str | None, num_cpus: int) -> None:
     from ray._private import ray_constants
 
     # Ray's own switch (RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER, read when it is imported) for a node that is alone. With it
-    # every port is bound to localhost; without it the address below is replaced by the machine's own, on all interfaces.
+    # every port is bound to localhost; without it the address below becomes the machine's own, on all interfaces.
     ray_constants.ENABLE_RAY_CLUSTER = False
     ray.init(  # type: ignore[attr-defined]
         address="local",
