@@ -170,9 +170,10 @@ def work_rows(plan: Plan, rate: float) -> list[str]:
     table = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:].tolist())]) for row in rows]
     return [
         *table,
-        f"Times are estimates: {at_once} × {plan.config.threads} threads at {rate / 1e9:,.0f} GFLOP/s measured here in "
-        f"{plan.precision}, and a forward pass {slowdown:g} × slower than its multiplications.",
-        "Unit scores, tokens and the teacher are kept in the cache: another search of the same finds them there.",
+        f"Times are estimates for an idle machine: {at_once} × {plan.config.threads} threads, each at "
+        f"{rate / plan.config.threads / 1e9:,.0f} GFLOP/s",
+        f"(measured here, {plan.precision}), and passes {slowdown:g} × slower than their multiplications.",
+        "A teacher's first run also fetches and converts it (20 s for the default one); unit scores are kept.",
     ]
 
 

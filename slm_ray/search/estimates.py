@@ -18,15 +18,15 @@ from slm_ray.search.space import SearchSpace
 
 # Measured on default searches of SmolLM2-135M; only estimates depend on these.
 RACED_SHARE = 0.4  # of all calibration tokens are read when beaten candidates stop at an early stage
-FRONT_SIZE = 20  # models that end on the front, of which each is measured on held-out text
+FRONT_SIZE = 16  # models that end on the front, of which each is measured on held-out text
 NUM_BASELINES = 3
-SLOWDOWN = {"bf16": 3.0, "fp32": 1.5}  # a forward pass over its matrix multiplications alone
-START_SECONDS = {"inputs": 3.0, "importance": 15.0, "search": 15.0, "held-out": 8.0, "winners": 5.0}
+SLOWDOWN = {"bf16": 4.0, "fp32": 1.5}  # a forward pass over its matrix multiplications alone
+START_SECONDS = {"inputs": 3.0, "importance": 15.0, "search": 15.0, "held-out": 5.0, "winners": 5.0}
 _BACKWARD = 2  # a gate's gradient takes a forward and a backward pass for activations, of the same cost
 _LATENCY_PASSES = 6
 _BATCH_SEQUENCES, _GATE_SEQUENCES = 4, 2
-_PROCESS_BYTES = 400 * 1024**2  # Python with torch and transformers, what it shares with other processes not counted
-_RAY_BYTES = 700 * 1024**2  # Ray's own processes and the driver
+_PROCESS_BYTES = 600 * 1024**2  # Python with torch and transformers, what it shares with other processes not counted
+_RAY_BYTES = 1200 * 1024**2  # Ray's own processes and the driver
 _RATE_SECONDS = 0.3
 
 
