@@ -15,7 +15,7 @@ CONFIG_FILE = "config.json"
 ENVIRONMENT_FILE = "environment.json"
 TRIALS_FILE = "trials.jsonl"
 LOG_FILE = "run.log"
-_LOCK_FILE = ".lock"
+LOCK_FILE = ".lock"
 
 
 class RunFolder:
@@ -29,7 +29,7 @@ class RunFolder:
         """
         self.path = path
         try:
-            self._lock = (path / _LOCK_FILE).open("w")
+            self._lock = (path / LOCK_FILE).open("w")
         except OSError as error:
             raise explain_os_error(error, f"using the run folder {path}") from error
         try:

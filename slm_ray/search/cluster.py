@@ -117,9 +117,21 @@ def _watch_head(is_alive: Callable[[], bool], ended: threading.Event) -> None:
             os._exit(EXIT_USER_ERROR)
 
 
+def _knock(address: str) -> None:
+    """Make sure that somebody listens at ``host:port``: Ray itself goes on trying for ten minutes and more.
+
+    Raises:
+        OSError: Nobody does.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
 def _start(ray: object, address: str | None, num_cpus: int) -> None:
     common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address:
+        _knock(address)
         ray.init(address=address, **common)  # type: ignore[attr-defined]
         return
     from ray._private import ray_constants

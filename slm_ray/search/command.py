@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,7 +11,7 @@ from typing import Any
 
 from slm_ray.core.config import Parser, add_flags, build_config, load_config
 from slm_ray.core.errors import UserError
-from slm_ray.core.runfolder import RunFolder
+from slm_ray.core.runfolder import CONFIG_FILE, ENVIRONMENT_FILE, LOCK_FILE, LOG_FILE, RunFolder
 from slm_ray.search.config import SearchConfig, default_out
 
 _MAY_CHANGE = ("workers", "threads", "address", "tracker")
@@ -56,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     out = Path(config.out) if config.out else default_out(config, datetime.now().strftime("%Y%m%d-%H%M%S"))
     folder = RunFolder.create(out, config.to_json() | {"command": command})
-    return _execute(config, folder, command)
+    return _execute(config, folder, command, is_new=True)
 
 
 def _resume(path: Path, config_file: Path | None, given: dict[str, Any]) -> int:
@@ -82,12 +83,25 @@ def _resume(path: Path, config_file: Path | None, given: dict[str, Any]) -> int:
     return _execute(config, folder, command)
 
 
-def _execute(config: SearchConfig, folder: RunFolder, command: str) -> int:
+def _execute(config: SearchConfig, folder: RunFolder, command: str, *, is_new: bool = False) -> int:
+    from slm_ray.search.inputs import INPUTS_FILE
     from slm_ray.search.run import SearchRun, print_summary
 
     try:
         SearchRun(config, folder, command).execute()
         print_summary(folder.path)
+    except UserError:
+        if is_new and not folder.file(INPUTS_FILE).exists():
+            _forget(folder)
+        raise
     finally:
         folder.close()
     return 0
+
+
+def _forget(folder: RunFolder) -> None:
+    """Leave no run behind where a mistake was found before any work: the corrected command may use the same folder."""
+    for name in (CONFIG_FILE, ENVIRONMENT_FILE, LOG_FILE, LOCK_FILE):
+        folder.file(name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # it was there before, with something in it that is not ours
+        folder.path.rmdir()

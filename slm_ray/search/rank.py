@@ -109,7 +109,6 @@ def _targets(config: SearchConfig, inputs: SearchInputs) -> list[int]:
     """Sizes to learn scores at; the reach of a space does not depend on scores, so any will do to ask for it."""
     space = inputs.space.with_order(NATURAL)
     genome = Genome(space, inputs.architecture)
-    genome.check_budget(inputs.budget, config.sequence_length)
     return target_costs(inputs.budget, genome.reach(inputs.budget.quantity, config.sequence_length))
 
 

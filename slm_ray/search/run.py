@@ -24,12 +24,13 @@ from slm_ray.search.cluster import default_workers, ray_session
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.export import export_winner, write_cards
 from slm_ray.search.finish import Chosen, baselines_at, front_entries, pick_winners, teacher_entry, with_held_out
+from slm_ray.search.genome import Genome
 from slm_ray.search.held_out import measure_held_out
 from slm_ray.search.inputs import SearchInputs, check_sequence_length, choose_precision, keep_digests, prepare_parts
 from slm_ray.search.journal import Journal
 from slm_ray.search.plan import SearchPlan
 from slm_ray.search.rank import Ranking, bind_genomes, rank_units
-from slm_ray.search.space import load_space
+from slm_ray.search.space import NATURAL, load_space
 from slm_ray.search.tuning import run_plan, scratch_folder
 
 RESULT_FILE = "result.json"
@@ -88,6 +89,7 @@ class SearchRun:
         architecture = teacher.architecture()
         check_sequence_length(self.config, architecture)
         budget = self.config.budget(architecture)
+        Genome(space.with_order(NATURAL), architecture).check_budget(budget, self.config.sequence_length)
         corpus, calibration, train, held_out = prepare_parts(self.config, teacher, self.console)
         precision = choose_precision(self.config.precision)
         teacher.state_as(DTYPES[precision])  # made here once, so that no two workers make it at the same time
