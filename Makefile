@@ -30,6 +30,7 @@ check: lint test
 # On a finished search: the newest in runs/, or make bench RUN=runs/mine
 bench: setup
 	$(BIN)/python benchmarks/forward.py
+	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/quality.py $(RUN)
 	$(BIN)/python benchmarks/speed.py $(RUN)
 
