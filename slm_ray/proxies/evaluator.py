@@ -81,7 +81,7 @@ class Evaluator:
         """Map the teacher and prepare the proxies."""
         torch.set_num_threads(settings.threads)
         self.settings = settings
-        self.ids = torch.from_numpy(np.ascontiguousarray(settings.ids)).long()
+        self.ids = torch.from_numpy(settings.ids.astype(np.int64))
         teacher = settings.teacher
         self.config, self.family = teacher.config(), teacher.family()
         self.state = teacher.state_as(DTYPES[settings.precision])

@@ -15,7 +15,7 @@ from slm_ray.models.runner import SubnetRunner
 from slm_ray.proxies.measurement import Measurement, block_means, mean_and_stderr
 from slm_ray.proxies.race import Rival, full_estimate, is_beaten
 
-_BATCH_SEQUENCES = 4
+_BATCH_SEQUENCES = 2  # of 512 tokens: larger batches are 5% faster and hold twice the activations
 # A loss this large (perplexity 5e8) says "destroyed" as well as any larger one, and its exponential stays finite.
 LARGEST_LOSS = 20.0
 
