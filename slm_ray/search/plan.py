@@ -168,6 +168,10 @@ class SearchPlan:
         spec = self.stack.decode(genes)
         architecture = self.stack.architecture(genes)
         cost = all_costs(architecture, self.stack.sequence_length)
+        if outcome and not all(math.isfinite(value) for value in outcome["values"].values()):
+            error = error or f"the measurement is no number: {outcome['values']}"
+        if error:
+            outcome = None
         outcome = outcome or {"measurements": {}, "values": {}, "decided": None, "seconds": 0.0}
         record = {
             "trial": job.trial,
@@ -243,6 +247,8 @@ class SearchPlan:
 
     def _rival_of(self, genes: IntArray, front: list[tuple[float, Rival]]) -> Rival | None:
         """The best member of the front that costs no more than a candidate."""
+        if not front:
+            return None
         second = self.objectives[1:]
         cost: float = self.stack.cost(genes, second[0]) if second else 0
         if second and second[0] == self.stack.budget.quantity:

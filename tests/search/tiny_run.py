@@ -49,6 +49,8 @@ class Tiny:
             "stages": "224,384", "importance-steps": 3, "importance-tokens": 64, "workers": 2, "winners": 2,
             "precision": "fp32", "tracker": "none",
         }  # fmt: skip
+        if {"--flops", "--kv-bytes"} & set(more):
+            del given["params"]
         flags = [text for name, value in given.items() for text in (f"--{name}", str(value))]
         return [*flags, *(["--out", str(out)] if out else []), *more]
 

@@ -1,0 +1,99 @@
+"""Searches in one process: a plan driven by hand, and the whole command with everything but Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from slm_ray.proxies.evaluator import Evaluator
+from slm_ray.proxies.race import full_estimate, is_beaten
+from slm_ray.search.plan import Job, SearchPlan
+
+Answer = tuple[dict[str, Any] | None, str | None]
+
+
+def drive(plan: SearchPlan, measure: Callable[[Job], Answer], at_once: int = 1, seed: int | None = None) -> list[Job]:
+    """Run a plan to its end with ``at_once`` jobs running, which finish in a random order if there is a ``seed``.
+
+    Returns:
+        The jobs, in the order they finished.
+    """
+    rng = random.Random(seed)
+    running: list[Job] = []
+    done: list[Job] = []
+    while True:
+        while len(running) < at_once and (job := plan.next_job()) is not None:
+            running.append(job)
+        if not running:
+            assert plan.is_finished
+            return done
+        job = running.pop(0 if seed is None else rng.randrange(len(running)))
+        plan.finish(job, *measure(job))
+        done.append(job)
+
+
+def made_up(plan: SearchPlan) -> Callable[[Job], Answer]:
+    """A measurement that is made up from the genes alone: smaller is worse, with noise; raced in three stages."""
+
+    def measure(job: Job) -> Answer:
+        genes = plan.stack.from_text(job.genes)
+        rng = np.random.default_rng(list(job.genes.encode()))
+        loss = 3 - plan.stack.cost(genes, "params") / 40_000 + 0.3 * rng.random()
+        blocks = [round(float(loss + 0.2 * np.cos(number) + 0.05 * rng.normal()), 5) for number in range(24)]
+        decided = "full"
+        for end in (6, 12):
+            if is_beaten(blocks[:end], job.rival, 0.9):
+                blocks, decided = blocks[:end], "dominated"
+                break
+        value = float(f"{np.exp(full_estimate(blocks, job.rival)):.7g}")
+        entry = {"value": value, "stderr": 0.1, "tokens": 64 * len(blocks), "seconds": 0.0, "blocks": blocks}
+        answer = {"measurements": {"perplexity": entry}, "values": {"perplexity": value}, "decided": decided}
+        return answer | {"seconds": 0.0}, None
+
+    return measure
+
+
+def run_without_ray(patch: pytest.MonkeyPatch) -> None:
+    """Make the command measure in this process, one candidate after the other."""
+    from slm_ray.search import gate_pool, held_out, rank, run
+
+    class OwnGates(gate_pool.GatePool):
+        def __init__(self, *arguments: Any) -> None:
+            with patch.context() as inner:
+                inner.setattr(gate_pool.ray, "remote", lambda **_: lambda function: _Task(function))
+                super().__init__(*arguments)
+
+        def collect(self, *arguments: Any) -> Any:
+            with patch.context() as inner:
+                inner.setattr(gate_pool.ray, "put", lambda value: value)
+                inner.setattr(gate_pool.ray, "get", lambda value: value)
+                return super().collect(*arguments)
+
+    def run_plan(plan: SearchPlan, settings: Any, *_: Any) -> None:
+        evaluator = Evaluator(settings)
+
+        def measure(job: Job) -> Answer:
+            spec = plan.stack.decode(plan.stack.from_text(job.genes))
+            return evaluator.evaluate(spec, job.rival).to_json(), None
+
+        drive(plan, measure)
+
+    def measure_held_out(settings: Any, specs: Any, on_done: Any) -> Any:
+        return [held_out._measure(settings, spec) for spec in specs]
+
+    patch.setattr(run, "ray_session", lambda *_: contextlib.nullcontext())
+    patch.setattr(run, "run_plan", run_plan)
+    patch.setattr(run, "measure_held_out", measure_held_out)
+    patch.setattr(rank, "GatePool", OwnGates)
+
+
+class _Task:
+    """What ``ray.remote`` makes of a function, run at once."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.remote = function
