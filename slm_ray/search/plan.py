@@ -265,6 +265,9 @@ class SearchPlan:
         if not self.history:
             self._nadir = values.max(axis=0) + 0.1 * np.abs(values.max(axis=0))
             self._ideal = np.zeros(values.shape[1])
+            if self.objectives[1:] == (self.stack.budget.quantity,):
+                low, high = self.stack.reach()
+                self._ideal[1], self._nadir[1] = low, high + (high - low) / COST_STEPS
         self.history.append(
             {
                 "evaluations": len(self._known),
