@@ -143,3 +143,176 @@ def masked_logits(model, spec, ids):
                 norm_over_kept(module)
     with torch.no_grad():
         return model(ids, use_cache=False).logits
+
+
+def non_dominated(rows):
+    """Rows that no other row dominates, all values minimised; of equal rows the first."""
+
+    def dominates(a, b):
+        return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
+
+    return [
+        number
+        for number, row in enumerate(rows)
+        if not any(dominates(other, row) for other in rows)
+        and not any(list(earlier) == list(row) for earlier in rows[:number])
+    ]
+
+
+def dominated_share(rows, ideal, nadir, cells=400):
+    """The share of a box in the plane that points dominate, by counting the cells of a fine grid."""
+    steps = [(number + 0.5) / cells for number in range(cells)]
+    covered = 0
+    for x in steps:
+        for y in steps:
+            point = (ideal[0] + x * (nadir[0] - ideal[0]), ideal[1] + y * (nadir[1] - ideal[1]))
+            covered += any(row[0] <= point[0] and row[1] <= point[1] for row in rows)
+    return covered / cells**2
+
+
+def naive_losses(hidden, head, targets):
+    """Negative log-likelihoods from whole logits, in fp64."""
+    import torch
+
+    logits = hidden.double() @ head.double().T
+    return torch.stack([-row.log_softmax(-1)[target] for row, target in zip(logits, targets, strict=True)])
+
+
+def naive_divergences(teacher, student, head):
+    """KL(teacher || student) from whole distributions, in fp64."""
+    p = (teacher.double() @ head.double().T).softmax(-1)
+    q = (student.double() @ head.double().T).softmax(-1)
+    return (p * (p.log() - q.log())).sum(-1)
+
+
+def unit_tensors(model, layer):
+    """The weights that go with each unit of one layer of a Hugging Face model, with everything written out by family.
+
+    Returns:
+        ``query``, ``kv`` and ``neuron``: for each index, the list of tensors that would go with it.
+    """
+    kind = model.config.model_type
+    heads = model.config.num_attention_heads
+    kv_heads = getattr(model.config, "num_key_value_heads", None) or heads
+    width = getattr(model.config, "head_dim", None) or model.config.hidden_size // heads
+
+    def rows(tensor, index):
+        return tensor[index * width : (index + 1) * width]
+
+    if kind == "gpt2":
+        block = model.transformer.h[layer]
+        size = heads * width
+        query = [
+            [
+                *(rows(block.attn.c_attn.weight.T[part * size :], head) for part in range(3)),
+                *(rows(block.attn.c_attn.bias[part * size :], head) for part in range(3)),
+                rows(block.attn.c_proj.weight, head),
+            ]
+            for head in range(heads)
+        ]
+        fc, out = block.mlp.c_fc, block.mlp.c_proj
+        neuron = [[fc.weight[:, n], fc.bias[n], out.weight[n]] for n in range(fc.weight.shape[1])]
+        return query, [[] for _ in range(heads)], neuron
+    if kind == "gpt_neox":
+        block = model.gpt_neox.layers[layer]
+        fused, dense = block.attention.query_key_value, block.attention.dense
+        query = []
+        for head in range(heads):
+            tensors = [fused.weight[head * 3 * width : (head + 1) * 3 * width], rows(dense.weight.T, head)]
+            if fused.bias is not None:
+                tensors.append(fused.bias[head * 3 * width : (head + 1) * 3 * width])
+            query.append(tensors)
+        first, second = block.mlp.dense_h_to_4h, block.mlp.dense_4h_to_h
+        neuron = [[first.weight[n], first.bias[n], second.weight[:, n]] for n in range(first.weight.shape[0])]
+        return query, [[] for _ in range(heads)], neuron
+    block = model.model.layers[layer]
+    attention, mlp = block.self_attn, block.mlp
+
+    def of(module, index):
+        return [rows(module.weight, index)] + ([] if module.bias is None else [rows(module.bias, index)])
+
+    query = [[*of(attention.q_proj, head), rows(attention.o_proj.weight.T, head)] for head in range(heads)]
+    kv = [[*of(attention.k_proj, head), *of(attention.v_proj, head)] for head in range(kv_heads)]
+    neuron = []
+    for n in range(mlp.gate_proj.weight.shape[0]):
+        tensors = [mlp.gate_proj.weight[n], mlp.up_proj.weight[n], mlp.down_proj.weight[:, n]]
+        if mlp.gate_proj.bias is not None:
+            tensors += [mlp.gate_proj.bias[n], mlp.up_proj.bias[n]]
+        neuron.append(tensors)
+    return query, kv, neuron
+
+
+def unit_outputs(model, ids):
+    """What a Hugging Face model's units put out, by hooks, token by token.
+
+    Returns:
+        Per layer: ``[tokens, heads, head_dim]`` head outputs, ``[tokens, neurons]`` activations, and the residual stream
+        before and after it, ``[tokens, hidden]``.
+    """
+    import torch
+
+    places = {
+        "gpt_neox": ("gpt_neox.layers", "attention.dense", "mlp.dense_4h_to_h"),
+        "gpt2": ("transformer.h", "attn.c_proj", "mlp.c_proj"),
+    }
+    path, attention, mlp = places.get(model.config.model_type, ("model.layers", "self_attn.o_proj", "mlp.down_proj"))
+    width = getattr(model.config, "head_dim", None) or model.config.hidden_size // model.config.num_attention_heads
+    found, hooks = [], []
+    for layer in model.get_submodule(path):
+        entry = {}
+        found.append(entry)
+
+        def keep(name, entry=entry):
+            return lambda _module, inputs: entry.__setitem__(name, inputs[0].detach().flatten(0, -2))
+
+        def leave(_module, _inputs, output, entry=entry):
+            output = output[0] if isinstance(output, tuple) else output
+            entry["after"] = output.detach().flatten(0, -2)
+
+        hooks.append(layer.get_submodule(attention).register_forward_pre_hook(keep("heads")))
+        hooks.append(layer.get_submodule(mlp).register_forward_pre_hook(keep("neurons")))
+        hooks.append(layer.register_forward_pre_hook(keep("before")))
+        hooks.append(layer.register_forward_hook(leave))
+    with torch.no_grad():
+        model(ids, use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    for entry in found:
+        entry["heads"] = entry["heads"].unflatten(-1, (-1, width))
+    return found
+
+
+def gated_loss(model, ids, head_gates, neuron_gates, channel_gates):
+    """Summed next-token loss of each sequence with a factor on every head, neuron and residual channel.
+
+    A channel's factor is on all that is written to the residual stream: embeddings and the output of every sub-layer.
+
+    Args:
+        head_gates: ``[sequences, layers, heads]``.
+        neuron_gates: ``[sequences, layers, neurons]``.
+        channel_gates: ``[sequences, hidden]``.
+    """
+    import torch
+
+    places = {
+        "gpt_neox": ("gpt_neox", "layers", "attention.dense", "mlp.dense_4h_to_h", "embed_in"),
+        "gpt2": ("transformer", "h", "attn.c_proj", "mlp.c_proj", "wte"),
+    }
+    default = ("model", "layers", "self_attn.o_proj", "mlp.down_proj", "embed_tokens")
+    base_name, layers, attention, mlp, embedding = places.get(model.config.model_type, default)
+    base = model.get_submodule(base_name)
+    width = getattr(model.config, "head_dim", None) or model.config.hidden_size // model.config.num_attention_heads
+    hooks = []
+    for number, layer in enumerate(base.get_submodule(layers)):
+        heads = head_gates[:, number].repeat_interleave(width, -1)[:, None]
+        neurons = neuron_gates[:, number][:, None]
+        for path, factor in ((attention, heads), (mlp, neurons)):
+            module = layer.get_submodule(path)
+            hooks.append(module.register_forward_pre_hook(lambda _m, inputs, f=factor: (inputs[0] * f, *inputs[1:])))
+            hooks.append(module.register_forward_hook(lambda _m, _i, out: out * channel_gates[:, None]))
+    hooks.append(base.get_submodule(embedding).register_forward_hook(lambda _m, _i, out: out * channel_gates[:, None]))
+    logits = model(ids, use_cache=False).logits[:, :-1]
+    for hook in hooks:
+        hook.remove()
+    picked = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])
+    return -torch.sum(picked, dim=(1, 2))

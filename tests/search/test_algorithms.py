@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+
+from slm_ray.search.algorithms import ALGORITHMS, seed_genes
+from slm_ray.search.pareto import hypervolume
+from tests.search.test_plan import stack_of
+
+PAIRS = sorted(set(ALGORITHMS) - {"ga"})
+
+
+def quality(stack, genes):
+    """A smooth made-up loss with the guide's own priorities nowhere in it: every layer has its own best width."""
+    layers = stack.architecture(genes).layers
+    wanted = np.linspace(40, 120, len(layers))
+    return sum(abs(layer.intermediate_size - want) / 50 for layer, want in zip(layers, wanted, strict=True)) + 1
+
+
+def search(name, stack, seed, generations, objectives=2, population=12):
+    """All objectives told, generation by generation."""
+    algorithm = ALGORITHMS[name](stack, seed, population, objectives)
+    told, asked = [], []
+    for _ in range(generations):
+        proposals = algorithm.ask()
+        if not proposals:
+            break
+        values = np.array([[quality(stack, one.genes), stack.cost(one.genes)][:objectives] for one in proposals])
+        algorithm.tell(values)
+        asked.extend(one.genes for one in proposals)
+        told.append(values)
+    return np.concatenate(told), asked
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_proposals_are_inside_the_budget(name):
+    stack = stack_of()
+    values, asked = search(name, stack, 0, 3)
+    assert len(values) >= 12
+    assert all(stack.budget.low <= stack.cost(genes) <= stack.budget.high for genes in asked)
+
+
+@pytest.mark.parametrize("name", ["nsga2", "local", "regularized_evolution"])
+def test_a_search_beats_random_draws_of_as_many_candidates(name):
+    stack = stack_of()
+    ideal, nadir = [0, stack.reach()[0]], [6, stack.reach()[1]]
+
+    def reached(which, seed):
+        values, _ = search(which, stack, seed, 15)
+        return hypervolume(values[:90], ideal, nadir)
+
+    assert np.mean([reached(name, seed) for seed in range(3)]) > np.mean([reached("random", seed) for seed in range(3)])
+
+
+def test_one_objective_improves():
+    values, _ = search("ga", stack_of(), 0, 20, objectives=1)
+    assert values.min() < values[:12].min()
+
+
+def test_stratified_draws_cover_the_sizes_evenly():
+    stack = stack_of()
+    low, high = stack.reach()
+    for seed in range(3):
+        values, _ = search("stratified", stack, seed, 1)
+        shares = (np.sort(values[:, 1]) - low) / (high - low)
+        assert np.all(np.abs(shares - (np.arange(12) + 0.5) / 12) < 0.15)
+
+
+def test_the_sweep_repeats_nothing_and_is_ranked_alone():
+    stack = stack_of()
+    _, asked = search("importance", stack, 0, 3)
+    assert len({genes.tobytes() for genes in asked}) == len(asked) > 30
+    assert all(np.array_equal(stack.ranked(genes[0], stack.cost(genes)), genes) for genes in asked)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_seeds_reach_from_end_to_end_and_use_every_ranking(count):
+    stack = stack_of()
+    seeds = seed_genes(stack, count)
+    low, high = stack.reach()
+    assert 1 <= len(seeds) <= count
+    assert stack.cost(seeds[0]) > 0.95 * high
+    if count >= 4:
+        assert min(map(stack.cost, seeds)) < low + 0.1 * (high - low)
+        assert {int(genes[0]) for genes in seeds} == {0, 1}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_seed_decides(name):
+    stack = stack_of()
+    first, second = (search(name, stack, 4, 3)[0] for _ in range(2))
+    assert np.array_equal(first, second)

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from slm_ray.search.pareto import front_of, hypervolume
+from tests.references import dominated_share, non_dominated
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3])
+@pytest.mark.parametrize("values", [3, 1000])  # few values: many duplicates and ties
+def test_the_front_is_that_of_the_definition(objectives, values):
+    rng = np.random.default_rng(objectives)
+    for count in (1, 2, 5, 30, 80):
+        rows = rng.integers(values, size=(count, objectives)).astype(float)
+        assert front_of(rows) == non_dominated(rows.tolist())
+
+
+def test_a_front_of_nothing_is_empty():
+    assert front_of(np.zeros((0, 2))) == []
+
+
+def test_of_equal_rows_the_first_is_kept():
+    assert front_of(np.array([[2.0, 2.0], [1.0, 3.0], [1.0, 3.0], [2.0, 2.0], [3.0, 3.0]])) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "rows, share",
+    [
+        ([[0.0, 0.0]], 1.0),
+        ([[1.0, 1.0]], 0.0),
+        ([[0.5, 0.5]], 0.25),
+        ([[0.25, 0.5], [0.5, 0.25]], 0.375 + 0.375 - 0.25),
+        ([[0.0, 0.75], [0.75, 0.0]], 0.25 + 0.25 - 0.0625),
+        ([[0.5, 0.5], [0.5, 0.5], [0.6, 0.6]], 0.25),  # duplicates and dominated points add nothing
+        ([[-1.0, 0.5]], 0.5),  # better than ideal counts as ideal
+        ([[0.5, 2.0]], 0.0),  # worse than the worst counts for nothing
+    ],
+)
+def test_hypervolumes_in_closed_form(rows, share):
+    assert hypervolume(np.array(rows), [0, 0], [1, 1]) == pytest.approx(share)
+    assert hypervolume(np.array(rows) * [10, 100] + [5, 7], [5, 7], [15, 107]) == pytest.approx(share)
+
+
+def test_one_objective():
+    assert hypervolume(np.array([[0.25], [0.5]]), [0], [1]) == pytest.approx(0.75)
+
+
+def test_hypervolume_against_counted_cells():
+    rng = np.random.default_rng(0)
+    for count in (1, 4, 20):
+        rows = rng.random((count, 2))
+        assert hypervolume(rows, [0, 0], [1, 1]) == pytest.approx(dominated_share(rows, (0, 0), (1, 1)), abs=0.01)

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+
+from slm_ray.search.stack import GenomeStack
+from slm_ray.search.variation import Variation
+from tests.search.genome_cases import LENGTH, QUERY_SPACES, SPACES, TEACHERS, budget_of, genome_of
+
+CASES = [*SPACES, *QUERY_SPACES]
+
+
+def stack_of(case, quantity="params", low=0.2, high=0.8, seeds=(0, 1)):
+    genomes = [genome_of(QUERY_SPACES.get(case, case), TEACHERS["tiny-gqa"], seed) for seed in seeds]
+    return GenomeStack(genomes, budget_of(genomes[0], quantity, low, high), LENGTH)
+
+
+def check(stack, genes):
+    assert genes.dtype == np.int64 and np.all(genes >= stack.lower) and np.all(genes <= stack.upper)
+    assert stack.budget.low <= stack.cost(genes) <= stack.budget.high
+
+
+@pytest.mark.parametrize("quantity", ["params", "flops", "kv_bytes"])
+@pytest.mark.parametrize("case", CASES)
+def test_children_are_legal_and_parents_untouched(case, quantity):
+    try:
+        stack = stack_of(case, quantity)
+    except ValueError:
+        pytest.skip("the space has no sub-network in that range")
+    variation, rng = Variation(stack), np.random.default_rng(0)
+    parents = [stack.random(rng) for _ in range(10)]
+    before = [parent.copy() for parent in parents]
+    for number in range(40):
+        first, second = parents[number % 10], parents[(3 * number + 1) % 10]
+        check(stack, variation.mutate(first, rng))
+        check(stack, variation.cross(first, second, rng))
+    assert all(np.array_equal(a, b) for a, b in zip(parents, before, strict=True))
+
+
+@pytest.mark.parametrize("case", ["fine", "coarse_layerwise", "queries per layer"])
+def test_mutation_reaches_sizes_and_rankings_and_neighbours(case):
+    stack = stack_of(case)
+    variation, rng = Variation(stack), np.random.default_rng(0)
+    parent = stack.random(rng)
+    children = [variation.mutate(parent, rng) for _ in range(300)]
+    assert len({child.tobytes() for child in children}) > 10
+    assert len({int(child[0]) for child in children}) == 2
+    costs = np.array([stack.cost(child) for child in children])
+    near = (costs <= stack.cost(parent)) & (costs >= 0.8 * stack.cost(parent))
+    assert near.mean() > 0.5  # most move budget around at the parent's size
+    assert np.ptp(costs) > 0.3 * (stack.reach()[1] - stack.reach()[0])  # some go elsewhere
+
+
+def test_a_child_of_two_parents_has_each_choice_from_one_of_them():
+    stack = stack_of("fine", low=0, high=1)
+    variation, rng = Variation(stack), np.random.default_rng(0)
+    first, second = stack.ranked(0, stack.reach()[1]), stack.ranked(0, sum(stack.reach()) // 2)
+    lo, hi = sorted((stack.cost(first), stack.cost(second)))
+    costs = [stack.cost(variation.cross(first, second, rng)) for _ in range(50)]
+    assert len(set(costs)) > 1
+    assert all(0.9 * lo <= cost <= hi for cost in costs)
+
+
+def test_the_generator_decides():
+    stack = stack_of("fine")
+    variation = Variation(stack)
+    parent = stack.random(np.random.default_rng(0))
+    one, two, other = (np.random.default_rng(seed) for seed in (5, 5, 6))
+    same = [np.array_equal(variation.mutate(parent, one), variation.mutate(parent, two)) for _ in range(20)]
+    assert all(same)
+    assert any(not np.array_equal(variation.mutate(parent, one), variation.mutate(parent, other)) for _ in range(20))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_text_of_genes_reads_back(case):
+    stack = stack_of(case)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        genes = stack.random(rng)
+        assert np.array_equal(stack.from_text(stack.to_text(genes)), genes)
+
+
+@pytest.mark.parametrize("text", ["", "0", "7|x", "x|layers=x1", "0|layers=xzz", "-1|layers=x1", "0|"])
+def test_text_of_another_run_is_refused(text):
+    with pytest.raises(ValueError):
+        stack_of("fine").from_text(text)
