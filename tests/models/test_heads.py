@@ -1,0 +1,76 @@
+import pytest
+import torch
+
+from slm_ray.models.heads import TOKEN_GROUP, VOCABULARY_SLICE, kl_divergences, next_token_losses
+from tests.references import naive_divergences, naive_losses
+
+WIDTH = 16
+# Around one slice of the vocabulary, and a last slice of one row.
+VOCABULARIES = [2, 61, VOCABULARY_SLICE - 1, VOCABULARY_SLICE, VOCABULARY_SLICE + 1, 2 * VOCABULARY_SLICE + 1, 5000]
+
+
+def drawn(*shape, seed=0, scale=1.0):
+    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+@pytest.mark.parametrize("scale", [0.1, 5.0])  # nearly uniform; nearly certain
+def test_losses_are_those_of_whole_logits(vocabulary, scale):
+    hidden, head = drawn(40, WIDTH, seed=1, scale=scale), drawn(vocabulary, WIDTH, seed=2)
+    targets = torch.randint(vocabulary, (40,), generator=torch.Generator().manual_seed(3))
+    expected = naive_losses(hidden, head, targets)
+    torch.testing.assert_close(next_token_losses(hidden, head, targets).double(), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+@pytest.mark.parametrize("scale", [0.1, 5.0])
+def test_divergences_are_those_of_whole_distributions(vocabulary, scale):
+    teacher, student = drawn(40, WIDTH, seed=1, scale=scale), drawn(40, WIDTH, seed=4, scale=scale)
+    head = drawn(vocabulary, WIDTH, seed=2)
+    found, expected = kl_divergences(teacher, student, head).double(), naive_divergences(teacher, student, head)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert (found >= 0).all() and not torch.allclose(found, kl_divergences(student, teacher, head).double())
+
+
+@pytest.mark.parametrize("count", [0, 1, TOKEN_GROUP - 1, TOKEN_GROUP, TOKEN_GROUP + 1, 2 * TOKEN_GROUP + 3])
+def test_tokens_do_not_depend_on_their_group(count):
+    hidden, other, head = drawn(count + 1, 4, seed=1), drawn(count + 1, 4, seed=4), drawn(50, 4, seed=2)
+    targets = torch.arange(count + 1) % 50
+    alone = torch.cat([next_token_losses(hidden[[n]], head, targets[[n]]) for n in range(0, count + 1, 97)])
+    torch.testing.assert_close(next_token_losses(hidden, head, targets)[::97], alone)
+    alone = torch.cat([kl_divergences(hidden[[n]], other[[n]], head) for n in range(0, count + 1, 97)])
+    torch.testing.assert_close(kl_divergences(hidden, other, head)[::97], alone)
+
+
+def test_a_model_does_not_diverge_from_itself():
+    hidden, head = drawn(20, WIDTH, seed=1, scale=4.0), drawn(3000, WIDTH, seed=2)
+    assert kl_divergences(hidden, hidden.clone(), head).max() < 1e-5
+
+
+def test_a_uniform_model_loses_the_logarithm_of_the_vocabulary():
+    losses = next_token_losses(torch.zeros(5, WIDTH), drawn(4099, WIDTH), torch.arange(5))
+    torch.testing.assert_close(losses, torch.full((5,), 4099.0).log())
+
+
+def test_two_outcomes_in_closed_form():
+    head = torch.tensor([[1.0], [0.0]])  # the logits of a hidden state x are (x, 0)
+    p, q = 0.8, 0.3
+    teacher, student = (torch.tensor([[torch.logit(torch.tensor(chance))]]) for chance in (p, q))
+    expected = p * torch.log(torch.tensor(p / q)) + (1 - p) * torch.log(torch.tensor((1 - p) / (1 - q)))
+    torch.testing.assert_close(kl_divergences(teacher, student, head)[0], expected)
+
+
+def test_bfloat16_is_near_and_sums_in_fp32():
+    hidden, head = drawn(64, WIDTH, seed=1), drawn(5000, WIDTH, seed=2)
+    targets = torch.arange(64)
+    found = next_token_losses(hidden.bfloat16(), head.bfloat16(), targets)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.mean().double(), naive_losses(hidden, head, targets).mean(), rtol=5e-3, atol=5e-3)
+
+
+@pytest.mark.parametrize("far", [200.0, 3000.0])
+def test_huge_logits_stay_finite(far):
+    hidden, head = torch.tensor([[far], [-far]]), torch.tensor([[1.0], [0.0], [-1.0]])
+    losses = next_token_losses(hidden, head, torch.tensor([0, 0]))
+    torch.testing.assert_close(losses, torch.tensor([0.0, 2 * far]))
+    assert torch.isfinite(kl_divergences(hidden, -hidden, head)).all()
