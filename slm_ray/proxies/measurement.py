@@ -21,8 +21,8 @@ class Measurement:
         stderr: Its standard error, or None where it has none.
         tokens: Tokens it was measured on (0: none were needed).
         seconds: Wall time it took.
-        blocks: Mean loss of each consecutive block of 64 predicted positions, in nats; empty for other proxies. Paired
-            differences between candidates are made of these.
+        blocks: Mean loss of each consecutive block of about 64 predicted positions, in nats; empty for other proxies.
+            Paired differences between candidates are made of these.
     """
 
     value: float
@@ -50,16 +50,17 @@ class Measurement:
 def block_means(losses: NDArray[np.float64]) -> list[float]:
     """Mean loss of each block of one sequence.
 
+    The blocks of a sequence are as near to 64 positions as lets them differ by at most one, so that the mean of their
+    means is the mean loss.
+
     Args:
-        losses: ``[positions]`` per-token losses in nats; a last block shorter than 64 counts as one.
+        losses: ``[positions]`` per-token losses in nats.
 
     Returns:
         One mean per block, rounded as records keep them, so that a resumed run compares the very same numbers.
     """
-    return [
-        round(float(losses[start : start + BLOCK_TOKENS].mean()), _DIGITS)
-        for start in range(0, len(losses), BLOCK_TOKENS)
-    ]
+    blocks = np.array_split(losses, max(1, round(len(losses) / BLOCK_TOKENS)))
+    return [round(float(block.mean()), _DIGITS) for block in blocks]
 
 
 def mean_and_stderr(blocks: tuple[float, ...] | list[float]) -> tuple[float, float | None]:
