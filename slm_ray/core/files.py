@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -129,6 +130,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
         fsync_folder(path.parent)
     except OSError as error:
         raise explain_os_error(error, f"writing {path}") from error
+    except Exception as error:
+        # safetensors and tokenizers are written in Rust and raise errors of their own, which end like this.
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise
+        raise explain_os_error(OSError(int(found[1]), os.strerror(int(found[1]))), f"writing {path}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -53,7 +53,7 @@ def test_gradients_of_present_and_absent_units(name, masked):
     assert found.loss == pytest.approx(float(losses.sum()), rel=1e-4)
     assert found.tokens == 3 * (ids.shape[1] - 1)
     if masked:
-        absent = getattr(found, "neurons")[:, ~masks.neurons]
+        absent = found.neurons[:, ~masks.neurons]
         assert np.abs(absent).max() > 1e-4  # a dropped unit still shows that it is missed
 
 

@@ -119,7 +119,9 @@ def test_taylor_change_is_the_formula(curvature):
 
     for layer in range(3):
         for head in range(4):
-            assert scores.query_heads[layer, head] == pytest.approx(rise(gradients.query_heads[:, layer, head].tolist()))
+            assert scores.query_heads[layer, head] == pytest.approx(
+                rise(gradients.query_heads[:, layer, head].tolist())
+            )
         for group in range(2):  # a key-value head is one gate over both its query heads
             both = gradients.query_heads[:, layer, 2 * group] + gradients.query_heads[:, layer, 2 * group + 1]
             assert scores.kv_heads[layer, group] == pytest.approx(rise(both.tolist()), rel=1e-5)

@@ -73,8 +73,14 @@ def scores_of(model, ids):
 def evaluator_of(model, ids, *proxies, stages=(), confidence=0.9, scores=None) -> Evaluator:
     return Evaluator(
         EvaluatorSettings(
-            teacher=InMemory(model=model), precision="fp32", ids=ids, proxies=proxies, stage_tokens=stages,
-            confidence=confidence, threads=1, scores=scores or {},
+            teacher=InMemory(model=model),
+            precision="fp32",
+            ids=ids,
+            proxies=proxies,
+            stage_tokens=stages,
+            confidence=confidence,
+            threads=1,
+            scores=scores or {},
         )  # fmt: skip
     )
 
@@ -164,7 +170,14 @@ def test_ruined_candidates_are_worth_nothing_but_stay_numbers():
 
 @pytest.mark.parametrize(
     "stages, ends",
-    [((), [16]), ((512,), [1, 16]), ((512, 2048), [1, 4, 16]), ((1,), [1, 16]), ((9000,), [16]), ((700, 800), [1, 2, 16])],
+    [
+        ((), [16]),
+        ((512,), [1, 16]),
+        ((512, 2048), [1, 4, 16]),
+        ((1,), [1, 16]),
+        ((9000,), [16]),
+        ((700, 800), [1, 2, 16]),
+    ],
 )
 def test_stages_end_at_whole_sequences(stages, ends):
     assert stage_ends(16, 512, stages) == ends
@@ -197,7 +210,9 @@ def test_sums_of_scores_are_their_definitions(model, ids, teacher):
         assert magnitude_kept(spec, magnitude) == pytest.approx(norm / whole, rel=1e-5)
         assert block_influence_kept(spec, activation) == pytest.approx(sum(activation.layers[layer] for layer in kept))
     full = full_subnet(teacher)
-    assert importance_lost(full, taylor) == pytest.approx(0, abs=1e-5) and magnitude_kept(full, magnitude) == pytest.approx(1)
+    assert importance_lost(full, taylor) == pytest.approx(0, abs=1e-5) and magnitude_kept(
+        full, magnitude
+    ) == pytest.approx(1)
 
 
 def test_every_proxy_at_once(model, ids, teacher):
@@ -219,7 +234,8 @@ def test_objectives_read(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["", ",", "params", "latency,params", "perplexity,perplexity", "perplexity,kl", "perplexity,params,flops", "nope"]
+    "text",
+    ["", ",", "params", "latency,params", "perplexity,perplexity", "perplexity,kl", "perplexity,params,flops", "nope"],
 )
 def test_other_objectives_are_refused(text):
     with pytest.raises(UserError):

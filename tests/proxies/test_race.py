@@ -14,7 +14,9 @@ def noisy(mean: float, seed: int, count: int = 32, spread: float = 0.01) -> list
     return [float(x) for x in mean + shared + spread * np.random.default_rng(seed).normal(size=count)]
 
 
-@pytest.mark.parametrize("count, sizes", [(1, [1]), (31, [31]), (64, [64]), (65, [65]), (127, [64, 63]), (511, [64] * 7 + [63])])
+@pytest.mark.parametrize(
+    "count, sizes", [(1, [1]), (31, [31]), (64, [64]), (65, [65]), (127, [64, 63]), (511, [64] * 7 + [63])]
+)
 def test_blocks_are_near_64_positions_and_their_mean_is_the_mean(count, sizes):
     losses = np.random.default_rng(0).gamma(2.0, size=count)
     starts = np.cumsum([0, *sizes])

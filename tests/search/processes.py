@@ -13,7 +13,9 @@ def descendants(pid: int) -> dict[int, str]:
     """Every process below ``pid``, with its command line."""
     found: dict[int, str] = {}
     try:
-        below = [child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+        below = [
+            child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+        ]
     except OSError:
         return found  # it has just ended
     for child in map(int, below):

@@ -10,7 +10,7 @@ import pytest
 
 from slm_ray.core.commands import run_command
 from slm_ray.search.command import main
-from tests.search.tiny_run import lines_of, start
+from tests.search.tiny_run import lines_of
 
 
 @pytest.fixture

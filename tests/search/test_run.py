@@ -21,7 +21,7 @@ def test_every_file_of_the_run_folder_is_there(finished):
         assert (finished / name).stat().st_size > 0, name
     assert (finished / "front.png").read_bytes().startswith(b"\x89PNG")
     page = (finished / "report.html").read_text()
-    assert "src=\"http" not in page and "href=\"http" not in page  # opens without a network
+    assert 'src="http' not in page and 'href="http' not in page  # opens without a network
     config = json.loads((finished / "config.json").read_text())
     assert config["trials"] == TRIALS and config["command"].startswith("python -m slm_ray.search --teacher ")
     assert not [path for path in finished.rglob("*") if path.name.endswith(".tmp")]
@@ -72,9 +72,9 @@ def test_winners_load_and_generate(finished):
 def test_a_winner_has_the_perplexity_that_was_reported(finished, tiny, monkeypatch):
     """Measured once more, by Hugging Face, on the very tokens of the run."""
     monkeypatch.setenv("SLM_RAY_CACHE", str(tiny.cache))
-    from slm_ray.search.config import SearchConfig
     from slm_ray.core.progress import Console
     from slm_ray.models.teachers import load_teacher
+    from slm_ray.search.config import SearchConfig
     from slm_ray.search.inputs import prepare_parts
 
     config = json.loads((finished / "config.json").read_text())

@@ -1,0 +1,86 @@
+import contextlib
+import json
+import os
+import subprocess
+
+import pytest
+
+from slm_ray.core.commands import run_command
+from slm_ray.search.command import main
+from slm_ray.search.finish import pick_winners
+from tests.search.tiny_run import lines_of, outcome_of
+from tests.search.without_ray import run_without_ray
+
+
+def front_of_sizes(*sizes: int) -> list[dict]:
+    return [{"cost": {"params": size}} for size in sizes]
+
+
+@pytest.mark.parametrize(
+    "sizes, count, picked",
+    [
+        ([100, 90, 80, 70, 60], 1, [0]),
+        ([100, 90, 80, 70, 60], 2, [0, 4]),
+        ([100, 90, 80, 70, 60], 3, [0, 2, 4]),
+        ([100, 99, 98, 60], 3, [0, 2, 3]),
+        ([100, 60], 5, [0, 1]),
+        ([100], 3, [0]),
+        ([100, 100, 100], 2, [0, 1]),
+        ([], 3, []),
+    ],
+)
+def test_the_best_is_the_first_winner_and_sizes_are_spread(sizes, count, picked):
+    assert pick_winners(front_of_sizes(*sizes), "params", count) == picked
+
+
+@pytest.fixture
+def command(tiny, monkeypatch):
+    run_without_ray(monkeypatch)
+    monkeypatch.setenv("SLM_RAY_CACHE", str(tiny.cache))
+    return lambda arguments: run_command(main, [str(argument) for argument in arguments])
+
+
+@contextlib.contextmanager
+def small_disk(path, size):
+    """A disk of its own that is soon full; gives a function that makes it larger."""
+    path.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root can mount a small disk")
+    try:
+        yield lambda: subprocess.run(["mount", "-o", "remount,size=16m", str(path)], check=True)
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+@pytest.mark.parametrize("size", ["16k", "48k", "96k", "180k"])  # full in the middle of trials, of winners, of pages
+def test_a_full_disk_is_one_sentence_and_loses_nothing(size, command, tiny, tmp_path, capsys):
+    assert command(tiny.arguments(tmp_path / "whole")) == 0
+    capsys.readouterr()
+    with small_disk(tmp_path / "disk", size) as enlarge:
+        run = tmp_path / "disk" / "run"
+        assert command(tiny.arguments(run)) == 2
+        errors = capsys.readouterr().err
+        assert "Traceback" not in errors and "the disk is full: free some space" in errors.splitlines()[-1]
+        before = lines_of(run)
+        assert not (run / "result.json").exists() or json.loads((run / "result.json").read_text())
+        enlarge()
+        assert command(["--resume", run]) == 0
+        assert lines_of(run)[: len(before)] == before
+        assert outcome_of(run) == outcome_of(tmp_path / "whole")
+        assert (run / "report.html").exists() and not list(run.rglob("*.tmp"))
+
+
+def test_fewer_models_on_the_front_than_winners_asked_for(command, tiny, tmp_path):
+    run = tmp_path / "run"
+    assert command(tiny.arguments(run, "--winners", "50", "--trials", "3")) == 0
+    result = json.loads((run / "result.json").read_text())
+    assert len(result["winners"]) == len(result["front"]) == len(list((run / "winners").iterdir()))
+    assert sorted(entry["winner"] for entry in result["front"]) == list(range(len(result["front"])))
+
+
+def test_one_trial_is_a_search(command, tiny, tmp_path):
+    assert command(tiny.arguments(tmp_path / "run", "--trials", "1", "--winners", "1")) == 0
+    assert len(lines_of(tmp_path / "run")) == 1
