@@ -246,8 +246,8 @@ def unit_outputs(model, ids):
     """What a Hugging Face model's units put out, by hooks, token by token.
 
     Returns:
-        Per layer: ``[tokens, heads, head_dim]`` head outputs, ``[tokens, neurons]`` activations, and the residual stream
-        before and after it, ``[tokens, hidden]``.
+        Per layer: ``[tokens, heads, head_dim]`` head outputs, ``[tokens, neurons]`` activations, and the residual
+        stream before and after it, ``[tokens, hidden]``.
     """
     import torch
 

@@ -60,7 +60,7 @@ def test_gradients_of_present_and_absent_units(name, masked):
 @pytest.mark.parametrize("name", ["llama", "gpt_neox", "gpt2"])
 def test_a_gradient_is_the_slope_of_the_loss(name):
     """Finite differences of the reference in fp64, unit by unit."""
-    teacher, model = gated(name)
+    teacher, _ = gated(name)
     ids, step = tiny_ids(batch=1), 1e-3  # Hugging Face norms compute in fp32, also in an fp64 model
     found = teacher.gradients(ids)
     double = tiny_model(name).double()

@@ -71,18 +71,17 @@ def scores_of(model, ids):
 
 
 def evaluator_of(model, ids, *proxies, stages=(), confidence=0.9, scores=None) -> Evaluator:
-    return Evaluator(
-        EvaluatorSettings(
-            teacher=InMemory(model=model),
-            precision="fp32",
-            ids=ids,
-            proxies=proxies,
-            stage_tokens=stages,
-            confidence=confidence,
-            threads=1,
-            scores=scores or {},
-        )  # fmt: skip
+    settings = EvaluatorSettings(
+        teacher=InMemory(model=model),
+        precision="fp32",
+        ids=ids,
+        proxies=proxies,
+        stage_tokens=stages,
+        confidence=confidence,
+        threads=1,
+        scores=scores or {},
     )
+    return Evaluator(settings)
 
 
 @torch.no_grad()

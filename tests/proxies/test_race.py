@@ -1,3 +1,4 @@
+import itertools
 import math
 from statistics import NormalDist
 
@@ -20,7 +21,7 @@ def noisy(mean: float, seed: int, count: int = 32, spread: float = 0.01) -> list
 def test_blocks_are_near_64_positions_and_their_mean_is_the_mean(count, sizes):
     losses = np.random.default_rng(0).gamma(2.0, size=count)
     starts = np.cumsum([0, *sizes])
-    expected = [losses[a:b].mean() for a, b in zip(starts, starts[1:], strict=False)]
+    expected = [losses[a:b].mean() for a, b in itertools.pairwise(starts)]
     assert block_means(losses) == pytest.approx(expected, abs=1e-5)
     assert np.mean(block_means(losses)) == pytest.approx(losses.mean(), rel=2e-3)
 

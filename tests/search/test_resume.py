@@ -1,4 +1,4 @@
-"""What a search is after its driver, a worker or Ray's head was killed: nothing repeated, nothing lost, the same front."""
+"""A search whose driver, worker or Ray head was killed: nothing repeated, nothing lost, the same front."""
 
 import json
 import shutil
@@ -8,11 +8,12 @@ import pytest
 
 from tests.search.processes import kill_below, wait_until
 from tests.search.tiny_run import TRIALS, lines_of, outcome_of, start, trials_of
+from tests.search.without_ray import run_without_ray
 
 
 @pytest.fixture(scope="module")
 def battered(tiny, search, finished, tmp_path_factory):
-    """A run that loses a worker and then its driver, then Ray's head, and is then left to finish; with what was seen."""
+    """A run that loses a worker and then its driver, then Ray's head, and then finishes; with what was seen."""
     run = tmp_path_factory.mktemp("battered") / "run"
 
     process = start(tiny, tiny.arguments(run))
@@ -55,7 +56,7 @@ def test_each_blow_came_in_the_middle(battered):
 def test_a_dead_head_ends_the_command_in_one_sentence(battered):
     assert battered.head_status == 2
     assert "Traceback" not in battered.head_errors + battered.head_output
-    assert "error: Ray's head process has died" in battered.head_errors
+    assert "error: Ray's head has died" in battered.head_errors
     assert "--resume" in battered.head_errors.splitlines()[-1]
 
 
@@ -144,7 +145,8 @@ def test_a_folder_without_a_run_cannot_be_resumed(tmp_path, search, capsys):
 
 
 @pytest.mark.slow
-def test_a_line_damaged_in_the_middle_is_named(finished, tmp_path, search, capsys):
+def test_a_line_damaged_in_the_middle_is_named(finished, tmp_path, search, capsys, monkeypatch):
+    run_without_ray(monkeypatch)
     run = unfinished(finished, tmp_path)
     lines = lines_of(run)
     (run / "trials.jsonl").write_text("".join([lines[0], "{damaged\n", *lines[1:]]))
