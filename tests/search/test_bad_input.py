@@ -6,12 +6,15 @@ import subprocess
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from slm_ray.core.commands import run_command
 from slm_ray.models import bundled
+from slm_ray.search import cluster
 from slm_ray.search.command import main
+from tests.search.processes import wait_until
 from tests.search.tiny_run import lines_of
 
 
@@ -212,6 +215,16 @@ def test_a_cluster_that_does_not_answer(refuses):
     begin = time.monotonic()
     assert f"the Ray cluster at 127.0.0.1:{port} could not be joined" in refuses("--address", f"127.0.0.1:{port}")
     assert time.monotonic() - begin < 90
+
+
+def test_a_joined_cluster_that_falls_silent_counts_as_lost(monkeypatch):
+    monkeypatch.setattr(cluster, "_PATIENCE_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        ray = SimpleNamespace(get_runtime_context=lambda: SimpleNamespace(gcs_address=address))
+        answers = cluster._head_answers(ray)
+        assert answers()
+    wait_until(lambda: not answers(), 10, "the silence is noticed")
 
 
 def test_debug_shows_the_traceback(tiny, tmp_path, capsys):
