@@ -1,7 +1,7 @@
 """Memory of k concurrent trials on a node, over the teacher they share: peak private memory per worker.
 
-Every worker maps the teacher and measures candidates. What it holds for itself (pages that are not the file's) is sampled
-during the measurement and compared with a process that has imported the same modules and no more.
+Every worker maps the teacher and measures candidates. What it holds for itself (pages that are not the file's) is
+sampled during the measurement and compared with a process that has imported the same modules and no more.
 
 python benchmarks/memory.py [--workers 2]
 """
@@ -53,7 +53,9 @@ def measure(precision: str, queue: Any) -> None:
     evaluator = Evaluator(settings)
     for _ in range(2):
         layers = tuple(
-            LayerUnits(u.source, u.kv_heads, u.query_heads, tuple(sorted(rng.choice(1536, 1024, replace=False).tolist())))
+            LayerUnits(
+                u.source, u.kv_heads, u.query_heads, tuple(sorted(rng.choice(1536, 1024, replace=False).tolist()))
+            )
             for u in full.layers
         )
         evaluator.evaluate(SubnetSpec(full.hidden, layers))
@@ -74,7 +76,9 @@ def main() -> None:
     os.environ.update(_KEEP_MEMORY)
     teacher = load_teacher("smollm2-135m")
     print(f"{machine_line()}; {workers} workers, 16x512 tokens, teacher {teacher.name}\n")
-    print("| type | teacher, MiB | worker's own at its peak, MiB | share of the teacher | limit |\n|---|---|---|---|---|")
+    print(
+        "| type | teacher, MiB | worker's own at its peak, MiB | share of the teacher | limit |\n|---|---|---|---|---|"
+    )
     context = multiprocessing.get_context("spawn")
     for precision in ("fp32", "bf16"):
         queue = context.Queue()

@@ -30,7 +30,7 @@ from slm_ray.search.rank import bind_genomes, rank_units
 def main() -> None:
     """Print both rates and both fronts."""
     parser = run_argument(__doc__ or "")
-    parser.add_argument("--sample", type=int, default=6)
+    parser.add_argument("--sample", type=int, default=4)
     arguments = parser.parse_args()
     config, result, trials = load_result(arguments.run)
     inputs = search_inputs(config)

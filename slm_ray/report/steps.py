@@ -39,7 +39,7 @@ def load_code(path: str, remote_code: bool) -> str:
             "from transformers import AutoModelForCausalLM, AutoTokenizer",
             "",
             f"model = AutoModelForCausalLM.from_pretrained({where}{remote})",
-            f"tokenizer = AutoTokenizer.from_pretrained({where})",
+            f"tokenizer = AutoTokenizer.from_pretrained({where}{remote})",
             f'inputs = tokenizer("{_PROMPT}", return_tensors="pt")',
             "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=30)[0]))",
         ]

@@ -46,6 +46,8 @@ def main(argv: Sequence[str]) -> int:
     config_file, resume, dry_run = given.pop("config"), given.pop("resume"), given.pop("dry_run")
     given.pop("debug")
     command = "python -m slm_ray.search" + "".join(f" {shlex.quote(argument)}" for argument in argv)
+    if resume is not None and dry_run:
+        raise UserError("--dry-run shows what a new run would cost, and --resume continues one: give one of them")
     if resume is not None:
         return _resume(resume, config_file, given)
     config = load_config(SearchConfig, config_file, given)

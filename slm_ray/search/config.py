@@ -24,6 +24,10 @@ def _known_algorithm(name: str) -> str | None:
     return None if name in ALGORITHMS else str(unknown_name("algorithm", name, ALGORITHMS))
 
 
+def _enough_steps(value: int) -> str | None:
+    return None if value == 1 or value >= 3 else f"must be 1 (one-shot), or 3 or more to learn in, got {value}"
+
+
 def _in_confidence_range(value: float) -> str | None:
     return None if 0.5 < value < 1 else f"must lie between 0.5 and 1, got {value:g}"
 
@@ -45,7 +49,7 @@ class SearchConfig:
     population: int = option(24, "population and generation size", check=at_least(4))
     seed: int = option(0, "seed of all randomness", check=at_least(0))
     order: str = option(None, "unit order instead of the space file's", choices=ORDERS, kind=str)
-    importance_steps: int = option(20, "steps that Taylor scores are learned in; 1: one-shot", check=at_least(1))
+    importance_steps: int = option(20, "steps that Taylor scores are learned in; 1: one-shot", check=_enough_steps)
     importance_tokens: int = option(2048, "tokens of each importance step", check=at_least(1))
     calibration_tokens: int = option(8192, "tokens that candidates are measured on", check=at_least(1))
     held_out_tokens: int = option(8192, "tokens that the front is measured on", check=at_least(1))
