@@ -11,12 +11,8 @@ from typing import Any
 
 import torch
 
-from slm_ray.architecture import SubnetSpec
 from slm_ray.core.environment import describe_environment
-from slm_ray.core.progress import Console
-from slm_ray.models.teachers import load_teacher
 from slm_ray.search.config import SearchConfig
-from slm_ray.search.inputs import prepare_parts
 
 
 def machine_line() -> str:
@@ -53,18 +49,6 @@ def load_result(run: Path) -> tuple[SearchConfig, dict[str, Any], list[dict[str,
     return SearchConfig(**fields), json.loads((run / "result.json").read_text()), trials
 
 
-def teacher_and_tokens(config: SearchConfig) -> Any:
-    """The teacher, then its calibration, train and held-out tokens."""
-    teacher = load_teacher(config.teacher)
-    _, calibration, train, held_out = prepare_parts(config, teacher, Console())
-    return teacher, calibration, train, held_out
-
-
 def as_ids(packed: Any) -> torch.Tensor:
     """``[sequences, length]`` token ids."""
     return torch.from_numpy(packed.ids.copy()).long()
-
-
-def saved_spec(folder: Path) -> SubnetSpec:
-    """What a saved winner keeps of its teacher."""
-    return SubnetSpec.from_json(json.loads((folder / "slm_ray.json").read_text())["spec"])

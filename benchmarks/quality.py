@@ -6,7 +6,7 @@ python benchmarks/quality.py RUN
 from __future__ import annotations
 
 import torch
-from common import as_ids, load_result, machine_line, run_argument, teacher_and_tokens
+from common import as_ids, load_result, machine_line, run_argument
 
 from slm_ray.core.progress import Console, Progress
 from slm_ray.models.extraction import extract
@@ -40,10 +40,10 @@ def main() -> None:
     folder = run_argument(__doc__ or "").parse_args().run
     config, result, trials = load_result(folder)
     inputs = search_inputs(config)
-    teacher, _, _, held_out = teacher_and_tokens(config)
+    teacher = inputs.teacher
     ranking = rank_units(config, inputs, Progress(Console(), "importance", 1))
     stack = bind_genomes(config, inputs, ranking)
-    ids = as_ids(held_out)
+    ids = as_ids(inputs.held_out)
     state, hf_config, family = teacher.state(), teacher.config(), teacher.family()
     genes = {trial["trial"]: trial["genes"] for trial in trials}
     whole = result["teacher"]["cost"]["params"]

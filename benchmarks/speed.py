@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 import torch
-from common import as_ids, load_result, machine_line, run_argument, teacher_and_tokens
+from common import as_ids, load_result, machine_line, run_argument
 from quality import perplexity, search_inputs
 
 from slm_ray.core.environment import usable_cpus
@@ -34,7 +34,7 @@ def main() -> None:
     arguments = parser.parse_args()
     config, result, trials = load_result(arguments.run)
     inputs = search_inputs(config)
-    teacher, calibration, _, _ = teacher_and_tokens(config)
+    teacher, calibration = inputs.teacher, inputs.calibration
     ranking = rank_units(config, inputs, Progress(Console(), "importance", 1))
     stack = bind_genomes(config, inputs, ranking)
     specs = [stack.decode(stack.from_text(trial["genes"])) for trial in trials]

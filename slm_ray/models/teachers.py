@@ -176,7 +176,7 @@ def _from_folder(name: str, folder: Path, cache: Path) -> Teacher:
         raise UserError(
             f"teacher {name} is no model: {folder.name}/config.json is missing; give a Hugging Face model folder"
         )
-    _check_family(name, folder)
+    check_family(name, folder)
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         if list(folder.glob("*.bin")) or list(folder.glob("*.pt")):
@@ -184,7 +184,7 @@ def _from_folder(name: str, folder: Path, cache: Path) -> Teacher:
                 f"teacher {name} has only pickled weights, which can run code: convert them to safetensors first"
             )
         raise UserError(f"teacher {name} has no *.safetensors weights: the download is not finished, or it is no model")
-    _check_shards(name, folder)
+    check_shards(name, folder)
     try:
         files = [folder / "config.json", *sorted(folder.glob("tokenizer*")), *weights]
         key = digest_json({"files": {file.name: sha256_file(file) for file in files}, "format": _FORMAT})
@@ -193,7 +193,7 @@ def _from_folder(name: str, folder: Path, cache: Path) -> Teacher:
     return _converted(name, key, {"folder": str(folder), "gguf_file": None}, cache, _licence_of(folder))
 
 
-def _check_family(name: str, folder: Path) -> None:
+def check_family(name: str, folder: Path) -> None:
     """Refuse another family before transformers reads anything, so that it may say what it likes about it."""
     fields = read_json(folder / "config.json")
     kind = fields.get("model_type") if isinstance(fields, dict) else None
@@ -203,7 +203,12 @@ def _check_family(name: str, folder: Path) -> None:
         raise unsupported_family(name, kind)
 
 
-def _check_shards(name: str, folder: Path) -> None:
+def check_shards(name: str, folder: Path) -> None:
+    """Make sure that every weight file a folder's index names is there.
+
+    Raises:
+        UserError: Some are missing, or the index is damaged.
+    """
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return

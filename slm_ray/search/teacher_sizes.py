@@ -12,7 +12,7 @@ from slm_ray.core.errors import UserError
 from slm_ray.core.files import cache_folder
 from slm_ray.models.bundled import BUNDLED_NAME, GGUF_MEMBER
 from slm_ray.models.families import family_of
-from slm_ray.models.teachers import _check_family, _check_shards, load_teacher, quiet_transformers
+from slm_ray.models.teachers import check_family, check_shards, load_teacher, quiet_transformers
 
 BUNDLED_DOWNLOAD = "93 MB"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -76,8 +76,8 @@ def _from_gguf(name: str, file: Path) -> TeacherSizes:
 def _from_folder(name: str, folder: Path) -> TeacherSizes:
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         load_teacher(name)  # raises at once, with what is missing
-    _check_family(name, folder)
-    _check_shards(name, folder)
+    check_family(name, folder)
+    check_shards(name, folder)
     config = _read_config(name, folder)
     return TeacherSizes(name, _architecture(config, name), _bytes_of(config), "in its folder")
 
@@ -90,7 +90,7 @@ def _from_hub_cache(name: str) -> TeacherSizes:
     if not isinstance(found, str):
         return TeacherSizes(name, None, 4, "comes from the hub, once; its sizes are known when it is here")
     folder = Path(found).parent
-    _check_family(name, folder)
+    check_family(name, folder)
     config = _read_config(name, folder)
     return TeacherSizes(name, _architecture(config, name), _bytes_of(config), "in the hub's cache, at least in part")
 
