@@ -19,7 +19,7 @@ from slm_ray.data.bundled import BUNDLED
 from slm_ray.data.hub import is_hub_id
 from slm_ray.data.local import is_supported
 from slm_ray.search import estimates
-from slm_ray.search.cluster import default_workers
+from slm_ray.cluster import default_workers
 from slm_ray.search.config import DEFAULT_BUDGET, SearchConfig
 from slm_ray.search.genome import Genome
 from slm_ray.search.inputs import check_sequence_length, choose_precision

@@ -20,7 +20,7 @@ from slm_ray.models.teachers import load_teacher
 from slm_ray.proxies.evaluator import DTYPES, EvaluatorSettings
 from slm_ray.report import build_report, load_run, summary_text
 from slm_ray.search.algorithms import ALGORITHMS
-from slm_ray.search.cluster import default_workers, ray_session
+from slm_ray.cluster import default_workers, ray_session
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.export import export_winner, write_cards
 from slm_ray.search.finish import Chosen, baselines_at, front_entries, pick_winners, teacher_entry, with_held_out
