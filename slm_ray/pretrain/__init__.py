@@ -1,0 +1,1 @@
+"""Training students: the loop on Ray Train and DeepSpeed, its optimisers, checkpoints and accounts."""

@@ -1,0 +1,236 @@
+"""Optimisers: which parameters decay, the four kinds, and their state kept by parameter name.
+
+AdamW is torch's own; Lion, LAMB and Muon are ``pytorch_optimizer``'s, with everything that is not in the published
+update switched off. Weight decay is decoupled in all four.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from pytorch_optimizer import Lamb, Lion, Muon
+from torch import nn
+
+from slm_ray.core.errors import UserError, unknown_name
+
+OPTIMIZERS = ("adamw", "lion", "lamb", "muon")
+# Every element is updated by itself, so ZeRO may cut the parameters into flat shards. LAMB needs the norm of a whole
+# tensor and Muon the matrix itself.
+ELEMENTWISE = frozenset({"adamw", "lion"})
+
+_MOMENTS: dict[type, tuple[str, ...]] = {
+    torch.optim.AdamW: ("exp_avg", "exp_avg_sq"),
+    Lion: ("exp_avg",),
+    Lamb: ("exp_avg", "exp_avg_sq"),
+}
+
+
+def _embeddings(model: nn.Module) -> set[int]:
+    """Ids of the token embedding's and the output head's weights."""
+    found = set()
+    for module in model.modules():
+        for getter in ("get_input_embeddings", "get_output_embeddings"):
+            table = getattr(module, getter)() if hasattr(module, getter) else None
+            if isinstance(table, nn.Module) and isinstance(getattr(table, "weight", None), nn.Parameter):
+                found.add(id(table.weight))
+    return found
+
+
+def _exempt(model: nn.Module, embeddings: set[int]) -> set[int]:
+    """Ids of what never decays: vectors, everything in a norm, learned position tables."""
+    found = {id(parameter) for parameter in model.parameters() if parameter.ndim < 2}
+    for module in model.modules():
+        is_norm = "norm" in type(module).__name__.lower()
+        is_position_table = isinstance(module, nn.Embedding) and id(module.weight) not in embeddings
+        if is_norm or is_position_table:
+            found.update(id(parameter) for parameter in module.parameters(recurse=False))
+    return found
+
+
+def _group(name: str, members: list[tuple[str, nn.Parameter]], weight_decay: float) -> dict[str, Any]:
+    return {
+        "name": name,
+        "params": [parameter for _, parameter in members],
+        "param_names": [parameter_name for parameter_name, _ in members],
+        "weight_decay": weight_decay,
+    }
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """The trainable parameters, split into those that decay and those that do not.
+
+    Matrices decay, the token embedding and the output head among them. Biases, everything in a norm, and tables of
+    learned positions do not. A tied parameter appears once, under its first name.
+
+    Returns:
+        Groups ``decay`` and ``no_decay`` (an empty one is left out), each with ``params``, ``param_names`` in the same
+        order, and ``weight_decay``.
+    """
+    exempt = _exempt(model, _embeddings(model))
+    members = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    groups = [
+        _group("decay", [member for member in members if id(member[1]) not in exempt], weight_decay),
+        _group("no_decay", [member for member in members if id(member[1]) in exempt], 0.0),
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _muon_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """The groups of :func:`parameter_groups`, with the layers' own matrices taken out of ``decay`` into ``matrices``."""
+    embeddings, groups = _embeddings(model), []
+    for group in parameter_groups(model, weight_decay):
+        members = list(zip(group["param_names"], group["params"], strict=True))
+        inside = [m for m in members if group["name"] == "decay" and m[1].ndim == 2 and id(m[1]) not in embeddings]
+        others = [member for member in members if not any(member[1] is one[1] for one in inside)]
+        groups += [{**_group("matrices", inside, weight_decay), "use_muon": True}] if inside else []
+        groups += [{**_group(group["name"], others, group["weight_decay"]), "use_muon": False}] if others else []
+    return groups
+
+
+class PaperLamb(Lamb):
+    """LAMB as in its paper, without the library's limit of 10 on the norm of a weight."""
+
+    clamp = math.inf
+
+
+def build_optimizer(
+    name: str,
+    model: nn.Module,
+    *,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.95),
+    eps: float = 1e-8,
+    weight_decay: float = 0.1,
+    fused: bool,
+) -> torch.optim.Optimizer:
+    """Make an optimiser for a model's trainable parameters, grouped by :func:`parameter_groups`.
+
+    - ``adamw``: arXiv 1711.05101, torch's.
+    - ``lion``: arXiv 2302.06675. Its authors advise a learning rate 3 to 10 times below AdamW's, a decay as much
+      higher, and betas of 0.95 and 0.98 for language models.
+    - ``lamb``: arXiv 1904.00962, version 3 (no bias correction, which the trust ratio cancels but for the decay). As in
+      its authors' code, what does not decay has a trust ratio of 1.
+    - ``muon``: Keller Jordan, https://kellerjordan.github.io/posts/muon/, for the matrices inside the layers: Nesterov
+      momentum 0.95, five Newton-Schulz steps in bf16. The update is scaled by ``0.2 * sqrt(max(rows, columns))``
+      (arXiv 2502.16982, so that its size is AdamW's and one learning rate and decay serve both). Everything else gets
+      AdamW, in the same object.
+
+    Args:
+        name: One of ``OPTIMIZERS``.
+        model: A Hugging Face causal language model (or a module around one).
+        lr: Peak learning rate, kept in every group as ``initial_lr``; see :func:`set_lr`.
+        betas: Decay rates of the moments; Muon's AdamW part uses them, its momentum does not.
+        eps: Added to the denominator; Lion has none.
+        weight_decay: Decoupled: a step takes ``lr * weight_decay`` of a decaying weight away (LAMB: before the trust
+            ratio, as published).
+        fused: AdamW only: torch's fused kernel.
+
+    Raises:
+        UserError: There is no optimiser of that name.
+    """
+    if name not in OPTIMIZERS:
+        raise unknown_name("optimizer", name, OPTIMIZERS)
+    optimizer: torch.optim.Optimizer
+    groups = parameter_groups(model, weight_decay)
+    if name == "adamw":
+        optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
+    elif name == "lion":
+        optimizer = Lion(groups, lr=lr, betas=betas, weight_decay=weight_decay, weight_decouple=True)
+    elif name == "lamb":
+        groups = [{**group, "adam": group["name"] == "no_decay"} for group in groups]
+        # Not "decoupled" in the library's sense, which would shrink the weight outside of the trust ratio.
+        optimizer = PaperLamb(
+            groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, weight_decouple=False, adam_debias=True
+        )
+    else:
+        optimizer = Muon(
+            _muon_groups(model, weight_decay), lr=lr, momentum=0.95, nesterov=True, ns_steps=5, use_adjusted_lr=True,
+            weight_decay=weight_decay, adamw_lr=lr, adamw_betas=betas, adamw_eps=eps,
+        )  # fmt: skip
+    for group in optimizer.param_groups:
+        group["initial_lr"] = lr
+    return optimizer
+
+
+def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set every group's learning rate to its ``initial_lr`` times a schedule's factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+
+
+def _moments(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the state tensors of a group's parameters."""
+    if isinstance(optimizer, Muon):
+        return ("momentum_buffer",) if group["use_muon"] else ("exp_avg", "exp_avg_sq")
+    return next(names for kind, names in _MOMENTS.items() if isinstance(optimizer, kind))
+
+
+def _named(optimizer: torch.optim.Optimizer, model: nn.Module) -> Iterator[tuple[dict[str, Any], str, nn.Parameter]]:
+    """Every parameter of the optimiser with its group and its name in the model."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            yield group, names[id(parameter)], parameter
+
+
+def state_by_name(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, dict[str, torch.Tensor]]:
+    """What an optimiser has gathered, by parameter name, in plain tensors (no copies).
+
+    Returns:
+        For every parameter that was updated at least once, its moments in its own shape and ``step``, a 0-d tensor of
+        the number of updates.
+    """
+    found = {}
+    for group, name, parameter in _named(optimizer, model):
+        state = optimizer.state.get(parameter)
+        if state:
+            # torch counts the steps of every parameter, pytorch_optimizer those of a group.
+            step = state["step"] if "step" in state else group["step"]
+            moments = {key: state[key].detach() for key in _moments(optimizer, group)}
+            found[name] = {**moments, "step": torch.as_tensor(step, dtype=torch.float32).detach().cpu()}
+    return found
+
+
+def load_state_by_name(
+    optimizer: torch.optim.Optimizer, model: nn.Module, state: Mapping[str, Mapping[str, torch.Tensor]]
+) -> None:
+    """Give an optimiser the state that :func:`state_by_name` returned; a run goes on bit for bit.
+
+    Parameters that the state does not name (the new layers of a grown model) start fresh.
+
+    Raises:
+        UserError: The state names a parameter that the model does not have, has another shape, or comes from another
+            optimiser. Nothing is changed.
+    """
+    places = {name: (group, parameter) for group, name, parameter in _named(optimizer, model)}
+    for name, entry in state.items():
+        if name not in places:
+            raise UserError(f"the optimiser's state is of another model: it names '{name}', which this one does not have")
+        group, parameter = places[name]
+        wanted = {*_moments(optimizer, group), "step"}
+        if set(entry) != wanted:
+            raise UserError(
+                f"the state of '{name}' holds {', '.join(sorted(entry))} where {type(optimizer).__name__} needs "
+                f"{', '.join(sorted(wanted))}: resume with the optimiser it was saved with"
+            )
+        for key in wanted - {"step"}:
+            if entry[key].shape != parameter.shape:
+                raise UserError(
+                    f"the state of '{name}' has the shape {list(entry[key].shape)} where the model's is "
+                    f"{list(parameter.shape)}: it belongs to a model of another architecture"
+                )
+    for name, entry in state.items():
+        group, parameter = places[name]
+        kept: dict[str, Any] = {
+            key: entry[key].detach().to(parameter.device).clone(memory_format=torch.preserve_format)
+            for key in _moments(optimizer, group)
+        }
+        if isinstance(optimizer, torch.optim.AdamW):
+            step_device = parameter.device if group["fused"] or group["capturable"] else "cpu"
+            kept["step"] = entry["step"].detach().to(step_device, torch.float32).clone()
+        else:
+            group["step"] = max(int(entry["step"]), group.get("step", 0))
+        optimizer.state[parameter] = kept

@@ -1,0 +1,133 @@
+"""How the learning rate and the weight of the teacher's signal change over a run.
+
+Every schedule is a pure function of the step, so a resumed run needs no state to go on with it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from slm_ray.core.errors import UserError, unknown_name
+
+SCHEDULES = ("cosine", "wsd", "linear", "constant")
+WEIGHT_SCHEDULES = ("constant", "linear", "wsd")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A multiplier of the peak learning rate for every step of a run.
+
+    All kinds first rise in a straight line: step ``s`` of ``warmup_steps`` has ``(s + 1) / warmup_steps``. Then, with
+    ``p`` the part of the fall that lies behind a step (0 at its first step, 1 only after the run's last):
+
+    - ``cosine``: ``floor + (1 - floor) * (1 + cos(pi * p)) / 2`` (SGDR, arXiv 1608.03983, without restarts);
+    - ``linear``: ``1 - (1 - floor) * p``;
+    - ``wsd``: 1 until the last ``decay_fraction`` of the run, then ``floor + (1 - floor) * (1 - sqrt(p))``, the
+      "1-sqrt" form of arXiv 2405.18392 (theirs has a floor of 0);
+    - ``constant``: 1.
+
+    Attributes:
+        kind: One of ``SCHEDULES``.
+        warmup_steps: Steps of the rise; 0 for none.
+        total_steps: Optimiser steps of the whole run.
+        floor_ratio: What the fall ends at, as a part of the peak; ``constant`` does not use it.
+        decay_fraction: The part of the run that ``wsd`` falls in; a longer warm-up shortens it.
+    """
+
+    kind: str
+    warmup_steps: int
+    total_steps: int
+    floor_ratio: float = 0.1
+    decay_fraction: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no schedule.
+
+        Raises:
+            UserError: A value breaks its rule.
+        """
+        if self.kind not in SCHEDULES:
+            raise unknown_name("schedule", self.kind, SCHEDULES)
+        if self.total_steps < 1:
+            raise UserError(f"a schedule needs at least 1 step, got {self.total_steps}: train on more tokens")
+        if not 0 <= self.warmup_steps <= self.total_steps:
+            raise UserError(
+                f"the warm-up must have between 0 and the run's {self.total_steps} steps, got {self.warmup_steps}: "
+                "lower it or train longer"
+            )
+        if not 0 <= self.floor_ratio <= 1:
+            raise UserError(f"the learning rate's floor must be 0 to 1 times its peak, got {self.floor_ratio:g}")
+        if not 0 < self.decay_fraction <= 1:
+            raise UserError(f"the decay must take more than 0 and at most all (1) of a run, got {self.decay_fraction:g}")
+
+    @property
+    def decay_start(self) -> int:
+        """The step the fall begins at; ``total_steps`` where there is none."""
+        if self.kind == "constant":
+            return self.total_steps
+        if self.kind == "wsd":
+            decay_steps = max(1, round(self.decay_fraction * self.total_steps))
+            return max(self.warmup_steps, self.total_steps - decay_steps)
+        return self.warmup_steps
+
+    def factor(self, step: int) -> float:
+        """The multiplier of the peak learning rate at a step.
+
+        Args:
+            step: Counted from 0. After the last step the value stays where the fall ends.
+
+        Returns:
+            Above 0 and at most 1 for every step of the run (0 is reached only behind it).
+        """
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if step < self.decay_start or self.kind == "constant":
+            return 1.0
+        part = min(1.0, (step - self.decay_start) / max(1, self.total_steps - self.decay_start))
+        curve = {
+            "cosine": (1 + math.cos(math.pi * part)) / 2,
+            "linear": 1 - part,
+            "wsd": 1 - math.sqrt(part),
+        }[self.kind]
+        return self.floor_ratio + (1 - self.floor_ratio) * curve
+
+
+@dataclass(frozen=True)
+class WeightSchedule:
+    """The weight of the teacher's loss beside the cross-entropy, over a run.
+
+    ``constant`` keeps it; ``linear`` takes it to 0 at the end of the run; ``wsd`` lets it rise over the warm-up, stay,
+    and fall to 0 while a WSD learning rate decays (the best of arXiv 2410.16215, with a WSD learning rate).
+
+    Attributes:
+        kind: One of ``WEIGHT_SCHEDULES``.
+        value: The highest weight.
+    """
+
+    kind: str
+    value: float
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown kind and a weight that is no weight.
+
+        Raises:
+            UserError: A value breaks its rule.
+        """
+        if self.kind not in WEIGHT_SCHEDULES:
+            raise unknown_name("weight schedule", self.kind, WEIGHT_SCHEDULES)
+        if not (math.isfinite(self.value) and self.value >= 0):
+            raise UserError(f"the weight of the teacher's loss must be 0 or more, got {self.value:g}")
+
+    def weight(self, step: int, schedule: Schedule) -> float:
+        """The weight at a step.
+
+        Args:
+            step: Counted from 0.
+            schedule: The learning rate's, for the length of the run, of its warm-up and of its decay.
+        """
+        if self.kind == "constant":
+            return self.value
+        if self.kind == "linear":
+            return self.value * max(0.0, 1 - step / schedule.total_steps)
+        return self.value * replace(schedule, kind="wsd", floor_ratio=0.0).factor(step)

@@ -1,0 +1,95 @@
+"""Learning rates and loss weights over a run, in closed form."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from slm_ray.core.errors import UserError
+from slm_ray.pretrain.schedules import SCHEDULES, WEIGHT_SCHEDULES, Schedule, WeightSchedule
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_the_warmup_is_a_straight_line_that_ends_at_the_peak(kind):
+    schedule = Schedule(kind, 4, 100)
+    assert [schedule.factor(step) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+def test_cosine_and_linear_are_half_way_down_in_the_middle_and_end_at_the_floor():
+    for kind in ("cosine", "linear"):
+        schedule = Schedule(kind, 10, 110, floor_ratio=0.2)
+        assert schedule.factor(60) == pytest.approx(0.6)
+        assert schedule.factor(110) == pytest.approx(0.2) == schedule.factor(1000)
+    assert Schedule("cosine", 0, 4, 0.0).factor(1) == pytest.approx((1 + math.sqrt(0.5)) / 2)
+    assert Schedule("linear", 0, 4, 0.0).factor(3) == 0.25
+
+
+def test_wsd_stays_and_then_falls_as_one_minus_the_square_root():
+    schedule = Schedule("wsd", 5, 100, floor_ratio=0.0, decay_fraction=0.25)
+    assert {schedule.factor(step) for step in range(4, 76)} == {1.0}
+    assert [schedule.factor(75 + step) for step in (1, 4, 9, 16)] == pytest.approx([0.8, 0.6, 0.4, 0.2])
+    assert Schedule("wsd", 0, 100, 0.1, 0.25).factor(79) == pytest.approx(0.1 + 0.9 * 0.6)
+
+
+def test_a_long_warmup_shortens_the_decay():
+    schedule = Schedule("wsd", 90, 100, floor_ratio=0.0, decay_fraction=0.5)
+    assert schedule.factor(89) == schedule.factor(90) == 1.0
+    assert schedule.factor(91) == pytest.approx(1 - math.sqrt(0.1))
+
+
+def test_constant_stays_at_the_peak():
+    assert {Schedule("constant", 0, 50).factor(step) for step in range(60)} == {1.0}
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+@pytest.mark.parametrize(("warmup", "total"), [(0, 1), (1, 1), (3, 3), (0, 2), (2, 3)])
+def test_the_shortest_runs_train_at_every_step(kind, warmup, total):
+    schedule = Schedule(kind, warmup, total, floor_ratio=0.0)
+    factors = [schedule.factor(step) for step in range(total)]
+    assert all(0 < factor <= 1 for factor in factors) and 1.0 in factors
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_no_step_is_above_the_one_before_it_once_the_peak_is_reached(kind):
+    factors = [Schedule(kind, 7, 61).factor(step) for step in range(6, 61)]
+    assert factors == sorted(factors, reverse=True)
+    assert factors[-1] >= 0.1
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"kind": "cosin"}, "did you mean 'cosine'"),
+        ({"warmup_steps": 11}, "the run's 10 steps, got 11"),
+        ({"warmup_steps": -1}, "got -1"),
+        ({"total_steps": 0, "warmup_steps": 0}, "at least 1 step"),
+        ({"floor_ratio": 1.5}, "got 1.5"),
+        ({"decay_fraction": 0.0}, "got 0"),
+    ],
+)
+def test_what_makes_no_schedule_is_refused(fields, words):
+    with pytest.raises(UserError, match=words):
+        Schedule(**{"kind": "wsd", "warmup_steps": 1, "total_steps": 10, **fields})
+
+
+def test_the_weight_stays_falls_in_a_line_or_follows_a_wsd_learning_rate():
+    schedule = Schedule("wsd", 10, 100, floor_ratio=0.1, decay_fraction=0.25)
+    assert {WeightSchedule("constant", 0.7).weight(step, schedule) for step in range(100)} == {0.7}
+    linear = WeightSchedule("linear", 0.8)
+    assert [linear.weight(step, schedule) for step in (0, 25, 50, 100, 101)] == pytest.approx([0.8, 0.6, 0.4, 0, 0])
+    wsd = WeightSchedule("wsd", 0.5)
+    assert [wsd.weight(step, schedule) for step in (0, 9, 74, 84, 91, 100)] == pytest.approx(
+        [0.05, 0.5, 0.5, 0.2, 0.1, 0.0]
+    )
+
+
+def test_the_weights_schedule_takes_only_lengths_from_the_learning_rates():
+    assert WeightSchedule("wsd", 1.0).weight(40, Schedule("cosine", 10, 100)) == 1.0
+
+
+@pytest.mark.parametrize(("kind", "value"), [("stable", 1.0), ("linear", -0.1), ("wsd", math.nan)])
+def test_what_is_no_weight_is_refused(kind, value):
+    with pytest.raises(UserError, match=r"weight"):
+        WeightSchedule(kind, value)
+    assert WEIGHT_SCHEDULES == ("constant", "linear", "wsd")
