@@ -2,7 +2,10 @@
 
 from slm_ray.data.documents import Corpus, Document
 from slm_ray.data.load import DEFAULT_CORPUS, load_corpus
+from slm_ray.data.order import SequenceOrder
 from slm_ray.data.packed import PackedTokens
+from slm_ray.data.shard_files import write_shards
+from slm_ray.data.shards import TokenShards
 from slm_ray.data.split import (
     CALIBRATION,
     HELD_OUT,
@@ -25,10 +28,13 @@ __all__ = [
     "Document",
     "PackedTokens",
     "PartSummary",
+    "SequenceOrder",
+    "TokenShards",
     "describe_parts",
     "load_corpus",
     "part_of",
     "prepare_tokens",
     "summarise_parts",
     "tokenizer_digest",
+    "write_shards",
 ]

@@ -1,0 +1,76 @@
+"""The order in which sequences are trained on: a pure function of the seed and the position."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import numpy.typing as npt
+
+from slm_ray.core.errors import UserError
+
+_ROUNDS = 8
+
+
+class SequenceOrder:
+    """Every sequence once per epoch, each epoch in another order.
+
+    Position ``p`` belongs to epoch ``p // num_sequences``. Within an epoch the order is a keyed permutation that is
+    computed for the positions asked for and no others: a Feistel network over the smallest domain of 4**h numbers that
+    holds them all, walked until it lands inside (Luby and Rackoff, 1988; Black and Rogaway, "Ciphers with Arbitrary
+    Finite Domains", 2002). So nothing has to be kept to resume in the middle of an epoch, and the number of workers
+    has no part in it.
+    """
+
+    def __init__(self, num_sequences: int, seed: int) -> None:
+        """Fix an order.
+
+        Args:
+            num_sequences: Sequences in an epoch, at least 1.
+            seed: Any whole number; other seeds give other orders.
+
+        Raises:
+            UserError: There is no sequence.
+        """
+        if num_sequences < 1:
+            raise UserError(f"an order needs at least 1 sequence, got {num_sequences}")
+        self.num_sequences = num_sequences
+        self.seed = seed
+        self._half_bits = max(1, -(-(num_sequences - 1).bit_length() // 2))
+        self._key = int.from_bytes(hashlib.sha256(f"slm_ray sequence order {seed}".encode()).digest()[:8], "big")
+
+    def indices(self, first: int, count: int) -> npt.NDArray[np.int64]:
+        """The sequences at ``count`` positions from ``first`` on.
+
+        Args:
+            first: The first position, from 0 and without end.
+            count: How many; time and memory grow with it alone.
+
+        Returns:
+            int64 ``[count]``, each from 0 to ``num_sequences`` - 1.
+        """
+        epochs, places = np.divmod(np.arange(first, first + count, dtype=np.int64), self.num_sequences)
+        keys = _mix(epochs.astype(np.uint64) + np.uint64(self._key))
+        values = self._permute(places.astype(np.uint64), keys)
+        outside = np.flatnonzero(values >= self.num_sequences)
+        while outside.size:
+            values[outside] = self._permute(values[outside], keys[outside])
+            outside = outside[values[outside] >= self.num_sequences]
+        return values.astype(np.int64)
+
+    def _permute(self, values: npt.NDArray[np.uint64], keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        """A bijection of the numbers below ``4**h``, one per key."""
+        bits = np.uint64(self._half_bits)
+        mask = np.uint64((1 << self._half_bits) - 1)
+        left, right = values >> bits, values & mask
+        for number in range(_ROUNDS):
+            left, right = right, left ^ (_mix(_mix(right + np.uint64(number << 56)) ^ keys) & mask)
+        return (left << bits) | right
+
+
+def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood, 2014); sums and products wrap around."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
