@@ -79,7 +79,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def _muon_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """The groups of :func:`parameter_groups`, with the layers' own matrices taken out of ``decay`` into ``matrices``."""
+    """The groups of :func:`parameter_groups`, the layers' own matrices moved from ``decay`` to ``matrices``."""
     embeddings, groups = _embeddings(model), []
     for group in parameter_groups(model, weight_decay):
         members = list(zip(group["param_names"], group["params"], strict=True))
@@ -208,7 +208,7 @@ def load_state_by_name(
     places = {name: (group, parameter) for group, name, parameter in _named(optimizer, model)}
     for name, entry in state.items():
         if name not in places:
-            raise UserError(f"the optimiser's state is of another model: it names '{name}', which this one does not have")
+            raise UserError(f"the optimiser's state is of another model: this one has no parameter '{name}'")
         group, parameter = places[name]
         wanted = {*_moments(optimizer, group), "step"}
         if set(entry) != wanted:

@@ -59,7 +59,7 @@ class Schedule:
         if not 0 <= self.floor_ratio <= 1:
             raise UserError(f"the learning rate's floor must be 0 to 1 times its peak, got {self.floor_ratio:g}")
         if not 0 < self.decay_fraction <= 1:
-            raise UserError(f"the decay must take more than 0 and at most all (1) of a run, got {self.decay_fraction:g}")
+            raise UserError(f"the decay must take more than 0 and at most 1 of the run, got {self.decay_fraction:g}")
 
     @property
     def decay_start(self) -> int:

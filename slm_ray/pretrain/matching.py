@@ -1,0 +1,184 @@
+"""How many tokens and FLOPs one way of training needs to come as far as another: pure functions on evaluation curves.
+
+Nothing is interpolated: a loss counts as reached at the first evaluation that shows it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from slm_ray.core.units import format_count
+
+
+@dataclass(frozen=True)
+class Point:
+    """One evaluation.
+
+    Attributes:
+        tokens: Tokens trained on so far; 0 for the evaluation before the first step.
+        flops: FLOPs of training so far, the model's own and its teacher's, without what was spent before the start.
+        loss: Validation loss, nats per token.
+    """
+
+    tokens: int
+    flops: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One start's evaluations, in order, and what else it cost.
+
+    Attributes:
+        name: What the start is called.
+        points: At least one; the first is the one before training, with 0 tokens.
+        teacher_flops: The teacher's part of the last point's FLOPs.
+        search_flops: Spent on finding the start, before its first step.
+        capture_flops: Spent on capturing the teacher's logits, before its first step.
+    """
+
+    name: str
+    points: tuple[Point, ...]
+    teacher_flops: float = 0.0
+    search_flops: float = 0.0
+    capture_flops: float = 0.0
+
+    @property
+    def sunk_flops(self) -> float:
+        """FLOPs spent before the first step."""
+        return self.search_flops + self.capture_flops
+
+    @property
+    def final_loss(self) -> float:
+        """The loss of the last evaluation."""
+        return self.points[-1].loss
+
+
+@dataclass(frozen=True)
+class Match:
+    """What one start needed to reach another's final loss.
+
+    Attributes:
+        tokens: Tokens at the first evaluation at or below it; 0 where the start was there before its first step, None
+            where it never was.
+        flops: FLOPs up to there, everything sunk included; None where never.
+        ratio_tokens: The other's tokens over these; None where never, or where either is 0.
+        ratio_flops: The other's FLOPs (sunk included) over these; None where never, or where either is 0.
+    """
+
+    tokens: int | None
+    flops: float | None
+    ratio_tokens: float | None
+    ratio_flops: float | None
+
+
+def _first_at(points: Sequence[Point], target_loss: float) -> Point | None:
+    return next((point for point in points if point.loss <= target_loss), None)
+
+
+def tokens_to_match(points: Sequence[Point], target_loss: float) -> int | None:
+    """Tokens at the first evaluation at or below a loss; None if there is none."""
+    point = _first_at(points, target_loss)
+    return None if point is None else point.tokens
+
+
+def flops_to_match(points: Sequence[Point], target_loss: float, sunk_flops: float = 0.0) -> float | None:
+    """FLOPs at the first evaluation at or below a loss, with those spent before training; None if there is none."""
+    point = _first_at(points, target_loss)
+    return None if point is None else point.flops + sunk_flops
+
+
+def match(curve: Curve, reference: Curve) -> Match:
+    """What a start needed to reach the reference's final loss, against what the reference needed.
+
+    The reference's own cost is also taken where it first was at its final loss, so that a reference that had long been
+    there does not flatter the other side.
+    """
+    target = reference.final_loss
+    tokens = tokens_to_match(curve.points, target)
+    flops = flops_to_match(curve.points, target, curve.sunk_flops)
+    reference_tokens = tokens_to_match(reference.points, target)
+    reference_flops = flops_to_match(reference.points, target, reference.sunk_flops)
+    return Match(
+        tokens,
+        flops,
+        reference_tokens / tokens if tokens and reference_tokens else None,
+        reference_flops / flops if flops and reference_flops else None,
+    )
+
+
+def equal_flops(curves: Sequence[Curve]) -> tuple[float, dict[str, Point | None]]:
+    """Every start at the same price: the largest number of FLOPs that all of them spent, sunk ones included.
+
+    Returns:
+        The FLOPs, and for every start its last evaluation at or below them; None where it had spent more before its
+        first evaluation.
+    """
+    budget = min(curve.points[-1].flops + curve.sunk_flops for curve in curves)
+    found: dict[str, Point | None] = {}
+    for curve in curves:
+        reached = [point for point in curve.points if point.flops + curve.sunk_flops <= budget]
+        found[curve.name] = reached[-1] if reached else None
+    return budget, found
+
+
+def format_flops(value: float) -> str:
+    """Write a number of FLOPs with three significant figures: ``2.1e15`` gives ``2.1P``."""
+    for suffix, unit in (("E", 1e18), ("P", 1e15)):
+        if value >= 0.9995 * unit:
+            return f"{value / unit:.3g}{suffix}"
+    return format_count(value)
+
+
+def _ratio(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f" ({value:.3g}x fewer)" if value >= 1 else f" ({1 / value:.3g}x more)"
+
+
+def _describe_match(curve: Curve, reference: Curve) -> str:
+    found = match(curve, reference)
+    if found.tokens is None or found.flops is None:
+        return f"  {curve.name}: not reached in {format_count(curve.points[-1].tokens)} tokens"
+    tokens = f"{format_count(found.tokens)} tokens{_ratio(found.ratio_tokens)}" if found.tokens else "before its first step"
+    return f"  {curve.name}: {tokens}, {format_flops(found.flops)} FLOPs{_ratio(found.ratio_flops)}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+
+
+def table(curves: Sequence[Curve]) -> list[str]:
+    """The lines that a comparison prints: what every start cost and reached, and what it needed to match the others.
+
+    FLOPs to match include the search and the capture.
+    """
+    rows = [("start", "tokens", "own FLOPs", "teacher", "search", "capture", "first loss", "final loss", "perplexity")]
+    for curve in curves:
+        last = curve.points[-1]
+        spent = (last.flops - curve.teacher_flops, curve.teacher_flops, curve.search_flops, curve.capture_flops)
+        rows.append((
+            curve.name, format_count(last.tokens), *map(format_flops, spent),
+            f"{curve.points[0].loss:.4f}", f"{last.loss:.4f}", f"{math.exp(last.loss):.4g}",
+        ))  # fmt: skip
+    lines = _aligned(rows)
+    for reference in curves:
+        others = [curve for curve in curves if curve is not reference]
+        if others:
+            lines += ["", f"{reference.name}'s final loss of {reference.final_loss:.4f} was reached after:"]
+            lines += [_describe_match(curve, reference) for curve in [reference, *others]]
+    if len(curves) > 1:
+        budget, found = equal_flops(curves)
+        lines += ["", f"at {format_flops(budget)} FLOPs each, everything counted, the loss was:"]
+        lines += [
+            f"  {name}: {point.loss:.4f} after {format_count(point.tokens)} tokens" if point else
+            f"  {name}: had spent more before its first step"
+            for name, point in found.items()
+        ]  # fmt: skip
+    return lines
