@@ -316,3 +316,64 @@ def gated_loss(model, ids, head_gates, neuron_gates, channel_gates):
         hook.remove()
     picked = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])
     return -torch.sum(picked, dim=(1, 2))
+
+
+def optimizer_updates(kind, weight, gradients, rates, betas, eps, decay, trust=True):
+    """A weight after one update per gradient, by the published rule of an optimiser, in double precision.
+
+    ``kind`` is adamw (arXiv 1711.05101), lion (2302.06675), lamb (1904.00962 v3; ``trust`` False leaves the trust ratio
+    out) or muon (Keller Jordan's post, with the scale of 2502.16982).
+    """
+    import numpy as np
+
+    w = np.array(weight, dtype=np.float64)
+    m, v = np.zeros_like(w), np.zeros_like(w)
+    for t, (gradient, rate) in enumerate(zip(gradients, rates), start=1):
+        g = np.array(gradient, dtype=np.float64)
+        if kind == "adamw":
+            m = betas[0] * m + (1 - betas[0]) * g
+            v = betas[1] * v + (1 - betas[1]) * g * g
+            step = m / (1 - betas[0] ** t) / (np.sqrt(v / (1 - betas[1] ** t)) + eps)
+            w = w - rate * (step + decay * w)
+        elif kind == "lion":
+            step = np.sign(betas[0] * m + (1 - betas[0]) * g)
+            m = betas[1] * m + (1 - betas[1]) * g
+            w = w - rate * (step + decay * w)
+        elif kind == "lamb":
+            m = betas[0] * m + (1 - betas[0]) * g
+            v = betas[1] * v + (1 - betas[1]) * g * g
+            step = m / (np.sqrt(v) + eps) + decay * w
+            ratio = np.linalg.norm(w) / np.linalg.norm(step) if trust else 1
+            w = w - rate * ratio * step
+        else:
+            m = 0.95 * m + 0.05 * g
+            step = newton_schulz(0.05 * g + 0.95 * m) * 0.2 * max(w.shape) ** 0.5
+            w = w - rate * (step + decay * w)
+    return w
+
+
+def newton_schulz(matrix):
+    """Five steps towards the nearest orthogonal matrix, with the coefficients of Keller Jordan's Muon."""
+    import numpy as np
+
+    x = matrix / np.linalg.norm(matrix)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x - 4.7750 * gram @ x + 2.0315 * gram @ gram @ x
+    return x
+
+
+def schedule_factor(kind, step, warmup, total, floor, decay_fraction):
+    """The multiplier of the peak learning rate, straight from the definitions."""
+    import math
+
+    if step < warmup:
+        return (step + 1) / warmup
+    if kind == "constant":
+        return 1
+    if kind == "cosine":
+        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+    if kind == "linear":
+        return floor + (1 - floor) * (total - step) / (total - warmup)
+    start = total - decay_fraction * total
+    return 1 if step < start else floor + (1 - floor) * (1 - math.sqrt((step - start) / (decay_fraction * total)))
