@@ -328,7 +328,7 @@ def optimizer_updates(kind, weight, gradients, rates, betas, eps, decay, trust=T
 
     w = np.array(weight, dtype=np.float64)
     m, v = np.zeros_like(w), np.zeros_like(w)
-    for t, (gradient, rate) in enumerate(zip(gradients, rates), start=1):
+    for t, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
         g = np.array(gradient, dtype=np.float64)
         if kind == "adamw":
             m = betas[0] * m + (1 - betas[0]) * g

@@ -133,7 +133,7 @@ def format_flops(value: float) -> str:
 
 
 def _ratio(value: float | None) -> str:
-    if value is None:
+    if value is None or value == 1:
         return ""
     return f" ({value:.3g}x fewer)" if value >= 1 else f" ({1 / value:.3g}x more)"
 
@@ -142,14 +142,16 @@ def _describe_match(curve: Curve, reference: Curve) -> str:
     found = match(curve, reference)
     if found.tokens is None or found.flops is None:
         return f"  {curve.name}: not reached in {format_count(curve.points[-1].tokens)} tokens"
-    tokens = f"{format_count(found.tokens)} tokens{_ratio(found.ratio_tokens)}" if found.tokens else "before its first step"
+    trained = f"{format_count(found.tokens)} tokens{_ratio(found.ratio_tokens)}"
+    tokens = trained if found.tokens else "before its first step"
     return f"  {curve.name}: {tokens}, {format_flops(found.flops)} FLOPs{_ratio(found.ratio_flops)}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    """The first column to the left, the others to the right."""
+    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
     return [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
+        "  ".join([row[0].ljust(first), *(cell.rjust(width) for cell, width in zip(row[1:], others, strict=True))])
         for row in rows
     ]
 
@@ -159,14 +161,14 @@ def table(curves: Sequence[Curve]) -> list[str]:
 
     FLOPs to match include the search and the capture.
     """
-    rows = [("start", "tokens", "own FLOPs", "teacher", "search", "capture", "first loss", "final loss", "perplexity")]
+    rows = [["start", "tokens", "own FLOPs", "teacher", "search", "capture", "first loss", "final loss", "perplexity"]]
     for curve in curves:
         last = curve.points[-1]
         spent = (last.flops - curve.teacher_flops, curve.teacher_flops, curve.search_flops, curve.capture_flops)
-        rows.append((
+        rows.append([
             curve.name, format_count(last.tokens), *map(format_flops, spent),
             f"{curve.points[0].loss:.4f}", f"{last.loss:.4f}", f"{math.exp(last.loss):.4g}",
-        ))  # fmt: skip
+        ])  # fmt: skip
     lines = _aligned(rows)
     for reference in curves:
         others = [curve for curve in curves if curve is not reference]

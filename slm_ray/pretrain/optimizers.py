@@ -21,13 +21,6 @@ OPTIMIZERS = ("adamw", "lion", "lamb", "muon")
 # tensor and Muon the matrix itself.
 ELEMENTWISE = frozenset({"adamw", "lion"})
 
-_MOMENTS: dict[type, tuple[str, ...]] = {
-    torch.optim.AdamW: ("exp_avg", "exp_avg_sq"),
-    Lion: ("exp_avg",),
-    Lamb: ("exp_avg", "exp_avg_sq"),
-}
-
-
 def _embeddings(model: nn.Module) -> set[int]:
     """Ids of the token embedding's and the output head's weights."""
     found = set()
@@ -121,7 +114,7 @@ def build_optimizer(
     Args:
         name: One of ``OPTIMIZERS``.
         model: A Hugging Face causal language model (or a module around one).
-        lr: Peak learning rate, kept in every group as ``initial_lr``; see :func:`set_lr`.
+        lr: Peak learning rate, kept in every group as ``initial_lr``: a schedule sets ``lr`` to a multiple of it.
         betas: Decay rates of the moments; Muon's AdamW part uses them, its momentum does not.
         eps: Added to the denominator; Lion has none.
         weight_decay: Decoupled: a step takes ``lr * weight_decay`` of a decaying weight away (LAMB: before the trust
@@ -155,17 +148,13 @@ def build_optimizer(
     return optimizer
 
 
-def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set every group's learning rate to its ``initial_lr`` times a schedule's factor."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * factor
-
-
-def _moments(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of the state tensors of a group's parameters."""
-    if isinstance(optimizer, Muon):
-        return ("momentum_buffer",) if group["use_muon"] else ("exp_avg", "exp_avg_sq")
-    return next(names for kind, names in _MOMENTS.items() if isinstance(optimizer, kind))
+def _state_keys(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> tuple[str, ...]:
+    """What an update of a group's parameters depends on; ``step`` only where it does."""
+    if isinstance(optimizer, Muon) and group["use_muon"]:
+        return ("momentum_buffer",)
+    if isinstance(optimizer, Lion):
+        return ("exp_avg",)
+    return ("exp_avg", "exp_avg_sq") if isinstance(optimizer, Lamb) else ("exp_avg", "exp_avg_sq", "step")
 
 
 def _named(optimizer: torch.optim.Optimizer, model: nn.Module) -> Iterator[tuple[dict[str, Any], str, nn.Parameter]]:
@@ -177,20 +166,19 @@ def _named(optimizer: torch.optim.Optimizer, model: nn.Module) -> Iterator[tuple
 
 
 def state_by_name(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, dict[str, torch.Tensor]]:
-    """What an optimiser has gathered, by parameter name, in plain tensors (no copies).
+    """What an optimiser has gathered, by parameter name, in plain tensors (moments are not copied).
 
     Returns:
-        For every parameter that was updated at least once, its moments in its own shape and ``step``, a 0-d tensor of
-        the number of updates.
+        For every parameter that was updated at least once, its moments in its own shape and, where the update depends
+        on it, ``step``: the number of updates, a 0-d fp32 tensor on the CPU.
     """
     found = {}
     for group, name, parameter in _named(optimizer, model):
         state = optimizer.state.get(parameter)
         if state:
             # torch counts the steps of every parameter, pytorch_optimizer those of a group.
-            step = state["step"] if "step" in state else group["step"]
-            moments = {key: state[key].detach() for key in _moments(optimizer, group)}
-            found[name] = {**moments, "step": torch.as_tensor(step, dtype=torch.float32).detach().cpu()}
+            step = torch.as_tensor(state.get("step", group.get("step", 0))).to("cpu", torch.float32)
+            found[name] = {key: {**state, "step": step}[key].detach() for key in _state_keys(optimizer, group)}
     return found
 
 
@@ -210,27 +198,30 @@ def load_state_by_name(
         if name not in places:
             raise UserError(f"the optimiser's state is of another model: this one has no parameter '{name}'")
         group, parameter = places[name]
-        wanted = {*_moments(optimizer, group), "step"}
-        if set(entry) != wanted:
-            raise UserError(
-                f"the state of '{name}' holds {', '.join(sorted(entry))} where {type(optimizer).__name__} needs "
-                f"{', '.join(sorted(wanted))}: resume with the optimiser it was saved with"
-            )
-        for key in wanted - {"step"}:
-            if entry[key].shape != parameter.shape:
-                raise UserError(
-                    f"the state of '{name}' has the shape {list(entry[key].shape)} where the model's is "
-                    f"{list(parameter.shape)}: it belongs to a model of another architecture"
-                )
+        _check_entry(name, entry, parameter, _state_keys(optimizer, group), type(optimizer).__name__)
     for name, entry in state.items():
         group, parameter = places[name]
-        kept: dict[str, Any] = {
-            key: entry[key].detach().to(parameter.device).clone(memory_format=torch.preserve_format)
-            for key in _moments(optimizer, group)
-        }
+        kept = {key: value.detach().to(parameter.device).clone() for key, value in entry.items() if key != "step"}
         if isinstance(optimizer, torch.optim.AdamW):
-            step_device = parameter.device if group["fused"] or group["capturable"] else "cpu"
-            kept["step"] = entry["step"].detach().to(step_device, torch.float32).clone()
-        else:
-            group["step"] = max(int(entry["step"]), group.get("step", 0))
+            # The fused kernel reads the count where the parameter is.
+            kept["step"] = entry["step"].detach().to(parameter.device if group["fused"] else "cpu").clone()
+        elif "step" in entry:
+            group["step"] = int(entry["step"])
         optimizer.state[parameter] = kept
+
+
+def _check_entry(
+    name: str, entry: Mapping[str, torch.Tensor], parameter: nn.Parameter, wanted: tuple[str, ...], optimizer: str
+) -> None:
+    """Refuse the state of another optimiser or of a parameter of another shape."""
+    if set(entry) != set(wanted):
+        raise UserError(
+            f"the state of '{name}' holds {', '.join(sorted(entry))} where {optimizer} needs "
+            f"{', '.join(sorted(wanted))}: resume with the optimiser it was saved with"
+        )
+    for key, value in entry.items():
+        if key != "step" and value.shape != parameter.shape:
+            raise UserError(
+                f"the optimiser's state of '{name}' has the shape {list(value.shape)} where the model's is "
+                f"{list(parameter.shape)}: it belongs to a model of another architecture"
+            )

@@ -231,5 +231,5 @@ def _reaching(address: str) -> Iterator[None]:
     except (OSError, ArrowException) as error:
         reason = redact(str(error)).split("\n")[0].split("; Details")[0].rstrip(".")[:300]
         raise UserError(
-            f"the storage {redact(address)} cannot be used ({reason}): check its address, the credentials and the network"
+            f"the storage {redact(address)} cannot be used ({reason}): check the address, the login and the network"
         ) from error

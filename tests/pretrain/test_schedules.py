@@ -8,6 +8,7 @@ import pytest
 
 from slm_ray.core.errors import UserError
 from slm_ray.pretrain.schedules import SCHEDULES, WEIGHT_SCHEDULES, Schedule, WeightSchedule
+from tests.references import schedule_factor
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)
@@ -93,3 +94,10 @@ def test_what_is_no_weight_is_refused(kind, value):
     with pytest.raises(UserError, match=r"weight"):
         WeightSchedule(kind, value)
     assert WEIGHT_SCHEDULES == ("constant", "linear", "wsd")
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_every_step_is_what_the_definition_says(kind):
+    schedule = Schedule(kind, 13, 200, floor_ratio=0.05, decay_fraction=0.3)
+    for step in range(200):
+        assert schedule.factor(step) == pytest.approx(schedule_factor(kind, step, 13, 200, 0.05, 0.3))

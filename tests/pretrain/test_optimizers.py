@@ -1,0 +1,239 @@
+"""Optimisers against the published updates, which parameters decay, and state kept by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from slm_ray.core.errors import UserError
+from slm_ray.pretrain.optimizers import (
+    ELEMENTWISE,
+    OPTIMIZERS,
+    build_optimizer,
+    load_state_by_name,
+    parameter_groups,
+    state_by_name,
+)
+from tests.models.tiny import NAMES, tiny_ids, tiny_model
+from tests.references import optimizer_updates
+
+BETAS, EPS, RATE = (0.9, 0.95), 1e-8, 0.01
+TABLES = ("wte", "wpe", "embed_tokens", "embed_in", "embed_out", "lm_head")
+
+
+def _decays(name: str, parameter: torch.Tensor) -> bool:
+    return parameter.ndim == 2 and "wpe" not in name
+
+
+def _gets_muon(name: str, parameter: torch.Tensor) -> bool:
+    return parameter.ndim == 2 and not any(table in name for table in TABLES)
+
+
+def _random_gradients(model, steps, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        {name: torch.randn(p.shape, generator=generator) for name, p in model.named_parameters()} for _ in range(steps)
+    ]
+
+
+def _update(model, optimizer, gradients, factor=1.0):
+    for name, parameter in model.named_parameters():
+        parameter.grad = gradients[name].clone()  # Muon writes into it
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+    optimizer.step()
+
+
+def _expected_kind(kind, name, parameter):
+    return "adamw" if kind == "muon" and not _gets_muon(name, parameter) else kind
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "llama_untied", "qwen3"])
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_three_updates_are_the_published_ones(kind, family, decay):
+    model, factors = tiny_model(family), [0.5, 1.0, 0.3]
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = build_optimizer(kind, model, lr=RATE, betas=BETAS, eps=EPS, weight_decay=decay, fused=False)
+    gradients = _random_gradients(model, 3)
+    for one, factor in zip(gradients, factors, strict=True):
+        _update(model, optimizer, one, factor)
+    for name, parameter in model.named_parameters():
+        rule = _expected_kind(kind, name, parameter)
+        expected = optimizer_updates(
+            rule, before[name], [one[name] for one in gradients], [RATE * factor for factor in factors], BETAS, EPS,
+            decay if _decays(name, parameter) else 0.0, trust=_decays(name, parameter),
+        )  # fmt: skip
+        # Muon's matrices are made orthogonal in bf16, whose steps are 1/128 of an entry.
+        largest = np.abs(expected - before[name].numpy()).max()
+        tolerance = 0.03 * largest if rule == "muon" else 2e-6
+        np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=0, atol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_without_gradients_only_matrices_shrink(kind):
+    model = tiny_model("gpt2")
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = build_optimizer(kind, model, lr=0.5, weight_decay=0.1, fused=False)
+    _update(model, optimizer, {name: torch.zeros_like(p) for name, p in before.items()})
+    for name, parameter in model.named_parameters():
+        # LAMB's step is as long as the weight, whatever there is to it: here the decay alone.
+        shrunk = before[name] * ((1 - 0.5) if kind == "lamb" else (1 - 0.5 * 0.1))
+        expected = shrunk if _decays(name, parameter) else before[name]
+        torch.testing.assert_close(parameter.detach(), expected)
+
+
+@pytest.mark.parametrize("family", NAMES)
+def test_every_parameter_is_in_one_group_and_tied_ones_once(family):
+    model = tiny_model(family)
+    groups = {group["name"]: group for group in parameter_groups(model, 0.1)}
+    named = dict(model.named_parameters())
+    assert sorted(name for group in groups.values() for name in group["param_names"]) == sorted(named)
+    for group in groups.values():
+        assert all(named[name] is p for name, p in zip(group["param_names"], group["params"], strict=True))
+    assert groups["decay"]["param_names"] == [name for name, p in named.items() if _decays(name, p)]
+    assert (groups["decay"]["weight_decay"], groups["no_decay"]["weight_decay"]) == (0.1, 0.0)
+
+
+def test_frozen_parameters_are_left_out():
+    model = tiny_model("llama")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("layers.1" in name)
+    assert all("layers.1" in name for group in parameter_groups(model, 0.1) for name in group["param_names"])
+
+
+def test_muon_gets_the_layers_matrices_and_adamw_the_rest():
+    model = tiny_model("gpt_neox")
+    optimizer = build_optimizer("muon", model, lr=0.01, fused=False)
+    named = dict(model.named_parameters())
+    for group in optimizer.param_groups:
+        assert all(_gets_muon(name, named[name]) == group["use_muon"] for name in group["param_names"])
+    assert {group["name"]: group["weight_decay"] for group in optimizer.param_groups} == {
+        "matrices": 0.1, "decay": 0.1, "no_decay": 0.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_every_group_keeps_its_peak_rate(kind):
+    optimizer = build_optimizer(kind, tiny_model("llama"), lr=0.02, fused=False)
+    assert {(group["initial_lr"], group["lr"]) for group in optimizer.param_groups} == {(0.02, 0.02)}
+
+
+def test_the_fused_kernel_makes_the_same_updates():
+    models = [tiny_model("llama") for _ in range(2)]
+    optimizers = [build_optimizer("adamw", model, lr=RATE, fused=model is models[0]) for model in models]
+    assert optimizers[0].param_groups[0]["fused"]
+    for gradients in _random_gradients(models[0], 2):
+        for model, optimizer in zip(models, optimizers, strict=True):
+            _update(model, optimizer, gradients)
+    for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_elementwise_ones_do_the_same_to_a_flat_piece():
+    """What ZeRO needs: cut the tensors anywhere and nothing changes."""
+    for kind in OPTIMIZERS:
+        model, gradients = tiny_model("llama_untied"), _random_gradients(tiny_model("llama_untied"), 2)
+        name, parameter = next((n, p) for n, p in model.named_parameters() if "up_proj" in n)
+        start = parameter.detach().clone()
+        optimizer = build_optimizer(kind, model, lr=RATE, betas=BETAS, fused=False)
+        for one in gradients:
+            _update(model, optimizer, one)
+        piece = optimizer_updates(
+            kind, start[:7], [one[name][:7] for one in gradients], [RATE] * 2, BETAS, EPS, 0.1
+        )  # fmt: skip
+        same = np.allclose(parameter.detach().numpy()[:7], piece, atol=2e-6)
+        assert same == (kind in ELEMENTWISE), kind
+
+
+def _through_a_file(state, path):
+    save_file({f"{name}::{key}": value for name, entry in state.items() for key, value in entry.items()}, path)
+    loaded: dict[str, dict[str, torch.Tensor]] = {}
+    for name, value in load_file(path).items():
+        loaded.setdefault(name.split("::")[0], {})[name.split("::")[1]] = value
+    return loaded
+
+
+def _train(model, optimizer, steps):
+    for seed in steps:
+        ids = tiny_ids(seed=seed)
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_a_resumed_run_goes_on_bit_for_bit(kind, fused, tmp_path):
+    options = {"lr": 1e-2, "fused": fused}
+    whole, halves = tiny_model("llama"), tiny_model("llama")
+    _train(whole, build_optimizer(kind, whole, **options), range(5))
+
+    first = build_optimizer(kind, halves, **options)
+    _train(halves, first, range(2))
+    state = _through_a_file(state_by_name(first, halves), tmp_path / "state.safetensors")
+    again = tiny_model("llama", seed=9)
+    again.load_state_dict(halves.state_dict())
+    second = build_optimizer(kind, again, **options)
+    second.param_groups.reverse()  # the order of groups means nothing
+    load_state_by_name(second, again, state)
+    _train(again, second, range(2, 5))
+
+    for one, other in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_loaded_state_is_a_copy(kind):
+    model = tiny_model("llama")
+    optimizer = build_optimizer(kind, model, lr=1e-2, fused=False)
+    _train(model, optimizer, range(1))
+    state = {name: {k: v.clone() for k, v in e.items()} for name, e in state_by_name(optimizer, model).items()}
+    kept = {name: {k: v.clone() for k, v in e.items()} for name, e in state.items()}
+    other = build_optimizer(kind, model, lr=1e-2, fused=False)
+    load_state_by_name(other, model, state)
+    _train(model, other, range(1))
+    assert all(torch.equal(state[name][key], kept[name][key]) for name in state for key in state[name])
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_a_grown_model_keeps_what_its_old_layers_gathered(kind):
+    small, grown = tiny_model("llama", num_hidden_layers=2), tiny_model("llama", num_hidden_layers=3)
+    optimizer = build_optimizer(kind, small, lr=1e-2, fused=False)
+    _train(small, optimizer, range(2))
+    state = state_by_name(optimizer, small)
+    larger = build_optimizer(kind, grown, lr=1e-2, fused=False)
+    load_state_by_name(larger, grown, state)
+    found = state_by_name(larger, grown)
+    assert set(found) == set(state) and not any("layers.2" in name for name in found)
+    assert all(torch.equal(found[name][key], state[name][key]) for name in state for key in state[name])
+    before = {name: p.detach().clone() for name, p in grown.named_parameters()}
+    _train(grown, larger, range(1))
+    assert all(not torch.equal(p, before[name]) for name, p in grown.named_parameters())
+    assert set(state_by_name(larger, grown)) == set(before)
+
+
+def test_state_of_something_else_is_refused_and_changes_nothing():
+    model = tiny_model("llama_untied")
+    adamw = build_optimizer("adamw", model, lr=1e-2, fused=False)
+    assert state_by_name(adamw, model) == {}
+    _train(model, adamw, range(1))
+    state = state_by_name(adamw, model)
+    fresh = build_optimizer("lion", model, lr=1e-2, fused=False)
+    with pytest.raises(UserError, match="resume with the optimiser it was saved with"):
+        load_state_by_name(fresh, model, state)
+    fresh = build_optimizer("adamw", model, lr=1e-2, fused=False)
+    name = "model.layers.2.mlp.up_proj.weight"
+    cut = {**state, name: {**state[name], "exp_avg": state[name]["exp_avg"][:3]}}
+    with pytest.raises(UserError, match=r"up_proj.weight' has the shape \[3, 32\] where the model's is \[24, 32\]"):
+        load_state_by_name(fresh, model, cut)
+    with pytest.raises(UserError, match=r"no parameter 'model.layers.7"):
+        load_state_by_name(fresh, model, {**state, "model.layers.7.mlp.up_proj.weight": state[name]})
+    assert state_by_name(fresh, model) == {}
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(UserError, match="did you mean 'adamw'"):
+        build_optimizer("adam", tiny_model("llama"), lr=1e-2, fused=False)
