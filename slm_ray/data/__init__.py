@@ -1,9 +1,10 @@
-"""Text in, packed tokens out: corpora, their split into three parts by document, and the token cache."""
+"""Text in, packed tokens out: corpora, their split into parts by document, the token cache, and shards for training."""
 
 from slm_ray.data.documents import Corpus, Document
 from slm_ray.data.load import DEFAULT_CORPUS, load_corpus
 from slm_ray.data.order import SequenceOrder
 from slm_ray.data.packed import PackedTokens
+from slm_ray.data.prepare import prepare_shards
 from slm_ray.data.shard_files import write_shards
 from slm_ray.data.shards import TokenShards
 from slm_ray.data.split import (
@@ -33,6 +34,7 @@ __all__ = [
     "describe_parts",
     "load_corpus",
     "part_of",
+    "prepare_shards",
     "prepare_tokens",
     "summarise_parts",
     "tokenizer_digest",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from slm_ray.core.errors import UserError
@@ -38,6 +39,20 @@ def _records(name: str) -> Iterator[Any]:
         raise _cannot_read(name, error) from error
 
 
+@dataclass(frozen=True)
+class _HubStream:
+    """A dataset on the hub from its first record on."""
+
+    name: str
+    text_field: str
+    num_bytes: int = 0  # not known
+
+    def documents(self) -> Iterator[Document]:
+        for number, record in enumerate(_records(self.name), start=1):
+            where = f"record {number} of '{self.name}'"
+            yield Document(f"{self.name}:{number}", record_text(record, where, self.text_field))
+
+
 def hub_corpus(name: str, text_field: str) -> Corpus:
     """The ``train`` split of a dataset on the hub, read as a stream; code in the dataset's repository is never run.
 
@@ -45,9 +60,5 @@ def hub_corpus(name: str, text_field: str) -> Corpus:
         name: ``owner/name`` or ``owner/name:config``.
         text_field: The column that holds the text.
     """
-
-    def read() -> Iterator[Document]:
-        for number, record in enumerate(_records(name), start=1):
-            yield Document(f"{name}:{number}", record_text(record, f"record {number} of '{name}'", text_field))
-
-    return Corpus(name, read, text_field)
+    stream = _HubStream(name, text_field)
+    return Corpus(name, stream.documents, text_field, split=lambda num_bytes: [stream])

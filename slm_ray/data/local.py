@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from slm_ray.core.digest import canonical_json, sha256_bytes, sha256_file
@@ -21,6 +21,7 @@ RECORD_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _ENOUGH_TEXT_FILES = 64
 _PIECE_CHARACTERS = 8192
 _LEAST_PIECE_CHARACTERS = 512
+_EXPANSION = 3  # of text that was compressed; a guess for estimates only
 
 
 def ending_of(path: Path) -> str:
@@ -44,30 +45,88 @@ def _supported_sentence() -> str:
 
 
 @dataclass(frozen=True)
-class _Files:
-    """The files of a corpus, sorted, and how their texts are read."""
+class _FileSlice:
+    """Some of the files of a corpus, and how their texts are read.
+
+    Attributes:
+        root: The folder that documents are named from.
+        paths: The files.
+        text_field: The field of records that holds the text.
+        piece_characters: Size of the pieces that text files are cut into.
+        always_cut: Cut text files of any size, not only the large ones.
+        num_bytes: About how much text they hold.
+    """
 
     root: Path
     paths: tuple[Path, ...]
     text_field: str
+    piece_characters: int
+    always_cut: bool
+    num_bytes: int
 
     def documents(self) -> Iterator[Document]:
-        texts = [path for path in self.paths if ending_of(path) in TEXT_ENDINGS]
-        always_split = len(texts) < _ENOUGH_TEXT_FILES
-        size = _PIECE_CHARACTERS
-        if always_split:
-            share = sum(path.stat().st_size for path in texts) // _ENOUGH_TEXT_FILES
-            size = min(max(share, _LEAST_PIECE_CHARACTERS), _PIECE_CHARACTERS)
         for path in self.paths:
             id, ending = path.relative_to(self.root).as_posix(), ending_of(path)
             if ending in TEXT_ENDINGS:
-                yield from text_documents(path, id, size, always_split)
+                yield from text_documents(path, id, self.piece_characters, self.always_cut)
             elif ending == ".parquet":
                 yield from parquet_documents(path, id, self.text_field)
             elif ending in (".csv", ".tsv"):
                 yield from csv_documents(path, id, self.text_field, "," if ending == ".csv" else "\t")
             else:
                 yield from json_documents(path, id, self.text_field)
+
+
+def _text_bytes(path: Path) -> int:
+    """About how much text a file holds."""
+    size = path.stat().st_size
+    return size * _EXPANSION if path.suffix.lower() in (*COMPRESSIONS, ".parquet") else size
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The files of a corpus, sorted."""
+
+    root: Path
+    paths: tuple[Path, ...]
+    text_field: str
+
+    def _slice(self) -> _FileSlice:
+        """All files as one slice."""
+        texts = [path for path in self.paths if ending_of(path) in TEXT_ENDINGS]
+        always_cut = len(texts) < _ENOUGH_TEXT_FILES
+        size = _PIECE_CHARACTERS
+        if always_cut:
+            share = sum(path.stat().st_size for path in texts) // _ENOUGH_TEXT_FILES
+            size = min(max(share, _LEAST_PIECE_CHARACTERS), _PIECE_CHARACTERS)
+        return _FileSlice(self.root, self.paths, self.text_field, size, always_cut, num_bytes=0)
+
+    def documents(self) -> Iterator[Document]:
+        yield from self._slice().documents()
+
+    def split(self, num_bytes: int) -> list[_FileSlice]:
+        """Whole files, so many in a slice that it has about ``num_bytes`` of text.
+
+        Raises:
+            UserError: A file is not there any more.
+        """
+        groups: list[list[Path]] = []
+        sizes: list[int] = []
+        try:
+            whole = self._slice()
+            for path in self.paths:
+                if not sizes or sizes[-1] >= num_bytes:
+                    groups.append([])
+                    sizes.append(0)
+                groups[-1].append(path.absolute())
+                sizes[-1] += _text_bytes(path)
+        except OSError as error:
+            raise explain_os_error(error, f"reading {self.root}") from error
+        root = self.root.absolute()
+        return [
+            replace(whole, root=root, paths=tuple(paths), num_bytes=size)
+            for paths, size in zip(groups, sizes, strict=True)
+        ]
 
     def digest(self) -> str:
         """Of the bytes of every file, its ending, and the text field; where the files lie makes no difference."""
@@ -118,4 +177,4 @@ def local_corpus(name: str, path: Path, text_field: str) -> Corpus:
     except OSError as error:
         raise explain_os_error(error, f"reading {path}") from error
     files = _Files(root, paths, text_field)
-    return Corpus(name, files.documents, text_field, files.digest)
+    return Corpus(name, files.documents, text_field, files.digest, files.split)

@@ -118,7 +118,7 @@ def parquet_documents(path: Path, id: str, text_field: str) -> Iterator[Document
     Raises:
         UserError: It is not Parquet, the column is missing, or does not hold text.
     """
-    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow
     from pyarrow import parquet
 
     try:

@@ -178,6 +178,6 @@ class TokenShards:
     def _open_array(self, shard: int, kind: str) -> npt.NDArray[Any]:
         path = self.folder / f"{self._shards[shard]['name']}{kind}"
         try:
-            return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+            return np.load(path, mmap_mode="r", allow_pickle=False)
         except OSError as error:
             raise explain_os_error(error, f"reading {path}") from error

@@ -31,6 +31,11 @@ def part_of_digest(digest: bytes) -> str:
     return TRAIN if position < _TRAIN_END else HELD_OUT
 
 
+def share_of_part(part: str) -> float:
+    """The share of documents that is expected to be in a part."""
+    return 0.8 if part == TRAIN else 0.1
+
+
 def part_of(text: str) -> str:
     """The part that a document belongs to, by its text alone.
 

@@ -33,7 +33,7 @@ def _open(path: Path) -> IO[bytes]:
     if compression == ".xz":
         return cast(IO[bytes], lzma.open(path, "rb"))
     if compression == ".zst":
-        import pyarrow  # type: ignore[import-untyped]  # Python itself reads Zstandard from 3.14 on only
+        import pyarrow  # Python itself reads Zstandard from 3.14 on only
 
         return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
     return path.open("rb")

@@ -1,0 +1,123 @@
+"""Blocks of text: the unit that one task tokenises, packs and writes as a shard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from slm_ray.data.documents import Document, with_text
+from slm_ray.data.pieces import split_text
+from slm_ray.data.split import part_of_digest, text_digest
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+WHOLE = 1 << 64  # the end of the range of selection keys
+
+# Longer documents are tokenised in pieces of this size, cut at blank lines where there are any: the time and memory for
+# one string grow faster than its length.
+_PIECE_CHARACTERS = 1 << 16
+_BATCH_CHARACTERS = 1 << 18
+
+
+class Piece(NamedTuple):
+    """A document, or a stretch of a long one."""
+
+    text: str
+    begins: bool  # whether the document begins here
+    ends: bool  # whether it ends here
+
+
+def selection_key(digest: bytes) -> int:
+    """What decides whether a document is in a sample: bytes 8 to 16 of its digest, so it is independent of the part."""
+    return int.from_bytes(digest[8:16], "big")
+
+
+def cut_blocks(
+    documents: Iterable[Document], part: str, low: int, high: int, block_bytes: int
+) -> Iterator[list[Piece]]:
+    """The documents of a part with selection keys from ``low`` up to ``high``, in blocks.
+
+    Args:
+        documents: Any documents; a document follows the one before it, and a long one may go on in the next block.
+        part: One of :data:`slm_ray.data.split.PARTS`.
+        low: The smallest key.
+        high: The end of the keys, at most :data:`WHOLE`.
+        block_bytes: Size of a block, by its characters; it has at most one piece (96 Ki characters) more.
+
+    Yields:
+        Blocks, none of them empty. Memory is held for one.
+    """
+    block: list[Piece] = []
+    filled = 0
+    for document in with_text(documents):
+        digest = text_digest(document.text)
+        if part_of_digest(digest) != part or not low <= selection_key(digest) < high:
+            continue
+        texts = split_text(document.text, _PIECE_CHARACTERS)
+        for number, text in enumerate(texts):
+            block.append(Piece(text, number == 0, number == len(texts) - 1))
+            filled += len(text)
+            if filled >= block_bytes:
+                yield block
+                block, filled = [], 0
+    if block:
+        yield block
+
+
+@dataclass(frozen=True)
+class PackedBlock:
+    """The tokens of a block, one document behind the other.
+
+    Attributes:
+        ids: int32 ``[tokens]``.
+        starts: Where documents begin, int64, rising; a block may begin in the middle of one.
+        num_bytes: UTF-8 bytes of the text.
+    """
+
+    ids: npt.NDArray[np.int32]
+    starts: npt.NDArray[np.int64]
+    num_bytes: int
+
+
+def pack_block(block: Iterable[Piece], tokenizer: Tokenizer, separator: int | None) -> PackedBlock:
+    """Tokenise a block and put the separator, if there is one, behind each document.
+
+    A document of no tokens leaves nothing behind.
+    """
+    arrays: list[npt.NDArray[np.int32]] = []
+    starts: list[int] = []
+    filled = num_bytes = 0
+    expected = False  # a document has begun and has no token yet
+    for batch in _batches(block):
+        encodings = tokenizer.encode_batch_fast([piece.text for piece in batch], add_special_tokens=False)
+        for piece, encoding in zip(batch, encodings, strict=True):
+            ids = encoding.ids
+            num_bytes += len(piece.text.encode())
+            expected |= piece.begins
+            if ids and expected:
+                starts.append(filled)
+                expected = False
+            if piece.ends and separator is not None and not expected:
+                ids.append(separator)
+            expected &= not piece.ends
+            arrays.append(np.array(ids, dtype=np.int32))
+            filled += len(ids)
+    return PackedBlock(np.concatenate(arrays), np.array(starts, dtype=np.int64), num_bytes)
+
+
+def _batches(block: Iterable[Piece]) -> Iterator[list[Piece]]:
+    batch: list[Piece] = []
+    filled = 0
+    for piece in block:
+        batch.append(piece)
+        filled += len(piece.text)
+        if filled >= _BATCH_CHARACTERS:
+            yield batch
+            batch, filled = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,325 @@
+"""Making the shards that are trained on: a corpus tokenised and packed in parallel by Ray Data."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slm_ray.core.digest import digest_json
+from slm_ray.core.errors import UserError, unknown_name
+from slm_ray.core.files import write_bytes, write_json
+from slm_ray.core.progress import Console, Progress
+from slm_ray.data.blocks import WHOLE
+from slm_ray.data.documents import Corpus, Slice
+from slm_ray.data.shard_tasks import STOP_FILE, TOKENIZER_FILE, Job, finish_block, read_slice
+from slm_ray.data.shard_work import block_records, complete, discard, is_complete, locked, take_name
+from slm_ray.data.shards import TokenShards
+from slm_ray.data.split import PARTS, share_of_part
+from slm_ray.data.tokens import tokenizer_digest
+
+_FORMAT = 1  # raise it when the choice of documents, their packing or the files change
+
+_BYTES_PER_TOKEN = 4  # of English and of code, with the tokenizers of today; for estimates only
+_SPARE = 1.25  # how much more than seems needed is chosen
+_ENOUGH_OF_A_PART = 0.5  # from here on it is simpler, and hardly slower, to take the whole part
+_BLOCKS, _LEAST_BLOCK_BYTES, _LARGEST_BLOCK_BYTES = 32, 1 << 18, 1 << 23
+_SLICES, _LEAST_SLICE_BYTES = 64, 1 << 20
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How much of a corpus is taken, and in what portions; the number of workers has no part in it.
+
+    Attributes:
+        slices: The corpus, in slices that are read in parallel.
+        num_tokens: Tokens wanted, as whole sequences; None for the whole part.
+        high: The end of the selection keys of the first round.
+        expected_tokens: About how many tokens that gives; 0 when it cannot be known.
+        block_bytes: Size of a block of text.
+    """
+
+    slices: Sequence[Slice]
+    num_tokens: int | None
+    high: int
+    expected_tokens: float
+    block_bytes: int
+
+
+def _plan(corpus: Corpus, part: str, num_tokens: int | None, sequence_length: int) -> _Plan:
+    if num_tokens is not None:
+        num_tokens = -(-num_tokens // sequence_length) * sequence_length
+    if not corpus.is_finite:
+        expected, high, slices = float(num_tokens or 0), WHOLE, corpus.slices(0)
+    else:
+        total = sum(piece.num_bytes for piece in corpus.slices(WHOLE))
+        slices = corpus.slices(max(total // _SLICES, _LEAST_SLICE_BYTES))
+        whole_part = total * share_of_part(part) / _BYTES_PER_TOKEN
+        share = 1.0 if num_tokens is None else _SPARE * num_tokens / max(whole_part, 1)
+        if share >= _ENOUGH_OF_A_PART:
+            num_tokens, share = None, 1.0
+        expected, high = share * whole_part, int(share * WHOLE)
+    block_bytes = int(expected) * _BYTES_PER_TOKEN // _BLOCKS or _LARGEST_BLOCK_BYTES
+    return _Plan(slices, num_tokens, high, expected, min(max(block_bytes, _LEAST_BLOCK_BYTES), _LARGEST_BLOCK_BYTES))
+
+
+def _next_high(high: int, found: int, wanted: int) -> int:
+    """A wider choice of documents when the first one gave too few tokens."""
+    share = high / WHOLE * min(max(_SPARE * wanted / max(found, 1), _SPARE), 16.0)
+    return WHOLE if share >= _ENOUGH_OF_A_PART else int(share * WHOLE)
+
+
+def prepare_shards(
+    corpus: Corpus,
+    tokenizer_folder: Path,
+    part: str,
+    *,
+    sequence_length: int,
+    num_tokens: int | None,
+    cache: Path,
+    console: Console,
+    workers: int,
+) -> TokenShards:
+    """Tokenise a part of a corpus and pack its documents, one behind the other, into shards of sequences.
+
+    The shards are found again in the cache by what they are made from. A preparation that was killed goes on behind its
+    last finished shard. Each worker holds one block of text at a time, whatever the size of the corpus, and what comes
+    out is the same for any number of workers. Ray must have been started by the caller.
+
+    Args:
+        corpus: Where the text comes from.
+        tokenizer_folder: A folder with a fast tokenizer; its EOS, if it has one, ends each document.
+        part: ``calibration``, ``train`` or ``held_out``.
+        sequence_length: Tokens per sequence, at least 2.
+        num_tokens: At least so many tokens, where the part has them: of a corpus at hand a fair sample of its
+            documents, of a remote stream its beginning. None takes the whole part.
+        cache: The folder of all cached tokens; on a cluster, one that every node sees.
+        console: Where to say how far it is.
+        workers: Tasks at once, each with one CPU.
+
+    Returns:
+        The shards.
+
+    Raises:
+        UserError: The part has not one sequence, a size or the part's name is wrong, or a file cannot be read or
+            written.
+    """
+    if part not in PARTS:
+        raise unknown_name("part of a corpus", part, PARTS)
+    if sequence_length < 2:
+        raise UserError(f"--sequence-length must be at least 2, got {sequence_length}")
+    if num_tokens is not None and num_tokens < 1:
+        raise UserError(f"the number of {part} tokens must be at least 1, got {num_tokens}")
+    tokenizer = _load_tokenizer(tokenizer_folder)
+    plan = _plan(corpus, part, num_tokens, sequence_length)
+    made_from = {
+        "corpus": corpus.identity,
+        "tokenizer": tokenizer_digest(tokenizer),
+        "separator": tokenizer.eos_token_id,
+        "part": part,
+        "num_tokens": plan.num_tokens,
+        "sequence_length": sequence_length,
+    }
+    final = cache / f"{part}-shards-{digest_json({'format': _FORMAT, **made_from})}"
+    if (found := _find(final, console)) is not None:
+        return found
+    work = cache / f".{final.name}.work"
+    with locked(work, console):
+        if final.exists():  # another process was quicker
+            discard(work)
+        elif is_complete(work):
+            take_name(work, final)
+        else:
+            maker = _Maker(corpus, plan, made_from, tokenizer, work, console, workers)
+            names = maker.make_blocks()
+            complete(work, final, names, maker.backend, maker.about())
+    return TokenShards.open(final)
+
+
+def _find(final: Path, console: Console) -> TokenShards | None:
+    """Shards that are there already; damaged ones are said and removed."""
+    if not final.exists():
+        return None
+    try:
+        return TokenShards.open(final)
+    except UserError as error:
+        console.line(f"{error}; making it again")
+        discard(final)
+        return None
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError and more
+        reason = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
+        raise UserError(
+            f"no tokenizer can be loaded from {folder} ({reason}): give a model folder that has one"
+        ) from error
+
+
+class _Maker:
+    """Makes the blocks of one folder of shards."""
+
+    def __init__(
+        self, corpus: Corpus, plan: _Plan, made_from: dict[str, Any], tokenizer: Any, work: Path, console: Console,
+        workers: int,
+    ) -> None:  # fmt: skip
+        self.corpus, self.plan, self.made_from, self.work = corpus, plan, made_from, work
+        self.console, self.workers = console, workers
+        self.part: str = made_from["part"]
+        self.length: int = made_from["sequence_length"]
+        backend = tokenizer.backend_tokenizer
+        self.backend = type(backend).from_str(backend.to_str())
+        self.backend.no_padding()
+        self.backend.no_truncation()
+
+    def about(self) -> dict[str, Any]:
+        """What the manifest says of the shards besides their content."""
+        return {
+            "sequence_length": self.length,
+            "separator": self.made_from["separator"],
+            "vocab_size": max(self.backend.get_vocab(with_added_tokens=True).values()) + 1,
+            "part": self.part,
+            "corpus": self.corpus.name,
+            "corpus_digest": self.corpus.digest,
+            "tokenizer_digest": self.made_from["tokenizer"],
+            "made_from": self.made_from,
+        }
+
+    def make_blocks(self) -> list[str]:
+        """Make all blocks that are not there yet.
+
+        Returns:
+            Their names, in the order of the corpus.
+
+        Raises:
+            UserError: Reading or writing fails, or they are less than one sequence.
+        """
+        write_bytes(self.work / TOKENIZER_FILE, self.backend.to_str().encode())
+        (self.work / STOP_FILE).unlink(missing_ok=True)
+        self.progress = Progress(
+            self.console, f"preparing {self.part} tokens", self.plan.expected_tokens, "tokens"
+        )
+        names, found = self._stream() if not self.corpus.is_finite else self._rounds()
+        if found < self.length:
+            discard(self.work)
+            raise UserError(
+                f"the {self.part} part of the corpus '{self.corpus.name}' has {found:,} tokens, less than one sequence "
+                f"of {self.length:,}: give more text, or a smaller --sequence-length"
+            )
+        self.progress.finish(f"{found:,} tokens")
+        return names
+
+    def _rounds(self) -> tuple[list[str], int]:
+        """Blocks of a corpus at hand: a choice of documents, and wider ones until there are enough tokens."""
+        wanted, names, found = self.plan.num_tokens, list[str](), 0
+        low, high = 0, self.plan.high
+        for number in itertools.count():
+            done = self.work / f"round-{number}.json"
+            if not done.exists():
+                for _, num_tokens in self._blocks(number, low, high):
+                    self._say(num_tokens)
+                write_json(done, {"low": low, "high": high})
+            records = block_records(self.work, number)
+            names += records
+            found += sum(int(record["num_tokens"]) for record in records.values())
+            if high == WHOLE or wanted is None or found >= wanted:
+                return names, found
+            low, high = high, _next_high(high, found, wanted)
+        raise AssertionError("counting does not end")
+
+    def _stream(self) -> tuple[list[str], int]:
+        """The first blocks of a stream that have enough tokens together."""
+        prefix = _Prefix(self.plan.num_tokens)
+        for name, record in block_records(self.work, 0).items():
+            prefix.add(name, int(record["num_tokens"]))
+        if prefix.is_enough:
+            return prefix.names, prefix.num_tokens
+        prefix = _Prefix(self.plan.num_tokens)
+        for name, num_tokens in self._blocks(0, 0, WHOLE):
+            prefix.add(name, num_tokens)
+            self._say(num_tokens)
+            if prefix.is_enough:
+                write_bytes(self.work / STOP_FILE, b"")
+        return prefix.names, prefix.num_tokens
+
+    def _blocks(self, round: int, low: int, high: int) -> Iterator[tuple[str, int]]:
+        separator = self.made_from["separator"]
+        job = Job(self.work, round, self.part, low, high, self.plan.block_bytes, self.length, separator)
+        return _finished_blocks(job, self.plan.slices, self.workers)
+
+    def _say(self, num_tokens: int) -> None:
+        done = self.progress.done + num_tokens
+        if self.progress.total:
+            self.progress.total = max(self.progress.total, done)
+        self.progress.update(done)
+
+
+class _Prefix:
+    """The first blocks of a stream, added in any order: those that no missing block comes before."""
+
+    def __init__(self, wanted: int | None) -> None:
+        self.wanted = wanted
+        self.names: list[str] = []
+        self.num_tokens = 0
+        self._waiting: dict[int, tuple[str, int]] = {}
+
+    @property
+    def is_enough(self) -> bool:
+        return self.wanted is not None and self.num_tokens >= self.wanted
+
+    def add(self, name: str, num_tokens: int) -> None:
+        self._waiting[int(name.rsplit("-", 1)[1])] = (name, num_tokens)
+        while not self.is_enough and len(self.names) in self._waiting:
+            name, num_tokens = self._waiting.pop(len(self.names))
+            self.names.append(name)
+            self.num_tokens += num_tokens
+
+
+def _finished_blocks(job: Job, slices: Sequence[Slice], workers: int) -> Iterator[tuple[str, int]]:
+    """Run one round in Ray Data: (name, tokens) of each block as it is finished.
+
+    A reading task needs little of a core, so it asks for none; then it cannot take the place of what it feeds, either.
+    Every block of text is a Ray Data block of its own; Ray Data lets readers wait while such blocks pile up.
+
+    Raises:
+        UserError: A task met something that a user can mend.
+    """
+    import ray
+    import ray.data
+
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.target_max_block_size = 1
+    pool = ray.data.TaskPoolStrategy(size=workers)
+    references = [ray.put(piece) for piece in slices]
+    with _quiet(), ray.data.DataContext.current(context):
+        rows = (
+            ray.data.from_items([{"slice": number} for number in range(len(slices))], override_num_blocks=len(slices))
+            .flat_map(functools.partial(read_slice, job=job, slices=references), compute=pool, num_cpus=0)
+            .map(functools.partial(finish_block, job=job), compute=pool, num_cpus=1)
+        )
+        for row in rows.iter_rows():
+            if row["error"]:
+                raise UserError(row["error"])
+            yield row["name"], int(row["tokens"])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Ray Data from printing plans and hints."""
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
