@@ -1,4 +1,4 @@
-"""What a run computes and uses: FLOPs, processor and memory."""
+"""What a run computes and uses: FLOPs, processor time, memory."""
 
 from __future__ import annotations
 
@@ -11,47 +11,22 @@ from pathlib import Path
 import psutil
 import torch
 
-from slm_ray.architecture.cost import flops_per_token
-from slm_ray.architecture.shape import Architecture
+# Looking for child processes reads the whole process table.
+_CHILDREN_SECONDS = 10.0
 
 
-def training_flops(
-    architecture: Architecture, sequence_length: int, num_tokens: int, *, activation_checkpointing: bool = False
-) -> int:
-    """Matrix-multiplication FLOPs of training on tokens.
+def training_flops(forward_flops: float, *, activation_checkpointing: bool = False) -> float:
+    """FLOPs of training on what takes a forward pass so many.
 
-    The forward pass as in :func:`slm_ray.architecture.cost.flops_per_token`, and twice as much for the backward pass
-    (a gradient for the input and one for the weights of every product). With activation checkpointing the layers'
-    forward pass runs a second time, the output head's does not. The optimiser's own work is not counted.
+    The backward pass counts twice the forward pass: every product has a gradient for its input and one for its weights.
+    Activation checkpointing adds a second forward pass (a little less in truth: the output head is not run again). The
+    optimiser's own work and evaluations are not counted.
 
     Args:
-        architecture: The model that is trained.
-        sequence_length: Tokens per sequence.
-        num_tokens: Tokens trained on.
+        forward_flops: Matrix multiplications of the forward pass; see :func:`slm_ray.architecture.flops_per_token`.
         activation_checkpointing: Whether activations are computed again in the backward pass.
     """
-    forward = flops_per_token(architecture, sequence_length)
-    head = 2 * architecture.structure.vocab_size * architecture.hidden_size
-    again = forward - head if activation_checkpointing else 0
-    return (3 * forward + again) * num_tokens
-
-
-def forward_flops(architecture: Architecture, sequence_length: int, num_tokens: int) -> int:
-    """Matrix-multiplication FLOPs of a forward pass over tokens: a teacher in the loop, a capture, an evaluation."""
-    return flops_per_token(architecture, sequence_length) * num_tokens
-
-
-def capture_share(capture_flops: float, captured_tokens: int, tokens_read: int) -> float:
-    """The part of a capture's FLOPs that was for the tokens read so far.
-
-    Every token is captured once: reading a store again in the next epoch adds nothing.
-
-    Args:
-        capture_flops: Of the whole store.
-        captured_tokens: Tokens in the store.
-        tokens_read: Tokens trained on from it so far.
-    """
-    return capture_flops * min(1.0, tokens_read / captured_tokens)
+    return forward_flops * (4 if activation_checkpointing else 3)
 
 
 def peak_memory_bytes() -> int:
@@ -72,7 +47,7 @@ class Usage:
 
     Attributes:
         cpu_percent: Mean since the sample before; 100 is one core.
-        gpu_percent: Part of the last moment in which the GPU ran anything; None without a GPU that can say.
+        gpu_percent: Share of the last moments in which the GPU ran anything; None without a GPU that can say.
         memory_bytes: Most resident memory of this process so far.
         gpu_memory_bytes: Most memory that torch has held on the GPU so far; None without one.
     """
@@ -89,12 +64,16 @@ class UsageSampler:
     def __init__(self) -> None:
         """Start counting."""
         self._process = psutil.Process()
-        self._last = (time.monotonic(), self._cpu_seconds())
+        self._children: list[psutil.Process] = []
+        self._looked = -_CHILDREN_SECONDS
+        self._last = (time.monotonic(), self._cpu_seconds(time.monotonic()))
 
-    def _cpu_seconds(self) -> float:
+    def _cpu_seconds(self, now: float) -> float:
         """Of the process and all below it, those that have ended included, so that it never falls."""
+        if now - self._looked >= _CHILDREN_SECONDS:
+            self._children, self._looked = self._process.children(recursive=True), now
         total = 0.0
-        for process in [self._process, *self._process.children(recursive=True)]:
+        for process in [self._process, *self._children]:
             try:
                 times = process.cpu_times()
             except (psutil.NoSuchProcess, psutil.AccessDenied):
@@ -104,12 +83,12 @@ class UsageSampler:
 
     def sample(self) -> Usage:
         """Use since the last sample (the first: since the sampler was made)."""
-        now = (time.monotonic(), self._cpu_seconds())
-        seconds, cpu_seconds = now[0] - self._last[0], now[1] - self._last[1]
-        self._last = now
+        now = time.monotonic()
+        last, self._last = self._last, (now, self._cpu_seconds(now))
+        seconds, cpu_seconds = self._last[0] - last[0], max(0.0, self._last[1] - last[1])
         cuda = torch.cuda.is_available()
         return Usage(
-            cpu_percent=100 * max(0.0, cpu_seconds) / seconds if seconds > 0 else 0.0,
+            cpu_percent=round(100 * cpu_seconds / seconds, 1) if seconds > 0 else 0.0,
             gpu_percent=_gpu_percent() if cuda else None,
             memory_bytes=peak_memory_bytes(),
             gpu_memory_bytes=torch.cuda.max_memory_allocated() if cuda else None,
@@ -119,5 +98,5 @@ class UsageSampler:
 def _gpu_percent() -> float | None:
     try:
         return float(torch.cuda.utilization())
-    except (ModuleNotFoundError, RuntimeError):  # no NVML bindings, or a driver that does not answer
+    except (ImportError, RuntimeError):  # no NVML bindings, or a driver that does not answer
         return None

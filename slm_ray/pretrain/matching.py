@@ -147,6 +147,10 @@ def _describe_match(curve: Curve, reference: Curve) -> str:
     return f"  {curve.name}: {tokens}, {format_flops(found.flops)} FLOPs{_ratio(found.ratio_flops)}"
 
 
+def _perplexity(loss: float) -> float:
+    return math.exp(loss) if loss < 700 else math.inf  # e**710 is more than a double holds
+
+
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """The first column to the left, the others to the right."""
     first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
@@ -167,7 +171,7 @@ def table(curves: Sequence[Curve]) -> list[str]:
         spent = (last.flops - curve.teacher_flops, curve.teacher_flops, curve.search_flops, curve.capture_flops)
         rows.append([
             curve.name, format_count(last.tokens), *map(format_flops, spent),
-            f"{curve.points[0].loss:.4f}", f"{last.loss:.4f}", f"{math.exp(last.loss):.4g}",
+            f"{curve.points[0].loss:.4f}", f"{last.loss:.4f}", f"{_perplexity(last.loss):.4g}",
         ])  # fmt: skip
     lines = _aligned(rows)
     for reference in curves:

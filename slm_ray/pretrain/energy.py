@@ -1,0 +1,89 @@
+"""Energy that a machine measured itself, by codecarbon; never an estimate from a processor's rating."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+_JOULES_PER_KWH = 3.6e6
+_PROCESSORS, _GPUS = "processors (RAPL)", "GPUs (NVML)"
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Energy, and how it is known.
+
+    Attributes:
+        joules: Measured; None where nothing could be.
+        source: Which counters measured it and what is missing, or ``unknown: …`` with the reason.
+    """
+
+    joules: float | None
+    source: str
+
+
+class EnergyMeter:
+    """Measures what a worker's GPUs use (NVML) and, once per machine, its processors (RAPL).
+
+    codecarbon falls back to a share of the processor's rated power where there is no counter, and always guesses the
+    memory's: both are left out.
+    """
+
+    def __init__(self, *, processor: bool) -> None:
+        """Find out what can be measured.
+
+        Args:
+            processor: Count the machine's processors too. Their counter is the whole machine's, so one worker of each
+                machine does; what else runs there is in it.
+        """
+        self._processor = processor
+        self._tracker: Any = None
+        self._counters: list[str] = []
+        self._missing = "codecarbon is not installed"
+        try:
+            from codecarbon import OfflineEmissionsTracker
+            from codecarbon.core.cpu import is_rapl_available
+            from codecarbon.core.gpu import is_nvidia_system
+        except ImportError:
+            return
+        logging.getLogger("codecarbon").setLevel(logging.ERROR)
+        self._missing = "no RAPL counter that may be read, no GPU with NVML"
+        if (processor and is_rapl_available()) or is_nvidia_system():
+            # Offline: no look-up of where the machine is. The country only matters for emissions, which are not used.
+            self._tracker = OfflineEmissionsTracker(
+                country_iso_code="USA", save_to_file=False, save_to_api=False, tracking_mode="machine",
+                allow_multiple_runs=True, log_level="error",
+            )  # fmt: skip
+
+    def start(self) -> None:
+        """Start measuring; a thread reads the counters every few seconds."""
+        if self._tracker is not None:
+            self._tracker.start()
+            self._counters = _counters(self._tracker, self._processor)
+
+    def stop(self) -> Energy:
+        """Stop, and give what was used since the start."""
+        if self._tracker is not None:
+            self._tracker.stop()
+        if not self._counters:
+            return Energy(None, f"unknown: {self._missing}")
+        data = self._tracker.final_emissions_data
+        kwh = {_PROCESSORS: data.cpu_energy, _GPUS: data.gpu_energy}
+        wanted = [name for name, used in ((_PROCESSORS, self._processor), (_GPUS, torch.cuda.is_available())) if used]
+        missing = [name for name in wanted if name not in self._counters]
+        source = f"measured: {', '.join(self._counters)}" + (f"; not counted: {missing[0]}" if missing else "")
+        return Energy(_JOULES_PER_KWH * sum(kwh[name] for name in self._counters), source)
+
+
+def _counters(tracker: Any, processor: bool) -> list[str]:
+    """Which of a tracker's parts read a counter, as it says itself (a user's own settings may have replaced one)."""
+    found = []
+    for part in tracker._hardware:
+        if processor and getattr(part, "_mode", None) == "intel_rapl":
+            found.append(_PROCESSORS)
+        elif getattr(part, "num_gpus", 0):
+            found.append(_GPUS)
+    return found
