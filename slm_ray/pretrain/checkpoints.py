@@ -67,17 +67,12 @@ class CheckpointFolder:
         """
         self.location = str(location)
         self._storage = open_storage(location)
-
-    def prepare(self) -> None:
-        """Make the place, prove that it can be written, and remove what killed writers left; before the first save.
-
-        Raises:
-            UserError: It cannot be reached or written.
-        """
-        self._storage.prepare(MANIFEST)
+        self._is_prepared = False
 
     def save(self, step: int, write: Callable[[Path], None], info: dict[str, Any]) -> Checkpoint:
         """Save a checkpoint; one of the same step is replaced.
+
+        The first time, the place is made, and what killed writers left there is removed.
 
         Args:
             step: Optimiser steps done.
@@ -85,9 +80,13 @@ class CheckpointFolder:
             info: JSON kept in the manifest.
 
         Raises:
-            UserError: The disk is full or the storage cannot be reached. Earlier checkpoints are as they were.
+            UserError: The disk is full, or the storage cannot be reached or written. Earlier checkpoints are as they
+                were.
         """
         saved: list[Checkpoint] = []
+        if not self._is_prepared:
+            self._storage.prepare(MANIFEST)
+            self._is_prepared = True
 
         def fill(folder: Path) -> None:
             write(folder)

@@ -35,7 +35,7 @@ class Storage(Protocol):
     """Holds named folders."""
 
     def prepare(self, manifest: str) -> None:
-        """Make the place, prove that it can be written, and remove what killed writers left."""
+        """Make the place and remove what killed writers left."""
 
     def folders(self) -> list[str]:
         """The names of the folders that are there, whole or not."""
@@ -89,8 +89,6 @@ class LocalStorage:
         """See :class:`Storage`."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.root):
-                pass
             _remove_dead(self.root, _TEMPORARY)
         except OSError as error:
             raise explain_os_error(error, f"using {self.root} for checkpoints") from error
@@ -147,8 +145,6 @@ class RemoteStorage:
         """See :class:`Storage`."""
         with _reaching(self._address):
             self._files.create_dir(self._root, recursive=True)
-            self._write(self._path(UNFINISHED), b"")
-            self._files.delete_file(self._path(UNFINISHED))
             for folder in self.folders():
                 if self.read(folder, manifest) is None and self.read(folder, UNFINISHED) is not None:
                     self._files.delete_dir(self._path(folder))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from slm_ray.architecture import Architecture, Budget, SubnetSpec, full_subnet
-from slm_ray.architecture.budget import QUANTITIES, measure_cost
+from slm_ray.architecture.budget import QUANTITIES, Budget, measure_cost
+from slm_ray.architecture.shape import Architecture
+from slm_ray.architecture.subnet import SubnetSpec, full_subnet
 from slm_ray.core.errors import UserError
 from slm_ray.core.units import format_count
 

@@ -1,0 +1,58 @@
+"""The teacher in the loop: its final hidden states and its output head, for every batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from slm_ray.distill.signal import DenseSignal
+from slm_ray.models.extraction import build_empty, reset_rotary
+from slm_ray.models.families import family_of
+from slm_ray.models.teachers import Teacher
+
+
+def teacher_model(teacher: Teacher, dtype: torch.dtype, device: torch.device | str = "cpu") -> Any:
+    """The teacher as a Hugging Face model whose weights, on a CPU, are pages of its file that all processes share.
+
+    Args:
+        teacher: The teacher in the cache.
+        dtype: The type to compute in.
+        device: Where it runs.
+
+    Returns:
+        The model in evaluation mode, its parameters without gradients.
+    """
+    config = teacher.config()
+    model = build_empty(config, family_of(config, teacher.name))
+    model.load_state_dict(teacher.state_as(dtype), strict=False, assign=True)
+    model.tie_weights()
+    reset_rotary(model)
+    return model.eval().requires_grad_(False).to(device)
+
+
+class OnlineTeacher:
+    """Computes the full signal of a batch."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
+        """Load the teacher.
+
+        Args:
+            folder: Its folder in the cache.
+            dtype: The type to compute in.
+            device: Where it runs.
+        """
+        self.model = teacher_model(Teacher(folder.name, folder, "", ""), dtype, device)
+        self.head = self.model.get_output_embeddings().weight
+
+    @torch.no_grad()
+    def signal(self, ids: torch.Tensor, positions: torch.Tensor | None) -> DenseSignal:
+        """The teacher's view of every position that has a next token.
+
+        Args:
+            ids: ``[batch, sequence]`` token ids.
+            positions: ``[batch, sequence]`` positions within documents; None where attention crosses them.
+        """
+        hidden = self.model.base_model(ids, position_ids=positions, use_cache=False).last_hidden_state
+        return DenseSignal(hidden[:, :-1].flatten(0, 1), self.head)

@@ -1,0 +1,94 @@
+"""The loss on held-out tokens: nats per token, its standard error, bits per byte."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from slm_ray.data.shards import TokenShards
+
+Losses = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class HeldOutLoss:
+    """What a model makes of held-out text.
+
+    Attributes:
+        loss: Mean loss in nats per predicted token.
+        stderr: Its standard error over sequences; 0 for a single one.
+        tokens: Tokens that were predicted.
+        bits_per_byte: The loss per byte of text, in bits, so that tokenizers can be compared.
+    """
+
+    loss: float
+    stderr: float
+    tokens: int
+    bits_per_byte: float
+
+    @property
+    def perplexity(self) -> float:
+        """``exp(loss)``, infinite where that is no float."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+
+def _sequence_sums(
+    losses: Losses, shards: TokenShards, indices: npt.NDArray[np.int64], separate: bool, device: torch.device | str
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Sum of losses and number of predicted tokens of each sequence."""
+    ids = torch.from_numpy(shards.rows(indices).astype(np.int64)).to(device)
+    positions, mask = None, np.ones((len(indices), shards.sequence_length - 1))
+    if separate:
+        places = shards.positions(indices)
+        positions = torch.from_numpy(places.astype(np.int64)).to(device)
+        mask = (places[:, 1:] > 0).astype(np.float64)
+    values = losses(ids, positions).double().cpu().numpy().reshape(mask.shape)
+    return (values * mask).sum(1), mask.sum(1)
+
+
+def held_out_loss(
+    losses: Losses, shards: TokenShards, *, separate: bool, batch: int = 4, device: torch.device | str = "cpu",
+    rank: int = 0, world: int = 1, reduce: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> HeldOutLoss:  # fmt: skip
+    """Measure a model on all sequences of some shards.
+
+    Args:
+        losses: Gives ``[batch * (sequence - 1)]`` losses for ids and positions.
+        shards: The held-out tokens.
+        separate: Attention stays inside documents, and a document's first token is not counted.
+        batch: Sequences at once.
+        device: Where the model is.
+        rank: This worker; the sequences are dealt out in turn.
+        world: How many workers there are. All of them call ``losses`` equally often.
+        reduce: Sums a tensor over all workers.
+
+    Returns:
+        The same on every worker.
+    """
+    count = shards.num_sequences
+    sums = torch.zeros(2, count, dtype=torch.float64)
+    share = -(-count // world)
+    mine = np.arange(rank, rank + share * world, world)
+    for start in range(0, share, batch):
+        part = mine[start : start + batch]
+        total, tokens = _sequence_sums(losses, shards, part % count, separate, device)
+        real = part < count
+        sums[0, part[real]] = torch.from_numpy(total[real])
+        sums[1, part[real]] = torch.from_numpy(tokens[real])
+    if reduce is not None:
+        sums = reduce(sums)
+    return _summary(sums.numpy(), shards)
+
+
+def _summary(sums: npt.NDArray[np.float64], shards: TokenShards) -> HeldOutLoss:
+    total, tokens = sums[0].sum(), sums[1].sum()
+    loss = float(total / max(tokens, 1))
+    per_sequence = sums[0] - loss * sums[1]  # deviation of a ratio of sums (the delta method)
+    stderr = float(np.sqrt((per_sequence**2).sum() * len(sums[0]) / max(len(sums[0]) - 1, 1)) / max(tokens, 1))
+    bits = loss * shards.num_tokens / (max(shards.num_bytes, 1) * math.log(2))
+    return HeldOutLoss(loss, stderr if len(sums[0]) > 1 else 0.0, int(tokens), bits)

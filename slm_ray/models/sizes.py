@@ -1,0 +1,45 @@
+"""The sizes of any model we know, plain or heterogeneous, read off its config."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+from slm_ray.architecture import Architecture, LayerShape
+from slm_ray.models.families import FAMILIES, Family
+
+_PREFIX = "slm_ray_"
+
+
+def base_family(config: Any) -> Family | None:
+    """The family that a plain or heterogeneous config belongs to; None where it is not one of ours."""
+    return FAMILIES.get(config.model_type.removeprefix(_PREFIX))
+
+
+def config_architecture(config: Any) -> Architecture | None:
+    """The sizes of the model of a config.
+
+    Args:
+        config: A Hugging Face config, of a plain class or of one in ``hetero.py``.
+
+    Returns:
+        Its architecture, or None where the family is not declared.
+    """
+    family = base_family(config)
+    if family is None:
+        return None
+    if config.model_type == family.model_type:
+        return family.architecture(config)
+    structure = dataclasses.replace(family.structure(config), family=family.model_type)
+    layers = tuple(_layer_shape(config, family, index) for index in range(config.num_hidden_layers))
+    return Architecture(structure, int(config.hidden_size), layers)
+
+
+def _layer_shape(config: Any, family: Family, index: int) -> LayerShape:
+    """One layer's sizes: the config's own, with that layer's overrides."""
+    layer = copy.copy(config.per_layer_config[index])
+    skipped = frozenset(getattr(layer, "skip", None) or ())
+    heads = 0 if "attention" in skipped else int(layer.num_attention_heads)
+    kv_heads = 0 if "attention" in skipped else int(getattr(layer, "num_key_value_heads", None) or heads)
+    return LayerShape(heads, kv_heads, 0 if "mlp" in skipped else int(getattr(layer, family.intermediate_field)))

@@ -1,0 +1,149 @@
+"""``python -m slm_ray.pretrain``: the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from slm_ray.core.config import Parser, add_flags, build_config, load_config
+from slm_ray.core.errors import UserError
+from slm_ray.core.runfolder import CONFIG_FILE, ENVIRONMENT_FILE, LOCK_FILE, LOG_FILE, RunFolder
+from slm_ray.pretrain.config import PretrainConfig, default_out
+
+_MAY_CHANGE = (
+    "workers", "threads", "concurrent", "device", "address", "tracker", "engine", "zero", "offload", "micro_batch",
+    "launcher", "activation_checkpointing", "keep_last", "spike",
+)  # fmt: skip
+
+
+def make_parser() -> Parser:
+    """The command's parser: a flag per option, and a few that are not options of a run."""
+    parser = Parser(prog="python -m slm_ray.pretrain", description="Pretrain students with the teacher's help.")
+    parser.add_argument("--config", type=Path, default=None, help="YAML file of options; flags come over it")
+    parser.add_argument("--resume", type=Path, default=None, metavar="RUN", help="continue the run in this folder")
+    parser.add_argument("--export", type=Path, default=None, metavar="CHECKPOINT",
+                        help="write this checkpoint (…/checkpoints/step-…) as a model folder at --out")  # fmt: skip
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would be done and what it costs; spend nothing"
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    add_flags(parser, PretrainConfig)
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Pretrain.
+
+    Args:
+        argv: The arguments.
+
+    Returns:
+        0 when done.
+
+    Raises:
+        UserError: Something the user can fix.
+    """
+    given = vars(make_parser().parse_args(list(argv)))
+    config_file, resume, dry_run, export = (given.pop(name) for name in ("config", "resume", "dry_run", "export"))
+    given.pop("debug")
+    command = "python -m slm_ray.pretrain" + "".join(f" {shlex.quote(argument)}" for argument in argv)
+    if export is not None:
+        return _export(export, given)
+    if resume is not None and dry_run:
+        raise UserError("--dry-run shows what a new run would cost, and --resume continues one: give one of them")
+    if resume is not None:
+        return _resume(resume, config_file, given)
+    config = load_config(PretrainConfig, config_file, given)
+    config.check()
+    if dry_run:
+        from slm_ray.pretrain.dry_run import print_plan
+
+        print_plan(config)
+        return 0
+    if _is_follower(config):
+        return 0
+    out = Path(config.out) if config.out else default_out(datetime.now().strftime("%Y%m%d-%H%M%S"))
+    folder = RunFolder.create(out, config.to_json() | {"command": command})
+    return _execute(config, folder, command, is_new=True)
+
+
+def _is_follower(config: PretrainConfig) -> bool:
+    """Do the work of one of torchrun's ranks other than 0, if this process is one."""
+    if config.launcher != "local" or os.environ.get("RANK", "0") == "0":
+        return False
+    from slm_ray.pretrain.launch import follow
+
+    follow(config)
+    return True
+
+
+def _export(checkpoint: Path, given: dict[str, Any]) -> int:
+    from slm_ray.pretrain.results import export_checkpoint
+
+    name = checkpoint.name
+    if set(given) != {"out"}:
+        raise UserError("--export takes --out FOLDER and no other option")
+    if not name.startswith("step-") or not name[5:].isdigit():
+        raise UserError(f"--export {checkpoint} is no checkpoint: give RUN/MODEL/checkpoints/step-00000100 or the like")
+    step = export_checkpoint(str(checkpoint.parent), Path(given["out"]), int(name[5:]))
+    print(f"step {step} of {checkpoint.parent} is in {given['out']}")
+    return 0
+
+
+def _resume(path: Path, config_file: Path | None, given: dict[str, Any]) -> int:
+    """Continue a run with the options it was started with."""
+    fixed = sorted(set(given) - set(_MAY_CHANGE))
+    if config_file is not None or fixed:
+        what = "--config" if config_file is not None else "--" + fixed[0].replace("_", "-")
+        allowed = ", ".join("--" + name.replace("_", "-") for name in _MAY_CHANGE)
+        raise UserError(
+            f"{what} cannot be changed when a run is resumed (only {allowed} can): start a new run for that"
+        )
+    saved_config = RunFolder.open_existing(path)
+    try:
+        saved = saved_config.config()
+    finally:
+        saved_config.close()
+    command = str(saved.pop("command", "python -m slm_ray.pretrain"))
+    config = build_config(PretrainConfig, saved | given, source=str(path / CONFIG_FILE))
+    config.check()
+    if _is_follower(config):
+        return 0
+    folder = RunFolder.open_existing(path)
+    if folder.file("result.json").exists():
+        print(f"{path} is finished already:\n")
+        print(folder.file("table.txt").read_text(encoding="utf-8"))
+        folder.close()
+        return 0
+    return _execute(config, folder, command)
+
+
+def _execute(config: PretrainConfig, folder: RunFolder, command: str, *, is_new: bool = False) -> int:
+    from slm_ray.pretrain.inputs import INPUTS_FILE
+    from slm_ray.pretrain.run import PretrainRun
+
+    try:
+        PretrainRun(config, folder, command).execute()
+    except UserError:
+        if is_new and not folder.file(INPUTS_FILE).exists():
+            _forget(folder)
+        raise
+    finally:
+        folder.close()
+    return 0
+
+
+def _forget(folder: RunFolder) -> None:
+    """Leave no run behind where a mistake was found before any work: the corrected command may use the same folder."""
+    for name in (CONFIG_FILE, ENVIRONMENT_FILE, LOG_FILE, LOCK_FILE):
+        folder.file(name).unlink(missing_ok=True)
+    for name in ("tokenizer", "held_out"):
+        shutil.rmtree(folder.file(name), ignore_errors=True)
+    with contextlib.suppress(OSError):  # it was there before, with something in it that is not ours
+        folder.path.rmdir()

@@ -1,0 +1,238 @@
+"""The options of pretraining."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slm_ray.core.config import at_least, option
+from slm_ray.core.errors import UserError, unknown_name
+from slm_ray.core.units import parse_number
+from slm_ray.data import DEFAULT_CORPUS
+from slm_ray.distill.losses import DIVERGENCES
+from slm_ray.pretrain.optimizers import ELEMENTWISE, OPTIMIZERS
+from slm_ray.pretrain.schedules import SCHEDULES, WEIGHT_SCHEDULES
+
+STARTS = ("student", "random", "first-n", "random-subnet")
+COMPARED_STARTS = ("student", "random", "first-n")
+DISTILL = ("none", "full", "top-k", "top-k-tail", "sampled")
+FROM_STORE = ("top-k", "top-k-tail", "sampled")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+def _share(value: float) -> str | None:
+    return None if 0 <= value <= 1 else f"must lie between 0 and 1, got {value:g}"
+
+
+def _above_zero(value: float) -> str | None:
+    return None if value > 0 else f"must be above 0, got {value:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Everything that pretraining's result depends on, and where it is put."""
+
+    student: str = option(None, "model folder or hub id to train; several with commas", kind=str)
+    start: str = option("student", f"whose weights to start from; several with commas: {', '.join(STARTS)}")
+    compare: bool = option(False, "train student, random and first-n starts and compare them")
+    teacher: str = option(None, "hub id, folder or .gguf file [default: what the student was cut from]", kind=str)
+    data: str = option(DEFAULT_CORPUS, "corpus: python-docs, python-docs-full, a file or folder, or a hub id")
+    text_field: str = option("text", "field of the text in JSONL, parquet and hub corpora")
+    shards: str = option(None, "folder of token shards prepared before, instead of --data's train part", kind=str)
+    tokens: str = option("20M", "tokens to train each model on, e.g. 300k or 20M", metavar="COUNT")
+    sequence_length: int = option(512, "tokens per sequence", check=at_least(8))
+    documents: str = option("separate", "attention stays inside a document, or not", choices=("separate", "joined"))
+    batch_size: int = option(8, "sequences of one optimiser step, over all workers", check=at_least(1))
+    micro_batch: str = option(None, "sequences at once in a worker, or auto [default: its share of a batch]", kind=str)
+    seed: str = option("0", "seed of weights and order; several with commas", metavar="SEEDS")
+    distill: str = option("full", "the teacher's signal", choices=DISTILL)
+    store: str = option(None, "logit store to distill from (python -m slm_ray.logits)", kind=str)
+    loss: str = option("forward_kl", "divergence from the teacher", choices=DIVERGENCES)
+    temperature: float = option(1.0, "temperature of the divergence", check=_above_zero)
+    kd_weight: float = option(0.7, "weight of the divergence; cross-entropy gets the rest", check=_share)
+    kd_schedule: str = option("constant", "how that weight moves", choices=WEIGHT_SCHEDULES)
+    optimizer: str = option("adamw", "optimiser", choices=OPTIMIZERS)
+    learning_rate: float = option(1e-3, "peak learning rate", check=_above_zero)
+    schedule: str = option("cosine", "learning-rate schedule", choices=SCHEDULES)
+    warmup: float = option(0.05, "share of the steps in which the rate rises", check=_share)
+    floor: float = option(0.1, "lowest rate at the end, as a share of the peak", check=_share)
+    weight_decay: float = option(0.1, "decoupled weight decay of matrices", check=at_least(0))
+    beta1: float = option(0.9, "first beta of the optimiser", check=_share)
+    beta2: float = option(0.95, "second beta of the optimiser", check=_share)
+    clip: float = option(1.0, "largest norm of the gradient; 0 clips nothing", check=at_least(0))
+    precision: str = option("auto", "compute type; auto: bf16 where the processor has it", choices=PRECISIONS)
+    engine: str = option("deepspeed", "what runs the steps", choices=("deepspeed", "torch"))
+    zero: int = option(0, "DeepSpeed ZeRO stage: 0, 1, 2 or 3", check=at_least(0))
+    offload: bool = option(False, "keep optimiser state in CPU memory (ZeRO 1 to 3)")
+    activation_checkpointing: bool = option(False, "compute activations again in the backward pass")
+    eval_tokens: int = option(8192, "held-out tokens that models are measured on", check=at_least(1))
+    eval_every: str = option(None, "tokens between evaluations [default: a tenth of --tokens]", kind=str)
+    checkpoint_every: str = option(None, "tokens between checkpoints [default: a tenth of --tokens]", kind=str)
+    keep_last: int = option(2, "newest checkpoints to keep, beside the best", check=at_least(1))
+    spike: float = option(3.0, "nats above the recent mean loss that stop a run; 0: never", check=at_least(0))
+    grow_from: int = option(None, "Inheritune: start from this many layers", check=at_least(1), kind=int)
+    grow_by: int = option(2, "Inheritune: layers added when the loss is above the reference", check=at_least(1))
+    reference_loss: float = option(None, "Inheritune: validation loss to reach [default: the teacher's]", kind=float)
+    launcher: str = option("ray", "local: this process, or torchrun's, without Ray", choices=("ray", "local"))
+    workers: int = option(1, "workers of each model", check=at_least(1))
+    threads: int = option(None, "CPU threads of a worker [default: usable CPUs / workers]", check=at_least(1), kind=int)
+    concurrent: int = option(None, "models trained at once [default: as many as fit]", check=at_least(1), kind=int)
+    device: str = option("auto", "auto takes GPUs where there are any", choices=("auto", "cpu", "cuda"))
+    address: str = option(None, "Ray cluster to join, e.g. auto [default: start one here]", kind=str)
+    storage: str = option(None, "where checkpoints go: a folder or s3://… [default: the run folder]", kind=str)
+    tracker: str = option("jsonl", "where metrics go beside the records", choices=("none", "jsonl", "wandb"))
+    out: str = option(None, "run folder [default: runs/pretrain-TIME]", kind=str)
+
+    def num_tokens(self) -> int:
+        """The token budget of each model, whole steps.
+
+        Raises:
+            UserError: It is not a count, or is below one step.
+        """
+        wanted, step = int(parse_number(self.tokens)), self.batch_size * self.sequence_length
+        if wanted < step:
+            raise UserError(
+                f"--tokens {self.tokens} is below one step of {step:,} tokens (--batch-size {self.batch_size} x "
+                f"--sequence-length {self.sequence_length}): give more tokens or a smaller batch"
+            )
+        return wanted // step * step
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of one optimiser step."""
+        return self.batch_size * self.sequence_length
+
+    def total_steps(self) -> int:
+        """Optimiser steps of each model."""
+        return self.num_tokens() // self.step_tokens
+
+    def every_steps(self, name: str) -> int:
+        """Steps between two evaluations or checkpoints; ``name`` is the option.
+
+        Raises:
+            UserError: It is not a count.
+        """
+        value = getattr(self, name)
+        tokens = self.num_tokens() / 10 if value is None else parse_number(value)
+        return max(1, round(tokens / self.step_tokens))
+
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds.
+
+        Raises:
+            UserError: One is not a whole number.
+        """
+        try:
+            found = tuple(int(part) for part in self.seed.split(","))
+        except ValueError as error:
+            raise UserError(f"--seed '{self.seed}' must be whole numbers with commas, like 0,1,2") from error
+        if min(found) < 0:
+            raise UserError(f"--seed must be at least 0, got {min(found)}")
+        return tuple(dict.fromkeys(found))
+
+    def starts(self) -> tuple[str, ...]:
+        """The starts to train.
+
+        Raises:
+            UserError: A name is unknown.
+        """
+        if self.compare:
+            return COMPARED_STARTS
+        names = tuple(dict.fromkeys(part.strip() for part in self.start.split(",")))
+        for name in names:
+            if name not in STARTS:
+                raise unknown_name("start", name, STARTS)
+        return names
+
+    def students(self) -> tuple[str, ...]:
+        """The folders or hub ids of the students.
+
+        Raises:
+            UserError: None was given.
+        """
+        names = tuple(dict.fromkeys(part.strip() for part in (self.student or "").split(",") if part.strip()))
+        if not names:
+            raise UserError("--student is missing: give a winner like runs/NAME/winners/0, a model folder or a hub id")
+        return names
+
+    def micro_batch_size(self) -> int | None:
+        """Sequences at once in a worker; None where it is to be found.
+
+        Raises:
+            UserError: It is no number, or does not divide a worker's share.
+        """
+        share = self.batch_size // self.workers
+        if self.micro_batch == "auto":
+            return None
+        try:
+            size = share if self.micro_batch is None else int(self.micro_batch)
+        except ValueError as error:
+            raise UserError(f"--micro-batch '{self.micro_batch}' must be a whole number or auto") from error
+        if size < 1 or share % size:
+            raise UserError(
+                f"--micro-batch {size} must divide a worker's {share} sequences (--batch-size {self.batch_size} / "
+                f"--workers {self.workers})"
+            )
+        return size
+
+    def check(self) -> None:
+        """Check everything that needs no files.
+
+        Raises:
+            UserError: Two options do not go together.
+        """
+        self.students(), self.starts(), self.seeds(), self.num_tokens()
+        for name in ("eval_every", "checkpoint_every"):
+            self.every_steps(name)
+        if self.batch_size % self.workers:
+            raise UserError(
+                f"--batch-size {self.batch_size} is not divisible by --workers {self.workers}: give "
+                f"{-(-self.batch_size // self.workers) * self.workers} or another number of workers"
+            )
+        self.micro_batch_size()
+        self._check_engine()
+        self._check_distill()
+        self._check_growth()
+
+    def _check_engine(self) -> None:
+        if self.zero > 3:
+            raise UserError(f"--zero must be 0, 1, 2 or 3, got {self.zero}")
+        if self.engine == "torch" and (self.zero or self.offload):
+            raise UserError("--zero and --offload are DeepSpeed's: leave out --engine torch")
+        if self.zero and self.optimizer not in ELEMENTWISE:
+            allowed = " or ".join(sorted(ELEMENTWISE))
+            raise UserError(
+                f"--optimizer {self.optimizer} needs whole matrices, which ZeRO {self.zero} cuts up: use --zero 0, "
+                f"or {allowed}"
+            )
+        if self.offload and not self.zero:
+            raise UserError("--offload needs ZeRO: give --zero 1, 2 or 3")
+
+    def _check_distill(self) -> None:
+        if self.distill in FROM_STORE and not self.store:
+            raise UserError(
+                f"--distill {self.distill} needs --store FOLDER: write one with python -m slm_ray.logits first"
+            )
+        if self.store and self.distill not in FROM_STORE:
+            raise UserError(f"--store is given, but --distill {self.distill} reads none: give --distill top-k")
+
+    def _check_growth(self) -> None:
+        if self.grow_from is None:
+            if self.reference_loss is not None:
+                raise UserError("--reference-loss belongs to growth: give --grow-from as well")
+            return
+        if self.compare or len(self.students()) > 1 or self.starts() != ("student",):
+            raise UserError("--grow-from takes one --student and no other start: leave out --compare and --start")
+        if self.distill in FROM_STORE:
+            raise UserError("--grow-from trains with --distill none or full, for as many stages as it needs")
+
+    def to_json(self) -> dict[str, Any]:
+        """The options as config.json holds them."""
+        return dataclasses.asdict(self)
+
+
+def default_out(stamp: str) -> Path:
+    """The run folder when none is given: ``runs/pretrain-STAMP``."""
+    return Path("runs") / f"pretrain-{stamp}"

@@ -1,0 +1,177 @@
+"""What the training loop asks of an engine, and the engine that is plain torch (one process, or DDP)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+
+from slm_ray.pretrain.module import StudentLoss
+from slm_ray.pretrain.optimizers import load_state_by_name, state_by_name
+
+Tensors = dict[str, torch.Tensor]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class TrainingState:
+    """A model and its optimiser as plain tensors by parameter name, whatever engine and however many workers made them.
+
+    Attributes:
+        weights: Name in the student to fp32 tensor on the CPU, tied weights once; empty except on rank 0.
+        optimizer: Parameter name to the optimiser's tensors; empty except on rank 0.
+        scale: The loss scale of fp16; None otherwise.
+    """
+
+    weights: Tensors = field(default_factory=dict)
+    optimizer: dict[str, Tensors] = field(default_factory=dict)
+    scale: float | None = None
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What an engine is built with.
+
+    Attributes:
+        precision: ``fp32``, ``bf16`` or ``fp16``: the type matrices are multiplied in; weights stay fp32.
+        clip: Largest gradient norm; 0 clips nothing.
+        micro_batch: Sequences per forward pass of a worker.
+        accumulation: Forward passes per step of a worker.
+        zero: ZeRO stage.
+        offload: Optimiser state in CPU memory.
+        device: Where the model is.
+        rank: This worker.
+        world: How many there are.
+    """
+
+    precision: str
+    clip: float
+    micro_batch: int
+    accumulation: int
+    zero: int
+    offload: bool
+    device: torch.device
+    rank: int
+    world: int
+
+
+class Engine(Protocol):
+    """Runs forward and backward passes and steps of one worker."""
+
+    settings: EngineSettings
+    module: StudentLoss
+
+    def backward(self, inputs: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+        """One micro-batch, forward and backward; gives what :meth:`StudentLoss.forward` gives, detached."""
+
+    def step(self, factor: float) -> float:
+        """Update the weights at ``factor`` times each group's rate; gives the gradient's norm before clipping."""
+
+    def losses(self, ids: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
+        """The loss of every next token, without gradients. All workers must call it equally often."""
+
+    def state(self) -> TrainingState:
+        """The whole state. All workers must call it."""
+
+    def load_optimizer(self, state: TrainingState) -> None:
+        """Put back the optimiser's state. The weights are those of the module that the engine was built with."""
+
+    def describe(self) -> dict[str, Any]:
+        """What really runs: the optimiser's class, the precision and the ZeRO stage, read off the objects in use."""
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Mixed precision: matrices are multiplied in ``precision``."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, DTYPES[precision])
+
+
+def cpu_weights(module: StudentLoss) -> Tensors:
+    """Copies of the student's weights on the CPU, tied weights once."""
+    return {name: parameter.detach().cpu().clone() for name, parameter in module.student.named_parameters()}
+
+
+class TorchEngine:
+    """Plain torch: autocast, DistributedDataParallel where there are several workers."""
+
+    def __init__(self, module: StudentLoss, optimizer: torch.optim.Optimizer, settings: EngineSettings) -> None:
+        """Wrap a module that is already on its device."""
+        self.settings, self.module, self.optimizer = settings, module, optimizer
+        self._scaler = torch.amp.GradScaler(settings.device.type, enabled=settings.precision == "fp16")
+        self._model: Any = module
+        if settings.world > 1:
+            # Unused parameters do not occur; buckets as views save a copy of the gradients.
+            self._model = torch.nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True)
+        self._done = 0
+
+    @contextlib.contextmanager
+    def _accumulating(self) -> Iterator[None]:
+        """No gradient exchange before a step's last micro-batch."""
+        self._done += 1
+        is_last = self._done % self.settings.accumulation == 0
+        with contextlib.nullcontext() if is_last or self.settings.world == 1 else self._model.no_sync():
+            yield
+
+    def backward(self, inputs: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+        """One micro-batch, forward and backward."""
+        with self._accumulating():
+            with autocast(self.settings.precision, self.settings.device):
+                parts = self._model(**inputs)
+            self._scaler.scale(parts[0] / self.settings.accumulation).backward()
+        return tuple(part.detach() for part in parts)
+
+    def step(self, factor: float) -> float:
+        """Clip and update."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        self._scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.clip or float("inf"))
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(norm)
+
+    @torch.no_grad()
+    def losses(self, ids: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
+        """The loss of every next token."""
+        with autocast(self.settings.precision, self.settings.device):
+            return self.module(ids, positions)[0]
+
+    def state(self) -> TrainingState:
+        """Weights and optimiser state of rank 0; all workers hold the same."""
+        if self.settings.rank:
+            return TrainingState()
+        scale = float(self._scaler.get_scale()) if self._scaler.is_enabled() else None
+        state = state_by_name(self.optimizer, self.module.student)
+        return TrainingState(cpu_weights(self.module), state, scale)
+
+    def load_optimizer(self, state: TrainingState) -> None:
+        """Put back the optimiser's state."""
+        load_state_by_name(self.optimizer, self.module.student, state.optimizer)
+        if state.scale is not None and self._scaler.is_enabled():
+            self._scaler.load_state_dict(self._scaler.state_dict() | {"scale": state.scale})
+
+    def describe(self) -> dict[str, Any]:
+        """What really runs."""
+        return {
+            "engine": "torch" if self.settings.world == 1 else "torch DDP",
+            "optimizer": type(self.optimizer).__name__,
+            "precision": self.settings.precision,
+            "weights": str(next(self.module.parameters()).dtype).removeprefix("torch."),
+            "zero": 0,
+        }
+
+
+def gathered_sum(value: torch.Tensor, settings: EngineSettings) -> torch.Tensor:
+    """The sum of a CPU tensor over all workers, on the CPU (NCCL sums on the GPU only)."""
+    if settings.world == 1:
+        return value
+    there = value.to(settings.device)
+    dist.all_reduce(there)
+    return there.cpu()

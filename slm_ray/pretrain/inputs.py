@@ -1,0 +1,252 @@
+"""What pretraining starts from: teacher, students, training tokens and held-out tokens, checked against each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slm_ray.core.errors import UserError
+from slm_ray.core.files import cache_folder, read_json, write_json
+from slm_ray.core.progress import Console
+from slm_ray.core.runfolder import RunFolder
+from slm_ray.data import HELD_OUT, TRAIN, PackedTokens, load_corpus, prepare_tokens, tokenizer_digest
+from slm_ray.data.prepare import prepare_shards
+from slm_ray.data.shard_files import write_shards
+from slm_ray.data.shards import TokenShards
+from slm_ray.models.teachers import Teacher, load_teacher, quiet_transformers
+from slm_ray.pretrain.config import FROM_STORE, PretrainConfig
+
+INPUTS_FILE = "inputs.json"
+HELD_OUT_FOLDER = "held_out"
+LINEAGE_FILE = "slm_ray.json"
+
+
+@dataclass(frozen=True)
+class Student:
+    """A model to train.
+
+    Attributes:
+        label: Short name within the run.
+        source: Its folder or hub id.
+        tokenizer: Its tokenizer, or the teacher's where it has none.
+        search_flops: What the search that found it cost; 0 for one that was not searched, None where that is not known.
+    """
+
+    label: str
+    source: str
+    tokenizer: Any
+    search_flops: float | None
+
+
+@dataclass(frozen=True)
+class PretrainInputs:
+    """Everything that pretraining reads.
+
+    Attributes:
+        teacher: The teacher in the cache; None where nothing needs one.
+        students: The models to train.
+        shards: Training tokens.
+        held_out: Held-out tokens.
+        store: Digest of the logit store, if there is one.
+        capture_flops: What writing that store cost.
+    """
+
+    teacher: Teacher | None
+    students: tuple[Student, ...]
+    shards: TokenShards
+    held_out: TokenShards
+    store: str | None
+    capture_flops: float
+
+    def digests(self) -> dict[str, Any]:
+        """What must be the same for a run to be continued."""
+        return {
+            "teacher": self.teacher.digest if self.teacher else None,
+            "tokenizer": self.shards.tokenizer_digest,
+            "training_tokens": self.shards.digest,
+            "held_out_tokens": self.held_out.digest,
+            "logit_store": self.store,
+        }
+
+
+def lineage(source: str) -> dict[str, Any]:
+    """What a winner's folder says of where it came from; empty for any other model."""
+    path = Path(source).expanduser() / LINEAGE_FILE
+    return read_json(path) if path.is_file() else {}
+
+
+def find_teacher(config: PretrainConfig) -> Teacher | None:
+    """The teacher that was named, or the one that the first student was cut from.
+
+    Raises:
+        UserError: One is needed and none is known, or it cannot be loaded.
+    """
+    name = config.teacher or lineage(config.students()[0]).get("teacher", {}).get("name")
+    if name is not None:
+        return load_teacher(name)
+    teacher_starts = {"first-n", "random-subnet"} & set(config.starts())
+    if config.distill == "none" and not teacher_starts and config.grow_from is None:
+        return None
+    what = f"--distill {config.distill}" if config.distill != "none" else "this start"
+    raise UserError(
+        f"{what} needs a teacher, and {config.students()[0]} does not say what it was cut from: give --teacher"
+    )
+
+
+def _tokenizer_of(source: str) -> Any:
+    """A model's own tokenizer, or None where it has none."""
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(source)
+    except Exception:  # transformers raises many types where there is no tokenizer
+        return None
+
+
+def _label(source: str) -> str:
+    path = Path(source)
+    return f"winner-{path.name}" if path.parent.name == "winners" else path.name or source
+
+
+def load_students(config: PretrainConfig, teacher: Teacher | None) -> tuple[Student, ...]:
+    """The students, their tokenizers checked against the teacher's.
+
+    Raises:
+        UserError: One has another tokenizer than the teacher, or none at all.
+    """
+    found: list[Student] = []
+    for source in config.students():
+        tokenizer = _tokenizer_of(source) or (teacher.tokenizer() if teacher else None)
+        if tokenizer is None:
+            raise UserError(f"{source} has no tokenizer: put its tokenizer.json into the folder, or give --teacher")
+        if teacher is not None and config.distill != "none":
+            ours, theirs = tokenizer_digest(tokenizer), tokenizer_digest(teacher.tokenizer())
+            if ours != theirs:
+                raise UserError(
+                    f"the tokenizer of {source} ({ours[:12]}) is not that of the teacher {teacher.name} "
+                    f"({theirs[:12]}): distillation needs one vocabulary; give --distill none, or another teacher"
+                )
+        label = _label(source)
+        if any(other.label == label for other in found):
+            label = f"{label}-{len(found)}"
+        found.append(Student(label, source, tokenizer, search_flops(source)))
+    digests = {tokenizer_digest(student.tokenizer) for student in found}
+    if len(digests) > 1:
+        raise UserError("the students have different tokenizers, so they cannot read the same tokens: train them apart")
+    return tuple(found)
+
+
+def search_flops(source: str) -> float | None:
+    """What a winner's search cost, from its lineage or its run; 0 where the folder is of no search."""
+    found = lineage(source)
+    if not found:
+        return 0.0
+    if "search_flops" in found:
+        return float(found["search_flops"])
+    result = Path(source).expanduser().resolve().parents[1] / "result.json"
+    return float(read_json(result)["spent"]["flops"]) if result.is_file() else None
+
+
+def prepare_inputs(config: PretrainConfig, folder: RunFolder, console: Console, workers: int) -> PretrainInputs:
+    """Load and check everything; Ray must run, unless ``--shards`` is given.
+
+    Raises:
+        UserError: Something is missing, damaged, or does not fit the rest.
+    """
+    teacher = find_teacher(config)
+    students = load_students(config, teacher)
+    tokenizer = students[0].tokenizer
+    shards = _training_shards(config, tokenizer, folder, console, workers)
+    held_out = _held_out(config, tokenizer, folder, console)
+    _check_shards(config, shards, tokenizer)
+    store = _check_store(config, shards, teacher)
+    return PretrainInputs(teacher, students, shards, held_out, *store)
+
+
+def _training_shards(
+    config: PretrainConfig, tokenizer: Any, folder: RunFolder, console: Console, workers: int
+) -> TokenShards:
+    if config.shards is not None:
+        return TokenShards.open(Path(config.shards).expanduser().resolve())
+    corpus = load_corpus(config.data, config.text_field, console)
+    place = folder.file("tokenizer")
+    if not place.is_dir():
+        tokenizer.save_pretrained(place)
+    return prepare_shards(
+        corpus, place.resolve(), TRAIN, sequence_length=config.sequence_length, num_tokens=config.num_tokens(),
+        cache=cache_folder() / "shards", console=console, workers=workers,
+    )  # fmt: skip
+
+
+def _held_out(config: PretrainConfig, tokenizer: Any, folder: RunFolder, console: Console) -> TokenShards:
+    """The held-out tokens, kept in the run folder, so that every worker and every later evaluation reads the same."""
+    place = folder.file(HELD_OUT_FOLDER).resolve()
+    if not place.is_dir():
+        corpus = load_corpus(config.data, config.text_field, console)
+        packed = prepare_tokens(
+            corpus, tokenizer, HELD_OUT, num_tokens=config.eval_tokens, sequence_length=config.sequence_length,
+            cache=cache_folder() / "tokens", console=console,
+        )  # fmt: skip
+        keep_tokens(packed, len(tokenizer), place)
+    return TokenShards.open(place)
+
+
+def keep_tokens(packed: PackedTokens, vocab_size: int, folder: Path) -> None:
+    """Write packed tokens as a folder of shards."""
+    write_shards(
+        folder, np.asarray(packed.ids), np.asarray(packed.document_starts), vocab_size=vocab_size,
+        num_bytes=packed.num_bytes, separator=packed.separator, part=packed.part, corpus=packed.corpus,
+        corpus_digest=packed.corpus_digest, tokenizer_digest=packed.tokenizer_digest,
+    )  # fmt: skip
+
+
+def _check_shards(config: PretrainConfig, shards: TokenShards, tokenizer: Any) -> None:
+    ours = tokenizer_digest(tokenizer)
+    if shards.tokenizer_digest != ours:
+        raise UserError(
+            f"the shards in {shards.folder} were made with another tokenizer ({shards.tokenizer_digest[:12]}) than the "
+            f"student's ({ours[:12]}): prepare them anew without --shards"
+        )
+    if shards.sequence_length != config.sequence_length:
+        raise UserError(
+            f"the shards in {shards.folder} have sequences of {shards.sequence_length} tokens, not "
+            f"{config.sequence_length}: give --sequence-length {shards.sequence_length}"
+        )
+
+
+def _check_store(config: PretrainConfig, shards: TokenShards, teacher: Teacher | None) -> tuple[str | None, float]:
+    """The digest and the cost of the logit store, which must be of this teacher and these tokens."""
+    if config.distill not in FROM_STORE or teacher is None:
+        return None, 0.0
+    from slm_ray.distill.store import LogitStore
+
+    store = LogitStore.open(Path(str(config.store)).expanduser().resolve())
+    store.check_matches(
+        teacher_digest=teacher.digest, tokenizer_digest=shards.tokenizer_digest, tokens_digest=shards.digest,
+        vocab_size=teacher.architecture().structure.vocab_size, temperature=config.temperature,
+    )  # fmt: skip
+    return str(store.manifest["digest"]), float(store.manifest["flops"])
+
+
+def keep_digests(folder: RunFolder, inputs: PretrainInputs) -> None:
+    """Write the inputs' digests, or check that a resumed run still has the same.
+
+    Raises:
+        UserError: The teacher, the text or the store is no longer what the run was started with.
+    """
+    path, now = folder.file(INPUTS_FILE), inputs.digests()
+    if not path.exists():
+        write_json(path, now)
+        return
+    before = read_json(path)
+    changed = sorted(name for name in now if before.get(name) != now[name])
+    if changed:
+        name = changed[0]
+        raise UserError(
+            f"{folder.path} cannot be resumed: its {name.replace('_', ' ')} was {before.get(name)}, now {now[name]}: "
+            "restore it, or start a new run"
+        )

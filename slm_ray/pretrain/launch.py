@@ -1,0 +1,243 @@
+"""Running jobs: on Ray Train, many at once, or one after the other in this process (or torchrun's)."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from slm_ray.core.environment import usable_cpus
+from slm_ray.core.errors import UserError
+from slm_ray.pretrain.build import Place
+from slm_ray.pretrain.config import PretrainConfig
+from slm_ray.pretrain.job import TrainJob
+from slm_ray.pretrain.loop import train
+from slm_ray.pretrain.process_group import local_group
+from slm_ray.pretrain.recorder import Recorder
+
+_POLL_SECONDS = 0.5
+_RESTARTS = 3  # of a model whose workers died
+Watch = Callable[[str, dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one model's training takes.
+
+    Attributes:
+        workers: Processes.
+        threads: CPU threads of each.
+        use_gpu: A GPU each.
+    """
+
+    workers: int
+    threads: int
+    use_gpu: bool
+
+    def how_many_fit(self, cluster: dict[str, float]) -> int:
+        """How many models fit into a cluster at once.
+
+        Raises:
+            UserError: Not even one does.
+        """
+        need = {"CPU": self.workers * self.threads, **({"GPU": self.workers} if self.use_gpu else {})}
+        fits = min(int(cluster.get(name, 0) // count) for name, count in need.items())
+        if fits < 1:
+            asked = " and ".join(f"{count} {name}s" for name, count in need.items())
+            has = " and ".join(f"{cluster.get(name, 0):g} {name}s" for name in need)
+            raise UserError(
+                f"a model's {self.workers} workers ask for {asked}, and the cluster has {has}: give fewer --workers or "
+                "--threads, or add nodes"
+            )
+        return fits
+
+
+def _prepare_process(job: TrainJob, device: str, threads: int) -> None:
+    torch.set_num_threads(threads)
+    if job.option("engine") == "deepspeed":
+        from slm_ray.pretrain.zero import prepare_deepspeed
+
+        prepare_deepspeed(device)
+
+
+def run_local(
+    jobs: Sequence[TrainJob], folders: Sequence[Path], place: Place, threads: int, watch: Watch
+) -> dict[str, Any]:
+    """Train jobs one after the other in this process; every rank of torchrun calls this.
+
+    Args:
+        jobs: What to train.
+        folders: Where each one's records go.
+        place: Which worker this process is.
+        threads: CPU threads.
+        watch: Called on rank 0 with a job's name and status as it goes on.
+
+    Returns:
+        Name to status; a failed job has ``failure``.
+    """
+    statuses = {}
+    for job, folder in zip(jobs, folders, strict=True):
+        recorder = Recorder(str(folder))
+
+        def say(kind: str, record: dict[str, Any], recorder: Recorder = recorder, job: TrainJob = job) -> None:
+            recorder.say(kind, record)
+            watch(job.name, recorder.status())
+
+        _prepare_process(job, place.device.type, threads)
+        try:
+            train(job, place, say)
+        except UserError as error:
+            recorder.say("failure", {"message": str(error)})
+        statuses[job.name] = recorder.status()
+    return statuses
+
+
+def run_here(config: PretrainConfig, jobs: Sequence[TrainJob], folders: Sequence[Path], watch: Watch) -> dict[str, Any]:
+    """Train jobs in this process, and in torchrun's others if it is one of several; called by rank 0.
+
+    Returns:
+        Name to status.
+    """
+    with local_group(config.device) as place:
+        dist.broadcast_object_list([[job.to_json() for job in jobs]], src=0)
+        return run_local(jobs, folders, place, config.threads or usable_cpus(), watch)
+
+
+def follow(config: PretrainConfig) -> None:
+    """What torchrun's other ranks do: train the jobs that rank 0 tells of."""
+    with local_group(config.device) as place, tempfile.TemporaryDirectory() as nowhere:
+        told: list[Any] = [None]
+        dist.broadcast_object_list(told, src=0)
+        jobs = [TrainJob(**job) for job in told[0]]
+        folders = [Path(nowhere)] * len(jobs)
+        run_local(jobs, folders, place, config.threads or usable_cpus(), lambda _name, _status: None)
+
+
+def ray_worker(config: dict[str, Any]) -> None:
+    """What each of Ray Train's workers runs."""
+    import ray
+    from ray import train as ray_train
+
+    job, recorder = TrainJob(**config["job"]), config["recorder"]
+    if ray.get(recorder.status.remote())["failure"]:
+        return  # a restart after a mistake that a restart cannot mend
+    context = ray_train.get_context()
+    device = ray_train.torch.get_device()
+    place = Place(context.get_world_rank(), context.get_world_size(), device)
+    _prepare_process(job, device.type, config["threads"])
+
+    def say(kind: str, record: dict[str, Any]) -> None:
+        told = recorder.say.remote(kind, record)
+        if kind != "step":
+            ray.get(told)  # and with it everything said before: a checkpoint comes after its records
+
+    try:
+        train(job, place, say)
+    except UserError as error:
+        ray.get(recorder.say.remote("failure", {"message": str(error)}))
+        if place.world > 1:
+            raise  # ends the other workers, who wait for this one
+
+
+def _fit(job: TrainJob, recorder: Any, resources: Resources, scratch: str) -> None:
+    """One model on Ray Train; returns when it is done or has failed."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    trainer = TorchTrainer(
+        ray_worker,
+        train_loop_config={"job": job.to_json(), "recorder": recorder, "threads": resources.threads},
+        scaling_config=ScalingConfig(
+            num_workers=resources.workers, use_gpu=resources.use_gpu, resources_per_worker={"CPU": resources.threads}
+            | ({"GPU": 1} if resources.use_gpu else {}),
+        ),
+        # A name of its own each time: Ray Train resumes a run whose name it finds, and we resume from our checkpoints.
+        run_config=RunConfig(
+            name=f"{job.name}-{time.time_ns()}", storage_path=scratch,
+            failure_config=FailureConfig(max_failures=_RESTARTS, controller_failure_limit=1),
+        ),
+        torch_config=TorchConfig(backend="nccl" if resources.use_gpu else "gloo"),
+    )  # fmt: skip
+    trainer.fit()
+
+
+def _make_recorder(folder: Path) -> Any:
+    """A recorder as an actor on this machine, so that records reach the run folder from any node."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Recorder).options(num_cpus=0, scheduling_strategy=here).remote(str(folder))
+
+
+def run_on_ray(
+    jobs: Sequence[TrainJob], folders: Sequence[Path], resources: Resources, concurrent: int | None, watch: Watch
+) -> dict[str, Any]:
+    """Train jobs on Ray Train, as many at once as the cluster's resources allow.
+
+    Args:
+        jobs: What to train.
+        folders: Where each one's records go.
+        resources: What each of them takes.
+        concurrent: The most at once; None: as many as fit.
+        watch: Called with a job's name and status as it goes on.
+
+    Returns:
+        Name to status; a failed job has ``failure``, and the others went on.
+
+    Raises:
+        UserError: The cluster is too small for one of them.
+    """
+    import ray
+
+    fits = resources.how_many_fit(ray.cluster_resources())
+    scratch = tempfile.mkdtemp(prefix="slm_ray-train-")
+    recorders = {job.name: _make_recorder(folder) for job, folder in zip(jobs, folders, strict=True)}
+    fit = ray.remote(num_cpus=0, max_retries=0)(_fit)
+
+    def run_one(job: TrainJob) -> None:
+        ray.get(fit.remote(job, recorders[job.name], resources, scratch))
+
+    try:
+        with ThreadPoolExecutor(min(fits, concurrent or fits, len(jobs))) as pool:
+            running = {pool.submit(run_one, job): job.name for job in jobs}
+            errors = _watch_all(running, recorders, watch)
+        return {name: _final_status(recorder, errors.get(name)) for name, recorder in recorders.items()}
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _watch_all(running: dict[Future[None], str], recorders: dict[str, Any], watch: Watch) -> dict[str, BaseException]:
+    """Report on every model until all are done; gives what those that broke down raised."""
+    import ray
+
+    errors, waiting = {}, set(running)
+    while waiting:
+        done, waiting = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+        for future in done:
+            if error := future.exception():
+                errors[running[future]] = error
+        for future, name in running.items():
+            if future in waiting or future in done:
+                watch(name, ray.get(recorders[name].status.remote()))
+    return errors
+
+
+def _final_status(recorder: Any, error: BaseException | None) -> dict[str, Any]:
+    import ray
+
+    status: dict[str, Any] = ray.get(recorder.status.remote())
+    if error is not None and not status["failure"]:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        status["failure"] = {"message": f"its workers broke down: {lines[-1][:300]}"}
+    elif status["end"] is None and not status["failure"]:
+        status["failure"] = {"message": "it ended before its last step"}
+    return status

@@ -1,0 +1,92 @@
+"""The student with its loss, as the one module that an engine wraps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from slm_ray.core.errors import UserError
+from slm_ray.distill.losses import Divergence, causal_lm_loss
+from slm_ray.distill.signal import TeacherSignal
+from slm_ray.models.heads import next_token_losses
+
+
+class StudentLoss(nn.Module):
+    """Computes a student's loss from token ids, without ever holding a token x vocabulary tensor."""
+
+    def __init__(self, student: Any, divergence: Divergence | None, compute_dtype: torch.dtype) -> None:
+        """Wrap a student.
+
+        Args:
+            student: A Hugging Face causal LM.
+            divergence: How it is compared with the teacher; None trains on the text alone.
+            compute_dtype: The type that logits are multiplied in.
+        """
+        super().__init__()
+        self.student = student
+        self.divergence = divergence
+        self.compute_dtype = compute_dtype
+
+    def hidden_states(self, ids: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
+        """Final hidden states ``[batch * (sequence - 1), hidden]`` of the positions that have a next token."""
+        output = self.student.base_model(ids, position_ids=positions, use_cache=False)
+        return output.last_hidden_state[:, :-1].flatten(0, 1).to(self.compute_dtype)
+
+    def forward(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor | None,
+        weights: torch.Tensor | None = None,
+        signal: TeacherSignal | None = None,
+        kd_weight: float = 0.0,
+    ) -> tuple[torch.Tensor, ...]:
+        """The loss of a micro-batch, or without ``weights`` the loss of every next token.
+
+        Args:
+            ids: ``[batch, sequence]`` token ids.
+            positions: ``[batch, sequence]`` positions within documents, or None.
+            weights: ``[batch * (sequence - 1)]`` what each predicted token counts.
+            signal: The teacher's signal for the same tokens.
+            kd_weight: Share of the divergence in the loss; cross-entropy has the rest.
+
+        Returns:
+            The loss to differentiate, the mean cross-entropy and (with a signal) the mean divergence; or the
+            ``[batch * (sequence - 1)]`` losses in nats.
+        """
+        hidden = self.hidden_states(ids, positions)
+        head = self.student.get_output_embeddings().weight
+        targets = ids[:, 1:].flatten()
+        if weights is None:
+            return (next_token_losses(hidden, head.to(self.compute_dtype), targets),)
+        share = kd_weight if signal is not None else 0.0
+        parts = causal_lm_loss(
+            hidden, head, targets, weights, ce_weight=1 - share, kd_weight=share, signal=signal,
+            divergence=self.divergence if signal is not None else None,
+        )  # fmt: skip
+        return (parts.loss, parts.ce) if parts.kd is None else (parts.loss, parts.ce, parts.kd)
+
+
+@torch.no_grad()
+def check_logits(student: Any, name: str) -> None:
+    """Make sure that a model's logits are its final hidden states times its output head.
+
+    Raises:
+        UserError: They are not (a bias, a scale or a cap): the chunked losses would train another model.
+    """
+    head = student.get_output_embeddings()
+    if head is None or not hasattr(student, "base_model"):
+        raise UserError(f"{name} has no output head: give a causal language model")
+    vocabulary = head.weight.shape[0]
+    ids = torch.arange(min(16, vocabulary)).unsqueeze(0)
+    was_training = student.training
+    student.eval()
+    expected = student(ids, use_cache=False).logits.float()
+    hidden = student.base_model(ids, use_cache=False).last_hidden_state
+    student.train(was_training)
+    if not torch.allclose(nn.functional.linear(hidden, head.weight).float(), expected, rtol=1e-2, atol=1e-3):
+        raise UserError(
+            f"{name} scales, caps or biases its logits, which the losses here do not do: use a model of the families "
+            "in docs/adding_a_family.md"
+        )

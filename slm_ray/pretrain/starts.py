@@ -1,0 +1,130 @@
+"""Where training starts: a winner's own weights, random ones, the teacher's first layers, or a random sub-network."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from slm_ray.architecture import Architecture, Budget, LayerShape, LayerUnits, SubnetSpec, num_params
+from slm_ray.architecture.first_layers import first_n
+from slm_ray.core.errors import UserError
+from slm_ray.models.extraction import extract, save_student
+from slm_ray.models.sizes import config_architecture
+from slm_ray.models.teachers import Teacher, quiet_transformers
+from slm_ray.pretrain.state_files import load_student
+
+
+def build_start(start: str, student: Path | str, name: str, seed: int, teacher: Teacher | None) -> Any:
+    """A student in fp32 with the weights that a start says.
+
+    Args:
+        start: ``student``, ``random``, ``first-n`` or ``random-subnet``.
+        student: The student's folder or hub id; its sizes are those of every start.
+        name: What to call it in an error.
+        seed: Of random weights and random units.
+        teacher: Needed for ``first-n`` and ``random-subnet``.
+
+    Raises:
+        UserError: The student cannot be loaded, or the start cannot be made for it.
+    """
+    model = load_student(student, name)
+    if start == "student":
+        return model
+    if start == "random":
+        return _random_weights(model, seed)
+    if teacher is None:
+        raise UserError(f"--start {start} takes its weights from a teacher: give --teacher")
+    return _from_teacher(start, model, name, seed, teacher)
+
+
+def _random_weights(model: Any, seed: int) -> Any:
+    """The same architecture as its class initialises it."""
+    torch.manual_seed(seed)
+    fresh = type(model)(model.config).float()
+    fresh.config.dtype = torch.float32
+    return fresh
+
+
+def _from_teacher(start: str, model: Any, name: str, seed: int, teacher: Teacher) -> Any:
+    architecture, whole = config_architecture(model.config), teacher.architecture()
+    if architecture is None:
+        raise UserError(
+            f"--start {start} needs the sizes of {name}, whose family '{model.config.model_type}' is not declared: "
+            "see docs/adding_a_family.md"
+        )
+    spec = first_layers_like(architecture, whole) if start == "first-n" else random_like(architecture, whole, seed)
+    return extract(teacher.state(), teacher.config(), teacher.family(), spec, dtype=torch.float32)
+
+
+def first_layers_like(student: Architecture, teacher: Architecture) -> SubnetSpec:
+    """The teacher's first whole layers, embeddings and final norm included, as many as the student's size allows."""
+    size = num_params(student)
+    return first_n(teacher, Budget("params", 0, size), student.structure.max_position_embeddings)
+
+
+def first_layers(teacher: Architecture, count: int) -> SubnetSpec:
+    """The teacher's first ``count`` layers, whole (Inheritune, arXiv 2404.08634).
+
+    Raises:
+        UserError: The teacher has fewer.
+    """
+    if not 1 <= count <= teacher.num_hidden_layers:
+        raise UserError(f"--grow-from {count} must lie between 1 and the teacher's {teacher.num_hidden_layers} layers")
+    from slm_ray.architecture import full_subnet
+
+    whole = full_subnet(teacher)
+    return SubnetSpec(whole.hidden, whole.layers[:count])
+
+
+def _sample(rng: random.Random, total: int, count: int) -> tuple[int, ...]:
+    return tuple(sorted(rng.sample(range(total), count)))
+
+
+def _random_layer(rng: random.Random, source: int, shape: LayerShape, whole: LayerShape) -> LayerUnits:
+    kv_heads = _sample(rng, whole.num_key_value_heads, shape.num_key_value_heads)
+    groups = []
+    for kv_head in kv_heads:
+        per_group = whole.num_attention_heads // whole.num_key_value_heads
+        kept = _sample(rng, per_group, shape.num_attention_heads // shape.num_key_value_heads)
+        groups.append(tuple(kv_head * per_group + query for query in kept))
+    return LayerUnits(source, kv_heads, tuple(groups), _sample(rng, whole.intermediate_size, shape.intermediate_size))
+
+
+def random_like(student: Architecture, teacher: Architecture, seed: int) -> SubnetSpec:
+    """A random sub-network of the teacher with exactly the student's sizes.
+
+    Raises:
+        UserError: The student does not fit into the teacher.
+    """
+    rng, whole = random.Random(seed), teacher.layers[0]
+    largest = [
+        max(getattr(layer, field) for layer in student.layers)
+        for field in ("num_attention_heads", "num_key_value_heads", "intermediate_size")
+    ]
+    limits = [whole.num_attention_heads, whole.num_key_value_heads, whole.intermediate_size]
+    if (
+        student.num_hidden_layers > teacher.num_hidden_layers
+        or student.hidden_size > teacher.hidden_size
+        or any(size > limit for size, limit in zip(largest, limits, strict=True))
+        or student.structure.head_dim != teacher.structure.head_dim
+    ):
+        raise UserError(
+            "--start random-subnet needs a student that fits into the teacher: give the teacher it was cut from"
+        )
+    sources = _sample(rng, teacher.num_hidden_layers, student.num_hidden_layers)
+    layers = tuple(
+        _random_layer(rng, source, shape, teacher.layers[source])
+        for source, shape in zip(sources, student.layers, strict=True)
+    )
+    return SubnetSpec(_sample(rng, teacher.hidden_size, student.hidden_size), layers)
+
+
+def save_start(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write a start as a Hugging Face folder."""
+    with quiet_transformers():
+        save_student(model, folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)

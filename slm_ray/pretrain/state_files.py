@@ -1,0 +1,126 @@
+"""A training state as files: a plain Hugging Face folder, with the optimiser and the trainer's own state beside it.
+
+Weights and optimiser are safetensors by parameter name, so a checkpoint does not depend on how many workers wrote it,
+on the ZeRO stage, or on the engine. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from slm_ray.core.errors import UserError
+from slm_ray.core.files import read_json, write_json
+from slm_ray.models.teachers import quiet_transformers
+from slm_ray.pretrain.engine import Tensors, TrainingState
+
+WEIGHTS_FILE = "model.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
+TRAINER_FILE = "trainer.json"
+_OURS = (OPTIMIZER_FILE, TRAINER_FILE, "checkpoint.json")
+_SEPARATOR = "::"  # between a parameter's name and the name of one of its optimiser tensors
+
+
+@dataclass
+class TrainerState:
+    """Where a run stands.
+
+    Attributes:
+        step: Steps done.
+        tokens: Tokens trained on.
+        flops: FLOPs so far: ``own``, ``teacher``, ``capture``.
+        seconds: Time in steps so far.
+        best: Step and validation loss of the best evaluation, or None.
+        scale: Loss scale of fp16.
+        recent: Mean training loss of recent steps, against which a spike is judged; None at first.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    flops: dict[str, float] = field(default_factory=lambda: {"own": 0.0, "teacher": 0.0, "capture": 0.0})
+    seconds: float = 0.0
+    best: dict[str, float] | None = None
+    scale: float | None = None
+    recent: float | None = None
+
+
+def copy_static_files(source: Path, folder: Path) -> None:
+    """Copy everything of a model folder that training does not change: config, tokenizer, modelling file, card."""
+    for file in source.iterdir():
+        is_weights = file.suffix in (".safetensors", ".bin", ".gguf") or file.name.endswith(".safetensors.index.json")
+        if file.is_file() and not is_weights and file.name not in _OURS and not file.name.startswith("."):
+            shutil.copyfile(file, folder / file.name)
+
+
+def write_state(folder: Path, static: Path, state: TrainingState, trainer: TrainerState) -> None:
+    """Fill a checkpoint's folder.
+
+    Args:
+        folder: An empty folder.
+        static: A model folder to take config and tokenizer from.
+        state: Weights and optimiser.
+        trainer: Where the run stands.
+    """
+    copy_static_files(static, folder)
+    weights = {name: value.contiguous() for name, value in state.weights.items()}
+    save_file(weights, folder / WEIGHTS_FILE, {"format": "pt"})
+    flat = {
+        f"{name}{_SEPARATOR}{key}": value.contiguous()
+        for name, entry in state.optimizer.items()
+        for key, value in entry.items()
+    }
+    if flat:
+        save_file(flat, folder / OPTIMIZER_FILE)
+    write_json(folder / TRAINER_FILE, vars(trainer) | {"scale": state.scale})
+
+
+def read_state(folder: Path) -> tuple[TrainingState, TrainerState]:
+    """Read the optimiser and the trainer's state of a checkpoint; its weights are read by :func:`load_student`.
+
+    Raises:
+        UserError: A file is damaged.
+    """
+    trainer = TrainerState(**read_json(folder / TRAINER_FILE))
+    state = TrainingState(scale=trainer.scale)
+    path = folder / OPTIMIZER_FILE
+    if path.exists():
+        for key, value in _load_tensors(path).items():
+            name, _, entry = key.rpartition(_SEPARATOR)
+            state.optimizer.setdefault(name, {})[entry] = value
+    return state, trainer
+
+
+def _load_tensors(path: Path) -> Tensors:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}): delete this checkpoint and resume from one before") from error
+
+
+def load_student(folder: Path | str, name: str) -> Any:
+    """A model folder's or hub id's causal LM in fp32, with no code of its own run.
+
+    Args:
+        folder: Where it is.
+        name: What to call it in an error.
+
+    Raises:
+        UserError: It is no causal language model that transformers or slm_ray knows.
+    """
+    import transformers
+
+    import slm_ray  # noqa: F401  (registers the heterogeneous classes)
+
+    try:
+        with quiet_transformers():
+            return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    except Exception as error:
+        # transformers raises a dozen types for a folder that is no model; each ends in one sentence.
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{name} could not be loaded as a causal language model: {lines[0][:200]}") from error

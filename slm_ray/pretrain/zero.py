@@ -1,0 +1,226 @@
+"""DeepSpeed: the only module that knows its keys and its objects."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from typing import Any
+
+import torch
+
+from slm_ray.core.errors import UserError
+from slm_ray.core.files import cache_folder
+from slm_ray.pretrain.engine import DTYPES, EngineSettings, Tensors, TrainingState, autocast
+from slm_ray.pretrain.module import StudentLoss
+from slm_ray.pretrain.optimizers import load_state_by_name, state_by_name
+
+_STEP = "step"
+
+
+def prepare_deepspeed(device: str) -> None:
+    """Set what DeepSpeed reads when it is imported; call it before that, in every process.
+
+    Raises:
+        UserError: There is no C++ compiler, which DeepSpeed needs on a CPU, or DeepSpeed is not installed.
+    """
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(cache_folder() / "torch_extensions"))
+    os.environ.setdefault("DS_ACCELERATOR", device)
+    if device == "cpu" and not (shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")):
+        raise UserError(
+            "DeepSpeed builds a small C++ module on a CPU and finds no compiler: install g++, or give --engine torch"
+        )
+    try:
+        import deepspeed  # noqa: F401
+    except ImportError as error:
+        raise UserError("DeepSpeed is not installed: pip install deepspeed, or give --engine torch") from error
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+
+
+def deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
+    """DeepSpeed's configuration for our settings.
+
+    Mixed precision is DeepSpeed's ``torch_autocast``: the weights themselves stay fp32, so that checkpoints are exact
+    and the same with every ZeRO stage.
+    """
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": settings.micro_batch,
+        "gradient_accumulation_steps": settings.accumulation,
+        "train_batch_size": settings.micro_batch * settings.accumulation * settings.world,
+        "gradient_clipping": settings.clip,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 1 << 40,
+        "zero_optimization": {"stage": settings.zero},
+    }
+    if settings.zero == 3:
+        # Every parameter is cut up, small ones too: then what is saved does not depend on a threshold.
+        config["zero_optimization"] |= {"stage3_param_persistence_threshold": 0}
+    if settings.offload:
+        config["zero_optimization"] |= {"offload_optimizer": {"device": "cpu"}}
+    if settings.precision != "fp32":
+        config["torch_autocast"] = {"enabled": True, "dtype": str(DTYPES[settings.precision]).removeprefix("torch.")}
+    return config
+
+
+class DeepSpeedEngine:
+    """A DeepSpeed engine with our optimiser as its client optimiser."""
+
+    def __init__(self, module: StudentLoss, optimizer: torch.optim.Optimizer, settings: EngineSettings) -> None:
+        """Hand a module and its optimiser to DeepSpeed; a process group must exist.
+
+        Raises:
+            RuntimeError: DeepSpeed runs something else than was asked for.
+        """
+        import deepspeed
+
+        self.settings, self.module, self._client = settings, module, optimizer
+        self._names = {id(parameter): name for name, parameter in module.student.named_parameters()}
+        self._engine, *_ = deepspeed.initialize(
+            model=module, optimizer=optimizer, config=deepspeed_config(settings), dist_init_required=False
+        )
+        self._check()
+
+    def _check(self) -> None:
+        """What really runs must be what was asked for: DeepSpeed replaces some optimisers without a word."""
+        engine, settings = self._engine, self.settings
+        asked = {"optimizer": type(self._client).__name__, "precision": settings.precision, "zero": settings.zero}
+        runs = self.describe()
+        wrong = {name: (value, runs[name]) for name, value in asked.items() if runs[name] != value}
+        if wrong or runs["weights"] != "float32" or engine.gradient_accumulation_steps() != settings.accumulation:
+            raise RuntimeError(f"DeepSpeed does not run what was asked for: {wrong or runs}")
+
+    def describe(self) -> dict[str, Any]:
+        """What really runs, read off DeepSpeed's own objects."""
+        engine = self._engine
+        autocast_type = engine.torch_autocast_dtype() if engine.torch_autocast_enabled() else torch.float32
+        names = {dtype: name for name, dtype in DTYPES.items()}
+        basic = getattr(engine.optimizer, "optimizer", engine.optimizer)
+        return {
+            "engine": "deepspeed",
+            "optimizer": type(basic).__name__,
+            "precision": names[autocast_type],
+            "weights": str(next(self.module.parameters()).dtype).removeprefix("torch."),
+            "zero": engine.zero_optimization_stage(),
+        }
+
+    def backward(self, inputs: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+        """One micro-batch, forward and backward."""
+        parts = self._engine(**inputs)
+        self._engine.backward(parts[0])
+        self._is_last = self._engine.is_gradient_accumulation_boundary()
+        if not self._is_last:
+            self._engine.step()  # counts the micro-batch; the weights change at the last one only
+        return tuple(part.detach() for part in parts)
+
+    def step(self, factor: float) -> float:
+        """Exchange, clip and update."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        scale = self._sharded_scale()
+        if scale is not None:
+            self._engine.optimizer.clip_grad = self.settings.clip * scale
+        self._engine.step()
+        norm = self._engine.get_global_grad_norm()
+        return float(norm) / (scale or 1.0) if norm is not None else float("nan")
+
+    def _sharded_scale(self) -> float | None:
+        """The loss scale where ZeRO clips gradients before it takes the scale out (DeepSpeed 0.19), else None."""
+        return self._scale() if self.settings.zero else None
+
+    @torch.no_grad()
+    def losses(self, ids: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
+        """The loss of every next token."""
+        with autocast(self.settings.precision, self.settings.device):
+            return self.module(ids, positions)[0]
+
+    def _parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
+        return list(self.module.student.named_parameters())
+
+    def _keys(self) -> list[str]:
+        """The names of the optimiser's tensors that have the shape of their parameter."""
+        states = [entry for entry in self._client.state.values() if entry]
+        tensors = [(key, value) for entry in states for key, value in entry.items() if torch.is_tensor(value)]
+        return sorted({key for key, value in tensors if value.numel() > 1})
+
+    def state(self) -> TrainingState:
+        """Gather the whole state, parameter by parameter."""
+        if not self.settings.zero:
+            if self.settings.rank:
+                return TrainingState()
+            weights = {name: parameter.detach().cpu().clone() for name, parameter in self._parameters()}
+            return TrainingState(weights, state_by_name(self._client, self.module.student), self._scale())
+        return self._gathered()
+
+    def _gathered(self) -> TrainingState:
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        self._link_state()
+        found, keys = TrainingState(scale=self._scale()), self._keys()
+        step = self._scalar_step()
+        for name, parameter in self._parameters():
+            weight = safe_get_full_fp32_param(parameter)
+            entry: Tensors = {key: safe_get_full_optimizer_state(parameter, key) for key in keys}
+            if self.settings.rank:
+                continue  # every worker takes part in the gathering, the first one keeps it
+            found.weights[name] = weight.detach().cpu().clone()
+            if keys:
+                found.optimizer[name] = {key: value.detach().cpu().clone() for key, value in entry.items()}
+                if step is not None:
+                    found.optimizer[name][_STEP] = step.clone()
+        return found
+
+    def _link_state(self) -> None:
+        """Have ZeRO 1 and 2 find the optimiser's tensors again.
+
+        They look for them once, while the first parameter group is updated, and so miss those of the other groups
+        (DeepSpeed 0.19, ``_lazy_init_hp_params_optimizer_state``).
+        """
+        if self.settings.zero in (1, 2) and self._client.state:
+            self._engine.optimizer._hp_optimizer_states_linked = False
+            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _scalar_step(self) -> torch.Tensor | None:
+        """The optimiser's own step count (the same for all parameters), where it keeps one."""
+        for entry in self._client.state.values():
+            if _STEP in entry:
+                return torch.as_tensor(entry[_STEP]).detach().cpu().reshape(())
+        return None
+
+    def _scale(self) -> float | None:
+        if self.settings.precision != "fp16":
+            return None
+        scaler = getattr(self._engine, "torch_autocast_z0_gradscaler", None) or getattr(
+            self._engine.optimizer, "torch_autocast_gradscaler", None
+        )
+        return float(scaler.get_scale()) if scaler is not None else None
+
+    def load_optimizer(self, state: TrainingState) -> None:
+        """Put back the optimiser's state; with ZeRO each worker keeps its own part of every tensor."""
+        if not state.optimizer:
+            return
+        if not self.settings.zero:
+            load_state_by_name(self._client, self.module.student, state.optimizer)
+            return
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        self._make_state()
+        self._link_state()
+        keys = self._keys()
+        for name, parameter in self._parameters():
+            for key, value in state.optimizer.get(name, {}).items():
+                if key in keys:
+                    safe_set_full_optimizer_state(parameter, value.to(self.settings.device), key)
+        steps = [entry[_STEP] for entry in state.optimizer.values() if _STEP in entry]
+        for entry in self._client.state.values():
+            if _STEP in entry and steps:
+                entry[_STEP] = steps[0].to(entry[_STEP].device, copy=True)
+
+    def _make_state(self) -> None:
+        """Have the sharded optimiser make its (zero) state: a step at rate 0 with gradients of 0, which moves nothing."""
+        vocabulary = self.module.student.config.vocab_size
+        ids = torch.arange(2, device=self.settings.device).remainder(vocabulary).repeat(self.settings.micro_batch, 1)
+        weights = torch.zeros(self.settings.micro_batch, device=self.settings.device)
+        for _ in range(self.settings.accumulation):
+            self.backward({"ids": ids, "positions": None, "weights": weights})
+        self.step(0.0)
