@@ -1,0 +1,184 @@
+"""Divergences between two rows of logits, in closed form: the value, and its derivative by the student's logits.
+
+With ``u`` the student's logits, ``q = softmax(u)``, ``p`` the teacher's distribution and ``g_i = dD/dq_i``, the
+derivative is ``dD/du_i = q_i (g_i - sum_j q_j g_j)``. Every divergence here writes it as ``own * exp(u) + other *
+rows``, so that the caller can add it to the gradient of the cross-entropy, ``exp(u) / sum(exp(u)) - onehot``, in two
+passes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from slm_ray.core.errors import UserError, unknown_name
+from slm_ray.distill.signal import KINDS, SparseSignal, TeacherSignal
+
+
+class Softmax(NamedTuple):
+    """Rows of a distribution ``exp / total``, not multiplied out.
+
+    Attributes:
+        shifted: ``[rows, outcomes]`` logits less anything that is constant in a row, at most about 0.
+        exp: ``[rows, outcomes]`` their exponentials.
+        total: ``[rows, 1]`` sums of the exponentials.
+    """
+
+    shifted: torch.Tensor
+    exp: torch.Tensor
+    total: torch.Tensor
+
+
+class Slope(NamedTuple):
+    """A divergence and its derivative by the student's logits, ``own * student.exp + other * rows``.
+
+    Attributes:
+        value: ``[rows, 1]``, in nats.
+        own: ``[rows, 1]``.
+        other: ``[rows, 1]``.
+        rows: ``[rows, outcomes]``.
+    """
+
+    value: torch.Tensor
+    own: torch.Tensor
+    other: torch.Tensor
+    rows: torch.Tensor
+
+
+# All of them write over student.shifted, teacher.shifted and teacher.exp, which the caller has no more use for.
+
+
+def _forward_kl(student: Softmax, teacher: Softmax) -> Slope:
+    """``sum p log(p/q)``; derivative ``q - p``."""
+    gaps = teacher.shifted.sub_(student.shifted).mul_(teacher.exp)
+    value = gaps.sum(-1, keepdim=True) / teacher.total + student.total.log() - teacher.total.log()
+    return Slope(value, 1 / student.total, -1 / teacher.total, teacher.exp)
+
+
+def _soft_ce(student: Softmax, teacher: Softmax) -> Slope:
+    """``-sum p log q``; derivative ``q - p``."""
+    value = student.total.log() - student.shifted.mul_(teacher.exp).sum(-1, keepdim=True) / teacher.total
+    return Slope(value, 1 / student.total, -1 / teacher.total, teacher.exp)
+
+
+def _reverse_kl(student: Softmax, teacher: Softmax) -> Slope:
+    """``D = sum q log(q/p)``; derivative ``q (log(q/p) - D)``."""
+    rows = student.shifted.sub_(teacher.shifted).mul_(student.exp)
+    gap = rows.sum(-1, keepdim=True) / student.total
+    value = gap - student.total.log() + teacher.total.log()
+    return Slope(value, -gap / student.total, 1 / student.total, rows)
+
+
+def _symmetric(student: Softmax, teacher: Softmax) -> Slope:
+    """Half of ``KL(p|q) + KL(q|p)``, in which the normalising constants cancel."""
+    rows = student.shifted.sub_(teacher.shifted)
+    expected = torch.mul(rows, teacher.exp, out=teacher.shifted).sum(-1, keepdim=True) / teacher.total
+    rows.mul_(student.exp)
+    gap = rows.sum(-1, keepdim=True) / student.total
+    rows.div_(student.total).sub_(teacher.exp.div_(teacher.total))
+    return Slope((gap - expected) / 2, (1 - gap) / (2 * student.total), torch.full_like(gap, 0.5), rows)
+
+
+def _jensen_shannon(student: Softmax, teacher: Softmax) -> Slope:
+    """``KL(p|m)/2 + KL(q|m)/2`` with ``m = (p+q)/2``; derivative ``q (log(q/m) - KL(q|m)) / 2``."""
+    q, p = student.exp / student.total, teacher.exp.div_(teacher.total)
+    # Where both have underflowed to 0, any finite logarithm will do: it is multiplied by 0.
+    log_m = torch.add(p, q).clamp_min_(torch.finfo(p.dtype).tiny).log_().sub_(math.log(2))
+    to_teacher = teacher.shifted.sub_(teacher.total.log()).sub_(log_m).mul_(p).sum(-1, keepdim=True)
+    rows = student.shifted.sub_(student.total.log()).sub_(log_m).mul_(q)
+    to_student = rows.sum(-1, keepdim=True)
+    half = torch.full_like(to_student, 0.5)
+    return Slope((to_teacher + to_student) / 2, -to_student / (2 * student.total), half, rows)
+
+
+def _total_variation(student: Softmax, teacher: Softmax) -> Slope:
+    """``sum |p - q| / 2``; derivative ``q (sign(q - p) - sum q sign(q - p)) / 2``, with sign(0) = 0."""
+    gaps = torch.div(student.exp, student.total, out=student.shifted).sub_(teacher.exp.div_(teacher.total))
+    value = torch.abs(gaps, out=teacher.exp).sum(-1, keepdim=True) / 2
+    rows = gaps.sign_().mul_(student.exp)
+    mean = rows.sum(-1, keepdim=True) / student.total
+    return Slope(value, -mean / (2 * student.total), 1 / (2 * student.total), rows)
+
+
+_CLOSED_FORMS: dict[str, Callable[[Softmax, Softmax], Slope]] = {
+    "forward_kl": _forward_kl,
+    "reverse_kl": _reverse_kl,
+    "symmetric": _symmetric,
+    "jensen_shannon": _jensen_shannon,
+    "total_variation": _total_variation,
+    "soft_ce": _soft_ce,
+}
+DIVERGENCES = tuple(_CLOSED_FORMS)
+
+# What a kind of signal cannot be used with, and why.
+_LINEAR = ("forward_kl", "soft_ce")  # in the teacher's probabilities, up to its own entropy
+_REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
+    "top-k": (
+        ("reverse_kl", "symmetric"),
+        "infinite with top-k targets, which give the other words no probability",
+    ),
+    "sampled": (
+        tuple(name for name in DIVERGENCES if name not in _LINEAR),
+        "biased with sampled targets, because it is not linear in the teacher's probabilities",
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Divergence:
+    """How far the student is from the teacher.
+
+    Attributes:
+        name: One of ``DIVERGENCES``.
+        temperature: Both distributions are ``softmax(logits / temperature)``, and values are multiplied by
+            ``temperature ** 2``, so that gradients keep their size (arXiv 1503.02531).
+    """
+
+    name: str = "forward_kl"
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.name not in DIVERGENCES:
+            raise unknown_name("loss", self.name, DIVERGENCES)
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise UserError(f"temperature must be a positive number, but it is {self.temperature}: 1 changes nothing")
+
+    def check(self, kind: str) -> None:
+        """Refuse a kind of signal, one of ``KINDS``, that this divergence cannot be used with.
+
+        Raises:
+            UserError: It would be infinite or biased; the message names what can be used.
+        """
+        if kind not in KINDS:
+            raise unknown_name("kind of distillation", kind, KINDS)
+        names, reason = _REFUSED.get(kind, ((), ""))
+        if self.name in names:
+            rest = ", ".join(name for name in DIVERGENCES if name not in names)
+            raise UserError(f"loss {self.name} is {reason}: use one of {rest}, or full or top-k-tail distillation")
+
+    def check_signal(self, signal: TeacherSignal) -> None:
+        """Refuse a signal of the wrong kind, or taken at another temperature.
+
+        The head of top-k targets is renormalised, and so can be brought to any temperature afterwards; a tail bucket
+        and drawn ids cannot.
+
+        Raises:
+            UserError: See above.
+        """
+        self.check(signal.kind)
+        if not isinstance(signal, SparseSignal) or signal.kind == "top-k":
+            return
+        if signal.temperature != self.temperature:
+            raise UserError(
+                f"{signal.kind} targets must be used at the temperature they were taken at, but that is "
+                f"{signal.temperature:g} and the loss has {self.temperature:g}: "
+                f"use temperature {signal.temperature:g} or take the targets anew"
+            )
+
+    def slope(self, student: Softmax, teacher: Softmax) -> Slope:
+        """Value and derivative, without the temperature's factors; writes over all but ``student.exp``."""
+        return _CLOSED_FORMS[self.name](student, teacher)
