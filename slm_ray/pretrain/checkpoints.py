@@ -17,9 +17,8 @@ from typing import Any
 from slm_ray.core.digest import sha256_file
 from slm_ray.core.errors import UserError
 from slm_ray.core.files import write_json
-from slm_ray.pretrain.storage import open_storage
+from slm_ray.pretrain.storage import MANIFEST, open_storage
 
-MANIFEST = "checkpoint.json"
 _NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -85,7 +84,7 @@ class CheckpointFolder:
         """
         saved: list[Checkpoint] = []
         if not self._is_prepared:
-            self._storage.prepare(MANIFEST)
+            self._storage.prepare()
             self._is_prepared = True
 
         def fill(folder: Path) -> None:
@@ -93,7 +92,7 @@ class CheckpointFolder:
             saved.append(Checkpoint(step, info, _describe_files(folder)))
             write_json(folder / MANIFEST, asdict(saved[0]))
 
-        self._storage.publish(Checkpoint(step, {}, ()).name, MANIFEST, fill)
+        self._storage.publish(Checkpoint(step, {}, ()).name, fill)
         return saved[0]
 
     def all(self) -> list[Checkpoint]:
@@ -154,7 +153,7 @@ class CheckpointFolder:
             raise UserError(f"at least 1 checkpoint must be kept, got {keep_last}")
         for checkpoint in self.all()[:-keep_last]:
             if checkpoint.step != best:
-                self._storage.remove(checkpoint.name, MANIFEST)
+                self._storage.remove(checkpoint.name)
 
 
 def _describe_files(folder: Path) -> tuple[CheckpointFile, ...]:

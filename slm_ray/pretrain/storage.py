@@ -25,6 +25,8 @@ from slm_ray.core.redact import redact
 _TEMPORARY = re.compile(r"\.step-\d{8,}\.(\d+)-[0-9a-f]{8}\.tmp")
 _STAGING = "slm_ray-checkpoint."
 _STAGING_NAME = re.compile(re.escape(_STAGING) + r"(\d+)-.+")
+# Makes a folder whole: in a remote one it is written last and deleted first.
+MANIFEST = "checkpoint.json"
 # Lies in a remote folder while it is being filled or deleted.
 UNFINISHED = "checkpoint.unfinished"
 # pyarrow would try to reach Google's storage for 15 minutes.
@@ -34,7 +36,7 @@ _GCS_SECONDS = 60
 class Storage(Protocol):
     """Holds named folders."""
 
-    def prepare(self, manifest: str) -> None:
+    def prepare(self) -> None:
         """Make the place and remove what killed writers left."""
 
     def folders(self) -> list[str]:
@@ -43,13 +45,13 @@ class Storage(Protocol):
     def read(self, folder: str, file: str) -> bytes | None:
         """The bytes of a small file; None if it is not there."""
 
-    def publish(self, folder: str, manifest: str, write: Callable[[Path], None]) -> None:
+    def publish(self, folder: str, write: Callable[[Path], None]) -> None:
         """Have a local folder filled, its manifest too, and make it appear under a name, whole or not at all."""
 
     def fetch(self, folder: str, files: Sequence[str]) -> AbstractContextManager[Path]:
         """A local folder with these files, for as long as the block lasts."""
 
-    def remove(self, folder: str, manifest: str) -> None:
+    def remove(self, folder: str) -> None:
         """Delete a folder; a reader sees it whole or not at all."""
 
 
@@ -85,7 +87,7 @@ class LocalStorage:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def prepare(self, manifest: str) -> None:
+    def prepare(self) -> None:
         """See :class:`Storage`."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -112,7 +114,7 @@ class LocalStorage:
         except OSError as error:
             raise explain_os_error(error, f"reading {path}") from error
 
-    def publish(self, folder: str, manifest: str, write: Callable[[Path], None]) -> None:
+    def publish(self, folder: str, write: Callable[[Path], None]) -> None:
         """See :class:`Storage`."""
         with whole_folder(self.root / folder) as temporary:
             write(temporary)
@@ -122,7 +124,7 @@ class LocalStorage:
         """See :class:`Storage`; nothing is copied."""
         yield self.root / folder
 
-    def remove(self, folder: str, manifest: str) -> None:
+    def remove(self, folder: str) -> None:
         """See :class:`Storage`."""
         doomed = self.root / f".{folder}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
         try:
@@ -141,12 +143,12 @@ class RemoteStorage:
     def _path(self, *parts: str) -> str:
         return "/".join([self._root, *parts])
 
-    def prepare(self, manifest: str) -> None:
+    def prepare(self) -> None:
         """See :class:`Storage`."""
         with _reaching(self._address):
             self._files.create_dir(self._root, recursive=True)
             for folder in self.folders():
-                if self.read(folder, manifest) is None and self.read(folder, UNFINISHED) is not None:
+                if self.read(folder, MANIFEST) is None and self.read(folder, UNFINISHED) is not None:
                     self._files.delete_dir(self._path(folder))
         _remove_dead(Path(tempfile.gettempdir()), _STAGING_NAME)
 
@@ -170,21 +172,21 @@ class RemoteStorage:
                 data: bytes = stream.read()
         return data
 
-    def publish(self, folder: str, manifest: str, write: Callable[[Path], None]) -> None:
+    def publish(self, folder: str, write: Callable[[Path], None]) -> None:
         """See :class:`Storage`."""
         with self._staging() as scratch:
             with whole_folder(scratch / folder) as temporary:
                 write(temporary)
             local = scratch / folder
-            files = [path for path in sorted(local.rglob("*")) if path.is_file() and path != local / manifest]
-            if self.read(folder, manifest) is not None:
-                self.remove(folder, manifest)
+            files = [path for path in sorted(local.rglob("*")) if path.is_file() and path != local / MANIFEST]
+            if self.read(folder, MANIFEST) is not None:
+                self.remove(folder)
             with _reaching(self._address):
                 self._files.create_dir(self._path(folder), recursive=True)
                 self._write(self._path(folder, UNFINISHED), b"")
                 for file in files:
                     self._upload(file, folder, file.relative_to(local))
-                self._upload(local / manifest, folder, Path(manifest))
+                self._upload(local / MANIFEST, folder, Path(MANIFEST))
                 self._files.delete_file(self._path(folder, UNFINISHED))
 
     def _upload(self, file: Path, folder: str, name: Path) -> None:
@@ -202,11 +204,11 @@ class RemoteStorage:
                     fs.copy_files(self._path(folder, file), str(scratch / file), self._files, fs.LocalFileSystem())
             yield scratch
 
-    def remove(self, folder: str, manifest: str) -> None:
+    def remove(self, folder: str) -> None:
         """See :class:`Storage`."""
         with _reaching(self._address):
             self._write(self._path(folder, UNFINISHED), b"")
-            self._files.delete_file(self._path(folder, manifest))
+            self._files.delete_file(self._path(folder, MANIFEST))
             self._files.delete_dir(self._path(folder))
 
     @contextmanager

@@ -16,7 +16,8 @@ from pyarrow import fs
 
 from slm_ray.core.errors import UserError
 from slm_ray.pretrain import storage
-from slm_ray.pretrain.checkpoints import MANIFEST, Checkpoint, CheckpointFolder
+from slm_ray.pretrain.checkpoints import Checkpoint, CheckpointFolder
+from slm_ray.pretrain.storage import MANIFEST
 
 BUCKET = "s3://bucket/runs/1"
 
@@ -60,7 +61,6 @@ def steps(folder):
 def test_what_is_saved_is_found_in_order_and_opened_unchanged(location):
     folder = CheckpointFolder(location)
     assert (folder.all(), folder.latest()) == ([], None)
-    folder.prepare()
     for step in (5, 120, 30):
         saved = folder.save(step, writer(str(step)), {"loss": step / 2, "note": "ä"})
     assert saved == Checkpoint(30, {"loss": 15.0, "note": "ä"}, saved.files)
@@ -76,7 +76,6 @@ def test_what_is_saved_is_found_in_order_and_opened_unchanged(location):
 
 def test_the_same_step_is_replaced(location):
     folder = CheckpointFolder(location)
-    folder.prepare()
     folder.save(1, writer("old"), {})
     folder.save(1, lambda place: (place / "only").write_text("new"), {"n": 2})
     assert steps(folder) == [1] and folder.latest().info == {"n": 2}
@@ -86,7 +85,6 @@ def test_the_same_step_is_replaced(location):
 
 def test_the_last_ones_and_the_best_are_kept(location):
     folder = CheckpointFolder(location)
-    folder.prepare()
     for step in range(1, 7):
         folder.save(step, writer("x"), {})
     folder.prune(keep_last=2, best=3)
@@ -101,7 +99,6 @@ def test_the_last_ones_and_the_best_are_kept(location):
 
 def test_a_full_disk_leaves_the_earlier_ones(location, tmp_path):
     folder = CheckpointFolder(location)
-    folder.prepare()
     folder.save(1, writer("1"), {})
 
     def full(place):
@@ -118,7 +115,6 @@ def test_a_full_disk_leaves_the_earlier_ones(location, tmp_path):
 
 def test_what_the_writer_raises_goes_on_and_nothing_appears(location, tmp_path):
     folder = CheckpointFolder(location)
-    folder.prepare()
     with pytest.raises(ZeroDivisionError):
         folder.save(2, lambda place: (place / "a").write_text(str(1 // 0)), {})
     assert folder.all() == [] and not list((tmp_path / "my runs").iterdir())
@@ -134,7 +130,6 @@ def test_what_the_writer_raises_goes_on_and_nothing_appears(location, tmp_path):
 )
 def test_a_damaged_file_is_named(location, tmp_path, damage, words):
     folder = CheckpointFolder(location)
-    folder.prepare()
     folder.save(7, writer("777"), {})
     damage(tmp_path / "my runs" / "step-00000007" / "weights.bin")
     with pytest.raises(UserError, match=words) as caught, folder.open(folder.latest()):
@@ -155,7 +150,6 @@ def test_a_damaged_file_is_named(location, tmp_path, damage, words):
 )
 def test_a_folder_without_a_valid_manifest_is_no_checkpoint(location, tmp_path, change):
     folder = CheckpointFolder(location)
-    folder.prepare()
     for step in (7, 8):
         folder.save(step, writer("x"), {})
     manifest = tmp_path / "my runs" / "step-00000008" / MANIFEST
@@ -165,14 +159,13 @@ def test_a_folder_without_a_valid_manifest_is_no_checkpoint(location, tmp_path, 
 
 def test_folders_of_others_are_left_alone(location, tmp_path):
     folder = CheckpointFolder(location)
-    folder.prepare()
+    folder.save(4, writer("4"), {})
     for name in ("step-00000003", "step-12", "best", ".step-00000003.notes"):
         (tmp_path / "my runs" / name).mkdir()
         (tmp_path / "my runs" / name / "model.bin").write_text("theirs")
-    folder.save(4, writer("4"), {})
-    CheckpointFolder(location).prepare()
+    CheckpointFolder(location).save(5, writer("5"), {})
     folder.prune(1, None)
-    assert steps(folder) == [4]
+    assert steps(folder) == [5]
     assert len(list((tmp_path / "my runs").rglob("model.bin"))) == 4
 
 
@@ -181,7 +174,6 @@ import os, signal, sys
 from pathlib import Path
 from slm_ray.pretrain.checkpoints import CheckpointFolder
 folder = CheckpointFolder(sys.argv[1])
-folder.prepare()
 folder.save(1, lambda place: (place / "a").write_text("1"), {})
 def write(place):
     (place / "a").write_text("2")
@@ -198,8 +190,8 @@ def test_a_killed_writer_leaves_what_was_whole_and_its_rest_goes_at_the_next_sta
     alive.mkdir()
     folder = CheckpointFolder(tmp_path)
     assert steps(folder) == [1]
-    folder.prepare()
-    assert not rest.exists() and alive.exists() and steps(folder) == [1]
+    folder.save(2, writer("2"), {})
+    assert not rest.exists() and alive.exists() and steps(folder) == [1, 2]
 
 
 def test_an_upload_that_breaks_off_leaves_the_earlier_ones_and_is_cleaned_up(tmp_path, monkeypatch):
@@ -213,16 +205,16 @@ def test_an_upload_that_breaks_off_leaves_the_earlier_ones_and_is_cleaned_up(tmp
 
     behind_a_bucket(tmp_path, monkeypatch, copy_files=copy)
     folder = CheckpointFolder(BUCKET)
-    folder.prepare()
     folder.save(1, writer("1"), {})
     with pytest.raises(UserError, match=r"s3://bucket/runs/1 cannot be used \(When uploading part.*NETWORK") as caught:
         folder.save(2, writer("2"), {})
     assert "\n" not in str(caught.value)
     assert steps(folder) == [1] and (tmp_path / "my runs" / "step-00000002").exists()
-    CheckpointFolder(BUCKET).prepare()
-    assert [path.name for path in (tmp_path / "my runs").iterdir()] == ["step-00000001"]
-    folder.save(2, writer("2"), {})
-    assert steps(folder) == [1, 2]
+    again = CheckpointFolder(BUCKET)
+    again.save(3, writer("3"), {})
+    assert {path.name for path in (tmp_path / "my runs").iterdir()} == {"step-00000001", "step-00000003"}
+    again.save(2, writer("2"), {})
+    assert steps(folder) == [1, 2, 3]
 
 
 def test_staging_folders_of_dead_processes_go_at_the_next_start(tmp_path, monkeypatch):
@@ -233,13 +225,12 @@ def test_staging_folders_of_dead_processes_go_at_the_next_start(tmp_path, monkey
     names = {f"slm_ray-checkpoint.{gone.pid}-x": False, f"slm_ray-checkpoint.{os.getpid()}-x": True, "other": True}
     for name in names:
         (tmp_path / name).mkdir()
-    CheckpointFolder(BUCKET).prepare()
+    CheckpointFolder(BUCKET).save(1, writer("1"), {})
     assert {name: (tmp_path / name).exists() for name in names} == names
 
 
 def test_pyarrows_own_test_storage_works_too():
     folder = CheckpointFolder("mock:///anything")
-    folder.prepare()
     folder.save(3, writer("3"), {})
     with folder.open(folder.latest()) as opened:
         assert (opened / "weights.bin").read_text() == "3" * 100
@@ -248,7 +239,6 @@ def test_pyarrows_own_test_storage_works_too():
 def test_a_relative_path_stays_the_same_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = CheckpointFolder("here")
-    folder.prepare()
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     folder.save(1, writer("1"), {})
@@ -261,22 +251,21 @@ def test_addresses_that_lead_nowhere_are_one_sentence(tmp_path):
             CheckpointFolder(location)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="a file of that name is in the way"):
-        CheckpointFolder(tmp_path / "file").prepare()
+        CheckpointFolder(tmp_path / "file").save(1, writer("1"), {})
     with pytest.raises(UserError, match="a part of the path is a file"):
-        CheckpointFolder(tmp_path / "file" / "x").prepare()
+        CheckpointFolder(tmp_path / "file" / "x").save(1, writer("1"), {})
 
 
 @pytest.mark.slow
 def test_a_server_that_does_not_answer_is_one_sentence_without_the_login():
     address = "s3://name:longsecretword@bucket/x?scheme=http&region=here&endpoint_override=127.0.0.1:1"
     with pytest.raises(UserError, match="NETWORK_CONNECTION") as caught:
-        CheckpointFolder(address).prepare()
+        CheckpointFolder(address).save(1, writer("1"), {})
     assert "longsecretword" not in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_the_manifest_lists_sizes_and_digests(tmp_path):
     folder = CheckpointFolder(tmp_path)
-    folder.prepare()
     folder.save(2, lambda place: (place / "a").write_bytes(b"abc"), {"loss": 1.5})
     assert json.loads((tmp_path / "step-00000002" / MANIFEST).read_text()) == {
         "step": 2, "info": {"loss": 1.5}, "files": [{
