@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from slm_ray.core.errors import UserError
+from slm_ray.models.extraction import extract
 from slm_ray.pretrain.optimizers import (
     ELEMENTWISE,
     OPTIMIZERS,
@@ -16,7 +17,7 @@ from slm_ray.pretrain.optimizers import (
     parameter_groups,
     state_by_name,
 )
-from tests.models.tiny import NAMES, tiny_ids, tiny_model
+from tests.models.tiny import NAMES, random_spec, tiny_family, tiny_ids, tiny_model
 from tests.references import optimizer_updates
 
 BETAS, EPS, RATE = (0.9, 0.95), 1e-8, 0.01
@@ -85,9 +86,17 @@ def test_without_gradients_only_matrices_shrink(kind):
         torch.testing.assert_close(parameter.detach(), expected)
 
 
-@pytest.mark.parametrize("family", NAMES)
-def test_every_parameter_is_in_one_group_and_tied_ones_once(family):
+def _winner(family):
+    """A student with layers of different sizes."""
     model = tiny_model(family)
+    teacher = tiny_family(family).architecture(model.config)
+    return extract(model.state_dict(), model.config, tiny_family(family), random_spec(teacher, seed=3))
+
+
+@pytest.mark.parametrize("make", [tiny_model, _winner])
+@pytest.mark.parametrize("family", NAMES)
+def test_every_parameter_is_in_one_group_and_tied_ones_once(family, make):
+    model = make(family)
     groups = {group["name"]: group for group in parameter_groups(model, 0.1)}
     named = dict(model.named_parameters())
     assert sorted(name for group in groups.values() for name in group["param_names"]) == sorted(named)
