@@ -38,7 +38,7 @@ def selection_key(digest: bytes) -> int:
 
 
 def cut_blocks(
-    documents: Iterable[Document], part: str, low: int, high: int, block_bytes: int
+    documents: Iterable[Document], part: str, low: int, high: int, block_bytes: int, limit_bytes: int | None = None
 ) -> Iterator[list[Piece]]:
     """The documents of a part with selection keys from ``low`` up to ``high``, in blocks.
 
@@ -47,13 +47,15 @@ def cut_blocks(
         part: One of :data:`slm_ray.data.split.PARTS`.
         low: The smallest key.
         high: The end of the keys, at most :data:`WHOLE`.
-        block_bytes: Size of a block, by its characters; it has at most one piece (96 Ki characters) more.
+        block_bytes: Size of a block in UTF-8; it has at most one piece (96 Ki characters) more.
+        limit_bytes: Stop reading behind the block with which so much text is reached; a larger limit adds blocks and
+            changes none.
 
     Yields:
         Blocks, none of them empty. Memory is held for one.
     """
     block: list[Piece] = []
-    filled = 0
+    filled = total = 0
     for document in with_text(documents):
         digest = text_digest(document.text)
         if part_of_digest(digest) != part or not low <= selection_key(digest) < high:
@@ -61,10 +63,13 @@ def cut_blocks(
         texts = split_text(document.text, _PIECE_CHARACTERS)
         for number, text in enumerate(texts):
             block.append(Piece(text, number == 0, number == len(texts) - 1))
-            filled += len(text)
+            filled += len(text.encode())
             if filled >= block_bytes:
                 yield block
+                total += filled
                 block, filled = [], 0
+                if limit_bytes is not None and total >= limit_bytes:
+                    return
     if block:
         yield block
 

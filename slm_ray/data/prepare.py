@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from slm_ray.core.files import write_bytes, write_json
 from slm_ray.core.progress import Console, Progress
 from slm_ray.data.blocks import WHOLE
 from slm_ray.data.documents import Corpus, Slice
-from slm_ray.data.shard_tasks import STOP_FILE, TOKENIZER_FILE, Job, finish_block, read_slice
+from slm_ray.data.shard_tasks import TOKENIZER_FILE, Job, finish_block, read_slice
 from slm_ray.data.shard_work import block_records, complete, discard, is_complete, locked, take_name
 from slm_ray.data.shards import TokenShards
 from slm_ray.data.split import PARTS, share_of_part
@@ -29,6 +30,7 @@ _BYTES_PER_TOKEN = 4  # of English and of code, with the tokenizers of today; fo
 _SPARE = 1.25  # how much more than seems needed is chosen
 _ENOUGH_OF_A_PART = 0.5  # from here on it is simpler, and hardly slower, to take the whole part
 _BLOCKS, _LEAST_BLOCK_BYTES, _LARGEST_BLOCK_BYTES = 32, 1 << 18, 1 << 23
+_BLOCKS_WAITING = 4  # per worker, in Ray's object store, before readers have to wait
 _SLICES, _LEAST_SLICE_BYTES = 64, 1 << 20
 
 
@@ -148,7 +150,7 @@ def _find(final: Path, console: Console) -> TokenShards | None:
     try:
         return TokenShards.open(final)
     except UserError as error:
-        console.line(f"{error}; making it again")
+        console.line(f"{error}: making them again")
         discard(final)
         return None
 
@@ -204,7 +206,6 @@ class _Maker:
             UserError: Reading or writing fails, or they are less than one sequence.
         """
         write_bytes(self.work / TOKENIZER_FILE, self.backend.to_str().encode())
-        (self.work / STOP_FILE).unlink(missing_ok=True)
         self.progress = Progress(
             self.console, f"preparing {self.part} tokens", self.plan.expected_tokens, "tokens"
         )
@@ -237,23 +238,29 @@ class _Maker:
         raise AssertionError("counting does not end")
 
     def _stream(self) -> tuple[list[str], int]:
-        """The first blocks of a stream that have enough tokens together."""
-        prefix = _Prefix(self.plan.num_tokens)
-        for name, record in block_records(self.work, 0).items():
-            prefix.add(name, int(record["num_tokens"]))
-        if prefix.is_enough:
-            return prefix.names, prefix.num_tokens
-        prefix = _Prefix(self.plan.num_tokens)
-        for name, num_tokens in self._blocks(0, 0, WHOLE):
-            prefix.add(name, num_tokens)
-            self._say(num_tokens)
-            if prefix.is_enough:
-                write_bytes(self.work / STOP_FILE, b"")
-        return prefix.names, prefix.num_tokens
+        """The first blocks of a stream that have enough tokens together; it is read no further than seems needed."""
+        wanted = self.plan.num_tokens
+        limit = None if wanted is None else int(_SPARE * _BYTES_PER_TOKEN * wanted)
+        while True:
+            for _, num_tokens in self._blocks(0, 0, WHOLE, limit):
+                self._say(num_tokens)
+            records = block_records(self.work, 0)
+            names, found = list[str](), 0
+            for name, record in records.items():
+                if wanted is not None and found >= wanted:
+                    return names, found
+                names.append(name)
+                found += int(record["num_tokens"])
+            num_bytes = sum(int(record["num_bytes"]) for record in records.values())
+            if wanted is None or limit is None or found >= wanted or num_bytes < limit:
+                return names, found
+            limit *= 2
 
-    def _blocks(self, round: int, low: int, high: int) -> Iterator[tuple[str, int]]:
+    def _blocks(self, round: int, low: int, high: int, limit_bytes: int | None = None) -> Iterator[tuple[str, int]]:
         separator = self.made_from["separator"]
-        job = Job(self.work, round, self.part, low, high, self.plan.block_bytes, self.length, separator)
+        job = Job(
+            self.work, round, self.part, low, high, self.plan.block_bytes, self.length, separator, limit_bytes
+        )
         return _finished_blocks(job, self.plan.slices, self.workers)
 
     def _say(self, num_tokens: int) -> None:
@@ -263,32 +270,11 @@ class _Maker:
         self.progress.update(done)
 
 
-class _Prefix:
-    """The first blocks of a stream, added in any order: those that no missing block comes before."""
-
-    def __init__(self, wanted: int | None) -> None:
-        self.wanted = wanted
-        self.names: list[str] = []
-        self.num_tokens = 0
-        self._waiting: dict[int, tuple[str, int]] = {}
-
-    @property
-    def is_enough(self) -> bool:
-        return self.wanted is not None and self.num_tokens >= self.wanted
-
-    def add(self, name: str, num_tokens: int) -> None:
-        self._waiting[int(name.rsplit("-", 1)[1])] = (name, num_tokens)
-        while not self.is_enough and len(self.names) in self._waiting:
-            name, num_tokens = self._waiting.pop(len(self.names))
-            self.names.append(name)
-            self.num_tokens += num_tokens
-
-
 def _finished_blocks(job: Job, slices: Sequence[Slice], workers: int) -> Iterator[tuple[str, int]]:
     """Run one round in Ray Data: (name, tokens) of each block as it is finished.
 
     A reading task needs little of a core, so it asks for none; then it cannot take the place of what it feeds, either.
-    Every block of text is a Ray Data block of its own; Ray Data lets readers wait while such blocks pile up.
+    Every block of text is a Ray Data block of its own; readers wait while a few of them per worker lie ready.
 
     Raises:
         UserError: A task met something that a user can mend.
@@ -299,13 +285,15 @@ def _finished_blocks(job: Job, slices: Sequence[Slice], workers: int) -> Iterato
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.target_max_block_size = 1
-    pool = ray.data.TaskPoolStrategy(size=workers)
+    limits = ray.data.ExecutionResources(object_store_memory=_BLOCKS_WAITING * (workers + 1) * job.block_bytes)
+    context.execution_options.resource_limits = limits
+    readers, makers = (ray.data.TaskPoolStrategy(size=size) for size in (min(workers, len(slices)), workers))
     references = [ray.put(piece) for piece in slices]
     with _quiet(), ray.data.DataContext.current(context):
         rows = (
             ray.data.from_items([{"slice": number} for number in range(len(slices))], override_num_blocks=len(slices))
-            .flat_map(functools.partial(read_slice, job=job, slices=references), compute=pool, num_cpus=0)
-            .map(functools.partial(finish_block, job=job), compute=pool, num_cpus=1)
+            .flat_map(functools.partial(read_slice, job=job, slices=references), compute=readers, num_cpus=0)
+            .map(functools.partial(finish_block, job=job), compute=makers, num_cpus=1)
         )
         for row in rows.iter_rows():
             if row["error"]:
@@ -320,6 +308,8 @@ def _quiet() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The maximum number of concurrent tasks", UserWarning)
+            yield
     finally:
         logger.setLevel(level)

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from slm_ray.core.digest import canonical_json, digest_json, sha256_bytes
 from slm_ray.core.files import whole_folder, write_bytes, write_json
-from slm_ray.data.packed import digest_array
 
 MANIFEST_FILE = "manifest.json"
 IDS, STARTS = ".ids.npy", ".starts.npy"  # endings of a shard's two files
@@ -38,8 +37,9 @@ def write_shard(folder: Path, name: str, ids: npt.NDArray[np.int32], starts: npt
     for kind, array in ((IDS, ids.astype(np.int32)), (STARTS, starts.astype(np.int64))):
         buffer = io.BytesIO()
         np.save(buffer, np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")), allow_pickle=False)
-        write_bytes(folder / f"{name}{kind}", buffer.getvalue())
-        entry |= {f"digest{kind}": digest_array(array), f"file_bytes{kind}": buffer.tell()}
+        data = buffer.getvalue()
+        write_bytes(folder / f"{name}{kind}", data)
+        entry |= {f"digest{kind}": sha256_bytes(data), f"file_bytes{kind}": len(data)}
     return entry
 
 

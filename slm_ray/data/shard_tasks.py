@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
-STOP_FILE = "stop"  # its presence ends the reading of a stream
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ class Job:
         block_bytes: Size of a block of text.
         sequence_length: Tokens per sequence.
         separator: The id behind each document, if there is one.
+        limit_bytes: How much text of a slice is read; None for all of it.
     """
 
     folder: Path
@@ -45,6 +45,7 @@ class Job:
     block_bytes: int
     sequence_length: int
     separator: int | None
+    limit_bytes: int | None = None
 
 
 def record_path(folder: Path, name: str) -> Path:
@@ -71,15 +72,13 @@ def read_slice(row: dict[str, int], job: Job, slices: Sequence[Any]) -> Iterator
     number = row["slice"]
     try:
         documents = ray.get(slices[number]).documents()
-        blocks = cut_blocks(documents, job.part, job.low, job.high, job.block_bytes)
+        blocks = cut_blocks(documents, job.part, job.low, job.high, job.block_bytes, job.limit_bytes)
         for index, block in enumerate(blocks):
             name = f"shard-{job.round}-{number:05d}-{index:07d}"
             if record_path(job.folder, name).exists():
                 yield _row(name)
             else:
                 yield _row(name, json.dumps(block, ensure_ascii=False).encode())
-            if (job.folder / STOP_FILE).exists():
-                return
     except UserError as error:
         yield _row(error=str(error))
 

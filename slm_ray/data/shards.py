@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slm_ray.core.digest import digest_json
+from slm_ray.core.digest import digest_json, sha256_file
 from slm_ray.core.errors import UserError
 from slm_ray.core.files import explain_os_error, read_json
 from slm_ray.core.progress import Console, Progress
-from slm_ray.data.packed import digest_array
-from slm_ray.data.shard_files import IDS, MANIFEST_FILE, STARTS
+from slm_ray.data.shard_files import FORMAT, IDS, MANIFEST_FILE, STARTS
 
 # Every mapped file costs a file descriptor, of which a process often has 1,024.
 _MAPPED_FILES = 128
@@ -68,10 +67,12 @@ class TokenShards:
         remedy = "delete the folder and prepare it again"
         try:
             whole = manifest.pop("manifest_digest") == digest_json(manifest)
-        except (AttributeError, KeyError, ValueError):
+        except (AttributeError, KeyError, TypeError, ValueError):
             whole = False
         if not whole:
             raise UserError(f"{folder / MANIFEST_FILE} is not what was written (its digest differs): {remedy}")
+        if manifest["format"] != FORMAT:
+            raise UserError(f"{folder} was written by another version (format {manifest['format']}): {remedy}")
         for shard in manifest["shards"]:
             for kind in (IDS, STARTS):
                 path, size = folder / f"{shard['name']}{kind}", shard[f"file_bytes{kind}"]
@@ -128,21 +129,23 @@ class TokenShards:
         Raises:
             UserError: A shard is not what was written; it is named.
         """
-        progress = Progress(console, "checking shards", len(self._shards), "shards") if console else None
+        progress = Progress(console, f"shards of {self.part} tokens", len(self._shards), "shards") if console else None
         for number, shard in enumerate(self._shards):
             for kind in (IDS, STARTS):
+                path = self.folder / f"{shard['name']}{kind}"
                 try:
-                    same = digest_array(self._open_array(number, kind)) == shard[f"digest{kind}"]
-                except (ValueError, EOFError):  # the header of the array is damaged
-                    same = False
+                    same = sha256_file(path) == shard[f"digest{kind}"]
+                except OSError as error:
+                    raise explain_os_error(error, f"reading {path}") from error
                 if not same:
-                    path = self.folder / f"{shard['name']}{kind}"
                     raise UserError(
                         f"the shard {path} is not what was written (its digest differs): delete the folder "
                         f"{self.folder} and prepare it again"
                     )
             if progress:
                 progress.update(number + 1)
+        if progress:
+            progress.finish(f"checked {len(self._shards):,} shards")
 
     def describe(self) -> dict[str, Any]:
         """What a run's record keeps of it: JSON-like, without the tokens."""

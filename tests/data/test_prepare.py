@@ -1,0 +1,432 @@
+"""Shards made with Ray Data, against what one process would do in a few lines."""
+
+import errno
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from slm_ray.cluster import ray_session
+from slm_ray.core.errors import UserError
+from slm_ray.core.progress import Console
+from slm_ray.data import Corpus, Document, TokenShards, load_corpus, part_of, prepare_shards, tokenizer_digest
+from slm_ray.data import prepare as module
+from slm_ray.data.blocks import cut_blocks, pack_block, selection_key
+from slm_ray.data.documents import DocumentSlice
+from slm_ray.data.hub import hub_corpus
+from slm_ray.data.shard_tasks import Job, finish_block
+from slm_ray.data.split import text_digest
+from tests.data.conftest import make_texts
+from tests.search.processes import wait_until
+
+LENGTH = 32
+
+
+@pytest.fixture(scope="module")
+def ray():
+    with ray_session(None, 2):
+        yield
+
+
+@pytest.fixture
+def tokenizer_folder(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    return tmp_path / "tokenizer"
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Sizes at which a few hundred kilobytes are what terabytes are otherwise."""
+    monkeypatch.setattr(module, "_LEAST_BLOCK_BYTES", 1 << 12)
+    monkeypatch.setattr(module, "_LEAST_SLICE_BYTES", 1 << 14)
+
+
+@pytest.fixture
+def prepare(tokenizer_folder, tmp_path):
+    def call(corpus, part="train", *, cache=tmp_path / "shards", num_tokens=None, length=LENGTH, workers=2, said=None):
+        return prepare_shards(
+            corpus, tokenizer_folder, part, sequence_length=length, num_tokens=num_tokens, cache=cache,
+            console=Console(stream=said or io.StringIO()), workers=workers,
+        )  # fmt: skip
+
+    return call
+
+
+def jsonl(path: Path, texts, **fields) -> Corpus:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps({"text": text, **fields}) + "\n" for text in texts))
+    return load_corpus(str(path))
+
+
+def all_rows(shards):
+    return shards.rows(np.arange(shards.num_sequences))
+
+
+def documents_in(shards):
+    """The token ids between starts, in the order of the shards, without separators; stretches of documents too."""
+    flat, positions = all_rows(shards).reshape(-1), shards.positions(np.arange(shards.num_sequences)).reshape(-1)
+    found, current = [], []
+    for place, (id, position) in enumerate(zip(flat.tolist(), positions.tolist(), strict=True)):
+        if position == 0 and place % shards.sequence_length != 0:
+            found.append(current)
+            current = []
+        current.append(id)
+    return [[id for id in ids if id != shards.separator] for ids in [*found, current]]
+
+
+class TestBlocks:
+    def test_documents_of_the_part_in_order_none_lost_none_cut(self, texts):
+        documents = [Document("", text) for text in [*texts, " ", ""]]
+        for part in ("calibration", "train", "held_out"):
+            blocks = list(cut_blocks(documents, part, 0, 1 << 64, 3000))
+            pieces = [piece for block in blocks for piece in block]
+            assert [piece.text for piece in pieces] == [text for text in texts if part_of(text) == part]
+            assert all(piece.begins and piece.ends for piece in pieces)
+            for block in blocks[:-1]:
+                assert sum(len(piece.text.encode()) for piece in block[:-1]) < 3000
+                assert sum(len(piece.text.encode()) for piece in block) >= 3000
+
+    def test_a_long_document_goes_on_in_the_next_block(self, tokenizer):
+        text = next(text for text in (f"word{n} " * 90_000 for n in range(20)) if part_of(text) == "train")
+        blocks = list(cut_blocks([Document("", text)], "train", 0, 1 << 64, 1 << 17))
+        assert len(blocks) > 2
+        assert "".join(piece.text for block in blocks for piece in block) == text
+        packed = [pack_block(block, tokenizer.backend_tokenizer, 0) for block in blocks]
+        assert [len(block.starts) for block in packed] == [1] + [0] * (len(packed) - 1)
+        assert [int((block.ids == 0).sum()) for block in packed] == [0] * (len(packed) - 1) + [1]
+        ids = [id for block in packed for id in block.ids.tolist() if id != 0]
+        assert tokenizer.backend_tokenizer.decode(ids) == text
+
+    def test_a_limit_ends_the_reading_behind_a_block_and_changes_none_before_it(self, texts):
+        documents = [Document("", text) for text in texts]
+        whole = list(cut_blocks(documents, "train", 0, 1 << 64, 3000))
+        for limit in (1, 3000, 20_000):
+            blocks = list(cut_blocks(documents, "train", 0, 1 << 64, 3000, limit))
+            assert blocks == whole[: len(blocks)]
+            sizes = [sum(len(piece.text.encode()) for piece in block) for block in blocks]
+            assert sum(sizes[:-1]) < limit <= sum(sizes)
+
+    def test_the_choice_by_keys_is_fair_and_widening_it_adds_documents(self):
+        documents = [Document("", text) for text in make_texts(2000, words=3)]
+
+        def chosen(low, high):
+            return {piece.text for block in cut_blocks(documents, "train", low, high, 1000) for piece in block}
+
+        quarter, rest = chosen(0, 1 << 62), chosen(1 << 62, 1 << 64)
+        whole = {document.text for document in documents if part_of(document.text) == "train"}
+        assert quarter | rest == whole
+        assert not quarter & rest
+        assert 0.2 < len(quarter) / len(whole) < 0.3
+        assert quarter == {text for text in whole if selection_key(text_digest(text)) < 1 << 62}
+
+
+def packed_by_hand(texts, tokenizer, block_bytes, length):
+    """What the shards of one file must be: blocks of whole sequences, then what they leave over."""
+    blocks, block, filled = [], [], 0
+    for text in texts:
+        if part_of(text) == "train":
+            block += [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+            filled += len(text.encode())
+            if filled >= block_bytes:
+                blocks.append(block)
+                block, filled = [], 0
+    blocks.append(block)
+    whole = [id for block in blocks for id in block[: len(block) // length * length]]
+    rest = [id for block in blocks for id in block[len(block) // length * length :]]
+    rest = rest[: len(rest) // length * length]
+    return np.array(whole + rest, dtype=np.int32).reshape(-1, length)
+
+
+def test_the_sequences_of_one_file_are_those_packed_by_hand(ray, prepare, small_blocks, tokenizer, texts, tmp_path):
+    shards = prepare(jsonl(tmp_path / "a.jsonl", texts))
+    assert np.array_equal(all_rows(shards), packed_by_hand(texts, tokenizer, 1 << 12, LENGTH))
+    whole = sum(len(text.encode()) for text in texts if part_of(text) == "train")
+    left_out = whole - shards.num_bytes
+    assert 0 <= left_out < LENGTH * max(map(len, tokenizer.get_vocab()))
+    assert (shards.part, shards.separator, shards.vocab_size) == ("train", tokenizer.eos_token_id, len(tokenizer))
+    assert shards.tokenizer_digest == tokenizer_digest(tokenizer)
+    shards.verify()
+
+
+def test_positions_begin_anew_behind_every_separator(ray, prepare, small_blocks, texts, tmp_path):
+    shards = prepare(jsonl(tmp_path / "a.jsonl", texts))
+    rows, positions = all_rows(shards), shards.positions(np.arange(shards.num_sequences))
+    assert (positions[:, 0] == 0).all()
+    assert (positions[:, 1:][rows[:, :-1] == shards.separator] == 0).all()
+    steps = np.diff(positions, axis=1)
+    jumps = steps != 1
+    assert (positions[:, 1:][jumps] == 0).all()
+    # Only left-overs, of which each block has one, begin anew without a separator before them.
+    assert (jumps & (rows[:, :-1] != shards.separator)).sum() <= len(list(shards.folder.glob("*.ids.npy")))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "folder", "memory"])
+def test_the_same_for_any_number_of_workers(ray, prepare, small_blocks, texts, tmp_path, corpus_of, kind):
+    if kind == "jsonl":
+        corpus = jsonl(tmp_path / "a.jsonl", texts)
+    elif kind == "folder":
+        for number in range(0, 300, 20):
+            jsonl(tmp_path / "corpus" / f"{number:03d}.jsonl", texts[number : number + 20])
+        corpus = load_corpus(str(tmp_path / "corpus"))
+    else:
+        corpus = corpus_of(texts)
+    first = prepare(corpus, workers=1, cache=tmp_path / "one")
+    second = prepare(corpus, workers=2, cache=tmp_path / "two")
+    assert first.digest == second.digest
+    assert first.num_tokens > 0.9 * 12_000
+    assert np.array_equal(all_rows(first), all_rows(second))
+    assert first.describe() == second.describe()
+    assert sorted(path.name for path in first.folder.iterdir()) == sorted(path.name for path in second.folder.iterdir())
+
+
+def test_documents_of_the_part_and_no_others(ray, prepare, texts, tokenizer, tmp_path):
+    corpus = jsonl(tmp_path / "a.jsonl", texts)
+    seen = {}
+    for part in ("calibration", "train", "held_out"):
+        found = documents_in(prepare(corpus, part, length=4096 if part == "train" else 512))
+        expected = {text for text in texts if part_of(text) == part}
+        decoded = [tokenizer.decode(ids) for ids in found[1:-1]]
+        assert decoded
+        assert all(any(part_text in text for text in expected) for part_text in decoded)
+        seen[part] = set(decoded) & expected
+    assert not seen["calibration"] & seen["train"]
+    assert not seen["held_out"] & seen["train"]
+
+
+class TestCache:
+    def test_a_second_call_reads_nothing_and_needs_no_ray(self, ray, prepare, corpus_of, texts):
+        corpus = corpus_of(texts)
+        first = prepare(corpus)
+
+        def never():
+            raise AssertionError("the corpus was read")
+
+        sized = lambda size: [DocumentSlice([Document("", "x" * 90_000)])]  # noqa: E731
+        same = Corpus("made-up", never, compute_digest=corpus.compute_digest, split=sized)
+        assert prepare(same).digest == first.digest
+
+    def test_other_lengths_parts_and_texts_are_kept_apart(self, ray, prepare, corpus_of, texts, tmp_path):
+        prepare(corpus_of(texts))
+        prepare(corpus_of(texts), length=LENGTH + 1)
+        prepare(corpus_of(texts), "held_out")
+        prepare(corpus_of(texts[1:]))
+        assert len(list((tmp_path / "shards").iterdir())) == 4
+
+    def test_a_shard_that_is_missing_is_said_and_all_made_again(self, ray, prepare, corpus_of, texts):
+        good = prepare(corpus_of(texts))
+        next(good.folder.glob("*.ids.npy")).unlink()
+        said = io.StringIO()
+        again = prepare(corpus_of(texts), said=said)
+        assert again.digest == good.digest
+        assert "is missing" in said.getvalue()
+        assert "making them again" in said.getvalue()
+
+    def test_nothing_but_shards_and_manifest_is_left(self, ray, prepare, small_blocks, corpus_of, texts, tmp_path):
+        shards = prepare(corpus_of(texts))
+        assert list((tmp_path / "shards").iterdir()) == [shards.folder]
+        manifest = json.loads((shards.folder / "manifest.json").read_text())
+        files = {f"{shard['name']}{kind}" for shard in manifest["shards"] for kind in (".ids.npy", ".starts.npy")}
+        assert {path.name for path in shards.folder.iterdir()} == files | {"manifest.json"}
+        assert len(manifest["shards"]) > 10
+
+
+class TestNumTokens:
+    @pytest.fixture(scope="class")
+    def many(self):
+        return make_texts(1500, seed=5)
+
+    def test_a_fair_sample_of_about_that_many(self, ray, prepare, small_blocks, many, tmp_path):
+        corpus = jsonl(tmp_path / "a.jsonl", many)
+        whole = prepare(corpus)
+        some = prepare(corpus, num_tokens=whole.num_tokens // 8)
+        assert whole.num_tokens / 8 <= some.num_tokens <= whole.num_tokens / 3
+        assert prepare(corpus, num_tokens=whole.num_tokens // 8, workers=1, cache=tmp_path / "b").digest == some.digest
+        # Spread over the whole file: the numbers that texts begin with.
+        assert some.num_documents > 60
+
+    def test_a_guess_that_falls_short_is_widened(self, ray, prepare, small_blocks, many, tmp_path):
+        corpus = jsonl(tmp_path / "a.jsonl", many, other="x" * 20_000)
+        whole = prepare(corpus, cache=tmp_path / "whole")
+        wanted = whole.num_tokens // 8
+        found = prepare(corpus, num_tokens=wanted)
+        assert wanted <= found.num_tokens < 0.6 * whole.num_tokens
+        names = [path.name for path in found.folder.glob("shard-*.ids.npy")]
+        assert {name.split("-")[1] for name in names} >= {"0", "1"}
+        starts = [tuple(ids[:6]) for ids in documents_in(found)]
+        assert len(set(starts)) > 0.9 * len(starts), "documents were taken twice"
+
+    def test_all_of_a_part_that_has_fewer(self, ray, prepare, corpus_of, texts):
+        assert prepare(corpus_of(texts), num_tokens=10**9).digest == prepare(corpus_of(texts)).digest
+
+    def test_less_than_a_sequence(self, ray, prepare, corpus_of, texts, tmp_path):
+        with pytest.raises(UserError) as caught:
+            prepare(corpus_of(texts), length=10**6)
+        assert "the train part of the corpus 'made-up' has " in str(caught.value)
+        assert "less than one sequence of 1,000,000: give more text, or a smaller" in str(caught.value)
+        assert list((tmp_path / "shards").iterdir()) == []
+
+
+class TestStreams:
+    @pytest.fixture
+    def stream(self):
+        def make(texts):
+            documents = [Document(f"{number}", text) for number, text in enumerate(texts)]
+            return Corpus("owner/name", lambda: documents, split=lambda size: [DocumentSlice(documents)])
+
+        return make
+
+    def test_the_beginning_and_no_more_than_is_needed(self, ray, prepare, small_blocks, stream, tokenizer, tmp_path):
+        texts = make_texts(600, seed=6)
+        bad = [*texts, 7]  # reading on to the end would fail
+        some = prepare(stream(bad), num_tokens=6000)
+        assert 6000 <= some.num_tokens < 9000
+        whole_blocks = (some.num_sequences * LENGTH - 3000) // LENGTH
+        assert np.array_equal(
+            all_rows(some)[:whole_blocks], packed_by_hand(texts, tokenizer, 1 << 12, LENGTH)[:whole_blocks]
+        )
+        assert some.corpus_digest is None
+        assert prepare(stream(bad), num_tokens=6000, workers=1, cache=tmp_path / "b").digest == some.digest
+
+    def test_a_limit_that_falls_short_is_raised(self, ray, prepare, small_blocks, stream, tokenizer):
+        texts = [f"{number}" + " teacher" * 500 for number in range(400)]
+        bytes_per_token = len(texts[0]) / len(tokenizer(texts[0])["input_ids"])
+        assert bytes_per_token > module._SPARE * module._BYTES_PER_TOKEN
+        some = prepare(stream([*texts, 7]), num_tokens=40_000)
+        assert 40_000 <= some.num_tokens < 50_000
+
+    def test_all_of_it(self, ray, prepare, small_blocks, stream, texts, tokenizer):
+        expected = packed_by_hand(texts, tokenizer, 1 << 23, LENGTH)
+        assert np.array_equal(all_rows(prepare(stream(texts))), expected)
+        assert prepare(stream(texts), num_tokens=10**9).num_sequences == pytest.approx(len(expected), abs=1)
+
+
+class TestInterrupted:
+    def test_what_is_finished_is_not_made_again(self, ray, prepare, small_blocks, texts, tmp_path):
+        corpus = jsonl(tmp_path / "a.jsonl", texts)
+        expected = prepare(corpus, cache=tmp_path / "undisturbed")
+        work = tmp_path / "shards" / f".{expected.folder.name}.work"
+        obstacle = work / "shard-0-00000-0000009.ids.npy"
+        (obstacle / "in the way").mkdir(parents=True)
+        with pytest.raises(UserError, match=r"writing .*shard-0-00000-0000009.ids.npy: "):
+            prepare(corpus)
+        finished = {path: path.stat().st_mtime_ns for path in work.glob("shard-*.json")}
+        assert len(finished) >= 5
+        assert expected.folder.name not in os.listdir(tmp_path / "shards")
+        (obstacle / "in the way").rmdir()
+        obstacle.rmdir()
+        arrays = {path.name: path.stat().st_mtime_ns for path in work.glob("shard-*.npy") if _record(path) in finished}
+        found = prepare(corpus)
+        assert found.digest == expected.digest
+        for name, time in arrays.items():
+            assert (found.folder / name).stat().st_mtime_ns == time
+
+    def test_killed_at_the_very_end(self, ray, prepare, small_blocks, texts, tmp_path, monkeypatch):
+        corpus = jsonl(tmp_path / "a.jsonl", texts)
+
+        def killed(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("slm_ray.data.shard_work.take_name", killed)
+            prepare(corpus)
+        monkeypatch.setattr(module, "_finished_blocks", None)  # no block may be asked for again
+        prepare(corpus).verify()
+        assert not list((tmp_path / "shards").glob(".*"))
+
+    @pytest.mark.slow
+    def test_kill_9_of_the_driver(self, ray, prepare, small_blocks, tokenizer_folder, tmp_path):
+        texts = make_texts(1500, seed=7)
+        corpus = jsonl(tmp_path / "a.jsonl", texts)
+        script = f"""
+from pathlib import Path
+from slm_ray.cluster import ray_session
+from slm_ray.core.progress import Console
+from slm_ray.data import load_corpus, prepare_shards
+from slm_ray.data import prepare as module
+module._LEAST_BLOCK_BYTES, module._LEAST_SLICE_BYTES = 1 << 12, 1 << 14
+with ray_session(None, 1):
+    prepare_shards(load_corpus({str(tmp_path / "a.jsonl")!r}), Path({str(tokenizer_folder)!r}), "train",
+                   sequence_length={LENGTH}, num_tokens=None, cache=Path({str(tmp_path / "shards")!r}),
+                   console=Console(), workers=1)
+"""
+        process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+
+        def finished():
+            return {path: path.stat().st_mtime_ns for path in (tmp_path / "shards").glob(".*.work/shard-*.json")}
+
+        wait_until(lambda: len(finished()) >= 5, 90, "five blocks")
+        process.kill()
+        process.wait()
+        assert [path.name for path in (tmp_path / "shards").iterdir() if not path.name.startswith(".")] == []
+        before = finished()
+        arrays = {path.with_suffix("").with_suffix(".ids.npy").name for path in before}
+        times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "shards").glob(".*/*.ids.npy")}
+        found = prepare(corpus)
+        assert found.digest == prepare(corpus, cache=tmp_path / "undisturbed").digest
+        assert arrays
+        for name in arrays:
+            assert (found.folder / name).stat().st_mtime_ns == times[name]
+
+
+def _record(path: Path) -> Path:
+    return path.with_name(path.name.split(".")[0] + ".json")
+
+
+class TestBadInput:
+    def test_a_full_disk_is_one_sentence(self, tmp_path, trained_tokenizer, monkeypatch):
+        def full(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        (tmp_path / "tokenizer.json").write_text(trained_tokenizer)
+        job = Job(tmp_path, 0, "train", 0, 1 << 64, 1 << 12, LENGTH, 0)
+        text = json.dumps([["one two three " * 100, True, True]]).encode()
+        row = finish_block({"name": "shard-0-00000-0000000", "text": text, "error": ""}, job)
+        assert "the disk is full: free some space and run the same command again" in row["error"]
+        assert sorted(path.name for path in tmp_path.iterdir() if "shard" in path.name) == []
+
+    def test_a_dataset_that_cannot_be_reached(self, ray, prepare):
+        with pytest.raises(UserError, match=r"cannot read 'no-one/nothing' from the Hugging Face hub"):
+            prepare(hub_corpus("no-one/nothing", "text"), num_tokens=100)
+
+    @pytest.mark.parametrize(
+        "options, said",
+        [
+            ({"part": "heldout"}, "unknown part of a corpus 'heldout': did you mean 'held_out'?"),
+            ({"num_tokens": 0}, "the number of train tokens must be at least 1, got 0"),
+            ({"length": 1}, "--sequence-length must be at least 2, got 1"),
+        ],
+    )
+    def test_wrong_sizes_and_names(self, prepare, corpus_of, texts, options, said):
+        with pytest.raises(UserError) as caught:
+            prepare(corpus_of(texts), **options)
+        assert said in str(caught.value)
+
+    def test_a_bad_line_is_named(self, ray, prepare, texts, tmp_path):
+        corpus = jsonl(tmp_path / "a.jsonl", texts)
+        with (tmp_path / "a.jsonl").open("a") as file:
+            file.write("{'no': json}\n")
+        with pytest.raises(UserError, match=r"a.jsonl, line 301 is not JSON"):
+            prepare(corpus)
+
+    def test_a_folder_without_a_tokenizer(self, corpus_of, texts, tmp_path):
+        with pytest.raises(UserError, match=r"no tokenizer can be loaded from .*: give a model folder that has one"):
+            prepare_shards(
+                corpus_of(texts), tmp_path, "train", sequence_length=LENGTH, num_tokens=None, cache=tmp_path / "shards",
+                console=Console(stream=io.StringIO()), workers=1,
+            )  # fmt: skip
+
+    def test_a_cache_that_cannot_be_written(self, prepare, corpus_of, texts, tmp_path):
+        (tmp_path / "file").write_text("in the way")
+        with pytest.raises(UserError, match=r"writing .*file/.*: a part of the path is a file"):
+            prepare(corpus_of(texts), cache=tmp_path / "file")
+
+
+def test_shards_open_by_their_folder_alone(ray, prepare, corpus_of, texts):
+    shards = prepare(corpus_of(texts))
+    assert TokenShards.open(shards.folder).describe() == shards.describe()
