@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from pytorch_optimizer import Lamb, Lion, Muon
 from torch import nn
 
 from slm_ray.core.errors import UserError, unknown_name
@@ -83,12 +82,6 @@ def _muon_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     return groups
 
 
-class PaperLamb(Lamb):
-    """LAMB as in its paper, without the library's limit of 10 on the norm of a weight."""
-
-    clamp = math.inf
-
-
 def build_optimizer(
     name: str,
     model: nn.Module,
@@ -126,35 +119,44 @@ def build_optimizer(
     """
     if name not in OPTIMIZERS:
         raise unknown_name("optimizer", name, OPTIMIZERS)
-    optimizer: torch.optim.Optimizer
-    groups = parameter_groups(model, weight_decay)
+    options: dict[str, Any] = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+    groups = _muon_groups(model, weight_decay) if name == "muon" else parameter_groups(model, weight_decay)
     if name == "adamw":
-        optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
-    elif name == "lion":
-        optimizer = Lion(groups, lr=lr, betas=betas, weight_decay=weight_decay, weight_decouple=True)
-    elif name == "lamb":
-        groups = [{**group, "adam": group["name"] == "no_decay"} for group in groups]
-        # Not "decoupled" in the library's sense, which would shrink the weight outside of the trust ratio.
-        optimizer = PaperLamb(
-            groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, weight_decouple=False, adam_debias=True
-        )
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, fused=fused, **options)
     else:
-        optimizer = Muon(
-            _muon_groups(model, weight_decay), lr=lr, momentum=0.95, nesterov=True, ns_steps=5, use_adjusted_lr=True,
-            weight_decay=weight_decay, adamw_lr=lr, adamw_betas=betas, adamw_eps=eps,
-        )  # fmt: skip
+        optimizer = _from_library(name, groups, options)
     for group in optimizer.param_groups:
         group["initial_lr"] = lr
     return optimizer
 
 
+def _from_library(name: str, groups: list[dict[str, Any]], options: dict[str, Any]) -> torch.optim.Optimizer:
+    """Lion, LAMB or Muon as published."""
+    import pytorch_optimizer  # here because it takes as long to import as torch itself
+
+    if name == "lion":
+        return pytorch_optimizer.Lion(groups, **{key: value for key, value in options.items() if key != "eps"})
+    if name == "lamb":
+        for group in groups:
+            group["adam"] = group["name"] == "no_decay"
+        # Not "decoupled" in the library's sense, which would shrink the weight outside of the trust ratio.
+        optimizer = pytorch_optimizer.Lamb(groups, **options, weight_decouple=False, adam_debias=True)
+        optimizer.clamp = math.inf  # the library's limit of a weight's norm, 10, is not in the paper
+        return optimizer
+    return pytorch_optimizer.Muon(
+        groups, lr=options["lr"], momentum=0.95, nesterov=True, ns_steps=5, use_adjusted_lr=True,
+        weight_decay=options["weight_decay"], adamw_lr=options["lr"], adamw_betas=options["betas"],
+        adamw_eps=options["eps"],
+    )  # fmt: skip
+
+
 def _state_keys(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> tuple[str, ...]:
     """What an update of a group's parameters depends on; ``step`` only where it does."""
-    if isinstance(optimizer, Muon) and group["use_muon"]:
+    if group.get("use_muon"):
         return ("momentum_buffer",)
-    if isinstance(optimizer, Lion):
-        return ("exp_avg",)
-    return ("exp_avg", "exp_avg_sq") if isinstance(optimizer, Lamb) else ("exp_avg", "exp_avg_sq", "step")
+    return {"Lion": ("exp_avg",), "Lamb": ("exp_avg", "exp_avg_sq")}.get(
+        type(optimizer).__name__, ("exp_avg", "exp_avg_sq", "step")
+    )
 
 
 def _named(optimizer: torch.optim.Optimizer, model: nn.Module) -> Iterator[tuple[dict[str, Any], str, nn.Parameter]]:
