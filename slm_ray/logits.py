@@ -23,7 +23,7 @@ from slm_ray.models.bundled import BUNDLED_NAME
 
 if TYPE_CHECKING:
     from slm_ray.data.shards import TokenShards
-    from slm_ray.distill.capture import CaptureSettings
+    from slm_ray.distill.capture_settings import CaptureSettings
 
 DEFAULT_TOKENS, DEFAULT_LENGTH = "300k", 512
 # Measured on SmolLM2-135M and the default corpus; only estimates depend on these.
@@ -166,7 +166,7 @@ def _prepare(config: LogitsConfig, tokenizer: Path, console: Console, workers: i
 
 
 def _settings(config: LogitsConfig) -> CaptureSettings:
-    from slm_ray.distill.capture import CaptureSettings, choose_precision
+    from slm_ray.distill.capture_settings import CaptureSettings, choose_precision
 
     fields = {field.name for field in dataclasses.fields(CaptureSettings)}
     values = {name: value for name, value in dataclasses.asdict(config).items() if name in fields}

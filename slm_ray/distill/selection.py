@@ -152,10 +152,10 @@ def take_top(blocks: LogitBlocks, k: int) -> TopK:
     weights = blocks.weights(logits).flatten(1)
     left = weights.scatter(1, places, 0).sum(1)
     tail = left + blocks.sums.scatter(1, chosen, 0).sum(1)
-    total = tail + weights.gather(1, places).sum(1)
-    log_probs = (top - blocks.peak) / blocks.temperature - total.log()[:, None]
+    head = weights.gather(1, places).sum(1)
+    log_probs = (top - blocks.peak) / blocks.temperature - (tail + head).log()[:, None]
     ids = blocks.words(chosen.gather(1, places // BLOCK_WORDS), places % BLOCK_WORDS)
-    return TopK(ids, log_probs, tail.log() - total.log())
+    return TopK(ids, log_probs, -torch.log1p(head / tail))
 
 
 def draw_words(blocks: LogitBlocks, points: torch.Tensor) -> Draws:
