@@ -12,6 +12,7 @@ from slm_ray.core.errors import UserError, unknown_name
 from slm_ray.core.units import parse_number
 from slm_ray.data import DEFAULT_CORPUS
 from slm_ray.distill.losses import DIVERGENCES
+from slm_ray.pretrain.job import AUTO
 from slm_ray.pretrain.optimizers import ELEMENTWISE, OPTIMIZERS
 from slm_ray.pretrain.schedules import SCHEDULES, WEIGHT_SCHEDULES
 
@@ -45,7 +46,9 @@ class PretrainConfig:
     sequence_length: int = option(512, "tokens per sequence", check=at_least(8))
     documents: str = option("separate", "attention stays inside a document, or not", choices=("separate", "joined"))
     batch_size: int = option(8, "sequences of one optimiser step, over all workers", check=at_least(1))
-    micro_batch: str = option(None, "sequences at once in a worker, or auto [default: its share of a batch]", kind=str)
+    micro_batch: str = option(
+        None, "sequences at once in a worker, or auto [default: its share of a batch; on a CPU 2,048 tokens]", kind=str
+    )
     seed: str = option("0", "seed of weights and order; several with commas", metavar="SEEDS")
     distill: str = option("full", "the teacher's signal", choices=DISTILL)
     store: str = option(None, "logit store to distill from (python -m slm_ray.logits)", kind=str)
@@ -56,7 +59,7 @@ class PretrainConfig:
     optimizer: str = option("adamw", "optimiser", choices=OPTIMIZERS)
     learning_rate: float = option(1e-3, "peak learning rate", check=_above_zero)
     schedule: str = option("cosine", "learning-rate schedule", choices=SCHEDULES)
-    warmup: float = option(0.05, "share of the steps in which the rate rises", check=_share)
+    warmup: float = option(0.1, "share of the steps in which the rate rises", check=_share)
     floor: float = option(0.1, "lowest rate at the end, as a share of the peak", check=_share)
     weight_decay: float = option(0.1, "decoupled weight decay of matrices", check=at_least(0))
     beta1: float = option(0.9, "first beta of the optimiser", check=_share)
@@ -158,16 +161,18 @@ class PretrainConfig:
         return names
 
     def micro_batch_size(self) -> int | None:
-        """Sequences at once in a worker; None where it is to be found.
+        """Sequences at once in a worker; ``AUTO`` where it is to be found, None where nothing is said.
 
         Raises:
             UserError: It is no number, or does not divide a worker's share.
         """
         share = self.batch_size // self.workers
-        if self.micro_batch == "auto":
+        if self.micro_batch is None:
             return None
+        if self.micro_batch == "auto":
+            return AUTO
         try:
-            size = share if self.micro_batch is None else int(self.micro_batch)
+            size = int(self.micro_batch)
         except ValueError as error:
             raise UserError(f"--micro-batch '{self.micro_batch}' must be a whole number or auto") from error
         if size < 1 or share % size:

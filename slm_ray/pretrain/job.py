@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 
+AUTO = 0  # as a micro-batch: find the largest that fits
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainJob:
     """Everything a worker needs to know. Its start is the first checkpoint in ``storage``.
@@ -18,7 +21,7 @@ class TrainJob:
         total_steps: Optimiser steps to train.
         schedule_steps: Steps that the learning-rate schedule spans.
         batch_size: Sequences of one step, over all workers.
-        micro_batch: Sequences at once in a worker; None: find it.
+        micro_batch: Sequences at once in a worker; ``AUTO``: find it; None: what suits the device.
         shards: Folder of the token shards.
         documents: ``separate`` or ``joined``.
         held_out: Folder of the held-out tokens.

@@ -25,8 +25,8 @@ from slm_ray.pretrain.batches import Batches, MicroBatch
 from slm_ray.pretrain.build import Place, build_engine, build_module, make_signal, resolve_precision
 from slm_ray.pretrain.checkpoints import CheckpointFolder
 from slm_ray.pretrain.engine import Engine, TrainingState, autocast, gathered_sum
-from slm_ray.pretrain.job import TrainJob
-from slm_ray.pretrain.micro_batch import find_micro_batch
+from slm_ray.pretrain.job import AUTO, TrainJob
+from slm_ray.pretrain.micro_batch import default_micro_batch, find_micro_batch
 from slm_ray.pretrain.module import StudentLoss
 from slm_ray.pretrain.schedules import Schedule, WeightSchedule
 from slm_ray.pretrain.state_files import copy_static_files, load_student, read_state, write_state
@@ -81,10 +81,13 @@ class Trainer:
             self.shards, job.seed, job.batch_size, separate=self.separate, rank=place.rank, world=place.world
         )
         share = job.batch_size // place.world
-        self.micro_batch = job.micro_batch or find_micro_batch(partial(self._try_batch, module), share, place)
+        if job.micro_batch == AUTO:
+            self.micro_batch = find_micro_batch(partial(self._try_batch, module), share, place)
+        else:
+            self.micro_batch = job.micro_batch or default_micro_batch(share, self.shards.sequence_length, place)
         self.engine: Engine = build_engine(job, place, module, self.micro_batch)
         self.engine.load_optimizer(state)
-        warmup = round(job.option("warmup") * job.schedule_steps)
+        warmup = math.ceil(job.option("warmup") * job.schedule_steps)
         self.schedule = Schedule(job.option("schedule"), warmup, job.schedule_steps, job.option("floor"))
         self.weights = WeightSchedule(job.option("kd_schedule"), job.option("kd_weight"))
         self.usage = UsageSampler()

@@ -13,11 +13,22 @@ from slm_ray.pretrain.build import Place
 
 _SPARE = 0.8  # of the free memory may be planned with
 _LEAST_BYTES = 1 << 20
+_CPU_TOKENS = 2048
 
 
 def divisors(share: int) -> list[int]:
     """The micro-batches that divide a worker's share, largest first."""
     return [size for size in range(share, 0, -1) if share % size == 0]
+
+
+def default_micro_batch(share: int, sequence_length: int, place: Place) -> int:
+    """A worker's whole share on a GPU; on a CPU so much that activations do not fill the memory, and no more.
+
+    More than about 2,048 tokens at once do not run faster on a CPU.
+    """
+    if place.device.type == "cuda":
+        return share
+    return next((size for size in divisors(share) if size * sequence_length <= _CPU_TOKENS), 1)
 
 
 def find_micro_batch(

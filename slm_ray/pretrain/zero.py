@@ -120,9 +120,16 @@ class DeepSpeedEngine:
         scale = self._sharded_scale()
         if scale is not None:
             self._engine.optimizer.clip_grad = self.settings.clip * scale
+        norm = None if self.settings.zero else self._plain_norm()
         self._engine.step()
-        norm = self._engine.get_global_grad_norm()
-        return float(norm) / (scale or 1.0) if norm is not None else float("nan")
+        if norm is None:
+            norm = float(self._engine.get_global_grad_norm()) / (scale or 1.0)
+        return norm
+
+    def _plain_norm(self) -> float:
+        """The gradients' norm without ZeRO, where DeepSpeed clips but does not tell it; the exchange is done by now."""
+        gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients)) / (self._scale() or 1.0)
 
     def _sharded_scale(self) -> float | None:
         """The loss scale where ZeRO clips gradients before it takes the scale out (DeepSpeed 0.19), else None."""
@@ -217,7 +224,7 @@ class DeepSpeedEngine:
                 entry[_STEP] = steps[0].to(entry[_STEP].device, copy=True)
 
     def _make_state(self) -> None:
-        """Have the sharded optimiser make its (zero) state: a step at rate 0 with gradients of 0, which moves nothing."""
+        """Have the sharded optimiser make its zero state: a step at rate 0 with gradients of 0, which moves nothing."""
         vocabulary = self.module.student.config.vocab_size
         ids = torch.arange(2, device=self.settings.device).remainder(vocabulary).repeat(self.settings.micro_batch, 1)
         weights = torch.zeros(self.settings.micro_batch, device=self.settings.device)
