@@ -133,10 +133,10 @@ def _capture(config: LogitsConfig) -> int:
     console = Console()
     check_place(Path(config.out))
     teacher = load_teacher(config.teacher)
-    settings = _settings(config)
-    settings.check(teacher.architecture().structure.vocab_size)
+    settings, ready = _settings(config), TokenShards.open(Path(config.shards)) if config.shards else None
+    length = ready.sequence_length if ready else config.sequence_length or DEFAULT_LENGTH
+    settings.check(teacher.architecture().structure, length)
     workers = config.workers or default_workers(config.threads)
-    ready = TokenShards.open(Path(config.shards)) if config.shards else None
     with ray_session(config.address, workers * config.threads):
         shards = ready or _prepare(config, teacher.folder, console, workers * config.threads)
         store = capture(
@@ -182,12 +182,11 @@ def _print_plan(config: LogitsConfig) -> int:
 
     check_place(Path(config.out))
     settings, architecture = _settings(config), load_teacher(config.teacher).architecture()
-    settings.check(architecture.structure.vocab_size)
-    length = config.sequence_length or DEFAULT_LENGTH
-    tokens = config.num_tokens()
+    length, tokens = config.sequence_length or DEFAULT_LENGTH, config.num_tokens()
     if config.shards:
         shards = TokenShards.open(Path(config.shards))
         length, tokens = shards.sequence_length, shards.num_tokens
+    settings.check(architecture.structure, length)
     workers = config.workers or default_workers(config.threads)
     per_token, per_position = flops_per_token(architecture, length), _bytes_per_token(config, architecture)
     rows = {name: str(value) for name, value in dataclasses.asdict(config).items() if value is not None}

@@ -24,13 +24,12 @@ from slm_ray.core.units import format_count
 from slm_ray.data.shards import TokenShards
 from slm_ray.distill import store_format
 from slm_ray.distill.capture_settings import CaptureSettings
-from slm_ray.distill.capture_workers import Job, finished_parts, worker_deaths, workers_that_fit
+from slm_ray.distill.capture_workers import Job, finished_parts, workers_that_fit
 from slm_ray.distill.store import LogitStore, difference
 from slm_ray.distill.store_format import LOG_FILE, REQUEST_FILE
 from slm_ray.models.teachers import Teacher
 
 _LOCK_FILE = ".lock"
-_MOST_DEATHS = 3
 
 
 def find_store(out: Path, request: Mapping[str, Any]) -> LogitStore | None:
@@ -131,12 +130,7 @@ def check_inputs(teacher: Teacher, shards: TokenShards, settings: CaptureSetting
     from slm_ray.data import tokenizer_digest
 
     structure = teacher.architecture().structure
-    settings.check(structure.vocab_size)
-    if shards.sequence_length > structure.max_position_embeddings:
-        raise UserError(
-            f"--sequence-length {shards.sequence_length} is over the teacher's {structure.max_position_embeddings} "
-            "positions: give fewer"
-        )
+    settings.check(structure, shards.sequence_length)
     own = tokenizer_digest(teacher.tokenizer())
     if own != shards.tokenizer_digest or shards.vocab_size > structure.vocab_size:
         raise UserError(
@@ -162,23 +156,11 @@ def _capture_parts(job: Job, shards: TokenShards, console: Console, workers: int
     if done:
         console.line(f"{count - len(missing)} of {count} parts are there already")
     progress = Progress(console, "capturing", shards.num_tokens, "tokens", done)
-    began, deaths = time.monotonic(), 0
-    while missing:
-        try:
-            for number, sequences in finished_parts(job, missing, workers_that_fit(workers, job, console)):
-                missing = [part for part in missing if part != number]
-                deaths = 0
-                done_now = progress.done + sequences * shards.sequence_length
-                rate = (done_now - done) / (time.monotonic() - began)
-                progress.update(done_now, f"{format_count(rate)} tokens/s")
-        except worker_deaths() as error:
-            deaths += 1
-            if deaths > _MOST_DEATHS:
-                raise UserError(
-                    f"capture workers died {deaths} times without finishing a part: probably memory ran out; give "
-                    "fewer --workers, and run the same command again"
-                ) from error
-            console.line("a worker died: what it was at is captured again")
+    began = time.monotonic()
+    for sequences in finished_parts(job, missing, workers_that_fit(workers, job, console)):
+        done_now = progress.done + sequences * shards.sequence_length
+        rate = (done_now - done) / (time.monotonic() - began)
+        progress.update(done_now, f"{format_count(rate)} tokens/s")
     progress.finish(f"{progress.done - done:,.0f} tokens")
 
 

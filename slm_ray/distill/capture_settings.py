@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from slm_ray.architecture.shape import Structure
 from slm_ray.core.errors import UserError, unknown_name
 from slm_ray.data.shards import TokenShards
 from slm_ray.distill.store_format import SAMPLED, STORE_KINDS, TOP_K
@@ -39,12 +40,13 @@ class CaptureSettings:
     documents: str = "separate"
     precision: str = "fp32"
 
-    def check(self, vocab_size: int) -> None:
-        """Check everything against the rules and the teacher's vocabulary.
+    def check(self, teacher: Structure, sequence_length: int) -> None:
+        """Check everything against the rules, and against the teacher's vocabulary and positions.
 
         Raises:
             UserError: A value breaks its rule.
         """
+        vocab_size, most = teacher.vocab_size, teacher.max_position_embeddings
         for what, name, names in (
             ("kind of logit store", self.kind, STORE_KINDS),
             ("way with documents", self.documents, DOCUMENTS),
@@ -60,6 +62,10 @@ class CaptureSettings:
             raise UserError(f"--temperature must be above 0 and finite, got {self.temperature:g}")
         if self.seed < 0:
             raise UserError(f"--seed must be 0 or more, got {self.seed}")
+        if sequence_length > most:
+            raise UserError(
+                f"--sequence-length {sequence_length} is over the teacher's {most} positions: give {most} or less"
+            )
 
     def request(self, teacher: Teacher, shards: TokenShards) -> dict[str, Any]:
         """All that a store's content depends on, as JSON-like values."""

@@ -1,8 +1,13 @@
-"""The parts of a logit store captured by Ray Data, on actors that load the teacher once."""
+"""The parts of a logit store captured by Ray Data, in processes that load the teacher once.
+
+They are tasks and not actors, so that processes which took seconds to import torch are there from the preparation of
+tokens before, and so that one that dies is replaced by Ray as a matter of course.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Iterator
@@ -46,42 +51,35 @@ class Job:
     part_sequences: int
 
 
-class _Capturer:
-    """A Ray Data actor: captures part after part with one teacher."""
+@functools.lru_cache(maxsize=1)
+def _reader(job: Job) -> SignalReader:
+    """The teacher, ready to run; made once per process."""
+    torch.set_num_threads(job.threads)
+    return SignalReader(job.teacher, TokenShards.open(job.shards), job.settings, job.device)
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._reader: SignalReader | None = None
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Capture one part; what a user can mend is handed back as a sentence."""
-        sequences, problem = 0, ""
-        try:
-            sequences = self._capture(int(row["part"]))
-        except UserError as error:
-            problem = str(error)
-        except torch.OutOfMemoryError:
-            problem = "the GPU's memory is too small for this teacher: give --device cpu"
-        return {"part": row["part"], "sequences": sequences, "error": problem}
+def capture_part(row: dict[str, Any], job: Job) -> dict[str, Any]:
+    """Capture one part; what a user can mend is handed back as a sentence.
 
-    def _capture(self, number: int) -> int:
-        job, began = self._job, time.monotonic()
-        if self._reader is None:
-            torch.set_num_threads(job.threads)
-            self._reader = SignalReader(job.teacher, TokenShards.open(job.shards), job.settings, job.device)
+    Args:
+        row: The number of the ``part``.
+        job: What to capture, and how.
+
+    Returns:
+        The ``part``, the ``sequences`` that are now in it, and an ``error`` or an empty text.
+    """
+    number, began = int(row["part"]), time.monotonic()
+    count, problem = 0, ""
+    try:
+        reader = _reader(job)
         first = number * job.part_sequences
-        count = min(job.part_sequences, self._reader.shards.num_sequences - first)
-        store_format.write_part(job.work, number, first, count, self._reader.read(first, count), began)
-        return count
-
-
-def worker_deaths() -> tuple[type[Exception], ...]:
-    """What Ray raises when a worker is gone."""
-    from ray import exceptions
-
-    return (
-        exceptions.RayActorError, exceptions.WorkerCrashedError, exceptions.NodeDiedError, exceptions.OutOfMemoryError
-    )  # fmt: skip
+        count = min(job.part_sequences, reader.shards.num_sequences - first)
+        store_format.write_part(job.work, number, first, count, reader.read(first, count), began)
+    except UserError as error:
+        problem = str(error)
+    except torch.OutOfMemoryError:
+        problem = "the GPU's memory is too small for this teacher: give --device cpu"
+    return {"part": number, "sequences": count, "error": problem}
 
 
 def workers_that_fit(wanted: int, job: Job, console: Console) -> int:
@@ -110,28 +108,28 @@ def workers_that_fit(wanted: int, job: Job, console: Console) -> int:
     return min(room, wanted)
 
 
-def finished_parts(job: Job, parts: list[int], workers: int) -> Iterator[tuple[int, int]]:
-    """Run parts through Ray Data: each one's number and sequences as it is finished.
+def finished_parts(job: Job, parts: list[int], workers: int) -> Iterator[int]:
+    """Run parts through Ray Data: the sequences of each as it is finished.
 
-    Ray Data does not start a dead actor again: that would go on for ever where memory is what is missing.
+    Raises:
+        UserError: A worker met something that a user can mend.
     """
     import ray.data
 
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
+    on_gpu: dict[str, Any] = {"num_gpus": 1, "max_calls": 0} if job.device == "cuda" else {}  # 0: the process stays
     with _quiet(), ray.data.DataContext.current(context):
         rows = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts)).map(
-            _Capturer,
-            fn_constructor_args=(job,),
-            compute=ray.data.ActorPoolStrategy(size=min(workers, len(parts)), max_tasks_in_flight_per_actor=1),
+            functools.partial(capture_part, job=job),
+            compute=ray.data.TaskPoolStrategy(size=workers),
             num_cpus=job.threads,
-            num_gpus=1 if job.device == "cuda" else None,
-            max_restarts=0,
+            **on_gpu,
         )
         for row in rows.iter_rows():
             if row["error"]:
                 raise UserError(row["error"])
-            yield int(row["part"]), int(row["sequences"])
+            yield int(row["sequences"])
 
 
 @contextlib.contextmanager
