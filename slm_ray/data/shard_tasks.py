@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,13 @@ def finish_block(row: dict[str, Any], job: Job) -> dict[str, Any]:
 
 
 def _make_shard(name: str, block: list[Piece], job: Job) -> dict[str, Any]:
-    packed = pack_block(block, _tokenizer(job.folder / TOKENIZER_FILE), job.separator)
+    path = job.folder / TOKENIZER_FILE
+    if not path.exists():  # where the driver put it
+        raise UserError(
+            f"{job.folder} is not to be seen on the node {platform.node()}: set SLM_RAY_CACHE to a folder that all "
+            "nodes share"
+        )
+    packed = pack_block(block, _tokenizer(path), job.separator)
     num_sequences = len(packed.ids) // job.sequence_length
     end = num_sequences * job.sequence_length
     entry = None

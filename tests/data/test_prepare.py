@@ -15,7 +15,7 @@ from slm_ray.cluster import ray_session
 from slm_ray.core.errors import UserError
 from slm_ray.core.progress import Console
 from slm_ray.data import Corpus, Document, TokenShards, load_corpus, part_of, prepare_shards, tokenizer_digest
-from slm_ray.data import prepare as module
+from slm_ray.data import block_maker as module
 from slm_ray.data.blocks import cut_blocks, pack_block, selection_key
 from slm_ray.data.documents import DocumentSlice
 from slm_ray.data.hub import hub_corpus
@@ -347,7 +347,7 @@ from pathlib import Path
 from slm_ray.cluster import ray_session
 from slm_ray.core.progress import Console
 from slm_ray.data import load_corpus, prepare_shards
-from slm_ray.data import prepare as module
+from slm_ray.data import block_maker as module
 module._LEAST_BLOCK_BYTES, module._LEAST_SLICE_BYTES = 1 << 12, 1 << 14
 with ray_session(None, 1):
     prepare_shards(load_corpus({str(tmp_path / "a.jsonl")!r}), Path({str(tokenizer_folder)!r}), "train",
@@ -389,6 +389,13 @@ class TestBadInput:
         row = finish_block({"name": "shard-0-00000-0000000", "text": text, "error": ""}, job)
         assert "the disk is full: free some space and run the same command again" in row["error"]
         assert sorted(path.name for path in tmp_path.iterdir() if "shard" in path.name) == []
+
+    def test_a_node_that_does_not_see_the_cache(self, tmp_path):
+        job = Job(tmp_path / "elsewhere", 0, "train", 0, 1 << 64, 1 << 12, LENGTH, 0)
+        row = finish_block({"name": "shard-0-00000-0000000", "text": b'[["one", true, true]]', "error": ""}, job)
+        assert "is not to be seen on the node" in row["error"]
+        assert "set SLM_RAY_CACHE to a folder that all nodes share" in row["error"]
+        assert list(tmp_path.iterdir()) == []
 
     def test_a_dataset_that_cannot_be_reached(self, ray, prepare):
         with pytest.raises(UserError, match=r"cannot read 'no-one/nothing' from the Hugging Face hub"):
