@@ -70,8 +70,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, default=2)
     workers = parser.parse_args().workers
+    from slm_ray.cluster import _KEEP_MEMORY
     from slm_ray.models.teachers import load_teacher
-    from slm_ray.search.cluster import _KEEP_MEMORY
 
     os.environ.update(_KEEP_MEMORY)
     teacher = load_teacher("smollm2-135m")

@@ -109,5 +109,10 @@ class SparseSignal:
         tail = None if self.tail_log_mass is None else self.tail_log_mass[index]
         return SparseSignal(self.kind, self.ids[index], self.log_probs[index], tail, self.temperature)
 
+    def to(self, device: torch.device) -> SparseSignal:
+        """The same signal on another device."""
+        tail = None if self.tail_log_mass is None else self.tail_log_mass.to(device)
+        return SparseSignal(self.kind, self.ids.to(device), self.log_probs.to(device), tail, self.temperature)
+
 
 TeacherSignal = DenseSignal | SparseSignal

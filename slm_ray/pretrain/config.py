@@ -11,7 +11,7 @@ from slm_ray.core.config import at_least, option
 from slm_ray.core.errors import UserError, unknown_name
 from slm_ray.core.units import parse_number
 from slm_ray.data import DEFAULT_CORPUS
-from slm_ray.distill.losses import DIVERGENCES
+from slm_ray.distill.losses import DIVERGENCES, Divergence
 from slm_ray.pretrain.job import AUTO
 from slm_ray.pretrain.optimizers import ELEMENTWISE, OPTIMIZERS
 from slm_ray.pretrain.schedules import SCHEDULES, WEIGHT_SCHEDULES
@@ -220,6 +220,8 @@ class PretrainConfig:
             raise UserError(
                 f"--distill {self.distill} needs --store FOLDER: write one with python -m slm_ray.logits first"
             )
+        if self.distill != "none":
+            Divergence(name=self.loss, temperature=self.temperature).check(self.distill)
         if self.store and self.distill not in FROM_STORE:
             raise UserError(f"--store is given, but --distill {self.distill} reads none: give --distill top-k")
 

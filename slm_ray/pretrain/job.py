@@ -6,7 +6,6 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-
 AUTO = 0  # as a micro-batch: find the largest that fits
 
 

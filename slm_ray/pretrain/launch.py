@@ -126,8 +126,8 @@ def ray_worker(config: dict[str, Any]) -> None:
     import ray
     from ray import train as ray_train
 
-    job, recorder = TrainJob(**config["job"]), config["recorder"]
-    if ray.get(recorder.status.remote())["failure"]:
+    job, recorders = TrainJob(**config["job"]), config["recorders"]
+    if ray.get(recorders.status.remote(job.name))["failure"]:
         return  # a restart after a mistake that a restart cannot mend
     context = ray_train.get_context()
     device = ray_train.torch.get_device()
@@ -135,26 +135,26 @@ def ray_worker(config: dict[str, Any]) -> None:
     _prepare_process(job, device.type, config["threads"])
 
     def say(kind: str, record: dict[str, Any]) -> None:
-        told = recorder.say.remote(kind, record)
+        told = recorders.say.remote(job.name, kind, record)
         if kind != "step":
             ray.get(told)  # and with it everything said before: a checkpoint comes after its records
 
     try:
         train(job, place, say)
     except UserError as error:
-        ray.get(recorder.say.remote("failure", {"message": str(error)}))
+        ray.get(recorders.say.remote(job.name, "failure", {"message": str(error)}))
         if place.world > 1:
             raise  # ends the other workers, who wait for this one
 
 
-def _fit(job: TrainJob, recorder: Any, resources: Resources, scratch: str) -> None:
+def _fit(job: TrainJob, recorders: Any, resources: Resources, scratch: str) -> None:
     """One model on Ray Train; returns when it is done or has failed."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     trainer = TorchTrainer(
         ray_worker,
-        train_loop_config={"job": job.to_json(), "recorder": recorder, "threads": resources.threads},
+        train_loop_config={"job": job.to_json(), "recorders": recorders, "threads": resources.threads},
         scaling_config=ScalingConfig(
             num_workers=resources.workers, use_gpu=resources.use_gpu, resources_per_worker={"CPU": resources.threads}
             | ({"GPU": 1} if resources.use_gpu else {}),
@@ -169,13 +169,29 @@ def _fit(job: TrainJob, recorder: Any, resources: Resources, scratch: str) -> No
     trainer.fit()
 
 
-def _make_recorder(folder: Path) -> Any:
-    """A recorder as an actor on this machine, so that records reach the run folder from any node."""
+class Recorders:
+    """The recorders of all models, as one actor on the driver's machine: records reach its disk from any node."""
+
+    def __init__(self, folders: dict[str, str]) -> None:
+        """Record every model into a folder of its own."""
+        self._recorders = {name: Recorder(folder) for name, folder in folders.items()}
+
+    def say(self, name: str, kind: str, record: dict[str, Any]) -> None:
+        """Take one model's record."""
+        self._recorders[name].say(kind, record)
+
+    def status(self, name: str) -> dict[str, Any]:
+        """Where one model's training stands."""
+        return self._recorders[name].status()
+
+
+def _make_recorders(jobs: Sequence[TrainJob], folders: Sequence[Path]) -> Any:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Recorder).options(num_cpus=0, scheduling_strategy=here).remote(str(folder))
+    places = {job.name: str(folder) for job, folder in zip(jobs, folders, strict=True)}
+    return ray.remote(Recorders).options(num_cpus=0, scheduling_strategy=here).remote(places)
 
 
 def run_on_ray(
@@ -200,22 +216,17 @@ def run_on_ray(
 
     fits = resources.how_many_fit(ray.cluster_resources())
     scratch = tempfile.mkdtemp(prefix="slm_ray-train-")
-    recorders = {job.name: _make_recorder(folder) for job, folder in zip(jobs, folders, strict=True)}
-    fit = ray.remote(num_cpus=0, max_retries=0)(_fit)
-
-    def run_one(job: TrainJob) -> None:
-        ray.get(fit.remote(job, recorders[job.name], resources, scratch))
-
+    recorders = _make_recorders(jobs, folders)
     try:
         with ThreadPoolExecutor(min(fits, concurrent or fits, len(jobs))) as pool:
-            running = {pool.submit(run_one, job): job.name for job in jobs}
+            running = {pool.submit(_fit, job, recorders, resources, scratch): job.name for job in jobs}
             errors = _watch_all(running, recorders, watch)
-        return {name: _final_status(recorder, errors.get(name)) for name, recorder in recorders.items()}
+        return {job.name: _final_status(job.name, recorders, errors.get(job.name)) for job in jobs}
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _watch_all(running: dict[Future[None], str], recorders: dict[str, Any], watch: Watch) -> dict[str, BaseException]:
+def _watch_all(running: dict[Future[None], str], recorders: Any, watch: Watch) -> dict[str, BaseException]:
     """Report on every model until all are done; gives what those that broke down raised."""
     import ray
 
@@ -227,14 +238,14 @@ def _watch_all(running: dict[Future[None], str], recorders: dict[str, Any], watc
                 errors[running[future]] = error
         for future, name in running.items():
             if future in waiting or future in done:
-                watch(name, ray.get(recorders[name].status.remote()))
+                watch(name, ray.get(recorders.status.remote(name)))
     return errors
 
 
-def _final_status(recorder: Any, error: BaseException | None) -> dict[str, Any]:
+def _final_status(name: str, recorders: Any, error: BaseException | None) -> dict[str, Any]:
     import ray
 
-    status: dict[str, Any] = ray.get(recorder.status.remote())
+    status: dict[str, Any] = ray.get(recorders.status.remote(name))
     if error is not None and not status["failure"]:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         status["failure"] = {"message": f"its workers broke down: {lines[-1][:300]}"}

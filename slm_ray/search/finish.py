@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from slm_ray.architecture import Budget, SubnetSpec, full_subnet
+from slm_ray.architecture.first_layers import first_n
 from slm_ray.core.errors import UserError
 from slm_ray.proxies.measurement import Measurement
-from slm_ray.architecture.first_layers import first_n
 from slm_ray.search.genome import Genome
 from slm_ray.search.inputs import SearchInputs
 from slm_ray.search.plan import SearchPlan, all_costs, describe_architecture

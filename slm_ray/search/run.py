@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_ray.architecture import flops_per_token
+from slm_ray.cluster import default_workers, ray_session
 from slm_ray.core.errors import UserError
 from slm_ray.core.files import write_json
 from slm_ray.core.progress import Console, Progress
@@ -20,7 +21,6 @@ from slm_ray.models.teachers import load_teacher
 from slm_ray.proxies.evaluator import DTYPES, EvaluatorSettings
 from slm_ray.report import build_report, load_run, summary_text
 from slm_ray.search.algorithms import ALGORITHMS
-from slm_ray.cluster import default_workers, ray_session
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.export import export_winner, write_cards
 from slm_ray.search.finish import Chosen, baselines_at, front_entries, pick_winners, teacher_entry, with_held_out

@@ -10,12 +10,12 @@ from slm_ray.architecture import flops_per_token
 from slm_ray.core.commands import run_command
 from slm_ray.core.errors import UserError
 from slm_ray.models import teachers
+from slm_ray.models.teacher_sizes import BUNDLED_ARCHITECTURE, look_up_teacher
 from slm_ray.search import estimates
 from slm_ray.search.command import main
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.dry_run import make_plan, print_plan
 from slm_ray.search.space import NATURAL, load_space
-from slm_ray.search.teacher_sizes import BUNDLED_ARCHITECTURE, look_up_teacher
 from tests.models import tiny
 
 # SmolLM2-135M, written from its definition: tied embeddings, 30 layers of 9 query and 3 key-value heads of 64, SwiGLU.

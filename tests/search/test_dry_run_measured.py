@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from slm_ray.core.files import cache_folder
+from slm_ray.models.teacher_sizes import BUNDLED_ARCHITECTURE, look_up_teacher
 from slm_ray.search.estimates import multiplication_rate
-from slm_ray.search.teacher_sizes import BUNDLED_ARCHITECTURE, look_up_teacher
 
 
 def test_the_rate_of_multiplication_is_measured_and_the_number_of_threads_put_back():

@@ -19,8 +19,8 @@ from genome_cases import (
 )
 
 from slm_ray.architecture import Budget, num_params
+from slm_ray.architecture.first_layers import first_n
 from slm_ray.core.errors import UserError
-from slm_ray.search.first_layers import first_n
 from slm_ray.search.genome import Genome
 from slm_ray.search.space import load_space
 from tests.references import every_cost, greedy_ranking

@@ -1,0 +1,141 @@
+"""``--dry-run``: what pretraining would do and what it would cost; no weights are loaded and nothing is started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slm_ray.architecture import Architecture, flops_per_token, num_params
+from slm_ray.core.environment import describe_environment, usable_cpus
+from slm_ray.core.errors import UserError
+from slm_ray.core.units import format_bytes, format_count, format_seconds
+from slm_ray.data import load_corpus
+from slm_ray.models.sizes import config_architecture
+from slm_ray.models.teacher_sizes import look_up_teacher
+from slm_ray.models.teachers import quiet_transformers
+from slm_ray.pretrain.accounting import training_flops
+from slm_ray.pretrain.config import FROM_STORE, PretrainConfig
+from slm_ray.pretrain.inputs import lineage
+from slm_ray.pretrain.starts import first_layers_like
+
+# Weights, gradient and AdamW's two moments, fp32.
+_BYTES_PER_PARAMETER = 16
+# Effective rate of a training step of a 67M-parameter model on one core with bf16 matrix instructions, measured in
+# benchmarks/README.md; other machines differ, and the first steps of a run give a better estimate.
+_FLOPS_PER_CORE_SECOND = 1.5e11
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """One model of a run.
+
+    Attributes:
+        name: What it is called.
+        params: Its parameters.
+        own_flops: Its own FLOPs in all.
+        teacher_flops: The teacher's.
+    """
+
+    name: str
+    params: int
+    own_flops: float
+    teacher_flops: float
+
+
+def _student_architecture(source: str) -> Architecture:
+    """A student's sizes from its config alone.
+
+    Raises:
+        UserError: There is no such model, or its family is not declared.
+    """
+    from transformers import AutoConfig
+
+    import slm_ray  # noqa: F401  (registers the heterogeneous classes)
+
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(source)
+    except Exception as error:
+        # transformers raises a dozen types for a folder that is no model; each ends in one sentence.
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{source} is no model: {lines[0][:200]}") from error
+    found = config_architecture(config)
+    if found is None:
+        raise UserError(f"the sizes of {source} (family '{config.model_type}') are not known: run without --dry-run")
+    return found
+
+
+def plan_models(config: PretrainConfig) -> list[PlannedModel]:
+    """Every model that a run would train, with its size and its cost.
+
+    Raises:
+        UserError: A student or the teacher cannot be read.
+    """
+    teacher = _teacher_architecture(config)
+    tokens, models = config.num_tokens(), []
+    for source in config.students():
+        student = _student_architecture(source)
+        for start in config.starts():
+            sizes = student
+            if start == "first-n" and teacher is not None:
+                sizes = first_layers_like(student, teacher).architecture_in(teacher)
+            for seed in config.seeds():
+                forward = flops_per_token(sizes, config.sequence_length) * tokens
+                own = training_flops(forward, activation_checkpointing=config.activation_checkpointing)
+                is_online = teacher is not None and config.distill == "full"
+                signal = flops_per_token(teacher, config.sequence_length) * tokens if is_online else 0
+                models.append(PlannedModel(f"{Path(source).name}.{start}.seed{seed}", num_params(sizes), own, signal))
+    return models
+
+
+def _teacher_architecture(config: PretrainConfig) -> Architecture | None:
+    name = config.teacher or lineage(config.students()[0]).get("teacher", {}).get("name")
+    if name is None and config.distill != "none":
+        raise UserError(f"--distill {config.distill} needs a teacher: give --teacher")
+    return look_up_teacher(name).architecture if name else None
+
+
+def print_plan(config: PretrainConfig) -> None:
+    """Print what a run would train and what it would cost.
+
+    Args:
+        config: The options, checked.
+
+    Raises:
+        UserError: Something that the run would stumble over at its start.
+    """
+    models = plan_models(config)
+    if config.shards is None:
+        load_corpus(config.data, config.text_field)
+    lines = [
+        f"{len(models)} models, {format_count(config.num_tokens())} tokens each: {config.total_steps():,} steps of "
+        f"{config.batch_size} x {config.sequence_length}",
+        f"{'model':36} {'params':>8} {'own FLOPs':>10} {'teacher':>10}",
+        *(_model_line(model) for model in models),
+        *_cost_lines(config, models),
+    ]
+    print("\n".join(lines))
+
+
+def _model_line(model: PlannedModel) -> str:
+    flops = f"{format_count(model.own_flops):>10} {format_count(model.teacher_flops):>10}"
+    return f"{model.name:36} {format_count(model.params):>8} {flops}"
+
+
+def _cost_lines(config: PretrainConfig, models: list[PlannedModel]) -> list[str]:
+    largest = max(model.params for model in models)
+    shared = config.workers if config.zero else 1
+    checkpoints = (config.keep_last + 2) * 12 * sum(model.params for model in models)
+    total = sum(model.own_flops + model.teacher_flops for model in models)
+    machine: dict[str, Any] = describe_environment()
+    seconds = total / (_FLOPS_PER_CORE_SECOND * usable_cpus())
+    store = f", {config.distill} from {config.store}" if config.distill in FROM_STORE else f", distill {config.distill}"
+    return [
+        f"engine {config.engine}, ZeRO {config.zero}, {config.workers} workers, precision {config.precision}{store}",
+        f"memory for weights, gradients and optimiser: {format_bytes(_BYTES_PER_PARAMETER * largest // shared)} a "
+        "worker, activations come on top",
+        f"disk for checkpoints and models: {format_bytes(checkpoints)}",
+        f"FLOPs in all: {format_count(total)}; on this machine's {machine['cpus']} CPUs about "
+        f"{format_seconds(seconds)} with bf16 matrix instructions, many times that without",
+    ]
