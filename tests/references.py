@@ -377,3 +377,58 @@ def schedule_factor(kind, step, warmup, total, floor, decay_fraction):
         return floor + (1 - floor) * (total - step) / (total - warmup)
     start = total - decay_fraction * total
     return 1 if step < start else floor + (1 - floor) * (1 - math.sqrt((step - start) / (decay_fraction * total)))
+
+
+def naive_divergence(name, teacher, student):
+    """A divergence between two lists of probabilities, from its definition; student may need gradients.
+
+    Where the teacher gives nothing, ``0 log 0`` is 0.
+    """
+    import torch
+
+    def kl(p, q):
+        return sum(a * torch.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)
+
+    middle = [(a + b) / 2 for a, b in zip(teacher, student, strict=True)]
+    if name == "forward_kl":
+        return kl(teacher, student)
+    if name == "reverse_kl":
+        return kl(student, teacher)
+    if name == "symmetric":
+        return (kl(teacher, student) + kl(student, teacher)) / 2
+    if name == "jensen_shannon":
+        return (kl(teacher, middle) + kl(student, middle)) / 2
+    if name == "total_variation":
+        return sum((a - b).abs() for a, b in zip(teacher, student, strict=True)) / 2
+    return -sum(a * torch.log(b) for a, b in zip(teacher, student, strict=True) if a > 0)
+
+
+def naive_distillation(name, student_logits, target, temperature, full=None, words=None, tail=None):
+    """Cross-entropy and divergence of one token, from whole rows of logits in fp64.
+
+    Args:
+        name: The divergence.
+        student_logits: ``[vocabulary]``.
+        target: The next token's id.
+        temperature: Of both softmaxes; the divergence is multiplied by its square.
+        full: The teacher's whole row of logits, or None.
+        words: Instead, pairs of an id and the teacher's probability.
+        tail: With ``words``, the probability of all other words; None where they have none (top-k, sampled).
+    """
+    import torch
+
+    ce = -torch.log(student_logits.exp()[target] / student_logits.exp().sum())
+    q = list((student_logits / temperature).softmax(-1))
+    if words is None:
+        return ce, temperature**2 * naive_divergence(name, (full / temperature).softmax(-1), q)
+    whole = sum(probability for _, probability in words) + (tail or 0)
+    probabilities = dict(words)
+    if tail is None:  # the others are words like any, without probability
+        p = [torch.as_tensor(probabilities.get(word, 0.0), dtype=torch.double) / whole for word in range(len(q))]
+    else:  # the others are one word
+        others = sum((q[word] for word in range(len(q)) if word not in probabilities), torch.zeros(()).double())
+        q = [q[word] for word in probabilities] + [others]
+        p = [torch.as_tensor(chance, dtype=torch.double) / whole for chance in [*probabilities.values(), tail]]
+        if len(probabilities) == len(student_logits):
+            p, q = p[:-1], q[:-1]
+    return ce, temperature**2 * naive_divergence(name, p, q)

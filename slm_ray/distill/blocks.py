@@ -25,11 +25,12 @@ class Workspace:
     """Buffers for the rows of one block, allocated once."""
 
     def __init__(self, num_rows: int, vocab_size: int, dtype: torch.dtype, device: torch.device) -> None:
-        self._buffers = torch.empty(_NUM_BUFFERS, num_rows, vocab_size, dtype=dtype, device=device)
+        shape = num_rows, vocab_size
+        self._buffers = [torch.empty(shape, dtype=dtype, device=device) for _ in range(_NUM_BUFFERS)]
 
     def take(self, num_rows: int) -> tuple[torch.Tensor, ...]:
         """The buffers, ``[num_rows, vocabulary]`` each."""
-        return tuple(self._buffers[:, :num_rows])
+        return tuple(buffer[:num_rows] for buffer in self._buffers)
 
 
 def _softmax(logits: torch.Tensor, shifted: torch.Tensor, exp: torch.Tensor, temperature: float) -> Softmax:
