@@ -13,9 +13,9 @@ from slm_ray.core.units import format_count, format_seconds
 from slm_ray.pretrain.checkpoints import CheckpointFolder
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.job import TrainJob
-from slm_ray.pretrain.matching import Curve, Point, table
 from slm_ray.pretrain.recorder import EVALS_FILE
 from slm_ray.pretrain.state_files import WEIGHTS_FILE, copy_static_files
+from slm_ray.report.matching import Curve, Point, table
 
 RESULT_FILE, STATUS_FILE, MODEL_FILE = "result.json", "status.json", "model.json"
 EXPORT_FOLDER = "model"

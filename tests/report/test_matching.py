@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from slm_ray.pretrain.matching import (
+from slm_ray.report.matching import (
     Curve,
     Match,
     Point,
