@@ -83,8 +83,8 @@ def plan_models(config: PretrainConfig) -> list[PlannedModel]:
             for seed in config.seeds():
                 forward = flops_per_token(sizes, config.sequence_length) * tokens
                 own = training_flops(forward, activation_checkpointing=config.activation_checkpointing)
-                is_online = teacher is not None and config.distill == "full"
-                signal = flops_per_token(teacher, config.sequence_length) * tokens if is_online else 0
+                online = teacher if config.distill == "full" else None
+                signal = flops_per_token(online, config.sequence_length) * tokens if online else 0
                 models.append(PlannedModel(f"{Path(source).name}.{start}.seed{seed}", num_params(sizes), own, signal))
     return models
 

@@ -24,7 +24,9 @@ from slm_ray.pretrain.accounting import UsageSampler
 from slm_ray.pretrain.batches import Batches, MicroBatch
 from slm_ray.pretrain.build import Place, build_engine, build_module, make_signal, resolve_precision
 from slm_ray.pretrain.checkpoints import CheckpointFolder
+from slm_ray.pretrain.energy import EnergyMeter
 from slm_ray.pretrain.engine import Engine, TrainingState, autocast, gathered_sum
+from slm_ray.pretrain.hardware import model_flops_utilization
 from slm_ray.pretrain.job import AUTO, TrainJob
 from slm_ray.pretrain.micro_batch import default_micro_batch, find_micro_batch
 from slm_ray.pretrain.module import StudentLoss
@@ -108,6 +110,9 @@ class Trainer:
             UserError: The loss is no number, or jumped; the last good checkpoint is named.
         """
         self._say("begin", {"step": self.trainer.step, "runs": self.engine.describe(), "micro_batch": self.micro_batch})
+        # One worker of each machine counts its processor; every worker counts its own GPU.
+        energy, first = EnergyMeter(processor=self.place.rank == 0), self.trainer.step
+        energy.start()
         if self.trainer.step == 0:
             self._evaluate()
         while self.trainer.step < self.job.total_steps:
@@ -117,7 +122,22 @@ class Trainer:
                 self._evaluate()
             if is_last or step % self.job.option("checkpoint_steps") == 0:
                 self._checkpoint()
-        self._say("end", {"step": self.trainer.step, **vars(self.trainer)})
+        measured = energy.stop()
+        self._say("end", {
+            **vars(self.trainer), "usage": vars(self.usage.sample()), "mfu": self._utilization(),
+            "energy": {"joules": measured.joules, "source": measured.source, "from_step": first},
+        })  # fmt: skip
+
+    def _utilization(self) -> float | None:
+        """Model FLOPs utilisation over the whole run; None where the device's peak is not known."""
+        if self.place.device.type != "cuda":
+            return None
+        settings, trainer = self.engine.settings, self.trainer
+        again = 3 / 4 if self.job.option("activation_checkpointing") else 1.0  # what is computed twice is no use
+        return model_flops_utilization(
+            again * trainer.flops["own"], trainer.seconds, torch.cuda.get_device_name(self.place.device), settings.precision,
+            settings.world,
+        )  # fmt: skip
 
     def _say(self, kind: str, record: dict[str, Any]) -> None:
         if self.place.rank == 0:

@@ -75,6 +75,7 @@ def finish_model(folder: Path, job: TrainJob, run: Path) -> dict[str, Any]:
     step = export_checkpoint(job.storage, folder / EXPORT_FOLDER)
     result |= {"status": "done", "error": None, "model": str((folder / EXPORT_FOLDER).relative_to(run)), "step": step}
     result |= {"tokens": end["tokens"], "flops": end["flops"], "seconds": end["seconds"], "best": end["best"]}
+    result |= {name: end[name] for name in ("usage", "mfu", "energy")}
     write_json(folder / RESULT_FILE, result)
     return result
 

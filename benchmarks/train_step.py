@@ -1,0 +1,127 @@
+"""Step time and peak memory of training: on the text alone, with the teacher in the loop, and from a logit store.
+
+    python benchmarks/train_step.py runs/NAME/winners/0 [--store FOLDER] [--shards FOLDER]
+
+Steps are interleaved and medians compared; peak memory is that of a fresh process per kind of step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from slm_ray.core.environment import usable_cpus
+from slm_ray.data.shards import TokenShards
+from slm_ray.distill.losses import Divergence
+from slm_ray.distill.online import OnlineTeacher
+from slm_ray.distill.store import LogitStore
+from slm_ray.models.teachers import load_teacher
+from slm_ray.pretrain.batches import Batches
+from slm_ray.pretrain.engine import DTYPES, autocast
+from slm_ray.pretrain.module import StudentLoss
+from slm_ray.pretrain.optimizers import build_optimizer
+from slm_ray.pretrain.state_files import load_student
+
+CPU = torch.device("cpu")
+
+
+class Steps:
+    """One training step of each kind, on one batch."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        dtype = DTYPES[arguments.precision]
+        student = load_student(Path(arguments.student), arguments.student).train()
+        self.module = StudentLoss(student, Divergence(), dtype)
+        self.optimizer = build_optimizer("adamw", student, lr=1e-5, fused=True)
+        shards = TokenShards.open(Path(arguments.shards))
+        self.batch = next(iter(Batches(shards, 0, arguments.batch, separate=True).at(0, arguments.batch)))
+        self.teacher = OnlineTeacher(load_teacher("smollm2-135m").folder, dtype)
+        self.store = LogitStore.open(Path(arguments.store)) if arguments.store else None
+        self.precision = arguments.precision
+
+    def _step(self, signal: Callable[[], object] | None) -> None:
+        batch = self.batch
+        inputs = {"ids": batch.ids, "positions": batch.positions, "weights": batch.weights}
+        if signal is not None:
+            inputs |= {"signal": signal(), "kd_weight": 0.7}
+        with autocast(self.precision, CPU) if self.precision != "fp32" else contextlib.nullcontext():
+            loss = self.module(**inputs)[0]
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def plain(self) -> None:
+        self._step(None)
+
+    def teacher_forward(self) -> None:
+        """The teacher's forward pass with its logits, a slice of the batch at a time."""
+        signal = self.teacher.signal(self.batch.ids, self.batch.positions)
+        with torch.no_grad():
+            for rows in signal.hidden.split(256):
+                torch.nn.functional.linear(rows, signal.head)
+
+    def full(self) -> None:
+        self._step(lambda: self.teacher.signal(self.batch.ids, self.batch.positions))
+
+    def stored(self) -> None:
+        assert self.store is not None
+        self._step(lambda: self.store.signal(self.batch.indices))
+
+
+def peak_mib(arguments: argparse.Namespace, kind: str) -> float:
+    """Peak resident memory of a fresh process that takes three steps of a kind."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--only", kind]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("student")
+    parser.add_argument("--shards", required=True)
+    parser.add_argument("--store")
+    parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"))
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only")
+    arguments = parser.parse_args()
+    torch.set_num_threads(usable_cpus())
+    steps = Steps(arguments)
+    if arguments.only:
+        for _ in range(3):
+            getattr(steps, arguments.only)()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    kinds = ["plain", "teacher_forward", "full", *(["stored"] if arguments.store else [])]
+    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for _ in range(arguments.rounds + 1):
+        for kind in kinds:
+            start = time.perf_counter()
+            getattr(steps, kind)()
+            seconds[kind].append(time.perf_counter() - start)
+    median = {kind: statistics.median(values[1:]) for kind, values in seconds.items()}
+    best = {kind: min(values[1:]) for kind, values in seconds.items()}
+    print(f"{arguments.precision}, {steps.batch.ids.numel()} tokens")
+    for kind in kinds:
+        print(f"{kind:16} median {median[kind]:.3f} s, best {best[kind]:.3f} s")
+    for name, values in (("median", median), ("best", best)):
+        both = values["plain"] + values["teacher_forward"]
+        print(f"full / (plain + teacher's forward), {name}: {values['full'] / both:.3f}")
+        if arguments.store:
+            print(f"stored / plain, {name}: {values['stored'] / values['plain']:.3f}")
+    peaks = {kind: peak_mib(arguments, kind) for kind in ("plain", "full")}
+    teacher = sum(value.numel() * value.element_size() for value in steps.teacher.model.parameters()) / 2**20
+    print(f"peak memory: plain {peaks['plain']:.0f} MiB, full {peaks['full']:.0f} MiB, teacher's weights {teacher:.0f} MiB")
+    print(f"full / (plain + teacher's weights): {peaks['full'] / (peaks['plain'] + teacher):.3f}")
+
+
+if __name__ == "__main__":
+    main()
