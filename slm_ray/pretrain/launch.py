@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from slm_ray.pretrain.recorder import Recorder
 _POLL_SECONDS = 0.5
 _RESTARTS = 3  # of a model whose workers died
 Watch = Callable[[str, dict[str, Any]], None]
+RunHere = Callable[[Sequence[TrainJob], Sequence[Path], Watch], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -100,25 +102,39 @@ def run_local(
     return statuses
 
 
-def run_here(config: PretrainConfig, jobs: Sequence[TrainJob], folders: Sequence[Path], watch: Watch) -> dict[str, Any]:
-    """Train jobs in this process, and in torchrun's others if it is one of several; called by rank 0.
+@contextlib.contextmanager
+def local_workers(config: PretrainConfig) -> Iterator[RunHere]:
+    """Have this process, and torchrun's others if it is one of several, ready to train; rank 0 enters the block.
 
-    Returns:
-        Name to status.
+    There is one process group for the whole block, because DeepSpeed takes no second one.
+
+    Yields:
+        What trains jobs and gives name to status, as :func:`run_local`; it may be called several times.
     """
     with local_group(config.device) as place:
-        dist.broadcast_object_list([[job.to_json() for job in jobs]], src=0)
-        return run_local(jobs, folders, place, config.threads or usable_cpus(), watch)
+
+        def run_here(jobs: Sequence[TrainJob], folders: Sequence[Path], watch: Watch) -> dict[str, Any]:
+            dist.broadcast_object_list([[job.to_json() for job in jobs]], src=0)
+            return run_local(jobs, folders, place, config.threads or usable_cpus(), watch)
+
+        try:
+            yield run_here
+        finally:
+            with contextlib.suppress(RuntimeError):  # the others are gone
+                dist.broadcast_object_list([None], src=0)
 
 
 def follow(config: PretrainConfig) -> None:
-    """What torchrun's other ranks do: train the jobs that rank 0 tells of."""
+    """What torchrun's other ranks do: train the jobs that rank 0 tells of, until it tells of no more."""
     with local_group(config.device) as place, tempfile.TemporaryDirectory() as nowhere:
-        told: list[Any] = [None]
-        dist.broadcast_object_list(told, src=0)
-        jobs = [TrainJob(**job) for job in told[0]]
-        folders = [Path(nowhere)] * len(jobs)
-        run_local(jobs, folders, place, config.threads or usable_cpus(), lambda _name, _status: None)
+        while True:
+            told: list[Any] = [None]
+            dist.broadcast_object_list(told, src=0)
+            if told[0] is None:
+                return
+            jobs = [TrainJob(**job) for job in told[0]]
+            folders = [Path(nowhere)] * len(jobs)
+            run_local(jobs, folders, place, config.threads or usable_cpus(), lambda _name, _status: None)
 
 
 def ray_worker(config: dict[str, Any]) -> None:

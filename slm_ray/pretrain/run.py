@@ -25,7 +25,7 @@ from slm_ray.pretrain.inputs import (
     prepare_inputs,
 )
 from slm_ray.pretrain.job import TrainJob
-from slm_ray.pretrain.launch import Resources, run_here, run_on_ray
+from slm_ray.pretrain.launch import Resources, RunHere, local_workers, run_on_ray
 from slm_ray.pretrain.results import finish_model, finish_run
 from slm_ray.pretrain.starts import build_start
 
@@ -47,6 +47,7 @@ class PretrainRun:
         """
         self.config, self.folder, self.command = config, folder, command
         self.console = Console(folder.file(LOG_FILE))
+        self._run_here: RunHere
 
     def execute(self) -> None:
         """Train every model and leave a finished run folder.
@@ -72,7 +73,8 @@ class PretrainRun:
                     "--launcher local runs without Ray, which prepares the tokens: give --shards FOLDER, prepared by "
                     "an earlier run"
                 )
-            yield
+            with local_workers(self.config) as self._run_here:
+                yield
             return
         with ray_session(self.config.address, usable_cpus()):
             yield
@@ -100,7 +102,7 @@ class PretrainRun:
         if not (folder / MODEL_FILE).exists():
             self._write_start(inputs, student, start, seed, folder, storage)
         model = read_json(folder / MODEL_FILE)
-        return self.make_job(inputs, name, storage, seed, model, self.config.total_steps())
+        return make_job(self.config, inputs, name, storage, seed, model)
 
     def _storage(self, name: str) -> str:
         if self.config.storage is None:
@@ -118,20 +120,6 @@ class PretrainRun:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / MODEL_FILE, describe | {"start": start, "source": student.source, "search_flops": searched})
 
-    def make_job(
-        self, inputs: PretrainInputs, name: str, storage: str, seed: int, model: dict[str, Any], steps: int
-    ) -> TrainJob:
-        """The job of a model whose first checkpoint is written."""
-        config = self.config
-        return TrainJob(
-            name=name, storage=storage, seed=seed, total_steps=steps, schedule_steps=steps,
-            batch_size=config.batch_size, micro_batch=config.micro_batch_size(), shards=str(inputs.shards.folder),
-            documents=config.documents, held_out=str(inputs.held_out.folder),
-            teacher=str(inputs.teacher.folder) if inputs.teacher else None,
-            store=str(Path(config.store).expanduser().resolve()) if config.store else None, distill=config.distill,
-            flops=step_flops(config, inputs, model), options=job_options(config, model),
-        )  # fmt: skip
-
     def _train(self, jobs: list[TrainJob]) -> None:
         left = [job for job in jobs if not (self.folder.path / job.name / RESULT_FILE).exists()]
         if not left:
@@ -139,23 +127,53 @@ class PretrainRun:
         folders = [self.folder.path / job.name for job in left]
         watch = Watcher(self.console, left)
         if self.config.launcher == "local":
-            statuses = run_here(self.config, left, folders, watch)
+            statuses = self._run_here(left, folders, watch)
         else:
-            statuses = run_on_ray(left, folders, self._resources(len(left)), self.config.concurrent, watch)
+            statuses = run_on_ray(left, folders, resources_of(self.config, len(left)), self.config.concurrent, watch)
         watch.finish()
         for folder, job in zip(folders, left, strict=True):
             write_json(folder / "status.json", statuses[job.name])
 
-    def _resources(self, num_jobs: int) -> Resources:
-        import ray
 
-        cluster = ray.cluster_resources()
-        use_gpu = self.config.device != "cpu" and cluster.get("GPU", 0) > 0
-        if self.config.device == "cuda" and not use_gpu:
-            raise UserError("--device cuda is given, but the cluster has no GPU: give --device cpu, or add a GPU node")
-        at_once = min(num_jobs, self.config.concurrent or num_jobs)
-        threads = self.config.threads or max(1, usable_cpus() // (self.config.workers * at_once))
-        return Resources(self.config.workers, threads, use_gpu)
+def resources_of(config: PretrainConfig, num_jobs: int) -> Resources:
+    """What each of several models takes of the cluster that Ray is connected to.
+
+    Raises:
+        UserError: A GPU is asked for, and there is none.
+    """
+    import ray
+
+    cluster = ray.cluster_resources()
+    use_gpu = config.device != "cpu" and cluster.get("GPU", 0) > 0
+    if config.device == "cuda" and not use_gpu:
+        raise UserError("--device cuda is given, but the cluster has no GPU: give --device cpu, or add a GPU node")
+    at_once = min(num_jobs, config.concurrent or num_jobs)
+    threads = config.threads or max(1, usable_cpus() // (config.workers * at_once))
+    return Resources(config.workers, threads, use_gpu)
+
+
+def make_job(
+    config: PretrainConfig, inputs: PretrainInputs, name: str, storage: str, seed: int, model: dict[str, Any]
+) -> TrainJob:
+    """The job of a model whose first checkpoint is written.
+
+    Args:
+        config: The options.
+        inputs: What is read.
+        name: The model's name within the run.
+        storage: Where its checkpoints are.
+        seed: Of the order of sequences, and of dropout.
+        model: What :func:`write_first_checkpoint` said of it.
+    """
+    steps = config.total_steps()
+    return TrainJob(
+        name=name, storage=storage, seed=seed, total_steps=steps, schedule_steps=steps,
+        batch_size=config.batch_size, micro_batch=config.micro_batch_size(), shards=str(inputs.shards.folder),
+        documents=config.documents, held_out=str(inputs.held_out.folder),
+        teacher=str(inputs.teacher.folder) if inputs.teacher else None,
+        store=str(Path(config.store).expanduser().resolve()) if config.store else None, distill=config.distill,
+        flops=step_flops(config, inputs, model), options=job_options(config, model),
+    )  # fmt: skip
 
 
 def step_flops(config: PretrainConfig, inputs: PretrainInputs, model: dict[str, Any]) -> dict[str, float]:
