@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,8 +16,8 @@ import yaml
 from slm_ray.cli import STAGES
 from slm_ray.core.commands import run_command
 from slm_ray.core.config import flag_of
+from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.search import estimates
-from slm_ray.search.command import main, make_parser
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.space import parse_space
 from tests.models import tiny
@@ -25,6 +26,10 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
 SEARCH = "python -m slm_ray.search"
+PRETRAIN = "python -m slm_ray.pretrain"
+LOGITS = "python -m slm_ray.logits"
+# Commands with a dry run, and a word of what it prints.
+DRY_RUNS = {SEARCH: "together", PRETRAIN: "FLOPs in all", LOGITS: "FLOPs"}
 
 # Commands that no test here runs, and what does.
 RUN_ELSEWHERE = {
@@ -32,6 +37,10 @@ RUN_ELSEWHERE = {
     "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/python -m pytest": ".ci/run",
     "python3 -m venv .venv && .venv/bin/pip install -e .": ".ci/run, as the beginning of README's first command",
     "source .venv/bin/activate": "the shell",
+    f"{PRETRAIN} --resume runs/pretrain-20260101-120000": "tests/pretrain/test_resume.py, on runs of its own",
+    f"{PRETRAIN} --export runs/pretrain-20260101-120000/winner-0.student/checkpoints/step-00000100 --out my-export": (
+        "tests/pretrain/test_command.py, on a run of its own"
+    ),
     f"{SEARCH} --resume runs/fine-20260101-120000": ".ci/run and tests/search/test_resume.py, on runs of their own",
     "python -m slm_ray.report runs/fine-20260101-120000": ".ci/run and tests/report, on runs of their own",
 }
@@ -48,8 +57,17 @@ def _commands() -> list[str]:
     return sorted({line for line in lines if line and not line.startswith("#")})
 
 
-def _searches() -> list[str]:
-    return [command for command in _commands() if command.startswith(SEARCH) and command not in RUN_ELSEWHERE]
+def _dry_runs() -> list[str]:
+    return [command for command in _commands() if _stage(command) and command not in RUN_ELSEWHERE]
+
+
+def _stage(command: str) -> str | None:
+    """Which command with a dry run a line is."""
+    return next((stage for stage in DRY_RUNS if command.startswith(stage + " ")), None)
+
+
+def _command_module(stage: str) -> Any:
+    return importlib.import_module(STAGES[stage.rpartition(".")[2]].module)
 
 
 def _block_after(page: str, language: str, first: str) -> str:
@@ -61,7 +79,8 @@ def _block_after(page: str, language: str, first: str) -> str:
 def workplace(tmp_path_factory) -> Path:
     """A folder with everything that the pages' examples name."""
     folder = tmp_path_factory.mktemp("workplace")
-    tiny.tiny_model("llama", max_position_embeddings=1024).save_pretrained(folder / "my-model")
+    for name in ("my-model", "my-winner"):
+        tiny.tiny_model("llama", max_position_embeddings=1024).save_pretrained(folder / name)
     (folder / "my-texts").mkdir()
     (folder / "my-texts" / "page.txt").write_text("A page of text.\n")
     (folder / "my-texts.jsonl").write_text(json.dumps({"body": "A page of text."}) + "\n")
@@ -71,17 +90,18 @@ def workplace(tmp_path_factory) -> Path:
 
 
 def test_every_command_is_run_by_a_test_or_by_ci():
-    assert set(_commands()) - set(_searches()) == set(RUN_ELSEWHERE) & set(_commands())
+    assert set(_commands()) - set(_dry_runs()) == set(RUN_ELSEWHERE) & set(_commands())
     assert set(RUN_ELSEWHERE) <= set(_commands()), "commands that no page names any more"
 
 
-@pytest.mark.parametrize("command", _searches())
-def test_every_search_in_the_pages_is_one_that_a_dry_run_accepts(command, workplace, monkeypatch, capsys):
+@pytest.mark.parametrize("command", _dry_runs())
+def test_every_command_in_the_pages_is_one_that_a_dry_run_accepts(command, workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
     monkeypatch.setattr(estimates, "multiplication_rate", lambda *_: 1e12)
-    arguments = shlex.split(command.removeprefix(SEARCH))
-    assert run_command(main, [*arguments, "--dry-run"]) == 0, capsys.readouterr().err
-    assert "together" in capsys.readouterr().out
+    stage = _stage(command)
+    arguments = shlex.split(command.removeprefix(stage))
+    assert run_command(_command_module(stage).main, [*arguments, "--dry-run"]) == 0, capsys.readouterr().err
+    assert DRY_RUNS[stage] in capsys.readouterr().out
 
 
 def test_readme_begins_with_the_two_commands_that_ci_takes_from_it():
@@ -98,8 +118,12 @@ def test_the_makefile_has_the_targets_that_pages_promise():
 
 @pytest.mark.parametrize("page", TEXTS)
 def test_every_flag_in_a_page_exists(page):
-    parser: argparse.ArgumentParser = make_parser()
-    known = {flag for action in parser._actions for flag in action.option_strings} | {"--version"}
+    known = {"--version"}
+    for stage in STAGES.values():
+        make_parser = getattr(importlib.import_module(stage.module), "make_parser", None)
+        if make_parser is not None:
+            parser: argparse.ArgumentParser = make_parser()
+            known |= {flag for action in parser._actions for flag in action.option_strings}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9]", TEXTS[page]))
     assert named - known == set()
 
@@ -107,6 +131,11 @@ def test_every_flag_in_a_page_exists(page):
 def test_the_page_on_the_search_has_every_option():
     named = set(re.findall(r"--[a-z][a-z-]*[a-z]", TEXTS["docs/search.md"]))
     assert {flag_of(field.name) for field in dataclasses.fields(SearchConfig)} - named == set()
+
+
+def test_the_page_on_pretraining_has_every_option():
+    named = set(re.findall(r"--[a-z][a-z0-9-]*[a-z0-9]", TEXTS["docs/pretraining.md"]))
+    assert {flag_of(field.name) for field in dataclasses.fields(PretrainConfig)} - named == set()
 
 
 def test_every_stage_is_in_the_readme():
@@ -126,7 +155,8 @@ def test_yaml_in_the_pages_is_what_it_says():
         if "axes" in loaded:
             assert parse_space(loaded, page).axes
         else:
-            assert set(loaded) <= {field.name for field in dataclasses.fields(SearchConfig)}
+            known = {field.name for config in (SearchConfig, PretrainConfig) for field in dataclasses.fields(config)}
+            assert set(loaded) <= known | {"search", "logits", "pretrain", "evaluate"}
 
 
 def test_json_in_the_pages_is_json():

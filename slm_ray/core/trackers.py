@@ -97,7 +97,7 @@ class WandbTracker:
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "slm_ray"), group=group, job_type=job_type, tags=list(tags),
                 config=dict(config), name=folder.name, dir=str(folder), mode=mode, settings=settings,
-                reinit="finish_previous",
+                reinit="create_new",  # several models of one command are tracked at once
             )  # fmt: skip
             if mode == "offline":
                 say(f"W&B is offline (no key): send this run later with `wandb sync {folder}/wandb/offline-run-*`")

@@ -28,6 +28,7 @@ from slm_ray.pretrain.job import TrainJob
 from slm_ray.pretrain.launch import Resources, RunHere, local_workers, run_on_ray
 from slm_ray.pretrain.results import finish_model, finish_run
 from slm_ray.pretrain.starts import build_start
+from slm_ray.pretrain.tracking import ModelTracking
 
 MODEL_FILE = "model.json"
 RESULT_FILE = "result.json"
@@ -102,7 +103,7 @@ class PretrainRun:
         if not (folder / MODEL_FILE).exists():
             self._write_start(inputs, student, start, seed, folder, storage)
         model = read_json(folder / MODEL_FILE)
-        return make_job(self.config, inputs, name, storage, seed, model)
+        return make_job(self.config, inputs, name, storage, seed, model, self.config.total_steps())
 
     def _storage(self, name: str) -> str:
         if self.config.storage is None:
@@ -125,7 +126,8 @@ class PretrainRun:
         if not left:
             return
         folders = [self.folder.path / job.name for job in left]
-        watch = Watcher(self.console, left)
+        watch = Watcher(self.console, left, {name: ModelTracking(self.config, self.folder.path / name, self.console)
+                                             for name in (job.name for job in left)})  # fmt: skip
         if self.config.launcher == "local":
             statuses = self._run_here(left, folders, watch)
         else:
@@ -153,7 +155,7 @@ def resources_of(config: PretrainConfig, num_jobs: int) -> Resources:
 
 
 def make_job(
-    config: PretrainConfig, inputs: PretrainInputs, name: str, storage: str, seed: int, model: dict[str, Any]
+    config: PretrainConfig, inputs: PretrainInputs, name: str, storage: str, seed: int, model: dict[str, Any], steps: int
 ) -> TrainJob:
     """The job of a model whose first checkpoint is written.
 
@@ -164,8 +166,8 @@ def make_job(
         storage: Where its checkpoints are.
         seed: Of the order of sequences, and of dropout.
         model: What :func:`write_first_checkpoint` said of it.
+        steps: Optimiser steps to train.
     """
-    steps = config.total_steps()
     return TrainJob(
         name=name, storage=storage, seed=seed, total_steps=steps, schedule_steps=steps,
         batch_size=config.batch_size, micro_batch=config.micro_batch_size(), shards=str(inputs.shards.folder),
@@ -205,8 +207,9 @@ def job_options(config: PretrainConfig, model: dict[str, Any]) -> dict[str, Any]
 class Watcher:
     """Shows how all models get on, as one phase with an estimate of the time left."""
 
-    def __init__(self, console: Console, jobs: list[TrainJob]) -> None:
+    def __init__(self, console: Console, jobs: list[TrainJob], tracking: dict[str, ModelTracking]) -> None:
         """Start the phase."""
+        self._tracking = tracking
         self._steps = dict.fromkeys((job.name for job in jobs), 0)
         self._progress = Progress(console, "training", sum(job.total_steps for job in jobs), "steps")
 
@@ -215,9 +218,12 @@ class Watcher:
         self._steps[name] = status["step"]
         loss = f"{name} loss {status['loss']:.3f}" if status.get("loss") is not None else name
         self._progress.update(sum(self._steps.values()), loss)
+        self._tracking[name].update()
 
     def finish(self) -> None:
         """End the phase."""
+        for tracking in self._tracking.values():
+            tracking.finish()
         self._progress.finish(f"{sum(self._steps.values()):,} steps")
 
 
