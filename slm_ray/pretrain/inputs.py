@@ -160,20 +160,25 @@ def prepare_inputs(config: PretrainConfig, folder: RunFolder, console: Console, 
     teacher = find_teacher(config)
     students = load_students(config, teacher)
     tokenizer = students[0].tokenizer
-    shards = _training_shards(config, tokenizer, folder, console, workers)
-    held_out = _held_out(config, tokenizer, folder, console)
+    shards = training_shards(config, tokenizer, folder.path, console, workers)
+    held_out = held_out_tokens(config, tokenizer, folder.path, console)
     _check_shards(config, shards, tokenizer)
     store = _check_store(config, shards, teacher)
     return PretrainInputs(teacher, students, shards, held_out, *store)
 
 
-def _training_shards(
-    config: PretrainConfig, tokenizer: Any, folder: RunFolder, console: Console, workers: int
+def training_shards(
+    config: PretrainConfig, tokenizer: Any, folder: Path, console: Console, workers: int
 ) -> TokenShards:
+    """The tokens to train on, found in the cache or prepared by ``workers`` tasks; the tokenizer is kept in ``folder``.
+
+    Raises:
+        UserError: The corpus is wrong or too short.
+    """
     if config.shards is not None:
         return TokenShards.open(Path(config.shards).expanduser().resolve())
     corpus = load_corpus(config.data, config.text_field, console)
-    place = folder.file("tokenizer")
+    place = folder / "tokenizer"
     if not place.is_dir():
         tokenizer.save_pretrained(place)
     return prepare_shards(
@@ -182,9 +187,9 @@ def _training_shards(
     )  # fmt: skip
 
 
-def _held_out(config: PretrainConfig, tokenizer: Any, folder: RunFolder, console: Console) -> TokenShards:
+def held_out_tokens(config: PretrainConfig, tokenizer: Any, folder: Path, console: Console) -> TokenShards:
     """The held-out tokens, kept in the run folder, so that every worker and every later evaluation reads the same."""
-    place = folder.file(HELD_OUT_FOLDER).resolve()
+    place = (folder / HELD_OUT_FOLDER).resolve()
     if not place.is_dir():
         corpus = load_corpus(config.data, config.text_field, console)
         packed = prepare_tokens(
