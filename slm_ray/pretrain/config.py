@@ -35,7 +35,9 @@ def _above_zero(value: float) -> str | None:
 class PretrainConfig:
     """Everything that pretraining's result depends on, and where it is put."""
 
-    student: str = option(None, "model folder or hub id to train; several with commas", kind=str)
+    student: str = option(
+        None, "model folder, .gguf file or hub id to train, or smollm2-135m; several with commas", kind=str
+    )
     start: str = option("student", f"whose weights to start from; several with commas: {', '.join(STARTS)}")
     compare: bool = option(False, "train student, random and first-n starts and compare them")
     teacher: str = option(None, "hub id, folder or .gguf file [default: what the student was cut from]", kind=str)
@@ -75,9 +77,12 @@ class PretrainConfig:
     checkpoint_every: str = option(None, "tokens between checkpoints [default: a tenth of --tokens]", kind=str)
     keep_last: int = option(2, "newest checkpoints to keep, beside the best", check=at_least(1))
     spike: float = option(3.0, "nats above the recent mean loss that stop a run; 0: never", check=at_least(0))
-    grow_from: int = option(None, "Inheritune: start from this many layers", check=at_least(1), kind=int)
+    grow_from: int = option(None, "Inheritune: start from --student's first layers", check=at_least(1), kind=int)
     grow_by: int = option(2, "Inheritune: layers added when the loss is above the reference", check=at_least(1))
-    reference_loss: float = option(None, "Inheritune: validation loss to reach [default: the teacher's]", kind=float)
+    reference_loss: float = option(
+        None, "Inheritune: validation loss to reach [default: that of all --student's layers]", check=_above_zero,
+        kind=float,
+    )  # fmt: skip
     launcher: str = option("ray", "local: this process, or torchrun's, without Ray", choices=("ray", "local"))
     workers: int = option(1, "workers of each model", check=at_least(1))
     threads: int = option(None, "CPU threads of a worker [default: usable CPUs / workers]", check=at_least(1), kind=int)
@@ -232,6 +237,8 @@ class PretrainConfig:
             return
         if self.compare or len(self.students()) > 1 or self.starts() != ("student",):
             raise UserError("--grow-from takes one --student and no other start: leave out --compare and --start")
+        if len(self.seeds()) > 1:
+            raise UserError(f"--grow-from grows one model: give one --seed instead of {self.seed}")
         if self.distill in FROM_STORE:
             raise UserError("--grow-from trains with --distill none or full, for as many stages as it needs")
 

@@ -10,14 +10,15 @@ from slm_ray.architecture import flops_per_token, num_params
 from slm_ray.core.errors import UserError
 from slm_ray.models.sizes import config_architecture
 from slm_ray.pretrain.checkpoints import CheckpointFolder
-from slm_ray.pretrain.engine import TrainingState
+from slm_ray.pretrain.engine import Tensors, TrainingState
 from slm_ray.pretrain.starts import save_start
 from slm_ray.pretrain.state_files import TrainerState, write_state
 
 
 def write_first_checkpoint(
-    model: Any, tokenizer: Any, sequence_length: int, storage: str, name: str
-) -> dict[str, Any]:
+    model: Any, tokenizer: Any, sequence_length: int, storage: str, name: str,
+    optimizer: dict[str, Tensors] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Save a start as the checkpoint of step 0, and describe it.
 
     Args:
@@ -26,16 +27,18 @@ def write_first_checkpoint(
         sequence_length: The context at which FLOPs are counted.
         storage: Where its checkpoints go.
         name: What to call it in an error.
+        optimizer: What the optimiser already gathered, by parameter name; parameters it lacks start fresh.
 
     Raises:
         UserError: It has too few positions, or the storage cannot be written.
     """
     check_positions(model.config, name, sequence_length)
     weights = {key: parameter.detach() for key, parameter in model.named_parameters()}
+    state = TrainingState(weights, optimizer or {})
     with tempfile.TemporaryDirectory(prefix="slm_ray-start-") as scratch:
         save_start(model, tokenizer, Path(scratch))
         CheckpointFolder(storage).save(
-            0, lambda folder: write_state(folder, Path(scratch), TrainingState(weights), TrainerState()), {}
+            0, lambda folder: write_state(folder, Path(scratch), state, TrainerState()), {}
         )
     flops, exact = forward_flops_per_token(model.config, size_of(model.config, model), sequence_length)
     architecture = config_architecture(model.config)

@@ -16,6 +16,7 @@ from slm_ray.data import HELD_OUT, TRAIN, PackedTokens, load_corpus, prepare_tok
 from slm_ray.data.prepare import prepare_shards
 from slm_ray.data.shard_files import write_shards
 from slm_ray.data.shards import TokenShards
+from slm_ray.models.bundled import BUNDLED_NAME
 from slm_ray.models.teachers import Teacher, load_teacher, quiet_transformers
 from slm_ray.pretrain.config import FROM_STORE, PretrainConfig
 
@@ -30,7 +31,7 @@ class Student:
 
     Attributes:
         label: Short name within the run.
-        source: Its folder or hub id.
+        source: Its folder or hub id, as transformers loads it.
         tokenizer: Its tokenizer, or the teacher's where it has none.
         search_flops: What the search that found it cost; 0 for one that was not searched, None where that is not known.
     """
@@ -85,10 +86,12 @@ def find_teacher(config: PretrainConfig) -> Teacher | None:
         UserError: One is needed and none is known, or it cannot be loaded.
     """
     name = config.teacher or lineage(config.students()[0]).get("teacher", {}).get("name")
+    if config.grow_from is not None:
+        name = config.teacher or config.students()[0]
     if name is not None:
         return load_teacher(name)
     teacher_starts = {"first-n", "random-subnet"} & set(config.starts())
-    if config.distill == "none" and not teacher_starts and config.grow_from is None:
+    if config.distill == "none" and not teacher_starts:
         return None
     what = f"--distill {config.distill}" if config.distill != "none" else "this start"
     raise UserError(
@@ -107,6 +110,11 @@ def _tokenizer_of(source: str) -> Any:
         return None
 
 
+def _loadable(name: str) -> str:
+    """What transformers loads a student from: the cache's copy of a GGUF file or of the bundled model, else itself."""
+    return str(load_teacher(name).folder) if name == BUNDLED_NAME or name.endswith(".gguf") else name
+
+
 def _label(source: str) -> str:
     path = Path(source)
     return f"winner-{path.name}" if path.parent.name == "winners" else path.name or source
@@ -119,21 +127,22 @@ def load_students(config: PretrainConfig, teacher: Teacher | None) -> tuple[Stud
         UserError: One has another tokenizer than the teacher, or none at all.
     """
     found: list[Student] = []
-    for source in config.students():
+    for name in config.students():
+        source = _loadable(name)
         tokenizer = _tokenizer_of(source) or (teacher.tokenizer() if teacher else None)
         if tokenizer is None:
-            raise UserError(f"{source} has no tokenizer: put its tokenizer.json into the folder, or give --teacher")
+            raise UserError(f"{name} has no tokenizer: put its tokenizer.json into the folder, or give --teacher")
         if teacher is not None and config.distill != "none":
             ours, theirs = tokenizer_digest(tokenizer), tokenizer_digest(teacher.tokenizer())
             if ours != theirs:
                 raise UserError(
-                    f"the tokenizer of {source} ({ours[:12]}) is not that of the teacher {teacher.name} "
+                    f"the tokenizer of {name} ({ours[:12]}) is not that of the teacher {teacher.name} "
                     f"({theirs[:12]}): distillation needs one vocabulary; give --distill none, or another teacher"
                 )
-        label = _label(source)
+        label = _label(name)
         if any(other.label == label for other in found):
             label = f"{label}-{len(found)}"
-        found.append(Student(label, source, tokenizer, search_flops(source)))
+        found.append(Student(label, source, tokenizer, search_flops(name)))
     digests = {tokenizer_digest(student.tokenizer) for student in found}
     if len(digests) > 1:
         raise UserError("the students have different tokenizers, so they cannot read the same tokens: train them apart")
