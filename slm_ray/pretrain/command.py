@@ -125,11 +125,13 @@ def _resume(path: Path, config_file: Path | None, given: dict[str, Any]) -> int:
 
 
 def _execute(config: PretrainConfig, folder: RunFolder, command: str, *, is_new: bool = False) -> int:
+    from slm_ray.pretrain.growth import GrowingRun
     from slm_ray.pretrain.inputs import INPUTS_FILE
     from slm_ray.pretrain.run import PretrainRun
 
+    kind = PretrainRun if config.grow_from is None else GrowingRun
     try:
-        PretrainRun(config, folder, command).execute()
+        kind(config, folder, command).execute()
     except UserError:
         if is_new and not folder.file(INPUTS_FILE).exists():
             _forget(folder)

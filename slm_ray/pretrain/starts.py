@@ -65,20 +65,6 @@ def first_layers_like(student: Architecture, teacher: Architecture) -> SubnetSpe
     return first_n(teacher, Budget("params", 0, size), student.structure.max_position_embeddings)
 
 
-def first_layers(teacher: Architecture, count: int) -> SubnetSpec:
-    """The teacher's first ``count`` layers, whole (Inheritune, arXiv 2404.08634).
-
-    Raises:
-        UserError: The teacher has fewer.
-    """
-    if not 1 <= count <= teacher.num_hidden_layers:
-        raise UserError(f"--grow-from {count} must lie between 1 and the teacher's {teacher.num_hidden_layers} layers")
-    from slm_ray.architecture import full_subnet
-
-    whole = full_subnet(teacher)
-    return SubnetSpec(whole.hidden, whole.layers[:count])
-
-
 def _sample(rng: random.Random, total: int, count: int) -> tuple[int, ...]:
     return tuple(sorted(rng.sample(range(total), count)))
 
