@@ -21,7 +21,7 @@ from slm_ray.models.heads import spans
 # Logits of one chunk. More make the multiplications faster, until the processor's rate is reached.
 _CHUNK_LOGITS = {"cpu": 3 << 23, "cuda": 1 << 27}
 # Logits of one block: on a CPU per thread, so that the buffers lie in the cache of its core.
-_BLOCK_LOGITS = {"cpu": 3 << 16, "cuda": 1 << 24}
+_BLOCK_LOGITS = {"cpu": 6 << 16, "cuda": 1 << 24}
 _HEAD_SLICE = 2048  # words whose gradients are added up in fp32 at once
 _ROWS_BACK = 256  # with more rows, oneDNN's bf16 product with a tall matrix takes twice as long
 
