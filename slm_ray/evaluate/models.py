@@ -1,0 +1,206 @@
+"""Any causal language model, found by name, and its loss at every token."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from slm_ray.core.digest import digest_json, sha256_file
+from slm_ray.core.errors import UserError
+from slm_ray.core.files import explain_os_error
+from slm_ray.models.bundled import BUNDLED_NAME
+from slm_ray.models.heads import next_token_losses
+from slm_ray.models.teachers import load_teacher, quiet_transformers
+
+_PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_PROBE_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model on this machine's disk.
+
+    Attributes:
+        name: How the user called it.
+        folder: Its Hugging Face folder.
+        digest: 16 digits over the bytes of its config, tokenizer and weights: equal models have equal digests.
+    """
+
+    name: str
+    folder: Path
+    digest: str
+
+
+def find_model(name: str) -> ModelFolder:
+    """Find a model by name; nothing of it is loaded.
+
+    Args:
+        name: A model folder, a hub id ``owner/model``, a ``.gguf`` file, or ``smollm2-135m`` (bundled).
+
+    Raises:
+        UserError: There is no such model, or it has no safetensors weights.
+    """
+    path = Path(name).expanduser()
+    if name == BUNDLED_NAME or path.suffix == ".gguf":
+        folder = load_teacher(name).folder
+    elif path.is_dir():
+        folder = path.resolve()
+    elif path.exists() or not _HUB_ID.fullmatch(name) or name.startswith("."):
+        raise UserError(f"--model {name} is no model folder, .gguf file or hub id, and not {BUNDLED_NAME}: check it")
+    else:
+        folder = _from_hub(name)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"--model {name} is no model: config.json is missing; give a Hugging Face model folder")
+    if not list(folder.glob("*.safetensors")):
+        raise UserError(f"--model {name} has no *.safetensors weights: give a folder that has (pickles are not read)")
+    return ModelFolder(name, folder, _digest(folder))
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(_PATTERNS)))
+    except Exception as error:
+        # huggingface_hub raises a dozen types (not found, gated, offline, connection); each ends in one sentence.
+        raise UserError(
+            f"--model {name}: there is no folder of that name here, and the hub did not give it "
+            f"({type(error).__name__}): check the name, the network and `hf auth login`"
+        ) from error
+
+
+def _digest(folder: Path) -> str:
+    try:
+        files = [file for pattern in ("config.json", "tokenizer*", "*.safetensors") for file in folder.glob(pattern)]
+        return digest_json({file.name: sha256_file(file) for file in sorted(files) if file.is_file()})
+    except OSError as error:
+        raise explain_os_error(error, f"reading the model in {folder}") from error
+
+
+def load_tokenizer(model: ModelFolder) -> Any:
+    """A model's own tokenizer.
+
+    Raises:
+        UserError: It has none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(model.folder)
+    except Exception as error:  # transformers raises many types where there is no tokenizer
+        raise UserError(f"--model {model.name} has no tokenizer: put its tokenizer.json into {model.folder}") from error
+
+
+class LoadedModel:
+    """A model in memory, ready to be measured."""
+
+    def __init__(self, model: ModelFolder, precision: str, device: torch.device) -> None:
+        """Load it; its weights stay fp32, and matrices are multiplied in ``precision``.
+
+        Args:
+            model: Where it is.
+            precision: ``fp32`` or ``bf16``.
+            device: Where it runs.
+
+        Raises:
+            UserError: It is no causal language model that transformers or slm_ray knows.
+        """
+        import transformers
+
+        import slm_ray  # noqa: F401  (registers the heterogeneous classes)
+
+        self.name, self.device, self.bf16 = model.name, device, precision == "bf16"
+        try:
+            with quiet_transformers():
+                loaded, report = transformers.AutoModelForCausalLM.from_pretrained(
+                    model.folder, dtype=torch.float32, output_loading_info=True
+                )
+        except Exception as error:
+            # transformers raises a dozen types for a folder that is no model; each ends in one sentence.
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise UserError(f"--model {model.name} does not load as a language model: {lines[0][:200]}") from error
+        if missing := sorted(report["missing_keys"]):  # transformers fills these with random numbers
+            raise UserError(f"--model {model.name} lacks {len(missing)} tensors, first {missing[0]}: copy it anew")
+        self.model = loaded.eval().requires_grad_(False).to(device)
+        self.params = sum(parameter.numel() for parameter in self.model.parameters())
+        self.head = self._plain_head()
+
+    def _plain_head(self) -> torch.Tensor | None:
+        """The output head where logits are plainly hidden states times it; None where they are scaled, capped, biased.
+
+        With it, no token x vocabulary tensor is made.
+        """
+        head = self.model.get_output_embeddings()
+        if head is None or self.model.base_model is self.model:
+            return None
+        ids = torch.arange(min(_PROBE_TOKENS, head.weight.shape[0]), device=self.device).unsqueeze(0)
+        with torch.no_grad():
+            hidden = self.model.base_model(ids, use_cache=False).last_hidden_state
+            logits = self.model(ids, use_cache=False).logits.float()
+        return head.weight if torch.allclose(hidden @ head.weight.T, logits, rtol=1e-3, atol=1e-4) else None
+
+    def check_fits(self, sequence_length: int, largest_id: int, *, separate: bool) -> None:
+        """Make sure that it can read some tokens.
+
+        Args:
+            sequence_length: Of the sequences.
+            largest_id: The largest token id in them.
+            separate: Attention must stay inside documents.
+
+        Raises:
+            UserError: Sequences are too long, ids lie outside its vocabulary, or it cannot keep documents apart.
+        """
+        most = getattr(self.model.config, "max_position_embeddings", None) or getattr(
+            self.model.config, "n_positions", None
+        )
+        if most and sequence_length > most:
+            raise UserError(
+                f"--sequence-length {sequence_length} is over the {most} positions of {self.name}: give {most} or less"
+            )
+        rows = self.model.get_input_embeddings().weight.shape[0]
+        if largest_id >= rows:
+            raise UserError(
+                f"the tokenizer of {self.name} gives token {largest_id}, but the model knows only {rows}: they are not "
+                "of the same model"
+            )
+        if separate and not self._keeps_documents_apart(rows):
+            raise UserError(
+                f"{self.name} lets attention cross from one document into the next: give --documents joined for all"
+            )
+
+    @torch.no_grad()
+    def _keeps_documents_apart(self, rows: int) -> bool:
+        """Whether positions that begin anew are read as another document: a second half is the same without a first."""
+        ids = (torch.arange(2 * _PROBE_TOKENS, device=self.device) * 7 % rows).unsqueeze(0)
+        half = torch.arange(_PROBE_TOKENS, device=self.device)
+        both = self.model(ids, position_ids=torch.cat([half, half]).unsqueeze(0), use_cache=False).logits
+        alone = self.model(ids[:, _PROBE_TOKENS:], position_ids=half.unsqueeze(0), use_cache=False).logits
+        return torch.allclose(both[:, _PROBE_TOKENS:], alone, rtol=1e-3, atol=1e-3)
+
+    @torch.no_grad()
+    def losses(self, ids: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
+        """The loss of every next token.
+
+        Args:
+            ids: ``[batch, sequence]`` token ids.
+            positions: ``[batch, sequence]`` positions within documents, or None.
+
+        Returns:
+            ``[batch * (sequence - 1)]`` fp32, in nats.
+        """
+        targets = ids[:, 1:].flatten()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            if self.head is None:
+                logits = self.model(ids, position_ids=positions, use_cache=False).logits
+                return functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, reduction="none")
+            output = self.model.base_model(ids, position_ids=positions, use_cache=False)
+        hidden = output.last_hidden_state[:, :-1].flatten(0, 1)
+        dtype = torch.bfloat16 if self.bf16 else torch.float32
+        return next_token_losses(hidden.to(dtype), self.head.to(dtype), targets)

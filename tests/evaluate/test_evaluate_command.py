@@ -1,0 +1,170 @@
+import json
+import math
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
+
+from slm_ray.core.commands import run_command
+from slm_ray.data import HELD_OUT, load_corpus, prepare_tokens
+from slm_ray.evaluate.command import main
+from tests.models import tiny
+from tests.search.tiny_run import make_tokenizer, sentences
+
+LENGTH, TOKENS = 16, 160
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A corpus and three models on it: two with one tokenizer, one with another."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    text = sentences(400)
+    (folder / "corpus.txt").write_text(text)
+    first, second = make_tokenizer(text), make_tokenizer("aaa bbb " * 50)
+    for name, seed, tokenizer in (("a", 0, first), ("b", 1, first), ("c", 2, second)):
+        tiny.tiny_model("llama", seed=seed, vocab_size=len(tokenizer)).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return folder
+
+
+def arguments(place, out, *names, **options):
+    given = {"data": place / "corpus.txt", "eval-tokens": TOKENS, "sequence-length": LENGTH, "precision": "fp32"}
+    flags = [text for name, value in (given | options).items() for text in (f"--{name}", str(value))]
+    return [*(text for name in names for text in ("--model", str(place / name))), *flags, "--out", str(out)]
+
+
+def evaluate(place, out, *names, **options):
+    assert run_command(main, arguments(place, out, *names, **options)) == 0
+    return json.loads((out / "evaluate.json").read_text())["models"]
+
+
+def sums_of(folder, place, *, separate):
+    """Sum of losses and number of predicted tokens of each sequence, by transformers' own forward pass."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    packed = prepare_tokens(
+        load_corpus(str(place / "corpus.txt")), tokenizer, HELD_OUT, num_tokens=TOKENS, sequence_length=LENGTH
+    )
+    starts = set(packed.document_starts.tolist())
+    sums = []
+    for number, row in enumerate(torch.tensor(packed.ids.astype("int64"))):
+        inside = [i for i in range(1, LENGTH) if separate and number * LENGTH + i in starts]
+        total, count = 0.0, 0
+        for low, high in zip([0, *inside], [*inside, LENGTH], strict=True):
+            logits = model(row[None, low:high]).logits[0].log_softmax(-1)
+            for at in range(low + 1, high):
+                total, count = total - logits[at - 1 - low, row[at]].item(), count + 1
+        sums.append((total, count))
+    return sums, packed
+
+
+@pytest.mark.parametrize("separate", [True, False])
+def test_the_figures_are_those_of_transformers_own_forward_pass(place, tmp_path, separate):
+    documents = "separate" if separate else "joined"
+    rows = evaluate(place, tmp_path / "out", "a", "b", documents=documents)
+    for row, name in zip(rows, "ab", strict=True):
+        sums, packed = sums_of(place / name, place, separate=separate)
+        total, count = sum(loss for loss, _ in sums), sum(number for _, number in sums)
+        assert row["tokens"] == count
+        assert row["loss"] == pytest.approx(total / count, rel=1e-5)
+        assert row["perplexity"] == pytest.approx(math.exp(total / count), rel=1e-4)
+        bits = total / count * packed.num_tokens / packed.num_bytes / math.log(2)
+        assert row["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
+
+
+def test_the_difference_is_paired_over_sequences(place, tmp_path):
+    _, other = evaluate(place, tmp_path / "out", "a", "b", documents="joined")
+    pairs = zip(*(sums_of(place / name, place, separate=False)[0] for name in "ab"), strict=True)
+    each = [(b[0] - a[0]) / (LENGTH - 1) for a, b in pairs]  # with equally long sequences, a plain mean and its error
+    mean = sum(each) / len(each)
+    error = math.sqrt(sum((value - mean) ** 2 for value in each) / (len(each) - 1) / len(each))
+    found = other["difference"]
+    assert found["paired"] and found["quantity"] == "loss" and found["to"] == str(place / "a")
+    assert found["difference"] == pytest.approx(mean, rel=1e-4)
+    assert found["stderr"] == pytest.approx(error, rel=1e-4)
+    assert found["verdict"] == ("within the noise" if abs(mean) <= 2 * error else "worse" if mean > 0 else "better")
+
+
+def test_a_model_against_itself_is_within_the_noise(place, tmp_path, capsys):
+    twin = tmp_path / "twin"
+    twin.symlink_to(place / "a")
+    assert run_command(main, [*arguments(place, tmp_path / "out", "a"), "--model", str(twin)]) == 0
+    assert "+0.0000 ± 0.0000, within the noise" in capsys.readouterr().out
+
+
+def test_other_tokenizers_read_the_same_text_and_are_compared_in_bits_per_byte(place, tmp_path):
+    first, other = evaluate(place, tmp_path / "out", "a", "c")
+    assert first["tokenizer"] != other["tokenizer"]
+    sequence_bytes = other["bytes"] / other["sequences"]
+    assert abs(first["bytes"] - other["bytes"]) <= 0.6 * sequence_bytes
+    assert other["sequences"] > first["sequences"]  # its tokens are shorter
+    found = other["difference"]
+    assert found["quantity"] == "bits_per_byte" and not found["paired"]
+    errors = math.hypot(first["bits_per_byte_stderr"], other["bits_per_byte_stderr"])
+    assert found["stderr"] == pytest.approx(errors)
+    assert found["difference"] == pytest.approx(other["bits_per_byte"] - first["bits_per_byte"])
+
+
+def test_what_was_measured_is_kept_and_other_settings_are_measured_anew(place, tmp_path, capsys, monkeypatch):
+    from slm_ray.evaluate import run
+
+    out = tmp_path / "out"
+    before = evaluate(place, out, "a")
+    measured = []
+    load = run.LoadedModel
+    monkeypatch.setattr(run, "LoadedModel", lambda model, *rest: measured.append(model.name) or load(model, *rest))
+    rows = evaluate(place, out, "a", "b")
+    assert measured == [str(place / "b")] and rows[0] == before[0]
+    assert "measured before" in capsys.readouterr().err
+    evaluate(place, out, "a", documents="joined")
+    assert measured == [str(place / "b"), str(place / "a")]
+
+
+def test_logits_that_are_capped_are_taken_from_the_model(tmp_path):
+    from slm_ray.evaluate.models import LoadedModel, ModelFolder
+
+    config = Gemma2Config(
+        vocab_size=61, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+        intermediate_size=24, final_logit_softcapping=0.5, max_position_embeddings=64,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    Gemma2ForCausalLM(config).save_pretrained(tmp_path)
+    loaded = LoadedModel(ModelFolder("gemma", tmp_path, ""), "fp32", torch.device("cpu"))
+    ids = tiny.tiny_ids()
+    logits = loaded.model(ids).logits[:, :-1].log_softmax(-1)
+    expected = -logits.gather(-1, ids[:, 1:, None]).flatten()
+    assert loaded.head is None
+    torch.testing.assert_close(loaded.losses(ids, None), expected)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (["--model", "nobody/here/at/all"], "is no model folder, .gguf file or hub id"),
+        (["--sequence-length", "128"], "--sequence-length 128 is over the 64 positions"),
+        (["--eval-tokens", "1"], "--eval-tokens: must be at least 2"),
+        (["--documents", "both"], "'both' is not one of them"),
+        (["--eval-tokens", "9M"], "must be a whole number"),
+        (["--data", "nowhere.txt"], "nowhere.txt does not exist"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(place, tmp_path, capsys, change, said):
+    assert run_command(main, [*arguments(place, tmp_path / "out", "a"), *change]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_weights_that_are_not_whole_are_refused(place, tmp_path, capsys):
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "half"
+    AutoModelForCausalLM.from_pretrained(place / "a").save_pretrained(folder)
+    AutoTokenizer.from_pretrained(place / "a").save_pretrained(folder)
+    state = load_file(folder / "model.safetensors")
+    state.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    assert run_command(main, [*arguments(place, tmp_path / "out", "a"), "--model", str(folder)]) == 2
+    assert "lacks 1 tensors, first model.layers.1.mlp.up_proj.weight" in capsys.readouterr().err
+
+
+def test_no_model_at_all_is_a_sentence(capsys, tmp_path):
+    assert run_command(main, ["--out", str(tmp_path)]) == 2
+    assert "--model is missing" in capsys.readouterr().err
