@@ -16,7 +16,7 @@ from slm_ray.core.errors import UserError
 from slm_ray.core.runfolder import CONFIG_FILE, ENVIRONMENT_FILE, LOCK_FILE, LOG_FILE, RunFolder
 from slm_ray.pretrain.config import PretrainConfig, default_out
 
-_MAY_CHANGE = (
+MAY_CHANGE = (
     "workers", "threads", "concurrent", "device", "address", "tracker", "engine", "zero", "offload", "micro_batch",
     "launcher", "activation_checkpointing", "keep_last", "spike",
 )  # fmt: skip
@@ -98,10 +98,10 @@ def _export(checkpoint: Path, given: dict[str, Any]) -> int:
 
 def _resume(path: Path, config_file: Path | None, given: dict[str, Any]) -> int:
     """Continue a run with the options it was started with."""
-    fixed = sorted(set(given) - set(_MAY_CHANGE))
+    fixed = sorted(set(given) - set(MAY_CHANGE))
     if config_file is not None or fixed:
         what = "--config" if config_file is not None else "--" + fixed[0].replace("_", "-")
-        allowed = ", ".join("--" + name.replace("_", "-") for name in _MAY_CHANGE)
+        allowed = ", ".join("--" + name.replace("_", "-") for name in MAY_CHANGE)
         raise UserError(
             f"{what} cannot be changed when a run is resumed (only {allowed} can): start a new run for that"
         )

@@ -14,7 +14,7 @@ from slm_ray.core.errors import UserError
 from slm_ray.core.runfolder import CONFIG_FILE, ENVIRONMENT_FILE, LOCK_FILE, LOG_FILE, RunFolder
 from slm_ray.search.config import SearchConfig, default_out
 
-_MAY_CHANGE = ("workers", "threads", "address", "tracker")
+MAY_CHANGE = ("workers", "threads", "address", "tracker")
 
 
 def make_parser() -> Parser:
@@ -66,10 +66,10 @@ def _resume(path: Path, config_file: Path | None, given: dict[str, Any]) -> int:
     """Continue a run with the options it was started with."""
     from slm_ray.search.run import RESULT_FILE, print_summary
 
-    fixed = sorted(set(given) - set(_MAY_CHANGE))
+    fixed = sorted(set(given) - set(MAY_CHANGE))
     if config_file is not None or fixed:
         what = "--config" if config_file is not None else "--" + fixed[0].replace("_", "-")
-        allowed = ", ".join("--" + name for name in _MAY_CHANGE)
+        allowed = ", ".join("--" + name for name in MAY_CHANGE)
         raise UserError(
             f"{what} cannot be changed when a run is resumed (only {allowed} can): start a new run for that"
         )
