@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from slm_ray.architecture import flops_per_token, num_params
-from slm_ray.core.errors import UserError
 from slm_ray.models.sizes import config_architecture
 from slm_ray.pretrain.checkpoints import CheckpointFolder
 from slm_ray.pretrain.engine import Tensors, TrainingState
+from slm_ray.pretrain.inputs import check_positions
 from slm_ray.pretrain.starts import save_start
 from slm_ray.pretrain.state_files import TrainerState, write_state
 
@@ -56,17 +56,6 @@ def forward_flops_per_token(model_config: Any, parameters: int, sequence_length:
     if architecture is None:
         return 2.0 * parameters, False
     return float(flops_per_token(architecture, sequence_length)), True
-
-
-def check_positions(model_config: Any, name: str, sequence_length: int) -> None:
-    """Make sure that a model has positions for the sequences.
-
-    Raises:
-        UserError: It has not.
-    """
-    most = getattr(model_config, "max_position_embeddings", None) or getattr(model_config, "n_positions", None)
-    if most is not None and sequence_length > most:
-        raise UserError(f"--sequence-length {sequence_length} is over {name}'s {most} positions: give {most} or less")
 
 
 def size_of(model_config: Any, model: Any) -> int:

@@ -120,6 +120,40 @@ def _label(source: str) -> str:
     return f"winner-{path.name}" if path.parent.name == "winners" else path.name or source
 
 
+def check_students(config: PretrainConfig) -> None:
+    """Make sure, before anything is started, that the students are models with positions for the sequences.
+
+    Raises:
+        UserError: One is no model, or its positions are too few.
+    """
+    from transformers import AutoConfig
+
+    import slm_ray  # noqa: F401  (registers the heterogeneous classes)
+
+    if config.grow_from is not None:
+        return  # growth takes its layers from a teacher, which is checked when it is loaded
+    for source in config.students():
+        try:
+            with quiet_transformers():
+                found = AutoConfig.from_pretrained(source)
+        except Exception as error:
+            # transformers raises a dozen types for a folder that is no model; each ends in one sentence.
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise UserError(f"{source} could not be loaded as a causal language model: {lines[0][:200]}") from error
+        check_positions(found, source, config.sequence_length)
+
+
+def check_positions(model_config: Any, name: str, sequence_length: int) -> None:
+    """Make sure that a model has positions for the sequences.
+
+    Raises:
+        UserError: It has not.
+    """
+    most = getattr(model_config, "max_position_embeddings", None) or getattr(model_config, "n_positions", None)
+    if most is not None and sequence_length > most:
+        raise UserError(f"--sequence-length {sequence_length} is over {name}'s {most} positions: give {most} or less")
+
+
 def load_students(config: PretrainConfig, teacher: Teacher | None) -> tuple[Student, ...]:
     """The students, their tokenizers checked against the teacher's.
 

@@ -28,7 +28,7 @@ from slm_ray.pretrain.energy import EnergyMeter
 from slm_ray.pretrain.engine import Engine, TrainingState, autocast, gathered_sum
 from slm_ray.pretrain.hardware import model_flops_utilization
 from slm_ray.pretrain.job import AUTO, TrainJob
-from slm_ray.pretrain.micro_batch import default_micro_batch, find_micro_batch
+from slm_ray.pretrain.micro_batch import STATE_BYTES, default_micro_batch, find_micro_batch
 from slm_ray.pretrain.module import StudentLoss
 from slm_ray.pretrain.schedules import Schedule, WeightSchedule
 from slm_ray.pretrain.state_files import copy_static_files, load_student, read_state, write_state
@@ -84,7 +84,8 @@ class Trainer:
         )
         share = job.batch_size // place.world
         if job.micro_batch == AUTO:
-            self.micro_batch = find_micro_batch(partial(self._try_batch, module), share, place)
+            state_bytes = STATE_BYTES * sum(parameter.numel() for parameter in module.parameters())
+            self.micro_batch = find_micro_batch(partial(self._try_batch, module), share, place, reserve=state_bytes)
         else:
             self.micro_batch = job.micro_batch or default_micro_batch(share, self.shards.sequence_length, place)
         self.engine: Engine = build_engine(job, place, module, self.micro_batch)
@@ -98,10 +99,12 @@ class Trainer:
         """A forward and backward pass that leaves nothing behind."""
         precision = resolve_precision(self.job.option("precision"), self.place.device)
         batch = next(iter(self.batches.at(self.trainer.step, size)))
-        with autocast(precision, self.place.device):
-            parts = module(**self._inputs(batch, self.job.option("kd_weight")))
-        parts[0].backward()
-        module.zero_grad(set_to_none=True)
+        try:
+            with autocast(precision, self.place.device):
+                parts = module(**self._inputs(batch, self.job.option("kd_weight")))
+            parts[0].backward()
+        finally:
+            module.zero_grad(set_to_none=True)
 
     def run(self) -> None:
         """Train to the end, with evaluations and checkpoints on the way.
@@ -118,10 +121,11 @@ class Trainer:
         while self.trainer.step < self.job.total_steps:
             self._step()
             step, is_last = self.trainer.step, self.trainer.step == self.job.total_steps
-            if is_last or step % self.job.option("eval_steps") == 0:
-                self._evaluate()
-            if is_last or step % self.job.option("checkpoint_steps") == 0:
-                self._checkpoint()
+            is_saved = is_last or step % self.job.option("checkpoint_steps") == 0
+            if is_saved or step % self.job.option("eval_steps") == 0:
+                loss = self._evaluate()
+            if is_saved:
+                self._checkpoint(loss)
         measured = energy.stop()
         self._say("end", {
             **vars(self.trainer), "usage": vars(self.usage.sample()), "mfu": self._utilization(),
@@ -134,10 +138,8 @@ class Trainer:
             return None
         settings, trainer = self.engine.settings, self.trainer
         again = 3 / 4 if self.job.option("activation_checkpointing") else 1.0  # what is computed twice is no use
-        return model_flops_utilization(
-            again * trainer.flops["own"], trainer.seconds, torch.cuda.get_device_name(self.place.device), settings.precision,
-            settings.world,
-        )  # fmt: skip
+        name, own = torch.cuda.get_device_name(self.place.device), again * trainer.flops["own"]
+        return model_flops_utilization(own, trainer.seconds, name, settings.precision, settings.world)
 
     def _say(self, kind: str, record: dict[str, Any]) -> None:
         if self.place.rank == 0:
@@ -163,10 +165,13 @@ class Trainer:
             sums.add(self.engine.backward(self._inputs(batch, kd_weight)), batch)
         total = gathered_sum(sums.total, self.engine.settings)
         accumulated = self.place.world * (self.job.batch_size // self.place.world // self.micro_batch)
-        loss, ce, kd = (total[0] / accumulated).item(), (total[1] / total[3]).item(), (total[2] / total[3]).item()
+        loss = (total[0] / accumulated).item()
+        ce, kd = (total[1:3] / total[3].clamp_min(1e-9)).tolist()  # nothing is predicted where documents have one token
         self._check_loss(loss, step)
         factor = self.schedule.factor(step)
         norm = self.engine.step(factor)
+        if not math.isfinite(norm) and self.engine.settings.precision != "fp16":  # fp16 skips such a step
+            raise self._stopped(f"has a gradient of {norm}", step + 1)
         self._account(time.perf_counter() - start)
         rate = factor * self.job.option("learning_rate")
         record = {"loss": loss, "ce": ce, "kd": kd if self.signal else None, "lr": rate, "kd_weight": kd_weight}
@@ -177,15 +182,19 @@ class Trainer:
         trainer, limit = self.trainer, self.job.option("spike")
         jumped = limit and step >= _SPIKE_AFTER_STEPS and trainer.recent is not None and loss > trainer.recent + limit
         if not math.isfinite(loss) or jumped:
-            good = self.folder.latest()
             what = f"jumped from {trainer.recent:.3f} to {loss:.3f}" if jumped else f"is {loss}"
-            raise UserError(
-                f"{self.job.name}: the loss {what} at step {step + 1}; the last good checkpoint is "
-                f"{good.name if good else 'none'} in {self.job.storage}: give a lower --learning-rate than "
-                f"{self.job.option('learning_rate'):g}, or a longer --warmup"
-            )
+            raise self._stopped(what, step + 1)
         before = loss if trainer.recent is None else trainer.recent
         trainer.recent = _SPIKE_MEMORY * before + (1 - _SPIKE_MEMORY) * loss
+
+    def _stopped(self, what: str, step: int) -> UserError:
+        """Why training ends early. Whatever was saved before is good: a checkpoint's own loss was looked at first."""
+        good = self.folder.latest()
+        return UserError(
+            f"{self.job.name}: the loss {what} at step {step}; the last good checkpoint is "
+            f"{good.name if good else 'none'} in {self.job.storage}: give a lower --learning-rate than "
+            f"{self.job.option('learning_rate'):g}, or a longer --warmup"
+        )
 
     def _account(self, seconds: float) -> None:
         trainer, flops = self.trainer, self.job.flops
@@ -207,7 +216,8 @@ class Trainer:
             "tokens_per_second": round(tokens / seconds, 1), "flops": dict(self.trainer.flops), **vars(usage),
         })  # fmt: skip
 
-    def _evaluate(self) -> None:
+    def _evaluate(self) -> float:
+        """Measure and record the held-out loss."""
         place = self.place
         self.engine.module.eval()
         found: HeldOutLoss = held_out_loss(
@@ -224,19 +234,35 @@ class Trainer:
             if math.isfinite(found.bits_per_byte) else None, "eval_tokens": found.tokens, "flops": dict(trainer.flops),
             "seconds": round(trainer.seconds, 3),
         })  # fmt: skip
+        return found.loss
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, loss: float) -> None:
+        """Save, unless the weights were spoilt by the last steps; ``loss`` is what they make of the held-out tokens."""
+        limit, best = self.job.option("spike"), self.trainer.best
+        if not math.isfinite(loss):
+            raise self._stopped(f"on held-out tokens is {loss}", self.trainer.step)
+        if limit and best is not None and loss > best["loss"] + limit:
+            what = f"on held-out tokens is {loss:.3f}, and was {best['loss']:.3f} at step {best['step']},"
+            raise self._stopped(what, self.trainer.step)
         state = self.engine.state()
+        told: list[str | None] = [None]
         if self.place.rank == 0:
-            trainer = self.trainer
-            self.say("flush", {})
-            digest = self.job.option("architecture_digest")
-            info = {"tokens": trainer.tokens, "best": trainer.best, "architecture": digest}
-            self.folder.save(trainer.step, partial(self._write, state), info)
-            self.folder.prune(self.job.option("keep_last"), int(trainer.best["step"]) if trainer.best else None)
-            self.say("checkpoint", {"step": trainer.step})
-        if self.place.world > 1:
-            dist.barrier()
+            try:
+                self._save(state, loss)
+            except UserError as error:
+                told = [str(error)]
+        if self.place.world > 1:  # all stop if the first one could not save; and none goes on before it has
+            dist.broadcast_object_list(told, src=0, device=self.place.device)
+        if told[0] is not None:
+            raise UserError(told[0])
+
+    def _save(self, state: TrainingState, loss: float) -> None:
+        self.say("flush", {})
+        info = {"tokens": self.trainer.tokens, "loss": loss, "architecture": self.job.option("architecture_digest")}
+        self.folder.save(self.trainer.step, partial(self._write, state), info)
+        losses = {saved.step: saved.info["loss"] for saved in self.folder.all() if "loss" in saved.info}
+        self.folder.prune(self.job.option("keep_last"), min(losses, key=lambda step: losses[step]))
+        self.say("checkpoint", {"step": self.trainer.step})
 
     def _write(self, state: TrainingState, folder: Path) -> None:
         write_state(folder, Path(self._static.name), state, self.trainer)

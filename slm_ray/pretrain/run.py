@@ -21,6 +21,7 @@ from slm_ray.pretrain.first_checkpoint import write_first_checkpoint
 from slm_ray.pretrain.inputs import (
     PretrainInputs,
     Student,
+    check_students,
     keep_digests,
     prepare_inputs,
 )
@@ -57,6 +58,7 @@ class PretrainRun:
             UserError: Something the user can fix went wrong; what was finished is kept.
         """
         self.console.line(f"run folder: {self.folder.path}")
+        check_students(self.config)
         with self._ray():
             inputs = prepare_inputs(self.config, self.folder, self.console, usable_cpus())
             keep_digests(self.folder, inputs)
@@ -108,8 +110,13 @@ class PretrainRun:
     def _storage(self, name: str) -> str:
         if self.config.storage is None:
             return str((self.folder.path / name / CHECKPOINTS).resolve())
-        base = self.config.storage.rstrip("/")
-        return f"{base}/{self.folder.path.name}/{name}" if "://" in base else str(Path(base).resolve() / name)
+        scheme, separator, place = self.config.storage.partition("://")
+        below = f"{self.folder.path.name}/{name}"
+        if not separator:
+            return str(Path(scheme).resolve() / below)
+        if not place.strip("/"):
+            raise UserError(f"--storage {self.config.storage} names no place: give e.g. s3://bucket/folder")
+        return f"{scheme}://{place.rstrip('/')}/{below}"
 
     def _write_start(
         self, inputs: PretrainInputs, student: Student, start: str, seed: int, folder: Path, storage: str
@@ -216,7 +223,7 @@ class Watcher:
     def __call__(self, name: str, status: dict[str, Any]) -> None:
         """Take one model's status."""
         self._steps[name] = status["step"]
-        loss = f"{name} loss {status['loss']:.3f}" if status.get("loss") is not None else name
+        loss = f"{name} loss {status['loss']:.3f}" if status.get("loss") is not None else f"{name} is starting"
         self._progress.update(sum(self._steps.values()), loss)
         self._tracking[name].update()
 

@@ -1,0 +1,201 @@
+"""The command: what it refuses, in one sentence each, and a whole run on Ray of several models at once."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from slm_ray.core.commands import run_command
+from slm_ray.core.records import read_records
+from slm_ray.pretrain.command import main
+from tests.models.tiny import tiny_model
+from tests.search.tiny_run import LENGTH, Tiny, make_tiny, make_tokenizer, sentences
+
+STEPS, BATCH = 6, 4
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Tiny:
+    return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(autouse=True)
+def cache(tiny, monkeypatch):
+    monkeypatch.setenv("SLM_RAY_CACHE", str(tiny.cache))
+
+
+def arguments(tiny: Tiny, out: Path | None = None, *more: str) -> list[str]:
+    """A run of six steps; what comes later on the command line wins."""
+    given = {
+        "student": tiny.teacher, "teacher": tiny.teacher, "data": tiny.corpus, "tokens": STEPS * BATCH * LENGTH,
+        "sequence-length": LENGTH, "batch-size": BATCH, "eval-tokens": 256, "engine": "torch", "precision": "fp32",
+        "tracker": "none", "threads": 1,
+    }  # fmt: skip
+    flags = [text for name, value in given.items() for text in (f"--{name}", str(value))]
+    return [*flags, *(["--out", str(out)] if out else []), *more]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory) -> Path:
+    """A comparison that was run on Ray to its end."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLM_RAY_CACHE", str(tiny.cache))
+        assert run_command(main, arguments(tiny, out, "--compare")) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def shards(finished, tiny) -> Path:
+    """The token shards that the comparison prepared."""
+    return next((tiny.cache / "shards").glob("train-shards-*"))
+
+
+def refused(capsys, given: list[str]) -> str:
+    """The one sentence that a command ends with."""
+    assert run_command(main, given) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error[error.index("error: ") :]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--tokens", "100"], "--tokens 100 is below one step of 128 tokens"),
+        (["--batch-size", "3", "--workers", "2"], "--batch-size 3 is not divisible by --workers 2: give 4"),
+        (["--micro-batch", "3"], "--micro-batch 3 must divide a worker's 4 sequences"),
+        (["--micro-batch", "many"], "must be a whole number or auto"),
+        (["--start", "rondom"], "did you mean 'random'?"),
+        (["--seed", "one"], "must be whole numbers with commas"),
+        (["--distill", "top-k"], "--distill top-k needs --store FOLDER"),
+        (["--store", "x"], "--store is given, but --distill full reads none"),
+        (["--loss", "forward-kl"], "did you mean 'forward_kl'?"),
+        (["--optimizer", "muon", "--zero", "2", "--engine", "deepspeed"], "needs whole matrices, which ZeRO 2 cuts up"),
+        (["--zero", "2"], "leave out --engine torch"),
+        (["--zero", "4", "--engine", "deepspeed"], "--zero must be 0, 1, 2 or 3"),
+        (["--offload", "--engine", "deepspeed"], "--offload needs ZeRO"),
+        (["--kd-weight", "1.5"], "--kd-weight: must lie between 0 and 1"),
+        (["--learning-rate", "0"], "--learning-rate: must be above 0"),
+        (["--reference-loss", "3"], "give --grow-from as well"),
+        (["--grow-from", "2", "--compare"], "leave out --compare and --start"),
+        (["--launcher", "local"], "give --shards FOLDER"),
+        (["--sequence-length", "128", "--batch-size", "1"], "teacher's 64 positions: give 64 or less"),
+        (["--student", "nowhere/model"], "could not be loaded as a causal language model"),
+        (["--data", "nowhere.txt"], "nowhere.txt does not exist"),
+        (["--tokns", "5"], "did you mean '--tokens'?"),
+        (["--device", "cuda"], "the cluster has no GPU"),
+        (["--workers", "64", "--batch-size", "64", "--tokens", "4096"], "ask for 64 CPUs, and the cluster has"),
+        (["--shards", "nowhere"], "nowhere"),
+        (["--storage", "s3://"], "--storage s3:// names no place"),
+    ],
+)  # fmt: skip
+def test_a_mistake_gets_one_sentence_and_leaves_nothing(flags, says, tiny, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert says in refused(capsys, arguments(tiny, out, *flags))
+    assert not (out / "result.json").exists()
+
+
+def test_no_student_is_named_with_an_example(capsys):
+    assert "--student is missing: give a winner like" in refused(capsys, [])
+
+
+def test_another_tokenizer_than_the_teachers_is_refused(tiny, tmp_path, capsys):
+    student = tmp_path / "student"
+    shutil.copytree(tiny.teacher, student)
+    make_tokenizer(sentences(50, seed=9)[:400]).save_pretrained(student)
+    says = refused(capsys, arguments(tiny, tmp_path / "run", "--student", str(student)))
+    assert "is not that of the teacher" in says
+
+
+def test_a_student_without_a_lineage_needs_a_teacher(tiny, tmp_path, capsys):
+    given = arguments(tiny, tmp_path / "run")
+    without = given[:2] + given[4:]
+    assert "--distill full needs a teacher" in refused(capsys, without)
+
+
+def test_all_models_of_a_comparison_are_trained_and_compared(finished):
+    result = json.loads((finished / "result.json").read_text())
+    names = [model["name"] for model in result["models"]]
+    assert names == ["teacher.student", "teacher.random", "teacher.first-n"]
+    for model in result["models"]:
+        assert model["status"] == "done"
+        assert model["tokens"] == STEPS * BATCH * LENGTH
+        assert model["begin"]["runs"] == {
+            "engine": "torch", "optimizer": "AdamW", "precision": "fp32", "weights": "float32", "zero": 0,
+        }  # fmt: skip
+        assert model["evals"][-1]["loss"] < model["evals"][0]["loss"] or model["start"] != "random"
+        steps = [record["step"] for record in read_records(finished / model["name"] / "steps.jsonl")]
+        assert steps == [1, 2, 3, 4, 5, 6]
+    table = (finished / "table.txt").read_text()
+    assert "teacher.random's final loss of" in table
+    assert "before its first step" in table
+
+
+def test_the_models_load_as_plain_folders(finished):
+    model = AutoModelForCausalLM.from_pretrained(finished / "teacher.random" / "model")
+    tokenizer = AutoTokenizer.from_pretrained(finished / "teacher.random" / "model")
+    ids = tokenizer("The search keeps", return_tensors="pt")
+    assert model.generate(**ids, max_new_tokens=3, do_sample=False).shape[1] == ids["input_ids"].shape[1] + 3
+    assert model.dtype == torch.float32
+
+
+def test_a_checkpoint_is_exported(finished, tmp_path, capsys):
+    checkpoint = max((finished / "teacher.student" / "checkpoints").glob("step-*"))
+    assert run_command(main, ["--export", str(checkpoint), "--out", str(tmp_path / "model")]) == 0
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").config.vocab_size > 0
+    assert not list((tmp_path / "model").glob("optimizer*"))
+    assert "has no checkpoint of step 50: there are" in refused(
+        capsys, ["--export", str(checkpoint.with_name("step-00000050")), "--out", str(tmp_path / "other")]
+    )
+
+
+def test_a_finished_run_is_only_shown(finished, capsys):
+    assert run_command(main, ["--resume", str(finished)]) == 0
+    assert "teacher.first-n" in capsys.readouterr().out
+
+
+def test_what_decides_the_result_cannot_change_at_a_resume(finished, capsys):
+    assert "--learning-rate cannot be changed" in refused(capsys, ["--resume", str(finished), "--learning-rate", "1"])
+
+
+def test_a_model_that_fails_does_not_stop_the_others(tiny, shards, tmp_path, capsys):
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny.teacher, broken)
+    model = AutoModelForCausalLM.from_pretrained(broken)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(float("nan"))
+    model.save_pretrained(broken)
+    out = tmp_path / "run"
+    flags = ["--student", f"{tiny.teacher},{broken}", "--launcher", "local", "--shards", str(shards)]
+    says = refused(capsys, arguments(tiny, out, *flags))
+    assert "1 of 2 models failed (broken.student): broken.student: the loss is nan at step 1" in says
+    assert "the last good checkpoint is step-00000000" in says
+    assert json.loads((out / "teacher.student" / "result.json").read_text())["status"] == "done"
+
+
+def test_local_and_ray_give_the_same_losses(finished, tiny, shards, tmp_path):
+    out = tmp_path / "run"
+    flags = ["--launcher", "local", "--shards", str(shards)]
+    assert run_command(main, arguments(tiny, out, *flags)) == 0
+    here, there = (read_records(run / "teacher.student" / "steps.jsonl") for run in (out, finished))
+    assert [record["loss"] for record in here] == [record["loss"] for record in there]
+
+
+def test_a_model_of_another_family_trains_without_a_teacher(tiny, shards, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny.teacher)
+    folder = tmp_path / "gpt2"
+    tiny_model("gpt2", vocab_size=len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    flags = ["--student", str(folder), "--distill", "none", "--launcher", "local", "--shards", str(shards)]
+    given = arguments(tiny, tmp_path / "run", *flags)
+    assert run_command(main, given[:2] + given[4:]) == 0
+
+
+def test_a_dry_run_spends_nothing(tiny, tmp_path, capsys):
+    assert run_command(main, arguments(tiny, tmp_path / "run", "--compare", "--dry-run")) == 0
+    assert "3 models, 768 tokens each: 6 steps of 4 x 32" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
