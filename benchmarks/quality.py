@@ -10,10 +10,8 @@ from common import as_ids, load_result, machine_line, run_argument
 
 from slm_ray.core.progress import Console, Progress
 from slm_ray.models.extraction import extract
-from slm_ray.search.config import SearchConfig
-from slm_ray.search.inputs import SearchInputs
+from slm_ray.search.inputs import prepare_inputs
 from slm_ray.search.rank import bind_genomes, rank_units
-from slm_ray.search.run import SearchRun
 
 LEVELS = ((0.70, 2.0), (0.50, 12.0))
 
@@ -28,18 +26,11 @@ def perplexity(model: torch.nn.Module, ids: torch.Tensor) -> float:
     return float(torch.exp(sum(losses) / (ids.numel() - len(ids))))
 
 
-def search_inputs(config: SearchConfig) -> SearchInputs:
-    """What the run started from."""
-    run = SearchRun.__new__(SearchRun)
-    run.config, run.console = config, Console()
-    return run._prepare()
-
-
 def main() -> None:
     """Print the table."""
     folder = run_argument(__doc__ or "").parse_args().run
     config, result, trials = load_result(folder)
-    inputs = search_inputs(config)
+    inputs = prepare_inputs(config, Console())
     teacher = inputs.teacher
     ranking = rank_units(config, inputs, Progress(Console(), "importance", 1))
     stack = bind_genomes(config, inputs, ranking)

@@ -15,7 +15,7 @@ import time
 import numpy as np
 import torch
 from common import as_ids, load_result, machine_line, run_argument
-from quality import perplexity, search_inputs
+from quality import perplexity
 
 from slm_ray.cluster import ray_session
 from slm_ray.core.environment import usable_cpus
@@ -23,6 +23,7 @@ from slm_ray.core.progress import Console, Progress
 from slm_ray.models.extraction import extract
 from slm_ray.proxies.evaluator import EvaluatorSettings
 from slm_ray.search.held_out import measure_held_out
+from slm_ray.search.inputs import prepare_inputs
 from slm_ray.search.pareto import front_of
 from slm_ray.search.rank import bind_genomes, rank_units
 
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=4)
     arguments = parser.parse_args()
     config, result, trials = load_result(arguments.run)
-    inputs = search_inputs(config)
+    inputs = prepare_inputs(config, Console())
     teacher, calibration = inputs.teacher, inputs.calibration
     ranking = rank_units(config, inputs, Progress(Console(), "importance", 1))
     stack = bind_genomes(config, inputs, ranking)

@@ -432,3 +432,34 @@ def naive_distillation(name, student_logits, target, temperature, full=None, wor
         if len(probabilities) == len(student_logits):
             p, q = p[:-1], q[:-1]
     return ce, temperature**2 * naive_divergence(name, p, q)
+
+
+def naive_kendall(x, y):
+    """Kendall's tau-b, pair by pair; None where it is undefined."""
+    concordant = discordant = untied_x = untied_y = 0
+    for i in range(len(x)):
+        for j in range(i):
+            untied_x += x[i] != x[j]
+            untied_y += y[i] != y[j]
+            if x[i] != x[j] and y[i] != y[j]:
+                same = (x[i] > x[j]) == (y[i] > y[j])
+                concordant, discordant = concordant + same, discordant + (not same)
+    if not untied_x or not untied_y:
+        return None
+    return (concordant - discordant) / (untied_x * untied_y) ** 0.5
+
+
+def naive_spearman(x, y):
+    """Spearman's rho: the correlation of the ranks, tied ones sharing the mean of theirs; None where undefined."""
+
+    def ranks(values):
+        places = sorted(values)
+        return [sum(place for place, other in enumerate(places, 1) if other == value) / places.count(value)
+                for value in values]  # fmt: skip
+
+    def centred(values):
+        return [value - sum(values) / len(values) for value in values]
+
+    a, b = centred(ranks(x)), centred(ranks(y))
+    scale = (sum(one * one for one in a) * sum(one * one for one in b)) ** 0.5
+    return sum(one * other for one, other in zip(a, b, strict=True)) / scale if scale else None

@@ -15,6 +15,7 @@ from slm_ray.models.families import Family
 from slm_ray.proxies.measurement import Measurement
 
 _REPEATS = 5
+FORWARD_PASSES = _REPEATS + 1  # one to warm up
 
 
 @torch.no_grad()
@@ -34,7 +35,7 @@ def measure_latency(
     student = extract(state, config, family, spec)
     ids = torch.arange(sequence_length)[None] % config.vocab_size
     seconds = []
-    for _ in range(_REPEATS + 1):
+    for _ in range(FORWARD_PASSES):
         begin = time.perf_counter()
         student.base_model(ids, use_cache=False)
         seconds.append((time.perf_counter() - begin) / sequence_length)

@@ -14,6 +14,7 @@ from slm_ray.core.units import parse_number
 from slm_ray.data import DEFAULT_CORPUS
 from slm_ray.models.bundled import BUNDLED_NAME
 from slm_ray.proxies.registry import PROXIES, parse_objectives
+from slm_ray.proxies.trained import batch_size_of
 from slm_ray.search.algorithms import ALGORITHMS
 from slm_ray.search.space import ORDERS
 
@@ -61,6 +62,8 @@ class SearchConfig:
     precision: str = option(
         "auto", "compute type; auto: bf16 where the processor multiplies it natively", choices=("auto", "fp32", "bf16")
     )
+    finalists: int = option(0, "members of the front to train shortly before winners are picked", check=at_least(0))
+    finalist_tokens: str = option("16k", "tokens that each finalist is trained on", metavar="COUNT")
     winners: int = option(3, "models to extract from the front", check=at_least(1))
     workers: int = option(None, "trials at once [default: usable CPUs / threads]", check=at_least(1), kind=int)
     threads: int = option(1, "threads per trial", check=at_least(1))
@@ -139,6 +142,19 @@ class SearchConfig:
                 f"--calibration-tokens {self.calibration_tokens} and --held-out-tokens {self.held_out_tokens} must "
                 f"each be at least one sequence of --sequence-length {self.sequence_length}"
             )
+        self._check_finalists()
+
+    def _check_finalists(self) -> None:
+        if not self.finalists:
+            return
+        if self.finalists < self.winners:
+            raise UserError(
+                f"--finalists {self.finalists} is below --winners {self.winners}, which are picked from them: give "
+                f"{self.winners} or more"
+            )
+        step = batch_size_of(self.sequence_length) * self.sequence_length
+        if parse_number(self.finalist_tokens) < step:
+            raise UserError(f"--finalist-tokens {self.finalist_tokens} is below one step: give {step:,} or more")
 
 
 def default_out(config: SearchConfig, stamp: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from slm_ray.architecture import Budget, SubnetSpec, full_subnet
 from slm_ray.architecture.first_layers import first_n
 from slm_ray.core.errors import UserError
 from slm_ray.proxies.measurement import Measurement
+from slm_ray.proxies.trained import Trained
 from slm_ray.search.genome import Genome
 from slm_ray.search.inputs import SearchInputs
 from slm_ray.search.plan import SearchPlan, all_costs, describe_architecture
@@ -84,8 +85,10 @@ def baselines_at(
     return [Chosen(name, spec, {"name": name} | describe(inputs, spec, sequence_length)) for name, spec in found]
 
 
-def front_entries(plan: SearchPlan, front: Sequence[dict[str, Any]], winners: Sequence[int]) -> list[Chosen]:
-    """The front as results hold it, without its held-out figures yet."""
+def front_entries(
+    plan: SearchPlan, front: Sequence[dict[str, Any]], winners: Sequence[int], trained: Mapping[int, Trained]
+) -> list[Chosen]:
+    """The front as results hold it, without its held-out figures yet; finalists with what training gave, by trial."""
     chosen = []
     for position, record in enumerate(front):
         measured = record["measurements"].get("perplexity")
@@ -99,6 +102,8 @@ def front_entries(plan: SearchPlan, front: Sequence[dict[str, Any]], winners: Se
             "calibration_stderr": measured["stderr"] if measured else None,
             "objectives": record["objectives"],
         }
+        if record["trial"] in trained:
+            entry["short_training"] = trained[record["trial"]].to_record()
         chosen.append(
             Chosen(f"trial {record['trial']}", plan.stack.decode(plan.stack.from_text(record["genes"])), entry)
         )

@@ -13,9 +13,11 @@ from slm_ray.core.files import cache_folder, read_json, write_json
 from slm_ray.core.progress import Console
 from slm_ray.core.runfolder import RunFolder
 from slm_ray.data import CALIBRATION, HELD_OUT, TRAIN, Corpus, PackedTokens, load_corpus, prepare_tokens
-from slm_ray.models.teachers import Teacher
+from slm_ray.models.teachers import Teacher, load_teacher
+from slm_ray.proxies.evaluator import DTYPES
 from slm_ray.search.config import SearchConfig
-from slm_ray.search.space import SearchSpace
+from slm_ray.search.genome import Genome
+from slm_ray.search.space import NATURAL, SearchSpace, load_space
 
 INPUTS_FILE = "inputs.json"
 
@@ -105,6 +107,33 @@ def prepare_parts(
         for part, count in wanted.items()
     ]  # fmt: skip
     return corpus, parts[0], parts[1], parts[2]
+
+
+def prepare_inputs(config: SearchConfig, console: Console) -> SearchInputs:
+    """Load and check everything a search reads.
+
+    Args:
+        config: The options.
+        console: Where to say what was found.
+
+    Raises:
+        UserError: Something is missing or wrong, or the space cannot meet the budget.
+    """
+    space = load_space(config.space)
+    if config.order:
+        space = space.with_order(config.order)
+    teacher = load_teacher(config.teacher)
+    architecture = teacher.architecture()
+    check_sequence_length(config, architecture)
+    budget = config.budget(architecture)
+    Genome(space.with_order(NATURAL), architecture).check_budget(budget, config.sequence_length)
+    corpus, calibration, train, held_out = prepare_parts(config, teacher, console)
+    precision = choose_precision(config.precision)
+    teacher.state_as(DTYPES[precision])  # made here once, so that no two workers make it at the same time
+    console.line(
+        f"teacher {teacher.name}, {budget}, {calibration.num_tokens:,} calibration tokens, {precision}"
+    )
+    return SearchInputs(teacher, architecture, space, budget, corpus, calibration, train, held_out, precision)
 
 
 def keep_digests(folder: RunFolder, inputs: SearchInputs) -> None:

@@ -24,7 +24,7 @@ from slm_ray.search.inputs import SearchInputs
 from slm_ray.search.space import NATURAL
 from slm_ray.search.stack import GenomeStack
 
-_ACTIVATION_SEQUENCES = 16
+ACTIVATION_SEQUENCES = 16
 _METHOD_VERSION = 1
 
 
@@ -63,7 +63,24 @@ def rank_units(config: SearchConfig, inputs: SearchInputs, progress: Progress) -
         inputs: What the search starts from.
         progress: Told how many steps are done.
     """
-    methods = needed_methods(config, inputs)
+    return _rank_methods(config, inputs, needed_methods(config, inputs), progress)
+
+
+def scores_by_method(
+    config: SearchConfig, inputs: SearchInputs, methods: set[str], progress: Progress
+) -> dict[str, UnitScores]:
+    """Scores of the whole teacher for proxies that are sums of them, made as a search makes them.
+
+    Args:
+        config: The options.
+        inputs: What the search starts from.
+        methods: Which scores.
+        progress: Told how many steps are done.
+    """
+    return _rank_methods(config, inputs, methods, progress).by_method()
+
+
+def _rank_methods(config: SearchConfig, inputs: SearchInputs, methods: set[str], progress: Progress) -> Ranking:
     others = {
         method: _cached(_key(inputs, method), partial(_simple_list, inputs, method))[0][0]
         for method in sorted(methods - {"taylor"})
@@ -102,7 +119,7 @@ def _simple_scores(inputs: SearchInputs, method: str) -> UnitScores:
     if method == "magnitude":
         return magnitude_scores(inputs.teacher.state(), family, inputs.architecture)
     runner = SubnetRunner(inputs.teacher.state_as(DTYPES[inputs.precision]), config, family)
-    return activation_scores(runner, torch.from_numpy(inputs.train.ids[:_ACTIVATION_SEQUENCES].copy()).long())
+    return activation_scores(runner, torch.from_numpy(inputs.train.ids[:ACTIVATION_SEQUENCES].copy()).long())
 
 
 def _targets(config: SearchConfig, inputs: SearchInputs) -> list[int]:

@@ -17,24 +17,23 @@ from slm_ray.core.runfolder import LOG_FILE, TRIALS_FILE, RunFolder
 from slm_ray.core.trackers import Tracker, make_tracker
 from slm_ray.core.units import format_count, format_seconds
 from slm_ray.data import describe_parts, summarise_parts
-from slm_ray.models.teachers import load_teacher
-from slm_ray.proxies.evaluator import DTYPES, EvaluatorSettings
+from slm_ray.proxies.evaluator import EvaluatorSettings
+from slm_ray.proxies.trained import Trained
 from slm_ray.report import build_report, load_run, summary_text
 from slm_ray.search.algorithms import ALGORITHMS
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.export import export_winner, write_cards
+from slm_ray.search.finalists import pick_trained_winners, train_finalists, training_spent
 from slm_ray.search.finish import Chosen, baselines_at, front_entries, pick_winners, teacher_entry, with_held_out
-from slm_ray.search.genome import Genome
 from slm_ray.search.held_out import measure_held_out
-from slm_ray.search.inputs import SearchInputs, check_sequence_length, choose_precision, keep_digests, prepare_parts
+from slm_ray.search.inputs import SearchInputs, keep_digests, prepare_inputs
 from slm_ray.search.journal import Journal
 from slm_ray.search.plan import SearchPlan
 from slm_ray.search.rank import Ranking, bind_genomes, rank_units
-from slm_ray.search.space import NATURAL, load_space
 from slm_ray.search.tuning import run_plan, scratch_folder
 
 RESULT_FILE = "result.json"
-_PHASES = 6
+_PHASES = 6  # and one more where there are finalists
 
 
 class SearchRun:
@@ -61,42 +60,27 @@ class SearchRun:
             UserError: Something the user can fix went wrong; what was finished is kept.
         """
         self.console.line(f"run folder: {self.folder.path}")
-        inputs = self._timed("teacher and text", "inputs", self._prepare)
+        inputs = self._timed("teacher and text", "inputs", lambda: prepare_inputs(self.config, self.console))
         keep_digests(self.folder, inputs)
         with ray_session(self.config.address, self.workers * self.config.threads):
             ranking = self._timed("unit importance", "importance", lambda: self._rank(inputs))
             plan = self._plan(inputs, ranking)
             self._timed("search", "search", lambda: self._search(inputs, ranking, plan))
-            result = self._timed("held-out text", "final", lambda: self._measure(inputs, ranking, plan))
+            trained = self._train_finalists(inputs, plan)
+            result = self._timed("held-out text", "final", lambda: self._measure(inputs, ranking, plan, trained))
         self._timed("winners", "export", lambda: self._export(inputs, plan, result))
         self._timed("report", "report", lambda: self._report(result, inputs))
         self._track_front()
 
     def _timed(self, label: str, name: str, phase: Callable[[], Any]) -> Any:
         self._phase_number += 1
-        self.console.line(f"[{self._phase_number}/{_PHASES}] {label} …")
+        number = f"[{self._phase_number}/{_PHASES + bool(self.config.finalists)}]"
+        self.console.line(f"{number} {label} …")
         start = time.monotonic()
         value = phase()
         self.seconds[name] = round(time.monotonic() - start, 2)
-        self.console.line(f"[{self._phase_number}/{_PHASES}] {label}: {format_seconds(self.seconds[name])}")
+        self.console.line(f"{number} {label}: {format_seconds(self.seconds[name])}")
         return value
-
-    def _prepare(self) -> SearchInputs:
-        space = load_space(self.config.space)
-        if self.config.order:
-            space = space.with_order(self.config.order)
-        teacher = load_teacher(self.config.teacher)
-        architecture = teacher.architecture()
-        check_sequence_length(self.config, architecture)
-        budget = self.config.budget(architecture)
-        Genome(space.with_order(NATURAL), architecture).check_budget(budget, self.config.sequence_length)
-        corpus, calibration, train, held_out = prepare_parts(self.config, teacher, self.console)
-        precision = choose_precision(self.config.precision)
-        teacher.state_as(DTYPES[precision])  # made here once, so that no two workers make it at the same time
-        self.console.line(
-            f"teacher {teacher.name}, {budget}, {calibration.num_tokens:,} calibration tokens, {precision}"
-        )
-        return SearchInputs(teacher, architecture, space, budget, corpus, calibration, train, held_out, precision)
 
     def _rank(self, inputs: SearchInputs) -> Ranking:
         progress = Progress(self.console, "unit importance", self.config.importance_steps, "steps")
@@ -144,17 +128,32 @@ class SearchRun:
             tags=[self.config.space, self.config.algorithm], config=self.config.to_json(), say=self.console.line,
         )  # fmt: skip
 
-    def _measure(self, inputs: SearchInputs, ranking: Ranking, plan: SearchPlan) -> dict[str, Any]:
+    def _train_finalists(self, inputs: SearchInputs, plan: SearchPlan) -> dict[int, Trained]:
+        if not self.config.finalists:
+            return {}
+
+        def train() -> dict[int, Trained]:
+            return train_finalists(self.config, inputs, plan, self.folder, self.console)
+
+        return dict(self._timed("short training of finalists", "finalists", train))
+
+    def _measure(
+        self, inputs: SearchInputs, ranking: Ranking, plan: SearchPlan, trained: dict[int, Trained]
+    ) -> dict[str, Any]:
         front = plan.measured_front()
         if not front:
             raise UserError("no candidate was measured to the end: see the errors in trials.jsonl")
         quantity, length = inputs.budget.quantity, self.config.sequence_length
-        winners = pick_winners(front, quantity, self.config.winners)
-        chosen = front_entries(plan, front, winners)
-        baselines = baselines_at(inputs, plan.stack, ranking, front[0]["cost"][quantity], length, self.config.seed)
+        if trained:
+            winners = pick_trained_winners(front, trained, quantity, self.config.winners)
+        else:
+            winners = pick_winners(front, quantity, self.config.winners)
+        chosen = front_entries(plan, front, winners, trained)
+        best_cost = front[winners[0]]["cost"][quantity]
+        baselines = baselines_at(inputs, plan.stack, ranking, best_cost, length, self.config.seed)
         everyone = [teacher_entry(inputs, length), *chosen, *baselines]
         entries = self._held_out(inputs, everyone)
-        spent = self._spent(inputs, ranking, plan, everyone)
+        spent = self._spent(inputs, ranking, plan, everyone, trained)
         return {
             "command": self.command,
             "objectives": list(plan.objectives),
@@ -195,7 +194,9 @@ class SearchRun:
             "parts": describe_parts(summarise_parts(inputs.corpus)),
         }
 
-    def _spent(self, inputs: SearchInputs, ranking: Ranking, plan: SearchPlan, final: list[Chosen]) -> dict[str, Any]:
+    def _spent(
+        self, inputs: SearchInputs, ranking: Ranking, plan: SearchPlan, final: list[Chosen], trained: dict[int, Trained]
+    ) -> dict[str, Any]:
         """Everything that was computed, in tokens and FLOPs; what an earlier process of this run spent included."""
         teacher_flops = flops_per_token(inputs.architecture, self.config.sequence_length)
         forward = flops = 0
@@ -208,17 +209,18 @@ class SearchRun:
             flops += inputs.held_out.num_tokens * one.entry["cost"]["flops"]
         # Gate gradients: a forward pass, and a backward pass for activations only, which costs as much.
         flops += 2 * ranking.tokens * teacher_flops
+        training = training_spent(trained)
         return {
             "seconds": self.seconds,
-            "forward_tokens": forward + ranking.tokens,
-            "flops": flops,
+            "forward_tokens": forward + ranking.tokens + training["tokens"],
+            "flops": flops + training["flops"],
             "candidates": len(plan.journal.records),
             "failed": sum(record["status"] == "failed" for record in plan.journal.records),
             "cache_hits": plan.repeats,
             "resumed": plan.journal.resumed,
             "busy_seconds": round(sum(record["seconds"] for record in plan.journal.records), 2),
             "workers": self.workers,
-        }
+        } | ({"finalists": training} if trained else {})
 
     def _export(self, inputs: SearchInputs, plan: SearchPlan, result: dict[str, Any]) -> None:
         by_trial = {record["trial"]: record for record in plan.journal.records}

@@ -1,0 +1,131 @@
+"""``python -m slm_ray.proxies``: the command line."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from slm_ray.core.config import Parser, add_flags, build_config, load_config
+from slm_ray.core.errors import UserError
+from slm_ray.core.runfolder import CONFIG_FILE, RunFolder
+from slm_ray.core.units import format_count, parse_number
+from slm_ray.proxies.candidates import choose_candidates
+from slm_ray.proxies.config import ProxiesConfig, default_out
+from slm_ray.proxies.registry import parse_objectives
+
+_MAY_CHANGE = ("threads", "concurrent", "device", "address")
+
+
+def make_parser() -> Parser:
+    """The command's parser: a flag per option, and a few that are not options of a run."""
+    parser = Parser(
+        prog="python -m slm_ray.proxies",
+        description="Report how well each proxy ranks a search's candidates as a short training does.",
+    )
+    parser.add_argument("--config", type=Path, default=None, help="YAML file of options; flags come over it")
+    parser.add_argument("--resume", type=Path, default=None, metavar="OUT", help="continue the report in this folder")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be trained; spend nothing")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    add_flags(parser, ProxiesConfig)
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Report on proxies.
+
+    Args:
+        argv: The arguments.
+
+    Returns:
+        0 when done.
+
+    Raises:
+        UserError: Something the user can fix.
+    """
+    given = vars(make_parser().parse_args(list(argv)))
+    config_file, resume, dry_run = (given.pop(name) for name in ("config", "resume", "dry_run"))
+    given.pop("debug")
+    command = "python -m slm_ray.proxies" + "".join(f" {shlex.quote(argument)}" for argument in argv)
+    if resume is not None:
+        if dry_run:
+            raise UserError("--dry-run is for a new report, and --resume continues one: give one of them")
+        return _resume(resume, config_file, given)
+    config = load_config(ProxiesConfig, config_file, given)
+    config.check()
+    chosen = _Chosen(config)
+    if dry_run:
+        chosen.show()
+        return 0
+    out = Path(config.out) if config.out else default_out(datetime.now().strftime("%Y%m%d-%H%M%S"))
+    return _execute(chosen, RunFolder.create(out, config.to_json() | {"command": command}), command)
+
+
+class _Chosen:
+    """A finished search and the candidates of it that are looked at."""
+
+    def __init__(self, config: ProxiesConfig) -> None:
+        # The one import upwards: only the search can make sub-networks of its own records. Nothing imports this module.
+        from slm_ray.search.candidates import FinishedSearch
+
+        self.config = config
+        self.search = FinishedSearch.open(Path(str(config.run)))
+        config.sequences_of_a_step(self.search.config.sequence_length)
+        objective = parse_objectives(self.search.config.objectives)[0]
+        records, front = self.search.records, self.search.front
+        self.records = choose_candidates(records, front, objective, config.candidates, config.seed)
+
+    def show(self) -> None:
+        """Print the candidates and what their training takes."""
+        config, front = self.config, set(self.search.front)
+        for record in self.records:
+            where = "front" if record["trial"] in front else record["decided"]
+            values = ", ".join(f"{name} {value:.6g}" for name, value in record["objectives"].items())
+            print(f"trial {record['trial']:>5}  {where:9}  {values}")
+        teacher = self.search.teacher_flops if config.distill == "full" else 0
+        flops = parse_number(config.tokens) * sum(3 * record["cost"]["flops"] + teacher for record in self.records)
+        length = self.search.config.sequence_length
+        steps = f"steps of {config.sequences_of_a_step(length) * length:,}"
+        print(f"{len(self.records)} candidates x {config.tokens} tokens in {steps}: {format_count(flops)} FLOPs")
+        print(f"proxies: {', '.join(config.names())}")
+        print("Nothing was loaded, started or written.")
+
+
+def _resume(path: Path, config_file: Path | None, given: dict[str, Any]) -> int:
+    """Continue a report with the options it was started with."""
+    from slm_ray.proxies.correlate import REPORT_FILE, TABLE_FILE
+
+    fixed = sorted(set(given) - set(_MAY_CHANGE))
+    if config_file is not None or fixed:
+        what = "--config" if config_file is not None else "--" + fixed[0].replace("_", "-")
+        allowed = ", ".join("--" + name for name in _MAY_CHANGE)
+        raise UserError(f"{what} cannot be changed when a report is resumed (only {allowed} can): start a new one")
+    folder = RunFolder.open_existing(path)
+    try:
+        saved = folder.config()
+        command = str(saved.pop("command", "python -m slm_ray.proxies"))
+        config = build_config(ProxiesConfig, saved | given, source=str(path / CONFIG_FILE))
+        if folder.file(REPORT_FILE).exists():
+            print(f"{path} is finished already:\n")
+            print(folder.file(TABLE_FILE).read_text(encoding="utf-8"), end="")
+            folder.close()
+            return 0
+        chosen = _Chosen(config)
+    except UserError:
+        folder.close()
+        raise
+    return _execute(chosen, folder, command)
+
+
+def _execute(chosen: _Chosen, folder: RunFolder, command: str) -> int:
+    from slm_ray.proxies.correlate import CorrelationRun, SearchFacts
+
+    search = chosen.search.config
+    facts = SearchFacts(search.sequence_length, search.data, search.text_field)
+    try:
+        CorrelationRun(chosen.config, folder, command, chosen.records, chosen.search.load, facts).execute()
+    finally:
+        folder.close()
+    return 0

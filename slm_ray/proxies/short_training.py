@@ -1,0 +1,166 @@
+"""Short training as a proxy: many sub-networks of one teacher in the real training loop, with a small budget."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from slm_ray.architecture import SubnetSpec
+from slm_ray.core.environment import usable_cpus
+from slm_ray.core.files import read_json, write_json
+from slm_ray.core.progress import Console, Progress
+from slm_ray.core.records import read_records
+from slm_ray.models.extraction import extract
+from slm_ray.models.teachers import Teacher
+from slm_ray.pretrain.config import PretrainConfig
+from slm_ray.pretrain.first_checkpoint import write_first_checkpoint
+from slm_ray.pretrain.inputs import PretrainInputs, held_out_tokens, training_shards
+from slm_ray.pretrain.job import TrainJob
+from slm_ray.pretrain.launch import Resources, run_on_ray
+from slm_ray.pretrain.recorder import EVALS_FILE
+from slm_ray.pretrain.results import export_checkpoint
+from slm_ray.pretrain.run import make_job, resources_of
+from slm_ray.proxies.trained import Trained, batch_size_of
+
+_MODEL_FILE, _RESULT_FILE, _CHECKPOINTS, _EXPORT = "model.json", "result.json", "checkpoints", "model"
+
+
+def short_config(teacher: Teacher, tokens: str, sequence_length: int, **options: Any) -> PretrainConfig:
+    """The options of a short training: pretraining's own, with small steps and nothing saved on the way.
+
+    Args:
+        teacher: Whom to distill from.
+        tokens: The budget.
+        sequence_length: Tokens per sequence.
+        options: Other options of pretraining.
+    """
+    given = {"batch_size": batch_size_of(sequence_length)} | options
+    return PretrainConfig(
+        teacher=teacher.name, tokens=tokens, sequence_length=sequence_length, eval_every=tokens,
+        checkpoint_every=tokens, keep_last=1, tracker="none", **given,
+    )  # fmt: skip
+
+
+class ShortTrainer:
+    """Trains sub-networks on Ray, as many at once as fit; each has a folder of its own, named by its trial."""
+
+    def __init__(
+        self, config: PretrainConfig, teacher: Teacher, folder: Path, console: Console, *, keep_models: bool
+    ) -> None:
+        """Set up; nothing is prepared before there is something to train.
+
+        Args:
+            config: From :func:`short_config`.
+            teacher: Whose sub-networks they are.
+            folder: Holds the trials' folders.
+            console: Where to say how far it is.
+            keep_models: Keep every trained model as a Hugging Face folder ``TRIAL/model``; only its records otherwise.
+        """
+        self.config, self.teacher, self.folder, self.console = config, teacher, folder, console
+        self.keep_models = keep_models
+
+    @cached_property
+    def _inputs(self) -> PretrainInputs:
+        tokenizer = self.teacher.tokenizer()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        shards = training_shards(self.config, tokenizer, self.folder, self.console, usable_cpus())
+        held_out = held_out_tokens(self.config, tokenizer, self.folder, self.console)
+        return PretrainInputs(self.teacher, (), shards, held_out, None, 0.0)
+
+    def train(
+        self, specs: Mapping[int, SubnetSpec], on_done: Callable[[int, Trained], None] = lambda trial, trained: None
+    ) -> dict[int, Trained]:
+        """Train every sub-network; those whose result is on the disk are not trained again.
+
+        Args:
+            specs: What each trial keeps.
+            on_done: Told of each one as soon as its result is on the disk.
+
+        Returns:
+            What each trial's training gave; a failed one has its error, and is trained again at the next call.
+
+        Raises:
+            UserError: Nothing can be trained: no text, no room in the cluster, a full disk.
+        """
+        found: dict[int, Trained] = {}
+        for trial in specs:
+            if (self.folder / str(trial) / _RESULT_FILE).exists():
+                found[trial] = Trained(**read_json(self.folder / str(trial) / _RESULT_FILE))
+                on_done(trial, found[trial])
+        left = [trial for trial in specs if trial not in found]
+        if left:
+            for trial, trained in self._train_waves(specs, left):
+                found[trial] = trained
+                on_done(trial, trained)
+        return {trial: found[trial] for trial in specs}
+
+    def _train_waves(self, specs: Mapping[int, SubnetSpec], left: list[int]) -> Iterator[tuple[int, Trained]]:
+        """As many at a time as fit, so that no more checkpoints than those lie on the disk."""
+        resources, at_once = _room_for(self.config, len(left))
+        steps = self.config.total_steps()
+        progress = Progress(self.console, "short training", steps * len(left), "steps")
+        for start in range(0, len(left), at_once):
+            wave, before = left[start : start + at_once], start * steps
+            jobs = {trial: self._job(trial, specs[trial]) for trial in wave}
+            done = dict.fromkeys((job.name for job in jobs.values()), 0)
+
+            def watch(name: str, status: dict[str, Any], done: dict[str, int] = done, before: int = before) -> None:
+                done[name] = status["step"]
+                loss = f"{name} loss {status['loss']:.3f}" if status.get("loss") is not None else name
+                progress.update(before + sum(done.values()), loss)
+
+            folders = [self.folder / str(trial) for trial in wave]
+            statuses = run_on_ray(list(jobs.values()), folders, resources, self.config.concurrent, watch)
+            for trial, job in jobs.items():
+                yield trial, self._finish(trial, job, statuses[job.name])
+        progress.finish(f"{len(left)} models")
+
+    def _job(self, trial: int, spec: SubnetSpec) -> TrainJob:
+        """A sub-network's job, once it is written as its first checkpoint."""
+        folder, name, inputs = self.folder / str(trial), f"trial-{trial}", self._inputs
+        storage = str((folder / _CHECKPOINTS).resolve())
+        if not (folder / _MODEL_FILE).exists():
+            teacher = self.teacher
+            model = extract(teacher.state(), teacher.config(), teacher.family(), spec, dtype=torch.float32)
+            length = self.config.sequence_length
+            write_json(folder / _MODEL_FILE, write_first_checkpoint(model, teacher.tokenizer(), length, storage, name))
+        model_facts, seed = read_json(folder / _MODEL_FILE), self.config.seeds()[0]
+        return make_job(self.config, inputs, name, storage, seed, model_facts, self.config.total_steps())
+
+    def _finish(self, trial: int, job: TrainJob, status: dict[str, Any]) -> Trained:
+        folder = self.folder / str(trial)
+        trained = _read_trained(folder, status, read_json(folder / _MODEL_FILE)["flops_per_token"])
+        if trained.error is None:
+            if self.keep_models:
+                export_checkpoint(job.storage, folder / _EXPORT)
+            write_json(folder / _RESULT_FILE, trained.to_json())
+        shutil.rmtree(job.storage, ignore_errors=True)
+        if trained.error is not None:
+            (folder / _MODEL_FILE).unlink(missing_ok=True)  # its checkpoint is gone: it starts anew if tried again
+        return trained
+
+
+def _room_for(config: PretrainConfig, num_models: int) -> tuple[Resources, int]:
+    """What each of several models takes of the cluster, and how many train at once."""
+    import ray
+
+    resources = resources_of(config, num_models)
+    fits = resources.how_many_fit(ray.cluster_resources())
+    return resources, min(fits, config.concurrent or fits)
+
+
+def _read_trained(folder: Path, status: dict[str, Any], flops_per_token: float) -> Trained:
+    """What a training's status and records say."""
+    evals = read_records(folder / EVALS_FILE)
+    first = evals[0]["loss"] if evals else None
+    if status["failure"]:
+        return Trained(0, first, None, 0.0, 0.0, status["failure"]["message"])
+    end, last = status["end"], evals[-1]
+    flops = end["flops"]["own"] + end["flops"]["teacher"] + flops_per_token * sum(one["eval_tokens"] for one in evals)
+    error = None if last["loss"] is not None else "its held-out loss after training is no number"
+    return Trained(end["tokens"], first, last["loss"], flops, round(end["seconds"], 3), error)
