@@ -44,13 +44,25 @@ class Resources:
     threads: int
     use_gpu: bool
 
+    def need(self) -> dict[str, int]:
+        """Ray's resources for one model."""
+        return {"CPU": self.workers * self.threads, **({"GPU": self.workers} if self.use_gpu else {})}
+
+    def waiting_for(self, free: dict[str, float]) -> str | None:
+        """What a model that has not started lacks, in words; None where all it needs is free."""
+        lacking = [name for name, count in self.need().items() if free.get(name, 0) < count]
+        if not lacking:
+            return None
+        asked = " and ".join(f"{count} {name}s" for name, count in self.need().items())
+        return f"waits for {asked}; free are {' and '.join(f'{free.get(name, 0):g} {name}s' for name in self.need())}"
+
     def how_many_fit(self, cluster: dict[str, float]) -> int:
         """How many models fit into a cluster at once.
 
         Raises:
             UserError: Not even one does.
         """
-        need = {"CPU": self.workers * self.threads, **({"GPU": self.workers} if self.use_gpu else {})}
+        need = self.need()
         fits = min(int(cluster.get(name, 0) // count) for name, count in need.items())
         if fits < 1:
             asked = " and ".join(f"{count} {name}s" for name, count in need.items())
@@ -236,13 +248,15 @@ def run_on_ray(
     try:
         with ThreadPoolExecutor(min(fits, concurrent or fits, len(jobs))) as pool:
             running = {pool.submit(_fit, job, recorders, resources, scratch): job.name for job in jobs}
-            errors = _watch_all(running, recorders, watch)
+            errors = _watch_all(running, recorders, resources, watch)
         return {job.name: _final_status(job.name, recorders, errors.get(job.name)) for job in jobs}
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _watch_all(running: dict[Future[None], str], recorders: Any, watch: Watch) -> dict[str, BaseException]:
+def _watch_all(
+    running: dict[Future[None], str], recorders: Any, resources: Resources, watch: Watch
+) -> dict[str, BaseException]:
     """Report on every model until all are done; gives what those that broke down raised."""
     import ray
 
@@ -253,8 +267,10 @@ def _watch_all(running: dict[Future[None], str], recorders: Any, watch: Watch) -
             if error := future.exception():
                 errors[running[future]] = error
         for future, name in running.items():
-            if future in waiting or future in done:
-                watch(name, ray.get(recorders.status.remote(name)))
+            if future.running() or future in done:
+                status = ray.get(recorders.status.remote(name))
+                started = status["begin"] is not None or future in done
+                watch(name, status | {"note": None if started else resources.waiting_for(ray.available_resources())})
     return errors
 
 

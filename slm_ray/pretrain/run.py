@@ -162,8 +162,9 @@ def resources_of(config: PretrainConfig, num_jobs: int) -> Resources:
 
 
 def make_job(
-    config: PretrainConfig, inputs: PretrainInputs, name: str, storage: str, seed: int, model: dict[str, Any], steps: int
-) -> TrainJob:
+    config: PretrainConfig, inputs: PretrainInputs, name: str, storage: str, seed: int, model: dict[str, Any],
+    steps: int,
+) -> TrainJob:  # fmt: skip
     """The job of a model whose first checkpoint is written.
 
     Args:
@@ -223,8 +224,8 @@ class Watcher:
     def __call__(self, name: str, status: dict[str, Any]) -> None:
         """Take one model's status."""
         self._steps[name] = status["step"]
-        loss = f"{name} loss {status['loss']:.3f}" if status.get("loss") is not None else f"{name} is starting"
-        self._progress.update(sum(self._steps.values()), loss)
+        now = f"loss {status['loss']:.3f}" if status.get("loss") is not None else status.get("note") or "is starting"
+        self._progress.update(sum(self._steps.values()), f"{name} {now}")
         self._tracking[name].update()
 
     def finish(self) -> None:
