@@ -17,7 +17,7 @@ from slm_ray.distill.online import OnlineTeacher
 from slm_ray.distill.signal import SparseSignal, TeacherSignal
 from slm_ray.pretrain.engine import DTYPES, Engine, EngineSettings, TorchEngine
 from slm_ray.pretrain.job import TrainJob
-from slm_ray.pretrain.module import StudentLoss, check_logits
+from slm_ray.pretrain.module import StudentLoss, check_documents, check_logits
 from slm_ray.pretrain.optimizers import build_optimizer
 
 Signal = Callable[[npt.NDArray[np.int64], torch.Tensor, torch.Tensor | None], TeacherSignal]
@@ -56,9 +56,11 @@ def build_module(job: TrainJob, place: Place, student: Any) -> StudentLoss:
         student: The model, fp32.
 
     Raises:
-        UserError: Its logits are not plainly hidden states times the output head.
+        UserError: Its logits are not plainly hidden states times the output head, or it mixes documents.
     """
     check_logits(student, job.name)
+    if job.documents == "separate":
+        check_documents(student, job.name)
     student = student.to(place.device).train()
     if job.option("activation_checkpointing"):
         student.gradient_checkpointing_enable({"use_reentrant": False})

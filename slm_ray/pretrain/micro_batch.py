@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import psutil
@@ -11,8 +12,10 @@ import torch.distributed as dist
 from slm_ray.pretrain.accounting import peak_memory_bytes
 from slm_ray.pretrain.build import Place
 
+# Of every parameter, in training: its gradient, two moments, and what an engine copies.
+STATE_BYTES = 16
 _SPARE = 0.8  # of the free memory may be planned with
-_LEAST_BYTES = 1 << 20
+_LEAST_BYTES = 1 << 20  # a smaller rise of the peak is no sign of what a batch takes
 _CPU_TOKENS = 2048
 
 
@@ -32,26 +35,34 @@ def default_micro_batch(share: int, sequence_length: int, place: Place) -> int:
 
 
 def find_micro_batch(
-    try_batch: Callable[[int], None], share: int, place: Place, *, available: Callable[[], int] | None = None
+    try_batch: Callable[[int], None],
+    share: int,
+    place: Place,
+    *,
+    reserve: int = 0,
+    available: Callable[[], int] | None = None,
+    peak: Callable[[], int] = peak_memory_bytes,
 ) -> int:
     """The largest micro-batch that fits.
 
     On a GPU the sizes are tried from the largest down until one does not run out of memory. On a CPU, where running out
-    ends the process, one and two sequences are run and the rest is extrapolated.
+    ends the process, they are doubled as long as the next one is sure to fit, and the rest is extrapolated.
 
     Args:
         try_batch: Runs a forward and a backward pass of so many sequences and throws the gradients away.
         share: Sequences of a step for this worker.
         place: This worker.
-        available: Bytes of memory that are free; the machine's by default.
+        reserve: Bytes that training will need besides.
+        available: Bytes of memory that are free for this worker; by default its share of the machine's.
+        peak: The most memory that this process has held so far, in bytes.
 
     Returns:
         The same on every worker: the least that any of them found.
     """
     if place.device.type == "cuda":
-        found = _try_down(try_batch, share)
+        found = _try_down(try_batch, share, reserve)
     else:
-        found = _extrapolate(try_batch, share, available or (lambda: psutil.virtual_memory().available))
+        found = _double(try_batch, share, int(_SPARE * (available or _free_memory)()) - reserve, peak)
     if place.world > 1:
         least = torch.tensor([found], device=place.device)
         dist.all_reduce(least, op=dist.ReduceOp.MIN)
@@ -59,20 +70,39 @@ def find_micro_batch(
     return next(size for size in divisors(share) if size <= found)
 
 
-def _try_down(try_batch: Callable[[int], None], share: int) -> int:
+def _free_memory() -> int:
+    """The machine's free memory, shared with the other workers on it (Ray and torchrun tell how many there are)."""
+    return int(psutil.virtual_memory().available) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _try_down(try_batch: Callable[[int], None], share: int, reserve: int) -> int:
     for size in divisors(share):
-        try:
-            try_batch(size)
+        if _fits(try_batch, size, reserve):
             return size
-        except torch.cuda.OutOfMemoryError:
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()  # out here, where the error holds nothing any more
     return 1  # its own error will say what to do
 
 
-def _extrapolate(try_batch: Callable[[int], None], share: int, available: Callable[[], int]) -> int:
-    peaks = []
-    for size in [size for size in (1, 2) if share % size == 0]:
+def _fits(try_batch: Callable[[int], None], size: int, reserve: int) -> bool:
+    try:
+        held = torch.empty(reserve, dtype=torch.uint8, device="cuda") if reserve else None
         try_batch(size)
-        peaks.append(peak_memory_bytes())
-    per_sequence = max(peaks[-1] - peaks[0], _LEAST_BYTES)
-    return max(1, int(_SPARE * available() // per_sequence))
+        del held
+    except torch.cuda.OutOfMemoryError:
+        return False
+    return True
+
+
+def _double(try_batch: Callable[[int], None], share: int, spare: int, peak: Callable[[], int]) -> int:
+    """Sizes 1, 2, 4 … until the peak rose twice in a row: before that, it may be one of loading the model."""
+    tried, peaks = [0], [peak()]
+    for size in [*(1 << power for power in range((share - 1).bit_length())), share]:
+        if 2 * (peaks[-1] - peaks[0]) > spare:
+            break  # twice the last size takes at most twice as much
+        try_batch(size)
+        tried.append(size)
+        peaks.append(peak())
+        rises = [after - before for before, after in zip(peaks[-3:], peaks[-2:], strict=False)]
+        if len(rises) == 2 and min(rises) >= _LEAST_BYTES and tried[-1] > tried[-2]:
+            return max(1, int(spare // (rises[-1] / (tried[-1] - tried[-2]))))
+    return max(1, tried[-1])

@@ -68,15 +68,14 @@ def write_state(folder: Path, static: Path, state: TrainingState, trainer: Train
         trainer: Where the run stands.
     """
     copy_static_files(static, folder)
-    weights = {name: value.contiguous() for name, value in state.weights.items()}
-    save_file(weights, folder / WEIGHTS_FILE, {"format": "pt"})
+    _save_tensors(folder / WEIGHTS_FILE, state.weights)
     flat = {
-        f"{name}{_SEPARATOR}{key}": value.contiguous()
+        f"{name}{_SEPARATOR}{key}": value
         for name, entry in state.optimizer.items()
         for key, value in entry.items()
     }
     if flat:
-        save_file(flat, folder / OPTIMIZER_FILE)
+        _save_tensors(folder / OPTIMIZER_FILE, flat)
     write_json(folder / TRAINER_FILE, vars(trainer) | {"scale": state.scale})
 
 
@@ -96,6 +95,13 @@ def read_state(folder: Path) -> tuple[TrainingState, TrainerState]:
     return state, trainer
 
 
+def _save_tensors(path: Path, tensors: Tensors) -> None:
+    try:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, path, {"format": "pt"})
+    except SafetensorError as error:
+        raise UserError(f"{path} could not be written ({error}): free some space there") from error
+
+
 def _load_tensors(path: Path) -> Tensors:
     try:
         return load_file(path)
@@ -111,7 +117,7 @@ def load_student(folder: Path | str, name: str) -> Any:
         name: What to call it in an error.
 
     Raises:
-        UserError: It is no causal language model that transformers or slm_ray knows.
+        UserError: It is no causal language model that transformers or slm_ray knows, or lacks some of its weights.
     """
     import transformers
 
@@ -119,8 +125,16 @@ def load_student(folder: Path | str, name: str) -> Any:
 
     try:
         with quiet_transformers():
-            return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+            model, found = transformers.AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True
+            )
     except Exception as error:
         # transformers raises a dozen types for a folder that is no model; each ends in one sentence.
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"{name} could not be loaded as a causal language model: {lines[0][:200]}") from error
+    if found["missing_keys"]:  # transformers would train them from random values after a warning
+        raise UserError(
+            f"{name} has no weights for {len(found['missing_keys'])} of its parameters, '{min(found['missing_keys'])}' "
+            "first: give a whole causal language model"
+        )
+    return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 from typing import Any
@@ -73,9 +74,11 @@ class DeepSpeedEngine:
             RuntimeError: DeepSpeed runs something else than was asked for.
         """
         import deepspeed
+        from deepspeed.runtime import torch_autocast
 
+        # A global of DeepSpeed's: after an engine in half precision, every later one of the process would have it on.
+        torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
         self.settings, self.module, self._client = settings, module, optimizer
-        self._names = {id(parameter): name for name, parameter in module.student.named_parameters()}
         self._engine, *_ = deepspeed.initialize(
             model=module, optimizer=optimizer, config=deepspeed_config(settings), dist_init_required=False
         )
@@ -87,6 +90,8 @@ class DeepSpeedEngine:
         asked = {"optimizer": type(self._client).__name__, "precision": settings.precision, "zero": settings.zero}
         runs = self.describe()
         wrong = {name: (value, runs[name]) for name, value in asked.items() if runs[name] != value}
+        if (self._scaler() is not None) != (settings.precision == "fp16"):
+            wrong["loss scale"] = (settings.precision == "fp16", self._scaler() is not None)
         if wrong or runs["weights"] != "float32" or engine.gradient_accumulation_steps() != settings.accumulation:
             raise RuntimeError(f"DeepSpeed does not run what was asked for: {wrong or runs}")
 
@@ -124,6 +129,10 @@ class DeepSpeedEngine:
         self._engine.step()
         if norm is None:
             norm = float(self._engine.get_global_grad_norm()) / (scale or 1.0)
+            if scale is not None and not math.isfinite(norm):
+                # ZeRO skips such a step before its scaler hears of it (DeepSpeed 0.19): the scale would never fall.
+                scaler = self._scaler()
+                scaler.update(scale * scaler.get_backoff_factor())
         return norm
 
     def _plain_norm(self) -> float:
@@ -194,29 +203,45 @@ class DeepSpeedEngine:
                 return torch.as_tensor(entry[_STEP]).detach().cpu().reshape(())
         return None
 
+    def _scaler(self) -> Any:
+        """What scales the loss in fp16: the engine's without ZeRO, else the sharded optimiser's; None otherwise."""
+        without_zero = getattr(self._engine, "torch_autocast_z0_gradscaler", None)
+        return without_zero or getattr(self._engine.optimizer, "torch_autocast_gradscaler", None)
+
     def _scale(self) -> float | None:
-        if self.settings.precision != "fp16":
-            return None
-        scaler = getattr(self._engine, "torch_autocast_z0_gradscaler", None) or getattr(
-            self._engine.optimizer, "torch_autocast_gradscaler", None
-        )
-        return float(scaler.get_scale()) if scaler is not None else None
+        scaler = self._scaler()
+        return None if scaler is None else float(scaler.get_scale())
 
     def load_optimizer(self, state: TrainingState) -> None:
-        """Put back the optimiser's state; with ZeRO each worker keeps its own part of every tensor."""
-        if not state.optimizer:
-            return
-        if not self.settings.zero:
+        """Put back the optimiser's state and the loss scale; with ZeRO each worker keeps its own part of a tensor.
+
+        Raises:
+            UserError: The state is of another model or another optimiser.
+        """
+        if state.optimizer and self.settings.zero:
+            self._load_sharded(state)
+        elif state.optimizer:
             load_state_by_name(self._client, self.module.student, state.optimizer)
-            return
+        if state.scale is not None and (scaler := self._scaler()) is not None:
+            scaler.load_state_dict(scaler.state_dict() | {"scale": state.scale, "_growth_tracker": 0})
+
+    def _load_sharded(self, state: TrainingState) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state
 
         self._make_state()
         self._link_state()
         keys = self._keys()
+        if unknown := set(state.optimizer) - {name for name, _ in self._parameters()}:
+            raise UserError(f"the optimiser's state is of another model: this one has no parameter '{min(unknown)}'")
         for name, parameter in self._parameters():
-            for key, value in state.optimizer.get(name, {}).items():
-                if key in keys:
+            entry = state.optimizer.get(name, {})
+            if entry and set(entry) - {_STEP} != set(keys):
+                raise UserError(
+                    f"the state of '{name}' holds {', '.join(sorted(entry))} where {type(self._client).__name__} needs "
+                    f"{', '.join(keys)}: resume with the optimiser it was saved with"
+                )
+            for key, value in entry.items():
+                if key != _STEP:
                     safe_set_full_optimizer_state(parameter, value.to(self.settings.device), key)
         steps = [entry[_STEP] for entry in state.optimizer.values() if _STEP in entry]
         for entry in self._client.state.values():
