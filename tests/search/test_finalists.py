@@ -1,0 +1,134 @@
+"""Finalists: which are trained, how winners are picked from them, what is kept, and what a resume does again."""
+
+import json
+
+import pytest
+
+from slm_ray.core.commands import run_command
+from slm_ray.core.errors import UserError
+from slm_ray.proxies.trained import Trained
+from slm_ray.search.command import main
+from slm_ray.search.finalists import pick_finalists, pick_trained_winners
+from tests.proxies.short_runs import train_without_ray
+from tests.search.tiny_run import trials_of
+from tests.search.without_ray import run_without_ray
+
+FINALISTS = ("--finalists", "3", "--finalist-tokens", "4096", "--winners", "2", "--trials", "12")
+
+
+def front_of(*sizes):
+    return [{"trial": 10 + number, "cost": {"params": size}} for number, size in enumerate(sizes)]
+
+
+def trained(loss, error=None):
+    return Trained(4096, 5.0, loss, 1e9, 1.0, error)
+
+
+@pytest.mark.parametrize(
+    "winners, count, picked",
+    [(1, 1, [0]), (1, 3, [0, 2, 4]), (2, 3, [0, 4, 2]), (3, 3, [0, 2, 4]), (2, 5, [0, 4, 1, 2, 3]), (1, 9, range(5))],
+)
+def test_finalists_are_the_winners_and_sizes_between_them(winners, count, picked):
+    found = pick_finalists(front_of(100, 90, 80, 70, 60), "params", winners, count)
+    assert sorted(found) == sorted(picked) and found[: min(winners, 2)] == list(picked)[: min(winners, 2)]
+
+
+def test_winners_are_those_that_train_best_at_their_size():
+    front = front_of(100, 90, 80, 70)
+    losses = {10: trained(3.5), 11: trained(3.0), 12: trained(3.2), 13: trained(3.1)}
+    assert pick_trained_winners(front, losses, "params", 1) == [1]
+    assert pick_trained_winners(front, losses, "params", 2) == [1, 3]
+    assert pick_trained_winners(front, losses, "params", 4) == [1, 3, 2, 0]
+    assert pick_trained_winners(front, losses | {11: trained(None, "no room")}, "params", 1) == [3]
+    assert pick_trained_winners(front, {12: trained(9.0)}, "params", 3) == [2]
+
+
+def test_no_finalist_trained_is_one_sentence():
+    with pytest.raises(UserError, match="every finalist's training failed, the first with: no room"):
+        pick_trained_winners(front_of(100), {10: trained(None, "no room")}, "params", 1)
+
+
+@pytest.fixture
+def command(tiny, monkeypatch):
+    run_without_ray(monkeypatch)
+    monkeypatch.setenv("SLM_RAY_CACHE", str(tiny.cache))
+    return lambda *arguments: run_command(main, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (("--finalists", "1", "--winners", "2"), "--finalists 1 is below --winners 2"),
+        (("--finalists", "2", "--finalist-tokens", "2000"), "below one step: give 2,048 or more"),
+        (("--finalists", "2", "--finalist-tokens", "many"), "'many' is not a number"),
+        (("--finalists", "-1"), "--finalists: must be at least 0"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_anything_is_done(options, said, command, tiny, tmp_path, capsys):
+    assert command(*tiny.arguments(tmp_path / "run", *options)) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_a_search_with_finalists_trains_them_and_picks_winners_by_their_loss(command, tiny, tmp_path, monkeypatch):
+    done = train_without_ray(monkeypatch)
+    run = tmp_path / "run"
+    assert command(*tiny.arguments(run, *FINALISTS)) == 0
+    result = json.loads((run / "result.json").read_text())
+    entries = {entry["trial"]: entry["short_training"] for entry in result["front"] if "short_training" in entry}
+    assert sorted(done) == sorted(f"trial-{trial}" for trial in entries) and len(entries) == 3
+    assert all(entry["tokens"] == 4096 and entry["loss"] < entry["first_loss"] for entry in entries.values())
+    best = min(entries, key=lambda trial: entries[trial]["loss"])
+    assert result["winners"][0]["trial"] == best
+    assert next(entry for entry in result["front"] if entry["trial"] == best)["winner"] == 0
+    spent = result["spent"]
+    assert spent["finalists"]["models"] == 3 and spent["finalists"]["failed"] == 0
+    assert spent["finalists"]["tokens"] == 3 * 4096 and spent["flops"] > spent["finalists"]["flops"] > 0
+    assert spent["seconds"]["finalists"] > 0
+    for trial in entries:
+        folder = run / "finalists" / str(trial)
+        assert (folder / "model" / "model.safetensors").exists() and (folder / "steps.jsonl").exists()
+        assert not (folder / "checkpoints").exists()
+    assert {record["trial"] for record in trials_of(run)} == set(range(12))
+    assert (run / "report.html").exists()
+
+
+def test_a_search_without_finalists_says_nothing_of_them(command, tiny, tmp_path, monkeypatch):
+    done = train_without_ray(monkeypatch)
+    assert command(*tiny.arguments(tmp_path / "run", "--trials", "3", "--winners", "1")) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert not done and "finalists" not in result["spent"] and "finalists" not in result["spent"]["seconds"]
+    assert not any("short_training" in entry for entry in result["front"])
+
+
+def test_what_was_trained_before_a_kill_is_not_trained_again(command, tiny, tmp_path, monkeypatch):
+    run, killed = tmp_path / "run", []
+
+    def kill(job):
+        if len(done) == 2 and not killed:  # two fit at once, and are on record by now
+            killed.append(job.name)
+            raise KeyboardInterrupt
+
+    done = train_without_ray(monkeypatch, kill)
+    assert command(*tiny.arguments(run, *FINALISTS)) == 130
+    assert len(list((run / "finalists").glob("*/result.json"))) == 2 and not (run / "result.json").exists()
+    assert command("--resume", run) == 0
+    assert len(done) == len(set(done)) == 3 and done[-1:] == killed
+    assert len(json.loads((run / "result.json").read_text())["winners"]) == 2
+
+
+def test_one_failed_finalist_does_not_stop_the_others(command, tiny, tmp_path, monkeypatch):
+    def fail(job):
+        if not failed:
+            failed.append(job.name)
+        if job.name in failed:
+            raise UserError("the GPU's memory is full")
+
+    failed = []
+    train_without_ray(monkeypatch, fail)
+    run = tmp_path / "run"
+    assert command(*tiny.arguments(run, *FINALISTS)) == 0
+    result = json.loads((run / "result.json").read_text())
+    entries = {entry["trial"]: entry["short_training"] for entry in result["front"] if "short_training" in entry}
+    (bad,) = [trial for trial, entry in entries.items() if entry["loss"] is None]
+    assert entries[bad]["error"] == "the GPU's memory is full" and result["spent"]["finalists"]["failed"] == 1
+    assert bad not in [winner["trial"] for winner in result["winners"]] and len(result["winners"]) == 2
