@@ -27,7 +27,12 @@ class Stage:
 
 STAGES = {
     "search": Stage("slm_ray.search.command", "search a teacher for its best sub-networks and extract them"),
+    "proxies": Stage("slm_ray.proxies.command", "how well each proxy agrees with quality after training"),
+    "logits": Stage("slm_ray.logits", "keep what a teacher says at every token, to distill from it again and again"),
+    "pretrain": Stage("slm_ray.pretrain.command", "train winners and other starts with the teacher's help"),
+    "evaluate": Stage("slm_ray.evaluate.command", "measure models on the same held-out text and compare them"),
     "report": Stage("slm_ray.report.command", "rebuild the table, picture and pages of runs from their records"),
+    "pipeline": Stage("slm_ray.pipeline", "all of these after one another, each where it is needed"),
 }
 
 

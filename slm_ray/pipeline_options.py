@@ -1,0 +1,198 @@
+"""The pipeline's options: a few common ones, and every option of its stages in sections of one YAML file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slm_ray.core.config import build_config, flag_of, option, read_yaml
+from slm_ray.core.errors import ConfigError, UserError, nearest
+from slm_ray.evaluate.command import EvaluateConfig
+from slm_ray.logits import LogitsConfig
+from slm_ray.pretrain.config import DISTILL, FROM_STORE, PretrainConfig
+from slm_ray.search.config import SearchConfig
+
+SECTIONS: dict[str, type] = {
+    "search": SearchConfig, "logits": LogitsConfig, "pretrain": PretrainConfig, "evaluate": EvaluateConfig,
+}  # fmt: skip
+DEFAULT_OUT = "runs/pipeline"
+
+# Which options the pipeline itself sets, and what from.
+_SET_HERE = {
+    "search": {"out": "--out"},
+    "logits": {
+        "out": "--out", "teacher": "pretrain.teacher", "data": "pretrain.data", "text_field": "pretrain.text_field",
+        "tokens": "pretrain.tokens", "sequence_length": "pretrain.sequence_length", "shards": "pretrain.shards",
+        "documents": "pretrain.documents", "kind": "pretrain.distill", "temperature": "pretrain.temperature",
+    },
+    "pretrain": {"out": "--out", "student": "the search's winners", "store": "the logits stage"},
+    "evaluate": {"out": "--out"},
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineConfig:
+    """The common options; each goes to the stages that have one of that name."""
+
+    teacher: str = option(None, "hub id, model folder, .gguf file, or the bundled default", kind=str)
+    data: str = option(None, "corpus: python-docs, python-docs-full, a file or folder, or a hub id", kind=str)
+    params: str = option(None, "parameter budget of the search: 0.5, 60M, 60M..70M", kind=str)
+    tokens: str = option(None, "tokens to train each model on, e.g. 300k or 20M", metavar="COUNT", kind=str)
+    distill: str = option(None, f"the teacher's signal in pretraining ({', '.join(DISTILL)})", kind=str)
+    compare: bool = option(None, "train random and first-n starts too, and compare them", kind=bool)
+    out: str = option(DEFAULT_OUT, "folder of all stages; the same command again continues in it")
+
+
+# Common option to the sections that have it.
+_COMMON = {
+    "teacher": ("search", "pretrain"), "data": ("search", "pretrain"), "params": ("search",), "tokens": ("pretrain",),
+    "distill": ("pretrain",), "compare": ("pretrain",),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every stage is run with.
+
+    Attributes:
+        out: The pipeline's folder.
+        search: Options of the search.
+        logits: Of the capture; None where distillation reads no store.
+        pretrain: Of pretraining; its students are those that the search is expected to find.
+        evaluate: Of the evaluation; its models are those the user adds.
+    """
+
+    out: Path
+    search: SearchConfig
+    logits: LogitsConfig | None
+    pretrain: PretrainConfig
+    evaluate: EvaluateConfig
+
+
+def read_options(config_file: Path | None, flags: Mapping[str, Any]) -> Options:
+    """Resolve every stage's options: defaults, then the file's common options, its sections, and the flags.
+
+    Args:
+        config_file: YAML with common options and sections, or None.
+        flags: The common options on the command line.
+
+    Raises:
+        ConfigError: Anything in any section is wrong; all of it is listed, with dotted paths.
+    """
+    loaded = read_yaml(config_file) if config_file is not None else {}
+    if not isinstance(loaded, dict | None):
+        raise UserError(f"{config_file} must hold sections and options, got {type(loaded).__name__}")
+    reader = _Reader(str(config_file) if config_file is not None else "options", dict(flags))
+    return reader.read({str(key).replace("-", "_"): value for key, value in (loaded or {}).items()})
+
+
+class _Reader:
+    """Builds the sections one after another and gathers what is wrong."""
+
+    def __init__(self, source: str, flags: dict[str, Any]) -> None:
+        self.source, self.flags, self.problems = source, flags, list[str]()
+
+    def read(self, loaded: dict[str, Any]) -> Options:
+        top = {name: value for name, value in loaded.items() if name not in SECTIONS}
+        known = {field.name for field in dataclasses.fields(PipelineConfig)}
+        for name in sorted(set(top) - known):
+            self.problems.append(f"{name}: no such section or option; {nearest(name, [*SECTIONS, *known])}")
+            del top[name]
+        common = self._build("", PipelineConfig, top | self.flags)
+        sections = {name: self._section(name, loaded.get(name)) for name in SECTIONS}
+        given = {name: self._common(name, top) | section | self._common(name, self.flags)
+                 for name, section in sections.items()}  # fmt: skip
+        out = Path(common.out if common else DEFAULT_OUT)
+        search = self._build("search", SearchConfig, {"winners": 1} | given["search"] | {"out": str(out / "search")})
+        pretrain = self._build("pretrain", PretrainConfig, self._pretrain_values(out, search, given["pretrain"]))
+        evaluate = self._build("evaluate", EvaluateConfig, self._evaluate_values(out, pretrain, given["evaluate"]))
+        logits = self._logits(out, search, pretrain, given["logits"])
+        if search and pretrain:
+            self._check("search", search.check)
+            self._check("pretrain", pretrain.check)
+        if self.problems or not (common and search and pretrain and evaluate):
+            raise ConfigError(self.source, self.problems)
+        return Options(out, search, logits, pretrain, evaluate)
+
+    def _section(self, name: str, value: Any) -> dict[str, Any]:
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            self.problems.append(f"{name}: must hold options, got {value!r}")
+            return {}
+        given = {str(key).replace("-", "_"): entry for key, entry in value.items()}
+        for option_name in sorted(set(given) & set(_SET_HERE[name])):
+            self.problems.append(f"{name}.{option_name}: comes from {_SET_HERE[name][option_name]}; leave it out")
+            del given[option_name]
+        return given
+
+    @staticmethod
+    def _common(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: values[name] for name, sections in _COMMON.items() if section in sections and name in values}
+
+    def _build(self, section: str, cls: type, given: Mapping[str, Any]) -> Any:
+        """One section's config, or None where something in it is wrong."""
+        try:
+            return build_config(cls, given)
+        except ConfigError as error:
+            paths = {flag_of(field.name): field.name for field in dataclasses.fields(cls)}
+            for problem in error.problems:
+                name, _, rest = problem.partition(":")
+                path = f"{section}.{paths.get(name, name)}" if section else flag_of(paths.get(name, name))
+                self.problems.append(f"{path}:{rest}")
+            return None
+
+    def _check(self, section: str, check: Any) -> None:
+        try:
+            check()
+        except UserError as error:
+            self.problems.append(f"{section}: {error}")
+
+    def _pretrain_values(self, out: Path, search: SearchConfig | None, given: dict[str, Any]) -> dict[str, Any]:
+        winners = search.winners if search else 1
+        students = ",".join(str(out / "search" / "winners" / str(number)) for number in range(winners))
+        inherited = {name: getattr(search, name) for name in ("teacher", "data", "text_field")} if search else {}
+        values = inherited | given | {"student": students, "out": str(out / "pretrain")}
+        reads_store = values.get("distill") in FROM_STORE
+        return values | ({"store": str(out / "logits")} if reads_store else {})
+
+    def _evaluate_values(self, out: Path, pretrain: PretrainConfig | None, given: dict[str, Any]) -> dict[str, Any]:
+        names = ("data", "text_field", "eval_tokens", "sequence_length", "documents")
+        inherited = {name: getattr(pretrain, name) for name in names} if pretrain else {}
+        return inherited | given | {"out": str(out / "evaluate")}
+
+    def _logits(
+        self, out: Path, search: SearchConfig | None, pretrain: PretrainConfig | None, given: dict[str, Any]
+    ) -> LogitsConfig | None:
+        """The capture of exactly the tokens that pretraining reads."""
+        if search is None or pretrain is None or pretrain.distill not in FROM_STORE:
+            if given and pretrain is not None and pretrain.distill not in FROM_STORE:
+                self.problems.append(
+                    f"logits: pretrain.distill {pretrain.distill} reads no store; leave the section out, or give "
+                    "pretrain.distill: top-k"
+                )
+            self._build("logits", LogitsConfig, given)
+            return None
+        values: dict[str, Any] = {
+            "teacher": pretrain.teacher, "documents": pretrain.documents, "out": str(out / "logits"),
+            "kind": "sampled" if pretrain.distill == "sampled" else "top-k",
+            "temperature": 1.0 if pretrain.distill == "top-k" else pretrain.temperature,
+        }  # fmt: skip
+        if pretrain.shards:
+            values["shards"] = pretrain.shards
+        else:
+            values |= {"data": pretrain.data, "text_field": pretrain.text_field}
+            values |= {"tokens": self._num_tokens(pretrain), "sequence_length": pretrain.sequence_length}
+        config: LogitsConfig | None = self._build("logits", LogitsConfig, given | values)
+        if config is not None:
+            self._check("logits", config.check)
+        return config
+
+    def _num_tokens(self, pretrain: PretrainConfig) -> str | None:
+        try:
+            return str(pretrain.num_tokens())
+        except UserError:  # said by pretrain's own check
+            return None
