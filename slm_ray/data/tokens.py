@@ -83,7 +83,7 @@ class _Packer:
 
 
 def _pack(
-    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, part: str, num_tokens: int, sequence_length: int
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, part: str, num_tokens: int, sequence_length: int, flag: str
 ) -> _Packer:
     """Tokenise as little of a part as gives the tokens; draw again, more generously, if the first guess falls short."""
     piece_size = _CHARACTERS_PER_TOKEN * sequence_length  # about one sequence
@@ -96,12 +96,11 @@ def _pack(
             if packer.is_full:
                 return packer
         if sample.is_whole_part:
-            raise _too_few(corpus, part, packer.filled, num_tokens, sequence_length)
+            raise _too_few(corpus, part, packer.filled, num_tokens, sequence_length, flag)
         target *= 2
 
 
-def _too_few(corpus: Corpus, part: str, found: int, needed: int, sequence_length: int) -> UserError:
-    flag = f"--{part.replace('_', '-')}-tokens"
+def _too_few(corpus: Corpus, part: str, found: int, needed: int, sequence_length: int, flag: str) -> UserError:
     return UserError(
         f"the {part} part of the corpus '{corpus.name}' has {found:,} tokens, but {needed:,} are needed "
         f"({needed // sequence_length} sequences of {sequence_length}): give more text, or ask for less with {flag} or "
@@ -118,6 +117,7 @@ def prepare_tokens(
     sequence_length: int,
     cache: Path | None = None,
     console: Console | None = None,
+    flag: str | None = None,
 ) -> PackedTokens:
     """Tokenise a fair sample of a part of a corpus and pack it into sequences.
 
@@ -129,6 +129,7 @@ def prepare_tokens(
         sequence_length: Tokens per sequence, at least 2.
         cache: A folder to keep the tokens in and find them again, memory-mapped; None keeps them in memory only.
         console: Where to say that a damaged cache is being made again.
+        flag: The flag to name when the part has too little; that of the part by default.
 
     Returns:
         ``ceil(num_tokens / sequence_length)`` sequences; the same for the same corpus content, tokenizer and sizes.
@@ -146,7 +147,7 @@ def prepare_tokens(
 
     def build() -> PackedTokens:
         total = -(-num_tokens // sequence_length) * sequence_length
-        packer = _pack(corpus, tokenizer, part, total, sequence_length)
+        packer = _pack(corpus, tokenizer, part, total, sequence_length, flag or f"--{part.replace('_', '-')}-tokens")
         ids = packer.flat.reshape(-1, sequence_length)
         starts = np.asarray(packer.starts, dtype=np.int64)
         ids.flags.writeable = starts.flags.writeable = False

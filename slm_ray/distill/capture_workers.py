@@ -122,7 +122,7 @@ def finished_parts(job: Job, parts: list[int], workers: int) -> Iterator[int]:
     with _quiet(), ray.data.DataContext.current(context):
         rows = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts)).map(
             functools.partial(capture_part, job=job),
-            compute=ray.data.TaskPoolStrategy(size=workers),
+            compute=ray.data.TaskPoolStrategy(size=min(workers, len(parts))),
             num_cpus=job.threads,
             **on_gpu,
         )

@@ -26,7 +26,7 @@ _ROUNDS = 3
 def _packed(corpus: Corpus, tokenizer: Any, num_tokens: int, sequence_length: int, console: Console) -> PackedTokens:
     return prepare_tokens(
         corpus, tokenizer, HELD_OUT, num_tokens=num_tokens, sequence_length=sequence_length,
-        cache=cache_folder() / "tokens", console=console,
+        cache=cache_folder() / "tokens", console=console, flag="--eval-tokens",
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import shutil
 import struct
@@ -92,6 +93,8 @@ def quiet_transformers() -> Iterator[None]:
     """Keep transformers' bars and notes off the terminal; errors still come as exceptions."""
     from transformers.utils import logging as hf_logging
 
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers imports DeepSpeed, which else says what it chose
     level = hf_logging.get_verbosity()
     bars = hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()

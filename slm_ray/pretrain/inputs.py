@@ -237,7 +237,7 @@ def held_out_tokens(config: PretrainConfig, tokenizer: Any, folder: Path, consol
         corpus = load_corpus(config.data, config.text_field, console)
         packed = prepare_tokens(
             corpus, tokenizer, HELD_OUT, num_tokens=config.eval_tokens, sequence_length=config.sequence_length,
-            cache=cache_folder() / "tokens", console=console,
+            cache=cache_folder() / "tokens", console=console, flag="--eval-tokens",
         )  # fmt: skip
         keep_tokens(packed, len(tokenizer), place)
     return TokenShards.open(place)

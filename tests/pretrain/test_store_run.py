@@ -1,4 +1,4 @@
-"""Training from a logit store, end to end: captured by its command, read by the trainer, refused if it does not match."""
+"""Training from a logit store, end to end: captured by its command, read by the trainer, refused if it is another's."""
 
 import json
 import shutil
