@@ -121,8 +121,10 @@ def load_student(folder: Path | str, name: str) -> Any:
     """
     import transformers
 
-    import slm_ray  # noqa: F401  (registers the heterogeneous classes)
+    from slm_ray.models.register import register_students
 
+    # Importing slm_ray is not enough where a half-imported family module had caused the Auto classes to load.
+    register_students()
     try:
         with quiet_transformers():
             model, found = transformers.AutoModelForCausalLM.from_pretrained(
