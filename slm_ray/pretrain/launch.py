@@ -269,9 +269,16 @@ def _watch_all(
         for future, name in running.items():
             if future.running() or future in done:
                 status = ray.get(recorders.status.remote(name))
-                started = status["begin"] is not None or future in done
-                watch(name, status | {"note": None if started else resources.waiting_for(ray.available_resources())})
+                is_waiting = status["begin"] is None and future not in done and _somebody_waits()
+                watch(name, status | {"note": resources.waiting_for(ray.available_resources()) if is_waiting else None})
     return errors
+
+
+def _somebody_waits() -> bool:
+    """Whether Ray has workers that it could not place yet (those of a model that starts are not free either)."""
+    from ray.util import placement_group_table
+
+    return any(group["state"] == "PENDING" for group in placement_group_table().values())
 
 
 def _final_status(name: str, recorders: Any, error: BaseException | None) -> dict[str, Any]:
