@@ -41,7 +41,7 @@ def find_micro_batch(
     *,
     reserve: int = 0,
     available: Callable[[], int] | None = None,
-    peak: Callable[[], int] = peak_memory_bytes,
+    memory: Callable[[], tuple[int, int]] | None = None,
 ) -> int:
     """The largest micro-batch that fits.
 
@@ -54,7 +54,7 @@ def find_micro_batch(
         place: This worker.
         reserve: Bytes that training will need besides.
         available: Bytes of memory that are free for this worker; by default its share of the machine's.
-        peak: The most memory that this process has held so far, in bytes.
+        memory: Bytes of memory that this process holds, and the most that it has held so far; by default its own.
 
     Returns:
         The same on every worker: the least that any of them found.
@@ -62,7 +62,7 @@ def find_micro_batch(
     if place.device.type == "cuda":
         found = _try_down(try_batch, share, reserve)
     else:
-        found = _double(try_batch, share, int(_SPARE * (available or _free_memory)()) - reserve, peak)
+        found = _double(try_batch, share, int(_SPARE * (available or _free_memory)()) - reserve, memory or _own_memory)
     if place.world > 1:
         least = torch.tensor([found], device=place.device)
         dist.all_reduce(least, op=dist.ReduceOp.MIN)
@@ -73,6 +73,10 @@ def find_micro_batch(
 def _free_memory() -> int:
     """The machine's free memory, shared with the other workers on it (Ray and torchrun tell how many there are)."""
     return int(psutil.virtual_memory().available) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _own_memory() -> tuple[int, int]:
+    return int(psutil.Process().memory_info().rss), peak_memory_bytes()
 
 
 def _try_down(try_batch: Callable[[int], None], share: int, reserve: int) -> int:
@@ -93,15 +97,18 @@ def _fits(try_batch: Callable[[int], None], size: int, reserve: int) -> bool:
     return True
 
 
-def _double(try_batch: Callable[[int], None], share: int, spare: int, peak: Callable[[], int]) -> int:
+def _double(
+    try_batch: Callable[[int], None], share: int, spare: int, memory: Callable[[], tuple[int, int]]
+) -> int:
     """Sizes 1, 2, 4 … until the peak rose twice in a row: before that, it may be one of loading the model."""
-    tried, peaks = [0], [peak()]
+    held, peak = memory()
+    tried, peaks = [0], [peak]
     for size in [*(1 << power for power in range((share - 1).bit_length())), share]:
-        if 2 * (peaks[-1] - peaks[0]) > spare:
-            break  # twice the last size takes at most twice as much
+        if len(tried) > 1 and 2 * (peaks[-1] - held) > spare:
+            break  # the last size took no more than this, and twice as many take no more than twice that
         try_batch(size)
         tried.append(size)
-        peaks.append(peak())
+        peaks.append(memory()[1])
         rises = [after - before for before, after in zip(peaks[-3:], peaks[-2:], strict=False)]
         if len(rises) == 2 and min(rises) >= _LEAST_BYTES and tried[-1] > tried[-2]:
             return max(1, int(spare // (rises[-1] / (tried[-1] - tried[-2]))))
