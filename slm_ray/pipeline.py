@@ -60,6 +60,7 @@ def main(argv: Sequence[str]) -> int:
     folder = RunFolder(pipeline.out)  # its lock: one pipeline at a time works in a folder
     try:
         pipeline.state["command"] = shlex.join(["python", "-m", "slm_ray.pipeline", *argv])
+        pipeline.state["teacher"] = pipeline.teacher
         return _run_all(pipeline, first)
     except KeyboardInterrupt:
         print("interrupted: what was finished is kept; give the same command again to continue", file=sys.stderr)

@@ -190,8 +190,12 @@ class Pipeline:
         else:
             trained = [str(self.out / "pretrain" / model["model"]) for model in result["models"]]
         added = self.options.evaluate.models() if self.options.evaluate.model else ()
-        teacher = self.options.pretrain.teacher or self.options.search.teacher
-        return tuple(dict.fromkeys([trained[0], teacher, *map(str, self._winners()), *trained[1:], *added]))
+        return tuple(dict.fromkeys([trained[0], self.teacher, *map(str, self._winners()), *trained[1:], *added]))
+
+    @property
+    def teacher(self) -> str:
+        """The teacher that pretraining distills from."""
+        return self.options.pretrain.teacher or self.options.search.teacher
 
     def key(self, name: str) -> str:
         """The digest of all that a stage's output depends on."""

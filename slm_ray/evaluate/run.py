@@ -144,6 +144,7 @@ def _result(
     rows = []
     for record, found in zip(records, measured, strict=True):
         row = {"name": record["name"], "digest": record["settings"]["model"], "params": record["params"]}
+        row["tokens_digest"] = record["settings"]["tokens"]
         row |= found.figures() | {"bytes": record["bytes"], "tokenizer": record["tokenizer"]}
         difference = None if found is measured[0] else compare(found, measured[0])
         rows.append(row | {"seconds": record["seconds"], "difference": difference})

@@ -15,6 +15,7 @@ from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.job import TrainJob
 from slm_ray.pretrain.recorder import EVALS_FILE
 from slm_ray.pretrain.state_files import WEIGHTS_FILE, copy_static_files
+from slm_ray.report import build_training_report
 from slm_ray.report.matching import Curve, Point, table
 
 RESULT_FILE, STATUS_FILE, MODEL_FILE = "result.json", "status.json", "model.json"
@@ -136,11 +137,13 @@ def finish_run(
     write_text(folder / "table.txt", "\n".join(lines) + "\n")
     print("\n".join(lines))
     if failed:
+        build_training_report(folder)
         names = ", ".join(result["name"] for result in failed)
         raise UserError(
             f"{len(failed)} of {len(results)} models failed ({names}): {failed[0]['error']}; the others are finished; "
             f"continue with --resume {folder}"
         )
     write_json(folder / RESULT_FILE, {"command": command, "models": results})
+    build_training_report(folder)
     for result in results:
         console.line(f"{result['name']}: {folder / result['model']}")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from slm_ray.core.config import Parser
-from slm_ray.report.build import write_report
-from slm_ray.report.records import load_run
+from slm_ray.core.runfolder import CONFIG_FILE
+from slm_ray.report.build import write_report, write_training_report
+from slm_ray.report.pipeline import STATE_FILE, load_pipeline, write_pipeline_report
+from slm_ray.report.records import load_run, read_part
+from slm_ray.report.training import is_training_run, load_training
 
 
 def main(argv: Sequence[str]) -> int:
@@ -25,14 +28,26 @@ def main(argv: Sequence[str]) -> int:
     """
     parser = Parser(
         prog="python -m slm_ray.report",
-        description="Make front.csv, front.png, report.md and report.html of each run from its records alone.",
+        description="Make picture, table, report.md and report.html of searches, pretraining and pipelines from their "
+        "records alone.",
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="the folder of a run")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    runs = [load_run(folder) for folder in parser.parse_args(list(argv)).runs]
-    for run in runs:
-        for note in run.notes:
+    for notes, write in [_load(folder) for folder in parser.parse_args(list(argv)).runs]:
+        for note in notes:
             print(f"note: {note}", file=sys.stderr)
-        for path in write_report(run):
+        for path in write():
             print(path)
     return 0
+
+
+def _load(folder: Path) -> tuple[Sequence[str], Callable[[], list[Path]]]:
+    """Read a folder as what it is; gives what is missing in it, and what writes its report."""
+    if (folder / STATE_FILE).is_file():
+        training, around = load_pipeline(folder)
+        return training.notes, lambda: write_pipeline_report(folder, training, around)
+    if is_training_run(read_part(folder / CONFIG_FILE, []) or {}):
+        records = load_training(folder)
+        return records.notes, lambda: write_training_report(records)
+    run = load_run(folder)
+    return run.notes, lambda: write_report(run)

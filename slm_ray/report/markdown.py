@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from slm_ray.core.redact import redact
 from slm_ray.report.model import RunRecords
@@ -60,8 +62,13 @@ def headline(run: RunRecords) -> str:
 
 def environment_table(run: RunRecords) -> Table:
     """What the run ran on, one line per fact."""
+    return facts_table(run.environment)
+
+
+def facts_table(environment: Mapping[str, Any]) -> Table:
+    """What ``environment.json`` says, one line per fact."""
     rows = []
-    for name, value in run.environment.items():
+    for name, value in environment.items():
         shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
         rows.append((str(name).replace("_", " "), MISSING if shown is None else str(shown)))
     return Table("Environment", ("what", "which"), tuple(rows))

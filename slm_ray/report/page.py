@@ -7,7 +7,9 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Mapping, Sequence
 from importlib import resources
+from typing import Any
 
 from slm_ray.core.redact import redact
 from slm_ray.core.units import format_seconds
@@ -29,7 +31,7 @@ from slm_ray.report.tables import (
 )
 from slm_ray.report.wording import count_text, perplexity_text, ratio_text, share_text
 
-_SCRIPTS = ("base.js", "front.js", "shape.js", "progress.js", "main.js")
+_SCRIPTS = ("base.js", "points.js", "front.js", "shape.js", "progress.js", "main.js")
 _PHASE_COLORS = 6
 
 
@@ -145,14 +147,26 @@ def _parts(run: RunRecords) -> dict[str, str]:
     }
 
 
-def report_page(run: RunRecords) -> str:
-    """The whole page as text."""
-    script = "\n".join(_template(name) for name in _SCRIPTS)
+def render_page(template: str, scripts: Sequence[str], fields: Mapping[str, str], data: Any) -> str:
+    """Fill a page's template.
+
+    Args:
+        template: Its file.
+        scripts: Files of the one script that may run in it.
+        fields: Placeholder to HTML.
+        data: What the script draws, JSON-like.
+    """
+    script = "\n".join(_template(name) for name in scripts)
     # Only this script may run, whatever else ends up in the page.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     # Keys are masked in the parts and not in the page as a whole: a changed script would no longer match its digest.
-    fields = {name: redact(text) for name, text in _parts(run).items()}
-    fields |= {"style": _template("page.css"), "script": script, "script_digest": digest}
-    fields["data"] = redact(script_json(page_data(run)))
+    filled = {name: redact(text) for name, text in fields.items()}
+    filled |= {"style": _template("page.css"), "script": script, "script_digest": digest}
+    filled["data"] = redact(script_json(data))
     # One pass, so that a field's text is never taken for a placeholder.
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: fields[match.group(1)], _template("page.html"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match.group(1)], _template(template))
+
+
+def report_page(run: RunRecords) -> str:
+    """The whole page as text."""
+    return render_page("page.html", _SCRIPTS, _parts(run), page_data(run))

@@ -18,7 +18,8 @@ RESULT_FILE = "result.json"
 _BASELINE_ORIGIN = "baseline:"
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def mapping(value: Any) -> Mapping[str, Any]:
+    """A mapping as it is; anything else is an empty one."""
     return value if isinstance(value, Mapping) else {}
 
 
@@ -38,7 +39,7 @@ def _perplexity(value: Any) -> float | None:
 
 
 def _shape(value: Any) -> Shape | None:
-    value = _mapping(value)
+    value = mapping(value)
     try:
         heads, kv_heads, neurons = (
             tuple(int(size) for size in value[key])
@@ -53,7 +54,7 @@ def _shape(value: Any) -> Shape | None:
 
 
 def _cost(value: Any) -> dict[str, float]:
-    numbers = {str(key): number(cost) for key, cost in _mapping(value).items()}
+    numbers = {str(key): number(cost) for key, cost in mapping(value).items()}
     return {key: cost for key, cost in numbers.items() if cost is not None}
 
 
@@ -71,7 +72,7 @@ def _model(value: Mapping[str, Any], name: str, **more: Any) -> Model:
 
 
 def _candidate(record: Mapping[str, Any]) -> Model:
-    measured = _mapping(_mapping(record.get("measurements")).get("perplexity"))
+    measured = mapping(mapping(record.get("measurements")).get("perplexity"))
     details = {key: record.get(key) for key in ("origin", "decided", "digest", "finished_at", "seconds")}
     return Model(
         name=f"trial {record.get('trial')}",
@@ -137,7 +138,7 @@ def parse_run(
     front = [_front_member(entry) for entry in _items(given.get("front"))]
     if result is None:
         front = _provisional_front(candidates, quantity)
-    teacher, budget = _mapping(given.get("teacher")), _mapping(given.get("budget"))
+    teacher, budget = mapping(given.get("teacher")), mapping(given.get("budget"))
     low, high = number(budget.get("low")), number(budget.get("high"))
     kept = {key: teacher.get(key) for key in ("family", "digest", "licence")}
     points = [
@@ -154,7 +155,7 @@ def parse_run(
         command=given.get("command"),
         objectives=objectives or ("perplexity", "params"),
         teacher=_model(teacher, str(teacher.get("name") or "teacher"), details=kept) if teacher else None,
-        corpus=_mapping(given.get("corpus")),
+        corpus=mapping(given.get("corpus")),
         budget=(str(budget.get("quantity")), low, high) if low is not None and high is not None else None,
         candidates=candidates,
         num_failed=sum(trial.get("status") == "failed" for trial in searched),
@@ -162,7 +163,7 @@ def parse_run(
         baselines=tuple(_model(entry, str(entry.get("name"))) for entry in _items(given.get("baselines"))),
         winners={winner: str(entry.get("folder")) for winner, entry in numbered if winner is not None},
         hypervolume=tuple((p[0] or 0.0, p[1] or 0.0, p[2]) for p in points if p[2] is not None),
-        spent=_mapping(given.get("spent")),
+        spent=mapping(given.get("spent")),
     )
 
 
@@ -180,7 +181,8 @@ def _read_trials(path: Path, notes: list[str]) -> list[Mapping[str, Any]]:
     return [record for record in records if isinstance(record, Mapping)]
 
 
-def _read_part(path: Path, notes: list[str]) -> Mapping[str, Any] | None:
+def read_part(path: Path, notes: list[str]) -> Mapping[str, Any] | None:
+    """A JSON file's mapping, or None where it is missing or damaged; damage goes into the notes."""
     if not path.exists():
         return None
     try:
@@ -208,10 +210,10 @@ def load_run(folder: Path) -> RunRecords:
     if not (folder / CONFIG_FILE).is_file():
         raise UserError(f"{folder} holds no run ({CONFIG_FILE} is missing): give the folder that a search wrote")
     notes: list[str] = []
-    config = _read_part(folder / CONFIG_FILE, notes)
-    environment = _read_part(folder / ENVIRONMENT_FILE, notes)
+    config = read_part(folder / CONFIG_FILE, notes)
+    environment = read_part(folder / ENVIRONMENT_FILE, notes)
     trials = _read_trials(folder / TRIALS_FILE, notes)
-    result = _read_part(folder / RESULT_FILE, notes)
+    result = read_part(folder / RESULT_FILE, notes)
     if result is None:
         notes.append(
             f"This run has not finished ({RESULT_FILE} is missing or damaged): its {len(trials)} trials are shown, "

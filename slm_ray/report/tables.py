@@ -77,7 +77,7 @@ def _shape_cells(shape: Shape | None, teacher: Shape | None) -> tuple[str, ...]:
     return layers, str(shape.hidden_size), range_text(shape.num_attention_heads), range_text(shape.intermediate_size)
 
 
-def _without_empty_columns(table: Table) -> Table:
+def without_empty_columns(table: Table) -> Table:
     """Leave out the columns that say nothing in any row (such as held-out figures of an unfinished run)."""
     kept = [i for i in range(len(table.header)) if not table.rows or any(row[i] != MISSING for row in table.rows)]
     rows = tuple(tuple(row[i] for i in kept) for row in table.rows)
@@ -101,7 +101,7 @@ def front_table(run: RunRecords) -> Table:
         )
         for model in reversed(run.front)
     )
-    return _without_empty_columns(Table("The front" if run.finished else "The front so far", header, rows))
+    return without_empty_columns(Table("The front" if run.finished else "The front so far", header, rows))
 
 
 def verdict(comparison: Comparison) -> str:
@@ -135,7 +135,7 @@ def baseline_table(run: RunRecords) -> Table:
                 verdict(comparison) if comparison else MISSING,
             )
         )
-    return _without_empty_columns(Table("Against the teacher and the baselines", header, tuple(rows)))
+    return without_empty_columns(Table("Against the teacher and the baselines", header, tuple(rows)))
 
 
 def best_name(run: RunRecords) -> str:

@@ -74,3 +74,13 @@ function layerBars(parent, shape, teacher, key, box) {
   });
   return { step, top, layers, size };
 }
+
+function setUpCopying() {
+  document.querySelectorAll(".copy").forEach((button) => button.addEventListener("click", () => {
+    const text = button.parentElement.querySelector("code");
+    const done = () => { button.textContent = "Copied"; setTimeout(() => { button.textContent = "Copy"; }, 1500); };
+    // Files opened from a disk may have no clipboard; then the text is selected for the reader to copy.
+    const fallback = () => getSelection().selectAllChildren(text);
+    if (navigator.clipboard) navigator.clipboard.writeText(text.textContent).then(done, fallback); else fallback();
+  }));
+}

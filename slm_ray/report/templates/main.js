@@ -47,13 +47,7 @@
   holder.addEventListener("pointerleave", tip.hide);
   holder.addEventListener("click", (event) => { const point = pointed(event); if (point) select(point); });
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") tip.hide(); });
-  document.querySelectorAll(".copy").forEach((button) => button.addEventListener("click", () => {
-    const text = button.parentElement.querySelector("code");
-    const done = () => { button.textContent = "Copied"; setTimeout(() => { button.textContent = "Copy"; }, 1500); };
-    // Files opened from a disk may have no clipboard; then the text is selected for the reader to copy.
-    const fallback = () => getSelection().selectAllChildren(text);
-    if (navigator.clipboard) navigator.clipboard.writeText(text.textContent).then(done, fallback); else fallback();
-  }));
+  setUpCopying();
   const notes = [];
   if (data.candidatesNote) notes.push("The front, the teacher and the baselines are shown on held-out text, the other candidates on the calibration text that the search measures on (a part of it where they were given up early).");
   if (data.numAbove) notes.push(`${data.numAbove} candidates of higher perplexity are above the picture.`);
