@@ -1,0 +1,343 @@
+"""Growth: which layers a stage has and where they come from, when it stops, and that a killed run goes on as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from slm_ray.core.commands import run_command
+from slm_ray.core.config import load_config
+from slm_ray.core.progress import Console
+from slm_ray.core.records import read_records
+from slm_ray.data import TRAIN, load_corpus, prepare_tokens
+from slm_ray.data.shards import TokenShards
+from slm_ray.models.teachers import Teacher, load_teacher
+from slm_ray.pretrain import growth, inputs
+from slm_ray.pretrain.command import main
+from slm_ray.pretrain.config import PretrainConfig
+from slm_ray.pretrain.growth_steps import Measurement, stage_depths
+from slm_ray.pretrain.inputs import keep_tokens
+from slm_ray.pretrain.recorder import Recorder
+from tests.models.tiny import tiny_model
+from tests.search.tiny_run import LENGTH, Tiny, make_tiny, make_tokenizer, sentences
+
+BATCH, STEPS = 4, 6
+ROOT = Path(__file__).parents[2]
+NEVER = 0.001  # a reference that no training reaches
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Tiny:
+    """A Llama of four layers that was trained for a moment, with a corpus."""
+    return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def shards(tiny, tmp_path_factory) -> Path:
+    """Training tokens, prepared without Ray."""
+    folder = tmp_path_factory.mktemp("data") / "shards"
+    tokenizer = AutoTokenizer.from_pretrained(tiny.teacher)
+    corpus = load_corpus(str(tiny.corpus), "text", Console())
+    packed = prepare_tokens(
+        corpus, tokenizer, TRAIN, num_tokens=1000, sequence_length=LENGTH, cache=folder.parent / "cache",
+        console=Console(),
+    )  # fmt: skip
+    keep_tokens(packed, len(tokenizer), folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _cache(tiny, monkeypatch) -> None:
+    monkeypatch.setenv("SLM_RAY_CACHE", str(tiny.cache))
+
+
+def arguments(tiny: Tiny, shards: Path, out: Path, *more: str, reference: float | None = NEVER) -> list[str]:
+    """Growth by two layers from the first, six steps a stage; what comes later on the command line wins."""
+    given = {
+        "student": tiny.teacher, "grow-from": 1, "grow-by": 2, "data": tiny.corpus, "shards": shards,
+        "tokens": STEPS * BATCH * LENGTH, "sequence-length": LENGTH, "batch-size": BATCH, "eval-tokens": 256,
+        "eval-every": 3 * BATCH * LENGTH, "checkpoint-every": 3 * BATCH * LENGTH, "keep-last": 100,
+        "launcher": "local", "engine": "torch", "precision": "fp32", "device": "cpu", "tracker": "none", "threads": 1,
+        "learning-rate": 3e-3, "out": out, **({"reference-loss": reference} if reference is not None else {}),
+    }  # fmt: skip
+    return [*(text for name, value in given.items() for text in (f"--{name}", str(value))), *more]
+
+
+def grow(tiny: Tiny, shards: Path, out: Path, *more: str, reference: float | None = NEVER) -> int:
+    return run_command(main, arguments(tiny, shards, out, *more, reference=reference))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def result_of(run: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((run / "result.json").read_text())
+    return loaded
+
+
+def checkpoint(run: Path, layers: int, step: int) -> Path:
+    return run / f"teacher.layers{layers}" / "checkpoints" / f"step-{step:08d}"
+
+
+@pytest.fixture(scope="module")
+def grown(tiny, shards, tmp_path_factory) -> Path:
+    """A growth with distillation that went through every depth, to no avail."""
+    out = tmp_path_factory.mktemp("grown") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLM_RAY_CACHE", str(tiny.cache))
+        assert grow(tiny, shards, out) == 0
+    return out
+
+
+@pytest.mark.parametrize(
+    ("layers", "first", "by", "depths"),
+    [(12, 6, 2, (6, 8, 10, 12)), (30, 26, 3, (26, 29, 30)), (4, 1, 2, (1, 3, 4)), (4, 4, 2, (4,)), (4, 3, 9, (3, 4))],
+)
+def test_stages_end_with_the_whole_depth(layers, first, by, depths):
+    assert stage_depths(layers, first, by) == depths
+
+
+def test_growth_goes_to_the_whole_depth_where_nothing_reaches_the_reference(grown):
+    result = result_of(grown)
+    assert [model["layers"] for model in result["models"]] == [1, 3, 4]
+    assert [model["name"] for model in result["models"]] == ["teacher.layers1", "teacher.layers3", "teacher.layers4"]
+    assert result["growth"]["sufficient_layers"] is None
+    assert result["growth"]["tokens"] == 3 * STEPS * BATCH * LENGTH
+    assert result["growth"]["flops"]["own"] == sum(model["flops"]["own"] for model in result["models"])
+    assert min(model["flops"]["teacher"] for model in result["models"]) > 0
+    lines = (grown / "table.txt").read_text().splitlines()
+    assert lines[-1].startswith("even all 4 layers did not reach the reference 0.0010 of --reference-loss")
+    assert [line.split()[:2] for line in lines[1:4]] == [[f"teacher.layers{n}", str(n)] for n in (1, 3, 4)]
+
+
+def test_growth_stops_at_the_first_stage_that_reaches_the_reference(grown, tiny, shards, tmp_path, capsys):
+    first, second, _ = (model["evals"][-1]["loss"] for model in result_of(grown)["models"])
+    assert first > second + 1e-3
+    assert grow(tiny, shards, tmp_path / "run", reference=second) == 0
+    result = result_of(tmp_path / "run")
+    assert [model["layers"] for model in result["models"]] == [1, 3]
+    assert result["growth"]["sufficient_layers"] == 3
+    assert not (tmp_path / "run" / "teacher.layers4").exists()
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1].startswith(f"3 layers are enough: of 4, with a validation loss of {second:.4f}")
+    assert "1 layers: loss" in said.err and "growing to 3" in said.err
+
+
+def test_the_first_stage_is_the_sources_first_layers(grown, tiny):
+    source, stage = weights(tiny.teacher), weights(checkpoint(grown, 1, 0))
+    inherited = {name for name in source if "layers" not in name or "layers.0." in name}
+    assert set(stage) == inherited
+    assert all(torch.equal(stage[name], source[name]) for name in inherited)
+
+
+def test_new_layers_are_the_sources_and_lie_on_top_of_the_trained_ones(grown, tiny):
+    source, before = weights(tiny.teacher), weights(checkpoint(grown, 1, 6))
+    stage = weights(checkpoint(grown, 3, 0))
+    new = {name for name in source if "layers.1." in name or "layers.2." in name}
+    assert set(stage) == new | set(before)
+    assert all(torch.equal(stage[name], source[name]) for name in new)
+    assert all(torch.equal(stage[name], before[name]) for name in before)
+    assert not torch.equal(before["model.norm.weight"], source["model.norm.weight"])
+
+
+def test_optimiser_state_of_trained_layers_is_kept_and_that_of_new_ones_fresh(grown):
+    before = load_file(checkpoint(grown, 1, 6) / "optimizer.safetensors")
+    start = load_file(checkpoint(grown, 3, 0) / "optimizer.safetensors")
+    assert set(start) == set(before)
+    assert all(torch.equal(start[name], before[name]) for name in before)
+    later = load_file(checkpoint(grown, 3, 3) / "optimizer.safetensors")
+    updates = {name.removesuffix("::step"): int(value) for name, value in later.items() if name.endswith("::step")}
+    assert {updates[name] for name in updates if f"{name}::step" in before} == {STEPS + 3}
+    assert {updates[name] for name in updates if f"{name}::step" not in before} == {3}
+
+
+def test_every_stage_has_the_whole_schedule(grown):
+    rates = [
+        [record["lr"] for record in read_records(grown / f"teacher.layers{layers}" / "steps.jsonl")]
+        for layers in (1, 3, 4)
+    ]
+    assert rates[0] == rates[1] == rates[2]
+    assert max(rates[0]) == rates[0][0] == pytest.approx(3e-3)
+    assert rates[0][-1] < 1e-3
+
+
+def test_the_reference_is_the_sources_own_loss(tiny, shards, tmp_path):
+    assert grow(tiny, shards, tmp_path / "run", "--grow-from", "4", "--distill", "none", reference=None) == 0
+    result = result_of(tmp_path / "run")
+    (stage,) = result["models"]
+    assert result["growth"]["reference_loss"] == pytest.approx(stage["evals"][0]["loss"], abs=1e-6)
+    assert result["growth"]["reference_from"] == str(tiny.teacher)
+    assert stage["flops"]["teacher"] == 0
+    by_definition = _loss_across_documents(tiny.teacher, TokenShards.open(tmp_path / "run" / "held_out"))
+    source = load_teacher(str(tiny.teacher))
+    measured = Measurement(str(source.folder), "it", str(tmp_path / "run" / "held_out"), False, "fp32")
+    assert measured.run(torch.device("cpu")) == pytest.approx(by_definition, abs=1e-5)
+
+
+def _loss_across_documents(folder: Path, held_out: TokenShards) -> float:
+    """transformers' own mean loss of whole sequences."""
+    ids = torch.from_numpy(held_out.rows(np.arange(held_out.num_sequences))).long()
+    with torch.no_grad():
+        return float(AutoModelForCausalLM.from_pretrained(folder)(ids, labels=ids).loss)
+
+
+class Killed(BaseException):
+    """What takes the place of a kill."""
+
+
+@pytest.mark.parametrize("step", [4, 6])
+def test_a_run_killed_in_its_second_stage_goes_on_where_it_was(step, grown, tiny, shards, tmp_path, monkeypatch):
+    out, heard = tmp_path / "run", Recorder.say
+    last_words = "end" if step == STEPS else "step"
+
+    def die(self: Recorder, kind: str, record: dict[str, Any]) -> None:
+        heard(self, kind, record)
+        if self.folder.name == "teacher.layers3" and kind == last_words and record["step"] == step:
+            raise Killed
+
+    monkeypatch.setattr(Recorder, "say", die)
+    with pytest.raises(Killed):
+        grow(tiny, shards, out)
+    monkeypatch.undo()
+    monkeypatch.setenv("SLM_RAY_CACHE", str(tiny.cache))
+    first = out / "teacher.layers1"
+    times = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()}
+    assert run_command(main, ["--resume", str(out)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()} == times
+    for layers in (1, 3, 4):
+        assert _told(out, layers) == _told(grown, layers)
+    assert result_of(out)["growth"]["final_loss"] == result_of(grown)["growth"]["final_loss"]
+
+
+def _told(run: Path, layers: int) -> tuple[Any, ...]:
+    """Everything a stage leaves that does not depend on the clock."""
+    folder = run / f"teacher.layers{layers}"
+    steps = [(record["step"], record["loss"], record["lr"]) for record in read_records(folder / "steps.jsonl")]
+    evals = [(record["step"], record["loss"]) for record in read_records(folder / "evals.jsonl")]
+    return steps, evals, (checkpoint(run, layers, STEPS) / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("optimizer", ["lion", "lamb", "muon"])
+def test_growth_keeps_the_state_of_every_optimiser(optimizer, tiny, shards, tmp_path):
+    flags = ["--optimizer", optimizer, "--grow-from", "3", "--distill", "none"]
+    assert grow(tiny, shards, tmp_path / "run", *flags) == 0
+    before = load_file(checkpoint(tmp_path / "run", 3, 6) / "optimizer.safetensors")
+    after = load_file(checkpoint(tmp_path / "run", 4, 3) / "optimizer.safetensors")
+    assert set(before) < set(after)
+    assert all("layers.3." in name for name in set(after) - set(before))
+
+
+def refused(capsys, status: int) -> str:
+    """The one sentence of a command that was refused."""
+    assert status == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error[error.index("error: ") :]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--grow-from", "5"], "--grow-from 5 is more than the 4 layers that --student has: give 4 or less"),
+        (["--grow-from", "0"], "--grow-from: must be at least 1"),
+        (["--reference-loss", "nan"], "--reference-loss: must be above 0"),
+        (["--seed", "0,1"], "--grow-from grows one model: give one --seed instead of 0,1"),
+        (["--distill", "top-k", "--store", "x"], "--grow-from trains with --distill none or full"),
+        (["--student", "nowhere"], "'nowhere' is no folder, no .gguf file and no hub id"),
+    ],
+)
+def test_a_mistake_gets_one_sentence_and_leaves_nothing(flags, says, tiny, shards, tmp_path, capsys):
+    assert says in refused(capsys, grow(tiny, shards, tmp_path / "run", *flags))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_source_of_another_tokenizer_than_the_teachers_is_refused_by_its_name(tiny, shards, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(tiny.teacher, other)
+    make_tokenizer(sentences(50, seed=9)[:400]).save_pretrained(other)
+    flags = ["--student", str(other), "--teacher", str(tiny.teacher)]
+    says = refused(capsys, grow(tiny, shards, tmp_path / "run", *flags))
+    assert f"the tokenizer of {other}" in says and "is not that of the teacher" in says
+
+
+def test_a_source_that_changed_cannot_be_resumed(grown, tiny, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(grown, run)
+    (run / "result.json").unlink()
+    about = json.loads((run / "growth.json").read_text())
+    (run / "growth.json").write_text(json.dumps(about | {"source_digest": "0" * 16}))
+    assert "the model it grows from was 0000000000000000" in refused(capsys, run_command(main, ["--resume", str(run)]))
+
+
+def test_a_stage_that_fails_keeps_those_before_it(tiny, shards, tmp_path, capsys, monkeypatch):
+    broken, whole = tmp_path / "broken", AutoModelForCausalLM.from_pretrained(tiny.teacher)
+    shutil.copytree(tiny.teacher, broken)
+    with torch.no_grad():
+        whole.model.layers[2].input_layernorm.weight.fill_(float("nan"))
+    whole.save_pretrained(broken)
+    flags = ["--student", str(broken), "--teacher", str(tiny.teacher)]
+    says = refused(capsys, grow(tiny, shards, tmp_path / "run", *flags))
+    assert "the stage of 3 layers failed (broken.layers3: the loss is nan at step 1" in says
+    assert "continue with --resume" in says
+    assert json.loads((tmp_path / "run" / "broken.layers1" / "result.json").read_text())["status"] == "done"
+    says = refused(capsys, grow(tiny, shards, tmp_path / "again", *flags, reference=None))
+    assert f"the held-out loss of {broken} itself is nan: give --reference-loss" in says
+
+
+def test_the_bundled_model_can_be_named(tiny, shards, tmp_path, monkeypatch):
+    def load(name: str) -> Teacher:
+        return dataclasses.replace(load_teacher(str(tiny.teacher)), name=name)
+
+    monkeypatch.setattr(growth, "load_teacher", load)
+    monkeypatch.setattr(inputs, "load_teacher", load)
+    flags = ["--student", "smollm2-135m", "--grow-from", "4"]
+    assert grow(tiny, shards, tmp_path / "run", *flags, reference=99.0) == 0
+    result = result_of(tmp_path / "run")
+    assert result["models"][0]["name"] == "smollm2-135m.layers4"
+    assert result["growth"]["source"] == "smollm2-135m"
+
+
+def test_a_gpt2_grows_as_well(tiny, shards, tmp_path):
+    folder, tokenizer = tmp_path / "gpt2", AutoTokenizer.from_pretrained(tiny.teacher)
+    tiny_model("gpt2_scaled", vocab_size=len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    assert grow(tiny, shards, tmp_path / "run", "--student", str(folder), "--distill", "none") == 0
+    assert [model["layers"] for model in result_of(tmp_path / "run")["models"]] == [1, 3]
+    stage = tmp_path / "run" / "gpt2.layers3" / "checkpoints" / "step-00000000"
+    name = "transformer.h.2.mlp.c_fc.weight"
+    assert torch.equal(weights(stage)[name], weights(folder)[name])
+
+
+def test_the_exported_stage_is_a_plain_model(grown):
+    model = AutoModelForCausalLM.from_pretrained(grown / "teacher.layers3" / "model")
+    assert model.config.num_hidden_layers == 3
+    trained = weights(checkpoint(grown, 3, STEPS))
+    assert all(torch.equal(parameter, trained[name]) for name, parameter in model.named_parameters())
+
+
+def test_the_sweep_is_a_growth():
+    config = load_config(PretrainConfig, ROOT / "sweeps" / "inheritune.yaml", {})
+    config.check()
+    assert config.grow_from is not None
+
+
+@pytest.mark.slow
+def test_growth_on_ray_is_that_of_one_process(tiny, shards, tmp_path):
+    given = arguments(tiny, shards, tmp_path / "ray", "--launcher", "ray", "--grow-from", "3", reference=None)
+    assert run_command(main, given) == 0
+    assert grow(tiny, shards, tmp_path / "local", "--grow-from", "3", reference=None) == 0
+    ray, local = result_of(tmp_path / "ray"), result_of(tmp_path / "local")
+    assert ray["growth"]["reference_loss"] == local["growth"]["reference_loss"]
+    assert [model["evals"][-1]["loss"] for model in ray["models"]] == [
+        model["evals"][-1]["loss"] for model in local["models"]
+    ]
