@@ -48,7 +48,7 @@ def _sequence_sums(
         positions = torch.from_numpy(places.astype(np.int64)).to(device)
         mask = (places[:, 1:] > 0).astype(np.float64)
     values = losses(ids, positions).double().cpu().numpy().reshape(mask.shape)
-    return (values * mask).sum(1), mask.sum(1)
+    return np.where(mask > 0, values, 0.0).sum(1), mask.sum(1)
 
 
 def held_out_loss(
@@ -88,7 +88,8 @@ def held_out_loss(
 def _summary(sums: npt.NDArray[np.float64], shards: TokenShards) -> HeldOutLoss:
     total, tokens = sums[0].sum(), sums[1].sum()
     loss = float(total / max(tokens, 1))
-    per_sequence = sums[0] - loss * sums[1]  # deviation of a ratio of sums (the delta method)
+    with np.errstate(invalid="ignore"):  # a loss without bound has no error
+        per_sequence = sums[0] - loss * sums[1]  # deviation of a ratio of sums (the delta method)
     stderr = float(np.sqrt((per_sequence**2).sum() * len(sums[0]) / max(len(sums[0]) - 1, 1)) / max(tokens, 1))
     bits = loss * shards.num_tokens / (max(shards.num_bytes, 1) * math.log(2))
     return HeldOutLoss(loss, stderr if len(sums[0]) > 1 else 0.0, int(tokens), bits)

@@ -13,14 +13,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from slm_ray.core.errors import UserError
 from slm_ray.data.shard_files import write_shards
 from slm_ray.pretrain.build import Place
+from slm_ray.pretrain.checkpoints import CheckpointFolder
+from slm_ray.pretrain.engine import TrainingState
 from slm_ray.pretrain.first_checkpoint import write_first_checkpoint
 from slm_ray.pretrain.job import TrainJob
 from slm_ray.pretrain.loop import train
 from slm_ray.pretrain.process_group import local_group
+from slm_ray.pretrain.state_files import TRAINER_FILE, WEIGHTS_FILE, read_state, write_state
 from tests.models.tiny import VOCAB, tiny_model
 
 LENGTH = 16
@@ -65,6 +69,25 @@ def write_start(folder: Path, model: Any = None) -> Path:
     model = tiny_model("llama", seed=1) if model is None else model
     write_first_checkpoint(model, None, LENGTH, str(folder / "checkpoints"), folder.name)
     return folder
+
+
+def with_scale(folder: Path, scale: float) -> Path:
+    """Put a loss scale into a first checkpoint."""
+    checkpoints = CheckpointFolder(folder / "checkpoints")
+    first = checkpoints.latest()
+    assert first is not None
+    with checkpoints.open(first) as source:
+        _, trainer = read_state(source)
+        state = TrainingState(load_file(source / WEIGHTS_FILE), scale=scale)
+        checkpoints.save(0, lambda target: write_state(target, source, state, trainer), {})
+    return folder
+
+
+def scale_of(folder: Path) -> float | None:
+    """The loss scale in the newest checkpoint."""
+    newest = sorted((folder / "checkpoints").glob("step-*"))[-1]
+    scale: float | None = json.loads((newest / TRAINER_FILE).read_text())["scale"]
+    return scale
 
 
 def run(job: TrainJob, place: Place = HERE) -> Records:
