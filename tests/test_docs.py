@@ -41,6 +41,14 @@ RUN_ELSEWHERE = {
     f"{PRETRAIN} --export runs/pretrain-20260101-120000/winner-0.student/checkpoints/step-00000100 --out my-export": (
         "tests/pretrain/test_command.py, on a run of its own"
     ),
+    **dict.fromkeys(
+        (
+            "python -m slm_ray.proxies --run my-run --tokens 20k --candidates 12 --dry-run",
+            "python -m slm_ray.proxies --run my-run --tokens 20k --proxies perplexity,kl,importance,params",
+            "python -m slm_ray.proxies --resume runs/proxies-20260101-120000",
+        ),
+        "tests/proxies/test_proxies_command.py, on a run of its own",
+    ),
     f"{SEARCH} --resume runs/fine-20260101-120000": ".ci/run and tests/search/test_resume.py, on runs of their own",
     "python -m slm_ray.report runs/fine-20260101-120000": ".ci/run and tests/report, on runs of their own",
 }
