@@ -16,6 +16,7 @@ from slm_ray.models.teacher_sizes import look_up_teacher
 from slm_ray.models.teachers import quiet_transformers
 from slm_ray.pretrain.accounting import training_flops
 from slm_ray.pretrain.config import FROM_STORE, PretrainConfig
+from slm_ray.pretrain.growth_steps import first_layers, stage_depths
 from slm_ray.pretrain.inputs import lineage
 from slm_ray.pretrain.starts import first_layers_like
 
@@ -72,6 +73,8 @@ def plan_models(config: PretrainConfig) -> list[PlannedModel]:
     Raises:
         UserError: A student or the teacher cannot be read.
     """
+    if config.grow_from is not None:
+        return plan_stages(config, config.grow_from)
     teacher = _teacher_architecture(config)
     tokens, models = config.num_tokens(), []
     for source in config.students():
@@ -86,6 +89,27 @@ def plan_models(config: PretrainConfig) -> list[PlannedModel]:
                 online = teacher if config.distill == "full" else None
                 signal = flops_per_token(online, config.sequence_length) * tokens if online else 0
                 models.append(PlannedModel(f"{Path(source).name}.{start}.seed{seed}", num_params(sizes), own, signal))
+    return models
+
+
+def plan_stages(config: PretrainConfig, grow_from: int) -> list[PlannedModel]:
+    """Every stage that growth may come to; it ends at the first one that is good enough.
+
+    Raises:
+        UserError: The source cannot be read, is of no declared family, or has too few layers.
+    """
+    name, tokens, models = config.students()[0], config.num_tokens(), []
+    source = look_up_teacher(name).architecture
+    if source is None:
+        raise UserError(f"the sizes of {name} are not known before it is downloaded: run without --dry-run")
+    teacher = look_up_teacher(config.teacher).architecture if config.teacher else source
+    online = teacher if config.distill == "full" else None
+    signal = flops_per_token(online, config.sequence_length) * tokens if online else 0
+    for layers in stage_depths(source.num_hidden_layers, grow_from, config.grow_by):
+        sizes = first_layers(source, layers).architecture_in(source)
+        forward = flops_per_token(sizes, config.sequence_length) * tokens
+        own = training_flops(forward, activation_checkpointing=config.activation_checkpointing)
+        models.append(PlannedModel(f"{Path(name).name}.layers{layers}", num_params(sizes), own, signal))
     return models
 
 
@@ -113,6 +137,7 @@ def print_plan(config: PretrainConfig) -> None:
         f"{config.batch_size} x {config.sequence_length}",
         f"{'model':36} {'params':>8} {'own FLOPs':>10} {'teacher':>10}",
         *(_model_line(model) for model in models),
+        *(["one after the other, until one reaches the reference"] if config.grow_from is not None else []),
         *_cost_lines(config, models),
     ]
     print("\n".join(lines))

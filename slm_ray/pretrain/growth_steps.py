@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from slm_ray.architecture import SubnetSpec, full_subnet
+from slm_ray.architecture import Architecture, SubnetSpec, full_subnet
 from slm_ray.core.errors import UserError
 from slm_ray.data.shards import TokenShards
 from slm_ray.evaluate.held_out import held_out_loss
@@ -37,10 +37,15 @@ def stage_depths(source_layers: int, grow_from: int, grow_by: int) -> tuple[int,
     return (*range(grow_from, source_layers, grow_by), source_layers)
 
 
+def first_layers(source: Architecture, layers: int) -> SubnetSpec:
+    """A source's first layers, whole."""
+    whole = full_subnet(source)
+    return SubnetSpec(whole.hidden, whole.layers[:layers])
+
+
 def inherit(source: Teacher, layers: int) -> Any:
     """A source's first layers with its embeddings, final norm and output head, in fp32."""
-    whole = full_subnet(source.architecture())
-    first = SubnetSpec(whole.hidden, whole.layers[:layers])
+    first = first_layers(source.architecture(), layers)
     return extract(source.state(), source.config(), source.family(), first, dtype=torch.float32)
 
 
