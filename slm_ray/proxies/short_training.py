@@ -15,11 +15,13 @@ from slm_ray.core.environment import usable_cpus
 from slm_ray.core.files import read_json, write_json
 from slm_ray.core.progress import Console, Progress
 from slm_ray.core.records import read_records
+from slm_ray.data import PackedTokens
+from slm_ray.data.shards import TokenShards
 from slm_ray.models.extraction import extract
 from slm_ray.models.teachers import Teacher
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.first_checkpoint import write_first_checkpoint
-from slm_ray.pretrain.inputs import PretrainInputs, held_out_tokens, training_shards
+from slm_ray.pretrain.inputs import PretrainInputs, held_out_tokens, keep_tokens, training_shards
 from slm_ray.pretrain.job import TrainJob
 from slm_ray.pretrain.launch import Resources, run_on_ray
 from slm_ray.pretrain.recorder import EVALS_FILE
@@ -50,8 +52,9 @@ class ShortTrainer:
     """Trains sub-networks on Ray, as many at once as fit; each has a folder of its own, named by its trial."""
 
     def __init__(
-        self, config: PretrainConfig, teacher: Teacher, folder: Path, console: Console, *, keep_models: bool
-    ) -> None:
+        self, config: PretrainConfig, teacher: Teacher, folder: Path, console: Console, *, keep_models: bool,
+        measured_on: PackedTokens | None = None,
+    ) -> None:  # fmt: skip
         """Set up; nothing is prepared before there is something to train.
 
         Args:
@@ -60,17 +63,25 @@ class ShortTrainer:
             folder: Holds the trials' folders.
             console: Where to say how far it is.
             keep_models: Keep every trained model as a Hugging Face folder ``TRIAL/model``; only its records otherwise.
+            measured_on: What losses are measured on; the corpus's held-out part by default.
         """
         self.config, self.teacher, self.folder, self.console = config, teacher, folder, console
-        self.keep_models = keep_models
+        self.keep_models, self.measured_on = keep_models, measured_on
 
     @cached_property
     def _inputs(self) -> PretrainInputs:
         tokenizer = self.teacher.tokenizer()
         self.folder.mkdir(parents=True, exist_ok=True)
         shards = training_shards(self.config, tokenizer, self.folder, self.console, usable_cpus())
-        held_out = held_out_tokens(self.config, tokenizer, self.folder, self.console)
-        return PretrainInputs(self.teacher, (), shards, held_out, None, 0.0)
+        return PretrainInputs(self.teacher, (), shards, self._measured_tokens(tokenizer), None, 0.0)
+
+    def _measured_tokens(self, tokenizer: Any) -> TokenShards:
+        if self.measured_on is None:
+            return held_out_tokens(self.config, tokenizer, self.folder, self.console)
+        place = (self.folder / self.measured_on.part).resolve()
+        if not place.is_dir():
+            keep_tokens(self.measured_on, len(tokenizer), place)
+        return TokenShards.open(place)
 
     def train(
         self, specs: Mapping[int, SubnetSpec], on_done: Callable[[int, Trained], None] = lambda trial, trained: None
@@ -162,5 +173,5 @@ def _read_trained(folder: Path, status: dict[str, Any], flops_per_token: float) 
         return Trained(0, first, None, 0.0, 0.0, status["failure"]["message"])
     end, last = status["end"], evals[-1]
     flops = end["flops"]["own"] + end["flops"]["teacher"] + flops_per_token * sum(one["eval_tokens"] for one in evals)
-    error = None if last["loss"] is not None else "its held-out loss after training is no number"
+    error = None if last["loss"] is not None else "its loss after training is no number"
     return Trained(end["tokens"], first, last["loss"], flops, round(end["seconds"], 3), error)

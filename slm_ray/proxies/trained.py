@@ -14,8 +14,8 @@ class Trained:
 
     Attributes:
         tokens: Tokens it was trained on.
-        first_loss: Held-out loss before, nats per token.
-        loss: Held-out loss after; None where the training failed.
+        first_loss: Loss before, on text that is not trained on, nats per token.
+        loss: Loss after; None where the training failed.
         flops: The student's and the teacher's, both evaluations included.
         seconds: Of the training steps.
         error: Why it failed.

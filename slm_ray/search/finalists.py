@@ -95,14 +95,17 @@ def train_finalists(
     specs = {record["trial"]: plan.stack.decode(plan.stack.from_text(record["genes"])) for record in records}
     options = short_config(
         inputs.teacher, config.finalist_tokens, config.sequence_length, data=config.data, threads=config.threads,
-        text_field=config.text_field, eval_tokens=config.held_out_tokens, seed=str(config.seed),
+        text_field=config.text_field, seed=str(config.seed),
     )  # fmt: skip
 
     def on_done(trial: int, trained: Trained) -> None:
         what = trained.error or f"perplexity {_perplexity(trained.first_loss)} to {_perplexity(trained.loss)}"
         console.line(f"finalist {trial}: {what}")
 
-    trainer = ShortTrainer(options, inputs.teacher, folder.file(FINALISTS_FOLDER), console, keep_models=True)
+    trainer = ShortTrainer(
+        options, inputs.teacher, folder.file(FINALISTS_FOLDER), console, keep_models=True,
+        measured_on=inputs.calibration,  # held-out text takes no part in any choice
+    )  # fmt: skip
     return trainer.train(specs, on_done)
 
 

@@ -1,6 +1,7 @@
 """Finalists: which are trained, how winners are picked from them, what is kept, and what a resume does again."""
 
 import json
+import math
 
 import pytest
 
@@ -80,6 +81,9 @@ def test_a_search_with_finalists_trains_them_and_picks_winners_by_their_loss(com
     best = min(entries, key=lambda trial: entries[trial]["loss"])
     assert result["winners"][0]["trial"] == best
     assert next(entry for entry in result["front"] if entry["trial"] == best)["winner"] == 0
+    losses = {record["trial"]: math.log(record["measurements"]["perplexity"]["value"]) for record in trials_of(run)}
+    for trial, entry in entries.items():  # the loop and the proxy measure the same text, but at documents' edges
+        assert entry["first_loss"] == pytest.approx(losses[trial], rel=0.1)
     spent = result["spent"]
     assert spent["finalists"]["models"] == 3 and spent["finalists"]["failed"] == 0
     assert spent["finalists"]["tokens"] == 3 * 4096 and spent["flops"] > spent["finalists"]["flops"] > 0
