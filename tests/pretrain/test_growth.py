@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from slm_ray.pretrain.growth_steps import Measurement, stage_depths
 from slm_ray.pretrain.inputs import keep_tokens
 from slm_ray.pretrain.recorder import Recorder
 from tests.models.tiny import tiny_model
+from tests.pretrain.tiny_pretrain import environment
 from tests.search.tiny_run import LENGTH, Tiny, make_tiny, make_tokenizer, sentences
 
 BATCH, STEPS = 4, 6
@@ -329,6 +332,36 @@ def test_the_sweep_is_a_growth():
     config = load_config(PretrainConfig, ROOT / "sweeps" / "inheritune.yaml", {})
     config.check()
     assert config.grow_from is not None
+
+
+def test_a_dry_run_names_every_stage_there_may_be(tiny, shards, tmp_path, capsys):
+    assert grow(tiny, shards, tmp_path / "run", "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert [name for name in ("layers1 ", "layers3 ", "layers4 ") if f"teacher.{name}" not in said] == []
+    assert "one after the other, until one reaches the reference" in said
+    assert not (tmp_path / "run").exists()
+    assert "--grow-from 5 is more than" in refused(
+        capsys, grow(tiny, shards, tmp_path / "run", "--dry-run", "--grow-from", "5")
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", ["0", "2", "3"])
+def test_growth_with_deepspeed_keeps_what_the_optimiser_gathered(zero, grown, tiny, shards, tmp_path):
+    flags = ["--engine", "deepspeed", "--zero", zero, "--grow-from", "1"]
+    command = [sys.executable, "-m", "slm_ray.pretrain", *arguments(tiny, shards, tmp_path / "run", *flags)]
+    variables = environment() | {"SLM_RAY_CACHE": str(tiny.cache)}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=570)
+    assert done.returncode == 0, done.stderr[-3000:]
+    start = load_file(checkpoint(tmp_path / "run", 3, 0) / "optimizer.safetensors")
+    later = load_file(checkpoint(tmp_path / "run", 3, 3) / "optimizer.safetensors")
+    by_torch = load_file(checkpoint(grown, 3, 3) / "optimizer.safetensors")
+    new = {name for name in later if name not in start}
+    assert set(later) == set(by_torch) and {name.split("layers.")[1][0] for name in new} == {"1", "2"}
+    counts = {name in new: int(value) for name, value in later.items() if name.endswith("::step")}
+    assert counts == {False: STEPS + 3, True: 3 if zero == "0" else STEPS + 3}
+    if zero == "0":
+        assert all(torch.allclose(later[name], by_torch[name], rtol=1e-3, atol=1e-5) for name in later)
 
 
 @pytest.mark.slow
