@@ -144,7 +144,8 @@ def search_rows(plan: Plan) -> list[str]:
         f"budget: {plan.budget.low:,} to {plan.budget.high:,} {unit}",
         f"candidates: {config.trials} by {config.algorithm}, {config.population} a generation, on {config.objectives}",
         f"measured on {config.calibration_tokens:,} calibration tokens in sequences of {config.sequence_length}{race}",
-        f"winners: up to {config.winners} models",
+        f"winners: up to {config.winners} models"
+        + (f", of {config.finalists} trained on {config.finalist_tokens} tokens each" if config.finalists else ""),
     ]
 
 

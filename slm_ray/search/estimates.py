@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from slm_ray.architecture import Architecture, flops_per_token, num_params
+from slm_ray.core.units import parse_number
 from slm_ray.proxies.registry import PROXIES
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.space import SearchSpace
@@ -22,6 +23,7 @@ FRONT_SIZE = 16  # models that end on the front, of which each is measured on he
 NUM_BASELINES = 3
 SLOWDOWN = {"bf16": 4.0, "fp32": 1.5}  # a forward pass over its matrix multiplications alone
 START_SECONDS = {"inputs": 3.0, "importance": 15.0, "search": 15.0, "held-out": 5.0, "winners": 5.0}
+FINALIST_START_SECONDS = 15.0  # a training's processes, model and engine
 _BACKWARD = 2  # a gate's gradient takes a forward and a backward pass for activations, of the same cost
 _LATENCY_PASSES = 6
 _BATCH_SEQUENCES, _GATE_SEQUENCES = 4, 2
@@ -86,9 +88,19 @@ def estimate_phases(
             start["importance"] if importance else 0,
         ),
         PhaseEstimate("search", tokens, most, float(tokens) * per_token, start["search"]),
+        *([_finalists(config, float(whole), float(part))] if config.finalists else []),
         PhaseEstimate("held-out text", final, max(final, _most_final(config)), final_flops, start["held-out"]),
         PhaseEstimate("winners and report", 0, 0, 0, start["winners"]),
     ]  # fmt: skip
+
+
+def _finalists(config: SearchConfig, whole: float, part: float) -> PhaseEstimate:
+    """Short training: three passes of the student and one of the teacher, and the loss before and after."""
+    trained = round(parse_number(config.finalist_tokens)) * config.finalists
+    measured = 2 * config.calibration_tokens * config.finalists
+    flops = trained * (3 * part + whole) + measured * part
+    start = config.finalists * FINALIST_START_SECONDS
+    return PhaseEstimate("finalists", trained + measured, trained + measured, flops, start)
 
 
 def _search_tokens(config: SearchConfig, *, raced: bool = True) -> int:

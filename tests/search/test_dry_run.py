@@ -120,6 +120,13 @@ def test_kl_costs_the_teachers_head_beside_the_candidates():
     assert kl.flops - perplexity.flops == pytest.approx(kl.tokens * 2 * VOCABULARY * WIDTH)
 
 
+def test_finalists_cost_their_training_and_nothing_without_them():
+    assert "finalists" not in _phases(SearchConfig())
+    few, many = (_phases(SearchConfig(finalists=count))["finalists"] for count in (3, 6))
+    assert few.tokens == 3 * (16_000 + 2 * 8192) and many.tokens == 2 * few.tokens
+    assert many.flops == pytest.approx(2 * few.flops) and few.flops > _phases(SearchConfig())["search"].flops / 10
+
+
 def test_twice_the_rate_takes_half_the_computing_time():
     phase = estimates.PhaseEstimate("search", 10, 10, 8e12, start_seconds=3.0)
     assert phase.seconds(1e12, 2.0) == 3.0 + 16.0
