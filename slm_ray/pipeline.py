@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
         raise explain_os_error(error, f"creating {pipeline.out}") from error
     folder = RunFolder(pipeline.out)  # its lock: one pipeline at a time works in a folder
     try:
-        pipeline.state["command"] = shlex.join(["python", "-m", "slm_ray.pipeline", *argv])
+        pipeline.state["command"] = shlex.join(["python", "-m", "slm_ray.pipeline", *_without_from(argv)])
         pipeline.state["teacher"] = pipeline.teacher
         return _run_all(pipeline, first)
     except KeyboardInterrupt:
@@ -67,6 +67,15 @@ def main(argv: Sequence[str]) -> int:
         return EXIT_INTERRUPTED
     finally:
         folder.close()
+
+
+def _without_from(argv: Sequence[str]) -> list[str]:
+    """The arguments that say what the pipeline is, whatever was asked to be done again."""
+    words = list(argv)
+    if "--from" in words:
+        place = words.index("--from")
+        del words[place : place + 2]
+    return [word for word in words if not word.startswith("--from=")]
 
 
 def _forced(pipeline: Pipeline, name: str, first: str | None) -> bool:

@@ -31,7 +31,8 @@ def test_an_unknown_stage_gets_the_nearest_one_and_status_2(capsys, given, offer
 
 def test_no_stage_at_all_is_a_sentence_and_status_2(capsys):
     assert run_command(dispatch, []) == 2
-    assert capsys.readouterr().err == "error: name a stage: report, search (see slm-ray --help)\n"
+    stages = "evaluate, logits, pipeline, pretrain, proxies, report, search"
+    assert capsys.readouterr().err == f"error: name a stage: {stages} (see slm-ray --help)\n"
 
 
 def test_a_stage_gets_the_rest_of_the_arguments(capsys, tmp_path):

@@ -114,7 +114,9 @@ class LoadedModel:
         """
         import transformers
 
-        import slm_ray  # noqa: F401  (registers the heterogeneous classes)
+        from slm_ray.models.register import register_students
+
+        register_students()  # here again: a first import inside transformers' own may have come too early
 
         self.name, self.device, self.bf16 = model.name, device, precision == "bf16"
         try:

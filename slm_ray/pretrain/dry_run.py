@@ -52,7 +52,9 @@ def _student_architecture(source: str) -> Architecture:
     """
     from transformers import AutoConfig
 
-    import slm_ray  # noqa: F401  (registers the heterogeneous classes)
+    from slm_ray.models.register import register_students
+
+    register_students()  # here again: a first import inside transformers' own may have come too early
 
     try:
         with quiet_transformers():

@@ -128,7 +128,9 @@ def check_students(config: PretrainConfig) -> None:
     """
     from transformers import AutoConfig
 
-    import slm_ray  # noqa: F401  (registers the heterogeneous classes)
+    from slm_ray.models.register import register_students
+
+    register_students()  # here again: a first import inside transformers' own may have come too early
 
     if config.grow_from is not None:
         return  # growth takes its layers from a teacher, which is checked when it is loaded
