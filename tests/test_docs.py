@@ -28,11 +28,14 @@ TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for
 SEARCH = "python -m slm_ray.search"
 PRETRAIN = "python -m slm_ray.pretrain"
 LOGITS = "python -m slm_ray.logits"
+PIPELINE = "python -m slm_ray.pipeline"
 # Commands with a dry run, and a word of what it prints.
-DRY_RUNS = {SEARCH: "together", PRETRAIN: "FLOPs in all", LOGITS: "FLOPs"}
+DRY_RUNS = {SEARCH: "together", PRETRAIN: "FLOPs in all", LOGITS: "FLOPs", PIPELINE: "report: run"}
 
 # Commands that no test here runs, and what does.
 RUN_ELSEWHERE = {
+    "python -m slm_ray.evaluate --model runs/mine/pretrain/winner-0.student/model --model smollm2-135m --out "
+    "runs/evaluation": "tests/evaluate/test_evaluate_command.py, on models of its own",
     "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/python -m slm_ray.search --space fine": ".ci/run",
     "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/python -m pytest": ".ci/run",
     "python3 -m venv .venv && .venv/bin/pip install -e .": ".ci/run, as the beginning of README's first command",
@@ -89,6 +92,7 @@ def workplace(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("workplace")
     for name in ("my-model", "my-winner"):
         tiny.tiny_model("llama", max_position_embeddings=1024).save_pretrained(folder / name)
+    (folder / "pipeline.yaml").write_text(_block_after("docs/pipeline.md", "yaml", "# pipeline.yaml"))
     (folder / "my-texts").mkdir()
     (folder / "my-texts" / "page.txt").write_text("A page of text.\n")
     (folder / "my-texts.jsonl").write_text(json.dumps({"body": "A page of text."}) + "\n")
