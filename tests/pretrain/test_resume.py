@@ -245,9 +245,10 @@ def test_a_worker_and_then_the_driver_of_ray_are_killed(tiny, shards, uninterrup
         lambda: set(training_workers(process.pid)) - set(victims) or process.poll() is not None, 400, "a new worker"
     )
     wait_until(lambda: len(steps_on_record(out)) >= 14 or process.poll() is not None, 400, "more steps")
-    if process.poll() is None:  # else it was done by then
-        process.kill()
-    process.communicate()
+    ended = process.poll()  # 0: it was done by then
+    process.kill()
+    printed = process.communicate()
+    assert ended in (None, 0) and len(steps_on_record(out)) >= 14, printed
     finish(start(tiny, ["--resume", str(out)]))
     assert [record["step"] for record in steps_on_record(out)] == list(range(1, STEPS + 1))
     found, whole = outcome(out), outcome(uninterrupted)
