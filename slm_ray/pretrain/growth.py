@@ -184,6 +184,6 @@ def closing_sentence(growth: dict[str, Any]) -> str:
             f"after {spent} in all; train longer (--tokens) or give a higher --reference-loss"
         )
     return (
-        f"{growth['layers']} layers are enough: of {growth['source_layers']}, with a validation loss of {loss:.4f} "
-        f"against {target}, after {spent} in all"
+        f"{growth['layers']} layers are enough: of the {growth['source_layers']} there are, they reach a validation "
+        f"loss of {loss:.4f} against {target}, after {spent} in all"
     )

@@ -132,7 +132,8 @@ def test_growth_stops_at_the_first_stage_that_reaches_the_reference(grown, tiny,
     assert result["growth"]["sufficient_layers"] == 3
     assert not (tmp_path / "run" / "teacher.layers4").exists()
     said = capsys.readouterr()
-    assert said.out.splitlines()[-1].startswith(f"3 layers are enough: of 4, with a validation loss of {second:.4f}")
+    sentence = f"3 layers are enough: of the 4 there are, they reach a validation loss of {second:.4f} against"
+    assert said.out.splitlines()[-1].startswith(sentence)
     assert "1 layers: loss" in said.err and "growing to 3" in said.err
 
 
