@@ -60,6 +60,7 @@ class Steps:
         self.optimizer.zero_grad(set_to_none=True)
 
     def plain(self) -> None:
+        """On the text alone."""
         self._step(None)
 
     def teacher_forward(self) -> None:
@@ -70,9 +71,11 @@ class Steps:
                 torch.nn.functional.linear(rows, signal.head)
 
     def full(self) -> None:
+        """With the teacher in the loop."""
         self._step(lambda: self.teacher.signal(self.batch.ids, self.batch.positions))
 
     def stored(self) -> None:
+        """From a logit store."""
         assert self.store is not None
         self._step(lambda: self.store.signal(self.batch.indices))
 
@@ -119,7 +122,7 @@ def main() -> None:
             print(f"stored / plain, {name}: {values['stored'] / values['plain']:.3f}")
     peaks = {kind: peak_mib(arguments, kind) for kind in ("plain", "full")}
     teacher = sum(value.numel() * value.element_size() for value in steps.teacher.model.parameters()) / 2**20
-    print(f"peak memory: plain {peaks['plain']:.0f} MiB, full {peaks['full']:.0f} MiB, teacher's weights {teacher:.0f} MiB")
+    print(f"peak memory, MiB: plain {peaks['plain']:.0f}, full {peaks['full']:.0f}, teacher's weights {teacher:.0f}")
     print(f"full / (plain + teacher's weights): {peaks['full'] / (peaks['plain'] + teacher):.3f}")
 
 

@@ -174,14 +174,18 @@ def _settings(config: LogitsConfig) -> CaptureSettings:
 
 
 def _print_plan(config: LogitsConfig) -> int:
-    """What would be captured and what it costs; the teacher is converted into the cache if it is not there yet."""
+    """What would be captured and what it costs; nothing is downloaded or converted."""
     from slm_ray.cluster import default_workers
     from slm_ray.data.shards import TokenShards
     from slm_ray.distill.capture import check_place
-    from slm_ray.models.teachers import load_teacher
+    from slm_ray.models.teacher_sizes import look_up_teacher
 
     check_place(Path(config.out))
-    settings, architecture = _settings(config), load_teacher(config.teacher).architecture()
+    settings, teacher = _settings(config), look_up_teacher(config.teacher)
+    architecture = teacher.architecture
+    if architecture is None:
+        print(f"teacher          {teacher.name}: {teacher.note}")
+        return 0
     length, tokens = config.sequence_length or DEFAULT_LENGTH, config.num_tokens()
     if config.shards:
         shards = TokenShards.open(Path(config.shards))
