@@ -104,7 +104,9 @@ def check_documents(student: Any, name: str) -> None:
         except TypeError as error:
             raise UserError(f"{name} takes no positions, by which documents are kept apart: {_JOINED}") from error
         alone = student.base_model(ids[:1, 3:], position_ids=positions[:1, 3:], use_cache=False).last_hidden_state
-    if not torch.allclose(packed[:1, 3:], alone, rtol=1e-3, atol=1e-4, equal_nan=True):
+    # Of the largest value: rounding leaves so much of it anywhere, and another document's tokens change far more.
+    tolerance = 1e-3 * alone.nan_to_num().abs().max().item()
+    if not torch.allclose(packed[:1, 3:], alone, rtol=1e-3, atol=tolerance, equal_nan=True):
         raise UserError(f"{name} looks across the documents of a sequence, whatever its positions: {_JOINED}")
 
 
