@@ -13,7 +13,7 @@ from slm_ray.core.errors import UserError, unknown_name
 from slm_ray.core.units import parse_number
 from slm_ray.proxies.candidates import FEWEST_CANDIDATES
 from slm_ray.proxies.registry import PROXIES
-from slm_ray.proxies.trained import batch_size_of
+from slm_ray.proxies.trained import LEARNING_RATE, batch_size_of
 
 DEFAULT_PROXIES = (*PROXIES, "params")
 
@@ -28,8 +28,8 @@ class ProxiesConfig:
     proxies: str = option(",".join(DEFAULT_PROXIES), "proxies and costs to correlate, with commas")
     seed: int = option(0, "seed of the choice, the training and the resampling", check=at_least(0))
     distill: str = option("full", "the teacher's signal in training", choices=("none", "full"))
-    learning_rate: float = option(1e-3, "peak learning rate of the training", check=at_least(1e-12))
-    batch_size: int = option(None, "sequences of a step [default: 2,048 tokens]", check=at_least(1), kind=int)
+    learning_rate: float = option(LEARNING_RATE, "peak learning rate of the training", check=at_least(1e-12))
+    batch_size: int = option(None, "sequences of a step [default: 8, or as give 32 steps]", check=at_least(1), kind=int)
     eval_tokens: int = option(8192, "held-out tokens that the loss is measured on", check=at_least(1))
     engine: str = option("deepspeed", "what runs the training's steps", choices=("deepspeed", "torch"))
     threads: int = option(None, "CPU threads of each training [default: shared out]", check=at_least(1), kind=int)
@@ -58,8 +58,9 @@ class ProxiesConfig:
         Raises:
             UserError: The budget is below one step.
         """
-        batch = self.batch_size or batch_size_of(sequence_length)
-        if parse_number(self.tokens) < batch * sequence_length:
+        tokens = parse_number(self.tokens)
+        batch = self.batch_size or batch_size_of(tokens, sequence_length)
+        if tokens < batch * sequence_length:
             raise UserError(
                 f"--tokens {self.tokens} is below one step of {batch * sequence_length:,} tokens: give more, or a "
                 "smaller --batch-size"

@@ -15,6 +15,7 @@ from slm_ray.core.environment import usable_cpus
 from slm_ray.core.files import read_json, write_json
 from slm_ray.core.progress import Console, Progress
 from slm_ray.core.records import read_records
+from slm_ray.core.units import parse_number
 from slm_ray.data import PackedTokens
 from slm_ray.data.shards import TokenShards
 from slm_ray.models.extraction import extract
@@ -27,7 +28,7 @@ from slm_ray.pretrain.launch import Resources, run_on_ray
 from slm_ray.pretrain.recorder import EVALS_FILE
 from slm_ray.pretrain.results import export_checkpoint
 from slm_ray.pretrain.run import make_job, resources_of
-from slm_ray.proxies.trained import Trained, batch_size_of
+from slm_ray.proxies.trained import LEARNING_RATE, Trained, batch_size_of
 
 _MODEL_FILE, _RESULT_FILE, _CHECKPOINTS, _EXPORT = "model.json", "result.json", "checkpoints", "model"
 
@@ -41,7 +42,8 @@ def short_config(teacher: Teacher, tokens: str, sequence_length: int, **options:
         sequence_length: Tokens per sequence.
         options: Other options of pretraining.
     """
-    given = {"batch_size": batch_size_of(sequence_length)} | options
+    small = {"batch_size": batch_size_of(parse_number(tokens), sequence_length), "learning_rate": LEARNING_RATE}
+    given = small | options
     return PretrainConfig(
         teacher=teacher.name, tokens=tokens, sequence_length=sequence_length, eval_every=tokens,
         checkpoint_every=tokens, keep_last=1, tracker="none", **given,

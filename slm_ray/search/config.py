@@ -14,7 +14,6 @@ from slm_ray.core.units import parse_number
 from slm_ray.data import DEFAULT_CORPUS
 from slm_ray.models.bundled import BUNDLED_NAME
 from slm_ray.proxies.registry import PROXIES, parse_objectives
-from slm_ray.proxies.trained import batch_size_of
 from slm_ray.search.algorithms import ALGORITHMS
 from slm_ray.search.space import ORDERS
 
@@ -152,9 +151,10 @@ class SearchConfig:
                 f"--finalists {self.finalists} is below --winners {self.winners}, which are picked from them: give "
                 f"{self.winners} or more"
             )
-        step = batch_size_of(self.sequence_length) * self.sequence_length
-        if parse_number(self.finalist_tokens) < step:
-            raise UserError(f"--finalist-tokens {self.finalist_tokens} is below one step: give {step:,} or more")
+        if parse_number(self.finalist_tokens) < self.sequence_length:
+            raise UserError(
+                f"--finalist-tokens {self.finalist_tokens} is below one sequence: give {self.sequence_length:,} or more"
+            )
 
 
 def default_out(config: SearchConfig, stamp: str) -> Path:

@@ -60,7 +60,7 @@ def command(tiny, monkeypatch):
     "options, said",
     [
         (("--finalists", "1", "--winners", "2"), "--finalists 1 is below --winners 2"),
-        (("--finalists", "2", "--finalist-tokens", "2000"), "below one step: give 2,048 or more"),
+        (("--finalists", "2", "--finalist-tokens", "20"), "below one sequence: give 32 or more"),
         (("--finalists", "2", "--finalist-tokens", "many"), "'many' is not a number"),
         (("--finalists", "-1"), "--finalists: must be at least 0"),
     ],
