@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-# SmolLM2-135M cut to half its size, trained on 8k tokens: three steps of four sequences at pretraining's 1e-3 make it worse
+# SmolLM2-135M cut to half its size, on 8k tokens: three steps of four sequences at pretraining's 1e-3 make it worse
 # (held-out loss 3.96 to 4.29), at 2e-4 better (3.85); single sequences give 3.78 at 2e-4, 3.79 at 5e-4, 3.83 at 1e-4.
 LEARNING_RATE = 2e-4
 _FEWEST_STEPS, _MOST_SEQUENCES = 32, 8
