@@ -40,7 +40,7 @@ RUN_ELSEWHERE = {
     "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/python -m pytest": ".ci/run",
     "python3 -m venv .venv && .venv/bin/pip install -e .": ".ci/run, as the beginning of README's first command",
     "source .venv/bin/activate": "the shell",
-    f"{PRETRAIN} --resume runs/pretrain-20260101-120000": "tests/pretrain/test_resume.py, on runs of its own",
+    f"{PRETRAIN} --resume runs/pretrain-20260101-120000": "tests/pretrain/test_training_resume.py, on runs of its own",
     f"{PRETRAIN} --export runs/pretrain-20260101-120000/winner-0.student/checkpoints/step-00000100 --out my-export": (
         "tests/pretrain/test_command.py, on a run of its own"
     ),
