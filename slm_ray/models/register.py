@@ -12,6 +12,7 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 _AUTO_CLASSES = "transformers.models.auto.modeling_auto"
 _STUDENTS = "slm_ray.models.hetero"
@@ -50,7 +51,41 @@ class _RegisterAfterLoading(importlib.abc.Loader):
     def exec_module(self, module: ModuleType) -> None:
         self.loader.exec_module(module)
         if _AUTO_CLASSES in sys.modules:
+            try:
+                register_students()
+            except ImportError:
+                _register_at_first_use()
+
+
+class _AtFirstUse(dict[str, Any]):
+    """Configs registered with transformers, ours among them from the first time anybody looks."""
+
+    def __init__(self, mapping: Any) -> None:
+        super().__init__(mapping._extra_content)
+        self._mapping = mapping
+
+    def _fill(self) -> None:
+        self._mapping._extra_content = dict(self)
+        try:
             register_students()
+            self.update(self._mapping._extra_content)
+        except ImportError:  # still in the middle of that import
+            self._mapping._extra_content = self
+
+    def __contains__(self, key: object) -> bool:
+        self._fill()
+        return super().__contains__(key)
+
+    def __getitem__(self, key: str) -> Any:
+        self._fill()
+        return super().__getitem__(key)
+
+
+def _register_at_first_use() -> None:
+    """For when a family's config, itself half imported, made the Auto classes load: the students need that config."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    CONFIG_MAPPING._extra_content = _AtFirstUse(CONFIG_MAPPING)
 
 
 class _WaitForModule(importlib.abc.MetaPathFinder):

@@ -22,8 +22,10 @@ if order == "no slm_ray":
     sys.modules["slm_ray"] = None  # importing it fails, also where it is installed
 else:
     sys.path.insert(0, root)
-if order == "slm_ray first":
+if order.startswith("slm_ray first"):
     import slm_ray
+if order == "slm_ray first, then a config":  # which loads the Auto classes while it is half imported itself
+    from transformers import LlamaConfig
 import torch, transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 if order == "transformers first":
@@ -62,7 +64,7 @@ def students(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("order", ["no slm_ray", "slm_ray first", "transformers first"])
+@pytest.mark.parametrize("order", ["no slm_ray", "slm_ray first", "slm_ray first, then a config", "transformers first"])
 def test_students_load_and_compute_the_same(students, order, tmp_path):
     home = {"HF_HOME": str(tmp_path / "hf"), "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-I", "-c", LOAD_ALL, str(students), order, str(ROOT)]
