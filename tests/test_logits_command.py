@@ -131,8 +131,14 @@ def test_a_killed_capture_goes_on_where_it_was(tiny: Tiny, long: Path, tmp_path:
     done = [path.name for path in partial.glob("part-*.json")]
     kept = {name: (partial / name).with_suffix(".safetensors").stat().st_mtime_ns for name in done}
     second = start()
-    wait_until(lambda: len(list(partial.glob("part-*.json"))) > len(done) + 1, 120, "more parts")
-    assert kill_below(second.pid, "ray::Map")  # Ray names a process by the task it is at
+    killed: list[int] = []
+
+    def strike() -> bool:
+        killed.extend(kill_below(second.pid, "ray::Map"))  # Ray names a process by the task it is at
+        return bool(killed) or second.poll() is not None
+
+    wait_until(strike, 120, "a worker to kill")
+    assert killed
     _, said = second.communicate(timeout=180)
     assert second.returncode == 0, said
     assert " parts are there already" in said
