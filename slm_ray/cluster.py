@@ -14,7 +14,7 @@ from typing import Any
 
 from slm_ray.core.commands import EXIT_USER_ERROR
 from slm_ray.core.environment import usable_cpus
-from slm_ray.core.errors import UserError
+from slm_ray.core.errors import UserError, first_line
 
 # Read by Ray when it is imported and when its processes start.
 _QUIET = {
@@ -63,7 +63,6 @@ def ray_session(address: str | None, num_cpus: int) -> Iterator[None]:
             _start(ray, address, num_cpus)
         except Exception as error:
             # Ray raises many types here (timeouts, connection errors, its own); each ends in one sentence.
-            lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             where = (
                 f"the Ray cluster at {address} could not be joined"
                 if address
@@ -74,7 +73,7 @@ def ray_session(address: str | None, num_cpus: int) -> Iterator[None]:
                 if address
                 else "see whether memory, /tmp and /dev/shm have room"
             )
-            raise UserError(f"{where} ({lines[0][:160]}): {fix}") from error
+            raise UserError(f"{where} ({first_line(error, 160)}): {fix}") from error
     ended = threading.Event()
     if started_here:
         is_alive = _head_answers(ray) if address else _head_runs(ray)

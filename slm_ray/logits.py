@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from slm_ray.architecture import Architecture, flops_per_token
 from slm_ray.core.commands import run_command
-from slm_ray.core.config import Parser, add_flags, at_least, load_config, option
+from slm_ray.core.config import Parser, add_command_flags, at_least, load_config, option
 from slm_ray.core.errors import UserError
 from slm_ray.core.files import cache_folder
 from slm_ray.core.progress import Console
@@ -95,12 +95,7 @@ class LogitsConfig:
 def make_parser() -> Parser:
     """The command's parser."""
     parser = Parser(prog="python -m slm_ray.logits", description="Keep what a teacher says at every token.")
-    parser.add_argument("--config", type=Path, default=None, help="YAML file of options; flags come over it")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print what would be captured and what it costs; capture nothing"
-    )
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    add_flags(parser, LogitsConfig)
+    add_command_flags(parser, LogitsConfig, dry_run="print what would be captured and what it costs; capture nothing")
     return parser
 
 
@@ -166,7 +161,8 @@ def _prepare(config: LogitsConfig, tokenizer: Path, console: Console, workers: i
 
 
 def _settings(config: LogitsConfig) -> CaptureSettings:
-    from slm_ray.distill.capture_settings import CaptureSettings, choose_precision
+    from slm_ray.distill.capture_settings import CaptureSettings
+    from slm_ray.models.precision import choose_precision
 
     fields = {field.name for field in dataclasses.fields(CaptureSettings)}
     values = {name: value for name, value in dataclasses.asdict(config).items() if name in fields}

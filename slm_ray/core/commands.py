@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -41,6 +42,11 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None
             traceback.print_exc()
         print("interrupted: what was finished is kept; continue with --resume", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def command_line(prog: str, argv: Sequence[str]) -> str:
+    """The command as it was given, for the record, quoted for a shell."""
+    return " ".join([prog, *map(shlex.quote, argv)])
 
 
 def _fail(message: str, debug: bool) -> int:

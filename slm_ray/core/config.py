@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -166,6 +166,42 @@ def read_yaml(path: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise UserError(f"{path} is not valid YAML{where}: {getattr(error, 'problem', None) or error}") from error
+
+
+def add_command_flags(parser: argparse.ArgumentParser, cls: type, *, dry_run: str) -> None:
+    """Give a parser what every command on a config has: its flags, ``--config``, ``--dry-run`` and ``--debug``.
+
+    Args:
+        parser: The parser.
+        cls: The config.
+        dry_run: The help of ``--dry-run``; empty for a command without one.
+    """
+    parser.add_argument("--config", type=Path, default=None, help="YAML file of options; flags come over it")
+    if dry_run:
+        parser.add_argument("--dry-run", action="store_true", help=dry_run)
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    add_flags(parser, cls)
+
+
+def refuse_changes(given: Mapping[str, Any], config_file: Path | None, may_change: Sequence[str], what: str) -> None:
+    """Make sure that a resume changes nothing that decides the result.
+
+    Args:
+        given: The options given beside ``--resume``.
+        config_file: The one of ``--config``, if given.
+        may_change: The options that may be given.
+        what: What is resumed, such as ``run``.
+
+    Raises:
+        UserError: Another one is given.
+    """
+    fixed = sorted(set(given) - set(may_change))
+    if config_file is not None or fixed:
+        changed = "--config" if config_file is not None else flag_of(fixed[0])
+        allowed = ", ".join(map(flag_of, may_change))
+        raise UserError(
+            f"{changed} cannot be changed when a {what} is resumed (only {allowed} can): start a new {what} for that"
+        )
 
 
 def load_config(cls: type[T], config_file: Path | None, flags: Mapping[str, Any]) -> T:

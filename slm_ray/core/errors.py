@@ -23,6 +23,12 @@ class ConfigError(UserError):
         super().__init__("\n".join([head + ":", *(f"  - {p}" for p in self.problems)]))
 
 
+def first_line(error: BaseException, limit: int = 200) -> str:
+    """What a library's exception says, in one line: its first one, or the name of its type."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:limit]
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Say which valid names there are, the nearest one first.
 

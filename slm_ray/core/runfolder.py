@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,19 @@ class RunFolder:
     def file(self, name: str) -> Path:
         """The path of a file in the folder."""
         return self.path / name
+
+    def forget(self, *folders: str) -> None:
+        """Leave no run behind where a mistake was found before any work: the corrected command may use the same folder.
+
+        Args:
+            folders: What else was put into it so far.
+        """
+        for name in (CONFIG_FILE, ENVIRONMENT_FILE, LOG_FILE, LOCK_FILE):
+            self.file(name).unlink(missing_ok=True)
+        for name in folders:
+            shutil.rmtree(self.file(name), ignore_errors=True)
+        with contextlib.suppress(OSError):  # it was there before, with something in it that is not ours
+            self.path.rmdir()
 
     def close(self) -> None:
         """Let go of the lock."""

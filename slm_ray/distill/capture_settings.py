@@ -85,8 +85,3 @@ class CaptureSettings:
         }
 
 
-def choose_precision(wanted: str, device: str) -> str:
-    """What ``auto`` stands for: ``bf16`` where it is multiplied natively, else ``fp32``."""
-    if wanted != "auto":
-        return wanted
-    return "bf16" if device == "cuda" or torch.cpu._is_amx_tile_supported() else "fp32"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from slm_ray.core.config import Parser, add_flags, at_least, load_config, option
+from slm_ray.core.commands import command_line
+from slm_ray.core.config import Parser, add_command_flags, at_least, load_config, option
 from slm_ray.core.errors import UserError
 from slm_ray.core.runfolder import RunFolder
 from slm_ray.data import DEFAULT_CORPUS
@@ -51,9 +51,7 @@ def make_parser() -> Parser:
         prog="python -m slm_ray.evaluate", conflict_handler="resolve",
         description="Measure models on the same held-out text: loss, perplexity and bits per byte, with differences.",
     )  # fmt: skip
-    parser.add_argument("--config", type=Path, default=None, help="YAML file of options; flags come over it")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    add_flags(parser, EvaluateConfig)
+    add_command_flags(parser, EvaluateConfig, dry_run="")
     model = next(field for field in dataclasses.fields(EvaluateConfig) if field.name == "model")
     parser.add_argument("--model", action="append", default=None, metavar="MODEL", help=model.metadata["help"])
     return parser
@@ -80,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
     config.models()
     from slm_ray.evaluate.run import evaluate
 
-    command = "python -m slm_ray.evaluate" + "".join(f" {shlex.quote(argument)}" for argument in argv)
+    command = command_line("python -m slm_ray.evaluate", argv)
     out = Path(config.out) if config.out else Path("runs") / f"evaluate-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
     out.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(out)  # its lock: one process at a time writes results

@@ -15,6 +15,7 @@ from slm_ray.core.errors import UserError
 from slm_ray.core.files import explain_os_error
 from slm_ray.models.bundled import BUNDLED_NAME
 from slm_ray.models.heads import next_token_losses
+from slm_ray.models.loading import load_fp32
 from slm_ray.models.teachers import load_teacher, quiet_transformers
 
 _PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
@@ -112,23 +113,9 @@ class LoadedModel:
         Raises:
             UserError: It is no causal language model that transformers or slm_ray knows.
         """
-        import transformers
-
-        from slm_ray.models.register import register_students
-
-        register_students()  # here again: a first import inside transformers' own may have come too early
-
         self.name, self.device, self.bf16 = model.name, device, precision == "bf16"
-        try:
-            with quiet_transformers():
-                loaded, report = transformers.AutoModelForCausalLM.from_pretrained(
-                    model.folder, dtype=torch.float32, output_loading_info=True
-                )
-        except Exception as error:
-            # transformers raises a dozen types for a folder that is no model; each ends in one sentence.
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise UserError(f"--model {model.name} does not load as a language model: {lines[0][:200]}") from error
-        if missing := sorted(report["missing_keys"]):  # transformers fills these with random numbers
+        loaded, missing = load_fp32(model.folder, f"--model {model.name} does not load as a language model")
+        if missing:
             raise UserError(f"--model {model.name} lacks {len(missing)} tensors, first {missing[0]}: copy it anew")
         self.model = loaded.eval().requires_grad_(False).to(device)
         self.params = sum(parameter.numel() for parameter in self.model.parameters())

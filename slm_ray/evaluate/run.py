@@ -16,12 +16,12 @@ from slm_ray.core.errors import UserError
 from slm_ray.core.files import read_json, write_json, write_text
 from slm_ray.core.progress import Console
 from slm_ray.data import TokenShards, load_corpus, tokenizer_digest
-from slm_ray.distill.capture_settings import choose_precision
 from slm_ray.evaluate.command import EvaluateConfig
 from slm_ray.evaluate.compare import Measured, compare
 from slm_ray.evaluate.held_out import held_out_loss
 from slm_ray.evaluate.models import LoadedModel, ModelFolder, find_model, load_tokenizer
 from slm_ray.evaluate.text import held_out_shards
+from slm_ray.models.precision import choose_precision
 from slm_ray.report.evaluation import evaluation_text
 
 RESULT_FILE, TABLE_FILE, MODELS_FOLDER = "evaluate.json", "table.txt", "models"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_ray.architecture import Architecture, LayerShape, Structure
-from slm_ray.core.errors import UserError
+from slm_ray.core.errors import UserError, first_line
 from slm_ray.core.files import cache_folder
 from slm_ray.models.bundled import BUNDLED_NAME, GGUF_MEMBER
 from slm_ray.models.families import family_of
@@ -103,7 +103,7 @@ def _read_config(name: str, folder: Path, **options: Any) -> Any:
             return AutoConfig.from_pretrained(folder, trust_remote_code=False, **options)
     except Exception as error:
         # transformers raises a dozen types on a bad config or GGUF header; each ends in one sentence.
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        first = first_line(error, 160)
         fix = "check that it is a supported causal language model"
         raise UserError(f"teacher {name} could not be read ({first}): {fix}") from error
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from slm_ray.architecture import Architecture
 from slm_ray.core.digest import digest_json, sha256_file
-from slm_ray.core.errors import UserError, nearest
+from slm_ray.core.errors import UserError, first_line, nearest
 from slm_ray.core.files import cache_folder, explain_os_error, read_json, whole_folder, write_json
 from slm_ray.models.bundled import BUNDLED_NAME, LICENCE, fetch_bundled_gguf
 from slm_ray.models.families import FAMILIES, Family, family_of, unsupported_family
@@ -316,11 +316,10 @@ def _explained(name: str) -> Iterator[None]:
     except UserError as error:
         raise UserError(f"teacher {name}: {error}") from error
     except (SafetensorError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0][:160]
+        first = first_line(error, 160)
         raise UserError(f"teacher {name} is damaged ({first}): download it again") from error
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ImportError, struct.error) as error:
-        lines = str(error).strip().splitlines()
-        first = lines[0][:160] if lines else type(error).__name__
+        first = first_line(error, 160)
         raise UserError(
             f"teacher {name} could not be loaded ({first}): check that it is a supported causal language model"
         ) from error

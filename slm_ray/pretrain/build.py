@@ -15,6 +15,7 @@ from slm_ray.data.shards import TokenShards
 from slm_ray.distill.losses import Divergence
 from slm_ray.distill.online import OnlineTeacher
 from slm_ray.distill.signal import SparseSignal, TeacherSignal
+from slm_ray.models.precision import choose_precision
 from slm_ray.pretrain.engine import DTYPES, Engine, EngineSettings, TorchEngine
 from slm_ray.pretrain.job import TrainJob
 from slm_ray.pretrain.module import StudentLoss, check_documents, check_logits
@@ -40,11 +41,9 @@ class Place:
 
 def resolve_precision(wanted: str, device: torch.device) -> str:
     """``bf16`` where the device multiplies it natively, unless something is asked for."""
-    if wanted != "auto":
-        return wanted
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
+    if wanted == "auto" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return "fp32"
+    return choose_precision(wanted, device.type)
 
 
 def build_module(job: TrainJob, place: Place, student: Any) -> StudentLoss:

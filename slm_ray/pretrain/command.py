@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shlex
-import shutil
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.config import Parser, add_flags, build_config, load_config
+from slm_ray.core.commands import command_line
+from slm_ray.core.config import Parser, add_command_flags, build_config, load_config, refuse_changes
 from slm_ray.core.errors import UserError
-from slm_ray.core.runfolder import CONFIG_FILE, ENVIRONMENT_FILE, LOCK_FILE, LOG_FILE, RunFolder
+from slm_ray.core.runfolder import CONFIG_FILE, RunFolder
 from slm_ray.pretrain.config import PretrainConfig, default_out
 
 MAY_CHANGE = (
@@ -25,15 +23,10 @@ MAY_CHANGE = (
 def make_parser() -> Parser:
     """The command's parser: a flag per option, and a few that are not options of a run."""
     parser = Parser(prog="python -m slm_ray.pretrain", description="Pretrain students with the teacher's help.")
-    parser.add_argument("--config", type=Path, default=None, help="YAML file of options; flags come over it")
     parser.add_argument("--resume", type=Path, default=None, metavar="RUN", help="continue the run in this folder")
     parser.add_argument("--export", type=Path, default=None, metavar="CHECKPOINT",
                         help="write this checkpoint (…/checkpoints/step-…) as a model folder at --out")  # fmt: skip
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print what would be done and what it costs; spend nothing"
-    )
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    add_flags(parser, PretrainConfig)
+    add_command_flags(parser, PretrainConfig, dry_run="print what would be done and what it costs; spend nothing")
     return parser
 
 
@@ -52,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     given = vars(make_parser().parse_args(list(argv)))
     config_file, resume, dry_run, export = (given.pop(name) for name in ("config", "resume", "dry_run", "export"))
     given.pop("debug")
-    command = "python -m slm_ray.pretrain" + "".join(f" {shlex.quote(argument)}" for argument in argv)
+    command = command_line("python -m slm_ray.pretrain", argv)
     if export is not None:
         return _export(export, given)
     if resume is not None and dry_run:
@@ -98,13 +91,7 @@ def _export(checkpoint: Path, given: dict[str, Any]) -> int:
 
 def _resume(path: Path, config_file: Path | None, given: dict[str, Any]) -> int:
     """Continue a run with the options it was started with."""
-    fixed = sorted(set(given) - set(MAY_CHANGE))
-    if config_file is not None or fixed:
-        what = "--config" if config_file is not None else "--" + fixed[0].replace("_", "-")
-        allowed = ", ".join("--" + name.replace("_", "-") for name in MAY_CHANGE)
-        raise UserError(
-            f"{what} cannot be changed when a run is resumed (only {allowed} can): start a new run for that"
-        )
+    refuse_changes(given, config_file, MAY_CHANGE, "run")
     saved_config = RunFolder.open_existing(path)
     try:
         saved = saved_config.config()
@@ -126,7 +113,7 @@ def _resume(path: Path, config_file: Path | None, given: dict[str, Any]) -> int:
 
 def _execute(config: PretrainConfig, folder: RunFolder, command: str, *, is_new: bool = False) -> int:
     from slm_ray.pretrain.growth import GrowingRun
-    from slm_ray.pretrain.inputs import INPUTS_FILE
+    from slm_ray.pretrain.inputs import HELD_OUT_FOLDER, INPUTS_FILE, TOKENIZER_FOLDER
     from slm_ray.pretrain.run import PretrainRun
 
     kind = PretrainRun if config.grow_from is None else GrowingRun
@@ -134,18 +121,8 @@ def _execute(config: PretrainConfig, folder: RunFolder, command: str, *, is_new:
         kind(config, folder, command).execute()
     except UserError:
         if is_new and not folder.file(INPUTS_FILE).exists():
-            _forget(folder)
+            folder.forget(HELD_OUT_FOLDER, TOKENIZER_FOLDER)
         raise
     finally:
         folder.close()
     return 0
-
-
-def _forget(folder: RunFolder) -> None:
-    """Leave no run behind where a mistake was found before any work: the corrected command may use the same folder."""
-    for name in (CONFIG_FILE, ENVIRONMENT_FILE, LOG_FILE, LOCK_FILE):
-        folder.file(name).unlink(missing_ok=True)
-    for name in ("tokenizer", "held_out"):
-        shutil.rmtree(folder.file(name), ignore_errors=True)
-    with contextlib.suppress(OSError):  # it was there before, with something in it that is not ours
-        folder.path.rmdir()

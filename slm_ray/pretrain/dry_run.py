@@ -11,9 +11,9 @@ from slm_ray.core.environment import describe_environment, usable_cpus
 from slm_ray.core.errors import UserError
 from slm_ray.core.units import format_bytes, format_count, format_seconds
 from slm_ray.data import load_corpus
+from slm_ray.models.loading import read_config
 from slm_ray.models.sizes import config_architecture
 from slm_ray.models.teacher_sizes import look_up_teacher
-from slm_ray.models.teachers import quiet_transformers
 from slm_ray.pretrain.accounting import training_flops
 from slm_ray.pretrain.config import FROM_STORE, PretrainConfig
 from slm_ray.pretrain.growth_steps import first_layers, stage_depths
@@ -50,19 +50,7 @@ def _student_architecture(source: str) -> Architecture:
     Raises:
         UserError: There is no such model, or its family is not declared.
     """
-    from transformers import AutoConfig
-
-    from slm_ray.models.register import register_students
-
-    register_students()  # here again: a first import inside transformers' own may have come too early
-
-    try:
-        with quiet_transformers():
-            config = AutoConfig.from_pretrained(source)
-    except Exception as error:
-        # transformers raises a dozen types for a folder that is no model; each ends in one sentence.
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{source} is no model: {lines[0][:200]}") from error
+    config = read_config(source)
     found = config_architecture(config)
     if found is None:
         raise UserError(f"the sizes of {source} (family '{config.model_type}') are not known: run without --dry-run")

@@ -17,10 +17,12 @@ from slm_ray.data.prepare import prepare_shards
 from slm_ray.data.shard_files import write_shards
 from slm_ray.data.shards import TokenShards
 from slm_ray.models.bundled import BUNDLED_NAME
+from slm_ray.models.loading import read_config
 from slm_ray.models.teachers import Teacher, load_teacher, quiet_transformers
 from slm_ray.pretrain.config import FROM_STORE, PretrainConfig
 
 INPUTS_FILE = "inputs.json"
+TOKENIZER_FOLDER = "tokenizer"
 HELD_OUT_FOLDER = "held_out"
 LINEAGE_FILE = "slm_ray.json"
 
@@ -126,23 +128,10 @@ def check_students(config: PretrainConfig) -> None:
     Raises:
         UserError: One is no model, or its positions are too few.
     """
-    from transformers import AutoConfig
-
-    from slm_ray.models.register import register_students
-
-    register_students()  # here again: a first import inside transformers' own may have come too early
-
     if config.grow_from is not None:
         return  # growth takes its layers from a teacher, which is checked when it is loaded
     for source in config.students():
-        try:
-            with quiet_transformers():
-                found = AutoConfig.from_pretrained(source)
-        except Exception as error:
-            # transformers raises a dozen types for a folder that is no model; each ends in one sentence.
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise UserError(f"{source} could not be loaded as a causal language model: {lines[0][:200]}") from error
-        check_positions(found, source, config.sequence_length)
+        check_positions(read_config(source), source, config.sequence_length)
 
 
 def check_positions(model_config: Any, name: str, sequence_length: int) -> None:
@@ -223,7 +212,7 @@ def training_shards(
     if config.shards is not None:
         return TokenShards.open(Path(config.shards).expanduser().resolve())
     corpus = load_corpus(config.data, config.text_field, console)
-    place = folder / "tokenizer"
+    place = folder / TOKENIZER_FOLDER
     if not place.is_dir():
         tokenizer.save_pretrained(place)
     return prepare_shards(

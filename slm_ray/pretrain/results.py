@@ -16,7 +16,7 @@ from slm_ray.pretrain.job import TrainJob
 from slm_ray.pretrain.recorder import EVALS_FILE
 from slm_ray.pretrain.state_files import WEIGHTS_FILE, copy_static_files
 from slm_ray.report import build_training_report
-from slm_ray.report.matching import Curve, Point, table
+from slm_ray.report.matching import Curve, make_curve, table
 
 RESULT_FILE, STATUS_FILE, MODEL_FILE = "result.json", "status.json", "model.json"
 EXPORT_FOLDER = "model"
@@ -83,16 +83,12 @@ def finish_model(folder: Path, job: TrainJob, run: Path) -> dict[str, Any]:
 
 def curve_of(result: dict[str, Any]) -> Curve | None:
     """A model's evaluations as a curve; None where fewer than two are finite."""
-    evals = [record for record in result["evals"] if record["loss"] is not None]
-    if len(evals) < 2:
-        return None
-    points = tuple(
-        Point(record["tokens"], record["flops"]["own"] + record["flops"]["teacher"], record["loss"]) for record in evals
-    )
-    return Curve(
-        result["name"], points, teacher_flops=evals[-1]["flops"]["teacher"],
-        search_flops=result["search_flops"] or 0.0, capture_flops=result["capture_flops"],
-    )  # fmt: skip
+    evaluations = [
+        (record["tokens"], record["flops"]["own"], record["flops"]["teacher"], record["loss"])
+        for record in result["evals"]
+        if record["loss"] is not None
+    ]
+    return make_curve(result["name"], evaluations, result["search_flops"], result["capture_flops"])
 
 
 def results_table(results: list[dict[str, Any]]) -> list[str]:

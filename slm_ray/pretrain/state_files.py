@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from slm_ray.core.errors import UserError
 from slm_ray.core.files import read_json, write_json
-from slm_ray.models.teachers import quiet_transformers
+from slm_ray.models.loading import load_fp32
 from slm_ray.pretrain.engine import Tensors, TrainingState
 
 WEIGHTS_FILE = "model.safetensors"
@@ -119,24 +118,10 @@ def load_student(folder: Path | str, name: str) -> Any:
     Raises:
         UserError: It is no causal language model that transformers or slm_ray knows, or lacks some of its weights.
     """
-    import transformers
-
-    from slm_ray.models.register import register_students
-
-    # Importing slm_ray is not enough where a half-imported family module had caused the Auto classes to load.
-    register_students()
-    try:
-        with quiet_transformers():
-            model, found = transformers.AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, output_loading_info=True
-            )
-    except Exception as error:
-        # transformers raises a dozen types for a folder that is no model; each ends in one sentence.
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{name} could not be loaded as a causal language model: {lines[0][:200]}") from error
-    if found["missing_keys"]:  # transformers would train them from random values after a warning
+    model, missing = load_fp32(folder, f"{name} could not be loaded as a causal language model")
+    if missing:
         raise UserError(
-            f"{name} has no weights for {len(found['missing_keys'])} of its parameters, '{min(found['missing_keys'])}' "
-            "first: give a whole causal language model"
+            f"{name} has no weights for {len(missing)} of its parameters, '{missing[0]}' first: give a whole causal "
+            "language model"
         )
     return model

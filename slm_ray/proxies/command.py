@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.config import Parser, add_flags, build_config, load_config
+from slm_ray.core.commands import command_line
+from slm_ray.core.config import Parser, add_command_flags, build_config, load_config, refuse_changes
 from slm_ray.core.errors import UserError
 from slm_ray.core.runfolder import CONFIG_FILE, RunFolder
 from slm_ray.core.units import format_count, parse_number
@@ -25,11 +25,8 @@ def make_parser() -> Parser:
         prog="python -m slm_ray.proxies",
         description="Report how well each proxy ranks a search's candidates as a short training does.",
     )
-    parser.add_argument("--config", type=Path, default=None, help="YAML file of options; flags come over it")
     parser.add_argument("--resume", type=Path, default=None, metavar="OUT", help="continue the report in this folder")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be trained; spend nothing")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    add_flags(parser, ProxiesConfig)
+    add_command_flags(parser, ProxiesConfig, dry_run="print what would be trained; spend nothing")
     return parser
 
 
@@ -48,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     given = vars(make_parser().parse_args(list(argv)))
     config_file, resume, dry_run = (given.pop(name) for name in ("config", "resume", "dry_run"))
     given.pop("debug")
-    command = "python -m slm_ray.proxies" + "".join(f" {shlex.quote(argument)}" for argument in argv)
+    command = command_line("python -m slm_ray.proxies", argv)
     if resume is not None:
         if dry_run:
             raise UserError("--dry-run is for a new report, and --resume continues one: give one of them")
@@ -97,11 +94,7 @@ def _resume(path: Path, config_file: Path | None, given: dict[str, Any]) -> int:
     """Continue a report with the options it was started with."""
     from slm_ray.proxies.correlate import REPORT_FILE, TABLE_FILE
 
-    fixed = sorted(set(given) - set(_MAY_CHANGE))
-    if config_file is not None or fixed:
-        what = "--config" if config_file is not None else "--" + fixed[0].replace("_", "-")
-        allowed = ", ".join("--" + name for name in _MAY_CHANGE)
-        raise UserError(f"{what} cannot be changed when a report is resumed (only {allowed} can): start a new one")
+    refuse_changes(given, config_file, _MAY_CHANGE, "report")
     folder = RunFolder.open_existing(path)
     try:
         saved = folder.config()

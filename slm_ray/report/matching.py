@@ -56,6 +56,23 @@ class Curve:
         return self.points[-1].loss
 
 
+def make_curve(
+    name: str, evaluations: Sequence[tuple[int, float, float, float]], search_flops: float | None, capture_flops: float
+) -> Curve | None:
+    """A model's evaluations as a curve; None where there are fewer than two.
+
+    Args:
+        name: The model's name.
+        evaluations: Of each, in order: tokens, its own FLOPs, the teacher's FLOPs, and a loss that is a number.
+        search_flops: What the search that found it cost; counted as 0 where that is not known.
+        capture_flops: What the capture of its logit store cost.
+    """
+    if len(evaluations) < 2:
+        return None
+    points = tuple(Point(tokens, own + teacher, loss) for tokens, own, teacher, loss in evaluations)
+    return Curve(name, points, evaluations[-1][2], search_flops or 0.0, capture_flops)
+
+
 @dataclass(frozen=True)
 class Match:
     """What one start needed to reach another's final loss.

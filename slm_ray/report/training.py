@@ -12,7 +12,7 @@ from typing import Any
 from slm_ray.core.errors import UserError
 from slm_ray.core.records import read_records
 from slm_ray.core.runfolder import CONFIG_FILE, ENVIRONMENT_FILE
-from slm_ray.report.matching import Curve, Point
+from slm_ray.report.matching import Curve, make_curve
 from slm_ray.report.records import mapping, number, read_part
 
 MODEL_FILE, RESULT_FILE, STATUS_FILE, GROWTH_FILE = "model.json", "result.json", "status.json", "growth.json"
@@ -82,11 +82,8 @@ class TrainedModel:
     @property
     def curve(self) -> Curve | None:
         """Its evaluations for comparisons; None where there are fewer than two."""
-        if len(self.evaluations) < 2:
-            return None
-        points = tuple(Point(e.tokens, e.own_flops + e.teacher_flops, e.loss) for e in self.evaluations)
-        teacher_flops = self.evaluations[-1].teacher_flops
-        return Curve(self.name, points, teacher_flops, self.search_flops or 0.0, self.capture_flops)
+        evaluations = [(e.tokens, e.own_flops, e.teacher_flops, e.loss) for e in self.evaluations]
+        return make_curve(self.name, evaluations, self.search_flops, self.capture_flops)
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import shlex
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.config import Parser, add_flags, build_config, load_config
+from slm_ray.core.commands import command_line
+from slm_ray.core.config import Parser, add_command_flags, build_config, load_config, refuse_changes
 from slm_ray.core.errors import UserError
-from slm_ray.core.runfolder import CONFIG_FILE, ENVIRONMENT_FILE, LOCK_FILE, LOG_FILE, RunFolder
+from slm_ray.core.runfolder import RunFolder
 from slm_ray.search.config import SearchConfig, default_out
 
 MAY_CHANGE = ("workers", "threads", "address", "tracker")
@@ -20,13 +19,8 @@ MAY_CHANGE = ("workers", "threads", "address", "tracker")
 def make_parser() -> Parser:
     """The command's parser: a flag per option, and a few that are not options of a run."""
     parser = Parser(prog="python -m slm_ray.search", description="Search a teacher for its best sub-networks.")
-    parser.add_argument("--config", type=Path, default=None, help="YAML file of options; flags come over it")
     parser.add_argument("--resume", type=Path, default=None, metavar="RUN", help="continue the run in this folder")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print what would be done and what it costs; spend nothing"
-    )
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    add_flags(parser, SearchConfig)
+    add_command_flags(parser, SearchConfig, dry_run="print what would be done and what it costs; spend nothing")
     return parser
 
 
@@ -45,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     given = vars(make_parser().parse_args(list(argv)))
     config_file, resume, dry_run = given.pop("config"), given.pop("resume"), given.pop("dry_run")
     given.pop("debug")
-    command = "python -m slm_ray.search" + "".join(f" {shlex.quote(argument)}" for argument in argv)
+    command = command_line("python -m slm_ray.search", argv)
     if resume is not None and dry_run:
         raise UserError("--dry-run shows what a new run would cost, and --resume continues one: give one of them")
     if resume is not None:
@@ -66,13 +60,7 @@ def _resume(path: Path, config_file: Path | None, given: dict[str, Any]) -> int:
     """Continue a run with the options it was started with."""
     from slm_ray.search.run import RESULT_FILE, print_summary
 
-    fixed = sorted(set(given) - set(MAY_CHANGE))
-    if config_file is not None or fixed:
-        what = "--config" if config_file is not None else "--" + fixed[0].replace("_", "-")
-        allowed = ", ".join("--" + name for name in MAY_CHANGE)
-        raise UserError(
-            f"{what} cannot be changed when a run is resumed (only {allowed} can): start a new run for that"
-        )
+    refuse_changes(given, config_file, MAY_CHANGE, "run")
     folder = RunFolder.open_existing(path)
     if folder.file(RESULT_FILE).exists():
         print(f"{path} is finished already:\n")
@@ -94,16 +82,8 @@ def _execute(config: SearchConfig, folder: RunFolder, command: str, *, is_new: b
         print_summary(folder.path)
     except UserError:
         if is_new and not folder.file(INPUTS_FILE).exists():
-            _forget(folder)
+            folder.forget()
         raise
     finally:
         folder.close()
     return 0
-
-
-def _forget(folder: RunFolder) -> None:
-    """Leave no run behind where a mistake was found before any work: the corrected command may use the same folder."""
-    for name in (CONFIG_FILE, ENVIRONMENT_FILE, LOG_FILE, LOCK_FILE):
-        folder.file(name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # it was there before, with something in it that is not ours
-        folder.path.rmdir()

@@ -19,11 +19,12 @@ from slm_ray.data import load_corpus
 from slm_ray.data.bundled import BUNDLED
 from slm_ray.data.hub import is_hub_id
 from slm_ray.data.local import is_supported
+from slm_ray.models.precision import choose_precision
 from slm_ray.models.teacher_sizes import TeacherSizes, look_up_teacher
 from slm_ray.search import estimates
 from slm_ray.search.config import DEFAULT_BUDGET, SearchConfig
 from slm_ray.search.genome import Genome
-from slm_ray.search.inputs import check_sequence_length, choose_precision
+from slm_ray.search.inputs import check_sequence_length
 from slm_ray.search.space import NATURAL, SearchSpace, load_space
 
 _UNITS = {"params": "parameters", "flops": "FLOPs/token", "kv_bytes": "KV-cache bytes/token"}

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from slm_ray.architecture import Architecture, Budget
 from slm_ray.core.errors import UserError
 from slm_ray.core.files import cache_folder, read_json, write_json
 from slm_ray.core.progress import Console
 from slm_ray.core.runfolder import RunFolder
 from slm_ray.data import CALIBRATION, HELD_OUT, TRAIN, Corpus, PackedTokens, load_corpus, prepare_tokens
+from slm_ray.models.precision import choose_precision
 from slm_ray.models.teachers import Teacher, load_teacher
 from slm_ray.proxies.evaluator import DTYPES
 from slm_ray.search.config import SearchConfig
@@ -59,13 +58,6 @@ class SearchInputs:
             "budget": [self.budget.quantity, self.budget.low, self.budget.high],
             "precision": self.precision,
         }
-
-
-def choose_precision(wanted: str) -> str:
-    """``bf16`` where the processor has bf16 matrix instructions, unless something is asked for."""
-    if wanted != "auto":
-        return wanted
-    return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
 
 
 def check_sequence_length(config: SearchConfig, architecture: Architecture) -> None:

@@ -1,0 +1,58 @@
+"""Any causal language model through transformers' own classes, with one sentence where that fails."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from slm_ray.core.errors import UserError, first_line
+from slm_ray.models.teachers import quiet_transformers
+
+
+@contextlib.contextmanager
+def one_sentence(sentence: str) -> Iterator[None]:
+    """Load quietly; whatever transformers raises (a dozen types) becomes ``sentence`` and the first line of it.
+
+    Raises:
+        UserError: Something was raised inside.
+    """
+    try:
+        with quiet_transformers():
+            yield
+    except Exception as error:
+        raise UserError(f"{sentence}: {first_line(error)}") from error
+
+
+def read_config(source: Path | str) -> Any:
+    """The config of a model folder or hub id, with no code of its own run.
+
+    Raises:
+        UserError: There is no such model, or transformers and slm_ray do not know its kind.
+    """
+    from transformers import AutoConfig
+
+    with one_sentence(f"{source} could not be loaded as a causal language model"):
+        return AutoConfig.from_pretrained(source)
+
+
+def load_fp32(folder: Path | str, sentence: str) -> tuple[Any, list[str]]:
+    """A causal language model in fp32, and the parameters that it has no weights for, sorted.
+
+    transformers fills those with random numbers after a warning, so they have to be looked at.
+
+    Args:
+        folder: A model folder or hub id.
+        sentence: What an error begins with.
+
+    Raises:
+        UserError: It cannot be loaded.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with one_sentence(sentence):
+        model, found = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    return model, sorted(found["missing_keys"])
