@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 import torch
+
+from slm_ray.hardware.memory import peak_memory_bytes
 
 # Looking for child processes reads the whole process table.
 _CHILDREN_SECONDS = 10.0
@@ -27,18 +26,6 @@ def training_flops(forward_flops: float, *, activation_checkpointing: bool = Fal
         activation_checkpointing: Whether activations are computed again in the backward pass.
     """
     return forward_flops * (4 if activation_checkpointing else 3)
-
-
-def peak_memory_bytes() -> int:
-    """The most memory this process has held at once (resident set)."""
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 @dataclass(frozen=True)

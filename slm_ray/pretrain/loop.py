@@ -20,13 +20,13 @@ import torch.distributed as dist
 from slm_ray.core.errors import UserError
 from slm_ray.data.shards import TokenShards
 from slm_ray.evaluate.held_out import HeldOutLoss, held_out_loss
+from slm_ray.hardware.energy import EnergyMeter
+from slm_ray.hardware.peaks import model_flops_utilization
 from slm_ray.pretrain.accounting import UsageSampler
 from slm_ray.pretrain.batches import Batches, MicroBatch
 from slm_ray.pretrain.build import Place, build_engine, build_module, make_signal, resolve_precision
 from slm_ray.pretrain.checkpoints import CheckpointFolder
-from slm_ray.pretrain.energy import EnergyMeter
 from slm_ray.pretrain.engine import Engine, TrainingState, autocast, gathered_sum
-from slm_ray.pretrain.hardware import model_flops_utilization
 from slm_ray.pretrain.job import AUTO, TrainJob
 from slm_ray.pretrain.micro_batch import STATE_BYTES, default_micro_batch, find_micro_batch
 from slm_ray.pretrain.module import StudentLoss

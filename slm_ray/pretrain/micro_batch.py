@@ -9,7 +9,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from slm_ray.pretrain.accounting import peak_memory_bytes
+from slm_ray.hardware.memory import peak_memory_bytes
 from slm_ray.pretrain.build import Place
 
 # Of every parameter, in training: its gradient, two moments, and what an engine copies.

@@ -1,0 +1,1 @@
+"""What machines can do, and what they use: peak speeds, memory, energy."""
