@@ -13,10 +13,11 @@ from slm_ray.core.errors import UserError
 
 @dataclass(frozen=True)
 class Document:
-    """One document: a name to find it by and its text."""
+    """One document: a name to find it by, its text, and the domain that its record names where that was asked for."""
 
     id: str
     text: str
+    domain: str | None = None
 
 
 class Slice(Protocol):
@@ -122,7 +123,8 @@ def _encodable(document: Document) -> Document:
     try:
         document.text.encode()
     except UnicodeEncodeError:
-        return Document(document.id, document.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        text = document.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return Document(document.id, text, document.domain)
     return document
 
 

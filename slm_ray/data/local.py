@@ -52,6 +52,7 @@ class _FileSlice:
         root: The folder that documents are named from.
         paths: The files.
         text_field: The field of records that holds the text.
+        domain_field: The field of records that names their domain, where it is asked for.
         piece_characters: Size of the pieces that text files are cut into.
         always_cut: Cut text files of any size, not only the large ones.
         num_bytes: About how much text they hold.
@@ -60,6 +61,7 @@ class _FileSlice:
     root: Path
     paths: tuple[Path, ...]
     text_field: str
+    domain_field: str | None
     piece_characters: int
     always_cut: bool
     num_bytes: int
@@ -68,13 +70,19 @@ class _FileSlice:
         for path in self.paths:
             id, ending = path.relative_to(self.root).as_posix(), ending_of(path)
             if ending in TEXT_ENDINGS:
+                if self.domain_field is not None:
+                    raise UserError(
+                        f"{path} is plain text, whose documents have no field '{self.domain_field}': leave out "
+                        "--domain-field, or give each domain as --data NAME=FILE"
+                    )
                 yield from text_documents(path, id, self.piece_characters, self.always_cut)
             elif ending == ".parquet":
-                yield from parquet_documents(path, id, self.text_field)
+                yield from parquet_documents(path, id, self.text_field, self.domain_field)
             elif ending in (".csv", ".tsv"):
-                yield from csv_documents(path, id, self.text_field, "," if ending == ".csv" else "\t")
+                delimiter = "," if ending == ".csv" else "\t"
+                yield from csv_documents(path, id, self.text_field, delimiter, self.domain_field)
             else:
-                yield from json_documents(path, id, self.text_field)
+                yield from json_documents(path, id, self.text_field, self.domain_field)
 
 
 def _text_bytes(path: Path) -> int:
@@ -90,6 +98,7 @@ class _Files:
     root: Path
     paths: tuple[Path, ...]
     text_field: str
+    domain_field: str | None = None
 
     def _slice(self) -> _FileSlice:
         """All files as one slice."""
@@ -99,7 +108,9 @@ class _Files:
         if always_cut:
             share = sum(path.stat().st_size for path in texts) // _ENOUGH_TEXT_FILES
             size = min(max(share, _LEAST_PIECE_CHARACTERS), _PIECE_CHARACTERS)
-        return _FileSlice(self.root, self.paths, self.text_field, size, always_cut, num_bytes=0)
+        return _FileSlice(
+            self.root, self.paths, self.text_field, self.domain_field, size, always_cut, num_bytes=0
+        )
 
     def documents(self) -> Iterator[Document]:
         yield from self._slice().documents()
@@ -148,13 +159,14 @@ def _paths_in(folder: Path) -> tuple[Path, ...]:
     return tuple(paths)
 
 
-def local_corpus(name: str, path: Path, text_field: str) -> Corpus:
+def local_corpus(name: str, path: Path, text_field: str, domain_field: str | None = None) -> Corpus:
     """The corpus of a file, or of every readable file in a folder and below it, in sorted order.
 
     Args:
         name: As the user gave it.
         path: The existing file or folder.
         text_field: The field of records that holds the text.
+        domain_field: The field of records that names their domain, where it is asked for.
 
     Raises:
         UserError: The file is of a kind that cannot be read, is empty, or the folder has no readable file.
@@ -176,5 +188,5 @@ def local_corpus(name: str, path: Path, text_field: str) -> Corpus:
             raise UserError(f"{path} is empty: give a corpus with text in it")
     except OSError as error:
         raise explain_os_error(error, f"reading {path}") from error
-    files = _Files(root, paths, text_field)
+    files = _Files(root, paths, text_field, domain_field)
     return Corpus(name, files.documents, text_field, files.digest, files.split)

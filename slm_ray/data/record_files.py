@@ -46,7 +46,28 @@ def record_text(record: Any, where: str, text_field: str) -> str:
     return value or ""
 
 
-def json_documents(path: Path, id: str, text_field: str) -> Iterator[Document]:
+def record_domain(record: Any, where: str, domain_field: str | None) -> str | None:
+    """The domain that a record names, in a field or, with dots, a field of a field; None where none is asked for.
+
+    Raises:
+        UserError: The field is missing, or holds neither text nor a number.
+    """
+    if domain_field is None:
+        return None
+    value = record
+    for name in domain_field.split("."):
+        if not isinstance(value, dict) or name not in value:
+            fields = [str(key) for key in value] if isinstance(value, dict) else []
+            raise UserError(
+                f"{where} has no field '{domain_field}': {nearest(name, fields)}; choose one with --domain-field"
+            )
+        value = value[name]
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise UserError(f"{where}: field '{domain_field}' must hold text or a whole number, got {type(value).__name__}")
+    return str(value)
+
+
+def json_documents(path: Path, id: str, text_field: str, domain_field: str | None = None) -> Iterator[Document]:
     """The documents of a ``.json`` or ``.jsonl`` file: one JSON list, or one record per line (blank lines passed over).
 
     Raises:
@@ -55,7 +76,7 @@ def json_documents(path: Path, id: str, text_field: str) -> Iterator[Document]:
     with open_bytes(path) as file:
         is_list = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
     if is_list:
-        yield from _json_list(path, id, text_field)
+        yield from _json_list(path, id, text_field, domain_field)
         return
     offset = 0
     with open_bytes(path) as file:
@@ -71,10 +92,11 @@ def json_documents(path: Path, id: str, text_field: str) -> Iterator[Document]:
                     f"{where} is not JSON ({error.msg}, column {error.colno}): mend or remove that line"
                 ) from error
             offset += len(line)
-            yield Document(f"{id}:{number}", record_text(record, where, text_field))
+            value = record_text(record, where, text_field)
+            yield Document(f"{id}:{number}", value, record_domain(record, where, domain_field if value else None))
 
 
-def _json_list(path: Path, id: str, text_field: str) -> Iterator[Document]:
+def _json_list(path: Path, id: str, text_field: str, domain_field: str | None) -> Iterator[Document]:
     try:
         records = json.loads("".join(read_text(path)))
     except json.JSONDecodeError as error:
@@ -83,7 +105,9 @@ def _json_list(path: Path, id: str, text_field: str) -> Iterator[Document]:
             f"{path} is not a JSON list ({error.msg}, {where}): mend it, or write one record per line"
         ) from error
     for number, record in enumerate(records, start=1):
-        yield Document(f"{id}:{number}", record_text(record, f"{path}, record {number}", text_field))
+        where = f"{path}, record {number}"
+        value = record_text(record, where, text_field)
+        yield Document(f"{id}:{number}", value, record_domain(record, where, domain_field if value else None))
 
 
 def _lines(chunks: Iterator[str]) -> Iterator[str]:
@@ -95,7 +119,9 @@ def _lines(chunks: Iterator[str]) -> Iterator[str]:
         yield rest
 
 
-def csv_documents(path: Path, id: str, text_field: str, delimiter: str) -> Iterator[Document]:
+def csv_documents(
+    path: Path, id: str, text_field: str, delimiter: str, domain_field: str | None = None
+) -> Iterator[Document]:
     """The documents of a CSV or TSV file whose first line names the columns.
 
     Raises:
@@ -107,12 +133,13 @@ def csv_documents(path: Path, id: str, text_field: str, delimiter: str) -> Itera
         if text_field not in (rows.fieldnames or []):
             raise missing_field(f"{path}, line 1,", text_field, rows.fieldnames or [])
         for number, row in enumerate(rows, start=1):
-            yield Document(f"{id}:{number}", row[text_field] or "")
+            domain = record_domain(row, f"{path}, row {number}", domain_field)
+            yield Document(f"{id}:{number}", row[text_field] or "", domain)
     except csv.Error as error:
         raise UserError(f"{path}, line {rows.line_num}, is not CSV ({error}): mend or remove that line") from error
 
 
-def parquet_documents(path: Path, id: str, text_field: str) -> Iterator[Document]:
+def parquet_documents(path: Path, id: str, text_field: str, domain_field: str | None = None) -> Iterator[Document]:
     """The documents of a Parquet file, read a few rows at a time.
 
     Raises:
@@ -127,10 +154,15 @@ def parquet_documents(path: Path, id: str, text_field: str) -> Iterator[Document
             if text_field not in names:
                 raise missing_field(str(path), text_field, names)
             numbers = itertools.count(1)
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=[text_field]):
-                for value in batch.column(0).to_pylist():
+            columns = [text_field]
+            if domain_field is not None:
+                record_domain(dict.fromkeys(names, ""), str(path), domain_field.split(".")[0])
+                columns.append(domain_field.split(".")[0])
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=list(dict.fromkeys(columns))):
+                for record in batch.to_pylist():
                     number = next(numbers)
-                    text = record_text({text_field: value}, f"{path}, row {number}", text_field)
-                    yield Document(f"{id}:{number}", text)
+                    where = f"{path}, row {number}"
+                    text = record_text(record, where, text_field)
+                    yield Document(f"{id}:{number}", text, record_domain(record, where, domain_field if text else None))
     except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
         raise UserError(f"{path} is not a whole Parquet file ({error}): copy or download it again") from error

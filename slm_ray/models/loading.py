@@ -56,3 +56,22 @@ def load_fp32(folder: Path | str, sentence: str) -> tuple[Any, list[str]]:
     with one_sentence(sentence):
         model, found = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     return model, sorted(found["missing_keys"])
+
+
+def load_student(folder: Path | str, name: str) -> Any:
+    """A model folder's or hub id's causal LM in fp32, with no code of its own run.
+
+    Args:
+        folder: Where it is.
+        name: What to call it in an error.
+
+    Raises:
+        UserError: It is no causal language model that transformers or slm_ray knows, or lacks some of its weights.
+    """
+    model, missing = load_fp32(folder, f"{name} could not be loaded as a causal language model")
+    if missing:
+        raise UserError(
+            f"{name} has no weights for {len(missing)} of its parameters, '{missing[0]}' first: give a whole causal "
+            "language model"
+        )
+    return model

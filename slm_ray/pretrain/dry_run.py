@@ -13,12 +13,12 @@ from slm_ray.core.units import format_bytes, format_count, format_seconds
 from slm_ray.data import load_corpus
 from slm_ray.models.loading import read_config
 from slm_ray.models.sizes import config_architecture
+from slm_ray.models.starts import first_layers_like
 from slm_ray.models.teacher_sizes import look_up_teacher
 from slm_ray.pretrain.accounting import training_flops
 from slm_ray.pretrain.config import FROM_STORE, PretrainConfig
 from slm_ray.pretrain.growth_steps import first_layers, stage_depths
 from slm_ray.pretrain.inputs import lineage
-from slm_ray.pretrain.starts import first_layers_like
 
 # Weights, gradient and AdamW's two moments, fp32.
 _BYTES_PER_PARAMETER = 16

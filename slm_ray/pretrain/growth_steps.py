@@ -14,13 +14,14 @@ from slm_ray.core.errors import UserError
 from slm_ray.data.shards import TokenShards
 from slm_ray.evaluate.held_out import held_out_loss
 from slm_ray.models.extraction import extract
+from slm_ray.models.loading import load_student
 from slm_ray.models.teachers import Teacher
 from slm_ray.pretrain.build import Place, resolve_precision
 from slm_ray.pretrain.checkpoints import CheckpointFolder
 from slm_ray.pretrain.engine import DTYPES, Tensors, autocast
 from slm_ray.pretrain.micro_batch import default_micro_batch
 from slm_ray.pretrain.module import StudentLoss, check_logits
-from slm_ray.pretrain.state_files import load_student, read_state
+from slm_ray.pretrain.state_files import read_state
 
 
 def stage_depths(source_layers: int, grow_from: int, grow_by: int) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ from slm_ray.data.shards import TokenShards
 from slm_ray.evaluate.held_out import HeldOutLoss, held_out_loss
 from slm_ray.hardware.energy import EnergyMeter
 from slm_ray.hardware.peaks import model_flops_utilization
+from slm_ray.models.loading import load_student
 from slm_ray.pretrain.accounting import UsageSampler
 from slm_ray.pretrain.batches import Batches, MicroBatch
 from slm_ray.pretrain.build import Place, build_engine, build_module, make_signal, resolve_precision
@@ -31,7 +32,7 @@ from slm_ray.pretrain.job import AUTO, TrainJob
 from slm_ray.pretrain.micro_batch import STATE_BYTES, default_micro_batch, find_micro_batch
 from slm_ray.pretrain.module import StudentLoss
 from slm_ray.pretrain.schedules import Schedule, WeightSchedule
-from slm_ray.pretrain.state_files import copy_static_files, load_student, read_state, write_state
+from slm_ray.pretrain.state_files import copy_static_files, read_state, write_state
 
 Say = Callable[[str, dict[str, Any]], None]
 _SPIKE_MEMORY = 0.9  # of the running mean loss that spikes are judged by

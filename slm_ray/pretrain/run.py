@@ -16,6 +16,7 @@ from slm_ray.core.files import read_json, write_json
 from slm_ray.core.progress import Console, Progress
 from slm_ray.core.runfolder import LOG_FILE, RunFolder
 from slm_ray.core.units import format_count
+from slm_ray.models.starts import build_start
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.first_checkpoint import write_first_checkpoint
 from slm_ray.pretrain.inputs import (
@@ -28,7 +29,6 @@ from slm_ray.pretrain.inputs import (
 from slm_ray.pretrain.job import TrainJob
 from slm_ray.pretrain.launch import Resources, RunHere, local_workers, run_on_ray
 from slm_ray.pretrain.results import finish_model, finish_run
-from slm_ray.pretrain.starts import build_start
 from slm_ray.pretrain.tracking import ModelTracking
 
 MODEL_FILE = "model.json"

@@ -9,14 +9,12 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from slm_ray.core.errors import UserError
 from slm_ray.core.files import read_json, write_json
-from slm_ray.models.loading import load_fp32
 from slm_ray.pretrain.engine import Tensors, TrainingState
 
 WEIGHTS_FILE = "model.safetensors"
@@ -79,7 +77,7 @@ def write_state(folder: Path, static: Path, state: TrainingState, trainer: Train
 
 
 def read_state(folder: Path) -> tuple[TrainingState, TrainerState]:
-    """Read the optimiser and the trainer's state of a checkpoint; its weights are read by :func:`load_student`.
+    """Read the optimiser and the trainer's state of a checkpoint; ``load_student`` reads its weights.
 
     Raises:
         UserError: A file is damaged.
@@ -106,22 +104,3 @@ def _load_tensors(path: Path) -> Tensors:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}): delete this checkpoint and resume from one before") from error
-
-
-def load_student(folder: Path | str, name: str) -> Any:
-    """A model folder's or hub id's causal LM in fp32, with no code of its own run.
-
-    Args:
-        folder: Where it is.
-        name: What to call it in an error.
-
-    Raises:
-        UserError: It is no causal language model that transformers or slm_ray knows, or lacks some of its weights.
-    """
-    model, missing = load_fp32(folder, f"{name} could not be loaded as a causal language model")
-    if missing:
-        raise UserError(
-            f"{name} has no weights for {len(missing)} of its parameters, '{missing[0]}' first: give a whole causal "
-            "language model"
-        )
-    return model

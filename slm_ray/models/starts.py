@@ -12,9 +12,9 @@ from slm_ray.architecture import Architecture, Budget, LayerShape, LayerUnits, S
 from slm_ray.architecture.first_layers import first_n
 from slm_ray.core.errors import UserError
 from slm_ray.models.extraction import extract, save_student
+from slm_ray.models.loading import load_student
 from slm_ray.models.sizes import config_architecture
 from slm_ray.models.teachers import Teacher, quiet_transformers
-from slm_ray.pretrain.state_files import load_student
 
 
 def build_start(start: str, student: Path | str, name: str, seed: int, teacher: Teacher | None) -> Any:
