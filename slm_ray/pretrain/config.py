@@ -45,6 +45,9 @@ class PretrainConfig:
     text_field: str = option("text", "field of the text in JSONL, parquet and hub corpora")
     shards: str = option(None, "folder of token shards prepared before, instead of --data's train part", kind=str)
     tokens: str = option("20M", "tokens to train each model on, e.g. 300k or 20M", metavar="COUNT")
+    data_tokens: str = option(
+        None, "different tokens of --data to train on, read again and again [default: as many as --tokens]", kind=str
+    )
     sequence_length: int = option(512, "tokens per sequence", check=at_least(8))
     documents: str = option("separate", "attention stays inside a document, or not", choices=("separate", "joined"))
     batch_size: int = option(8, "sequences of one optimiser step, over all workers", check=at_least(1))
@@ -106,6 +109,22 @@ class PretrainConfig:
                 f"--sequence-length {self.sequence_length}): give more tokens or a smaller batch"
             )
         return wanted // step * step
+
+    def num_data_tokens(self) -> int:
+        """Different tokens to train on: what the corpus is asked for.
+
+        Raises:
+            UserError: It is not a count, or is below one step.
+        """
+        if self.data_tokens is None:
+            return self.num_tokens()
+        wanted = int(parse_number(self.data_tokens))
+        if wanted < self.step_tokens:
+            raise UserError(
+                f"--data-tokens {self.data_tokens} is below one step of {self.step_tokens:,} tokens: give more tokens "
+                "or a smaller batch"
+            )
+        return min(wanted, self.num_tokens())
 
     @property
     def step_tokens(self) -> int:
@@ -193,7 +212,9 @@ class PretrainConfig:
         Raises:
             UserError: Two options do not go together.
         """
-        self.students(), self.starts(), self.seeds(), self.num_tokens()
+        self.students(), self.starts(), self.seeds(), self.num_tokens(), self.num_data_tokens()
+        if self.data_tokens is not None and self.shards is not None:
+            raise UserError("--data-tokens and --shards are both given: prepared shards are read whole; leave one out")
         for name in ("eval_every", "checkpoint_every"):
             self.every_steps(name)
         if self.batch_size % self.workers:

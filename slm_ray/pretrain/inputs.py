@@ -216,7 +216,7 @@ def training_shards(
     if not place.is_dir():
         tokenizer.save_pretrained(place)
     return prepare_shards(
-        corpus, place.resolve(), TRAIN, sequence_length=config.sequence_length, num_tokens=config.num_tokens(),
+        corpus, place.resolve(), TRAIN, sequence_length=config.sequence_length, num_tokens=config.num_data_tokens(),
         cache=cache_folder() / "shards", console=console, workers=workers,
     )  # fmt: skip
 
