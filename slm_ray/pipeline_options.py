@@ -10,7 +10,7 @@ from typing import Any
 
 from slm_ray.core.config import build_config, flag_of, option, read_yaml
 from slm_ray.core.errors import ConfigError, UserError, nearest
-from slm_ray.evaluate.command import EvaluateConfig
+from slm_ray.evaluate.config import EvaluateConfig
 from slm_ray.logits import LogitsConfig
 from slm_ray.pretrain.config import DISTILL, FROM_STORE, PretrainConfig
 from slm_ray.search.config import SearchConfig

@@ -1,59 +1,34 @@
-"""``python -m slm_ray.evaluate``: models side by side on the same held-out text."""
+"""``python -m slm_ray.evaluate``: models side by side on text, tasks, generation and efficiency."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from slm_ray.core.commands import command_line
-from slm_ray.core.config import Parser, add_command_flags, at_least, load_config, option
-from slm_ray.core.errors import UserError
-from slm_ray.core.runfolder import RunFolder
-from slm_ray.data import DEFAULT_CORPUS
+from slm_ray.core.config import Parser, add_command_flags, build_config, load_config, refuse_changes
+from slm_ray.core.files import write_json
+from slm_ray.core.runfolder import CONFIG_FILE, RunFolder
+from slm_ray.evaluate.config import MAY_CHANGE, SEVERAL, EvaluateConfig
 
-PRECISIONS = ("auto", "fp32", "bf16")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """The options of an evaluation."""
-
-    model: str = option(None, "a model folder, hub id, .gguf file or smollm2-135m; give it once per model", kind=str)
-    data: str = option(DEFAULT_CORPUS, "corpus: python-docs, python-docs-full, a file or folder, or a hub id")
-    text_field: str = option("text", "field of the text in JSONL, parquet and hub corpora")
-    eval_tokens: int = option(8192, "held-out tokens, of the first model's", check=at_least(2))
-    sequence_length: int = option(512, "tokens per sequence", check=at_least(2))
-    documents: str = option("separate", "attention stays inside a document, or not", choices=("separate", "joined"))
-    precision: str = option("auto", "compute type; auto: bf16 where it is multiplied natively", choices=PRECISIONS)
-    batch: int = option(4, "sequences at once", check=at_least(1))
-    threads: int = option(None, "CPU threads [default: torch's own choice]", check=at_least(1), kind=int)
-    device: str = option("auto", "auto takes a GPU where there is one", choices=("auto", "cpu", "cuda"))
-    out: str = option(None, "folder of the results [default: runs/evaluate-TIME]", kind=str)
-
-    def models(self) -> tuple[str, ...]:
-        """The models, each once, in the order given.
-
-        Raises:
-            UserError: None was given.
-        """
-        names = tuple(dict.fromkeys(part.strip() for part in (self.model or "").split(",") if part.strip()))
-        if not names:
-            raise UserError("--model is missing: give a model folder, a hub id, a .gguf file or smollm2-135m")
-        return names
+PROG = "python -m slm_ray.evaluate"
 
 
 def make_parser() -> Parser:
-    """The command's parser; ``--model`` may be given several times."""
+    """The command's parser; ``--model``, ``--data`` and ``--tasks`` may be given several times."""
     parser = Parser(
-        prog="python -m slm_ray.evaluate", conflict_handler="resolve",
-        description="Measure models on the same held-out text: loss, perplexity and bits per byte, with differences.",
+        prog=PROG, conflict_handler="resolve",
+        description="Measure models side by side: held-out text, lm-eval's tasks, generation, efficiency.",
     )  # fmt: skip
-    add_command_flags(parser, EvaluateConfig, dry_run="")
-    model = next(field for field in dataclasses.fields(EvaluateConfig) if field.name == "model")
-    parser.add_argument("--model", action="append", default=None, metavar="MODEL", help=model.metadata["help"])
+    add_command_flags(parser, EvaluateConfig, dry_run="say what would be measured, and measure nothing")
+    parser.add_argument("--resume", type=Path, metavar="RUN", default=None, help="go on with an evaluation's folder")
+    for field in dataclasses.fields(EvaluateConfig):
+        if field.name in SEVERAL:
+            flag, text = "--" + field.name, field.metadata["help"].replace("%", "%%")
+            parser.add_argument(flag, action="append", default=None, metavar=field.name.upper(), help=text)
     return parser
 
 
@@ -67,23 +42,39 @@ def main(argv: Sequence[str]) -> int:
         0 when done.
 
     Raises:
-        UserError: Something the user can fix.
+        UserError: Something the user can fix; what was measured is kept.
     """
     given = vars(make_parser().parse_args(list(argv)))
-    config_file, models = given.pop("config"), given.pop("model")
+    config_file, resume = given.pop("config"), given.pop("resume")
+    dry_run = given.pop("dry_run")
     given.pop("debug")
-    if models:
-        given["model"] = ",".join(models)
-    config = load_config(EvaluateConfig, config_file, given)
-    config.models()
-    from slm_ray.evaluate.run import evaluate
+    for name in SEVERAL:
+        values = given.pop(name)
+        if values:
+            given[name] = ",".join(values)
+    config = _resumed(resume, given, config_file) if resume else load_config(EvaluateConfig, config_file, given)
+    config.check()
+    from slm_ray.evaluate.run import describe, evaluate
 
-    command = command_line("python -m slm_ray.evaluate", argv)
     out = Path(config.out) if config.out else Path("runs") / f"evaluate-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
+    if dry_run:
+        describe(config, out)
+        return 0
     out.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(out)  # its lock: one process at a time writes results
     try:
-        evaluate(config, out, command)
+        # An evaluation's folder gathers: it may be used again for other models and measurements.
+        write_json(folder.file(CONFIG_FILE), config.to_json())
+        evaluate(config, folder, command_line(PROG, argv))
     finally:
         folder.close()
     return 0
+
+
+def _resumed(resume: Path, given: dict[str, Any], config_file: Path | None) -> EvaluateConfig:
+    """The options of an earlier evaluation, with those that may change as they are given now."""
+    refuse_changes(given, config_file, tuple(name for name in MAY_CHANGE if name != "out"), "evaluation")
+    folder = RunFolder.open_existing(resume)
+    stored = folder.config()
+    folder.close()
+    return build_config(EvaluateConfig, stored | given | {"out": str(resume)}, source=str(resume / CONFIG_FILE))

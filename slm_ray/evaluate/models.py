@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch.nn import functional
 
 from slm_ray.core.digest import digest_json, sha256_file
@@ -74,6 +76,22 @@ def _from_hub(name: str) -> Path:
             f"--model {name}: there is no folder of that name here, and the hub did not give it "
             f"({type(error).__name__}): check the name, the network and `hf auth login`"
         ) from error
+
+
+def count_params(model: ModelFolder) -> int:
+    """Its parameters by the headers of its weights; nothing of them is read. Tied ones are stored once, and counted so.
+
+    Raises:
+        UserError: A file is damaged.
+    """
+    total = 0
+    for file in sorted(model.folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="numpy") as tensors:
+                total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"--model {model.name}: {file} is damaged ({error}): copy or download it again") from error
+    return total
 
 
 def _digest(folder: Path) -> str:

@@ -2,154 +2,224 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from slm_ray.core.digest import digest_json
-from slm_ray.core.environment import describe_environment
+from slm_ray.core.environment import describe_environment, usable_cpus
 from slm_ray.core.errors import UserError
-from slm_ray.core.files import read_json, write_json, write_text
-from slm_ray.core.progress import Console
-from slm_ray.data import TokenShards, load_corpus, tokenizer_digest
-from slm_ray.evaluate.command import EvaluateConfig
-from slm_ray.evaluate.compare import Measured, compare
-from slm_ray.evaluate.held_out import held_out_loss
-from slm_ray.evaluate.models import LoadedModel, ModelFolder, find_model, load_tokenizer
-from slm_ray.evaluate.text import held_out_shards
-from slm_ray.models.precision import choose_precision
-from slm_ray.report.evaluation import evaluation_text
+from slm_ray.core.files import write_json, write_text
+from slm_ray.core.progress import Console, Progress
+from slm_ray.core.runfolder import ENVIRONMENT_FILE, LOG_FILE, RunFolder
+from slm_ray.core.trackers import make_tracker
+from slm_ray.evaluate.config import EvaluateConfig
+from slm_ray.evaluate.fan_out import measure_here, measure_on_ray
+from slm_ray.evaluate.inputs import Inputs, Subject, gather
+from slm_ray.evaluate.measure import FAILED, LOADED, RECORD, SAY, Message, ModelJob
+from slm_ray.evaluate.parts import MODELS_FOLDER, Part, RecordFolder, file_name
+from slm_ray.evaluate.results import make_result
+from slm_ray.report.evaluation import evaluation_text, write_evaluation_report
 
-RESULT_FILE, TABLE_FILE, MODELS_FOLDER = "evaluate.json", "table.txt", "models"
+RESULT_FILE, TABLE_FILE = "evaluate.json", "table.txt"
 
 
-def evaluate(config: EvaluateConfig, out: Path, command: str) -> dict[str, Any]:
-    """Measure every model that is not measured yet, and compare all with the first.
+class Evaluation:
+    """One call of the command: which records there are, and which are still to be made."""
+
+    def __init__(self, config: EvaluateConfig, out: Path, inputs: Inputs, console: Console) -> None:
+        """Look at what is measured already.
+
+        Args:
+            config: The options.
+            out: The evaluation's folder.
+            inputs: What is measured on what.
+            console: Where to print.
+        """
+        self.config, self.out, self.inputs, self.console = config, out, inputs, console
+        self.folders = {subject.label: self._folder(subject) for subject in inputs.subjects}
+        self.records: dict[str, dict[str, dict[str, Any]]] = {subject.label: {} for subject in inputs.subjects}
+        self.failures: dict[str, tuple[str, str]] = {}
+        self.spent = {"loading": 0.0}
+        self.models_loaded = 0
+        for subject in inputs.subjects:
+            for part in inputs.parts[subject.label]:
+                record = self.folders[subject.label].find(part)
+                if record is not None:
+                    self.records[subject.label][part.key] = record
+            self._look_into(subject)
+        total = sum(map(len, inputs.parts.values()))
+        done = sum(map(len, self.records.values()))
+        self.progress = Progress(console, "measuring", total, "parts", already_done=done)
+
+    def _folder(self, subject: Subject) -> RecordFolder:
+        name = f"{file_name(Path(subject.label).name)[:60]}-{subject.model.digest[:8]}"
+        return RecordFolder(self.out / MODELS_FOLDER / name, share=not self.config.fresh)
+
+    def _look_into(self, subject: Subject) -> None:
+        if self.inputs.parts[subject.label] and not self.pending(subject.label):
+            self.console.line(f"{subject.label}: measured before")
+
+    def pending(self, label: str) -> tuple[Part, ...]:
+        """The parts of a model that have no record yet."""
+        return tuple(part for part in self.inputs.parts[label] if part.key not in self.records[label])
+
+    def jobs(self, threads: int) -> list[ModelJob]:
+        """What is left to do, a job per model."""
+        named = digest_json(str(self.out.resolve()))
+        jobs = [
+            ModelJob(
+                subject.model, subject.label, self.pending(subject.label), self.inputs.precision, self.inputs.device,
+                threads, self.config.threads or usable_cpus(), self.config.batch, named,
+            )
+            for subject in self.inputs.subjects
+        ]  # fmt: skip
+        return [job for job in jobs if job.parts]
+
+    def left(self, job: ModelJob) -> ModelJob:
+        """What of a job is still to be done."""
+        return dataclasses.replace(job, parts=self.pending(job.label))
+
+    def receive(self, job: ModelJob, message: Message) -> None:
+        """Take a worker's message: records are on the disk before anything else happens."""
+        kind, value = message
+        if kind == SAY:
+            self.console.line(f"{job.label}: {value}")
+        elif kind == LOADED:
+            self.models_loaded += 1
+            self.spent["loading"] += value["seconds"]
+        elif kind == FAILED:
+            self.failures[job.label] = value
+            self.console.line(value[0])
+        elif kind == RECORD:
+            index, record = value
+            part = job.parts[index]
+            more = {"model": job.label}
+            self.records[job.label][part.key] = self.folders[job.label].keep(part, {**record, **more})
+            self.spent[part.kind] = self.spent.get(part.kind, 0.0) + record["seconds"]
+            self.progress.update(self.progress.done + 1, f"{job.label}, {part.name}")
+
+
+def _workers(config: EvaluateConfig, device: str, models: int) -> int:
+    wanted = config.workers or (torch.cuda.device_count() if device == "cuda" else 1)
+    return max(1, min(wanted, models))
+
+
+def _measure(evaluation: Evaluation) -> None:
+    """Do what is left, here or on Ray."""
+    config, inputs = evaluation.config, evaluation.inputs
+    number = sum(bool(evaluation.pending(subject.label)) for subject in inputs.subjects)
+    if not number:
+        return
+    workers = _workers(config, inputs.device, number)
+    jobs = evaluation.jobs(config.threads or max(1, usable_cpus() // workers))
+    if workers == 1 and not config.address:
+        measure_here(jobs, evaluation.receive)
+    else:
+        measure_on_ray(jobs, evaluation.receive, evaluation.left, workers=workers, address=config.address)
+    evaluation.progress.finish(f"{evaluation.models_loaded} models loaded")
+
+
+def describe(config: EvaluateConfig, out: Path) -> None:
+    """Print what would be measured; nothing is spent but reading the text and the tasks' descriptions.
+
+    Raises:
+        UserError: A model, the text or a task cannot be used.
+    """
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as scratch:
+        inputs = gather(config, Path(scratch), Console(), make=False)
+        evaluation = Evaluation(config, out, inputs, Console())
+    print(f"device {inputs.device}, precision {inputs.precision}, results in {out}")
+    for note in inputs.notes:
+        print(note)
+    for subject in inputs.subjects:
+        print(f"{subject.label} ({subject.role}, {subject.params:,} parameters)")
+        pending = {part.key for part in evaluation.pending(subject.label)}
+        for part in inputs.parts[subject.label]:
+            done = "" if part.key in pending else " (measured before)"
+            print(f"  {part.kind}{'' if part.name == part.kind else ' ' + part.name}{done}")
+
+
+def evaluate(config: EvaluateConfig, folder: RunFolder, command: str) -> dict[str, Any]:
+    """Measure every part that is not measured yet, and compare all models with the first.
 
     Args:
         config: The options.
-        out: Where results go; results of earlier calls are found there by model and settings.
+        folder: Where results go; results of earlier calls are found there and in the cache, by model and settings.
         command: The command line, for the record.
 
     Returns:
         What ``evaluate.json`` says.
 
     Raises:
-        UserError: A model or the text cannot be used; what was measured is kept.
+        UserError: A model or the text cannot be used; what was measured is kept, and the other models are finished.
     """
-    console = Console()
-    device = _device(config.device)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    precision = choose_precision(config.precision, device.type)
-    models = [find_model(name) for name in config.models()]
-    texts = _texts(config, models, out, console)
-    records = [
-        _record(config, model, shards, precision, device, out, console)
-        for model, shards in zip(models, texts, strict=True)
-    ]
-    result = _result(config, command, precision, device, records)
+    console, start, out = Console(folder.file(LOG_FILE)), time.monotonic(), folder.path
+    environment = describe_environment()
+    write_json(folder.file(ENVIRONMENT_FILE), environment)
+    inputs = gather(config, out, console)
+    evaluation = Evaluation(config, out, inputs, console)
+    _measure(evaluation)
+    spent = {
+        "seconds": round(time.monotonic() - start, 3), "models_loaded": evaluation.models_loaded,
+        "by_part": {name: round(seconds, 3) for name, seconds in evaluation.spent.items()},
+    }  # fmt: skip
+    result = make_result(
+        config, inputs, evaluation.records, evaluation.failures, command=command, environment=environment, spent=spent,
+        files={label: str(records.path.relative_to(out)) for label, records in evaluation.folders.items()},
+    )  # fmt: skip
     write_json(out / RESULT_FILE, result)
-    text = evaluation_text(result)
-    write_text(out / TABLE_FILE, text + "\n")
-    print(text)
-    console.line(f"results: {out / RESULT_FILE}")
+    _show(config, out, result, console)
+    _fail(evaluation)
     return result
 
 
-def _device(name: str) -> torch.device:
-    has_gpu = torch.cuda.is_available()
-    if name == "cuda" and not has_gpu:
-        raise UserError("--device cuda is given, but this machine has no GPU that torch can use: give --device cpu")
-    return torch.device("cuda" if has_gpu and name != "cpu" else "cpu")
+def _show(config: EvaluateConfig, out: Path, result: dict[str, Any], console: Console) -> None:
+    """The table, the report, the tracker's copy and the cards: all made from the result."""
+    text = evaluation_text(result)
+    write_text(out / TABLE_FILE, text + "\n")
+    print(text)
+    paths = write_evaluation_report(out)
+    if config.tracker != "none":
+        from slm_ray.report.tracked import send_results
+
+        tracker = make_tracker(
+            config.tracker, out, group=out.name, job_type="evaluate", tags=_tags(config), config=config.to_json(),
+            say=console.line,
+        )  # fmt: skip
+        send_results(tracker, out)
+        tracker.finish()
+    if config.cards:
+        _write_cards(result, console)
+    console.line(f"results: {out / RESULT_FILE}; report: {next(path for path in paths if path.suffix == '.html')}")
 
 
-def _texts(config: EvaluateConfig, models: list[ModelFolder], out: Path, console: Console) -> list[TokenShards]:
-    """The held-out tokens of each model: the first one's tokenizer decides how much text is read."""
-    corpus = load_corpus(config.data, config.text_field, console)
-    found: dict[str, TokenShards] = {}
-    texts: list[TokenShards] = []
-    for model in models:
-        tokenizer = load_tokenizer(model)
-        digest = tokenizer_digest(tokenizer)
-        if digest not in found:
-            found[digest] = held_out_shards(
-                corpus, tokenizer, out, eval_tokens=config.eval_tokens, sequence_length=config.sequence_length,
-                num_bytes=texts[0].num_bytes if texts else None, console=console,
-            )  # fmt: skip
-        texts.append(found[digest])
-    return texts
+def _tags(config: EvaluateConfig) -> list[str]:
+    return [name for name, given in (("tasks", config.tasks), ("generation", config.prompts)) if given]
 
 
-def _keeping(kept: list[torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
-    def keep(sums: torch.Tensor) -> torch.Tensor:
-        kept.append(sums)
-        return sums
+def _write_cards(result: dict[str, Any], console: Console) -> None:
+    from slm_ray.report.evaluation_card import add_evaluation
 
-    return keep
-
-
-def _record(
-    config: EvaluateConfig, model: ModelFolder, shards: TokenShards, precision: str, device: torch.device, out: Path,
-    console: Console,
-) -> dict[str, Any]:  # fmt: skip
-    """One model's sums per sequence, measured now or read."""
-    settings = {
-        "model": model.digest, "tokens": shards.digest, "documents": config.documents, "precision": precision,
-        "device": device.type,
-    }  # fmt: skip
-    path = out / MODELS_FOLDER / f"{digest_json(settings)}.json"
-    if path.exists():
-        console.line(f"{model.name}: measured before")
-        return dict(read_json(path)) | {"name": model.name}
-    separate = config.documents == "separate"
-    loaded = LoadedModel(model, precision, device)
-    loaded.check_fits(shards.sequence_length, _largest_id(shards), separate=separate)
-    start, kept = time.perf_counter(), list[torch.Tensor]()
-    # What is to be summed over workers holds every sequence's own sums, which the paired comparison needs.
-    found = held_out_loss(
-        loaded.losses, shards, separate=separate, batch=config.batch, device=device, reduce=_keeping(kept)
-    )
-    if not np.isfinite(found.loss):
-        raise UserError(f"the loss of {model.name} is {found.loss}: its weights are damaged, or need --precision fp32")
-    seconds = time.perf_counter() - start
-    record = {
-        "name": model.name, "settings": settings, "params": loaded.params, "bits_per_byte": found.bits_per_byte,
-        "bytes": shards.num_bytes, "tokenizer": shards.tokenizer_digest, "seconds": round(seconds, 3),
-        "losses": kept[0][0].tolist(), "counts": kept[0][1].tolist(),
-    }  # fmt: skip
-    write_json(path, record)
-    console.line(f"{model.name}: loss {found.loss:.4f} on {found.tokens:,} tokens, {seconds:.1f} s")
-    return record
+    for row in result["models"]:
+        if row["role"] == "model" and not row["error"]:
+            try:
+                add_evaluation(Path(row["folder"]), result, row["name"])
+            except UserError as error:
+                console.line(f"no card for {row['name']}: {error}")
 
 
-def _largest_id(shards: TokenShards) -> int:
-    return max(int(shards.rows(np.arange(i, i + 1)).max()) for i in range(shards.num_sequences))
-
-
-def _result(
-    config: EvaluateConfig, command: str, precision: str, device: torch.device, records: list[dict[str, Any]]
-) -> dict[str, Any]:
-    measured = [
-        Measured(
-            record["name"], record["settings"]["tokens"], np.array(record["losses"]), np.array(record["counts"]),
-            record["bits_per_byte"],
-        )
-        for record in records
-    ]  # fmt: skip
-    rows = []
-    for record, found in zip(records, measured, strict=True):
-        row = {"name": record["name"], "digest": record["settings"]["model"], "params": record["params"]}
-        row["tokens_digest"] = record["settings"]["tokens"]
-        row |= found.figures() | {"bytes": record["bytes"], "tokenizer": record["tokenizer"]}
-        difference = None if found is measured[0] else compare(found, measured[0])
-        rows.append(row | {"seconds": record["seconds"], "difference": difference})
-    return {
-        "command": command, "data": config.data, "documents": config.documents, "precision": precision,
-        "device": device.type, "sequence_length": config.sequence_length, "environment": describe_environment(),
-        "models": rows,
-    }  # fmt: skip
+def _fail(evaluation: Evaluation) -> None:
+    if not evaluation.failures:
+        return
+    sentence, trace = next(iter(evaluation.failures.values()))
+    number, others = len(evaluation.failures), len(evaluation.records) - len(evaluation.failures)
+    if len(evaluation.records) > 1:
+        more = f"; the other {others} are measured" if others else ""
+        sentence = f"{number} of {len(evaluation.records)} models failed{more}; the first: {sentence}"
+    raise UserError(sentence) from (RuntimeError(trace) if trace else None)

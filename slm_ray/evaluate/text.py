@@ -1,13 +1,15 @@
-"""The held-out text as each model's own tokens: one folder of shards per tokenizer."""
+"""The text that is measured, as each model's own tokens: one folder per domain and tokenizer."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from slm_ray.core.digest import digest_json
+from slm_ray.core.errors import UserError
 from slm_ray.core.files import cache_folder
 from slm_ray.core.progress import Console
 from slm_ray.data import (
@@ -15,12 +17,56 @@ from slm_ray.data import (
     Corpus,
     PackedTokens,
     TokenShards,
+    load_corpus,
     prepare_tokens,
     tokenizer_digest,
     write_shards,
 )
+from slm_ray.data.domains import split_domains
+from slm_ray.data.packed import digest_array
+from slm_ray.data.pieces import sample_part
+from slm_ray.evaluate.config import WHOLE
+from slm_ray.evaluate.documents import prefix_id, tokenise, write_documents
 
 _ROUNDS = 3
+_CHARACTERS_PER_TOKEN = 4
+_SPARE = 2  # first guess: twice the characters that should be needed
+_WHOLE_DOCUMENTS = 1 << 62  # characters of a piece, so that no document is cut
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A text that models are measured on by itself.
+
+    Attributes:
+        name: What to call it.
+        corpus: Where it comes from.
+    """
+
+    name: str
+    corpus: Corpus
+
+
+def load_domains(specs: tuple[str, ...], text_field: str, domain_field: str | None, console: Console) -> list[Domain]:
+    """The domains of the ``--data`` given, each ``NAME=CORPUS`` or a corpus.
+
+    Raises:
+        UserError: A corpus cannot be read, or two domains have one name.
+    """
+    found: list[Domain] = []
+    for spec in specs:
+        name, _, rest = spec.partition("=")
+        label, source = (name.strip(), rest.strip()) if rest and "/" not in name else (spec, spec)
+        corpus = load_corpus(source, text_field, console, domain_field)
+        if domain_field is None:
+            found.append(Domain(label, corpus))
+            continue
+        prefix = f"{label}/" if len(specs) > 1 else ""
+        found += [Domain(prefix + part, inside) for part, inside in split_domains(corpus, domain_field).items()]
+    names = [domain.name for domain in found]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"--data names the domain '{twice}' twice: give one of them another name, as NAME={twice}")
+    return found
 
 
 def _packed(corpus: Corpus, tokenizer: Any, num_tokens: int, sequence_length: int, console: Console) -> PackedTokens:
@@ -53,7 +99,7 @@ def held_out_shards(
     num_bytes: int | None,
     console: Console,
 ) -> TokenShards:
-    """The held-out text in a tokenizer's tokens, kept in a folder and found there again.
+    """A sample of the held-out text in a tokenizer's tokens, packed; kept in a folder and found there again.
 
     Args:
         corpus: Where the text comes from.
@@ -75,9 +121,121 @@ def held_out_shards(
             packed = _packed(corpus, tokenizer, eval_tokens, sequence_length, console)
         else:
             packed = _as_much_text(corpus, tokenizer, num_bytes, eval_tokens, sequence_length, console)
-        write_shards(
-            place, np.asarray(packed.ids), np.asarray(packed.document_starts), vocab_size=len(tokenizer),
-            num_bytes=packed.num_bytes, separator=packed.separator, part=packed.part, corpus=packed.corpus,
-            corpus_digest=packed.corpus_digest, tokenizer_digest=packed.tokenizer_digest,
-        )  # fmt: skip
+        _write(place, packed, tokenizer)
     return TokenShards.open(place)
+
+
+def _write(place: Path, packed: PackedTokens, tokenizer: Any) -> None:
+    write_shards(
+        place, np.asarray(packed.ids), np.asarray(packed.document_starts), vocab_size=len(tokenizer),
+        num_bytes=packed.num_bytes, separator=packed.separator, part=packed.part, corpus=packed.corpus,
+        corpus_digest=packed.corpus_digest, tokenizer_digest=packed.tokenizer_digest,
+    )  # fmt: skip
+
+
+def whole_shards(corpus: Corpus, tokenizer: Any, folder: Path, *, sequence_length: int) -> TokenShards:
+    """All of a corpus in its own order, packed into whole sequences; tokens at the end that fill none are left out.
+
+    Args:
+        corpus: Where the text comes from.
+        tokenizer: A fast tokenizer; its EOS, if it has one, ends each document.
+        folder: Where the folders of shards go.
+        sequence_length: Tokens per sequence.
+
+    Raises:
+        UserError: The text fills not one sequence, or the corpus is a remote stream.
+    """
+    digest = tokenizer_digest(tokenizer)
+    key = {"corpus": corpus.identity, "tokenizer": digest, "length": sequence_length, "part": WHOLE}
+    place = folder / f"held_out-{digest_json(key)}"
+    if not place.is_dir():
+        _write(place, _pack_whole(_whole_texts(corpus), corpus, tokenizer, digest, sequence_length), tokenizer)
+    return TokenShards.open(place)
+
+
+def _pack_whole(texts: list[str], corpus: Corpus, tokenizer: Any, digest: str, sequence_length: int) -> PackedTokens:
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    flat: list[int] = []
+    starts, ends = [], []
+    for found in tokenise(texts, tokenizer):
+        starts.append(len(flat))
+        flat += found
+        ends.append(len(flat))
+        flat += end
+    kept = len(flat) // sequence_length * sequence_length
+    if not kept:
+        raise UserError(
+            f"the corpus '{corpus.name}' has {len(flat):,} tokens, fewer than one sequence: give a smaller "
+            "--sequence-length, or --window sliding"
+        )
+    num_bytes = 0
+    for text, start, last in zip(texts, starts, ends, strict=True):
+        if start < kept:
+            num_bytes += len((text if last <= kept else _beginning(text, kept - start, tokenizer)).encode())
+    ids = np.array(flat[:kept], dtype=np.int32).reshape(-1, sequence_length)
+    inside = np.array([start for start in starts if start < kept], dtype=np.int64)
+    return PackedTokens(
+        ids, inside, WHOLE, num_bytes, tokenizer.eos_token_id, corpus.name, corpus.digest, digest, digest_array(ids)
+    )
+
+
+def _beginning(text: str, num_tokens: int, tokenizer: Any) -> str:
+    """The part of a text that its first tokens stand for."""
+    offsets = tokenizer([text], add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    return text[: offsets[0][num_tokens - 1][1]]
+
+
+def _whole_texts(corpus: Corpus) -> list[str]:
+    if not corpus.is_finite:
+        raise UserError(f"--part whole reads all of a corpus, and {corpus.name} is a stream without end: leave it out")
+    return [document.text for document in corpus]
+
+
+def document_folder(
+    corpus: Corpus, tokenizer: Any, folder: Path, *, part: str, eval_tokens: int, texts: list[str] | None
+) -> tuple[Path, list[str]]:
+    """Whole documents in a tokenizer's tokens, for a sliding window; kept in a folder and found there again.
+
+    Args:
+        corpus: Where they come from.
+        tokenizer: A fast tokenizer.
+        folder: Where the folders go.
+        part: ``held-out`` or ``whole``.
+        eval_tokens: Documents are taken until they have so many tokens; all of them where the part is ``whole``.
+        texts: The documents that were chosen for the first model, to be taken as they are.
+
+    Returns:
+        The folder, and the texts.
+
+    Raises:
+        UserError: There is too little text, or the tokenizer is not a fast one.
+    """
+    chosen = texts
+    if chosen is None:
+        chosen = _whole_texts(corpus) if part == WHOLE else _held_out_texts(corpus, tokenizer, eval_tokens)
+    digest = tokenizer_digest(tokenizer)
+    key = {"texts": digest_json(chosen), "tokenizer": digest, "prefix": prefix_id(tokenizer)}
+    place = folder / f"documents-{digest_json(key)}"
+    if not place.is_dir():
+        write_documents(
+            place, chosen, tokenizer, corpus=corpus.name, corpus_digest=corpus.digest, tokenizer_digest=digest
+        )
+    return place, chosen
+
+
+def _held_out_texts(corpus: Corpus, tokenizer: Any, eval_tokens: int) -> list[str]:
+    target = _SPARE * _CHARACTERS_PER_TOKEN * eval_tokens
+    while True:
+        sample = sample_part(corpus, HELD_OUT, _WHOLE_DOCUMENTS, target)
+        chosen, tokens = [], 0
+        for text, ids in zip(sample.pieces, tokenise(sample.pieces, tokenizer), strict=True):
+            chosen.append(text)
+            tokens += len(ids)
+            if tokens >= eval_tokens:
+                return chosen
+        if sample.is_whole_part:
+            raise UserError(
+                f"the held_out part of the corpus '{corpus.name}' has {tokens:,} tokens, but {eval_tokens:,} are "
+                "needed: give more text, ask for less with --eval-tokens, or take all of it with --part whole"
+            )
+        target *= 2

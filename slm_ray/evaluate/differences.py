@@ -1,0 +1,100 @@
+"""Which models are compared with which, in what: every model with the first, and every student with its own peers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from slm_ray.evaluate.compare import Difference, compare_group, compare_samples, compare_text
+from slm_ray.evaluate.inputs import Inputs
+from slm_ray.evaluate.parts import GENERATION, TASK, TEXT, Part
+
+Measured = Sequence[tuple[Part, dict[str, Any]]]
+
+
+def pairs(inputs: Inputs) -> list[tuple[str, str]]:
+    """The model, and what it is compared with, for every comparison."""
+    labels = [subject.label for subject in inputs.subjects]
+    found = [(label, labels[0]) for label in labels[1:]]
+    for label, peers in inputs.peers.items():
+        if label != labels[0]:
+            found += [(peer, label) for peer in peers if peer != labels[0]]
+    return found
+
+
+def differences(inputs: Inputs, kept: Mapping[str, Measured], rows: Sequence[Mapping[str, Any]]) -> list[Difference]:
+    """All differences of an evaluation.
+
+    Args:
+        inputs: What was to be measured.
+        kept: Label to the records of its parts.
+        rows: What the result says of each model.
+    """
+    by_name = {row["name"]: row for row in rows}
+    found: list[Difference] = []
+    for names in pairs(inputs):
+        mine, other = ({(part.kind, part.name): record for part, record in kept[name]} for name in names)
+        found += _texts(names, mine, other, [by_name[name] for name in names])
+        found += _tasks(names, mine, other)
+        found += _groups(inputs, names, mine, other)
+        found += _generations(names, mine, other)
+    return found
+
+
+Parts = Mapping[tuple[str, str], Mapping[str, Any]]
+
+
+def _texts(
+    names: tuple[str, str], mine: Parts, other: Parts, rows: Sequence[Mapping[str, Any]]
+) -> Iterator[Difference]:
+    figures = [{text["domain"]: text["bits_per_byte_stderr"] for text in row["text"]} for row in rows]
+    for (kind, domain), record in mine.items():
+        if kind == TEXT and (kind, domain) in other:
+            both = [
+                {**found, "bits_per_byte_stderr": figure.get(domain)}
+                for found, figure in zip((record, other[kind, domain]), figures, strict=True)
+            ]
+            yield compare_text(names, domain, *both)
+
+
+def _tasks(names: tuple[str, str], mine: Parts, other: Parts) -> Iterator[Difference]:
+    for (kind, task), record in mine.items():
+        if kind != TASK or (kind, task) not in other:
+            continue
+        theirs = other[kind, task]
+        if record["documents_digest"] != theirs["documents_digest"]:
+            continue  # not the same questions
+        for metric, values in record["samples"].items():
+            if theirs["samples"].get(metric):
+                better = record["metrics"][metric]["better"]
+                yield compare_samples(names, TASK, task, metric, values, theirs["samples"][metric], better)
+
+
+def _groups(inputs: Inputs, names: tuple[str, str], mine: Parts, other: Parts) -> Iterator[Difference]:
+    """Groups by their members' documents, where each model has all of them."""
+    if inputs.plan is None:
+        return
+    from slm_ray.evaluate.tasks.groups import group_weights
+
+    by_task = [{name: record for (kind, name), record in parts.items() if kind == TASK} for parts in (mine, other)]
+    for group, metric, weights in group_weights(inputs.plan, by_task[0]):
+        members = []
+        for task, weight in weights.items():
+            values = [records.get(task, {}).get("samples", {}).get(metric) for records in by_task]
+            if not values[0] or not values[1] or len(values[0]) != len(values[1]):
+                break
+            members.append((weight, values[0], values[1]))
+        else:
+            yield compare_group(names, group, metric, members)
+
+
+def _generations(names: tuple[str, str], mine: Parts, other: Parts) -> Iterator[Difference]:
+    record, theirs = (parts.get((GENERATION, GENERATION)) for parts in (mine, other))
+    if record is None or theirs is None:
+        return
+    if record["settings_digested"]["prompts"] != theirs["settings_digested"]["prompts"]:
+        return
+    for metric, figure in record["metrics"].items():
+        values, others = figure.get("values"), (theirs["metrics"].get(metric) or {}).get("values")
+        if values and others and len(values) == len(others) and figure.get("better"):
+            yield compare_samples(names, GENERATION, metric, metric, values, others, figure["better"])
