@@ -463,3 +463,198 @@ def naive_spearman(x, y):
     a, b = centred(ranks(x)), centred(ranks(y))
     scale = (sum(one * one for one in a) * sum(one * one for one in b)) ** 0.5
     return sum(one * other for one, other in zip(a, b, strict=True)) / scale if scale else None
+
+
+def sliding_losses(log_probabilities, ids, length, stride):
+    """The loss of every token but the first, each from the first window of a sliding one that holds it."""
+    losses, start = {}, 0
+    while len(losses) < len(ids) - 1:
+        inside = ids[start : start + length]
+        values = log_probabilities(inside)
+        for at in range(1, len(inside)):
+            losses.setdefault(start + at, -float(values[at - 1][inside[at]]))
+        start += stride
+    return [losses[position] for position in sorted(losses)]
+
+
+def alibi_slopes_from_the_paper(num_heads):
+    """ALiBi's slopes: a geometric sequence that starts at 2^(-8/n) and has that as its ratio; for n that is no power of
+    two, those of the power below, then the 1st, 3rd, 5th ... of the power above (arXiv 2108.12409, footnote 11)."""
+
+    def geometric(n):
+        first = 2 ** (-8 / n)
+        return [first ** (i + 1) for i in range(n)]
+
+    power = 1
+    while power * 2 <= num_heads:
+        power *= 2
+    if power == num_heads:
+        return geometric(num_heads)
+    return geometric(power) + geometric(2 * power)[0::2][: num_heads - power]
+
+
+def llama_logits(state, config, positions, document):
+    """Logits of a Llama-like model for the ids of one document, token by token and head by head, in fp64.
+
+    Args:
+        state: Its state dict.
+        config: Its config.
+        positions: ``rotary``, ``learned``, ``alibi`` or ``none``.
+        document: A list of ids.
+    """
+    import math
+
+    import torch
+
+    weights = {name: value.double() for name, value in state.items()}
+    heads, width, theta = config.num_attention_heads, config.head_dim, config.rope_parameters["rope_theta"]
+    group = heads // config.num_key_value_heads
+    slopes = alibi_slopes_from_the_paper(heads)
+
+    def norm(x, scale):
+        return scale * x / (x.square().mean() + config.rms_norm_eps).sqrt()
+
+    def turned(vector, position):
+        out, half = vector.clone(), width // 2
+        for pair in range(half):
+            angle = position * theta ** (-2 * pair / width)
+            a, b = vector[pair], vector[pair + half]
+            out[pair] = a * math.cos(angle) - b * math.sin(angle)
+            out[pair + half] = b * math.cos(angle) + a * math.sin(angle)
+        return out
+
+    stream = []
+    for place, token in enumerate(document):
+        embedded = weights["model.embed_tokens.weight"][token]
+        if positions == "learned":
+            embedded = embedded + weights["model.embed_positions.weight"][place]
+        stream.append(embedded)
+    for layer in range(config.num_hidden_layers):
+        at = f"model.layers.{layer}."
+        normal = [norm(x, weights[at + "input_layernorm.weight"]) for x in stream]
+        projected = {
+            name: [(weights[at + f"self_attn.{name}_proj.weight"] @ x).view(-1, width) for x in normal] for name in "qkv"
+        }
+        for query in range(len(stream)):
+            outputs = []
+            for head in range(heads):
+                scores = []
+                for key in range(query + 1):
+                    q, k = projected["q"][query][head], projected["k"][key][head // group]
+                    if positions == "rotary":
+                        q, k = turned(q, query), turned(k, key)
+                    score = q @ k / math.sqrt(width)
+                    scores.append(score - slopes[head] * (query - key) if positions == "alibi" else score)
+                shares = torch.softmax(torch.stack(scores), 0)
+                outputs.append(sum(share * projected["v"][key][head // group] for key, share in enumerate(shares)))
+            stream[query] = stream[query] + weights[at + "self_attn.o_proj.weight"] @ torch.cat(outputs)
+        for place, x in enumerate(stream):
+            y = norm(x, weights[at + "post_attention_layernorm.weight"])
+            gate, up = weights[at + "mlp.gate_proj.weight"] @ y, weights[at + "mlp.up_proj.weight"] @ y
+            stream[place] = x + weights[at + "mlp.down_proj.weight"] @ (gate / (1 + torch.exp(-gate)) * up)
+    final = torch.stack([norm(x, weights["model.norm.weight"]) for x in stream])
+    return final @ weights["lm_head.weight"].T
+
+
+def naive_continuation(model, ids, count, ends=()):
+    """A prompt continued by its likeliest tokens, the whole text read anew for each, with no cache and no padding.
+
+    Returns:
+        The new tokens, without the one that ended it, and whether one did.
+    """
+    import torch
+
+    new = []
+    for _ in range(count):
+        with torch.no_grad():
+            token = int(model(torch.tensor([ids + new]), use_cache=False).logits[0, -1].argmax())
+        if token in ends:
+            return new, True
+        new.append(token)
+    return new, False
+
+
+def _counted(items, length):
+    counts = {}
+    for start in range(len(items) - length + 1):
+        gram = tuple(items[start : start + length])
+        counts[gram] = counts.get(gram, 0) + 1
+    return counts
+
+
+def naive_bleu(texts, references):
+    """Corpus BLEU of words between blanks (Papineni et al. 2002), one or more references per text, all n-grams matching
+    somewhere. The reference length is that of the one nearest in length, the shorter of two."""
+    import math
+
+    matched, possible, length, wanted = [0] * 4, [0] * 4, 0, 0
+    for text, options in zip(texts, references, strict=True):
+        words, others = text.split(), [option.split() for option in options]
+        length += len(words)
+        wanted += min((abs(len(other) - len(words)), len(other)) for other in others)[1]
+        for n in range(4):
+            for gram, count in _counted(words, n + 1).items():
+                matched[n] += min(count, max(_counted(other, n + 1).get(gram, 0) for other in others))
+                possible[n] += count
+    precision = math.prod(matched[n] / possible[n] for n in range(4)) ** 0.25
+    return 100 * precision * (1.0 if length >= wanted else math.exp(1 - wanted / length))
+
+
+def naive_chrf(texts, references):
+    """Corpus chrF2 (Popović 2015): mean precision and recall of 1- to 6-grams of characters, recall twice as important."""
+    precisions, recalls = [], []
+    for n in range(1, 7):
+        matched = written = wanted = 0
+        for text, reference in zip(texts, references, strict=True):
+            mine, other = (_counted("".join(one.split()), n) for one in (text, reference))
+            matched += sum(min(count, other.get(gram, 0)) for gram, count in mine.items())
+            written, wanted = written + sum(mine.values()), wanted + sum(other.values())
+        precisions.append(matched / written)
+        recalls.append(matched / wanted)
+    precision, recall = sum(precisions) / 6, sum(recalls) / 6
+    return 100 * 5 * precision * recall / (4 * precision + recall)
+
+
+def naive_bradley_terry(models, results, extra_ties):
+    """Log-strengths that make the results likeliest, by small steps uphill; their mean is 0.
+
+    Args:
+        models: The names.
+        results: Pairs of a winner and a loser, each with a weight.
+        extra_ties: Ties between each pair of models that met, added to the results.
+    """
+    import math
+
+    met = {frozenset(pair) for pair, _ in results}
+    results = [*results, *((tuple(order), extra_ties / 2) for pair in met for order in (sorted(pair), sorted(pair)[::-1]))]
+    strength = dict.fromkeys(models, 0.0)
+    for _ in range(20000):
+        slope = dict.fromkeys(models, 0.0)
+        for (winner, loser), weight in results:
+            upset = weight / (1 + math.exp(strength[winner] - strength[loser]))
+            slope[winner], slope[loser] = slope[winner] + upset, slope[loser] - upset
+        strength = {model: value + 0.02 * slope[model] for model, value in strength.items()}
+    mean = sum(strength.values()) / len(strength)
+    return {model: value - mean for model, value in strength.items()}
+
+
+def naive_krippendorff(units):
+    """Nominal alpha from all pairs of values: 1 - disagreement within units over disagreement between any two values.
+
+    Args:
+        units: For each thing that was rated, the ratings of it; those rated once do not count.
+    """
+    units = [unit for unit in units if len(unit) > 1]
+    every = [value for unit in units for value in unit]
+    seen = sum(sum(a != b for i, a in enumerate(u) for j, b in enumerate(u) if i != j) / (len(u) - 1) for u in units)
+    pairs = [(a, b) for i, a in enumerate(every) for j, b in enumerate(every) if i != j]
+    expected = sum(a != b for a, b in pairs) / len(pairs) if pairs else 0
+    return 1 - (seen / len(every)) / expected if expected else None
+
+
+def naive_kappa(first, second):
+    """Cohen's kappa of two raters of the same things."""
+    number = len(first)
+    agreed = sum(a == b for a, b in zip(first, second, strict=True)) / number
+    chance = sum(first.count(value) * second.count(value) for value in set(first)) / number**2
+    return (agreed - chance) / (1 - chance) if chance < 1 else None
