@@ -1,0 +1,165 @@
+"""Continuations of prompts by transformers' own ``generate``, the same in any batch (up to rounding)."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
+
+from slm_ray.evaluate.models import LoadedModel
+from slm_ray.models.teachers import quiet_transformers
+
+_PROBE_TOKENS, _PROBE_PADS = 5, 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+        max_new_tokens: The most tokens that a prompt is continued by.
+        temperature: Logits are divided by it; 0 takes the most likely token.
+        top_p: Only the likeliest tokens that have this share of the probability between them are drawn from.
+        seed: Of the draws.
+    """
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+class GumbelNoise(LogitsProcessor):
+    """Makes the largest logit a draw from their softmax (the Gumbel-max trick; Maddison et al. 2014, arXiv 1411.0030).
+
+    Every row has a generator of its own, so that what is drawn for it does not depend on the rows beside it.
+    """
+
+    def __init__(self, names: Sequence[str], seed: int) -> None:
+        """One generator per row.
+
+        Args:
+            names: What distinguishes the rows; equal names draw equal numbers.
+            seed: Of all of them.
+        """
+        digests = [hashlib.sha256(f"{seed}/{name}".encode()).digest() for name in names]
+        seeds = [int.from_bytes(digest[:8], "big") >> 1 for digest in digests]
+        self._generators = [torch.Generator().manual_seed(number) for number in seeds]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Add noise to scores ``[rows, vocabulary]``, drawn on the processor whatever the device."""
+        draws = [torch.empty(scores.shape[1]).exponential_(generator=generator) for generator in self._generators]
+        return scores - torch.stack(draws).log().to(scores)
+
+
+def end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """The tokens that end a text: the tokenizer's own, with the model's others where it lists that one too.
+
+    A config's number alone is not trusted: models that were made from scratch keep their family's default.
+    """
+    listed = getattr(model.generation_config, "eos_token_id", None)
+    found = [listed] if isinstance(listed, int) else list(listed or ())
+    own = getattr(tokenizer, "eos_token_id", None)
+    return found if own is None or own in found else [own]
+
+
+@contextlib.contextmanager
+def _cast_once(model: Any) -> Iterator[None]:
+    """Let autocast keep its copies of the weights for the whole block: it only does for those that want gradients."""
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
+@contextlib.contextmanager
+def _own_defaults_aside(model: Any) -> Iterator[None]:
+    """Models bring settings for sampling of their own (penalties, top-k): all are to be asked in the same way."""
+    kept = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = kept
+
+
+def _padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows padded on the left: ids and mask, each ``[rows, longest]``."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in rows], device=device)
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
+    return ids, mask
+
+
+@torch.no_grad()
+def padding_is_ignored(model: Any, device: torch.device) -> bool:
+    """Whether a prompt is continued the same with padding before it; recurrent models, for one, read it.
+
+    Args:
+        model: A causal language model.
+        device: Where it is.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    probe = [(3 + 7 * number) % rows for number in range(_PROBE_TOKENS)]
+    config = GenerationConfig(
+        max_new_tokens=2, do_sample=False, pad_token_id=0, output_logits=True, return_dict_in_generate=True
+    )
+    with quiet_transformers(), _own_defaults_aside(model):
+        found = []
+        for pads in (0, _PROBE_PADS):
+            ids, mask = _padded([probe, [0] * (_PROBE_TOKENS + pads)], 0, device)
+            logits = model.generate(ids, attention_mask=mask, generation_config=config).logits
+            found.append([step[0] for step in logits])
+    return all(torch.allclose(plain, padded, rtol=1e-3, atol=1e-3) for plain, padded in zip(*found, strict=True))
+
+
+@torch.no_grad()
+def continue_rows(
+    loaded: LoadedModel, rows: Sequence[Sequence[int]], names: Sequence[str], ends: Sequence[int], sampling: Sampling
+) -> list[tuple[list[int], bool]]:
+    """Continue a batch of prompts.
+
+    Args:
+        loaded: The model.
+        rows: The prompts' tokens.
+        names: What distinguishes the prompts; decides what is drawn for each.
+        ends: Tokens that end a text.
+        sampling: How tokens are chosen.
+
+    Returns:
+        Per prompt: its new tokens, without the one that ended it, and whether one did.
+    """
+    pad = ends[0] if ends else 0
+    ids, mask = _padded(rows, pad, loaded.device)
+    config = GenerationConfig(
+        max_new_tokens=sampling.max_new_tokens, do_sample=False, pad_token_id=pad, eos_token_id=list(ends) or None,
+        use_cache=True,
+    )  # fmt: skip
+    chosen = LogitsProcessorList()
+    if sampling.temperature > 0:
+        chosen.append(TemperatureLogitsWarper(float(sampling.temperature)))
+        if sampling.top_p < 1:
+            chosen.append(TopPLogitsWarper(sampling.top_p))
+        chosen.append(GumbelNoise(names, sampling.seed))
+    autocast = torch.autocast(loaded.device.type, torch.bfloat16, enabled=loaded.bf16)
+    casting = _cast_once(loaded.model) if loaded.bf16 else contextlib.nullcontext()
+    with quiet_transformers(), _own_defaults_aside(loaded.model), casting, autocast:
+        output = loaded.model.generate(
+            ids, attention_mask=mask, generation_config=config, logits_processor=chosen or None
+        )
+    return [_until(row, ends) for row in output[:, ids.shape[1] :].tolist()]
+
+
+def _until(tokens: list[int], ends: Sequence[int]) -> tuple[list[int], bool]:
+    at = next((place for place, token in enumerate(tokens) if token in ends), None)
+    return (tokens, False) if at is None else (tokens[:at], True)

@@ -1,0 +1,164 @@
+"""What a model writes after prompts, and the figures of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from slm_ray.core.errors import UserError
+from slm_ray.evaluate.decoding import Sampling, continue_rows, end_tokens, padding_is_ignored
+from slm_ray.evaluate.models import LoadedModel
+from slm_ray.evaluate.prompts import Prompt, prompts_digest
+from slm_ray.evaluate.text_metrics import text_metrics
+from slm_ray.evaluate.ticker import Ticker
+from slm_ray.models.teachers import quiet_transformers
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Written:
+    """One continuation: its tokens, its text, whether the model ended it, and how much of the prompt was cut off."""
+
+    tokens: list[int]
+    text: str
+    ended: bool
+    cut: int
+
+
+def generate(
+    loaded: LoadedModel, tokenizer: Any, prompts: Sequence[Prompt], settings: Mapping[str, Any], say: Say
+) -> dict[str, Any]:
+    """Continue prompts and measure what was written.
+
+    Args:
+        loaded: The model.
+        tokenizer: Its tokenizer.
+        prompts: What it is given.
+        settings: ``max_new_tokens``, ``temperature``, ``top_p``, ``seed`` (see :class:`Sampling`), ``batch``, prompts
+            at once, which changes nothing but the time, and ``references``, whether to measure BLEU and chrF.
+        say: Takes lines of progress.
+
+    Returns:
+        The record: ``prompts``, ``settings``, ``metrics`` (see :func:`text_metrics`), ``samples`` and ``notes``.
+
+    Raises:
+        UserError: The model cannot generate, has no room for so many tokens, or a prompt cannot be used with it.
+    """
+    sampling = Sampling(**{name: settings[name] for name in ("max_new_tokens", "temperature", "top_p", "seed")})
+    with_references = bool(settings["references"])
+    _check(loaded, prompts, with_references=with_references)
+    rows, cuts = _encoded(loaded, tokenizer, prompts, sampling.max_new_tokens)
+    notes = _notes(loaded, cuts)
+    batch = int(settings["batch"])
+    if batch > 1 and not padding_is_ignored(loaded.model, loaded.device):
+        notes.append(f"{loaded.name} reads the padding before a prompt: its prompts are continued one at a time")
+        batch = 1
+    for note in notes:
+        say(note)
+    written = _written(loaded, tokenizer, prompts, rows, cuts, sampling, batch, say)
+    references = [prompt.references for prompt in prompts] if with_references else None
+    texts, tokens, ended = ([getattr(one, name) for one in written] for name in ("text", "tokens", "ended"))
+    return {
+        "prompts": len(prompts),
+        "settings": asdict(sampling) | {"references": with_references, "prompts_digest": prompts_digest(prompts)},
+        "metrics": dict(text_metrics(texts, tokens, ended, references)),
+        "samples": [_sample(prompt, one) for prompt, one in zip(prompts, written, strict=True)],
+        "notes": notes,
+    }
+
+
+def _check(loaded: LoadedModel, prompts: Sequence[Prompt], *, with_references: bool) -> None:
+    can = getattr(loaded.model, "can_generate", lambda: False)
+    if not can():
+        raise UserError(f"{loaded.name} cannot generate text: leave it out, or leave --prompts out")
+    bare = [prompt.id for prompt in prompts if not prompt.references]
+    if with_references and bare:
+        raise UserError(f"--references needs a reference for every prompt, but '{bare[0]}' has none: give it one")
+
+
+def context_length(config: Any) -> int | None:
+    """The most positions that a config allows; None where it sets no end."""
+    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+
+
+def _encoded(
+    loaded: LoadedModel, tokenizer: Any, prompts: Sequence[Prompt], max_new_tokens: int
+) -> tuple[list[list[int]], list[int]]:
+    """Each prompt's tokens, and how many were cut from its left so that the new ones fit the context."""
+    context = context_length(loaded.model.config)
+    if context and max_new_tokens >= context:
+        raise UserError(
+            f"--max-new-tokens {max_new_tokens} leaves no room for a prompt in the {context} positions of "
+            f"{loaded.name}: give {context - 1} or less"
+        )
+    rows, cuts = [], []
+    known = loaded.model.get_input_embeddings().weight.shape[0]
+    for prompt in prompts:
+        with quiet_transformers():
+            ids = list(tokenizer(prompt.text)["input_ids"])
+        while ids and ids[-1] == tokenizer.eos_token_id:  # a tokenizer that ends every text would end this one
+            ids.pop()
+        if not ids:
+            raise UserError(f"the tokenizer of {loaded.name} makes no tokens of prompt '{prompt.id}': leave it out")
+        if max(ids) >= known:
+            raise UserError(
+                f"the tokenizer of {loaded.name} gives token {max(ids)}, but the model knows only {known}: they are "
+                "not of the same model"
+            )
+        kept = _newest(ids, context - max_new_tokens if context else len(ids), tokenizer.bos_token_id)
+        rows.append(kept)
+        cuts.append(len(ids) - len(kept))
+    return rows, cuts
+
+
+def _newest(ids: list[int], room: int, begin: int | None) -> list[int]:
+    """The last tokens that fit, after the one that begins every text where the tokenizer put it there."""
+    if len(ids) <= room:
+        return ids
+    return [ids[0], *ids[len(ids) - room + 1 :]] if ids[0] == begin and room > 1 else ids[-room:]
+
+
+def _notes(loaded: LoadedModel, cuts: Sequence[int]) -> list[str]:
+    cut = [count for count in cuts if count]
+    if not cut:
+        return []
+    return [
+        f"{len(cut)} of {len(cuts)} prompts are longer than the context of {loaded.name}: cut from the left, by up to "
+        f"{max(cut)} tokens"
+    ]
+
+
+def _written(
+    loaded: LoadedModel, tokenizer: Any, prompts: Sequence[Prompt], rows: Sequence[list[int]], cuts: Sequence[int],
+    sampling: Sampling, batch: int, say: Say,
+) -> list[_Written]:  # fmt: skip
+    """All continuations, in the prompts' order; made longest first, so that prompts of like length are together."""
+    ends = end_tokens(loaded.model, tokenizer)
+    ticker = Ticker(say, "generating", len(prompts), "prompts")
+    order = sorted(range(len(rows)), key=lambda place: (-len(rows[place]), place))
+    found: dict[int, _Written] = {}
+    for start in range(0, len(order), batch):
+        places = order[start : start + batch]
+        names = [prompts[place].id for place in places]
+        done = continue_rows(loaded, [rows[place] for place in places], names, ends, sampling)
+        for place, (tokens, ended) in zip(places, done, strict=True):
+            found[place] = _Written(tokens, _decoded(tokenizer, rows[place], tokens), ended, cuts[place])
+        ticker.advance(len(places))
+    return [found[place] for place in range(len(rows))]
+
+
+def _decoded(tokenizer: Any, prompt: list[int], tokens: list[int]) -> str:
+    """The new text, decoded after its prompt: some tokenizers drop the space before what they take for a beginning."""
+    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    before, whole = tokenizer.decode(prompt, **options), tokenizer.decode([*prompt, *tokens], **options)
+    return str(whole[len(before) :] if whole.startswith(before) else tokenizer.decode(tokens, **options))
+
+
+def _sample(prompt: Prompt, written: _Written) -> dict[str, Any]:
+    return {
+        "id": prompt.id, "domain": prompt.domain, "prompt": prompt.text,
+        "reference": prompt.references[0] if prompt.references else None,
+        "text": written.text, "tokens": len(written.tokens), "ended": written.ended, "cut": written.cut,
+    }  # fmt: skip

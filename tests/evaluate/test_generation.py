@@ -1,0 +1,193 @@
+"""Continuations against a slow loop without cache and padding, for every kind of model; sampling; what does not fit."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from slm_ray.core.errors import UserError
+from slm_ray.evaluate.decoding import GumbelNoise, Sampling, continue_rows, end_tokens, padding_is_ignored
+from slm_ray.evaluate.generation import generate
+from slm_ray.evaluate.prompts import Prompt
+from slm_ray.models.extraction import extract
+from tests.models import tiny
+from tests.references import naive_continuation
+from tests.search.tiny_run import make_tokenizer, sentences
+
+ROWS = [tiny.tiny_ids(1, seed=seed, length=length)[0].tolist() for seed, length in enumerate((3, 9, 1, 6, 9))]
+NAMES = [str(number) for number in range(len(ROWS))]
+SETTINGS = {"max_new_tokens": 6, "temperature": 0.0, "top_p": 1.0, "seed": 0, "batch": 2, "references": False}
+
+
+def loaded(model, *, bf16=False):
+    return SimpleNamespace(name="tiny", model=model.eval(), device=torch.device("cpu"), bf16=bf16)
+
+
+def student(name, axis):
+    teacher, family = tiny.tiny_model(name), tiny.tiny_family(name)
+    spec = tiny.axis_specs(family.architecture(teacher.config))[axis]
+    return extract(teacher.state_dict(), teacher.config, family, spec)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return make_tokenizer(sentences(40))
+
+
+@pytest.fixture(scope="module")
+def llama(tokenizer):
+    return loaded(tiny.tiny_model("llama", vocab_size=len(tokenizer), eos_token_id=None))
+
+
+MODELS = [(name, "") for name in tiny.NAMES] + [
+    (name, axis) for name in ("llama", "gpt_neox", "gpt2", "qwen3") for axis in ("first attention", "everything")
+]
+
+
+@pytest.mark.parametrize(("name", "axis"), MODELS)
+def test_greedy_text_is_that_of_a_loop_without_cache_or_padding(name, axis):
+    model = student(name, axis) if axis else tiny.tiny_model(name)
+    assert padding_is_ignored(model, torch.device("cpu"))
+    ends = [5, 11]
+    expected = [naive_continuation(model, row, 7, ends) for row in ROWS]
+    assert continue_rows(loaded(model), ROWS, NAMES, ends, Sampling(max_new_tokens=7)) == expected
+
+
+def test_samples_do_not_depend_on_the_batch_but_on_the_seed():
+    model, sampling = loaded(tiny.tiny_model("llama")), Sampling(max_new_tokens=8, temperature=1.3, top_p=0.9, seed=4)
+    together = continue_rows(model, ROWS, NAMES, [], sampling)
+    alone = [continue_rows(model, [row], [name], [], sampling)[0] for row, name in zip(ROWS, NAMES, strict=True)]
+    assert together == alone
+    assert together != continue_rows(model, ROWS, NAMES, [], Sampling(max_new_tokens=8, temperature=1.3, seed=5))
+    one, other = continue_rows(model, [ROWS[0]] * 2, ["a", "b"], [], sampling)
+    assert one != other
+
+
+def test_noise_draws_from_the_softmax():
+    scores = torch.tensor([[0.0, 1.0, -1.0, 2.0, float("-inf")]])
+    noise = GumbelNoise(["x"], 0)
+    drawn = [int(noise(torch.zeros(1, 0), scores).argmax()) for _ in range(4000)]
+    shares = torch.bincount(torch.tensor(drawn), minlength=5) / 4000
+    assert torch.allclose(shares, scores.softmax(-1)[0], atol=0.025) and shares[4] == 0
+
+
+def test_top_p_and_temperature_limit_what_is_drawn():
+    model = tiny.tiny_model("llama")
+    sampling = Sampling(max_new_tokens=1, temperature=0.5, top_p=0.6)
+    found = continue_rows(loaded(model), [ROWS[1]] * 200, [str(number) for number in range(200)], [], sampling)
+    chances = (model(torch.tensor([ROWS[1]])).logits[0, -1] / 0.5).softmax(-1)
+    order = chances.argsort(descending=True)
+    before = chances[order].cumsum(0) - chances[order]
+    nucleus = set(order[before < 0.6].tolist())  # Holtzman et al. 2020: the fewest likeliest that have the share
+    assert 1 < len(nucleus) < 60
+    assert {tokens[0] for tokens, _ in found} == nucleus
+
+
+def test_a_model_s_own_settings_for_sampling_are_not_used():
+    model = tiny.tiny_model("llama")
+    expected = naive_continuation(model, ROWS[0], 5)
+    own = GenerationConfig(do_sample=True, repetition_penalty=5.0, min_new_tokens=9, eos_token_id=expected[0][1])
+    model.generation_config = own
+    assert continue_rows(loaded(model), [ROWS[0]], ["a"], [], Sampling(max_new_tokens=5)) == [expected]
+    assert model.generation_config is own
+
+
+def test_in_bf16_weights_are_frozen_again_and_batches_agree():
+    model = tiny.tiny_model("qwen2").requires_grad_(False)
+    sampling = Sampling(max_new_tokens=5)
+    together = continue_rows(loaded(model, bf16=True), ROWS, NAMES, [], sampling)
+    assert [len(tokens) for tokens, _ in together] == [5] * len(ROWS)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("listed", "own", "ends"), [(2, 0, [0]), ([0, 9], 0, [0, 9]), (3, None, [3]), (None, None, []), (0, 0, [0])]
+)
+def test_what_ends_a_text(listed, own, ends):
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=listed))
+    assert end_tokens(model, SimpleNamespace(eos_token_id=own)) == ends
+
+
+class ReadsPadding(torch.nn.Module):
+    """A model that takes padding for text, as recurrent ones do."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.generation_config = inner, GenerationConfig()
+
+    def get_input_embeddings(self):
+        return self.inner.get_input_embeddings()
+
+    def generate(self, ids, **options):
+        return self.inner.generate(ids, **options | {"attention_mask": torch.ones_like(ids)})
+
+
+def test_a_model_that_reads_padding_is_found_out():
+    assert not padding_is_ignored(ReadsPadding(tiny.tiny_model("llama")), torch.device("cpu"))
+
+
+def test_one_that_reads_padding_is_given_its_prompts_one_at_a_time(llama, tokenizer, monkeypatch):
+    prompts, said = [Prompt(text=text, id=text) for text in ("The layer", "The", "The seed meets")], []
+    together = generate(llama, tokenizer, prompts, SETTINGS, said.append)
+    monkeypatch.setattr("slm_ray.evaluate.generation.padding_is_ignored", lambda *_: False)
+    alone = generate(llama, tokenizer, prompts, SETTINGS, said.append)
+    assert alone["samples"] == together["samples"] and alone["metrics"] == together["metrics"]
+    assert together["notes"] == [] and "one at a time" in alone["notes"][0] and said == alone["notes"]
+
+
+def test_the_record(llama, tokenizer):
+    prompts = [
+        Prompt(text=f"The {word}", id=word, references=("keeps the layer",)) for word in ("seed", "layer", "loss")
+    ]
+    records = [
+        generate(llama, tokenizer, prompts, SETTINGS | {"batch": batch, "references": True}, print) for batch in (1, 3)
+    ]
+    assert records[0] == records[1]
+    record = records[0]
+    assert record["prompts"] == 3 and "batch" not in record["settings"]
+    assert record["settings"]["max_new_tokens"] == 6 and len(record["settings"]["prompts_digest"]) == 16
+    assert [sample["prompt"] for sample in record["samples"]] == [prompt.text for prompt in prompts]
+    assert record["metrics"]["length"]["values"] == [sample["tokens"] for sample in record["samples"]]
+    assert {"bleu", "chrf", "distinct-1", "seq-rep-4"} <= set(record["metrics"])
+    ids = tokenizer(prompts[1].text)["input_ids"]
+    new, ended = naive_continuation(llama.model, ids, 6, [tokenizer.eos_token_id])
+    whole = tokenizer.decode(ids + new, skip_special_tokens=True)
+    assert prompts[1].text + record["samples"][1]["text"] == whole and record["samples"][1]["ended"] == ended
+
+
+def test_prompts_that_are_too_long_are_cut_from_the_left(llama, tokenizer):
+    text, said = "The teacher drops the budget. " * 20, []
+    record = generate(llama, tokenizer, [Prompt(text=text, id="long")], SETTINGS, said.append)
+    ids = tokenizer(text)["input_ids"]
+    assert record["samples"][0]["cut"] == len(ids) - (64 - 6) > 0
+    new, _ = naive_continuation(llama.model, ids[-58:], 6, [tokenizer.eos_token_id])
+    assert record["samples"][0]["tokens"] == len(new)
+    assert "1 of 1 prompts are longer" in record["notes"][0] and said == record["notes"]
+
+
+def test_the_token_that_begins_every_text_is_not_cut_off():
+    from slm_ray.evaluate.generation import _newest
+
+    assert _newest([7, 1, 2, 3, 4], 3, 7) == [7, 3, 4]
+    assert _newest([7, 1, 2, 3, 4], 3, None) == [2, 3, 4]
+    assert _newest([7, 1], 2, 7) == [7, 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "prompt", "said"),
+    [
+        ({"max_new_tokens": 64}, Prompt(text="The", id="a"), "leaves no room .* give 63 or less"),
+        ({"references": True}, Prompt(text="The", id="a"), "'a' has none"),
+    ],
+)
+def test_what_does_not_fit_gets_one_sentence(llama, tokenizer, changes, prompt, said):
+    with pytest.raises(UserError, match=said):
+        generate(llama, tokenizer, [prompt], SETTINGS | changes, print)
+
+
+def test_another_model_s_tokenizer_is_noticed(tokenizer):
+    with pytest.raises(UserError, match="not of the same model"):
+        generate(loaded(tiny.tiny_model("llama")), tokenizer, [Prompt(text="teacher", id="a")], SETTINGS, print)
