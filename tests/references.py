@@ -601,7 +601,7 @@ def naive_bleu(texts, references):
 
 
 def naive_chrf(texts, references):
-    """Corpus chrF2 (Popović 2015): mean precision and recall of 1- to 6-grams of characters, recall twice as important."""
+    """Corpus chrF2 (Popović 2015): mean precision and recall of 1- to 6-grams of characters, recall counts twice."""
     precisions, recalls = [], []
     for n in range(1, 7):
         matched = written = wanted = 0
@@ -626,7 +626,8 @@ def naive_bradley_terry(models, results, extra_ties):
     import math
 
     met = {frozenset(pair) for pair, _ in results}
-    results = [*results, *((tuple(order), extra_ties / 2) for pair in met for order in (sorted(pair), sorted(pair)[::-1]))]
+    half = extra_ties / 2
+    results = [*results, *((tuple(way), half) for pair in met for way in (sorted(pair), sorted(pair)[::-1]))]
     strength = dict.fromkeys(models, 0.0)
     for _ in range(20000):
         slope = dict.fromkeys(models, 0.0)

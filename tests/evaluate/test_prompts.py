@@ -17,9 +17,12 @@ def test_the_bundled_prompts_are_varied_and_have_references():
 
 def test_fields_of_a_file(tmp_path):
     file = tmp_path / "mine.jsonl"
-    file.write_text(
-        '{"prompt": "A", "reference": "two"}\n\n{"text": "Mto\\u2028", "references": ["a", "b"], "id": 7, "group": "s"}\n'
-    )
+    lines = [
+        '{"prompt": "A", "reference": "two"}',
+        "",
+        '{"text": "Mto\\u2028", "references": ["a", "b"], "id": 7, "group": "s"}',
+    ]
+    file.write_text("\n".join(lines))
     first, second = load_prompts(str(file), require_references=True)
     assert first == Prompt(text="A", references=("two",), id="line-1", domain="all")
     assert second == Prompt(text="Mto\u2028", references=("a", "b"), id="7", domain="s")
