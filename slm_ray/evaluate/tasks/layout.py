@@ -1,0 +1,245 @@
+"""``--task-data FOLDER``: which of its files hold a task's documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from slm_ray.core.errors import UserError, nearest
+from slm_ray.evaluate.tasks.expand import Ancestry, Expansion, Leaf
+from slm_ray.evaluate.tasks.harness import Entry, read_config
+from slm_ray.evaluate.tasks.local_rows import SUFFIXES, LocalSplit, read_rows
+
+MAP_FILE = "tasks.yaml"
+DOCUMENTS, SELECT, RENAME = "documents", "select", "rename"
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Which splits of its dataset a task reads.
+
+    Attributes:
+        evaluated: That of the documents it is evaluated on.
+        examples: That of the examples before a question; None where none are needed, or the task brings its own.
+    """
+
+    evaluated: str
+    examples: str | None
+
+    @classmethod
+    def of(cls, name: str, config: Mapping[str, Any], shots: int) -> Splits:
+        """What lm-eval reads (``Task.eval_docs`` and ``ConfigurableTask.fewshot_docs``).
+
+        Args:
+            name: The task.
+            config: Its config.
+            shots: Examples before each question.
+
+        Raises:
+            UserError: It has no documents to evaluate on.
+        """
+        evaluated = config.get("test_split") or config.get("validation_split")
+        if not evaluated:
+            raise UserError(f"task '{name}' has neither test nor validation documents, so lm-eval cannot evaluate it")
+        few_shot = config.get("fewshot_config") or {}
+        examples = few_shot.get("split") or config.get("fewshot_split")
+        if not shots or (examples is None and few_shot.get("samples") is not None):
+            return cls(evaluated, None)
+        return cls(evaluated, examples or config.get("training_split") or config.get("validation_split") or evaluated)
+
+
+def keep_splits(config: dict[str, Any], splits: Splits) -> None:
+    """Take the splits that are not read out of a config, for they need no file."""
+    wanted = {splits.evaluated, splits.examples}
+    for key in ("training_split", "validation_split", "test_split", "fewshot_split"):
+        if config.get(key) not in wanted:
+            config[key] = None
+
+
+class TaskData:
+    """A folder of task data."""
+
+    def __init__(self, folder: Path, index: Mapping[str, Entry]) -> None:
+        """Read its map, where it has one.
+
+        Args:
+            folder: The folder.
+            index: Every name that lm-eval knows.
+
+        Raises:
+            UserError: There is no such folder, or its map is not well-formed or names unknown tasks.
+        """
+        self.folder = folder.expanduser().resolve()
+        if not self.folder.is_dir():
+            raise UserError(f"--task-data {folder} is no folder: give the one that holds the tasks' files")
+        self._index, self._ancestry = index, Ancestry(index)
+        self._map = self._read_map()
+
+    def _read_map(self) -> Mapping[str, Mapping[str, Any]]:
+        path = self.folder / MAP_FILE
+        if not path.is_file():
+            return {}
+        try:
+            value = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"--task-data: {path} is not YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(value, dict):
+            raise UserError(f"--task-data: {path} must map tasks to files, e.g. `arc_easy: {{test: arc.jsonl}}`")
+        entries = {}
+        for name, entry in value.items():
+            if name not in self._index:
+                raise UserError(
+                    f"--task-data: {path} names '{name}', which is no task or group of lm-eval: check its spelling"
+                )
+            entry = {DOCUMENTS: entry} if isinstance(entry, str) else entry
+            if not isinstance(entry, dict):
+                raise UserError(f"--task-data: '{name}' in {path} must be a file, or map splits to files")
+            entries[str(name)] = entry
+        return entries
+
+    def find(self, leaf: Leaf, config: Mapping[str, Any], splits: Splits) -> tuple[LocalSplit, ...]:
+        """The files of a task.
+
+        Args:
+            leaf: The task.
+            config: Its config.
+            splits: What it reads.
+
+        Raises:
+            UserError: A file is missing, there are two for one split, or it cannot be told which rows are the task's.
+        """
+        if leaf.python:
+            raise UserError(f"--task-data: task '{leaf.name}' is a program that fetches its data itself: leave it out")
+        owners = (leaf.name, *self._ancestry.of(leaf.name))
+        for owner in owners:
+            self._check_keys(owner, config)
+        found = [self._split(owners, splits.evaluated, config, evaluated=True)]
+        if found[0] is None:
+            raise self._missing(leaf.name, owners, splits.evaluated)
+        if splits.examples not in (None, splits.evaluated):
+            found.append(self._split(owners, str(splits.examples), config, evaluated=False))
+            if found[1] is None:
+                raise self._missing_examples(leaf.name, owners, str(splits.examples))
+        return tuple(one for one in found if one)
+
+    def _check_keys(self, owner: str, config: Mapping[str, Any]) -> None:
+        names = {config.get(key) for key in ("training_split", "validation_split", "test_split", "fewshot_split")}
+        valid = {str(name) for name in names if name} | {DOCUMENTS, SELECT, RENAME}
+        for key in self._map.get(owner, {}):
+            if key not in valid:
+                raise UserError(
+                    f"--task-data: '{owner}' in {self.folder / MAP_FILE} has '{key}': {nearest(str(key), valid)}"
+                )
+
+    def _split(
+        self, owners: Sequence[str], split: str, config: Mapping[str, Any], *, evaluated: bool
+    ) -> LocalSplit | None:
+        """The nearest owner's file of a split, with the rows that are the task's."""
+        for owner in owners:
+            entry = self._map.get(owner, {})
+            path = self._mapped(owner, entry, split, evaluated=evaluated) or self._placed(
+                owner, split, evaluated=evaluated
+            )
+            if path is None:
+                continue
+            shown = path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else str(path)
+            rename = self._rename(owner, entry)
+            own = owner == owners[0] and SELECT not in entry
+            select = None if own else self._select(owners[0], owner, path, shown, config)
+            return LocalSplit(split, str(path), shown, select, rename)
+        return None
+
+    def _mapped(self, owner: str, entry: Mapping[str, Any], split: str, *, evaluated: bool) -> Path | None:
+        named = [entry[key] for key in ((split, DOCUMENTS) if evaluated else (split,)) if key in entry]
+        if not named:
+            return None
+        path = self.folder / str(named[0])
+        if len(named) > 1:
+            raise UserError(
+                f"--task-data: '{owner}' in {self.folder / MAP_FILE} has both '{split}' and '{DOCUMENTS}': keep one"
+            )
+        if not path.is_file():
+            raise UserError(f"--task-data: '{owner}' in {self.folder / MAP_FILE} names {named[0]}, which is not there")
+        if path.suffix.lower() not in SUFFIXES:
+            raise UserError(f"--task-data: {path} must end in {', '.join(SUFFIXES)}")
+        return path.resolve()
+
+    def _placed(self, owner: str, split: str, *, evaluated: bool) -> Path | None:
+        places = [self.folder / owner / split] + ([self.folder / owner] if evaluated else [])
+        found = [
+            Path(f"{place}{suffix}") for place in places for suffix in SUFFIXES if Path(f"{place}{suffix}").is_file()
+        ]
+        if len(found) > 1:
+            names = " and ".join(path.relative_to(self.folder).as_posix() for path in found)
+            raise UserError(
+                f"--task-data: {names} could both be the '{split}' documents of '{owner}': keep one of them"
+            )
+        return found[0] if found else None
+
+    def _rename(self, owner: str, entry: Mapping[str, Any]) -> dict[str, str]:
+        value = entry.get(RENAME) or {}
+        if not isinstance(value, dict):
+            raise UserError(
+                f"--task-data: '{RENAME}' of '{owner}' in {self.folder / MAP_FILE} must map a field to its new name"
+            )
+        return {str(old): str(new) for old, new in value.items()}
+
+    def _select(
+        self, task: str, owner: str, path: Path, shown: str, config: Mapping[str, Any]
+    ) -> tuple[str, str] | None:
+        """The column of a shared file that says which rows are a task's: the one that holds the name of its dataset."""
+        wanted, entry = config.get("dataset_name"), self._map.get(owner, {})
+        if wanted is None:
+            return None
+        rows = read_rows(path)
+        names = [str(entry[SELECT])] if SELECT in entry else list(rows[0] if rows else ())
+        columns = [name for name in names if any(str(row.get(name)) == wanted for row in rows)]
+        if len(columns) == 1:
+            return columns[0], str(wanted)
+        if SELECT not in entry and not columns and self._alone(owner, config):
+            return None
+        if not columns:
+            where = f"column '{entry[SELECT]}'" if SELECT in entry else "any column"
+            raise UserError(
+                f"--task-data: {shown} has no rows of task '{task}': '{wanted}' is not in {where}; "
+                f"say which column names the tasks with `{SELECT}:` in {MAP_FILE}, or give the task a file of its own"
+            )
+        raise UserError(
+            f"--task-data: {shown} has '{wanted}' in columns {', '.join(columns)}: choose with `{SELECT}:` in "
+            f"{MAP_FILE}"
+        )
+
+    def _alone(self, owner: str, config: Mapping[str, Any]) -> bool:
+        """Whether all tasks of a group read the same dataset, as both of TruthfulQA's do."""
+        expansion, keys = Expansion(self._index), ("dataset_path", "dataset_name")
+        expansion.add(owner)
+        others = [read_config(leaf.file, functions=False) for leaf in expansion.leaves.values() if leaf.file]
+        return all([other.get(key) for key in keys] == [config.get(key) for key in keys] for other in others)
+
+    def _missing(self, task: str, owners: Sequence[str], split: str) -> UserError:
+        places = f"{task}.jsonl or {task}/{split}.jsonl"
+        shared = f", or a file for its whole group ({', '.join(owners[1:3])})" if len(owners) > 1 else ""
+        return UserError(
+            f"--task-data {self.folder} has no data of task '{task}': expected its '{split}' documents in {places}"
+            f"{shared}, or an entry in {MAP_FILE} ({', '.join(SUFFIXES)} are read); found {self._found()}"
+        )
+
+    def _missing_examples(self, task: str, owners: Sequence[str], split: str) -> UserError:
+        places = " or ".join(f"{owner}/{split}.jsonl" for owner in owners[:3])
+        return UserError(
+            f"--task-data {self.folder}: task '{task}' takes its examples from its '{split}' documents, which are "
+            f"missing: put them into {places}, or give --shots 0; found {self._found()}"
+        )
+
+    def _found(self) -> str:
+        files = sorted(
+            path.relative_to(self.folder).as_posix()
+            for pattern in ("*", "*/*") for path in self.folder.glob(pattern) if path.suffix.lower() in SUFFIXES
+        )  # fmt: skip
+        more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
+        return (", ".join(files[:_SHOWN]) + more) if files else "no such files"
