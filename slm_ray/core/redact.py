@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
+from typing import Any
 
 _SECRET_NAME = re.compile(r"(TOKEN|API_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL)", re.IGNORECASE)
+# Of a field, where "tokens" and "tokenizer" are no secrets.
+_SECRET_FIELD = re.compile(r"((^|[_.-])token$|api_?key|secret|passw(or)?d|credential)", re.IGNORECASE)
 _SECRET_SHAPE = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|AKIA[0-9A-Z]{16}|wandb_v1_[A-Za-z0-9_]{16,})")
 _URL_LOGIN = re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
 _SHORTEST_SECRET = 8
@@ -18,3 +22,17 @@ def redact(text: str) -> str:
         if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name) and value in text:
             text = text.replace(value, MASK)
     return _URL_LOGIN.sub(MASK, _SECRET_SHAPE.sub(MASK, text))
+
+
+def redact_value(value: Any) -> Any:
+    """The same for everything inside a JSON-like value; texts in fields that are called secrets are masked whole."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {
+            key: MASK if isinstance(inner, str) and inner and _SECRET_FIELD.search(str(key)) else redact_value(inner)
+            for key, inner in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [redact_value(inner) for inner in value]
+    return value

@@ -18,6 +18,7 @@ from slm_ray.pretrain.job import TrainJob
 from slm_ray.pretrain.process_group import choose_device
 from slm_ray.pretrain.results import MODEL_FILE, RESULT_FILE, finish_model
 from slm_ray.pretrain.run import PretrainRun, make_job, resources_of
+from slm_ray.pretrain.tracking import track_results
 from slm_ray.report import build_training_report
 
 GROWTH_FILE = "growth.json"
@@ -132,6 +133,7 @@ class GrowingRun(PretrainRun):
         print("\n".join(lines))
         write_json(self.folder.file(RESULT_FILE), {"command": self.command, "models": results, "growth": growth})
         build_training_report(self.folder.path)
+        track_results(self.config, self.folder.path, self.console)
         self.console.line(f"{results[-1]['name']}: {self.folder.path / Path(results[-1]['model'])}")
 
 

@@ -15,6 +15,7 @@ from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.job import TrainJob
 from slm_ray.pretrain.recorder import EVALS_FILE
 from slm_ray.pretrain.state_files import WEIGHTS_FILE, copy_static_files
+from slm_ray.pretrain.tracking import track_results
 from slm_ray.report import build_training_report
 from slm_ray.report.matching import Curve, make_curve, table
 
@@ -134,6 +135,7 @@ def finish_run(
     print("\n".join(lines))
     if failed:
         build_training_report(folder)
+        track_results(config, folder, console)
         names = ", ".join(result["name"] for result in failed)
         raise UserError(
             f"{len(failed)} of {len(results)} models failed ({names}): {failed[0]['error']}; the others are finished; "
@@ -141,5 +143,6 @@ def finish_run(
         )
     write_json(folder / RESULT_FILE, {"command": command, "models": results})
     build_training_report(folder)
+    track_results(config, folder, console)
     for result in results:
         console.line(f"{result['name']}: {folder / result['model']}")

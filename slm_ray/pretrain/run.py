@@ -135,10 +135,14 @@ class PretrainRun:
         folders = [self.folder.path / job.name for job in left]
         watch = Watcher(self.console, left, {name: ModelTracking(self.config, self.folder.path / name, self.console)
                                              for name in (job.name for job in left)})  # fmt: skip
-        if self.config.launcher == "local":
-            statuses = self._run_here(left, folders, watch)
-        else:
-            statuses = run_on_ray(left, folders, resources_of(self.config, len(left)), self.config.concurrent, watch)
+        try:
+            if self.config.launcher == "local":
+                statuses = self._run_here(left, folders, watch)
+            else:
+                resources = resources_of(self.config, len(left))
+                statuses = run_on_ray(left, folders, resources, self.config.concurrent, watch)
+        finally:
+            watch.close()
         watch.finish()
         for folder, job in zip(folders, left, strict=True):
             write_json(folder / "status.json", statuses[job.name])
@@ -228,10 +232,15 @@ class Watcher:
         self._progress.update(sum(self._steps.values()), f"{name} {now}")
         self._tracking[name].update()
 
-    def finish(self) -> None:
-        """End the phase."""
+    def close(self) -> None:
+        """Close what models are tracked with, all at once."""
+        for tracking in self._tracking.values():
+            tracking.end()
         for tracking in self._tracking.values():
             tracking.finish()
+
+    def finish(self) -> None:
+        """End the phase."""
         self._progress.finish(f"{sum(self._steps.values()):,} steps")
 
 

@@ -14,12 +14,13 @@ from slm_ray.core.errors import UserError
 from slm_ray.core.files import write_json
 from slm_ray.core.progress import Console, Progress
 from slm_ray.core.runfolder import LOG_FILE, TRIALS_FILE, RunFolder
-from slm_ray.core.trackers import Tracker, make_tracker
+from slm_ray.core.trackers import NoTracker, Tracker, make_tracker
 from slm_ray.core.units import format_count, format_seconds
 from slm_ray.data import describe_parts, summarise_parts
 from slm_ray.proxies.evaluator import EvaluatorSettings
 from slm_ray.proxies.trained import Trained
 from slm_ray.report import build_report, load_run, summary_text
+from slm_ray.report.tracked import send_results
 from slm_ray.search.algorithms import ALGORITHMS
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.export import export_winner, write_cards
@@ -30,6 +31,7 @@ from slm_ray.search.inputs import SearchInputs, keep_digests, prepare_inputs
 from slm_ray.search.journal import Journal
 from slm_ray.search.plan import SearchPlan
 from slm_ray.search.rank import Ranking, bind_genomes, rank_units
+from slm_ray.search.tracking import SearchTracking
 from slm_ray.search.tuning import run_plan, scratch_folder
 
 RESULT_FILE = "result.json"
@@ -52,6 +54,7 @@ class SearchRun:
         self.workers = config.workers or default_workers(config.threads)
         self.seconds: dict[str, float] = {}
         self._phase_number = 0
+        self.tracker: Tracker = NoTracker()
 
     def execute(self) -> None:
         """Run every phase and leave a finished run folder.
@@ -60,6 +63,12 @@ class SearchRun:
             UserError: Something the user can fix went wrong; what was finished is kept.
         """
         self.console.line(f"run folder: {self.folder.path}")
+        try:
+            self._execute()
+        finally:
+            self.tracker.finish()
+
+    def _execute(self) -> None:
         inputs = self._timed("teacher and text", "inputs", lambda: prepare_inputs(self.config, self.console))
         keep_digests(self.folder, inputs)
         with ray_session(self.config.address, self.workers * self.config.threads):
@@ -70,7 +79,7 @@ class SearchRun:
             result = self._timed("held-out text", "final", lambda: self._measure(inputs, ranking, plan, trained))
         self._timed("winners", "export", lambda: self._export(inputs, plan, result))
         self._timed("report", "report", lambda: self._report(result, inputs))
-        self._track_front()
+        send_results(self.tracker, self.folder.path)
 
     def _timed(self, label: str, name: str, phase: Callable[[], Any]) -> Any:
         self._phase_number += 1
@@ -104,28 +113,30 @@ class SearchRun:
 
     def _search(self, inputs: SearchInputs, ranking: Ranking, plan: SearchPlan) -> None:
         progress = Progress(self.console, "search", self.config.trials, "trials", plan.journal.resumed)
-        tracker = self._tracker("search")
+        self.tracker = self._make_tracker()
+        tracking = SearchTracking(plan, self.tracker)
 
         def on_record(record: dict[str, Any]) -> None:
             best = plan.measured_front()
             note = f"best {self._show(best[0])}" if best else ""
             progress.update(len(plan.journal.records), note)
-            tracker.log(_metrics(record), step=record["trial"])
+            tracking.update()
 
         plan.on_record = on_record
         limit = self.workers if self.config.address else None
         run_plan(plan, self._settings(inputs, ranking), self.workers, scratch_folder(self.folder.path), limit)
         plan.journal.close()
-        tracker.finish()
+        tracking.update()
 
     def _show(self, record: dict[str, Any]) -> str:
         parts = [f"{name} {value:.4g}" for name, value in record["objectives"].items() if name not in record["cost"]]
         return f"{', '.join(parts)} at {format_count(record['cost']['params'])}"
 
-    def _tracker(self, job_type: str) -> Tracker:
+    def _make_tracker(self) -> Tracker:
         return make_tracker(
-            self.config.tracker, self.folder.path, group=self.folder.path.name, job_type=job_type,
-            tags=[self.config.space, self.config.algorithm], config=self.config.to_json(), say=self.console.line,
+            self.config.tracker, self.folder.path, group=self.folder.path.name, job_type="search",
+            tags=["search", Path(self.config.space).stem, self.config.algorithm],
+            config=self.config.to_json() | {"command": self.command}, say=self.console.line,
         )  # fmt: skip
 
     def _train_finalists(self, inputs: SearchInputs, plan: SearchPlan) -> dict[int, Trained]:
@@ -240,23 +251,6 @@ class SearchRun:
         write_cards(self.folder.path, result, self.config.to_json(), inputs, datetime.now(UTC).date().isoformat())
         write_json(self.folder.file(RESULT_FILE), result)
         build_report(self.folder.path)
-
-    def _track_front(self) -> None:
-        if self.config.tracker != "wandb":
-            return
-        tracker = self._tracker("front")
-        run = load_run(self.folder.path)
-        rows = [[model.params, model.perplexity, model.trial, model.winner] for model in run.front]
-        tracker.table("front", ["params", "held_out_perplexity", "trial", "winner"], rows)
-        tracker.image("front_picture", self.folder.file("front.png"))
-        tracker.finish()
-
-
-def _metrics(record: dict[str, Any]) -> dict[str, float]:
-    """A trial's scalars for a tracker."""
-    metrics: dict[str, float] = {f"cost/{name}": value for name, value in record["cost"].items()}
-    metrics |= {f"objective/{name}": value for name, value in (record["objectives"] or {}).items()}
-    return metrics | {"seconds": record["seconds"], "generation": record["generation"]}
 
 
 def print_summary(folder: Path) -> None:
