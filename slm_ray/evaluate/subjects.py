@@ -125,7 +125,8 @@ def _add_peers(config: EvaluateConfig, subjects: Subjects, subject: Subject, con
         try:
             peer = makers[role]()
         except UserError as error:
-            if config.peers != AUTO:
+            # One asked for by name is owed to the model that everything is about; others may have none.
+            if config.peers != AUTO and subject is subjects.found[0]:
                 raise
             subjects.notes.append(f"no {role} peer of {subject.label}: {error}")
             continue

@@ -29,15 +29,11 @@ def place(tmp_path_factory):
 
 
 def arguments(place, out, *names, **options):
-    given = {"data": place / "corpus.txt", "eval-tokens": TOKENS, "sequence-length": LENGTH, "precision": "fp32"}
+    given = {"data": place / "corpus.txt", "eval-tokens": TOKENS, "sequence-length": LENGTH}
+    given |= {"precision": "fp32", "threads": 1}
     flags = [text for name, value in (given | options).items() for text in (f"--{name}", str(value))]
     return [*(text for name in names for text in ("--model", str(place / name))), *flags, "--out", str(out)]
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """Nothing that another test measured is found."""
-    monkeypatch.setenv("SLM_RAY_CACHE", str(tmp_path / "cache"))
 
 
 def result_of(place, out, *names, **options):
@@ -169,14 +165,16 @@ def test_a_model_that_fails_does_not_stop_the_others_and_resume_measures_what_is
     loaded = loads(monkeypatch)
     assert run_command(main, ["--resume", str(out)]) == 0
     assert loaded == [str(place / "a")]
-    assert all(model["text"] and not model["error"] for model in json.loads((out / "evaluate.json").read_text())["models"])
+    models = json.loads((out / "evaluate.json").read_text())["models"]
+    assert all(model["text"] and not model["error"] for model in models)
 
 
 def test_a_sliding_window_counts_every_token_once_with_the_context_it_has(place, tmp_path):
-    options = {"window": "sliding", "stride": 5, "part": "whole"}
+    (tmp_path / "short.txt").write_text(sentences(30))
+    options = {"data": tmp_path / "short.txt", "window": "sliding", "stride": 5, "part": "whole"}
     row, other = evaluate(place, tmp_path / "out", "a", "c", **options)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(place / "a"), AutoTokenizer.from_pretrained(place / "a")
-    documents = [document.text for document in load_corpus(str(place / "corpus.txt"))]
+    documents = [document.text for document in load_corpus(str(tmp_path / "short.txt"))]
     total, count, size = 0.0, 0, 0
     for text in documents:
         found = references.sliding_losses(
@@ -194,7 +192,7 @@ def test_a_sliding_window_counts_every_token_once_with_the_context_it_has(place,
 
 
 def test_domains_are_measured_one_by_one(place, tmp_path):
-    lines = [json.dumps({"text": sentences(60, seed=i), "meta": {"of": "xy"[i % 2]}}) for i in range(40)]
+    lines = [json.dumps({"text": sentences(6, seed=i), "meta": {"of": "xy"[i % 2]}}) for i in range(20)]
     (tmp_path / "mixed.jsonl").write_text("\n".join(lines))
     out = tmp_path / "out"
     options = {"data": f"both={tmp_path / 'mixed.jsonl'}", "part": "whole"}

@@ -1,0 +1,124 @@
+"""What a student that slm_ray exported is held against: teacher, random twin, first layers, the published model."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from slm_ray.core.commands import run_command
+from slm_ray.evaluate import subjects
+from slm_ray.evaluate.command import main
+from slm_ray.evaluate.published import published_peer
+from slm_ray.models.extraction import extract, save_student
+from slm_ray.models.loading import load_student
+from tests.models import tiny
+from tests.search.tiny_run import make_tokenizer, sentences
+
+UNEVEN = 3  # a seed whose sub-network skips sub-layers
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A teacher, a heterogeneous student that says where it comes from, and a text."""
+    folder = tmp_path_factory.mktemp("peers")
+    text = sentences(400)
+    (folder / "corpus.txt").write_text(text)
+    tokenizer = make_tokenizer(text)
+    teacher = tiny.tiny_model("llama", seed=7, vocab_size=len(tokenizer))
+    teacher.save_pretrained(folder / "teacher")
+    family = tiny.tiny_family("llama")
+    spec = tiny.random_spec(family.architecture(teacher.config), UNEVEN)
+    save_student(extract(teacher.state_dict(), teacher.config, family, spec, dtype=torch.float32), folder / "student")
+    for name in ("teacher", "student"):
+        tokenizer.save_pretrained(folder / name)
+    lineage = {"teacher": {"name": str(folder / "teacher"), "digest": "?"}}
+    (folder / "student/slm_ray.json").write_text(json.dumps(lineage))
+    return folder
+
+
+def flags(place, out, *more):
+    given = [
+        "--data",
+        place / "corpus.txt",
+        "--eval-tokens",
+        64,
+        "--sequence-length",
+        16,
+        "--threads",
+        1,
+        "--out",
+        out,
+        *more,
+    ]
+    return ["--model", str(place / "student"), "--precision", "fp32", "--documents", "joined", *map(str, given)]
+
+
+def test_an_exported_student_is_measured_beside_its_peers(place, tmp_path):
+    out = tmp_path / "out"
+    assert run_command(main, flags(place, out)) == 0
+    result = json.loads((out / "evaluate.json").read_text())
+    student, teacher = str(place / "student"), str(place / "teacher")
+    roles = {row["name"]: row["role"] for row in result["models"]}
+    assert roles == {
+        student: "model", teacher: "teacher", f"random twin of {student}": "random",
+        f"first layers like {student}": "first-n",
+    }  # fmt: skip
+    assert all(row["of"] == (None if row["role"] == "model" else student) for row in result["models"])
+    assert {found["model"] for found in result["differences"]} == set(roles) - {student}
+    assert all(found["to"] == student and found["paired"] for found in result["differences"])
+    params = {row["role"]: row["params"] for row in result["models"]}
+    assert params["random"] == params["model"] >= params["first-n"]
+    twin = next(row for row in result["models"] if row["role"] == "random")["folder"]
+    whole, fresh = load_student(place / "student", "it").state_dict(), load_student(twin, "twin").state_dict()
+    assert {name: value.shape for name, value in whole.items()} == {k: v.shape for k, v in fresh.items()}
+    assert not torch.equal(whole["model.embed_tokens.weight"], fresh["model.embed_tokens.weight"])
+
+
+def test_first_layers_are_the_teachers_own(place, tmp_path):
+    out = tmp_path / "out"
+    assert run_command(main, flags(place, out, "--peers", "first-n")) == 0
+    row = json.loads((out / "evaluate.json").read_text())["models"][1]
+    mine = load_file(f"{row['folder']}/model.safetensors")
+    whole = AutoModelForCausalLM.from_pretrained(place / "teacher").state_dict()
+    assert row["role"] == "first-n" and all(torch.equal(value, whole[name]) for name, value in mine.items())
+
+
+def test_without_peers_and_for_models_of_others_only_what_was_given_is_measured(place, tmp_path):
+    for number, more in enumerate((["--peers", "none"], ["--model", str(place / "teacher"), "--peers", "none"])):
+        assert run_command(main, flags(place, tmp_path / str(number), *more)) == 0
+        rows = json.loads((tmp_path / str(number) / "evaluate.json").read_text())["models"]
+        assert [row["role"] for row in rows] == ["model"] * (number + 1)
+
+
+def test_a_teacher_that_was_given_is_measured_once(place, tmp_path):
+    assert run_command(main, flags(place, tmp_path / "out", "--model", place / "teacher", "--peers", "teacher")) == 0
+    rows = json.loads((tmp_path / "out/evaluate.json").read_text())["models"]
+    assert [row["role"] for row in rows] == ["model", "teacher"]
+
+
+def test_a_peer_that_cannot_be_had_is_said_and_one_asked_for_is_an_error(place, tmp_path, capsys, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.symlink_to(place / "student")
+    monkeypatch.setattr(subjects, "read_lineage", lambda folder: {"teacher": {"name": "/nowhere/at/all"}})
+    assert run_command(main, flags(place, tmp_path / "out")) == 0
+    result = json.loads((tmp_path / "out/evaluate.json").read_text())
+    assert [row["role"] for row in result["models"]] == ["model", "random"]
+    assert len(result["notes"]) == 3 and all("/nowhere/at/all" in note for note in result["notes"])
+    assert run_command(main, flags(place, tmp_path / "again", "--peers", "teacher")) == 2
+    assert "/nowhere/at/all is no model folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "teacher, teacher_params, params, found",
+    [
+        ("EleutherAI/pythia-410m", 405_334_016, 150e6, "EleutherAI/pythia-160m"),
+        ("/models/Pythia-1b-deduped", 1_011_781_632, 400e6, "EleutherAI/pythia-410m"),
+        ("EleutherAI/pythia-410m", 405_334_016, 300e6, "EleutherAI/pythia-160m"),
+        ("smollm2-135m", 134_515_008, 94e6, None),
+        ("my-own-model", 1e9, 5e8, None),
+    ],
+)
+def test_the_published_peer_is_the_nearest_of_the_family(teacher, teacher_params, params, found):
+    assert published_peer(teacher, int(teacher_params), int(params)) == found
