@@ -58,6 +58,11 @@ class EnergyMeter:
                 allow_multiple_runs=True, log_level="error",
             )  # fmt: skip
 
+    @property
+    def can_measure(self) -> bool:
+        """Whether there may be a counter; which there are is known after the start."""
+        return self._tracker is not None
+
     def start(self) -> None:
         """Start measuring; a thread reads the counters every few seconds."""
         if self._tracker is not None:
