@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from slm_ray.core.errors import UserError, nearest
-from slm_ray.evaluate.tasks.expand import Ancestry, Expansion, Leaf
-from slm_ray.evaluate.tasks.harness import Entry, read_config
+from slm_ray.evaluate.tasks.expand import Ancestry, Leaf
+from slm_ray.evaluate.tasks.harness import Entry
 from slm_ray.evaluate.tasks.local_rows import SUFFIXES, LocalSplit, read_rows
 
 MAP_FILE = "tasks.yaml"
@@ -96,11 +96,23 @@ class TaskData:
                 raise UserError(
                     f"--task-data: {path} names '{name}', which is no task or group of lm-eval: check its spelling"
                 )
-            entry = {DOCUMENTS: entry} if isinstance(entry, str) else entry
-            if not isinstance(entry, dict):
-                raise UserError(f"--task-data: '{name}' in {path} must be a file, or map splits to files")
-            entries[str(name)] = entry
+            entries[str(name)] = self._entry(str(name), {DOCUMENTS: entry} if isinstance(entry, str) else entry)
         return entries
+
+    def _entry(self, name: str, entry: Any) -> Mapping[str, Any]:
+        """A task's entry of the map, its keys and the kinds of its values looked at."""
+        where = f"'{name}' in {self.folder / MAP_FILE}"
+        if not isinstance(entry, dict):
+            raise UserError(f"--task-data: {where} must be a file, or map splits to files")
+        for key, value in entry.items():
+            if key == RENAME and not isinstance(value, dict):
+                raise UserError(f"--task-data: '{RENAME}' of {where} must map a field to its new name")
+            if key not in (SELECT, RENAME) and Path(str(value)).suffix.lower() not in SUFFIXES:
+                raise UserError(
+                    f"--task-data: {where} maps '{key}' to '{value}': give {SELECT}, {RENAME}, or a split with "
+                    f"its file ({', '.join(SUFFIXES)})"
+                )
+        return entry
 
     def find(self, leaf: Leaf, config: Mapping[str, Any], splits: Splits) -> tuple[LocalSplit, ...]:
         """The files of a task.
@@ -116,8 +128,7 @@ class TaskData:
         if leaf.python:
             raise UserError(f"--task-data: task '{leaf.name}' is a program that fetches its data itself: leave it out")
         owners = (leaf.name, *self._ancestry.of(leaf.name))
-        for owner in owners:
-            self._check_keys(owner, config)
+        self._check_keys(leaf.name, config)
         found = [self._split(owners, splits.evaluated, config, evaluated=True)]
         if found[0] is None:
             raise self._missing(leaf.name, owners, splits.evaluated)
@@ -127,13 +138,14 @@ class TaskData:
                 raise self._missing_examples(leaf.name, owners, str(splits.examples))
         return tuple(one for one in found if one)
 
-    def _check_keys(self, owner: str, config: Mapping[str, Any]) -> None:
+    def _check_keys(self, task: str, config: Mapping[str, Any]) -> None:
+        """A split that the task does not have is a slip of the pen."""
         names = {config.get(key) for key in ("training_split", "validation_split", "test_split", "fewshot_split")}
         valid = {str(name) for name in names if name} | {DOCUMENTS, SELECT, RENAME}
-        for key in self._map.get(owner, {}):
+        for key in self._map.get(task, {}):
             if key not in valid:
                 raise UserError(
-                    f"--task-data: '{owner}' in {self.folder / MAP_FILE} has '{key}': {nearest(str(key), valid)}"
+                    f"--task-data: '{task}' in {self.folder / MAP_FILE} has '{key}': {nearest(str(key), valid)}"
                 )
 
     def _split(
@@ -148,7 +160,7 @@ class TaskData:
             if path is None:
                 continue
             shown = path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else str(path)
-            rename = self._rename(owner, entry)
+            rename = {str(old): str(new) for old, new in (entry.get(RENAME) or {}).items()}
             own = owner == owners[0] and SELECT not in entry
             select = None if own else self._select(owners[0], owner, path, shown, config)
             return LocalSplit(split, str(path), shown, select, rename)
@@ -165,8 +177,6 @@ class TaskData:
             )
         if not path.is_file():
             raise UserError(f"--task-data: '{owner}' in {self.folder / MAP_FILE} names {named[0]}, which is not there")
-        if path.suffix.lower() not in SUFFIXES:
-            raise UserError(f"--task-data: {path} must end in {', '.join(SUFFIXES)}")
         return path.resolve()
 
     def _placed(self, owner: str, split: str, *, evaluated: bool) -> Path | None:
@@ -181,45 +191,29 @@ class TaskData:
             )
         return found[0] if found else None
 
-    def _rename(self, owner: str, entry: Mapping[str, Any]) -> dict[str, str]:
-        value = entry.get(RENAME) or {}
-        if not isinstance(value, dict):
-            raise UserError(
-                f"--task-data: '{RENAME}' of '{owner}' in {self.folder / MAP_FILE} must map a field to its new name"
-            )
-        return {str(old): str(new) for old, new in value.items()}
+    def _select(self, task: str, owner: str, path: Path, shown: str, config: Mapping[str, Any]) -> tuple[str, str]:
+        """The column of a shared file that says which rows are a task's, and what it says there.
 
-    def _select(
-        self, task: str, owner: str, path: Path, shown: str, config: Mapping[str, Any]
-    ) -> tuple[str, str] | None:
-        """The column of a shared file that says which rows are a task's: the one that holds the name of its dataset."""
-        wanted, entry = config.get("dataset_name"), self._map.get(owner, {})
-        if wanted is None:
-            return None
-        rows = read_rows(path)
+        That is the name of the task's dataset at Hugging Face (MMLU's subjects, BLiMP's paradigms), or the task's own.
+        """
+        entry, rows = self._map.get(owner, {}), read_rows(path)
         names = [str(entry[SELECT])] if SELECT in entry else list(rows[0] if rows else ())
-        columns = [name for name in names if any(str(row.get(name)) == wanted for row in rows)]
-        if len(columns) == 1:
-            return columns[0], str(wanted)
-        if SELECT not in entry and not columns and self._alone(owner, config):
-            return None
-        if not columns:
-            where = f"column '{entry[SELECT]}'" if SELECT in entry else "any column"
-            raise UserError(
-                f"--task-data: {shown} has no rows of task '{task}': '{wanted}' is not in {where}; "
-                f"say which column names the tasks with `{SELECT}:` in {MAP_FILE}, or give the task a file of its own"
-            )
+        wanted = [str(name) for name in (config.get("dataset_name"), task) if name is not None]
+        for value in wanted:
+            columns = [name for name in names if any(row.get(name) == value for row in rows)]
+            if len(columns) == 1:
+                return columns[0], value
+            if columns:
+                raise UserError(
+                    f"--task-data: {shown} has '{value}' in columns {', '.join(columns)}: choose with `{SELECT}:` in "
+                    f"{MAP_FILE}"
+                )
+        where = f"column '{entry[SELECT]}'" if SELECT in entry else "any column"
         raise UserError(
-            f"--task-data: {shown} has '{wanted}' in columns {', '.join(columns)}: choose with `{SELECT}:` in "
-            f"{MAP_FILE}"
+            f"--task-data: {shown} is for all of '{owner}' and has no rows of '{task}', for {' and '.join(wanted)} "
+            f"is not in {where}: say which column names the tasks with `{SELECT}:` in {MAP_FILE}, or give the task a "
+            "file of its own"
         )
-
-    def _alone(self, owner: str, config: Mapping[str, Any]) -> bool:
-        """Whether all tasks of a group read the same dataset, as both of TruthfulQA's do."""
-        expansion, keys = Expansion(self._index), ("dataset_path", "dataset_name")
-        expansion.add(owner)
-        others = [read_config(leaf.file, functions=False) for leaf in expansion.leaves.values() if leaf.file]
-        return all([other.get(key) for key in keys] == [config.get(key) for key in keys] for other in others)
 
     def _missing(self, task: str, owners: Sequence[str], split: str) -> UserError:
         places = f"{task}.jsonl or {task}/{split}.jsonl"
