@@ -113,6 +113,8 @@ class _Reader:
         if search and pretrain:
             self._check("search", search.check)
             self._check("pretrain", pretrain.check)
+        if evaluate:
+            self._check("evaluate", evaluate.check_measurements)
         if self.problems or not (common and search and pretrain and evaluate):
             raise ConfigError(self.source, self.problems)
         return Options(out, search, logits, pretrain, evaluate)

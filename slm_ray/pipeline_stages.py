@@ -19,6 +19,7 @@ from slm_ray.core.digest import digest_json, sha256_file
 from slm_ray.core.files import read_json, write_json
 from slm_ray.core.runfolder import CONFIG_FILE
 from slm_ray.distill.store_format import work_folder
+from slm_ray.evaluate.config import MAY_CHANGE as EVALUATE_MAY_CHANGE
 from slm_ray.pipeline_options import Options
 from slm_ray.pretrain.command import MAY_CHANGE as PRETRAIN_MAY_CHANGE
 from slm_ray.search.command import MAY_CHANGE as SEARCH_MAY_CHANGE
@@ -37,7 +38,7 @@ _MODULES = {
 # Options that change how a stage is run and not what comes of it.
 _MAY_CHANGE = {
     "search": SEARCH_MAY_CHANGE, "pretrain": PRETRAIN_MAY_CHANGE,
-    "logits": ("workers", "threads", "address", "device"), "evaluate": ("batch", "threads", "device"),
+    "logits": ("workers", "threads", "address", "device"), "evaluate": EVALUATE_MAY_CHANGE,
 }  # fmt: skip
 _SET_BY_STAGES = ("student", "store", "out")
 _PATHS = ("teacher", "data", "space", "shards")  # options that may name something on this disk
@@ -83,11 +84,12 @@ def _model_digest(folder: Path) -> list[str]:
 
 
 def to_argv(config: Any) -> list[str]:
-    """The flags that give a config: every option that is not at its default."""
+    """The flags that give a config: every option that would be another one if it were left out."""
     argv = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if value is None or value == field.default:
+        without = dataclasses.replace(config, **{field.name: field.default})  # some defaults depend on other options
+        if value is None or value == getattr(without, field.name):
             continue
         if field.metadata["kind"] is bool:
             argv.append(flag_of(field.name) if value else flag_of(f"no_{field.name}"))

@@ -313,7 +313,8 @@ pretrain:
 evaluate: {{precision: fp32, threads: 1}}
 """)
     assert run_command(main, ["--config", "p.yaml"]) == 0, capsys.readouterr().err
-    rows = {row["name"]: row for row in json.loads((tmp_path / "run/evaluate/evaluate.json").read_text())["models"]}
+    models = json.loads((tmp_path / "run/evaluate/evaluate.json").read_text())["models"]
+    rows = {model["name"]: model["text"][0] for model in models}
     trained = json.loads((tmp_path / "run/pretrain/result.json").read_text())["models"][0]
     # The evaluation reads the tokens that training was measured on, and finds the same.
     assert rows["run/pretrain/winner-0.student/model"]["loss"] == pytest.approx(trained["evals"][-1]["loss"], rel=1e-4)

@@ -216,8 +216,9 @@ def compare_samples(
 
 
 def compare_group(
-    names: tuple[str, str], of: str, quantity: str, members: Sequence[tuple[float, Sequence[float], Sequence[float]]]
-) -> Difference:
+    names: tuple[str, str], of: str, quantity: str,
+    members: Sequence[tuple[float, Sequence[float], Sequence[float]]], better: str = MORE,
+) -> Difference:  # fmt: skip
     """Two models by a weighted mean over a group's tasks, each paired over its own documents.
 
     Args:
@@ -225,6 +226,7 @@ def compare_group(
         of: The group.
         quantity: The metric.
         members: Weight, the model's values and the other's, for each task; the weights add up to 1.
+        better: Whether ``less`` or ``more`` is better.
     """
     value, variance, known = 0.0, 0.0, True
     for weight, mine, other in members:
@@ -235,4 +237,4 @@ def compare_group(
         variance += (weight * (stderr or 0.0)) ** 2
     stderr = math.sqrt(variance) if known else None
     interval = None if stderr is None else (value - _NORMAL * stderr, value + _NORMAL * stderr)
-    return _made(names, "task", of, quantity, value, stderr, interval, MORE, paired=True)
+    return _made(names, "task", of, quantity, value, stderr, interval, better, paired=True)

@@ -106,6 +106,14 @@ class EvaluateConfig:
             UserError: They do not.
         """
         self.models()
+        self.check_measurements()
+
+    def check_measurements(self) -> None:
+        """The same without the models, which a pipeline gives later.
+
+        Raises:
+            UserError: Two options do not fit together.
+        """
         for name in self.wanted_peers():
             if name not in PEERS:
                 raise UserError(f"--peers: '{name}' is none of auto, none, {', '.join(PEERS)}: {nearest(name, PEERS)}")

@@ -74,18 +74,28 @@ def _groups(inputs: Inputs, names: tuple[str, str], mine: Parts, other: Parts) -
     """Groups by their members' documents, where each model has all of them."""
     if inputs.plan is None:
         return
-    from slm_ray.evaluate.tasks.groups import group_weights
+    from slm_ray.evaluate.tasks.groups import group_rows
 
     by_task = [{name: record for (kind, name), record in parts.items() if kind == TASK} for parts in (mine, other)]
-    for group, metric, weights in group_weights(inputs.plan, by_task[0]):
-        members = []
-        for task, weight in weights.items():
-            values = [records.get(task, {}).get("samples", {}).get(metric) for records in by_task]
-            if not values[0] or not values[1] or len(values[0]) != len(values[1]):
-                break
-            members.append((weight, values[0], values[1]))
-        else:
-            yield compare_group(names, group, metric, members)
+    for row in group_rows(inputs.plan, by_task[0]):
+        for metric, figure in row["metrics"].items():
+            members = _members(row["weights"], metric, by_task)
+            if members:
+                yield compare_group(names, row["task"], metric, members, figure["better"])
+
+
+def _members(
+    weights: Mapping[str, float], metric: str, by_task: Sequence[Mapping[str, Mapping[str, Any]]]
+) -> list[tuple[float, Sequence[float], Sequence[float]]]:
+    """Weight and both models' values of each task; empty where one of them has none, or of other documents."""
+    members = []
+    for task, weight in weights.items():
+        records = [found.get(task) for found in by_task]
+        values = [(record or {}).get("samples", {}).get(metric) for record in records]
+        if not values[0] or not values[1] or len({(record or {}).get("documents_digest") for record in records}) > 1:
+            return []
+        members.append((weight, values[0], values[1]))
+    return members
 
 
 def _generations(names: tuple[str, str], mine: Parts, other: Parts) -> Iterator[Difference]:

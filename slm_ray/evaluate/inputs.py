@@ -163,10 +163,10 @@ def _other_parts(config: EvaluateConfig, inputs: Inputs, subject: Subject, promp
     """Tasks, generation and efficiency of one model."""
     parts = []
     if inputs.plan is not None:
-        plan = inputs.plan.to_json()
+        plan, base = inputs.plan, _base(inputs, subject, TASK)
         parts += [
-            Part(TASK, name, {**_base(inputs, subject, TASK), "task": inputs.plan.settings(name)}, {"plan": plan})
-            for name in inputs.plan.tasks
+            Part(TASK, name, {**base, "task": plan.settings(name)}, {"plan": plan.only(name).to_json()})
+            for name in plan.tasks
         ]
     if prompts:
         settings = {

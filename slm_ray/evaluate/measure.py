@@ -75,7 +75,7 @@ def measure_model(job: ModelJob, emit: Emit) -> None:
     start = time.perf_counter()
     try:
         loaded = LoadedModel(job.model, job.precision, torch.device(job.device))
-        tokenizer = load_tokenizer(job.model)
+        tokenizer = load_tokenizer(job.model) if {part.kind for part in job.parts} & _READ_TEXT else None
         emit((LOADED, {"params": loaded.params, "seconds": round(time.perf_counter() - start, 3)}))
         for index, part in enumerate(job.parts):
             alone = part.kind == EFFICIENCY
@@ -135,6 +135,7 @@ def _efficiency(job: ModelJob, part: Part, loaded: LoadedModel, tokenizer: Any, 
     return measure_efficiency(loaded, part.settings, say)
 
 
+_READ_TEXT = {TASK, GENERATION}  # held-out text comes as tokens, and efficiency needs no words
 _MEASURES: Mapping[str, Callable[..., Any]] = {
     TEXT: _text, TASK: _task, GENERATION: _generation, EFFICIENCY: _efficiency,
 }  # fmt: skip

@@ -20,7 +20,7 @@ from slm_ray.evaluate.config import EvaluateConfig
 from slm_ray.evaluate.fan_out import measure_here, measure_on_ray
 from slm_ray.evaluate.inputs import Inputs, Subject, gather
 from slm_ray.evaluate.measure import FAILED, LOADED, RECORD, SAY, Message, ModelJob
-from slm_ray.evaluate.parts import MODELS_FOLDER, Part, RecordFolder, file_name
+from slm_ray.evaluate.parts import MODELS_FOLDER, TASK, Part, RecordFolder, file_name
 from slm_ray.evaluate.results import make_result
 from slm_ray.report.evaluation import evaluation_text, write_evaluation_report
 
@@ -123,6 +123,20 @@ def _measure(evaluation: Evaluation) -> None:
     evaluation.progress.finish(f"{evaluation.models_loaded} models loaded")
 
 
+def _fetch_task_data(evaluation: Evaluation) -> None:
+    """Have the data of all tasks that are still to be measured, so that nothing stops half-way for them.
+
+    Raises:
+        UserError: The data of a task cannot be had.
+    """
+    plan = evaluation.inputs.plan
+    if plan is not None:
+        pending = {part.name for label in evaluation.records for part in evaluation.pending(label) if part.kind == TASK}
+        for name in plan.tasks:
+            if name in pending:
+                plan.only(name).check_downloads()
+
+
 def describe(config: EvaluateConfig, out: Path) -> None:
     """Print what would be measured; nothing is spent but reading the text and the tasks' descriptions.
 
@@ -164,6 +178,7 @@ def evaluate(config: EvaluateConfig, folder: RunFolder, command: str) -> dict[st
     write_json(folder.file(ENVIRONMENT_FILE), environment)
     inputs = gather(config, out, console)
     evaluation = Evaluation(config, out, inputs, console)
+    _fetch_task_data(evaluation)
     _measure(evaluation)
     spent = {
         "seconds": round(time.monotonic() - start, 3), "models_loaded": evaluation.models_loaded,
