@@ -34,8 +34,17 @@ DRY_RUNS = {SEARCH: "together", PRETRAIN: "FLOPs in all", LOGITS: "FLOPs", PIPEL
 
 # Commands that no test here runs, and what does.
 RUN_ELSEWHERE = {
-    "python -m slm_ray.evaluate --model runs/mine/pretrain/winner-0.student/model --model smollm2-135m --out "
-    "runs/evaluation": "tests/evaluate/test_evaluate_command.py, on models of its own",
+    **dict.fromkeys(
+        (
+            "python -m slm_ray.evaluate --model runs/mine/pretrain/winner-0.student/model --model smollm2-135m --out "
+            "runs/evaluation",
+            "python -m slm_ray.evaluate --model my-winner --tasks small --prompts default --efficiency --workers 2",
+            "python -m slm_ray.evaluate --model my-winner --data wiki=my-wiki.txt --data code=my-code.jsonl --part whole "
+            "--window sliding",
+            "python -m slm_ray.evaluate --resume runs/evaluation",
+        ),
+        "tests/evaluate, on models of its own",
+    ),
     "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/python -m slm_ray.search --space fine": ".ci/run",
     "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/python -m pytest": ".ci/run",
     "python3 -m venv .venv && .venv/bin/pip install -e .": ".ci/run, as the beginning of README's first command",
