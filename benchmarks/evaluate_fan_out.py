@@ -49,7 +49,8 @@ def main() -> None:
     singles = before + after
     ideal = sum(singles) / 2
     print(f"single, 1 thread: {', '.join(f'{seconds:.1f}' for seconds in singles)} s")
-    print(f"{options.models} models, 2 workers x 1 thread: {together:.1f} s; ideal {ideal:.1f} s; {ideal / together:.3f}")
+    share = ideal / together
+    print(f"{options.models} models, 2 workers x 1 thread: {together:.1f} s; ideal {ideal:.1f} s; {share:.3f}")
     print(f"models loaded: {result['spent']['models_loaded']} of {options.models}; parts {result['spent']['by_part']}")
 
 
