@@ -215,6 +215,23 @@ def compare_samples(
     )  # fmt: skip
 
 
+def compare_known(
+    names: tuple[str, str], kind: str, of: str, found: tuple[float, float | None, tuple[float, float] | None],
+    better: str,
+) -> Difference:  # fmt: skip
+    """Two models by a difference that was resampled in pairs already, such as that of two corpora's BLEU.
+
+    Args:
+        names: The model, and what it is compared with.
+        kind: ``task`` or ``generation``.
+        of: The metric.
+        found: The difference, its standard error and its 95% interval.
+        better: Whether ``less`` or ``more`` is better.
+    """
+    value, stderr, interval = found
+    return _made(names, kind, of, of, value, stderr, interval, better, paired=True)
+
+
 def compare_group(
     names: tuple[str, str], of: str, quantity: str,
     members: Sequence[tuple[float, Sequence[float], Sequence[float]]], better: str = MORE,

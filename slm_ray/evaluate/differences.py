@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from slm_ray.evaluate.compare import Difference, compare_group, compare_samples, compare_text
+from slm_ray.evaluate.compare import Difference, compare_group, compare_known, compare_samples, compare_text
 from slm_ray.evaluate.inputs import Inputs
 from slm_ray.evaluate.parts import GENERATION, TASK, TEXT, Part
 
@@ -105,6 +105,13 @@ def _generations(names: tuple[str, str], mine: Parts, other: Parts) -> Iterator[
     if record["settings_digested"]["prompts"] != theirs["settings_digested"]["prompts"]:
         return
     for metric, figure in record["metrics"].items():
-        values, others = figure.get("values"), (theirs["metrics"].get(metric) or {}).get("values")
-        if values and others and len(values) == len(others) and figure.get("better"):
-            yield compare_samples(names, GENERATION, metric, metric, values, others, figure["better"])
+        its = theirs["metrics"].get(metric)
+        if its is None or not figure["better"]:
+            continue
+        if figure.get("statistics") and its.get("statistics"):
+            from slm_ray.evaluate.text_metrics import corpus_difference
+
+            found = corpus_difference(metric, figure["statistics"], its["statistics"])
+            yield compare_known(names, GENERATION, metric, found, figure["better"])
+        elif figure["values"] and its["values"]:
+            yield compare_samples(names, GENERATION, metric, metric, figure["values"], its["values"], figure["better"])

@@ -135,16 +135,14 @@ def _normal(value: float | None, stderr: float | None) -> Interval:
 
 
 def _generation_row(record: Mapping[str, Any]) -> dict[str, Any]:
-    metrics = {}
-    for name, figure in record["metrics"].items():
-        values = figure.get("values")
-        shown = {key: value for key, value in figure.items() if key != "values"}
-        if "interval" not in shown:
-            shown["interval"] = mean_interval(np.array(values, float)) if values else None
-        metrics[name] = shown
+    left = ("values", "statistics")  # they stay in the part's own record
+    metrics = {
+        name: {key: value for key, value in figure.items() if key not in left}
+        for name, figure in record["metrics"].items()
+    }
     return {
         "prompts": record["prompts"], "settings": record["settings"], "metrics": metrics,
-        "samples": record["samples"][:_SAMPLES_SHOWN], "seconds": record["seconds"],
+        "samples": record["samples"][:_SAMPLES_SHOWN], "notes": record["notes"], "seconds": record["seconds"],
     }  # fmt: skip
 
 
