@@ -77,14 +77,18 @@ def _is_follower(config: PretrainConfig) -> bool:
 
 
 def _export(checkpoint: Path, given: dict[str, Any]) -> int:
-    from slm_ray.pretrain.results import export_checkpoint
+    from slm_ray.pretrain.results import MODEL_FILE, export_checkpoint
 
     name = checkpoint.name
     if set(given) != {"out"}:
         raise UserError("--export takes --out FOLDER and no other option")
     if not name.startswith("step-") or not name[5:].isdigit():
         raise UserError(f"--export {checkpoint} is no checkpoint: give RUN/MODEL/checkpoints/step-00000100 or the like")
-    step = export_checkpoint(str(checkpoint.parent), Path(given["out"]), int(name[5:]))
+    model = checkpoint.resolve().parents[1]
+    of = model if (model / MODEL_FILE).is_file() and (model.parent / CONFIG_FILE).is_file() else None
+    step = export_checkpoint(str(checkpoint.parent), Path(given["out"]), int(name[5:]), of)
+    if of is None:
+        print("it has no card: the checkpoint does not lie in the folder of its run")
     print(f"step {step} of {checkpoint.parent} is in {given['out']}")
     return 0
 

@@ -15,6 +15,7 @@ from slm_ray.pretrain.first_checkpoint import write_first_checkpoint
 from slm_ray.pretrain.growth_steps import Measurement, grow, inherit, measure_on_ray, stage_depths
 from slm_ray.pretrain.inputs import PretrainInputs, keep_digests, prepare_inputs
 from slm_ray.pretrain.job import TrainJob
+from slm_ray.pretrain.lineage import ORIGIN, describe_teacher, origin_of
 from slm_ray.pretrain.process_group import choose_device
 from slm_ray.pretrain.results import MODEL_FILE, RESULT_FILE, finish_model
 from slm_ray.pretrain.run import PretrainRun, make_job, resources_of
@@ -120,6 +121,8 @@ class GrowingRun(PretrainRun):
             write_json(folder / MODEL_FILE, described | {
                 "start": "first-n" if before is None else "grown", "source": student.source,
                 "grown_from": before and before.name, "search_flops": student.search_flops,
+                ORIGIN: origin_of(student, "first-n", inputs, self.config.distill)
+                | {"lineage": {"teacher": describe_teacher(source)}},
             })  # fmt: skip
         # Every stage reads the tokens in an order of its own, as further epochs do.
         seed, model_json = self.config.seeds()[0] + number, read_json(folder / MODEL_FILE)

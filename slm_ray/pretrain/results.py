@@ -13,6 +13,7 @@ from slm_ray.core.units import format_count, format_seconds
 from slm_ray.pretrain.checkpoints import CheckpointFolder
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.job import TrainJob
+from slm_ray.pretrain.lineage import description_files
 from slm_ray.pretrain.recorder import EVALS_FILE
 from slm_ray.pretrain.state_files import WEIGHTS_FILE, copy_static_files
 from slm_ray.pretrain.tracking import track_results
@@ -23,13 +24,14 @@ RESULT_FILE, STATUS_FILE, MODEL_FILE = "result.json", "status.json", "model.json
 EXPORT_FOLDER = "model"
 
 
-def export_checkpoint(storage: str, folder: Path, step: int | None = None) -> int:
+def export_checkpoint(storage: str, folder: Path, step: int | None = None, of: Path | None = None) -> int:
     """Write a checkpoint's weights as a plain Hugging Face folder.
 
     Args:
         storage: Where the checkpoints are.
         folder: What is written; replaced if it is there.
         step: Which one; the newest by default.
+        of: The model's folder within its run, whose records give the card and the lineage; without it there are none.
 
     Returns:
         The step.
@@ -48,6 +50,9 @@ def export_checkpoint(storage: str, folder: Path, step: int | None = None) -> in
     with checkpoints.open(chosen[-1]) as source, whole_folder(folder) as temporary:
         copy_static_files(source, temporary)
         (temporary / WEIGHTS_FILE).write_bytes((source / WEIGHTS_FILE).read_bytes())
+        if of is not None:
+            for name, text in description_files(temporary, of, of.parent, chosen[-1].step).items():
+                write_text(temporary / name, text)
     return chosen[-1].step
 
 
@@ -74,7 +79,7 @@ def finish_model(folder: Path, job: TrainJob, run: Path) -> dict[str, Any]:
     if status["failure"]:
         return result | {"status": "failed", "error": status["failure"]["message"]}
     end = status["end"]
-    step = export_checkpoint(job.storage, folder / EXPORT_FOLDER)
+    step = export_checkpoint(job.storage, folder / EXPORT_FOLDER, of=folder)
     result |= {"status": "done", "error": None, "model": str((folder / EXPORT_FOLDER).relative_to(run)), "step": step}
     result |= {"tokens": end["tokens"], "flops": end["flops"], "seconds": end["seconds"], "best": end["best"]}
     result |= {name: end[name] for name in ("usage", "mfu", "energy")}

@@ -240,7 +240,10 @@ class SearchRun:
             record = by_trial[winner["trial"]]
             spec = plan.stack.decode(plan.stack.from_text(record["genes"]))
             lineage = {
-                "teacher": {"name": inputs.teacher.name, "digest": inputs.teacher.digest},
+                "teacher": {
+                    "name": inputs.teacher.name, "family": inputs.architecture.structure.family,
+                    "digest": inputs.teacher.digest, "licence": inputs.teacher.licence,
+                },
                 "trial": record["trial"], "genes": record["genes"], "space": inputs.space.to_json(),
                 "inputs": inputs.digests(), "command": self.command,
             }  # fmt: skip
