@@ -188,7 +188,7 @@ def _print_plan(config: LogitsConfig) -> int:
         length, tokens = shards.sequence_length, shards.num_tokens
     settings.check(architecture.structure, length)
     workers = config.workers or default_workers(config.threads)
-    per_token, per_position = flops_per_token(architecture, length), _bytes_per_token(config, architecture)
+    per_token, per_position = flops_per_token(architecture, length), bytes_per_token(config, architecture)
     rows = {name: str(value) for name, value in dataclasses.asdict(config).items() if value is not None}
     rows |= {"precision": settings.precision, "workers": str(workers)}
     print("".join(f"{name.ljust(16)} {value}\n" for name, value in rows.items()))
@@ -206,7 +206,7 @@ def _print_plan(config: LogitsConfig) -> int:
     return 0
 
 
-def _bytes_per_token(config: LogitsConfig, architecture: Architecture) -> float:
+def bytes_per_token(config: LogitsConfig, architecture: Architecture) -> float:
     """Bytes stored for a token; of draws, as many as a small model's text needs."""
     id_bytes = 2 if architecture.structure.vocab_size <= 1 << 16 else 4
     if config.kind == TOP_K:
