@@ -46,7 +46,7 @@ def origin_of(student: Student, start: str, inputs: PretrainInputs, distill: str
         ``lineage`` (the student's where its weights are taken, else only whom its sizes were cut from), ``student``,
         ``distilled_from`` and ``data``.
     """
-    found = lineage(student.source)
+    found = {} if student.scratch else lineage(student.source)
     known = describe_teacher(inputs.teacher) if inputs.teacher else None
     teacher = mapping(found.get("teacher")) or known or {}
     if known and teacher.get("digest") == known["digest"]:
@@ -55,7 +55,7 @@ def origin_of(student: Student, start: str, inputs: PretrainInputs, distill: str
     shards, held_out = inputs.shards, inputs.held_out
     return {
         "lineage": {**kept, **({"teacher": dict(teacher)} if teacher else {})},
-        "student": student.label if Path(student.source).expanduser().exists() else student.source,
+        "student": None if student.scratch else _public(student),
         "distilled_from": known if distill != "none" else None,
         "data": {
             "corpus": shards.corpus, "corpus_digest": shards.corpus_digest, "training_tokens": shards.digest,
@@ -63,6 +63,11 @@ def origin_of(student: Student, start: str, inputs: PretrainInputs, distill: str
             "tokenizer": shards.tokenizer_digest, "logit_store": inputs.store,
         },
     }  # fmt: skip
+
+
+def _public(student: Student) -> str:
+    """A student's name without this machine's folders."""
+    return student.label if Path(student.source).expanduser().exists() else student.source
 
 
 def trained_lineage(folder: Path, run: Path, step: int) -> dict[str, Any]:
@@ -74,12 +79,14 @@ def trained_lineage(folder: Path, run: Path, step: int) -> dict[str, Any]:
         step: The checkpoint that is exported.
     """
     model, config = mapping(read_json(folder / MODEL_FILE)), mapping(read_json(run / CONFIG_FILE))
+    scratch = mapping(model.get("scratch"))
+    config = {**config, **scratch}  # a model from nothing has its own batch and rate
     origin, evaluations = mapping(model.get(ORIGIN)), read_records(folder / EVALS_FILE)
     reached = [record for record in evaluations if record["step"] <= step]
     last: Mapping[str, Any] = reached[-1] if reached else {}
     first = reached[0] if reached and reached[0]["step"] == 0 and len(reached) > 1 else None
     training = {
-        "name": folder.name, "start": model.get("start"), "student": origin.get("student"),
+        "name": folder.name, "start": "scratch" if scratch else model.get("start"), "student": origin.get("student"),
         "grown_from": model.get("grown_from"), "command": config.get("command"), "slm_ray": __version__,
         "params": model.get("params"), "step": step, "tokens": last.get("tokens"), "flops": last.get("flops"),
         "seconds": last.get("seconds"), "search_flops": model.get("search_flops"),
