@@ -31,6 +31,7 @@ STAGES = {
     "logits": Stage("slm_ray.logits", "keep what a teacher says at every token, to distill from it again and again"),
     "pretrain": Stage("slm_ray.pretrain.command", "train winners and other starts with the teacher's help"),
     "evaluate": Stage("slm_ray.evaluate.command", "measure models on the same held-out text and compare them"),
+    "rate": Stage("slm_ray.evaluate.rating.command", "people compare what models wrote: a blinded page, and its table"),
     "report": Stage("slm_ray.report.command", "rebuild the table, picture and pages of runs from their records"),
     "pipeline": Stage("slm_ray.pipeline", "all of these after one another, each where it is needed"),
 }
