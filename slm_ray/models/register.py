@@ -1,4 +1,4 @@
-"""Makes ``import slm_ray`` enough for transformers' Auto classes to know our students.
+"""Makes ``import slm_ray`` enough for transformers' Auto classes to know our own models.
 
 transformers and torch take seconds to import, so they are not imported here: the classes are registered when
 transformers' Auto classes are, whichever of the two is imported first.
@@ -6,6 +6,7 @@ transformers' Auto classes are, whichever of the two is imported first.
 
 from __future__ import annotations
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -15,28 +16,36 @@ from types import ModuleType
 from typing import Any
 
 _AUTO_CLASSES = "transformers.models.auto.modeling_auto"
-_STUDENTS = "slm_ray.models.hetero"
+_STUDENTS, _POSITIONS = "slm_ray.models.hetero", "slm_ray.models.positions"
+
+
+def _classes() -> dict[str, list[tuple[str, str]]]:
+    """Module to the names of its (model, config) classes."""
+    from slm_ray.models.families import FAMILIES
+
+    return {
+        _STUDENTS: [family.student_class for family in FAMILIES.values()],
+        _POSITIONS: [("SlmRayPositionsForCausalLM", "SlmRayPositionsConfig")],
+    }
 
 
 def register_students() -> None:
-    """Tell transformers' Auto classes about every student class.
+    """Tell transformers' Auto classes about every class of ours.
 
-    Where the students are themselves just being imported, and have only now caused the Auto classes to load, nothing is
-    done: this is called again when they are complete.
+    Where one of our modules is itself just being imported, and has only now caused the Auto classes to load, nothing is
+    done about it: this is called again when it is complete.
     """
-    from slm_ray.models.families import FAMILIES
-
-    students = sys.modules.get(_STUDENTS)
-    if students is not None and not all(hasattr(students, f.student_class[0]) for f in FAMILIES.values()):
-        return
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from slm_ray.models import hetero
-
-    for family in FAMILIES.values():
-        model_class, config_class = (getattr(hetero, name) for name in family.student_class)
-        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-        AutoModelForCausalLM.register(config_class, model_class, exist_ok=True)
+    for name, pairs in _classes().items():
+        here = sys.modules.get(name)
+        if here is not None and not all(hasattr(here, model) for model, _ in pairs):
+            continue
+        module = importlib.import_module(name)
+        for model, config in pairs:
+            model_class, config_class = getattr(module, model), getattr(module, config)
+            AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+            AutoModelForCausalLM.register(config_class, model_class, exist_ok=True)
 
 
 class _RegisterAfterLoading(importlib.abc.Loader):
@@ -111,6 +120,6 @@ def register_when_needed() -> None:
     if _AUTO_CLASSES in sys.modules:
         register_students()
         return
-    for name in (_AUTO_CLASSES, _STUDENTS):
+    for name in (_AUTO_CLASSES, _STUDENTS, _POSITIONS):
         if not any(isinstance(finder, _WaitForModule) and finder.name == name for finder in sys.meta_path):
             sys.meta_path.insert(0, _WaitForModule(name))

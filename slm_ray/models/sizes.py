@@ -1,4 +1,4 @@
-"""The sizes of any model we know, plain or heterogeneous, read off its config."""
+"""The sizes of any model we know, plain, heterogeneous or with positions of its own, read off its config."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from slm_ray.architecture import Architecture, LayerShape
 from slm_ray.models.families import FAMILIES, Family
 
 _PREFIX = "slm_ray_"
+POSITIONS_TYPE = "slm_ray_positions"  # the classes of positions.py
 
 
 def base_family(config: Any) -> Family | None:
@@ -21,11 +22,13 @@ def config_architecture(config: Any) -> Architecture | None:
     """The sizes of the model of a config.
 
     Args:
-        config: A Hugging Face config, of a plain class or of one in ``hetero.py``.
+        config: A Hugging Face config, of a plain class or of one in ``hetero.py`` or ``positions.py``.
 
     Returns:
         Its architecture, or None where the family is not declared.
     """
+    if config.model_type == POSITIONS_TYPE:
+        return _with_table(FAMILIES["llama"].architecture(config), config)
     family = base_family(config)
     if family is None:
         return None
@@ -34,6 +37,14 @@ def config_architecture(config: Any) -> Architecture | None:
     structure = dataclasses.replace(family.structure(config), family=family.model_type)
     layers = tuple(_layer_shape(config, family, index) for index in range(config.num_hidden_layers))
     return Architecture(structure, int(config.hidden_size), layers)
+
+
+def _with_table(architecture: Architecture, config: Any) -> Architecture:
+    """A Llama's sizes with the table of its learned positions, where it has one."""
+    rows = int(config.max_position_embeddings) if config.positions == "learned" else 0
+    return dataclasses.replace(
+        architecture, structure=dataclasses.replace(architecture.structure, learned_positions=rows)
+    )
 
 
 def _layer_shape(config: Any, family: Family, index: int) -> LayerShape:

@@ -1,4 +1,4 @@
-"""A student's folder in another Python process: with slm_ray, and where slm_ray cannot be imported."""
+"""A model's folder in another Python process: with slm_ray, and where slm_ray cannot be imported."""
 
 import json
 import os
@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from slm_ray.models.extraction import extract, save_student
-from tests.models.tiny import NAMES, axis_specs, tiny_family, tiny_ids, tiny_model
+from slm_ray.models.ladder import make_shape
+from slm_ray.models.scratch import POSITIONS, build_scratch, with_positions
+from tests.models.tiny import NAMES, VOCAB, axis_specs, tiny_family, tiny_ids, tiny_model
 
 ROOT = Path(__file__).parents[2]
 PROMPT = tiny_ids(batch=1, length=4)
@@ -48,20 +50,28 @@ for folder in sorted(pathlib.Path(students).iterdir()):
 
 @pytest.fixture(scope="module")
 def students(tmp_path_factory) -> Path:
-    """Per family a plain student (where there is one) and one whose layers differ, with what they must compute."""
+    """Per family a plain student (where there is one) and one whose layers differ, with what they must compute; and a
+    model of each kind of positions."""
     root = tmp_path_factory.mktemp("students")
+    for positions in POSITIONS:
+        shape = with_positions(make_shape(VOCAB, 64, 2, 64), positions, 16)
+        keep(build_scratch(shape, positions, seed=0).eval(), root / f"positions-{positions}")
     for name in NAMES:
         model, family = tiny_model(name), tiny_family(name)
         specs = axis_specs(family.architecture(model.config))
         for axis in ("layers", "first attention", "everything"):
             student = extract(model.state_dict(), model.config, family, specs[axis])
-            folder = root / f"{name}-{axis.replace(' ', '-')}"
-            save_student(student, folder)
-            with torch.no_grad():
-                logits = student(PROMPT).logits
-            tokens = student.generate(PROMPT, max_new_tokens=5, min_new_tokens=5, do_sample=False, pad_token_id=0)
-            torch.save({"ids": PROMPT, "logits": logits, "tokens": tokens}, folder / "expected.pt")
+            keep(student, root / f"{name}-{axis.replace(' ', '-')}")
     return root
+
+
+def keep(student, folder: Path) -> None:
+    """Save a model with what it computes."""
+    save_student(student, folder)
+    with torch.no_grad():
+        logits = student(PROMPT).logits
+    tokens = student.generate(PROMPT, max_new_tokens=5, min_new_tokens=5, do_sample=False, pad_token_id=0)
+    torch.save({"ids": PROMPT, "logits": logits, "tokens": tokens}, folder / "expected.pt")
 
 
 @pytest.mark.parametrize("order", ["no slm_ray", "slm_ray first", "slm_ray first, then a config", "transformers first"])
@@ -73,7 +83,7 @@ def test_students_load_and_compute_the_same(students, order, tmp_path):
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(done.stdout.splitlines()) == 3 * len(NAMES)
+    assert len(done.stdout.splitlines()) == 3 * len(NAMES) + len(POSITIONS)
 
 
 def test_the_plain_ones_need_no_code(students):

@@ -1,0 +1,196 @@
+"""The ladder: one dial, a model's parameters, decides depth, width, heads, MLP, learning rate and batch.
+
+Shapes: the width is near 48 times the depth, and everything is a multiple of 64. Learning rate and batch
+follow Porian et al. (arXiv 2406.19146), as OLMo's ladders do (arXiv 2412.04403). docs/scratch.md has the formulae.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from slm_ray.architecture import Architecture, LayerShape, Structure, num_params
+from slm_ray.architecture.cost import embedding_params
+from slm_ray.core.errors import UserError
+from slm_ray.core.units import format_count
+
+STEP = 64  # widths are multiples of it
+# Width over depth: 64 in nanochat, GPT-2 and Pythia-160M, 19 in SmolLM2; small models gain from depth (MobileLLM, arXiv
+# 2402.14905), and lose speed by it.
+ASPECT = 48
+SIZES = ("20M", "40M", "70M", "110M", "160M")
+SMALLEST, LARGEST = 100_000, 20_000_000_000
+_WITHIN = 0.03  # how far off the target a model may be
+_ASPECTS = (8, 160)  # deepest and flattest
+_MLP_RATIOS = (2.0, 4.0)  # MLP width over width; 8/3 makes a gated MLP as large as a plain one of 4
+_MLP_RATIO = 8 / 3
+_SMALL_WIDTH = 256  # from here on heads are 64 wide, below it 32, so that there are several
+
+# Porian et al.: the best learning rate and batch (in tokens) at 108M parameters, and their exponents in the size.
+_REFERENCE_PARAMS, _REFERENCE_RATE, _REFERENCE_BATCH = 108e6, 0.0047, 160 * 2048
+_RATE_EXPONENT, _BATCH_EXPONENT = -1 / 3, 2 / 3
+_TOKENS_PER_PARAM = 20  # what they hold for (Chinchilla, arXiv 2203.15556)
+_TOKENS_EXPONENT = 0.383  # of the batch in the tokens, at one size (Bergsma et al., arXiv 2505.13738)
+_HIGHEST_RATE = 0.01
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A size and what it is trained with.
+
+    Attributes:
+        target: Parameters asked for.
+        architecture: Sizes, rotary positions.
+    """
+
+    target: int
+    architecture: Architecture
+
+    @property
+    def params(self) -> int:
+        """Parameters, the embedding's included."""
+        return num_params(self.architecture)
+
+    @property
+    def matrix_params(self) -> int:
+        """Parameters without the token embedding and the table of positions."""
+        structure, hidden = self.architecture.structure, self.architecture.hidden_size
+        return self.params - embedding_params(structure, hidden) + hidden  # the final norm is no embedding
+
+    def batch_tokens(self, tokens: float | None = None) -> float:
+        """Tokens of one step for a training of so many tokens; None: of 20 per parameter.
+
+        160 x 2048 (N / 108M)^(2/3) (D / 20N)^0.383, where N is :attr:`matrix_params`.
+        """
+        share = 1.0 if tokens is None else tokens / (_TOKENS_PER_PARAM * self.matrix_params)
+        size = (self.matrix_params / _REFERENCE_PARAMS) ** _BATCH_EXPONENT
+        return _REFERENCE_BATCH * size * share**_TOKENS_EXPONENT
+
+    def learning_rate(self, batch_tokens: float) -> float:
+        """AdamW's peak rate for steps of so many tokens.
+
+        0.0047 (N / 108M)^(-1/3) at the batch that goes with it; at another it moves with the square root of the batch
+        (Malladi et al., arXiv 2205.10287), and nowhere is it over 0.01.
+        """
+        own = _REFERENCE_RATE * (self.matrix_params / _REFERENCE_PARAMS) ** _RATE_EXPONENT
+        return min(own * math.sqrt(batch_tokens / self.batch_tokens()), _HIGHEST_RATE)
+
+    def batch_size(self, tokens: float, sequence_length: int, multiple: int = 1) -> int:
+        """Sequences of one step, a multiple of ``multiple`` (of eight of them where there is room).
+
+        Args:
+            tokens: Of the whole training.
+            sequence_length: Tokens of a sequence.
+            multiple: What the workers can deal out evenly.
+        """
+        wanted = self.batch_tokens(tokens) / sequence_length
+        step = 8 * multiple if wanted >= 8 * multiple else multiple
+        return max(step, round(wanted / step) * step)
+
+
+def pad_vocabulary(size: int) -> int:
+    """A vocabulary's rows, a multiple of 64 so that products with the output head are fast."""
+    return -(-size // STEP) * STEP
+
+
+def _structure(vocab_size: int, hidden_size: int) -> Structure:
+    return Structure(
+        family="llama", vocab_size=vocab_size, head_dim=64 if hidden_size >= _SMALL_WIDTH else 32,
+        tie_word_embeddings=True, gated_mlp=True, qkv_bias=False, attention_output_bias=False, mlp_bias=False,
+        norm_bias=False, qk_norm=False, learned_positions=0, output_head_bias=False, max_position_embeddings=2048,
+    )  # fmt: skip
+
+
+def make_shape(vocab_size: int, hidden_size: int, layers: int, intermediate_size: int) -> Architecture:
+    """A uniform Llama with as many key-value heads as query heads and a tied embedding."""
+    structure = _structure(vocab_size, hidden_size)
+    heads = hidden_size // structure.head_dim
+    return Architecture(structure, hidden_size, (LayerShape(heads, heads, intermediate_size),) * layers)
+
+
+def _mlp_widths(hidden_size: int) -> range:
+    low, high = (math.ceil(ratio * hidden_size / STEP) * STEP for ratio in _MLP_RATIOS)
+    return range(low, high + 1, STEP)
+
+
+def _depths(hidden_size: int) -> range:
+    return range(max(1, math.ceil(hidden_size / _ASPECTS[1])), hidden_size // _ASPECTS[0] + 1)
+
+
+def _shapes(target: int, vocab_size: int) -> Iterator[Architecture]:
+    """For every width and depth, the MLP that brings the size nearest to the target."""
+    for hidden_size in itertools.count(STEP, STEP):
+        smallest, largest = _extremes(vocab_size, hidden_size)
+        if smallest > target * (1 + _WITHIN):
+            return
+        if largest < target * (1 - _WITHIN):
+            continue
+        widths = _mlp_widths(hidden_size)
+        for layers in _depths(hidden_size):
+            least = num_params(make_shape(vocab_size, hidden_size, layers, widths[0]))
+            if least > target * (1 + _WITHIN):
+                break
+            steps = round((target - least) / (3 * hidden_size * STEP * layers))
+            yield make_shape(vocab_size, hidden_size, layers, widths[min(max(steps, 0), len(widths) - 1)])
+
+
+def _oddness(shape: Architecture, target: int) -> float:
+    """How far a shape is from the proportions, and a little from the size, that are wanted."""
+    aspect = shape.hidden_size / shape.num_hidden_layers / ASPECT
+    mlp = shape.layers[0].intermediate_size / shape.hidden_size / _MLP_RATIO
+    return abs(math.log(aspect)) + abs(math.log(mlp)) + 10 * abs(math.log(num_params(shape) / target))
+
+
+def find_rung(target: int, vocab_size: int) -> Rung:
+    """The model of the ladder with about so many parameters, the embedding's included.
+
+    Args:
+        target: Parameters wanted.
+        vocab_size: Rows of the embedding; see :func:`pad_vocabulary`.
+
+    Returns:
+        The model within 3% of the target whose proportions are the most usual.
+
+    Raises:
+        UserError: There is none, mostly because the vocabulary alone is larger; the nearest sizes are named.
+    """
+    if not SMALLEST <= target <= LARGEST:
+        raise UserError(
+            f"--scratch {format_count(target)} must lie between {format_count(SMALLEST)} and {format_count(LARGEST)} "
+            "parameters"
+        )
+    near = [shape for shape in _shapes(target, vocab_size) if abs(num_params(shape) / target - 1) <= _WITHIN]
+    if not near:
+        raise _no_such_size(target, vocab_size)
+    return Rung(target, min(near, key=lambda shape: _oddness(shape, target)))
+
+
+def _extremes(vocab_size: int, hidden_size: int) -> tuple[int, int]:
+    """The smallest and the largest model of a width."""
+    widths, depths = _mlp_widths(hidden_size), _depths(hidden_size)
+    return (
+        num_params(make_shape(vocab_size, hidden_size, depths[0], widths[0])),
+        num_params(make_shape(vocab_size, hidden_size, depths[-1], widths[-1])),
+    )
+
+
+def _no_such_size(target: int, vocab_size: int) -> UserError:
+    named = f"--scratch {format_count(target)}"
+    smallest = _extremes(vocab_size, STEP)[0]
+    advice = "or a smaller vocabulary" + (", like --tokenizer train:8192" if vocab_size > 8192 else "")
+    if target < smallest:
+        return UserError(
+            f"{named} is too small for a vocabulary of {vocab_size:,}: at the least width, {STEP}, the embedding alone "
+            f"has {format_count(vocab_size * STEP)} parameters; the smallest model has {format_count(smallest)} "
+            f"({smallest:,}): give that, {advice}"
+        )
+    narrow = itertools.takewhile(lambda width: _extremes(vocab_size, width)[0] <= target, itertools.count(STEP, STEP))
+    width = max(narrow)
+    below, above = _extremes(vocab_size, width)[1], _extremes(vocab_size, width + STEP)[0]
+    return UserError(
+        f"{named}: no width that is a multiple of {STEP} gives that size with a vocabulary of {vocab_size:,}; the "
+        f"nearest sizes are {format_count(below)} ({below:,}) and {format_count(above)} ({above:,}): give one of them, "
+        f"{advice}"
+    )
