@@ -33,6 +33,7 @@ STAGES = {
     "evaluate": Stage("slm_ray.evaluate.command", "measure models on the same held-out text and compare them"),
     "rate": Stage("slm_ray.evaluate.rating.command", "people compare what models wrote: a blinded page, and its table"),
     "report": Stage("slm_ray.report.command", "rebuild the table, picture and pages of runs from their records"),
+    "dashboard": Stage("slm_ray.dashboard", "a W&B workspace or report of all runs; read back what W&B keeps of a run"),
     "pipeline": Stage("slm_ray.pipeline", "all of these after one another, each where it is needed"),
 }
 
