@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from slm_ray.core.files import write_bytes, write_text
-from slm_ray.report.markdown import report_markdown
 from slm_ray.report.model import RunRecords
-from slm_ray.report.page import report_page
 from slm_ray.report.plots import write_front_png
 from slm_ray.report.records import load_run
+from slm_ray.report.search_page import report_markdown, report_page
 from slm_ray.report.table_file import write_front_csv
 from slm_ray.report.training import TrainingRecords, load_training
 from slm_ray.report.training_page import training_markdown, training_page

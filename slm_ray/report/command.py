@@ -1,24 +1,34 @@
-"""``python -m slm_ray.report RUN…``: the table, picture and pages of finished and unfinished runs."""
+"""``python -m slm_ray.report RUN…``: the pages, pictures and tables of finished and unfinished runs."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from slm_ray.core.config import Parser
-from slm_ray.core.runfolder import CONFIG_FILE
-from slm_ray.report.build import write_report, write_training_report
-from slm_ray.report.pipeline import STATE_FILE, load_pipeline, write_pipeline_report
-from slm_ray.report.records import load_run, read_part
-from slm_ray.report.training import is_training_run, load_training
+from slm_ray.report.runs import load_any
+
+
+def make_parser() -> Parser:
+    """The command's parser."""
+    parser = Parser(
+        prog="python -m slm_ray.report",
+        description="Make pictures, tables, report.md and report.html of searches, pretraining, evaluations, reports "
+        "on proxies and pipelines, from their records alone: of each run in its own folder, or with --out of all of "
+        "them on one page.",
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="the folder of a run")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", default=None, help="one page of all runs, in this folder")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
 
 
 def main(argv: Sequence[str]) -> int:
-    """Rebuild the reports of the runs named.
+    """Rebuild the reports of the runs named, or make one of all of them.
 
     Args:
-        argv: The run folders.
+        argv: The run folders, and where a report of all of them goes.
 
     Returns:
         0 when every report is written.
@@ -26,28 +36,17 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UserError: A folder holds no run; nothing is written then.
     """
-    parser = Parser(
-        prog="python -m slm_ray.report",
-        description="Make picture, table, report.md and report.html of searches, pretraining and pipelines from their "
-        "records alone.",
-    )
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="the folder of a run")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    for notes, write in [_load(folder) for folder in parser.parse_args(list(argv)).runs]:
-        for note in notes:
+    given = make_parser().parse_args(list(argv))
+    runs = [load_any(folder) for folder in given.runs]
+    for run in runs:
+        for note in run.notes:
             print(f"note: {note}", file=sys.stderr)
-        for path in write():
-            print(path)
+    if given.out is not None:
+        from slm_ray.report.set_page import write_set_report
+
+        paths = write_set_report(runs, given.out, argv)
+    else:
+        paths = [path for run in runs for path in run.write()]
+    for path in paths:
+        print(path)
     return 0
-
-
-def _load(folder: Path) -> tuple[Sequence[str], Callable[[], list[Path]]]:
-    """Read a folder as what it is; gives what is missing in it, and what writes its report."""
-    if (folder / STATE_FILE).is_file():
-        training, around = load_pipeline(folder)
-        return training.notes, lambda: write_pipeline_report(folder, training, around)
-    if is_training_run(read_part(folder / CONFIG_FILE, []) or {}):
-        records = load_training(folder)
-        return records.notes, lambda: write_training_report(records)
-    run = load_run(folder)
-    return run.notes, lambda: write_report(run)

@@ -1,95 +1,110 @@
-"""The results of an evaluation as a table."""
+"""The report of an evaluation, from its records alone: the text for a terminal, and the files of its folder."""
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.units import format_count
-from slm_ray.report.records import number
+from slm_ray.core.files import write_bytes, write_text
+from slm_ray.report.evaluation_page import EVALUATION_PICTURE, evaluation_markdown, evaluation_page
+from slm_ray.report.evaluation_plot import draw_evaluation
+from slm_ray.report.evaluation_records import EvaluationRecords, load_evaluation, parse_evaluation
+from slm_ray.report.evaluation_tables import (
+    DIFFERENCE_KINDS,
+    differences_lead,
+    differences_table,
+    efficiency_lead,
+    efficiency_table,
+    generation_lead,
+    generation_table,
+    models_table,
+    speed_table,
+    text_lead,
+    text_table,
+)
+from slm_ray.report.evaluation_tasks import task_rows, tasks_by_model, tasks_lead
 from slm_ray.report.tables import Table
-from slm_ray.report.wording import MISSING, count_text, perplexity_text
 
-RESULT_FILE = "evaluate.json"
-
-
-def _with_error(value: float | None, stderr: float | None, digits: int) -> str:
-    if value is None:
-        return MISSING
-    return f"{value:.{digits}f}" + ("" if stderr is None else f" ± {stderr:.{digits}f}")
+__all__ = [
+    "EvaluationRecords", "evaluation_text", "load_evaluation", "parse_evaluation", "write_evaluation",
+    "write_evaluation_report",
+]  # fmt: skip
 
 
-def short_names(names: Sequence[str]) -> list[str]:
-    """Names of folders without what all of them share at the front, as long as they stay different."""
-    parts = [Path(name).parts for name in names]
-    shared = 0
-    while all(len(part) > shared + 1 for part in parts) and len({part[shared] for part in parts}) == 1:
-        shared += 1
-    return [str(Path(*part[shared:])) for part in parts] if len(names) > 1 else list(names)
-
-
-def _difference(row: Mapping[str, Any]) -> str:
-    found = row.get("difference")
-    if not isinstance(found, Mapping):
-        return MISSING
-    value, stderr = number(found.get("difference")), number(found.get("stderr"))
-    if value is None:
-        return MISSING
-    of = "" if found.get("quantity") == "loss" else " bits/byte"
-    digits = max(4, 1 - math.floor(math.log10(stderr))) if stderr else 4
-    text = f"{value:+.{digits}f}" + ("" if stderr is None else f" ± {stderr:.{digits}f}")
-    return f"{text}{of}, {found.get('verdict')}"
-
-
-def evaluation_table(result: Mapping[str, Any]) -> Table:
-    """One row per model; ± is one standard error."""
-    rows = [row for row in result.get("models") or [] if isinstance(row, Mapping)]
-    names = short_names([str(row.get("name")) for row in rows])
-    header = ("model", "parameters", "loss", "perplexity", "bits per byte", "against the first")
-    body = tuple(
-        (
-            name,
-            count_text(number(row.get("params"))),
-            _with_error(number(row.get("loss")), number(row.get("loss_stderr")), 4),
-            perplexity_text(number(row.get("perplexity")), number(row.get("perplexity_stderr"))),
-            _with_error(number(row.get("bits_per_byte")), number(row.get("bits_per_byte_stderr")), 4),
-            _difference(row),
-        )
-        for name, row in zip(names, rows, strict=True)
-    )
-    return Table("On the same held-out text", header, body)
-
-
-def evaluation_lead(result: Mapping[str, Any]) -> str:
-    """What was measured, in one or two sentences."""
-    rows = [row for row in result.get("models") or [] if isinstance(row, Mapping)]
-    if not rows:
-        return "Nothing was measured."
-    counts = {int(row.get("tokens") or 0) for row in rows}
-    tokens = " to ".join(format_count(count) for count in sorted({min(counts), max(counts)}))
-    text = (
-        f"Held-out text of {result.get('data')}, {tokens} tokens, documents {result.get('documents')}, "
-        f"{result.get('precision')}. ± is one standard error over sequences; differences are of the same sequences, "
-        "and those inside 2 standard errors are within the noise."
-    )
-    if len({row.get("tokenizer") for row in rows}) > 1:
-        text += " The tokenizers differ: losses and perplexities are per token of each, bits per byte can be compared."
-    return text
-
-
-def evaluation_text(result: Mapping[str, Any]) -> str:
-    """The table for a terminal."""
-    table = evaluation_table(result)
+def _aligned(table: Table) -> list[str]:
+    """A table for a terminal: texts to the left, figures to the right."""
     rows = [table.header, *table.rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(table.header))]
-    last = len(widths) - 1
-    lines = [
+    columns = range(len(table.header))
+    widths = [max(len(row[column]) for row in rows) for column in columns]
+    right = [all(row[column][:1] in "0123456789–+-" for row in table.rows) for column in columns]
+    return [
         "  ".join(
-            cell.ljust(width) if column in (0, last) else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            row[column].rjust(widths[column]) if right[column] else row[column].ljust(widths[column])
+            for column in columns
         ).rstrip()
         for row in rows
     ]
-    return "\n".join([evaluation_lead(result), "", *lines])
+
+
+def _without_members(run: EvaluationRecords) -> EvaluationRecords:
+    """Without the differences of tasks that a group stands for: they would fill the terminal."""
+    members = {row.name for row in task_rows(run) if row.kind == "member"}
+    return dataclasses.replace(run, differences=tuple(d for d in run.differences if d.of not in members))
+
+
+def evaluation_text(result: Mapping[str, Any]) -> str:
+    """The tables of an evaluation for a terminal.
+
+    Args:
+        result: What ``evaluate.json`` says.
+    """
+    run = parse_evaluation(result)
+    generation = any(model.generation for model in run.models)
+    parts: Sequence[tuple[str, list[Table]]] = [
+        ("", [models_table(run)]),
+        (text_lead(run), [text_table(run)]),
+        (tasks_lead(run), [tasks_by_model(run)]),
+        (generation_lead(run), [generation_table(run)] if generation else []),
+        (efficiency_lead(run), [efficiency_table(run), speed_table(run, "prefill"), speed_table(run, "decode")]),
+        (differences_lead(run), [differences_table(_without_members(run), kind) for kind in DIFFERENCE_KINDS]),
+    ]
+    lines: list[str] = []
+    for lead, tables in parts:
+        shown = [table for table in tables if table.rows]
+        if not shown:
+            continue
+        lines += [lead] if lead else []
+        for table in shown:
+            lines += [f"{table.title}:", *_aligned(table), ""]
+    lines += [f"note: {note}" for note in run.notes]
+    return "\n".join(lines).rstrip() or "Nothing was measured."
+
+
+def write_evaluation(run: EvaluationRecords, folder: Path) -> list[Path]:
+    """Make ``evaluation.png``, ``report.md`` and ``report.html`` from records already read.
+
+    Raises:
+        UserError: They cannot be written.
+    """
+    paths = [folder / name for name in (EVALUATION_PICTURE, "report.md", "report.html")]
+    write_bytes(paths[0], draw_evaluation(run))
+    write_text(paths[1], evaluation_markdown(run))
+    write_text(paths[2], evaluation_page(run))
+    return paths
+
+
+def write_evaluation_report(folder: Path) -> list[Path]:
+    """Make ``evaluation.png``, ``report.md`` and ``report.html`` in an evaluation's folder, from its records alone.
+
+    Args:
+        folder: The evaluation's folder, of one that has finished or not.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UserError: The folder holds no evaluation, or cannot be written.
+    """
+    return write_evaluation(load_evaluation(folder), folder)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 
 from slm_ray.report.tables import Table
 from slm_ray.report.wording import MISSING
 
-# Digits, units, and the "of" of "26 of 30": such columns are set right and never broken.
-_NUMERIC = set("0123456789.,%×±KMGT– of")
+# Figures with their units, errors and ranges: columns of such cells are set right and never broken.
+_FIGURE = r"[+−-]?[\d.,]+(?:e[+-]?\d+)?[%×KMGTPE]?"
+_NUMERIC = re.compile(rf"{_FIGURE}(?:(?: of | to | ± |–){_FIGURE})*(?: ≈)?(?: (?:B|[KMGT]iB|m?s|kWh|mJ|J))?")
+
+
+# Names up to this length are not broken, at a hyphen or anywhere; sentences get some width on a narrow screen.
+_SHORT, _LONG = 22, 60
 
 
 def escape(text: object) -> str:
@@ -18,23 +24,35 @@ def escape(text: object) -> str:
 
 
 def _is_numeric_column(rows: Sequence[Sequence[str]], column: int) -> bool:
-    return any(row[column] != MISSING for row in rows) and all(set(row[column]) <= _NUMERIC for row in rows)
+    cells = {row[column] for row in rows} - {MISSING}
+    return bool(cells) and all(_NUMERIC.fullmatch(cell) for cell in cells)
 
 
-def html_table(table: Table, *, caption: str | None = None, marked: Sequence[int] = ()) -> str:
+def html_table(
+    table: Table, *, caption: str | None = None, marked: Sequence[int] = (),
+    strong: frozenset[tuple[int, int]] = frozenset(),
+) -> str:  # fmt: skip
     """A table with a caption, in a frame that scrolls sideways where the screen is narrow.
 
     Args:
         table: What is in it.
         caption: What it is called; its title by default.
         marked: The rows to set off.
+        strong: ``(row, column)`` of cells in bold.
     """
     numeric = [_is_numeric_column(table.rows, column) for column in range(len(table.header))]
-    kind = ['class="n"' if is_numeric else "" for is_numeric in numeric]
+    longest = [max((len(row[column]) for row in table.rows), default=0) for column in range(len(table.header))]
+    kind = [
+        'class="n"' if is_numeric else 'class="k"' if length <= _SHORT else 'class="w"' if length > _LONG else ""
+        for is_numeric, length in zip(numeric, longest, strict=True)
+    ]
     heads = "".join(f'<th scope="col" {k}>{escape(cell)}</th>' for cell, k in zip(table.header, kind, strict=True))
     rows = []
     for index, row in enumerate(table.rows):
-        cells = "".join(f"<td {k}>{escape(cell)}</td>" for cell, k in zip(row, kind, strict=True))
+        cells = "".join(
+            f"<td {k}>{f'<b>{escape(cell)}</b>' if (index, column) in strong else escape(cell)}</td>"
+            for column, (cell, k) in enumerate(zip(row, kind, strict=True))
+        )
         rows.append(f'<tr class="marked">{cells}</tr>' if index in marked else f"<tr>{cells}</tr>")
     label = escape(caption or table.title)
     return (
@@ -52,11 +70,3 @@ def code(text: str) -> str:
     """A block of code with a button that copies it."""
     button = '<button type="button" class="copy">Copy</button>'
     return f'<div class="code">{button}<pre tabindex="0"><code>{escape(text)}</code></pre></div>'
-
-
-def section(title: str, body: str, *, lead: str = "") -> str:
-    """A titled part of the page, or nothing where it would be empty."""
-    if not body:
-        return ""
-    intro = f'<p class="lead">{escape(lead)}</p>' if lead else ""
-    return f"<section><h2>{escape(title)}</h2>{intro}{body}</section>"

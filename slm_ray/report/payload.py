@@ -1,29 +1,34 @@
-"""The data of the page's interactive pictures, as JSON that is safe inside a script tag."""
+"""The data of the interactive pictures of a search."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from slm_ray.report.chart import Axis, Point, chart_data, linear_ticks, log_ticks
 from slm_ray.report.model import Model, RunRecords, Shape
 from slm_ray.report.tables import teacher_perplexity
 from slm_ray.report.wording import MISSING, count_text, perplexity_text, ratio_text, shape_text, share_text
 
-
-def script_json(value: Any) -> str:
-    """JSON that cannot end the script tag it stands in, whatever names are in it."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for char in "<>&\u2028\u2029":
-        text = text.replace(char, f"\\u{ord(char):04x}")
-    return text
+_T = TypeVar("_T")
+MOST_CANDIDATES = 3000
 
 
-def _axis(axis: Axis) -> dict[str, Any]:
+def thinned(items: Sequence[_T], most: int) -> list[_T]:
+    """At most so many of some items, evenly spread; the first and the last are among them."""
+    if len(items) <= most:
+        return list(items)
+    places = sorted({round(i * (len(items) - 1) / (most - 1)) for i in range(most)}) if most > 1 else [0]
+    return [items[place] for place in places]
+
+
+def axis_data(axis: Axis) -> dict[str, Any]:
+    """An axis as the page's script takes it."""
     return {"low": axis.low, "high": axis.high, "ticks": axis.ticks}
 
 
-def _shape(shape: Shape | None) -> dict[str, Any] | None:
+def shape_data(shape: Shape | None) -> dict[str, Any] | None:
+    """A shape as the page's script takes it."""
     if shape is None:
         return None
     return {
@@ -35,7 +40,7 @@ def _shape(shape: Shape | None) -> dict[str, Any] | None:
     }
 
 
-def _facts(run: RunRecords, model: Model) -> list[str]:
+def model_facts(run: RunRecords, model: Model) -> list[str]:
     """What a tooltip says of a model, line by line."""
     teacher = run.teacher
     share = share_text(model.params, teacher.params if teacher else None)
@@ -64,8 +69,8 @@ def _point(run: RunRecords, point: Point, name: str | None = None) -> dict[str, 
         "x": point.x,
         "y": float(f"{point.y:.6g}"),
         "label": perplexity_text(point.y),
-        "facts": _facts(run, model),
-        "shape": _shape(model.shape),
+        "facts": model_facts(run, model),
+        "shape": shape_data(model.shape),
         "winner": model.winner,
         "row": point.edge_row,
     }
@@ -76,7 +81,8 @@ def _front_name(model: Model) -> str:
     return f"winner {model.winner} ({model.name})" if model.winner is not None else model.name
 
 
-def _progress(run: RunRecords) -> dict[str, Any] | None:
+def progress_data(run: RunRecords) -> dict[str, Any] | None:
+    """The hypervolume against evaluations and time; None where there are fewer than two measurements."""
     if len(run.hypervolume) < 2:
         return None
     evaluations, seconds, values = zip(*run.hypervolume, strict=True)
@@ -98,23 +104,29 @@ def _progress(run: RunRecords) -> dict[str, Any] | None:
     }
 
 
-def page_data(run: RunRecords) -> dict[str, Any]:
-    """Everything the page's scripts draw."""
+def front_data(run: RunRecords, most: int = MOST_CANDIDATES) -> dict[str, Any]:
+    """The front with its candidates, baselines and teacher, and the layers of each.
+
+    Args:
+        run: The search's records.
+        most: How many candidates off the front are drawn; how many are not is part of the data, and said below them.
+    """
     chart = chart_data(run)
+    shown = thinned(chart.candidates, most)
     best = run.best
     return {
         "xLabel": chart.x_label,
         "yLabel": f"Perplexity, {'held-out' if chart.is_held_out else 'calibration'} text (log scale)",
-        "x": _axis(chart.x),
-        "y": _axis(chart.y) | {"ticks": log_ticks(chart.y.low, chart.y.high)},
+        "x": axis_data(chart.x),
+        "y": axis_data(chart.y) | {"ticks": log_ticks(chart.y.low, chart.y.high)},
         "budget": chart.budget,
         "numAbove": chart.num_above,
         "candidatesNote": bool(chart.candidates) and chart.is_held_out,
-        "candidates": [_point(run, point) for point in chart.candidates],
+        "numLeftOut": len(chart.candidates) - len(shown),
+        "candidates": [_point(run, point) for point in shown],
         "front": [_point(run, point, _front_name(point.model)) for point in chart.front],
         "best": next((i for i, point in enumerate(chart.front) if point.model is best), None),
         "baselines": [_point(run, point) for point in sorted(chart.baselines, key=lambda p: p.model.name)],
         "teacher": _point(run, chart.teacher) if chart.teacher else None,
-        "teacherShape": _shape(run.teacher.shape) if run.teacher else None,
-        "progress": _progress(run),
+        "teacherShape": shape_data(run.teacher.shape) if run.teacher else None,
     }

@@ -23,7 +23,8 @@ def mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _items(value: Any) -> list[Mapping[str, Any]]:
+def items(value: Any) -> list[Mapping[str, Any]]:
+    """The mappings of a list; anything else is left out."""
     return [item for item in value if isinstance(item, Mapping)] if isinstance(value, Sequence) else []
 
 
@@ -81,12 +82,12 @@ def _candidate(record: Mapping[str, Any]) -> Model:
         calibration_perplexity=_perplexity(measured.get("value")),
         calibration_stderr=number(measured.get("stderr")),
         trial=record.get("trial"),
-        details={**details, "tokens": number(measured.get("tokens"))},
+        details={**details, "tokens": number(measured.get("tokens")), "measurements": record.get("measurements")},
     )
 
 
 def _front_member(entry: Mapping[str, Any]) -> Model:
-    details = {"digest": entry.get("digest")}
+    details = {"digest": entry.get("digest"), "short_training": entry.get("short_training")}
     trial, winner = entry.get("trial"), entry.get("winner")
     return _model(
         entry, f"trial {trial}", trial=trial, winner=winner if number(winner) is not None else None, details=details
@@ -135,17 +136,17 @@ def parse_run(
     searched = [t for t in trials if not str(t.get("origin") or "").startswith(_BASELINE_ORIGIN)]
     candidates = tuple(_candidate(trial) for trial in searched if trial.get("status") != "failed")
     quantity = next((name for name in objectives if name in ("params", "flops", "kv_bytes")), "params")
-    front = [_front_member(entry) for entry in _items(given.get("front"))]
+    front = [_front_member(entry) for entry in items(given.get("front"))]
     if result is None:
         front = _provisional_front(candidates, quantity)
     teacher, budget = mapping(given.get("teacher")), mapping(given.get("budget"))
     low, high = number(budget.get("low")), number(budget.get("high"))
     kept = {key: teacher.get(key) for key in ("family", "digest", "licence")}
     points = [
-        [number(p.get(key)) for key in ("evaluations", "seconds", "value")] for p in _items(given.get("hypervolume"))
+        [number(p.get(key)) for key in ("evaluations", "seconds", "value")] for p in items(given.get("hypervolume"))
     ]
     winner_of = {member.trial: member.winner for member in front}
-    numbered = [(winner_of.get(entry.get("trial")), entry) for entry in _items(given.get("winners"))]
+    numbered = [(winner_of.get(entry.get("trial")), entry) for entry in items(given.get("winners"))]
     return RunRecords(
         folder=folder,
         finished=result is not None,
@@ -160,20 +161,21 @@ def parse_run(
         candidates=candidates,
         num_failed=sum(trial.get("status") == "failed" for trial in searched),
         front=tuple(sorted(front, key=lambda model: model.cost_of(quantity) or 0)),
-        baselines=tuple(_model(entry, str(entry.get("name"))) for entry in _items(given.get("baselines"))),
+        baselines=tuple(_model(entry, str(entry.get("name"))) for entry in items(given.get("baselines"))),
         winners={winner: str(entry.get("folder")) for winner, entry in numbered if winner is not None},
         hypervolume=tuple((p[0] or 0.0, p[1] or 0.0, p[2]) for p in points if p[2] is not None),
         spent=mapping(given.get("spent")),
     )
 
 
-def _read_trials(path: Path, notes: list[str]) -> list[Mapping[str, Any]]:
+def read_lines(path: Path, notes: list[str]) -> list[Mapping[str, Any]]:
+    """The records of a JSON-lines file that can be read; damage goes into the notes."""
     try:
         records: list[Any] = list(read_records(path))
     except UserError as error:
         notes.append(f"{error}; the lines that can be read are shown")
         records = []
-        for line in path.read_bytes().splitlines():
+        for line in path.read_bytes().splitlines() if path.is_file() else ():
             try:
                 records.append(json.loads(line))
             except ValueError:
@@ -212,7 +214,7 @@ def load_run(folder: Path) -> RunRecords:
     notes: list[str] = []
     config = read_part(folder / CONFIG_FILE, notes)
     environment = read_part(folder / ENVIRONMENT_FILE, notes)
-    trials = _read_trials(folder / TRIALS_FILE, notes)
+    trials = read_lines(folder / TRIALS_FILE, notes)
     result = read_part(folder / RESULT_FILE, notes)
     if result is None:
         notes.append(

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from slm_ray.core.errors import UserError
 from slm_ray.core.files import read_json
 from slm_ray.report.model import Model, RunRecords
+from slm_ray.report.tables import best_name
 
 _PROMPT = "Python is a"
 _RUN_FLAGS = ("--params", "--flops", "--kv-bytes", "--out", "--resume")
@@ -86,3 +87,17 @@ def tighter_command(run: RunRecords) -> str | None:
         return None
     share = f"{max(_TIGHTER * high / whole, 0.01):.2f}"
     return f"{shlex.join(words)} --{quantity.replace('_', '-')} {share}"
+
+
+def next_steps(run: RunRecords) -> list[tuple[str, str]]:
+    """What to do next, each with its code; paths are relative to the run folder."""
+    best = run.best
+    folder = run.winner_folder(best) if best else None
+    steps = []
+    if not run.finished:
+        steps.append(("Continue this run", resume_command(run)))
+    if best and folder:
+        steps.append((f"Load {best_name(run)} (from this folder)", load_code(folder, needs_remote_code(run, best))))
+    if tighter := tighter_command(run):
+        steps.append(("Search again with a tighter budget", tighter))
+    return steps

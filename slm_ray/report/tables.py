@@ -185,6 +185,7 @@ def cost_table(run: RunRecords) -> Table:
         value = number(run.spent.get(key))
         if value is not None:
             rows.append((name, format_count(value) if value < 1e15 else f"{value:.2g}"))
+    rows.append(("energy", "not measured"))
     return Table("What was spent", ("what", "how much"), tuple(rows))
 
 

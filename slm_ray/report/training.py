@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from slm_ray.core.errors import UserError
-from slm_ray.core.records import read_records
 from slm_ray.core.runfolder import CONFIG_FILE, ENVIRONMENT_FILE
 from slm_ray.report.matching import Curve, make_curve
-from slm_ray.report.records import mapping, number, read_part
+from slm_ray.report.records import mapping, number, read_lines, read_part
 
 MODEL_FILE, RESULT_FILE, STATUS_FILE, GROWTH_FILE = "model.json", "result.json", "status.json", "growth.json"
 STEPS_FILE, EVALS_FILE = "steps.jsonl", "evals.jsonl"
@@ -135,22 +133,6 @@ def is_training_run(config: Mapping[str, Any]) -> bool:
     return "student" in config and "distill" in config
 
 
-def _records(path: Path, notes: list[str]) -> list[Mapping[str, Any]]:
-    try:
-        return list(read_records(path))
-    except UserError as error:
-        notes.append(f"{error}; the lines that can be read are shown")
-    found = []
-    for line in path.read_bytes().splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, Mapping):
-            found.append(record)
-    return found
-
-
 def _evaluation(record: Mapping[str, Any]) -> Evaluation | None:
     tokens, loss, flops = number(record.get("tokens")), number(record.get("loss")), mapping(record.get("flops"))
     if tokens is None or loss is None:
@@ -170,7 +152,7 @@ def _model(folder: Path, notes: list[str]) -> TrainedModel:
     """One model from its own folder, finished or not."""
     described = read_part(folder / MODEL_FILE, notes) or {}
     result, status = read_part(folder / RESULT_FILE, notes), read_part(folder / STATUS_FILE, notes) or {}
-    steps, evals = _records(folder / STEPS_FILE, notes), _records(folder / EVALS_FILE, notes)
+    steps, evals = read_lines(folder / STEPS_FILE, notes), read_lines(folder / EVALS_FILE, notes)
     failure = mapping(status.get("failure")).get("message")
     state = DONE if result is not None else FAILED if failure else RUNNING
     given = result or {}

@@ -68,9 +68,11 @@ def _points(model: TrainedModel) -> tuple[CurvePoint, ...]:
 
 
 def times_text(value: float | None) -> str:
-    """A ratio of costs in words: ``12× fewer``, ``1.3× more``."""
+    """A ratio of costs in words: ``12× fewer``, ``1.3× more``, ``as many``."""
     if value is None:
         return ""
+    if abs(value - 1) < 0.005:
+        return "as many"
     return f"{value:.3g}× fewer" if value >= 1 else f"{1 / value:.3g}× more"
 
 
@@ -117,8 +119,13 @@ def _x_axis(values: Sequence[float], write: bool) -> Axis:
     return Axis(0.0, high, tuple((v, format_flops(v)) for v, _ in ticks) if write else ticks)
 
 
-def training_chart(run: TrainingRecords) -> TrainingChart:
-    """Compute the picture from a run's records."""
+def training_chart(run: TrainingRecords, *, marked: bool = True) -> TrainingChart:
+    """Compute the picture from a run's records.
+
+    Args:
+        run: The records.
+        marked: With the places where the best model was as good as another ended.
+    """
     best = run.best
     curves = tuple(
         TrainingCurve(model, _points(model), model is best) for model in run.models if model.evaluations
@@ -130,7 +137,7 @@ def training_chart(run: TrainingRecords) -> TrainingChart:
     low, high = choose_y_range(core, [point.perplexity for point in everything])
     return TrainingChart(
         curves=curves,
-        marks=tuple(_marks(curves)),
+        marks=tuple(_marks(curves)) if marked else (),
         level=(run.level.name, math.exp(min(run.level.loss, _MOST_LOSS))) if run.level else None,
         tokens=_x_axis([point.tokens for point in everything], write=False),
         flops=_x_axis([point.flops for point in everything], write=True),

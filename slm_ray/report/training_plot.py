@@ -13,7 +13,7 @@ from slm_ray.report.wording import perplexity_text
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_SIZE_INCHES, _DPI = (15.0, 7.0), 100
+_SIZE_INCHES, _LEGEND_ROW_INCHES, _DPI = (15.0, 7.0), 0.24, 100
 _INK, _MUTED, _GRID = "#1f2328", "#59636e", "#e6e9ec"
 # Okabe and Ito's colours, told apart with any kind of colour vision; line styles differ as well.
 BEST_COLOR = "#0072b2"
@@ -25,8 +25,8 @@ def _look_of(chart: TrainingChart, curve: TrainingCurve) -> tuple[str, Any]:
     """Colour and line style: solid for the model that the picture is about."""
     if curve.is_best:
         return BEST_COLOR, "-"
-    index = [other for other in chart.curves if not other.is_best].index(curve) % len(OTHER_COLORS)
-    return OTHER_COLORS[index], _STYLES[index]
+    index = [other for other in chart.curves if not other.is_best].index(curve)
+    return OTHER_COLORS[index % len(OTHER_COLORS)], _STYLES[(index + index // len(OTHER_COLORS)) % len(_STYLES)]
 
 
 def _style(ax: Axes, chart: TrainingChart, quantity: str) -> None:
@@ -98,24 +98,34 @@ def _draw_labels(ax: Axes, chart: TrainingChart, quantity: str) -> None:
         text.set_position((box.left, box.bottom))
 
 
-def draw_training(run: TrainingRecords) -> bytes:
-    """Draw validation perplexity against tokens and against FLOPs as a PNG of 1500 × 700 pixels."""
+def draw_training(run: TrainingRecords, *, marked: bool = True) -> bytes:
+    """Draw validation perplexity against tokens and against FLOPs as a PNG of 1500 × 700 pixels, more for many names.
+
+    Args:
+        run: The records.
+        marked: With the places where the best model was as good as another ended.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    chart = training_chart(run)
-    figure = Figure(figsize=_SIZE_INCHES, dpi=_DPI, facecolor="white")
+    chart = training_chart(run, marked=marked)
+    columns = 4 if len(chart.curves) <= 8 else 3
+    extra = _LEGEND_ROW_INCHES * max(0, -(-(len(chart.curves) + bool(chart.level)) // columns) - 2)
+    width, height = _SIZE_INCHES[0], _SIZE_INCHES[1] + extra
+    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
     FigureCanvasAgg(figure)
-    axes = [figure.add_axes((left, 0.105, 0.435, 0.745)) for left in (0.055, 0.545)]
+    share = _SIZE_INCHES[1] / height  # the pictures keep their size, and the names get what is added
+    axes = [figure.add_axes((left, 0.105 * share, 0.435, 0.745 * share)) for left in (0.055, 0.545)]
     for ax, quantity in zip(axes, ("tokens", "flops"), strict=True):
         _style(ax, chart, quantity)
         _draw_curves(ax, chart, quantity)
         _draw_marks(ax, chart, quantity)
     axes[0].set_ylabel("Perplexity, held-out text (log scale)", fontsize=12, color=_INK, labelpad=8)
     state = "" if run.finished else " (unfinished run)"
-    figure.text(0.02, 0.935, f"Training{state}", fontsize=17, weight="bold", color=_INK)
+    figure.text(0.02, 1 - 0.065 * share, f"Training{state}", fontsize=17, weight="bold", color=_INK)
     handles, names = axes[0].get_legend_handles_labels()
-    style: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0.014, 0.925), "ncols": 4, "frameon": False}
+    style: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0.014, 1 - 0.075 * share)}
+    style |= {"ncols": columns, "frameon": False}
     if handles:
         legend = figure.legend(handles, names, fontsize=11, labelcolor=_MUTED, **style)
         for text in legend.get_texts():

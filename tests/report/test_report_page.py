@@ -11,8 +11,8 @@ import pytest
 from synthetic_run import CONFIG, finished_run, make_result, make_trials, write_run
 
 from slm_ray.report import build_report, load_run
-from slm_ray.report.page import report_page
-from slm_ray.report.payload import script_json
+from slm_ray.report.page import script_json
+from slm_ray.report.search_page import report_page
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>'\"&{{script}}"
 VOID = {"meta", "img", "br", "input", "link"}
@@ -51,7 +51,7 @@ def test_the_page_needs_nothing_from_outside(tmp_path):
     assert outline(page).links == []
     addresses = set(re.findall(r"https?://[^\s\"'<]+", page))
     assert addresses <= {"http://www.w3.org/2000/svg"}
-    assert "@import" not in page and "url(" not in page and "{{" not in page
+    assert "@import" not in page and "url(" not in page.replace("url(#", "") and "{{" not in page
 
 
 def test_only_the_pages_own_script_may_run(tmp_path):
@@ -69,7 +69,7 @@ def test_names_are_shown_and_never_run(tmp_path):
     (folder / "environment.json").write_text(json.dumps({EVIL: EVIL, "packages": {EVIL: EVIL}}))
     page = report_page(load_run(folder))
     assert page.count("<script") == 2 and "<img" not in page
-    assert page_json(page)["teacher"]["name"] == EVIL
+    assert page_json(page)["front"]["teacher"]["name"] == EVIL
     outline(page)
 
 
@@ -81,12 +81,13 @@ def test_script_json_cannot_leave_its_tag():
 
 def test_the_data_of_the_pictures(tmp_path):
     run = load_run(finished_run(tmp_path))
-    data = page_json(report_page(run))
+    page = page_json(report_page(run))
+    data = page["front"]
     assert len(data["front"]) == len(run.front) and data["front"][data["best"]]["winner"] == 0
     assert data["teacherShape"]["heads"] == [9] * 30
     assert data["baselines"][-1]["row"] == 0
     assert any("held-out perplexity" in fact for fact in data["front"][0]["facts"])
-    assert len(data["progress"]["values"]) == 10
+    assert len(page["progress"]["values"]) == 10 and page["front-shape"] == {"of": "front"}
 
 
 def test_the_page_can_be_read_without_seeing_it(tmp_path):

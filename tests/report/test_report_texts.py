@@ -6,7 +6,8 @@ import yaml
 from synthetic_run import finished_run, make_result, make_trials, write_run
 
 from slm_ray.report import load_run, model_card, summary_text
-from slm_ray.report.markdown import code_block, markdown_table, plain, report_markdown
+from slm_ray.report.markdown import code_block, markdown_table, plain
+from slm_ray.report.search_page import report_markdown
 from slm_ray.report.steps import load_code, load_command, needs_remote_code, tighter_command
 from slm_ray.report.tables import Table
 

@@ -12,7 +12,6 @@ from test_report_page import EVIL, outline, page_json
 from slm_ray.core.commands import run_command
 from slm_ray.report import build_training_report
 from slm_ray.report.command import main
-from slm_ray.report.pipeline import load_pipeline
 from slm_ray.report.training import load_training
 from slm_ray.report.training_chart import mark_labels, training_chart
 from slm_ray.report.training_page import training_headline, training_markdown, training_page
@@ -78,8 +77,8 @@ def test_the_page_is_whole_needs_nothing_and_hides_nothing(tmp_path):
     assert outline(page).links == []
     assert set(re.findall(r"https?://[^\s\"'<]+", page)) <= {"http://www.w3.org/2000/svg"}
     assert "{{" not in page
-    data = page_json(page)
-    assert [curve["color"] for curve in data["curves"]] == [None, 0, 1]
+    data = page_json(page)["training"]
+    assert [curve["look"] for curve in data["curves"]] == [None, 0, 1]
     assert len(data["curves"][0]["points"]) == 11 and len(data["marks"]) == 2
     assert "trust_remote_code=True" in page
 
@@ -108,7 +107,7 @@ def test_an_unfinished_run_shows_what_there_is_and_says_so(tmp_path, capsys):
     assert states == {"winner-0.student": "unfinished", "winner-0.random": "unfinished", "winner-0.first-n": "failed"}
     page = (folder / "report.html").read_text()
     assert "the loss is nan at step 3" in page and f"--resume {folder}" in page
-    assert len(page_json(page)["curves"]) == 2
+    assert len(page_json(page)["training"]["curves"]) == 2
     outline(page)
 
 
@@ -142,40 +141,7 @@ def test_the_level_of_growth_is_a_line(tmp_path):
     chart = training_chart(load_training(folder))
     assert chart.level == ("loss to reach", pytest.approx(math.exp(2.5)))
     assert chart.y.low < math.exp(2.5)
-    assert page_json(training_page(load_training(folder)))["level"]["label"] == "12.2"
-
-
-def pipeline_folder(folder, *, digest="d1"):
-    training_run(folder / "pretrain")
-    (folder / "pretrain/inputs.json").write_text(json.dumps({"held_out_tokens": "d1"}))
-    rows = [
-        {"name": "out/pretrain/w/model", "loss": 2.6, "loss_stderr": 0.1, "perplexity": 13.5, "tokens": 99},
-        {"name": "the-teacher", "loss": 2.4, "tokens_digest": digest, "tokens": 99,
-         "difference": {"quantity": "loss", "difference": -0.2, "stderr": 0.01, "verdict": "better"}},
-    ]  # fmt: skip
-    (folder / "evaluate").mkdir()
-    (folder / "evaluate/evaluate.json").write_text(json.dumps({"models": rows, "data": "python-docs"}))
-    stages = {"search": {"seconds": 3.0, "command": "python -m slm_ray.search"}, "pretrain": {"command": "x"}}
-    state = {"command": "python -m slm_ray.pipeline --tokens 100k", "teacher": "the-teacher", "stages": stages}
-    (folder / "pipeline.json").write_text(json.dumps(state))
-    return folder
-
-
-def test_a_pipelines_report_has_its_evaluation_and_the_teachers_level(tmp_path, capsys):
-    folder = pipeline_folder(tmp_path)
-    assert run_command(main, [str(folder)]) == 0
-    assert capsys.readouterr().out.split() == [str(folder / name) for name in FILES]
-    page = (folder / "report.html").read_text()
-    outline(page)
-    assert "Pipeline of the-teacher" in page and "-0.2000 ± 0.0100, better" in page
-    assert page_json(page)["level"]["name"] == "teacher the-teacher"
-    assert "slm_ray.pipeline --tokens 100k" in page and "slm_ray.search" in page
-    assert "-0.2000" in (folder / "report.md").read_text()
-
-
-def test_the_teachers_level_on_other_tokens_is_not_drawn(tmp_path):
-    run, _ = load_pipeline(pipeline_folder(tmp_path, digest="d2"))
-    assert run.level is None
+    assert page_json(training_page(load_training(folder)))["training"]["levels"][0]["label"] == "12.2"
 
 
 def test_seeds_of_one_start_are_told_apart_by_name(tmp_path):

@@ -1,6 +1,8 @@
 "use strict";
 // Small helpers: SVG elements, scales, axes. All text goes in as text nodes, never as markup.
 const SVG = "http://www.w3.org/2000/svg";
+// What draws each kind of picture: (root, data, all) => a function that draws it at the present width.
+const FIGURES = {};
 
 function svg(tag, attributes = {}, parent = null, text = null) {
   const element = document.createElementNS(SVG, tag);
@@ -34,12 +36,29 @@ function spaced(ticks, at, least) {
   });
 }
 
+// Counts as everywhere else in a report: three figures and a suffix.
+function countText(value) {
+  for (const [suffix, unit] of [["E", 1e18], ["P", 1e15], ["T", 1e12], ["G", 1e9], ["M", 1e6], ["K", 1e3]]) {
+    if (Math.abs(value) >= 0.9995 * unit) return `${+(value / unit).toPrecision(3)}${suffix}`;
+  }
+  return `${+value.toPrecision(3)}`;
+}
+
+function perplexityText(value) {
+  if (value >= 1e7) return value.toExponential(1);
+  return value >= 99.95 ? Math.round(value).toLocaleString("en") : value.toFixed(value >= 9.995 ? 1 : 2);
+}
+
+// Colour and shape of a model, the same in every picture: "first", "teacher", or a number.
+function lookClass(look) { return look === null || look === "first" ? "best-look" : look === "teacher" ? "teacher-look" : `c${look % 5}`; }
+
 function drawAxes(picture, box, x, y, xTicks, yTicks, xLabel, yLabel) {
   for (const [value, label] of spaced(yTicks, y, 20)) {
     svg("line", { x1: box.left, x2: box.right, y1: y(value), y2: y(value), class: "grid" }, picture);
     svg("text", { x: box.left - 8, y: y(value) + 4, "text-anchor": "end" }, picture, label);
   }
-  for (const [value, label] of spaced(xTicks, x, 48)) {
+  const widest = Math.max(0, ...xTicks.map(([, label]) => label.length));
+  for (const [value, label] of spaced(xTicks, x, Math.max(48, widest * 7.5 + 10))) {
     svg("text", { x: x(value), y: box.bottom + 20, "text-anchor": "middle" }, picture, label);
   }
   svg("line", { x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom, class: "base" }, picture);

@@ -17,7 +17,7 @@ function starPath(radius) {
 }
 
 function addMark(picture, point, path, name, tip, select, kind) {
-  const label = `${kind}${point.name}: ${point.facts.join("; ")}`;
+  const label = `${kind}${point.name}: ${factsOf(point).join("; ")}`;
   const mark = svg("path", { d: path, transform: `translate(${point.px} ${point.py})`, class: name, tabindex: 0, role: "button", "aria-label": label }, picture);
   mark.addEventListener("focus", () => { if (mark.matches(":focus-visible")) tip.show(point); });
   mark.addEventListener("blur", tip.hide);
@@ -77,7 +77,7 @@ function drawFront(holder, data, tip, select, chosen) {
   return [...solid, ...data.candidates];
 }
 
-function drawLegend(holder, data) {
+function drawFrontLegend(holder, data) {
   holder.replaceChildren();
   const entry = (name, draw) => {
     const item = html("span", holder);
@@ -91,3 +91,33 @@ function drawLegend(holder, data) {
   data.baselines.forEach((point, i) => entry(point.name, mark(MARKS[MARK_NAMES[i % 5]](5), `mark b${i % 5}`)));
   if (data.budget) entry("budget", (p) => svg("rect", { x: 0, y: 1, width: 22, height: 14, class: "zone" }, p));
 }
+
+// The model selected in each front, and who draws its layers.
+const chosenIn = {}, onChoice = {};
+
+FIGURES.front = (root, data) => {
+  const key = root.dataset.figure;
+  const legend = html("div", root, null, { class: "legend", "aria-hidden": "true" });
+  const holder = html("div", root, null, { class: "chart" });
+  const notes = [];
+  if (data.candidatesNote) notes.push("The front, the teacher and the baselines are shown on held-out text, the other candidates on the calibration text that the search measures on (a part of it where they were given up early).");
+  if (data.numAbove) notes.push(`${data.numAbove} candidates of higher perplexity are above the picture.`);
+  if (data.numLeftOut) notes.push(`${data.numLeftOut} of ${data.numLeftOut + data.candidates.length} candidates are left out of the picture, evenly.`);
+  if (notes.length) html("p", root, notes.join(" "), { class: "small" });
+  let points = [];
+  chosenIn[key] = data.best === null ? data.front[0] || null : data.front[data.best];
+  const tip = makeTip(holder, data);
+  const draw = () => { points = drawFront(holder, data, tip, select, chosenIn[key]); };
+  function select(point) {
+    if (!point.shape) return;
+    chosenIn[key] = point;
+    const focused = [...holder.querySelectorAll("[tabindex]")].indexOf(document.activeElement);
+    draw();
+    if (focused >= 0) holder.querySelectorAll("[tabindex]")[focused].focus();
+    (onChoice[key] || []).forEach((tell) => tell());
+  }
+  (onChoice[key] ||= []).push(draw);
+  followPoints(holder, () => points, tip, select);
+  drawFrontLegend(legend, data);
+  return () => { tip.hide(); draw(); };
+};

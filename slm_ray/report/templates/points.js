@@ -39,6 +39,9 @@ function drawLabels(picture, wanted, points, frame) {
   }
 }
 
+// Facts of many points are made when they are asked for, not kept in the page.
+function factsOf(point) { return typeof point.facts === "function" ? point.facts() : point.facts; }
+
 function makeTip(holder, data) {
   const tip = html("div", holder, null, { class: "tip", "aria-hidden": "true" });
   tip.hidden = true;
@@ -46,12 +49,12 @@ function makeTip(holder, data) {
   const show = (point) => {
     tip.replaceChildren();
     html("b", tip, point.name);
-    for (const fact of point.facts) html("span", tip, fact);
+    for (const fact of factsOf(point)) html("span", tip, fact);
     if (point.shape) {
       const small = svg("svg", { viewBox: "0 0 236 78" }, tip);
       [["heads", 4], ["neurons", 44]].forEach(([key, top]) => {
         svg("text", { x: 0, y: top + 8 }, small, key);
-        layerBars(small, point.shape, data.teacherShape, key, { left: 58, right: 236, top, bottom: top + 30 });
+        layerBars(small, point.shape, point.teacherShape || data.teacherShape, key, { left: 58, right: 236, top, bottom: top + 30 });
       });
     }
     tip.hidden = false;
@@ -74,4 +77,36 @@ function nearestPoint(holder, points, event) {
     if (far < least - 0.5) { best = point; least = far; }
   }
   return best;
+}
+
+// Pointer, touch and arrow keys on a picture of points. Left and right go along a line, up and down to another one.
+function followPoints(holder, points, tip, select = null) {
+  const said = html("p", holder, null, { class: "unseen", "aria-live": "polite" });
+  let at = -1;
+  const show = (point) => { tip.show(point); at = points().indexOf(point); };
+  const pointed = (event) => { const point = nearestPoint(holder, points(), event); if (point) show(point); else tip.hide(); return point; };
+  holder.addEventListener("pointermove", pointed);
+  holder.addEventListener("pointerdown", pointed);
+  holder.addEventListener("pointerleave", tip.hide);
+  holder.addEventListener("click", (event) => { const point = pointed(event); if (point && select) { select(point); show(point); } });
+  holder.addEventListener("keydown", (event) => {
+    const all = points(), step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (event.key === "Escape") { tip.hide(); return; }
+    if (!step || !all.length || event.target !== holder) return;
+    event.preventDefault();
+    const line = at < 0 ? null : all[at].line;
+    let next = at < 0 ? 0 : (at + step + all.length) % all.length;
+    if (at >= 0 && (event.key === "ArrowDown" || event.key === "ArrowUp")) {
+      for (let tries = 0; tries < all.length && all[next].line === line; tries += 1) next = (next + step + all.length) % all.length;
+    }
+    show(all[next]);
+    said.textContent = `${all[next].name}: ${factsOf(all[next]).join("; ")}`;
+  });
+  holder.addEventListener("blur", tip.hide);
+}
+
+function focusable(holder, label) {
+  holder.tabIndex = 0;
+  holder.setAttribute("role", "group");
+  holder.setAttribute("aria-label", label);
 }

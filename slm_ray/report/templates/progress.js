@@ -12,3 +12,9 @@ function drawProgress(holder, progress, key, label) {
     svg("title", {}, dot, `${progress.evaluations.at[i]} evaluations, ${progress.seconds.at[i].toFixed(0)} s: ${progress.values[i].toPrecision(4)}`);
   });
 }
+
+FIGURES.progress = (root, data) => {
+  const pair = html("div", root, null, { class: "pair" });
+  const parts = [["evaluations", "Evaluations"], ["seconds", "Seconds of search"]].map(([key, label]) => [html("div", pair, null, { class: "chart" }), key, label]);
+  return () => parts.forEach(([holder, key, label]) => drawProgress(holder, data, key, label));
+};

@@ -43,3 +43,29 @@ function drawShapeTable(holder, point, teacher) {
     else for (const key of ["heads", "kv", "neurons"]) html("td", line, row[key]);
   }
 }
+
+FIGURES.shape = (root, { of }, all) => {
+  const data = all[of], choosable = [...data.front, ...data.baselines].filter((point) => point.shape);
+  const line = html("p", root), id = `${of}-choice`;
+  html("label", line, "Model", { for: id });
+  line.append(" ");
+  const choice = html("select", line, null, { id });
+  choosable.forEach((point) => html("option", choice, point.name));
+  const facts = html("p", root, null, { class: "small", "aria-live": "polite" });
+  const chart = html("div", root, null, { class: "chart" });
+  const fold = html("details", root);
+  html("summary", fold, "These layers as a table");
+  const table = html("div", fold, null, { class: "scroll", tabindex: 0, role: "region", "aria-label": "Layers" });
+  function draw() {
+    const chosen = chosenIn[of] && chosenIn[of].shape ? chosenIn[of] : choosable[0];
+    if (!chosen) return;
+    if (!choosable.includes(chosen)) { choosable.push(chosen); html("option", choice, chosen.name); }
+    choice.selectedIndex = choosable.indexOf(chosen);
+    facts.textContent = factsOf(chosen).join(" · ");
+    drawShape(chart, chosen, data.teacherShape);
+    drawShapeTable(table, chosen, data.teacherShape);
+  }
+  choice.addEventListener("change", () => { chosenIn[of] = choosable[choice.selectedIndex]; onChoice[of].forEach((tell) => tell()); });
+  (onChoice[of] ||= []).push(draw);
+  return draw;
+};
