@@ -60,7 +60,7 @@ class ModelTracking:
         # Steps are read first: an evaluation is written after its own step and before the next one.
         self._tails = ((_Tail(folder / STEPS_FILE), names.TRAIN), (_Tail(folder / EVALS_FILE), names.EVAL))
         self._rows: dict[int, dict[str, float]] = {}  # not sent yet
-        self._sent = self._trained = -1
+        self._sent = self._trained = -1  # the last step sent, which may be sent once more with its evaluation
         self._result: Mapping[str, Any] = {}
         self._params: float | None = None
         # The records are JSON lines already, so only W&B needs a tracker.
@@ -72,7 +72,7 @@ class ModelTracking:
             )  # fmt: skip
             self._params = _model(folder).get("params")
             if not self._tracker.wants_earlier:  # an earlier process sent what stands in the records now
-                self._sent = max((record["step"] for record in _Tail(folder / STEPS_FILE).read()), default=-1)
+                self._sent = 1 + max((record["step"] for record in _Tail(folder / STEPS_FILE).read()), default=-2)
 
     def update(self) -> None:
         """Send what is new, an evaluation not before its step: a tracker's steps only grow."""

@@ -1,0 +1,155 @@
+"""What a training sends to its tracker, from its records alone."""
+
+import json
+
+import pytest
+
+from slm_ray.core import metric_names as names
+from slm_ray.core.trackers import NoTracker
+from slm_ray.pretrain import tracking
+from slm_ray.pretrain.config import PretrainConfig
+from slm_ray.pretrain.tracking import ModelTracking, track_results
+from tests.report.synthetic_training import training_run
+
+
+class Seen(NoTracker):
+    def __init__(self, wants_earlier=True):
+        self.wants_earlier, self.rows, self.values, self.ends, self.tables = wants_earlier, [], {}, 0, []
+
+    def log(self, metrics, *, step):
+        assert all(names.is_tracked(name) for name in metrics)
+        assert not self.rows or step >= self.rows[-1][0], "a tracker drops a row whose step is below the last one"
+        self.rows.append((step, dict(metrics)))
+
+    def table(self, name, columns, rows):
+        self.tables.append(name)
+
+    def summary(self, values):
+        self.values = dict(values)
+
+    def end(self):
+        self.ends += 1
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """The tracker, and with what it was made."""
+    found = Seen()
+
+    def make(kind, folder, **options):
+        found.options = options | {"kind": kind, "folder": folder}
+        return found
+
+    monkeypatch.setattr(tracking, "make_tracker", make)
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path):
+    place = tmp_path / "run" / "winner-0.student"
+    place.mkdir(parents=True)
+    (place / "model.json").write_text(json.dumps({"start": "student", "params": 1000, "architecture": {}}))
+    return place
+
+
+def step(number):
+    return {"step": number, "tokens": 100 * number, "loss": 5.0 - number, "lr": 0.1, "seconds": 1.0,
+            "flops": {"own": 1e3 * number, "teacher": 1e2 * number, "capture": 7.0}}  # fmt: skip
+
+
+def evaluation(number):
+    return {"step": number, "tokens": 100 * number, "loss": 6.0 - number, "bits_per_byte": None,
+            "seconds": 2.0 * number, "flops": {"own": 1e3 * number, "teacher": 1.0, "capture": 0.0}}  # fmt: skip
+
+
+def append(folder, name, *records):
+    with (folder / name).open("a") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
+
+
+def track(folder, kind="wandb"):
+    from slm_ray.core.progress import Console
+
+    return ModelTracking(PretrainConfig(student="x", tracker=kind), folder, Console())
+
+
+def merged(rows):
+    found = {}
+    for number, row in rows:
+        found.setdefault(number, {}).update(row)
+    return found
+
+
+def test_an_evaluation_is_sent_with_its_step_however_the_files_are_read(folder, seen):
+    model = track(folder)
+    append(folder, "evals.jsonl", evaluation(0))
+    model.update()
+    append(folder, "steps.jsonl", step(1), step(2))
+    model.update()
+    append(folder, "evals.jsonl", evaluation(2))  # written behind its step, seen later
+    append(folder, "evals.jsonl", evaluation(3))  # seen before its step
+    model.update()
+    assert max(number for number, _ in seen.rows) == 2
+    append(folder, "steps.jsonl", step(3))
+    model.update()
+    model.end()
+    rows = merged(seen.rows)
+    assert sorted(rows) == [0, 1, 2, 3] and all(names.EVAL["loss"] in rows[number] for number in (0, 2, 3))
+    assert rows[3][names.TRAIN["loss"]] == 2.0 and rows[3][names.EVAL["loss"]] == 3.0
+    assert rows[3][names.TOKENS] == 300 and rows[3][names.SECONDS] == 6.0
+    assert names.EVAL["bits_per_byte"] not in rows[3]
+    assert seen.values[names.RESULT_LOSS] == 3.0 and seen.values[names.RESULT_PARAMS] == 1000 and seen.ends == 1
+
+
+def test_the_run_is_found_by_group_job_type_tags_and_options(folder, seen):
+    track(folder)
+    options = seen.options
+    assert (options["group"], options["job_type"], options["folder"]) == ("run", "pretrain", folder)
+    assert options["tags"] == ["pretrain", "student", "distill-full", "adamw"]
+    assert options["config"]["learning_rate"] == PretrainConfig(student="x").learning_rate
+    assert options["config"]["params"] == 1000 and options["config"]["start"] == "student"
+
+
+def test_what_a_resume_trains_again_is_not_sent_again(folder, seen):
+    model = track(folder)
+    append(folder, "steps.jsonl", step(1), step(2), step(3))
+    model.update()
+    (folder / "steps.jsonl").write_text("")
+    append(folder, "steps.jsonl", step(1))  # back to the checkpoint of step 1
+    model.update()
+    append(folder, "steps.jsonl", step(2), step(3), step(4))
+    model.update()
+    assert [number for number, _ in seen.rows] == [1, 2, 3, 3, 4]
+
+
+@pytest.mark.parametrize("wants_earlier, sent", [(True, [1, 2, 3]), (False, [3])])
+def test_a_resumed_process_sends_all_only_where_it_is_wanted(wants_earlier, sent, folder, seen):
+    append(folder, "steps.jsonl", step(1), step(2))
+    seen.wants_earlier = wants_earlier
+    model = track(folder)
+    append(folder, "steps.jsonl", step(3))
+    model.end()
+    assert [number for number, _ in seen.rows] == sent
+
+
+def test_half_a_line_stops_nothing(folder, seen):
+    model = track(folder)
+    (folder / "steps.jsonl").write_text('{"step": 1, "tok\n' + json.dumps(step(2)) + '\n{"step": 3')
+    model.end()
+    assert [number for number, _ in seen.rows] == [2]
+
+
+@pytest.mark.parametrize("kind", ["none", "jsonl"])
+def test_without_wandb_the_records_are_enough(kind, folder, seen, tmp_path):
+    track(folder, kind).end()
+    track_results(PretrainConfig(student="x", tracker=kind), tmp_path, None)
+    assert not hasattr(seen, "options")
+
+
+def test_the_models_of_a_run_are_compared_in_a_run_of_their_own(seen, tmp_path):
+    from slm_ray.core.progress import Console
+
+    run = training_run(tmp_path / "compare")
+    track_results(PretrainConfig(student="x", tracker="wandb"), run, Console())
+    assert (seen.options["group"], seen.options["job_type"]) == ("compare", "comparison")
+    assert names.MODELS_TABLE in seen.tables and names.MATCHING_TABLE in seen.tables
