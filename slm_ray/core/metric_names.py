@@ -32,7 +32,7 @@ RESULT_TASK = RESULT + "task/"  # and the task's name
 # Tables and pictures.
 FRONT_TABLE, BASELINE_TABLE, HYPERVOLUME_TABLE = "tables/front", "tables/baselines", "tables/hypervolume"
 MODELS_TABLE, MATCHING_TABLE, COST_TABLE = "tables/models", "tables/matching", "tables/cost"
-EQUAL_FLOPS_TABLE, CURVES_TABLE, SWEEP_TABLE = "tables/equal_flops", "tables/curves", "tables/sweep"
+EQUAL_FLOPS_TABLE, CURVES_TABLE, SWEEP_TABLE = "tables/equal_flops", "tables/curves", "table"
 TEXT_TABLE, TASKS_TABLE, DIFFERENCES_TABLE = "tables/text", "tables/tasks", "tables/differences"
 SAMPLES_TABLE, GENERATION_TABLE = "tables/samples", "tables/generation"
 EFFICIENCY_TABLE, SPEED_TABLE = "tables/efficiency", "tables/speed"
