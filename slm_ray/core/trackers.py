@@ -11,7 +11,7 @@ from slm_ray.core.errors import UserError
 from slm_ray.core.records import RecordWriter
 from slm_ray.core.wandb_tracker import WandbTracker
 
-METRICS_FILE = "metrics.jsonl"
+METRICS_FILE, PIPELINE_FILE = "metrics.jsonl", "pipeline.json"
 Say = Callable[[str], None]
 
 
@@ -105,6 +105,12 @@ class JsonlTracker(NoTracker):
 
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def group_of(run: Path) -> str:
+    """What the runs of one folder are grouped by: the pipeline it is a stage of, else its own name."""
+    run = run.resolve()
+    return run.parent.name if (run.parent / PIPELINE_FILE).is_file() else run.name
 
 
 def make_tracker(

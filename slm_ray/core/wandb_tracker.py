@@ -10,6 +10,7 @@ import contextlib
 import os
 import queue
 import shutil
+import sys
 import threading
 import time
 import uuid
@@ -79,7 +80,7 @@ class WandbTracker:
         """
         self._folder, self._say, self._mode = folder, say, wandb_mode()
         self._id: str | None = None
-        self._first_step, self._failures = 0, 0
+        self._first_step, self._failures, self._exit_code = 0, 0, 0
         self._complained = self._gave_up = self._ended = False
         self._queue: queue.Queue[Action | None] = queue.Queue(MOST_WAITING)
         self.wants_earlier = True
@@ -140,9 +141,10 @@ class WandbTracker:
         self._put(lambda run: run.summary.update(found))
 
     def end(self) -> None:
-        """Begin to close, so that several runs close at once."""
+        """Begin to close, so that several runs close at once; one that ends in an exception counts as failed."""
         if not self._ended:
             self._ended = True
+            self._exit_code = int(sys.exc_info()[0] is not None)
             with contextlib.suppress(queue.Full):
                 self._queue.put_nowait(None)
 
@@ -226,7 +228,7 @@ class WandbTracker:
     def _close(self, run: Any) -> None:
         start = time.monotonic()
         try:
-            run.finish()
+            run.finish(exit_code=self._exit_code)
         except Exception as error:
             self._give_up(error)
             # Its process has died: without this, W&B prints a traceback when ours ends.

@@ -13,7 +13,7 @@ from slm_ray.core import metric_names as names
 from slm_ray.core.digest import digest_json
 from slm_ray.core.files import read_json
 from slm_ray.core.progress import Console
-from slm_ray.core.trackers import NoTracker, Tracker, make_tracker
+from slm_ray.core.trackers import NoTracker, Tracker, group_of, make_tracker
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.recorder import EVALS_FILE, STEPS_FILE
 from slm_ray.report.tracked import send_results
@@ -67,7 +67,7 @@ class ModelTracking:
         self._tracker: Tracker = NoTracker()
         if config.tracker == "wandb":
             self._tracker = make_tracker(
-                "wandb", folder, group=folder.parent.name, job_type="pretrain", tags=_tags(config, folder),
+                "wandb", folder, group=group_of(folder.parent), job_type="pretrain", tags=_tags(config, folder),
                 config=_model_config(config, folder), say=console.line,
             )  # fmt: skip
             self._params = _model(folder).get("params")
@@ -112,7 +112,7 @@ def track_results(config: PretrainConfig, folder: Path, console: Console) -> Non
     if config.tracker != "wandb":
         return  # it stands in the records
     tracker = make_tracker(
-        "wandb", folder, group=folder.name, job_type="comparison", tags=["comparison", f"distill-{config.distill}"],
+        "wandb", folder, group=group_of(folder), job_type="comparison", tags=["comparison", f"distill-{config.distill}"],
         config=config.to_json(), say=console.line,
     )  # fmt: skip
     send_results(tracker, folder)

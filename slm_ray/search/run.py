@@ -14,7 +14,7 @@ from slm_ray.core.errors import UserError
 from slm_ray.core.files import write_json
 from slm_ray.core.progress import Console, Progress
 from slm_ray.core.runfolder import LOG_FILE, TRIALS_FILE, RunFolder
-from slm_ray.core.trackers import NoTracker, Tracker, make_tracker
+from slm_ray.core.trackers import NoTracker, Tracker, group_of, make_tracker
 from slm_ray.core.units import format_count, format_seconds
 from slm_ray.data import describe_parts, summarise_parts
 from slm_ray.proxies.evaluator import EvaluatorSettings
@@ -134,7 +134,7 @@ class SearchRun:
 
     def _make_tracker(self) -> Tracker:
         return make_tracker(
-            self.config.tracker, self.folder.path, group=self.folder.path.name, job_type="search",
+            self.config.tracker, self.folder.path, group=group_of(self.folder.path), job_type="search",
             tags=["search", Path(self.config.space).stem, self.config.algorithm],
             config=self.config.to_json() | {"command": self.command}, say=self.console.line,
         )  # fmt: skip

@@ -8,7 +8,7 @@ import types
 import pytest
 
 from slm_ray.core import wandb_tracker
-from slm_ray.core.trackers import make_tracker
+from slm_ray.core.trackers import group_of, make_tracker
 from slm_ray.core.wandb_key import has_key, wandb_mode
 
 ONE_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
@@ -61,7 +61,8 @@ class FakeRun:
     def define_metric(self, name, step_metric=None, hidden=None):
         self.seen.axes[name] = step_metric
 
-    def finish(self):
+    def finish(self, exit_code=None):
+        self.seen.exit_codes.append(exit_code)
         self.call(lambda: setattr(self.seen, "finished", self.seen.finished + 1))
 
 
@@ -70,7 +71,7 @@ def fake_wandb(monkeypatch):
     """A stand-in for the package."""
     seen = types.SimpleNamespace(
         options=None, starts=[], logged=[], summary={}, axes={}, finished=0, fails=False, hangs=False, refuses=False,
-        server_step=0, let_go=threading.Event(),
+        server_step=0, exit_codes=[], let_go=threading.Event(),
     )  # fmt: skip
 
     def init(**options):
@@ -270,6 +271,24 @@ def test_wandb_that_is_not_installed_says_so_once(no_key, monkeypatch):
     said = []
     use(tracker_of("wandb", no_key, said), no_key)
     assert len(said) == 1 and "not available" in said[0]
+
+
+def test_a_run_that_ends_in_an_exception_counts_as_failed(no_key, fake_wandb):
+    tracker_of("wandb", no_key, []).finish()
+    with pytest.raises(ZeroDivisionError):
+        tracker = tracker_of("wandb", no_key, [])
+        try:
+            raise ZeroDivisionError
+        finally:
+            tracker.finish()
+    assert fake_wandb.exit_codes == [0, 1]
+
+
+def test_the_stages_of_a_pipeline_are_one_group(tmp_path):
+    assert group_of(tmp_path / "mine" / "search") == "search"
+    (tmp_path / "mine" / "search").mkdir(parents=True)
+    (tmp_path / "mine" / "pipeline.json").write_text("{}")
+    assert group_of(tmp_path / "mine" / "search") == "mine" and group_of(tmp_path / "mine") == "mine"
 
 
 def test_a_group_of_the_environment_comes_over_ours(no_key, fake_wandb, monkeypatch):
