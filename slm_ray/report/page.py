@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -14,6 +13,7 @@ from slm_ray.core.redact import redact
 from slm_ray.report.blocks import Chapter, Report, Section
 from slm_ray.report.html import escape
 from slm_ray.report.markdown import plain
+from slm_ray.report.payload import script_json
 
 # One script for every kind of page: a picture is drawn by the function of its kind.
 SCRIPTS = (
@@ -23,14 +23,6 @@ SCRIPTS = (
 
 def _template(name: str) -> str:
     return resources.files("slm_ray.report").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def script_json(value: Any) -> str:
-    """JSON that cannot end the script tag it stands in, whatever names are in it."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for char in "<>&\u2028\u2029":
-        text = text.replace(char, f"\\u{ord(char):04x}")
-    return text
 
 
 def render_page(template: str, scripts: Sequence[str], fields: Mapping[str, str], data: Any) -> str:

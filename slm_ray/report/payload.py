@@ -1,7 +1,8 @@
-"""The data of the interactive pictures of a search."""
+"""The data of a page's interactive pictures, as JSON that is safe inside a script tag, and those of a search."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -20,6 +21,14 @@ def thinned(items: Sequence[_T], most: int) -> list[_T]:
         return list(items)
     places = sorted({round(i * (len(items) - 1) / (most - 1)) for i in range(most)}) if most > 1 else [0]
     return [items[place] for place in places]
+
+
+def script_json(value: Any) -> str:
+    """JSON that cannot end the script tag it stands in, whatever names are in it."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text
 
 
 def axis_data(axis: Axis) -> dict[str, Any]:

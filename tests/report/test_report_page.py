@@ -11,7 +11,7 @@ import pytest
 from synthetic_run import CONFIG, finished_run, make_result, make_trials, write_run
 
 from slm_ray.report import build_report, load_run
-from slm_ray.report.page import script_json
+from slm_ray.report.payload import script_json
 from slm_ray.report.search_page import report_page
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>'\"&{{script}}"
