@@ -659,3 +659,113 @@ def naive_kappa(first, second):
     agreed = sum(a == b for a, b in zip(first, second, strict=True)) / number
     chance = sum(first.count(value) * second.count(value) for value in set(first)) / number**2
     return (agreed - chance) / (1 - chance) if chance < 1 else None
+
+
+def naive_reconstruction(teacher, wide, student, spec, ids, *, ridge, pull, read_ridge, even):
+    """Reconstruct a student in place, with the whole models run anew for each of its sub-layers, in fp64.
+
+    Every fit is ordinary least squares over rows of data and, for the ridge, rows that ask for the old weights.
+
+    Args:
+        teacher: The Hugging Face teacher, in fp64.
+        wide: A student of the same units that keeps all residual channels: its readers are the teacher's, cut to units.
+        student: The student.
+        spec: The sub-network that the student is.
+        ids: ``[sequences, length]``.
+    """
+    import torch
+
+    places = {
+        "gpt_neox": ("gpt_neox.layers", "attention.dense", "mlp.dense_4h_to_h", "input_layernorm",
+                     "post_attention_layernorm", ["attention.query_key_value"], ["mlp.dense_h_to_4h"]),
+        "gpt2": ("transformer.h", "attn.c_proj", "mlp.c_proj", "ln_1", "ln_2", ["attn.c_attn"], ["mlp.c_fc"]),
+    }  # fmt: skip
+    default = ("model.layers", "self_attn.o_proj", "mlp.down_proj", "input_layernorm", "post_attention_layernorm",
+               [f"self_attn.{name}_proj" for name in "qkv"], ["mlp.gate_proj", "mlp.up_proj"])  # fmt: skip
+    path, *names = places.get(teacher.config.model_type, default)
+    writers, norms, readers = names[:2], names[2:4], names[4:]
+
+    def watch(model):
+        """Per layer: the stream before it and behind it, and per sub-layer what it reads, is given and writes."""
+        found, hooks = [], []
+        for layer in model.get_submodule(path):
+            entry = {"given": {}, "wrote": {}, "read": {}}
+            found.append(entry)
+
+            def before(_module, args, kwargs, entry=entry):
+                entry["before"] = args[0] if args else kwargs["hidden_states"]
+
+            def behind(_module, _args, out, entry=entry):
+                entry["behind"] = out[0] if isinstance(out, tuple) else out
+
+            hooks.append(layer.register_forward_pre_hook(before, with_kwargs=True))
+            hooks.append(layer.register_forward_hook(behind))
+            for kind in (0, 1):
+
+                def wrote(_module, args, out, entry=entry, kind=kind):
+                    entry["given"][kind], entry["wrote"][kind] = args[0], out
+
+                def read(_module, _args, out, entry=entry, kind=kind):
+                    entry["read"][kind] = out
+
+                names = dict(layer.named_modules())
+                if writers[kind] in names:
+                    hooks.append(names[writers[kind]].register_forward_hook(wrote))
+                    hooks.append(names[norms[kind]].register_forward_hook(read))
+        with torch.no_grad():
+            model(ids, use_cache=False)
+        for hook in hooks:
+            hook.remove()
+        return found
+
+    def fit(x, y, old, share, counts, bias):
+        """Weights ``[out, in]`` and bias that explain y by x, held to ``old`` by a share of x's mean square."""
+        root = counts.sqrt()[:, None]
+        scale = (x.square() * counts[:, None]).sum(0).mean()
+        held = (share * scale).sqrt() * torch.eye(x.shape[1], dtype=x.dtype)
+        rows, wanted = torch.cat([x * root, held]), torch.cat([y * root, held @ old.T])
+        if bias:
+            rows = torch.cat([rows, torch.cat([root, torch.zeros(len(held), 1, dtype=x.dtype)])], 1)
+        found = torch.linalg.lstsq(rows, wanted, driver="gelsd").solution.T
+        return (found[:, :-1], found[:, -1]) if bias else (found, None)
+
+    def module_of(model, layer, name):
+        return model.get_submodule(path)[layer].get_submodule(name)
+
+    def matrix(module):
+        return module.weight.T if "Conv1D" in type(module).__name__ else module.weight
+
+    theirs = watch(teacher)
+    stream = []
+    for entry in theirs:
+        stream += [entry["before"], entry["before"] + entry["wrote"][0]]
+    stream.append(theirs[-1]["behind"])
+    steps = [
+        (2 * units.source + kind, number, kind)
+        for number, units in enumerate(spec.layers)
+        for kind in (0, 1)
+        if (units.kv_heads, units.neurons)[kind]
+    ]
+    channels = list(spec.hidden)
+    with torch.no_grad():
+        for step, (position, number, kind) in enumerate(steps):
+            if read_ridge is not None:
+                x = watch(student)[number]["read"][kind].flatten(0, 1)
+                y = theirs[position // 2]["read"][kind].flatten(0, 1)
+                same = torch.eye(y.shape[1], dtype=y.dtype)[:, channels]
+                mapping, _ = fit(x, y, same, read_ridge, torch.ones(len(x), dtype=x.dtype), False)
+                for name in readers[kind]:
+                    whole = matrix(module_of(wide, number, name))
+                    matrix(module_of(student, number, name)).copy_(whole @ mapping)
+            mine = watch(student)[number]
+            now = mine["before"] + (mine["wrote"][0] if kind == 1 and 0 in mine["wrote"] else 0)
+            end = steps[step + 1][0] if step + 1 < len(steps) else len(stream) - 1
+            first, last = (stream[place][..., channels].flatten(0, 1) for place in (position, end))
+            wanted = last - first + pull * (first - now.flatten(0, 1))
+            counts = 1 / last.square().mean(1) if even else torch.ones(len(last), dtype=last.dtype)
+            writer = module_of(student, number, writers[kind])
+            has_bias = writer.bias is not None
+            weight, bias = fit(mine["given"][kind].flatten(0, 1), wanted, matrix(writer), ridge, counts, has_bias)
+            matrix(writer).copy_(weight)
+            if has_bias:
+                writer.bias.copy_(bias)

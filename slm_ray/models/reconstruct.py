@@ -1,0 +1,267 @@
+"""Reconstruction: a sub-network's weights moved in closed form until its layers do what the teacher's did.
+
+A student that was cut out of its teacher adds too little to the residual stream, and every layer reads a stream that
+the layers before have already changed. Both are put right without any training, layer by layer, each on what the
+student itself feeds it (the layers before are reconstructed already):
+
+- Projections that read the stream (queries, keys, values, gate, up) are fitted to what the teacher's own make of the
+  teacher's stream. This is how dropped residual channels are made up for, too.
+- Projections that write to it (attention output, MLP output) are fitted to what the teacher's stream gains from here to
+  the place of the student's next sub-layer, so that what was dropped in between is made up for, plus a part of what the
+  student's stream lacks already.
+
+Each is a ridge regression towards the weights as they are, so nothing that the text does not speak for is lost. Least
+squares on a pruned layer's outputs is He et al., arXiv 1707.06168; the order, layer by layer behind layers that are
+done, is that of GPTQ and SparseGPT (arXiv 2210.17323, 2301.00774).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from slm_ray.architecture import Architecture, SubnetSpec
+from slm_ray.models.extraction import build_empty, reset_rotary
+from slm_ray.models.families import HIDDEN, Family
+from slm_ray.models.reconstruct_layers import ATTENTION, MLP, SubLayer, TakenApart
+from slm_ray.models.reconstruct_sums import Sums
+from slm_ray.models.slicing import Index, hidden_index, layer_indices, layer_slices
+
+Chunks = list[torch.Tensor]
+_BATCH_SEQUENCES = 4
+
+
+@dataclass(frozen=True)
+class ReconstructionSettings:
+    """How a student is reconstructed; the defaults are those that were measured best.
+
+    Attributes:
+        ridge: How much the writing projections hold on to their weights, as a share of their inputs' mean square.
+        pull: Which part of what the student's stream lacks before a sub-layer that sub-layer is to add.
+        read_ridge: The same as ``ridge`` for the reading projections; None leaves these as they are.
+        even: Every position counts alike, however large its stream is; else the few huge ones rule.
+        scale_norm: Fit the scale of the final norm too.
+    """
+
+    ridge: float = 0.01
+    pull: float = 0.5
+    read_ridge: float | None = 0.01
+    even: bool = True
+    scale_norm: bool = True
+
+
+@dataclass(frozen=True)
+class SubLayerFit:
+    """How well a sub-layer does what it is to do.
+
+    Attributes:
+        layer: The student's layer.
+        kind: ``attention`` or ``mlp``.
+        before: Squared error, as a share of the target's own size, with the weights as they were.
+        after: With the new ones.
+    """
+
+    layer: int
+    kind: str
+    before: float
+    after: float
+
+
+class _Teacher:
+    """The teacher's residual stream, one sub-layer at a time."""
+
+    def __init__(self, state: Mapping[str, torch.Tensor], config: Any, family: Family, batches: Chunks) -> None:
+        model = build_empty(config, family)
+        model.load_state_dict(dict(state), strict=False, assign=True)
+        reset_rotary(model)
+        self.apart, self.state = TakenApart(model.eval(), family), state
+        self.stream: Chunks = [self.apart.begin(batch) for batch in batches]
+        self.entry = self.stream
+        self.normed: Chunks = []
+
+    def arrive(self, position: int) -> SubLayer:
+        """Normalise what the sub-layer at a position reads."""
+        sub = self.apart.sub_layer(position // 2, position % 2)
+        assert sub is not None
+        if position % 2 == ATTENTION:
+            self.entry = self.stream
+        read = self.entry if self.apart.is_parallel else self.stream
+        self.normed = [sub.norm(chunk) for chunk in read]
+        return sub
+
+    def advance(self, position: int, sub: SubLayer) -> None:
+        """Add what the sub-layer writes; the old stream stays with whoever holds it."""
+        kind = position % 2
+        self.stream = [
+            chunk + sub.writer(sub.inner(normed, self.apart.call(kind, len(chunk))))
+            for chunk, normed in zip(self.stream, self.normed, strict=True)
+        ]
+
+
+class _Student:
+    """A student on its way beside the teacher."""
+
+    def __init__(
+        self, model: Any, spec: SubnetSpec, teacher: Architecture, family: Family, batches: Chunks,
+        settings: ReconstructionSettings,
+    ) -> None:  # fmt: skip
+        self.apart, self.spec, self.teacher, self.settings = TakenApart(model, family), spec, teacher, settings
+        self.hidden: Index = hidden_index(spec, teacher)
+        self.stream: Chunks = [self.apart.begin(batch) for batch in batches]
+        self.entry, self._entry_layer = self.stream, -1
+        self.places = [
+            (2 * units.source + kind, number, kind)
+            for number, units in enumerate(spec.layers)
+            for kind in (ATTENTION, MLP)
+            if (units.neurons if kind == MLP else units.kv_heads)
+        ]
+        self.fits: list[SubLayerFit] = []
+        self._sub: SubLayer | None = None
+        self._inputs: Chunks = []
+        self._start: Chunks = []
+
+    def is_at(self, position: int) -> bool:
+        """Its next sub-layer is the teacher's at this position; behind its last one, the end is."""
+        at = self.places[len(self.fits) + (self._sub is not None)][0] if self._has_more() else None
+        return at == position
+
+    @property
+    def is_reading(self) -> bool:
+        """A sub-layer is begun and waits for the place where the next one begins."""
+        return self._sub is not None
+
+    def _has_more(self) -> bool:
+        return len(self.fits) + (self._sub is not None) < len(self.places)
+
+    def read(self, teacher: _Teacher) -> None:
+        """Begin the next sub-layer: fit what it reads with, and run it up to what it writes with."""
+        _, number, kind = self.places[len(self.fits)]
+        sub = self.apart.sub_layer(number, kind)
+        assert sub is not None
+        if number != self._entry_layer:
+            self.entry, self._entry_layer = self.stream, number
+        source = self.entry if self.apart.is_parallel else self.stream
+        normed = [sub.norm(chunk) for chunk in source]
+        if self.settings.read_ridge is not None:
+            self._fit_readers(sub, number, normed, teacher)
+        self._inputs = [sub.inner(chunk, self.apart.call(kind, len(chunk))) for chunk in normed]
+        self._sub, self._start = sub, teacher.stream
+
+    def _fit_readers(self, sub: SubLayer, number: int, normed: Chunks, teacher: _Teacher) -> None:
+        """Make the readers do with the student's stream what the teacher's did with its own.
+
+        What the teacher reads is explained by what the student reads, once, and the result goes into every reader:
+        with ``n`` the student's, ``t`` the teacher's and ``t ~ M n``, a reader ``A`` becomes ``A M``.
+        """
+        settings, units = self.settings, self.spec.layers[number]
+        assert settings.read_ridge is not None
+        channels = self.spec.hidden
+        sums = Sums(len(channels), teacher.normed[0].shape[-1], bias=False)
+        for mine, theirs in zip(normed, teacher.normed, strict=True):
+            mine, theirs = mine.flatten(0, 1), theirs.flatten(0, 1)
+            left = theirs.clone()
+            left[:, list(channels)] -= mine
+            sums.add(mine, left)
+        change = sums.solve(settings.read_ridge).weight  # [teacher's hidden, kept channels]
+        indices = layer_indices(units, None, self.teacher) | {HIDDEN: None}
+        whole = dict(layer_slices(teacher.state, self.apart.family, units, indices))
+        for name, reader in sub.readers.items():
+            tensor = whole[f"{name}.weight"].double()
+            theirs = tensor.T if reader.is_transposed else tensor
+            reader.add(theirs @ change, None)
+
+    def write(self, end: Chunks) -> None:
+        """Finish the sub-layer: fit what it writes with, and add what it writes to the stream.
+
+        Args:
+            end: The teacher's stream where the student's next sub-layer begins.
+        """
+        settings, sub = self.settings, self._sub
+        assert sub is not None
+        bias = sub.writer.bias is not None
+        sums = Sums(self._inputs[0].shape[-1], len(self.spec.hidden), bias=bias)
+        size = 0.0
+        for inputs, stream, first, last in zip(self._inputs, self.stream, self._start, end, strict=True):
+            first, last = self._kept(first), self._kept(last)
+            gain = last - first
+            left = gain + settings.pull * (first - stream) - sub.writer(inputs)
+            counts = last.square().mean(-1).clamp_min(1e-12).reciprocal().flatten() if settings.even else None
+            sums.add(inputs.flatten(0, 1), left.flatten(0, 1), counts)
+            squares = gain.square().sum(-1, dtype=torch.float64).flatten()
+            size += float((squares if counts is None else squares * counts).sum())
+        update = sums.solve(settings.ridge)
+        sub.writer.add(update.weight, update.bias)
+        self.stream = [chunk + sub.writer(inputs) for chunk, inputs in zip(self.stream, self._inputs, strict=True)]
+        _, number, kind = self.places[len(self.fits)]
+        name, size = ("attention", "mlp")[kind], size or 1.0
+        self.fits.append(SubLayerFit(number, name, update.before / size, update.after / size))
+        self._sub, self._inputs, self._start = None, [], []
+
+    def _kept(self, chunk: torch.Tensor) -> torch.Tensor:
+        return chunk if self.hidden is None else chunk.index_select(-1, self.hidden)
+
+    def finish(self, teacher: _Teacher) -> None:
+        """Fit the final norm's scale, channel by channel, to the teacher's final state."""
+        if not self.settings.scale_norm:
+            return
+        norm, wanted = self.apart.final_norm(), teacher.apart.final_norm()
+        squares = torch.zeros(len(self.spec.hidden), dtype=torch.float64)
+        products = squares.clone()
+        for mine, theirs in zip(self.stream, teacher.stream, strict=True):
+            ours, goal = norm(mine).flatten(0, 1), self._kept(wanted(theirs)).flatten(0, 1)
+            shift = 0 if getattr(norm, "bias", None) is None else norm.bias
+            squares += (ours - shift).square().sum(0, dtype=torch.float64)
+            products += ((ours - shift) * (goal - shift)).sum(0, dtype=torch.float64)
+        held = self.settings.ridge * squares.mean()
+        norm.weight.mul_(((products + held) / (squares + held)).to(norm.weight.dtype))
+
+
+def reconstruct(
+    state: Mapping[str, torch.Tensor],
+    config: Any,
+    family: Family,
+    students: Sequence[tuple[Any, SubnetSpec]],
+    ids: torch.Tensor,
+    settings: ReconstructionSettings | None = None,
+    on_layer: Callable[[int], None] = lambda done: None,
+) -> list[list[SubLayerFit]]:
+    """Reconstruct students in place, all beside one pass of the teacher.
+
+    Memory, beyond the models: for the teacher and each student the residual stream of all tokens, and the inputs of one
+    sub-layer's output projection; never tokens x vocabulary.
+
+    Args:
+        state: The teacher's state dict, in the type to compute in.
+        config: The teacher's config.
+        family: Its family.
+        students: Extracted students, of the same type, each with the sub-network it is.
+        ids: ``[sequences, length]`` token ids to fit on; the more, the better, and no fewer than neurons in a layer.
+        settings: How.
+        on_layer: Told how many of the teacher's layers are done.
+
+    Returns:
+        Per student, how well each of its sub-layers does before and after, in order.
+    """
+    settings = settings or ReconstructionSettings()
+    with torch.no_grad():
+        batches = list(ids.split(_BATCH_SEQUENCES))
+        teacher = _Teacher(state, config, family, batches)
+        sizes = family.architecture(config)
+        walkers = [_Student(model, spec, sizes, family, batches, settings) for model, spec in students]
+        for position in range(2 * sizes.num_hidden_layers):
+            sub = teacher.arrive(position)
+            for walker in walkers:
+                if walker.is_at(position):
+                    if walker.is_reading:
+                        walker.write(teacher.stream)
+                    walker.read(teacher)
+            teacher.advance(position, sub)
+            if position % 2 == MLP:
+                on_layer(position // 2 + 1)
+        for walker in walkers:
+            walker.write(teacher.stream)
+            walker.finish(teacher)
+    return [walker.fits for walker in walkers]

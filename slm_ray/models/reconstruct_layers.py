@@ -1,0 +1,169 @@
+"""A causal LM taken apart into its sub-layers, so that each can be run, and its projections changed, on its own."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from slm_ray.models import hetero
+from slm_ray.models.families import Axes, Family
+
+ATTENTION, MLP = 0, 1
+
+
+class Projection:
+    """A linear layer, seen with its weight as ``[out, in]`` whichever way its family keeps it."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self.is_transposed = isinstance(module, Conv1D)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """``[out, in]``, a view."""
+        weight: torch.Tensor = self.module.weight.detach()
+        return weight.T if self.is_transposed else weight
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """``[out]``, or None."""
+        bias = self.module.bias
+        return None if bias is None else bias.detach()
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        """``[rows, in]`` to ``[rows, out]``."""
+        return nn.functional.linear(inputs, self.weight, self.bias)
+
+    def add(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        """Add an update in place, the sum made in the update's own type and rounded once."""
+        self.weight.copy_(self.weight.to(weight.dtype) + weight)
+        if bias is not None:
+            own = self.bias
+            assert own is not None
+            own.copy_(own.to(bias.dtype) + bias)
+
+
+@dataclass(frozen=True)
+class SubLayer:
+    """An attention or an MLP with the norm before it.
+
+    Attributes:
+        norm: The norm.
+        module: The attention or the MLP.
+        readers: The projections that read the normalised stream, by their names within the layer.
+        writer: The projection that writes to the stream.
+        writer_path: Its owner, and its name there.
+    """
+
+    norm: Any
+    module: Any
+    readers: dict[str, Projection]
+    writer: Projection
+    writer_path: tuple[Any, str]
+
+    def inner(self, normed: torch.Tensor, call: dict[str, Any] | None) -> torch.Tensor:
+        """What the writer would be given.
+
+        Args:
+            normed: ``[batch, sequence, hidden]``, normalised.
+            call: What an attention takes besides; None for an MLP.
+
+        Returns:
+            ``[batch, sequence, in]``.
+        """
+        owner, name = self.writer_path
+        setattr(owner, name, nn.Identity())
+        try:
+            return self.module(normed) if call is None else self.module(normed, **call)[0]
+        finally:
+            setattr(owner, name, self.writer.module)
+
+
+class _Stop(Exception):
+    """Ends a forward pass at its first attention."""
+
+
+class TakenApart:
+    """A causal LM by its sub-layers."""
+
+    def __init__(self, model: Any, family: Family) -> None:
+        """Look at a model; nothing of it is changed.
+
+        Args:
+            model: A causal LM of the family, plain or heterogeneous, in evaluation mode.
+            family: Its family.
+        """
+        self.model, self.family = model, family
+        self.base = model.base_model
+        self.layers = self.base.get_submodule(family.layers_path.split(".", 1)[1])
+        names = getattr(hetero, family.student_class[0])
+        self._names = (names.attention_name, names.mlp_name)
+        self.is_parallel = bool(getattr(model.config, "use_parallel_residual", False))
+        self._calls: dict[int, dict[str, Any]] = {}
+
+    def sub_layer(self, layer: int, kind: int) -> SubLayer | None:
+        """A sub-layer, or None where it is skipped.
+
+        Args:
+            layer: The layer's number in this model.
+            kind: ``ATTENTION`` or ``MLP``.
+        """
+        owner = self.layers[layer]
+        module_name, norm_name = self._names[kind]
+        module = getattr(owner, module_name)
+        if isinstance(module, (hetero.SkippedHeads, hetero.SkippedNeurons)):
+            return None
+        path = (self.family.attention_output, self.family.mlp_output)[kind]
+        tensors = (self.family.attention_tensors, self.family.mlp_tensors)[kind]
+        parent, _, leaf = path.rpartition(".")
+        readers = {
+            name.removesuffix(".weight"): Projection(owner.get_submodule(name.removesuffix(".weight")))
+            for name, axes in tensors.items()
+            if _is_matrix(name, axes) and not name.startswith(path)
+        }
+        writer = Projection(owner.get_submodule(path))
+        return SubLayer(getattr(owner, norm_name), module, readers, writer, (owner.get_submodule(parent), leaf))
+
+    def begin(self, ids: torch.Tensor) -> torch.Tensor:
+        """The residual stream ``[batch, sequence, hidden]`` before the first layer."""
+        found: dict[str, torch.Tensor] = {}
+
+        def keep_stream(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            found["stream"] = args[0] if args else kwargs["hidden_states"]
+
+        def keep_call(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._calls[len(ids)] = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+            raise _Stop
+
+        first = self.layers[0]
+        hooks = [
+            first.register_forward_pre_hook(keep_stream, with_kwargs=True),
+            getattr(first, self._names[ATTENTION][0]).register_forward_pre_hook(keep_call, with_kwargs=True),
+        ]
+        try:
+            with contextlib.suppress(_Stop):
+                self.base(ids, use_cache=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return found["stream"]
+
+    def call(self, kind: int, batch: int) -> dict[str, Any] | None:
+        """What an attention takes besides the stream (masks, rotary tables), for a batch of this size."""
+        return self._calls[batch] if kind == ATTENTION else None
+
+    def final_norm(self) -> Any:
+        """The norm behind the last layer."""
+        name = next(
+            name for name, axes in self.family.global_tensors.items() if len(axes) == 1 and name.endswith("weight")
+        )
+        return self.model.get_submodule(name.removesuffix(".weight"))
+
+
+def _is_matrix(name: str, axes: Axes) -> bool:
+    return name.endswith(".weight") and len(axes) == 2

@@ -1,0 +1,85 @@
+"""Least squares from sums: rows stream in, and a ridge solution towards given weights comes out.
+
+With inputs X ``[rows, in]``, what is wanted Y ``[rows, out]`` and weights W0 ``[out, in]``, the update is the exact
+minimum of ``|Y - X W^T|^2 + ridge * mean(diag(X^T X)) * |W - W0|^2``: a ridge regression of what W0 leaves unexplained.
+Only ``X^T X`` and ``X^T (Y - X W0^T)`` are kept, in fp64, so memory does not grow with the number of rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Update:
+    """What to add to a projection, and what it does to the squared error.
+
+    Attributes:
+        weight: ``[out, in]`` fp64.
+        bias: ``[out]`` fp64; None where the projection has none.
+        before: Summed squared error of the old weights.
+        after: Of the new ones; never more, for the old weights are the ridge's own starting point.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    before: float
+    after: float
+
+
+class Sums:
+    """Sums over rows of inputs and of what is left to explain."""
+
+    def __init__(self, num_inputs: int, num_outputs: int, *, bias: bool) -> None:
+        """Begin with nothing.
+
+        Args:
+            num_inputs: Width of the inputs.
+            num_outputs: Width of what is explained.
+            bias: Fit a bias too; it is a column of ones, which the ridge does not hold back.
+        """
+        self.bias = bias
+        width = num_inputs + bias
+        self.gram = torch.zeros(width, width, dtype=torch.float64)
+        self.cross = torch.zeros(width, num_outputs, dtype=torch.float64)
+        self.squares = 0.0
+
+    def add(self, inputs: torch.Tensor, left: torch.Tensor, weights: torch.Tensor | None = None) -> None:
+        """Take in rows.
+
+        Args:
+            inputs: ``[rows, in]``.
+            left: ``[rows, out]``: what the old weights leave unexplained.
+            weights: ``[rows]``, how much each row counts; 1 by default.
+        """
+        if self.bias:
+            inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], 1)
+        weighted = inputs if weights is None else inputs * weights[:, None]
+        self.gram += weighted.T @ inputs
+        self.cross += weighted.T @ left
+        squares = left.square().sum(1, dtype=torch.float64)
+        self.squares += float((squares if weights is None else squares * weights).sum())
+
+    def solve(self, ridge: float) -> Update:
+        """The update.
+
+        Args:
+            ridge: How much the old weights are held on to, as a share of the inputs' mean square; above 0.
+        """
+        num_inputs = len(self.gram) - self.bias
+        scale = float(self.gram.diagonal()[:num_inputs].mean())
+        if not scale > 0.0:  # nothing comes in, so nothing can be explained with it
+            zeros = torch.zeros_like(self.cross)
+            return Update(*self._split(zeros), self.squares, self.squares)
+        held = torch.full((len(self.gram),), ridge * scale, dtype=torch.float64)
+        if self.bias:  # only so much that the system stays regular where an input is constant
+            held[-1] = 1e-9 * float(self.gram[-1, -1])
+        factor = torch.linalg.cholesky(self.gram + torch.diag(held))
+        change = torch.cholesky_solve(self.cross, factor)
+        explained = 2 * float((change * self.cross).sum()) - float((change * (self.gram @ change)).sum())
+        return Update(*self._split(change), self.squares, max(self.squares - explained, 0.0))
+
+    def _split(self, change: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return (change[:-1].T, change[-1]) if self.bias else (change.T, None)
