@@ -87,23 +87,22 @@ def compared(model: str, plan: TaskPlan, options: argparse.Namespace) -> Iterato
     """Task, metric, our number and the command line's, for every task and group."""
     found = find_model(model)
     loaded, tokenizer = LoadedModel(found, "fp32", torch.device("cpu")), load_tokenizer(found)
-    records = {}
-    for task in plan.tasks:
-        records[task] = run_task(loaded, tokenizer, plan, task, batch=options.batch, say=lambda text: None)
-    groups = {row["task"]: row for row in group_rows(plan, records)}
     for asked in options.tasks.split(","):
+        records = {}
+        for task in plan.groups[asked].members if asked in plan.groups else [asked]:
+            records[task] = run_task(loaded, tokenizer, plan, task, batch=options.batch, say=lambda text: None)
+        rows = {row["task"]: row for row in [*records.values(), *group_rows(plan, records)]}
         with tempfile.TemporaryDirectory() as scratch:
             include, out = Path(scratch) / "tasks", Path(scratch) / "out"
             include.mkdir()
             write_tasks(plan, include)
             theirs = command_line(asked, found.folder, include, out, options)[asked]
-        ours = groups[asked]["metrics"] if asked in groups else records[asked]["metrics"]
         for key, value in theirs.items():
             metric, _, by = key.partition(",")
             if by != "none" or not isinstance(value, float):
                 continue
             stderr = metric.endswith("_stderr")
-            mine = ours[metric.removesuffix("_stderr")]["stderr" if stderr else "value"]
+            mine = rows[asked]["metrics"][metric.removesuffix("_stderr")]["stderr" if stderr else "value"]
             yield asked, metric, mine, value
 
 

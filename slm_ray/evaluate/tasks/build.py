@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from slm_ray.core.errors import UserError, first_line
 from slm_ray.evaluate.tasks.expand import Leaf
-from slm_ray.evaluate.tasks.harness import build, few_shot_seed, quiet, read_config
+from slm_ray.evaluate.tasks.fields import expected_fields
+from slm_ray.evaluate.tasks.harness import build, few_shot_seed, quiet, read_config, with_functions
 from slm_ray.evaluate.tasks.layout import Splits, keep_splits
 from slm_ray.evaluate.tasks.local_rows import LocalSplit, local_dataset
 
 _UNSAFE = "HF_ALLOW_CODE_EVAL"  # the same switch that the evaluate library's code_eval asks for
 GENERATE = "generate_until"
+_READ_DOCUMENTS = {"build_all_requests", "process_results"}  # lm-eval's functions that do
+# In the names of what datasets and huggingface_hub raise where the hub does not answer; they are of a dozen types.
+_NOT_REACHED = ("Connection", "Offline", "NotFound", "Hub", "Timeout", "HTTP")
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ def read_leaf(leaf: Leaf, *, functions: bool) -> dict[str, Any]:
         functions: Import the functions that it names.
     """
     config = read_config(leaf.file, functions=functions) if leaf.file else {}
-    return {**config, **leaf.overrides, "task": leaf.name}
+    return {**config, **(with_functions(leaf.overrides) if functions else leaf.overrides), "task": leaf.name}
 
 
 def allows_unsafe_code() -> bool:
@@ -102,12 +107,12 @@ def build_task(planned: PlannedTask) -> Any:
         UserError: Its data cannot be had or do not fit it, or it needs a package that is not installed.
     """
     name = planned.name
-    config = read_leaf(planned.leaf, functions=True)
-    if planned.data:
-        keep_splits(config, Splits.of(name, config, planned.shots))
-        config["custom_dataset"] = functools.partial(local_dataset, splits=planned.data)
-        config["dataset_kwargs"] = None
     with explained(planned, "could not be prepared"), quiet():
+        config = read_leaf(planned.leaf, functions=True)
+        if planned.data:
+            keep_splits(config, Splits.of(name, config, planned.shots))
+            config["custom_dataset"] = functools.partial(local_dataset, splits=planned.data)
+            config["dataset_kwargs"] = None
         task = build(config)
         task.set_config("num_fewshot", planned.shots)
         task.set_fewshot_seed(few_shot_seed())
@@ -122,49 +127,44 @@ def build_task(planned: PlannedTask) -> Any:
 
 
 @contextlib.contextmanager
-def explained(planned: PlannedTask, failed: str) -> Iterator[None]:
+def explained(planned: PlannedTask, failed: str, *, documents_only: bool = False) -> Iterator[None]:
     """Turn what lm-eval and datasets raise into a sentence.
 
     Args:
         planned: The task in hand.
         failed: What did not work, as the rest of a sentence about it.
+        documents_only: A model runs inside: what does not go wrong with documents keeps its traceback.
 
     Raises:
         UserError: Something was raised inside.
     """
-    name = planned.name
     try:
         yield
     except (UserError, MemoryError):
         raise
     except ImportError as error:
         package = error.name or first_line(error)
-        raise UserError(
-            f"task '{name}' needs the package '{package}', which is not installed: install it, or leave it out"
-        ) from error
+        lacks = f"needs the package '{package}', which is not installed"
+        raise UserError(f"task '{planned.name}' {lacks}: install it, or leave the task out") from error
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":
+        names = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
+        if documents_only and not names & _READ_DOCUMENTS:
             raise
-        if planned.data:
-            raise UserError(f"--task-data: {_unfit(planned, error)}") from error
-        raise UserError(_no_hub(planned, failed, error)) from error
+        said = f"--task-data: {_unfit(planned, error)}" if planned.data else _no_hub(planned, failed, error)
+        raise UserError(said) from error
 
 
 def _unfit(planned: PlannedTask, error: Exception) -> str:
-    from jinja2 import UndefinedError
-
     one = planned.data[0]
-    if isinstance(error, KeyError):
-        lacks = f"a field '{error.args[0]}'"
-    elif isinstance(error, UndefinedError):
-        lacks = f"something its template uses ({first_line(error)})"
-    else:
-        lacks = f"the layout it expects ({type(error).__name__}: {first_line(error)})"
-    rows = one.rows()
-    fields = ", ".join(f"{field} ({_kind(value)})" for field, value in rows[0].items())
+    row, reads = one.rows()[0], expected_fields(read_leaf(planned.leaf, functions=True))
+    missing = [repr(name) for name in reads if name not in row]
+    said = f"{type(error).__name__}: {first_line(error)}"
+    lacks = f"the field {', '.join(missing)}" if missing else f"the layout it expects ({said})"
+    expected = f"it reads {', '.join(reads)}, as in {_dataset(planned)}" if reads else f"it reads {_dataset(planned)}"
+    has = ", ".join(f"{field} ({_kind(value)})" for field, value in row.items())
     return (
-        f"task '{planned.name}' does not find {lacks} in {one.shown}; its documents must have the fields of "
-        f"{_dataset(planned)}, and the first one has {fields}"
+        f"task '{planned.name}' does not find {lacks} in {one.shown}: {expected}, and the first document has {has}; "
+        f"tasks.yaml can rename fields"
     )
 
 
@@ -176,14 +176,20 @@ def _kind(value: Any) -> str:
 
 
 def _dataset(planned: PlannedTask) -> str:
-    data = planned.settings["config"]
-    name = data.get("dataset_name")
-    return f"the dataset {data.get('dataset_path') or 'it was made for'}" + (f" ({name})" if name else "")
+    config = planned.settings["config"]
+    path, name = config.get("dataset_path"), config.get("dataset_name")
+    return (f"the dataset {path}" + (f" ({name})" if name else "")) if path else "its own dataset"
 
 
 def _no_hub(planned: PlannedTask, failed: str, error: Exception) -> str:
+    """Why a task on the hub's data stopped."""
     said = f"{type(error).__name__}: {first_line(error)}"
-    return (
-        f"task '{planned.name}' {failed} from {_dataset(planned)} of the hub ({said}): check the network, or give "
-        "its documents as local files with --task-data FOLDER (docs/tasks.md)"
-    )
+    files = "give its documents as local files with --task-data FOLDER (docs/tasks.md)"
+    instead = "leave it out" if planned.leaf.python else files  # a program fetches its data itself
+    if "cripts are no longer supported" in said:
+        program = f"reads {_dataset(planned)}, which is a program that datasets no longer runs"
+        return f"task '{planned.name}' {program}: {instead}"
+    if isinstance(error, OSError) or any(word in said for word in _NOT_REACHED):
+        absent = f"did not get {_dataset(planned)} from the hub ({said})"
+        return f"task '{planned.name}' {absent}: check the network, or {instead}"
+    return f"task '{planned.name}' {failed} ({said}): see what it needs, or {instead}"

@@ -6,6 +6,7 @@ from typing import Any
 
 from slm_ray.core.errors import UserError
 from slm_ray.evaluate.tasks.build import GENERATE, PlannedTask, build_task, explained
+from slm_ray.evaluate.tasks.fields import template_fields
 from slm_ray.evaluate.tasks.harness import quiet
 
 _LOOKED_AT = 24  # documents, spread over all of them; lm-eval compiles its templates anew for each
@@ -44,7 +45,8 @@ def check_fields(planned: PlannedTask, task: Any) -> None:
     Raises:
         UserError: A row lacks one.
     """
-    needed = _needed(task)
+    templates = [getattr(task.config, key, None) for key in ("doc_to_text", "doc_to_target", "doc_to_choice")]
+    needed = set().union(*(template_fields(template, frozenset(task.features)) for template in templates))
     for one in planned.data:
         rows = one.rows()
         made = set(task.features).difference(*rows)  # the task makes these itself, from others
@@ -55,19 +57,6 @@ def check_fields(planned: PlannedTask, task: Any) -> None:
                 has = "nothing in it" if name in row else f"no such field, only {', '.join(row)}"
                 wants = f"task '{planned.name}' needs the field '{name}'"
                 raise UserError(f"--task-data: {wants}, and row {number} of {one.shown} has {has}")
-
-
-def _needed(task: Any) -> set[str]:
-    """The fields that the task's jinja templates use."""
-    from jinja2 import meta
-    from lm_eval.utils import env
-
-    names: set[str] = set()
-    for key in ("doc_to_text", "doc_to_target", "doc_to_choice", "description"):
-        template = getattr(task.config, key, None)
-        if isinstance(template, str):
-            names |= {template} if template in task.features else meta.find_undeclared_variables(env.parse(template))
-    return names
 
 
 def _wrong(task: Any, document: Any) -> str | None:

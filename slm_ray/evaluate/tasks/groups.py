@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from slm_ray.evaluate.compare import LESS
+from slm_ray.evaluate.compare import LESS, MORE
 from slm_ray.evaluate.tasks.expand import Group
 from slm_ray.evaluate.tasks.harness import quiet
 from slm_ray.evaluate.tasks.plan import TaskPlan
-from slm_ray.evaluate.tasks.record import GOLD_BITS, metric_name, number_or_none, split_key
+from slm_ray.evaluate.tasks.record import GOLD_BITS, metric_keys, number_or_none
 from slm_ray.evaluate.tasks.suites import main_metric, title_of
 
 Record = Mapping[str, Any]
@@ -41,12 +41,10 @@ def group_row(group: Group, records: Mapping[str, Record]) -> dict[str, Any] | N
     members = [records[name] for name in group.members]
     plain = _aggregate(group, members)
     metrics = {}
-    for key, value in plain.items():
-        found = split_key(key)
-        if found is not None:
-            stderr = number_or_none(plain.get(f"{found[0]}_stderr,{found[1]}"))
-            better = members[0]["metrics"].get(metric_name(*found), {}).get("better", "more")
-            metrics[metric_name(*found)] = {"value": float(value), "stderr": stderr, "better": better}
+    for name, (metric, by) in metric_keys(plain).items():
+        stderr = number_or_none(plain.get(f"{metric}_stderr,{by}"))
+        better = members[0]["metrics"].get(name, {}).get("better", MORE)
+        metrics[name] = {"value": float(plain[f"{metric},{by}"]), "stderr": stderr, "better": better}
     if not metrics:
         return None
     weights = _weights(group, members)

@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from slm_ray.core.errors import UserError, nearest
-from slm_ray.evaluate.tasks.expand import Ancestry, Leaf
-from slm_ray.evaluate.tasks.harness import Entry
+from slm_ray.evaluate.tasks.expand import Ancestry, Expansion, Leaf
+from slm_ray.evaluate.tasks.harness import read_config
+from slm_ray.evaluate.tasks.index import Entry
 from slm_ray.evaluate.tasks.local_rows import SUFFIXES, LocalSplit, read_rows
 
 MAP_FILE = "tasks.yaml"
@@ -79,6 +80,7 @@ class TaskData:
             raise UserError(f"--task-data {folder} is no folder: give the one that holds the tasks' files")
         self._index, self._ancestry = index, Ancestry(index)
         self._map = self._read_map()
+        self._one_dataset: dict[str, bool] = {}
 
     def _read_map(self) -> Mapping[str, Mapping[str, Any]]:
         path = self.folder / MAP_FILE
@@ -114,19 +116,20 @@ class TaskData:
                 )
         return entry
 
-    def find(self, leaf: Leaf, config: Mapping[str, Any], splits: Splits) -> tuple[LocalSplit, ...]:
+    def find(self, leaf: Leaf, config: Mapping[str, Any], shots: int) -> tuple[LocalSplit, ...]:
         """The files of a task.
 
         Args:
             leaf: The task.
             config: Its config.
-            splits: What it reads.
+            shots: Examples before each question.
 
         Raises:
             UserError: A file is missing, there are two for one split, or it cannot be told which rows are the task's.
         """
         if leaf.python:
             raise UserError(f"--task-data: task '{leaf.name}' is a program that fetches its data itself: leave it out")
+        splits = Splits.of(leaf.name, config, shots)
         owners = (leaf.name, *self._ancestry.of(leaf.name))
         self._check_keys(leaf.name, config)
         found = [self._split(owners, splits.evaluated, config, evaluated=True)]
@@ -161,8 +164,8 @@ class TaskData:
                 continue
             shown = path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else str(path)
             rename = {str(old): str(new) for old, new in (entry.get(RENAME) or {}).items()}
-            own = owner == owners[0] and SELECT not in entry
-            select = None if own else self._select(owners[0], owner, path, shown, config)
+            whole = SELECT not in entry and (owner == owners[0] or self._is_one_dataset(owner))
+            select = None if whole else self._select(owners[0], owner, path, shown, config)
             return LocalSplit(split, str(path), shown, select, rename)
         return None
 
@@ -190,6 +193,16 @@ class TaskData:
                 f"--task-data: {names} could both be the '{split}' documents of '{owner}': keep one of them"
             )
         return found[0] if found else None
+
+    def _is_one_dataset(self, group: str) -> bool:
+        """Whether all tasks of a group read the same documents, and choose among them themselves."""
+        if group not in self._one_dataset:
+            expansion = Expansion(self._index)
+            expansion.add(group)
+            configs = [read_config(leaf.file, functions=False) for leaf in expansion.leaves.values() if leaf.file]
+            read = {(str(config.get("dataset_path")), str(config.get("dataset_name"))) for config in configs}
+            self._one_dataset[group] = len(read) == 1
+        return self._one_dataset[group]
 
     def _select(self, task: str, owner: str, path: Path, shown: str, config: Mapping[str, Any]) -> tuple[str, str]:
         """The column of a shared file that says which rows are a task's, and what it says there.

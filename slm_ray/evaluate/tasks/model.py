@@ -8,6 +8,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import normalize_gen_kwargs
 
 from slm_ray.core.errors import UserError
 from slm_ray.core.progress import Console, Progress
@@ -106,7 +107,7 @@ class TaskModel(HFLM):
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         """Generated answers; see lm-eval's ``LM.generate_until``."""
         for request in requests:
-            most = request.args[1].get("max_gen_toks", self.max_gen_toks)
+            most = normalize_gen_kwargs(request.args[1], self.max_gen_toks)["max_gen_toks"]
             if most >= self.max_length:
                 raise UserError(
                     f"task '{self._task}' generates up to {most} tokens, and the model has {self.max_length} positions "

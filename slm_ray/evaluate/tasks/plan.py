@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +12,9 @@ from slm_ray.core.errors import UserError
 from slm_ray.evaluate.tasks.build import PlannedTask, build_task, read_leaf, refuse_unsafe
 from slm_ray.evaluate.tasks.check import check_local
 from slm_ray.evaluate.tasks.expand import Expansion, Group, Leaf
-from slm_ray.evaluate.tasks.harness import lm_eval_version, plain_config, task_index
-from slm_ray.evaluate.tasks.layout import Splits, TaskData
+from slm_ray.evaluate.tasks.harness import lm_eval_version, sources
+from slm_ray.evaluate.tasks.index import task_index
+from slm_ray.evaluate.tasks.layout import TaskData
 from slm_ray.evaluate.tasks.suites import SUITES
 
 
@@ -118,13 +119,10 @@ def plan_tasks(names: Sequence[str], *, task_data: Path | None, shots: int | Non
     index = task_index()
     data = TaskData(task_data, index) if task_data else None
     expansion, wanted = Expansion(index), dict[str, int | None]()
-    for name, number in _spelled_out(names).items():
+    for name, number in _spelled_out(names):
         for task in expansion.add(name):
-            if wanted.setdefault(task, number) != number:
-                raise UserError(
-                    f"--tasks: '{task}' is asked for with {wanted[task]} and with {number} examples: give --shots, or "
-                    "leave one out"
-                )
+            if wanted.get(task) is None:
+                wanted[task] = number
     version = lm_eval_version()
     planned = tuple(_planned(expansion.leaves[task], shots if shots is not None else number, limit, data, version)
                     for task, number in wanted.items())  # fmt: skip
@@ -135,14 +133,10 @@ def plan_tasks(names: Sequence[str], *, task_data: Path | None, shots: int | Non
     return TaskPlan(version, planned, expansion.groups, suites)
 
 
-def _spelled_out(names: Sequence[str]) -> dict[str, int | None]:
-    """Tasks and groups in the order given, each once, with the examples that a suite wants."""
-    found: dict[str, int | None] = {}
+def _spelled_out(names: Sequence[str]) -> Iterator[tuple[str, int | None]]:
+    """Tasks and groups in the order given, with the examples that a suite wants; no two suites disagree."""
     for name in names:
-        for task, number in (SUITES[name].tasks if name in SUITES else {name: None}).items():
-            if found.get(task) is None:
-                found[task] = number
-    return found
+        yield from SUITES[name].tasks.items() if name in SUITES else [(name, None)]
 
 
 def _planned(leaf: Leaf, shots: int | None, limit: int | None, data: TaskData | None, version: str) -> PlannedTask:
@@ -150,10 +144,9 @@ def _planned(leaf: Leaf, shots: int | None, limit: int | None, data: TaskData | 
     refuse_unsafe(leaf.name, config)
     own = config.get("num_fewshot")
     number = 0 if own == 0 else shots if shots is not None else own or 0
-    splits = data.find(leaf, config, Splits.of(leaf.name, config, number)) if data else ()
-    plain, sources = plain_config(config)
+    splits = data.find(leaf, config, number) if data else ()
     settings = {
-        "lm_eval": version, "task": leaf.name, "config": plain, "functions": sources, "shots": number, "limit": limit,
-        "data": {one.split: one.settings() for one in splits} if splits else "hub",
+        "lm_eval": version, "task": leaf.name, "config": config, "functions": sources(config), "shots": number,
+        "limit": limit, "data": {one.split: one.settings() for one in splits} if splits else "hub",
     }  # fmt: skip
     return PlannedTask(leaf, number, limit, splits, settings)

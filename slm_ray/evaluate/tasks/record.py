@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 from slm_ray.core.digest import digest_json
@@ -13,9 +14,7 @@ from slm_ray.evaluate.tasks.suites import main_metric, title_of
 
 GOLD_BITS = "gold_bits_per_byte"
 CHOICE, LIKELIHOOD = "multiple_choice", "loglikelihood"
-_NOT_METRICS = ("alias", "name", "sample_len", "sample_count")
 _BY_LARGEST = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info")  # metrics that pick one of the choices
-_NO_FILTER = "none"
 
 Sample = Mapping[str, Any]
 
@@ -33,37 +32,42 @@ def make_record(planned: PlannedTask, task: Any, results: Mapping[str, Any], *, 
     plain = {key: _plain(value) for key, value in results["results"][name].items()}
     samples = results["samples"][name]
     metrics, values = _metrics(task, plain, samples)
-    gold = _gold_bits(task, _first_filter(samples))
+    documents = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]  # each filter has its own
+    gold = None if planned.leaf.python else _gold_bits(task, documents)
     if gold is not None:
         metrics[GOLD_BITS], values[GOLD_BITS] = _mean_of(gold), gold
     main = main_metric(name, tuple(metrics))
     return {
         "task": name, "title": title_of(name, task.config.task_alias), "version": str(results["versions"][name]),
         "shots": planned.shots, "limit": planned.limit, "documents": int(results["n-samples"][name]["effective"]),
-        "main": main, "chance": _chance(task, main, _first_filter(samples)), "metrics": metrics, "samples": values,
-        "documents_digest": digest_json([sample["doc_hash"] for sample in _first_filter(samples)]), "lm_eval": plain,
-        "source": planned.source, "cut_requests": cut,
+        "main": main, "chance": None if planned.leaf.python else _chance(task, main, documents), "metrics": metrics,
+        "samples": values, "documents_digest": digest_json([sample["doc_hash"] for sample in documents]),
+        "lm_eval": plain, "source": planned.source, "cut_requests": cut,
     }  # fmt: skip
 
 
 def _plain(value: Any) -> Any:
     """JSON knows no numpy numbers and no NaN."""
-    if isinstance(value, float):
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
         return float(value) if math.isfinite(value) else None
-    return value if isinstance(value, str | int | None) else str(value)
+    return value if isinstance(value, str | None) else str(value)
 
 
-def split_key(key: str) -> tuple[str, str] | None:
-    """Metric and filter of one of lm-eval's keys such as ``acc,none``; None for what is no metric's value."""
-    metric, comma, name = key.partition(",")
-    if not comma or key in _NOT_METRICS or metric.endswith("_stderr"):
-        return None
-    return metric, name
+def metric_keys(plain: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """The metrics of lm-eval's results, whose keys are such as ``acc,none``.
 
+    Args:
+        plain: lm-eval's results of a task or group.
 
-def metric_name(metric: str, name: str) -> str:
-    """What a metric is called in a record: with its filter where there is one."""
-    return metric if name == _NO_FILTER else f"{metric},{name}"
+    Returns:
+        What a record calls a metric (with its filter, where there are several) to its name and filter.
+    """
+    found = [key.partition(",") for key in plain if "," in key]
+    pairs = [(metric, by) for metric, _, by in found if not metric.endswith("_stderr")]
+    several = len({by for _, by in pairs}) > 1
+    return {f"{metric},{by}" if several else metric: (metric, by) for metric, by in pairs}
 
 
 def better_of(more: bool | None) -> str:
@@ -85,26 +89,17 @@ def _metrics(
     directions, aggregations = task.higher_is_better(), task.aggregation()
     metrics: dict[str, Any] = {}
     values: dict[str, list[float]] = {}
-    for key, value in plain.items():
-        found = split_key(key)
-        if found is None:
-            continue
-        metric, by = found
-        name = metric_name(metric, by)
+    for name, (metric, by) in metric_keys(plain).items():
+        value = number_or_none(plain[f"{metric},{by}"])
         stderr = number_or_none(plain.get(f"{metric}_stderr,{by}"))
         metrics[name] = {"value": value, "stderr": stderr, "better": better_of(directions.get(metric))}
         mine = [sample for sample in samples if sample["filter"] == by]
         each = [sample.get(metric) for sample in mine]
-        if aggregations.get(metric, mean) is mean and all(isinstance(one, int | float) for one in each):
-            numbers = [float(one) for one in each if one is not None]
+        if aggregations.get(metric, mean) is mean and all(isinstance(one, Real) for one in each):
+            numbers = [float(one) for one in each if isinstance(one, Real)]
             if all(map(math.isfinite, numbers)):
                 values[name] = numbers
     return metrics, values
-
-
-def _first_filter(samples: Sequence[Sample]) -> list[Sample]:
-    """Every document once; each filter of a task has samples of its own."""
-    return [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
 
 
 def _mean_of(values: Sequence[float]) -> dict[str, Any]:

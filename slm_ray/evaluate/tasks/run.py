@@ -41,7 +41,7 @@ def run_task(
     seed_like_the_command()
     task, model = build_task(planned), task_model(loaded, tokenizer)
     model.prepare(name, batch=batch, say=_aloud(say))
-    with explained(planned, "could not be measured with the data"), quiet():
+    with explained(planned, "could not be measured", documents_only=True), quiet():
         results = evaluate(
             lm=model, task_dict={"tasks": {name: task}, "groups": {}}, limit=planned.limit, log_samples=True,
             confirm_run_unsafe_code=allows_unsafe_code(),
