@@ -71,6 +71,9 @@ RUN_ELSEWHERE = {
     ),
     f"{SEARCH} --resume runs/fine-20260101-120000": ".ci/run and tests/search/test_resume.py, on runs of their own",
     "python -m slm_ray.report runs/fine-20260101-120000": ".ci/run and tests/report, on runs of their own",
+    "python -m slm_ray.report runs/fine-20260101-120000 runs/evaluation --out runs/together": (
+        "tests/report/test_set_report.py, on runs of its own"
+    ),
 }
 
 

@@ -82,6 +82,8 @@ def _draw_marks(ax: Axes, chart: TrainingChart, quantity: str) -> None:
 def _draw_labels(ax: Axes, chart: TrainingChart, quantity: str) -> None:
     """Write beside the rings, where the text covers little."""
     wanted = mark_labels(chart, quantity)
+    if not wanted:
+        return
     style: dict[str, Any] = {"fontsize": 10.5, "va": "bottom", "ha": "left", "zorder": 7, "transform": None}
     texts = [ax.text(0, 0, text, color=_INK, parse_math=False, **style) for _, text in wanted]
 
