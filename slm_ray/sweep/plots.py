@@ -1,0 +1,95 @@
+"""Draws plots. What is in them comes from :mod:`slm_ray.sweep.plot_data`."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from slm_ray.core.files import write_bytes
+from slm_ray.core.units import format_count
+from slm_ray.sweep.plot_data import PlotData, Series
+
+_SIZE_INCHES, _DPI = (10.0, 6.0), 100
+# Okabe and Ito's colours, told apart with any kind of colour vision; marks differ as well.
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#1f2328")
+_MARKS = ("o", "s", "D", "^", "v", "P", "X", "*")
+_INK, _MUTED, _GRID = "#1f2328", "#59636e", "#e6e9ec"
+_MOST_NAMED = 16
+
+
+def draw(data: PlotData, folder: Path) -> Path:
+    """Draw a plot as ``NAME.png``.
+
+    Args:
+        data: What it shows.
+        folder: Where it goes.
+
+    Returns:
+        The file.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_SIZE_INCHES, dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    ax = figure.add_subplot()
+    names = list(dict.fromkeys(one.name for one in data.series))
+    for one in data.series:
+        place = names.index(one.name)
+        _draw_series(ax, one, _COLORS[place % len(_COLORS)], _MARKS[place // len(_COLORS) % len(_MARKS)])
+    _style(ax, data)
+    if 1 < len(names) <= _MOST_NAMED or (len(names) == 1 and names[0] != data.y_label):
+        ax.legend(frameon=False, fontsize=10, labelcolor=_INK)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    path = folder / f"{data.name}.png"
+    write_bytes(path, picture.getvalue())
+    return path
+
+
+def _draw_series(ax: Any, one: Series, color: str, mark: str) -> None:
+    if one.lows and one.style != "points":
+        ax.fill_between(one.xs, one.lows, one.highs, color=color, alpha=0.15, linewidth=0)
+    elif one.lows:
+        below = [max(0.0, mean - low) for mean, low in zip(one.ys, one.lows, strict=True)]
+        above = [max(0.0, high - mean) for mean, high in zip(one.ys, one.highs, strict=True)]
+        ax.errorbar(one.xs, one.ys, yerr=[below, above], fmt="none", ecolor=color, capsize=3, linewidth=1)
+    if one.style == "marks":
+        ax.plot(one.xs, one.ys, linestyle="none", marker=mark, markersize=7, color=color, markeredgecolor="white",
+                label=one.name)  # fmt: skip
+    elif one.style == "fit":
+        ax.plot(one.xs, one.ys, color=color, linewidth=1.4)
+    else:
+        marker = None if one.style == "line" else mark
+        ax.plot(one.xs, one.ys, color=color, linewidth=1.8, marker=marker, markersize=6, markeredgecolor="white",
+                label=one.name)  # fmt: skip
+
+
+def _style(ax: Any, data: PlotData) -> None:
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    ax.set_title(data.title, fontsize=13, color=_INK, loc="left")
+    ax.set_xlabel(data.x_label, fontsize=11, color=_INK)
+    ax.set_ylabel(data.y_label, fontsize=11, color=_INK)
+    for axis, is_log in ((ax.xaxis, data.log_x), (ax.yaxis, data.log_y)):
+        if is_log:
+            (ax.set_xscale if axis is ax.xaxis else ax.set_yscale)("log")
+            if axis is ax.xaxis:
+                axis.set_minor_formatter(NullFormatter())
+            else:
+                axis.set_minor_formatter(FuncFormatter(lambda value, _: _short(value)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    if data.categories:
+        ax.set_xticks(range(len(data.categories)), data.categories)
+    ax.grid(color=_GRID, linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.tick_params(length=0, labelsize=10, colors=_MUTED, which="both")
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+
+
+def _short(value: float) -> str:
+    if value and (abs(value) >= 1e15 or abs(value) < 1e-3):
+        return f"{value:.0e}"
+    return format_count(value) if abs(value) >= 1000 else f"{value:.4g}"
