@@ -45,6 +45,23 @@ RUN_ELSEWHERE = {
         ),
         "tests/evaluate, on models of its own",
     ),
+    **dict.fromkeys(
+        (
+            "python -m slm_ray.evaluate --model my-winner --prompts default --references --max-new-tokens 64 --out "
+            "runs/evaluation",
+            "python -m slm_ray.evaluate --model my-winner --prompts my-prompts.jsonl --temperature 0.8 --top-p 0.95 "
+            "--seed 1",
+            "python -m slm_ray.evaluate --model my-winner --data none --efficiency --threads 4",
+        ),
+        "tests/evaluate/test_evaluate_command.py, on models of its own",
+    ),
+    **dict.fromkeys(
+        (
+            "python -m slm_ray.rate page runs/evaluation --models winner-0,teacher --pairs 100 --seed 1",
+            "python -m slm_ray.rate table runs/evaluation ratings-Asha.json ratings-Ben.json",
+        ),
+        "tests/evaluate/test_rating_page.py and test_rating_table.py, on runs of their own",
+    ),
     "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/python -m slm_ray.search --space fine": ".ci/run",
     "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/python -m pytest": ".ci/run",
     "python3 -m venv .venv && .venv/bin/pip install -e .": ".ci/run, as the beginning of README's first command",
@@ -148,14 +165,20 @@ def test_the_makefile_has_the_targets_that_pages_promise():
     assert {"setup", "search", "test", "check", "bench"} <= set(targets)
 
 
+def _flags_of(parser: argparse.ArgumentParser) -> set[str]:
+    """A parser's flags, and those of the parsers in it."""
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    inner = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return flags.union(*(_flags_of(one) for action in inner for one in action.choices.values()))
+
+
 @pytest.mark.parametrize("page", TEXTS)
 def test_every_flag_in_a_page_exists(page):
     known = {"--version"}
     for stage in STAGES.values():
         make_parser = getattr(importlib.import_module(stage.module), "make_parser", None)
         if make_parser is not None:
-            parser: argparse.ArgumentParser = make_parser()
-            known |= {flag for action in parser._actions for flag in action.option_strings}
+            known |= _flags_of(make_parser())
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9]", TEXTS[page]))
     assert named - known == set()
 
