@@ -1,6 +1,8 @@
 """Names become tasks and groups; a plan is rebuilt alike elsewhere, and its settings change when a result could."""
 
 import json
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import lm_eval.tasks._factory as factory
@@ -10,8 +12,11 @@ from lm_eval.tasks._index import Kind
 
 from slm_ray.core.errors import UserError
 from slm_ray.evaluate.tasks import harness
+from slm_ray.evaluate.tasks.build import read_leaf
 from slm_ray.evaluate.tasks.expand import Expansion
+from slm_ray.evaluate.tasks.fields import expected_fields
 from slm_ray.evaluate.tasks.index import GROUP, PYTHON, TAG, TASK, task_index
+from slm_ray.evaluate.tasks.layout import Splits
 from slm_ray.evaluate.tasks.plan import TaskPlan, plan_tasks
 from slm_ray.evaluate.tasks.suites import SUITES, main_metric
 from tests.evaluate.task_cases import arc, rows, write_data, write_lines
@@ -181,3 +186,17 @@ def leaves_of(group):
 ])  # fmt: skip
 def test_the_main_metric(name, metrics, main):
     assert main_metric(name, metrics) == main
+
+
+def test_the_page_on_tasks_has_the_splits_and_fields_of_every_suite():
+    page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text()
+    below = page.partition("| task | evaluated")[2]
+    table = dict(re.findall(r"^\| `(\w+)`(?: \(group\))? \| (.*) \|$", below, re.MULTILINE))
+    plan = plan_of(*SUITES)
+    assert set(table) == {name for suite in SUITES.values() for name in suite.tasks}
+    for name, line in table.items():
+        leaf = plan.task(plan.groups[name].members[0] if name in plan.groups else name).leaf
+        config = read_leaf(leaf, functions=True)
+        splits = Splits.of(name, config, 0 if config.get("num_fewshot") == 0 else 1)
+        assert line == f"{splits.evaluated} | {splits.examples or ''} | {', '.join(expected_fields(config))}"
+    assert all(f"| `{name}` | " in page for name in SUITES)
