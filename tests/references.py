@@ -533,7 +533,7 @@ def llama_logits(state, config, positions, document):
         at = f"model.layers.{layer}."
         normal = [norm(x, weights[at + "input_layernorm.weight"]) for x in stream]
         projected = {
-            name: [(weights[at + f"self_attn.{name}_proj.weight"] @ x).view(-1, width) for x in normal] for name in "qkv"
+            kind: [(weights[f"{at}self_attn.{kind}_proj.weight"] @ x).view(-1, width) for x in normal] for kind in "qkv"
         }
         for query in range(len(stream)):
             outputs = []
@@ -659,6 +659,38 @@ def naive_kappa(first, second):
     agreed = sum(a == b for a, b in zip(first, second, strict=True)) / number
     chance = sum(first.count(value) * second.count(value) for value in set(first)) / number**2
     return (agreed - chance) / (1 - chance) if chance < 1 else None
+
+
+def slow_merges(words, known, count):
+    """The next merges of a BPE training, all pairs counted anew for every one of them."""
+    import itertools
+    from collections import Counter
+
+    words, known, merges = dict(words), set(known), []
+    while len(merges) < count:
+        pairs = Counter()
+        for word, amount in words.items():
+            for pair in itertools.pairwise(word):
+                if pair[0] + pair[1] not in known:
+                    pairs[pair] += amount
+        if not pairs:
+            return merges
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        if pairs[best] < 2:
+            return merges
+        merges.append(best)
+        known.add(best[0] + best[1])
+        merged = Counter()
+        for word, amount in words.items():
+            out = list(word)
+            place = 0
+            while place + 1 < len(out):
+                if (out[place], out[place + 1]) == best:
+                    out[place : place + 2] = [best[0] + best[1]]
+                place += 1
+            merged[tuple(out)] += amount
+        words = merged
+    return merges
 
 
 def naive_reconstruction(teacher, wide, student, spec, ids, *, ridge, pull, read_ridge, even):

@@ -31,7 +31,7 @@ def test_an_unknown_stage_gets_the_nearest_one_and_status_2(capsys, given, offer
 
 def test_no_stage_at_all_is_a_sentence_and_status_2(capsys):
     assert run_command(dispatch, []) == 2
-    stages = "evaluate, logits, pipeline, pretrain, proxies, rate, report, search"
+    stages = ", ".join(sorted(STAGES))
     assert capsys.readouterr().err == f"error: name a stage: {stages} (see slm-ray --help)\n"
 
 
