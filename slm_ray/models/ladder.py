@@ -176,6 +176,16 @@ def _extremes(vocab_size: int, hidden_size: int) -> tuple[int, int]:
     )
 
 
+def _sizes(vocab_size: int, target: int) -> Iterator[int]:
+    """All sizes that there are, up to the first width whose models are all larger than the target."""
+    for hidden_size in itertools.count(STEP, STEP):
+        for layers in _depths(hidden_size):
+            for width in _mlp_widths(hidden_size):
+                yield num_params(make_shape(vocab_size, hidden_size, layers, width))
+        if _extremes(vocab_size, hidden_size)[0] > target:
+            return
+
+
 def _no_such_size(target: int, vocab_size: int) -> UserError:
     named = f"--scratch {format_count(target)}"
     smallest = _extremes(vocab_size, STEP)[0]
@@ -186,11 +196,10 @@ def _no_such_size(target: int, vocab_size: int) -> UserError:
             f"has {format_count(vocab_size * STEP)} parameters; the smallest model has {format_count(smallest)} "
             f"({smallest:,}): give that, {advice}"
         )
-    narrow = itertools.takewhile(lambda width: _extremes(vocab_size, width)[0] <= target, itertools.count(STEP, STEP))
-    width = max(narrow)
-    below, above = _extremes(vocab_size, width)[1], _extremes(vocab_size, width + STEP)[0]
+    below = max(size for size in _sizes(vocab_size, target) if size <= target)
+    above = min(size for size in _sizes(vocab_size, target) if size > target)
     return UserError(
-        f"{named}: no width that is a multiple of {STEP} gives that size with a vocabulary of {vocab_size:,}; the "
+        f"{named}: no widths that are multiples of {STEP} give that size with a vocabulary of {vocab_size:,}; the "
         f"nearest sizes are {format_count(below)} ({below:,}) and {format_count(above)} ({above:,}): give one of them, "
         f"{advice}"
     )

@@ -9,18 +9,24 @@ from typing import Any
 
 from slm_ray.core.config import at_least, option
 from slm_ray.core.errors import UserError, unknown_name
-from slm_ray.core.units import parse_number
+from slm_ray.core.units import format_count, parse_number
 from slm_ray.data import DEFAULT_CORPUS
 from slm_ray.distill.losses import DIVERGENCES, Divergence
+from slm_ray.models.scratch import POSITIONS, ROTARY
 from slm_ray.pretrain.job import AUTO
 from slm_ray.pretrain.optimizers import ELEMENTWISE, OPTIMIZERS
 from slm_ray.pretrain.schedules import SCHEDULES, WEIGHT_SCHEDULES
 
 STARTS = ("student", "random", "first-n", "random-subnet")
 COMPARED_STARTS = ("student", "random", "first-n")
+SCRATCH = "scratch"
 DISTILL = ("none", "full", "top-k", "top-k-tail", "sampled")
 FROM_STORE = ("top-k", "top-k-tail", "sampled")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+# What is meant where nothing is given; with --scratch, batch and rate follow from the size.
+DEFAULTS: dict[str, Any] = {"batch_size": 8, "learning_rate": 1e-3, "distill": "full"}
+# Optimisers that the ladder's learning rate, which is AdamW's, is right for.
+_AS_ADAMW = ("adamw", "muon")
 
 
 def _share(value: float) -> str | None:
@@ -38,6 +44,15 @@ class PretrainConfig:
     student: str = option(
         None, "model folder, .gguf file or hub id to train, or smollm2-135m; several with commas", kind=str
     )
+    scratch: str = option(
+        None, "instead of --student: models from nothing with about so many parameters, e.g. 20M; several with commas",
+        kind=str, metavar="SIZES",
+    )  # fmt: skip
+    positions: str = option(ROTARY, "--scratch: how tokens know their places", choices=POSITIONS)
+    tokenizer: str = option(
+        None, "--scratch: folder, hub id, or train:SIZE on --data [default: the teacher's, else smollm2-135m's]",
+        kind=str,
+    )  # fmt: skip
     start: str = option("student", f"whose weights to start from; several with commas: {', '.join(STARTS)}")
     compare: bool = option(False, "train student, random and first-n starts and compare them")
     teacher: str = option(None, "hub id, folder or .gguf file [default: what the student was cut from]", kind=str)
@@ -50,19 +65,27 @@ class PretrainConfig:
     )
     sequence_length: int = option(512, "tokens per sequence", check=at_least(8))
     documents: str = option("separate", "attention stays inside a document, or not", choices=("separate", "joined"))
-    batch_size: int = option(8, "sequences of one optimiser step, over all workers", check=at_least(1))
+    batch_size: int = option(
+        None, "sequences of one optimiser step, over all workers [default: 8; with --scratch by size and tokens]",
+        check=at_least(1), kind=int,
+    )  # fmt: skip
     micro_batch: str = option(
         None, "sequences at once in a worker, or auto [default: its share of a batch; on a CPU 2,048 tokens]", kind=str
     )
     seed: str = option("0", "seed of weights and order; several with commas", metavar="SEEDS")
-    distill: str = option("full", "the teacher's signal", choices=DISTILL)
+    distill: str = option(
+        None, "the teacher's signal [default: full; none with --scratch and no --teacher]", choices=DISTILL, kind=str
+    )
     store: str = option(None, "logit store to distill from (python -m slm_ray.logits)", kind=str)
     loss: str = option("forward_kl", "divergence from the teacher", choices=DIVERGENCES)
     temperature: float = option(1.0, "temperature of the divergence", check=_above_zero)
     kd_weight: float = option(0.7, "weight of the divergence; cross-entropy gets the rest", check=_share)
     kd_schedule: str = option("constant", "how that weight moves", choices=WEIGHT_SCHEDULES)
     optimizer: str = option("adamw", "optimiser", choices=OPTIMIZERS)
-    learning_rate: float = option(1e-3, "peak learning rate", check=_above_zero)
+    learning_rate: float = option(
+        None, "peak learning rate [default: 0.001; with --scratch by size and batch]", check=_above_zero,
+        kind=float,
+    )  # fmt: skip
     schedule: str = option("cosine", "learning-rate schedule", choices=SCHEDULES)
     warmup: float = option(0.1, "share of the steps in which the rate rises", check=_share)
     floor: float = option(0.1, "lowest rate at the end, as a share of the peak", check=_share)
@@ -96,16 +119,24 @@ class PretrainConfig:
     tracker: str = option("jsonl", "where metrics go beside the records", choices=("none", "jsonl", "wandb"))
     out: str = option(None, "run folder [default: runs/pretrain-TIME]", kind=str)
 
+    def __post_init__(self) -> None:
+        """Fill in what was not given; batch and rate of ``scratch`` stay open until the model's size is known."""
+        open_yet = ("batch_size", "learning_rate") if self.scratch else ()
+        values = DEFAULTS | ({} if not self.scratch or self.teacher else {"distill": "none"})
+        for name, value in values.items():
+            if getattr(self, name) is None and name not in open_yet:
+                object.__setattr__(self, name, value)
+
     def num_tokens(self) -> int:
-        """The token budget of each model, whole steps.
+        """The token budget of each model, whole steps (whole sequences as long as the batch is open).
 
         Raises:
             UserError: It is not a count, or is below one step.
         """
-        wanted, step = int(parse_number(self.tokens)), self.batch_size * self.sequence_length
+        wanted, step = int(parse_number(self.tokens)), self.step_tokens
         if wanted < step:
             raise UserError(
-                f"--tokens {self.tokens} is below one step of {step:,} tokens (--batch-size {self.batch_size} x "
+                f"--tokens {self.tokens} is below one step of {step:,} tokens (--batch-size {self.batch_size or 1} x "
                 f"--sequence-length {self.sequence_length}): give more tokens or a smaller batch"
             )
         return wanted // step * step
@@ -128,8 +159,8 @@ class PretrainConfig:
 
     @property
     def step_tokens(self) -> int:
-        """Tokens of one optimiser step."""
-        return self.batch_size * self.sequence_length
+        """Tokens of one optimiser step; of one sequence as long as the batch is open."""
+        return (self.batch_size or 1) * self.sequence_length
 
     def total_steps(self) -> int:
         """Optimiser steps of each model."""
@@ -165,6 +196,8 @@ class PretrainConfig:
         Raises:
             UserError: A name is unknown.
         """
+        if self.scratch:
+            return (SCRATCH,)
         if self.compare:
             return COMPARED_STARTS
         names = tuple(dict.fromkeys(part.strip() for part in self.start.split(",")))
@@ -181,8 +214,27 @@ class PretrainConfig:
         """
         names = tuple(dict.fromkeys(part.strip() for part in (self.student or "").split(",") if part.strip()))
         if not names:
-            raise UserError("--student is missing: give a winner like runs/NAME/winners/0, a model folder or a hub id")
+            raise UserError(
+                "--student is missing: give a winner like runs/NAME/winners/0, a model folder or a hub id; or a size "
+                "to train from nothing, --scratch 20M"
+            )
         return names
+
+    def scratch_sizes(self) -> dict[str, int]:
+        """Parameters of the models from nothing by their label, such as ``20M``; empty without ``scratch``.
+
+        Raises:
+            UserError: One is no count.
+        """
+        parts = [part.strip() for part in (self.scratch or "").split(",") if part.strip()]
+        try:
+            counts = [int(parse_number(part)) for part in parts if "%" not in part]
+        except UserError:
+            counts = []
+        if len(counts) < len(parts) or (self.scratch is not None and not parts):
+            raise UserError(f"--scratch '{self.scratch}' must be parameters like 20M, or several with commas")
+        return {format_count(count) if float(count) == parse_number(format_count(count)) else str(count): count
+                for count in counts}  # fmt: skip
 
     def micro_batch_size(self) -> int | None:
         """Sequences at once in a worker; ``AUTO`` where it is to be found, None where nothing is said.
@@ -190,7 +242,6 @@ class PretrainConfig:
         Raises:
             UserError: It is no number, or does not divide a worker's share.
         """
-        share = self.batch_size // self.workers
         if self.micro_batch is None:
             return None
         if self.micro_batch == "auto":
@@ -199,6 +250,7 @@ class PretrainConfig:
             size = int(self.micro_batch)
         except ValueError as error:
             raise UserError(f"--micro-batch '{self.micro_batch}' must be a whole number or auto") from error
+        share = size if self.batch_size is None else self.batch_size // self.workers
         if size < 1 or share % size:
             raise UserError(
                 f"--micro-batch {size} must divide a worker's {share} sequences (--batch-size {self.batch_size} / "
@@ -212,12 +264,16 @@ class PretrainConfig:
         Raises:
             UserError: Two options do not go together.
         """
-        self.students(), self.starts(), self.seeds(), self.num_tokens(), self.num_data_tokens()
+        if self.scratch is None:
+            self._check_no_scratch()
+        else:
+            self._check_scratch()
+        self.starts(), self.seeds(), self.num_tokens(), self.num_data_tokens()
         if self.data_tokens is not None and self.shards is not None:
             raise UserError("--data-tokens and --shards are both given: prepared shards are read whole; leave one out")
         for name in ("eval_every", "checkpoint_every"):
             self.every_steps(name)
-        if self.batch_size % self.workers:
+        if self.batch_size is not None and self.batch_size % self.workers:
             raise UserError(
                 f"--batch-size {self.batch_size} is not divisible by --workers {self.workers}: give "
                 f"{-(-self.batch_size // self.workers) * self.workers} or another number of workers"
@@ -226,6 +282,31 @@ class PretrainConfig:
         self._check_engine()
         self._check_distill()
         self._check_growth()
+
+    def _check_no_scratch(self) -> None:
+        self.students()
+        for name, default in (("positions", ROTARY), ("tokenizer", None)):
+            if getattr(self, name) != default:
+                raise UserError(
+                    f"--{name} {getattr(self, name)} belongs to --scratch: a --student has its own; leave it out"
+                )
+
+    def _check_scratch(self) -> None:
+        self.scratch_sizes()
+        if self.student is not None:
+            raise UserError("--student and --scratch are both given: train models that are there, or new ones")
+        if self.compare or self.start != "student" or self.grow_from is not None:
+            flag = "--compare" if self.compare else "--grow-from" if self.grow_from is not None else "--start"
+            raise UserError(f"{flag} takes weights that are there, and --scratch starts from nothing: leave one out")
+        if self.distill != "none" and self.teacher is None:
+            raise UserError(
+                f"--distill {self.distill} needs a teacher: give --teacher, whose tokenizer the new models then have"
+            )
+        if self.learning_rate is None and self.optimizer not in _AS_ADAMW:
+            raise UserError(
+                f"--optimizer {self.optimizer} needs --learning-rate: the ladder's rates are for "
+                f"{' and '.join(_AS_ADAMW)} (lion's authors advise 3 to 10 times less)"
+            )
 
     def _check_engine(self) -> None:
         if self.zero > 3:

@@ -16,9 +16,10 @@ from slm_ray.models.sizes import config_architecture
 from slm_ray.models.starts import first_layers_like
 from slm_ray.models.teacher_sizes import look_up_teacher
 from slm_ray.pretrain.accounting import training_flops
-from slm_ray.pretrain.config import FROM_STORE, PretrainConfig
+from slm_ray.pretrain.config import FROM_STORE, SCRATCH, PretrainConfig
 from slm_ray.pretrain.growth_steps import first_layers, stage_depths
 from slm_ray.pretrain.inputs import lineage
+from slm_ray.pretrain.scratch import ScratchModel, known_vocabulary, plan_scratch
 
 # Weights, gradient and AdamW's two moments, fp32.
 _BYTES_PER_PARAMETER = 16
@@ -36,12 +37,14 @@ class PlannedModel:
         params: Its parameters.
         own_flops: Its own FLOPs in all.
         teacher_flops: The teacher's.
+        note: More on it, for a line of its own.
     """
 
     name: str
     params: int
     own_flops: float
     teacher_flops: float
+    note: str | None = None
 
 
 def _student_architecture(source: str) -> Architecture:
@@ -65,6 +68,8 @@ def plan_models(config: PretrainConfig) -> list[PlannedModel]:
     """
     if config.grow_from is not None:
         return plan_stages(config, config.grow_from)
+    if config.scratch:
+        return plan_new_models(config)
     teacher = _teacher_architecture(config)
     tokens, models = config.num_tokens(), []
     for source in config.students():
@@ -80,6 +85,44 @@ def plan_models(config: PretrainConfig) -> list[PlannedModel]:
                 signal = flops_per_token(online, config.sequence_length) * tokens if online else 0
                 models.append(PlannedModel(f"{Path(source).name}.{start}.seed{seed}", num_params(sizes), own, signal))
     return models
+
+
+def plan_new_models(config: PretrainConfig) -> list[PlannedModel]:
+    """Every model from nothing, with its exact size.
+
+    Raises:
+        UserError: A size does not go with the vocabulary, or the vocabulary is not known before a download.
+    """
+    rows = known_vocabulary(config)
+    if rows is None:
+        source = config.teacher if config.distill != "none" or config.tokenizer is None else config.tokenizer
+        raise UserError(f"the vocabulary of {source} is not known before it is downloaded: run without --dry-run")
+    teacher = look_up_teacher(config.teacher).architecture if config.teacher and config.distill == "full" else None
+    models = []
+    for model in plan_scratch(config, rows):
+        own = model.config(config)
+        tokens = own.num_tokens()
+        forward = flops_per_token(model.architecture, config.sequence_length) * tokens
+        flops = training_flops(forward, activation_checkpointing=config.activation_checkpointing)
+        signal = flops_per_token(teacher, config.sequence_length) * tokens if teacher else 0
+        for seed in config.seeds():
+            note = describe_new_model(config, model, own.total_steps()) if seed == config.seeds()[0] else None
+            name = f"{model.label}.{SCRATCH}.seed{seed}"
+            models.append(PlannedModel(name, num_params(model.architecture), flops, signal, note))
+    return models
+
+
+def describe_new_model(config: PretrainConfig, model: ScratchModel, steps: int) -> str:
+    """A new model's exact size, its shape, and what it is trained with and why."""
+    shape, layer = model.architecture, model.architecture.layers[0]
+    batch, rate = ("as given" if getattr(config, name) else "the ladder's" for name in ("batch_size", "learning_rate"))
+    return (
+        f"  {model.label}: {num_params(shape):,} parameters ({model.rung.matrix_params:,} without embeddings), "
+        f"{model.positions} positions, vocabulary {shape.structure.vocab_size:,}, {shape.num_hidden_layers} layers of "
+        f"{shape.hidden_size}, {layer.num_attention_heads} heads, MLP {layer.intermediate_size:,};\n    {steps:,} "
+        f"steps of {model.batch_size} x {config.sequence_length} tokens ({batch}), learning rate "
+        f"{model.learning_rate:.3g} ({rate})"
+    )
 
 
 def plan_stages(config: PretrainConfig, grow_from: int) -> list[PlannedModel]:
@@ -122,11 +165,12 @@ def print_plan(config: PretrainConfig) -> None:
     models = plan_models(config)
     if config.shards is None:
         load_corpus(config.data, config.text_field)
+    steps = f": {config.total_steps():,} steps of {config.batch_size} x {config.sequence_length}"
     lines = [
-        f"{len(models)} models, {format_count(config.num_tokens())} tokens each: {config.total_steps():,} steps of "
-        f"{config.batch_size} x {config.sequence_length}",
+        f"{len(models)} models, {format_count(config.num_tokens())} tokens each{'' if config.scratch else steps}",
         f"{'model':36} {'params':>8} {'own FLOPs':>10} {'teacher':>10}",
         *(_model_line(model) for model in models),
+        *(model.note for model in models if model.note),
         *(["one after the other, until one reaches the reference"] if config.grow_from is not None else []),
         *_cost_lines(config, models),
     ]

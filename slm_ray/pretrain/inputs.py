@@ -20,6 +20,14 @@ from slm_ray.models.bundled import BUNDLED_NAME
 from slm_ray.models.loading import read_config
 from slm_ray.models.teachers import Teacher, load_teacher, quiet_transformers
 from slm_ray.pretrain.config import FROM_STORE, PretrainConfig
+from slm_ray.pretrain.scratch import (
+    ScratchModel,
+    known_vocabulary,
+    plan_scratch,
+    scratch_digest,
+    scratch_tokenizer,
+    vocabulary_rows,
+)
 
 INPUTS_FILE = "inputs.json"
 TOKENIZER_FOLDER = "tokenizer"
@@ -36,12 +44,18 @@ class Student:
         source: Its folder or hub id, as transformers loads it.
         tokenizer: Its tokenizer, or the teacher's where it has none.
         search_flops: What the search that found it cost; 0 for one that was not searched, None where that is not known.
+        scratch: Its sizes, where it starts from nothing and has no source.
     """
 
     label: str
     source: str
     tokenizer: Any
     search_flops: float | None
+    scratch: ScratchModel | None = None
+
+    def config(self, config: PretrainConfig) -> PretrainConfig:
+        """A run's options with what is this model's own."""
+        return self.scratch.config(config) if self.scratch else config
 
 
 @dataclass(frozen=True)
@@ -66,12 +80,14 @@ class PretrainInputs:
 
     def digests(self) -> dict[str, Any]:
         """What must be the same for a run to be continued."""
+        scratch = tuple(student.scratch for student in self.students if student.scratch)
         return {
             "teacher": self.teacher.digest if self.teacher else None,
             "tokenizer": self.shards.tokenizer_digest,
             "training_tokens": self.shards.digest,
             "held_out_tokens": self.held_out.digest,
             "logit_store": self.store,
+            **({"sizes_batches_and_rates": scratch_digest(scratch)} if scratch else {}),
         }
 
 
@@ -87,6 +103,8 @@ def find_teacher(config: PretrainConfig) -> Teacher | None:
     Raises:
         UserError: One is needed and none is known, or it cannot be loaded.
     """
+    if config.scratch:
+        return load_teacher(config.teacher) if config.teacher else None
     name = config.teacher or lineage(config.students()[0]).get("teacher", {}).get("name")
     if config.grow_from is not None:
         name = config.teacher or config.students()[0]
@@ -130,6 +148,10 @@ def check_students(config: PretrainConfig) -> None:
     """
     if config.grow_from is not None:
         return  # growth takes its layers from a teacher, which is checked when it is loaded
+    if config.scratch:
+        if rows := known_vocabulary(config):
+            plan_scratch(config, rows)
+        return
     for source in config.students():
         check_positions(read_config(source), source, config.sequence_length)
 
@@ -157,13 +179,7 @@ def load_students(config: PretrainConfig, teacher: Teacher | None) -> tuple[Stud
         tokenizer = _tokenizer_of(source) or (teacher.tokenizer() if teacher else None)
         if tokenizer is None:
             raise UserError(f"{name} has no tokenizer: put its tokenizer.json into the folder, or give --teacher")
-        if teacher is not None and config.distill != "none":
-            ours, theirs = tokenizer_digest(tokenizer), tokenizer_digest(teacher.tokenizer())
-            if ours != theirs:
-                raise UserError(
-                    f"the tokenizer of {name} ({ours[:12]}) is not that of the teacher {teacher.name} "
-                    f"({theirs[:12]}): distillation needs one vocabulary; give --distill none, or another teacher"
-                )
+        _check_vocabulary(config, name, tokenizer, teacher)
         label = _label(name)
         if any(other.label == label for other in found):
             label = f"{label}-{len(found)}"
@@ -174,13 +190,46 @@ def load_students(config: PretrainConfig, teacher: Teacher | None) -> tuple[Stud
     return tuple(found)
 
 
+def _check_vocabulary(config: PretrainConfig, name: str, tokenizer: Any, teacher: Teacher | None) -> None:
+    """Make sure that a teacher reads the same tokens as its student: one cannot read words that it does not know."""
+    if teacher is None or config.distill == "none":
+        return
+    ours, theirs = tokenizer_digest(tokenizer), tokenizer_digest(teacher.tokenizer())
+    if ours == theirs:
+        return
+    known = set(teacher.tokenizer().get_vocab().items())
+    extended = known < set(tokenizer.get_vocab().items())
+    same = "a teacher that was extended in the same way (python -m slm_ray.tokenizer extend)"
+    advice = same if extended else "another teacher"
+    raise UserError(
+        f"the tokenizer of {name} ({ours[:12]}) is not that of the teacher {teacher.name} ({theirs[:12]}): "
+        f"distillation needs one vocabulary; give --distill none, or {advice}"
+    )
+
+
+def load_scratch(config: PretrainConfig, teacher: Teacher | None, console: Console) -> tuple[Student, ...]:
+    """The models from nothing, with their tokenizer.
+
+    Raises:
+        UserError: The tokenizer cannot be had or is not the teacher's, or a size does not go with it.
+    """
+    tokenizer = scratch_tokenizer(config, teacher, console)
+    _check_vocabulary(config, f"--tokenizer {config.tokenizer}", tokenizer, teacher)
+    rows = vocabulary_rows(config, len(tokenizer), teacher.architecture() if teacher else None)
+    return tuple(
+        Student(model.label, f"scratch {model.label}", tokenizer, 0.0, model) for model in plan_scratch(config, rows)
+    )
+
+
 def search_flops(source: str) -> float | None:
     """What a winner's search cost, from its lineage or its run; 0 where the folder is of no search."""
     found = lineage(source)
     if not found:
         return 0.0
-    if "search_flops" in found:
+    if found.get("search_flops") is not None:
         return float(found["search_flops"])
+    if "training" in found:
+        return None  # of a run that did not know it
     result = Path(source).expanduser().resolve().parents[1] / "result.json"
     return float(read_json(result)["spent"]["flops"]) if result.is_file() else None
 
@@ -192,7 +241,7 @@ def prepare_inputs(config: PretrainConfig, folder: RunFolder, console: Console, 
         UserError: Something is missing, damaged, or does not fit the rest.
     """
     teacher = find_teacher(config)
-    students = load_students(config, teacher)
+    students = load_scratch(config, teacher, console) if config.scratch else load_students(config, teacher)
     tokenizer = students[0].tokenizer
     shards = training_shards(config, tokenizer, folder.path, console, workers)
     held_out = held_out_tokens(config, tokenizer, folder.path, console)

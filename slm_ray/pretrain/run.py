@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from slm_ray.core.files import read_json, write_json
 from slm_ray.core.progress import Console, Progress
 from slm_ray.core.runfolder import LOG_FILE, RunFolder
 from slm_ray.core.units import format_count
+from slm_ray.models.scratch import build_scratch
 from slm_ray.models.starts import build_start
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.first_checkpoint import write_first_checkpoint
@@ -28,6 +30,7 @@ from slm_ray.pretrain.inputs import (
 )
 from slm_ray.pretrain.job import TrainJob
 from slm_ray.pretrain.launch import Resources, RunHere, local_workers, run_on_ray
+from slm_ray.pretrain.lineage import ORIGIN, origin_of
 from slm_ray.pretrain.results import finish_model, finish_run
 from slm_ray.pretrain.tracking import ModelTracking
 
@@ -104,8 +107,8 @@ class PretrainRun:
         storage = self._storage(name)
         if not (folder / MODEL_FILE).exists():
             self._write_start(inputs, student, start, seed, folder, storage)
-        model = read_json(folder / MODEL_FILE)
-        return make_job(self.config, inputs, name, storage, seed, model, self.config.total_steps())
+        model, config = read_json(folder / MODEL_FILE), student.config(self.config)
+        return make_job(config, inputs, name, storage, seed, model, config.total_steps())
 
     def _storage(self, name: str) -> str:
         if self.config.storage is None:
@@ -121,20 +124,27 @@ class PretrainRun:
     def _write_start(
         self, inputs: PretrainInputs, student: Student, start: str, seed: int, folder: Path, storage: str
     ) -> None:
-        model = build_start(start, student.source, student.label, seed, inputs.teacher)
+        scratch = student.scratch
+        if scratch:
+            model = build_scratch(scratch.architecture, scratch.positions, seed, student.tokenizer)
+        else:
+            model = build_start(start, student.source, student.label, seed, inputs.teacher)
         describe = write_first_checkpoint(model, student.tokenizer, self.config.sequence_length, storage, student.label)
         # A student's weights come from the search; of the other starts none was searched for.
         searched = student.search_flops if start == "student" else 0.0
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / MODEL_FILE, describe | {"start": start, "source": student.source, "search_flops": searched})
+        origin = {ORIGIN: origin_of(student, start, inputs, self.config.distill)}
+        known: dict[str, Any] = {"start": start, "source": student.source, "search_flops": searched}
+        known |= {"scratch": scratch.describe()} if scratch else {}
+        write_json(folder / MODEL_FILE, describe | known | origin)
 
     def _train(self, jobs: list[TrainJob]) -> None:
         left = [job for job in jobs if not (self.folder.path / job.name / RESULT_FILE).exists()]
         if not left:
             return
         folders = [self.folder.path / job.name for job in left]
-        watch = Watcher(self.console, left, {name: ModelTracking(self.config, self.folder.path / name, self.console)
-                                             for name in (job.name for job in left)})  # fmt: skip
+        watch = Watcher(self.console, left, {job.name: ModelTracking(own_config(self.config, job),
+                                             self.folder.path / job.name, self.console) for job in left})  # fmt: skip
         try:
             if self.config.launcher == "local":
                 statuses = self._run_here(left, folders, watch)
@@ -146,6 +156,11 @@ class PretrainRun:
         watch.finish()
         for folder, job in zip(folders, left, strict=True):
             write_json(folder / "status.json", statuses[job.name])
+
+
+def own_config(config: PretrainConfig, job: TrainJob) -> PretrainConfig:
+    """A run's options with the batch and rate that one of its models is trained with."""
+    return dataclasses.replace(config, batch_size=job.batch_size, learning_rate=job.option("learning_rate"))
 
 
 def resources_of(config: PretrainConfig, num_jobs: int) -> Resources:

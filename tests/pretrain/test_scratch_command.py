@@ -1,0 +1,240 @@
+"""``--scratch``: what it refuses, what it plans, and whole runs of models from nothing."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from slm_ray.architecture import num_params
+from slm_ray.cluster import ray_session
+from slm_ray.core.commands import run_command
+from slm_ray.core.config import build_config
+from slm_ray.core.errors import UserError
+from slm_ray.core.progress import Console
+from slm_ray.core.records import read_records
+from slm_ray.data.tokenizer_extension import extend_tokenizer
+from slm_ray.models.ladder import find_rung, make_shape
+from slm_ray.models.scratch import POSITIONS, build_scratch, with_positions
+from slm_ray.models.sizes import config_architecture
+from slm_ray.models.teachers import load_teacher
+from slm_ray.pipeline_stages import to_argv
+from slm_ray.pretrain.command import main
+from slm_ray.pretrain.config import PretrainConfig
+from slm_ray.pretrain.inputs import load_scratch
+from slm_ray.pretrain.scratch import plan_scratch
+from tests.pretrain.tiny_pretrain import make_job, make_shards, run, run_apart, steps_of, write_start
+from tests.search.tiny_run import LENGTH, Tiny, make_tiny
+
+STEPS, BATCH, TOKENIZER = 4, 4, 300
+SIZES = "103k,205k"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Tiny:
+    return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(autouse=True)
+def cache(tiny, monkeypatch):
+    monkeypatch.setenv("SLM_RAY_CACHE", str(tiny.cache))
+
+
+def arguments(tiny: Tiny, out: Path | None = None, *more: str) -> list[str]:
+    """A run of four steps of two sizes; what comes later on the command line wins."""
+    given = {
+        "scratch": SIZES, "tokenizer": f"train:{TOKENIZER}", "data": tiny.corpus, "sequence-length": LENGTH,
+        "tokens": STEPS * BATCH * LENGTH, "batch-size": BATCH, "eval-tokens": 256, "engine": "torch",
+        "precision": "fp32", "tracker": "none", "threads": 1,
+    }  # fmt: skip
+    flags = [text for name, value in given.items() for text in (f"--{name}", str(value))]
+    return [*flags, *(["--out", str(out)] if out else []), *more]
+
+
+def config_of(**changes) -> PretrainConfig:
+    return build_config(PretrainConfig, {"scratch": "1M", "tokens": "2M", "sequence_length": 64, **changes})
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """One Ray for all runs: a command that finds Ray running starts none."""
+    with ray_session(None, 2):
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, cluster, tmp_path_factory) -> Path:
+    """Two models from nothing, trained on Ray to the end."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLM_RAY_CACHE", str(tiny.cache))
+        assert run_command(main, arguments(tiny, out)) == 0
+    return out
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--student", "x"], "--student and --scratch are both given"),
+        (["--compare"], "--compare takes weights that are there"),
+        (["--start", "random"], "--start takes weights that are there"),
+        (["--grow-from", "2"], "--grow-from takes weights that are there"),
+        (["--scratch", "tiny"], "--scratch 'tiny' must be parameters like 20M"),
+        (["--scratch", ","], "--scratch ',' must be parameters like 20M"),
+        (["--scratch", "60k"], "--scratch 60K must lie between 100K and 20G parameters"),
+        (["--scratch", "1M", "--tokenizer", "train:50000"], "too small for a vocabulary of 50,048"),
+        (["--tokenizer", "train:many"], "must name a whole number of tokens, like train:8192"),
+        (["--tokenizer", "train:10"], "a trained tokenizer must have 258 tokens"),
+        (["--tokenizer", "nothing"], "is no folder, no hub id"),
+        (["--positions", "rotory"], "did you mean 'rotary'?"),
+        (["--distill", "full"], "--distill full needs a teacher: give --teacher"),
+        (["--optimizer", "lion"], "--optimizer lion needs --learning-rate"),
+        (["--tokens", "20"], "--tokens 20 is below one step of 128 tokens"),
+    ],
+)
+def test_a_mistake_gets_one_sentence_before_anything_starts(flags, says, tiny, tmp_path, capsys):
+    assert run_command(main, arguments(tiny, tmp_path / "run", *flags)) == 2
+    error = capsys.readouterr().err
+    assert says in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize("flag", [["--positions", "alibi"], ["--tokenizer", "train:300"]])
+def test_positions_and_tokenizers_are_not_a_students(flag, tiny, capsys):
+    assert run_command(main, ["--student", str(tiny.teacher), *flag]) == 2
+    assert f"{flag[0]} {flag[1]} belongs to --scratch" in capsys.readouterr().err
+
+
+def test_another_vocabulary_than_the_teachers_is_refused(tiny, tmp_path):
+    teacher, named = load_teacher(str(tiny.teacher)), {"teacher": str(tiny.teacher), "data": str(tiny.corpus)}
+    with pytest.raises(UserError, match="needs one vocabulary; give --distill none, or another teacher"):
+        load_scratch(config_of(tokenizer="train:300", **named), teacher, Console())
+    extended = extend_tokenizer(teacher.tokenizer(), [" habari ya asubuhi"] * 3, 5).tokenizer
+    extended.save_pretrained(tmp_path / "t")
+    with pytest.raises(UserError, match="or a teacher that was extended in the same way"):
+        load_scratch(config_of(tokenizer=str(tmp_path / "t"), **named), teacher, Console())
+
+
+def test_batch_and_rate_are_the_ladders_unless_given():
+    config = config_of(workers=3)
+    rung = find_rung(1_000_000, 320)
+    (model,) = plan_scratch(config, 320)
+    assert model.batch_size == rung.batch_size(config.num_tokens(), 64, 3) and model.batch_size % 3 == 0
+    assert model.learning_rate == rung.learning_rate(model.batch_size * 64)
+    own = model.config(config)
+    assert (own.batch_size, own.learning_rate) == (model.batch_size, model.learning_rate)
+    assert own.num_tokens() == own.total_steps() * model.batch_size * 64
+    (given,) = plan_scratch(config_of(batch_size=2, learning_rate=0.5), 320)
+    assert (given.batch_size, given.learning_rate) == (2, 0.5)
+    (smaller,) = plan_scratch(config_of(batch_size=2), 320)
+    assert smaller.learning_rate == rung.learning_rate(2 * 64)
+
+
+def test_what_is_not_given_depends_on_scratch_and_teacher():
+    plain = PretrainConfig(student="x")
+    assert (plain.batch_size, plain.learning_rate, plain.distill) == (8, 1e-3, "full")
+    assert (config_of().batch_size, config_of().learning_rate, config_of().distill) == (None, None, "none")
+    assert config_of(teacher="t").distill == "full" and config_of(teacher="t", distill="none").distill == "none"
+
+
+@pytest.mark.parametrize("changes", [{}, {"batch_size": 8}, {"distill": "none"}, {"learning_rate": 1e-3}])
+def test_a_config_becomes_flags_and_a_config_again(changes):
+    for config in (config_of(**changes), PretrainConfig(student="x", **changes)):
+        argv = to_argv(config)
+        given = dict(zip([flag[2:].replace("-", "_") for flag in argv[::2]], argv[1::2], strict=True))
+        assert build_config(PretrainConfig, given) == config
+        assert build_config(PretrainConfig, dataclasses.asdict(config)) == config
+
+
+def test_labels_are_sizes_and_positions():
+    models = plan_scratch(config_of(scratch="1M,2_000_000,1234567,1M", positions="alibi"), 320)
+    assert [model.label for model in models] == ["1M-alibi", "2M-alibi", "1234567-alibi"]
+
+
+def test_a_dry_run_says_sizes_batches_and_rates(tiny, capsys):
+    flags = ["--scratch", "1M", "--tokens", "2M", "--dry-run"]
+    given = [text for text in arguments(tiny) if text not in ("--batch-size", str(BATCH))]
+    assert run_command(main, [*given, *flags]) == 0
+    said = capsys.readouterr().out
+    rung = find_rung(1_000_000, 320)
+    assert f"1M: {rung.params:,} parameters ({rung.matrix_params:,} without embeddings)" in said
+    assert said.count("the ladder's") == 2 and "FLOPs in all" in said
+    assert run_command(main, [*given, *flags, "--learning-rate", "0.002"]) == 0
+    assert "learning rate 0.002 (as given)" in capsys.readouterr().out
+
+
+def test_models_from_nothing_are_trained_and_described(finished):
+    result = json.loads((finished / "result.json").read_text())
+    assert [model["name"] for model in result["models"]] == ["103K.scratch", "205K.scratch"]
+    tokenizer = AutoTokenizer.from_pretrained(finished / "tokenizer")
+    assert len(tokenizer) == TOKENIZER
+    for model in result["models"]:
+        assert model["status"] == "done" and model["tokens"] == STEPS * BATCH * LENGTH and model["search_flops"] == 0
+        described = json.loads((finished / model["name"] / "model.json").read_text())
+        assert described["start"] == "scratch" and described["scratch"]["batch_size"] == BATCH
+        trained = AutoModelForCausalLM.from_pretrained(finished / model["model"])
+        assert trained.config.vocab_size == 320 and trained.config.eos_token_id == tokenizer.eos_token_id
+        assert num_params(config_architecture(trained.config)) == described["params"] == model["params"]
+        rates = [record["lr"] for record in read_records(finished / model["name"] / "steps.jsonl")]
+        assert max(rates) == pytest.approx(described["scratch"]["learning_rate"])
+    assert "sizes_batches_and_rates" in json.loads((finished / "inputs.json").read_text())
+
+
+def test_a_run_is_resumed_where_its_sizes_are_the_same(finished, tiny, capsys):
+    result = (finished / "result.json").read_text()
+    (finished / "result.json").unlink()
+    assert run_command(main, ["--resume", str(finished)]) == 0
+    assert json.loads((finished / "result.json").read_text())["models"] == json.loads(result)["models"]
+    inputs = json.loads((finished / "inputs.json").read_text())
+    (finished / "result.json").unlink()
+    (finished / "inputs.json").write_text(json.dumps(inputs | {"sizes_batches_and_rates": "other"}))
+    assert run_command(main, ["--resume", str(finished)]) == 2
+    assert "its sizes batches and rates was other" in capsys.readouterr().err
+    (finished / "inputs.json").write_text(json.dumps(inputs))
+    (finished / "result.json").write_text(result)
+
+
+def test_a_teacher_gives_its_tokenizer_and_its_help(tiny, tmp_path):
+    teacher = load_teacher(str(tiny.teacher))
+    config = config_of(scratch="205k", teacher=str(tiny.teacher), positions="none", sequence_length=16)
+    (student,) = load_scratch(config, teacher, Console())
+    assert student.tokenizer.get_vocab() == teacher.tokenizer().get_vocab()
+    rows = teacher.architecture().structure.vocab_size
+    assert student.label == "205K-none" and student.scratch.architecture.structure.vocab_size == rows
+    model = build_scratch(student.scratch.architecture, "none", 0, student.tokenizer)
+    start = write_start(tmp_path / "start", model)
+    shards = make_shards(tmp_path / "data", vocabulary=rows)
+    records = run(make_job(start, shards, 3, distill="full", teacher=str(teacher.folder)))
+    assert len(steps_of(records)) == 3 and all(divergence > 0 for divergence in steps_of(records, "kd"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_shards(tmp_path_factory.mktemp("data"), vocabulary=64)
+
+
+def start_of(folder: Path, positions: str) -> Path:
+    shape = with_positions(make_shape(64, 64, 2, 64), positions, 16)
+    return write_start(folder, build_scratch(shape, positions, seed=0))
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_activations_computed_again_give_the_same_steps(positions, data, tmp_path):
+    found = []
+    for saves in (False, True):
+        start = start_of(tmp_path / str(saves), positions)
+        found.append(run(make_job(start, data, 3, activation_checkpointing=saves)))
+    assert steps_of(found[1]) == pytest.approx(steps_of(found[0]), rel=1e-6)
+    assert steps_of(found[1], "grad_norm") == pytest.approx(steps_of(found[0], "grad_norm"), rel=1e-5)
+    assert len(steps_of(found[0])) == 3 and steps_of(found[0])[-1] < steps_of(found[0])[0]
+
+
+@pytest.mark.slow
+def test_deepspeed_trains_positions_as_torch_does_with_weights_cut_up(data, tmp_path):
+    kinds = ("learned", "alibi")  # a table more than a Llama has, and what depends on nothing but its config
+    expected = [run(make_job(start_of(tmp_path / f"{kind}-torch", kind), data, 3)) for kind in kinds]
+    jobs = [make_job(start_of(tmp_path / kind, kind), data, 3, engine="deepspeed", zero=3) for kind in kinds]
+    for records, same in zip(run_apart(jobs, tmp_path / "apart"), expected, strict=True):
+        assert steps_of(records) == pytest.approx(steps_of(same), rel=1e-5), records
+
+
