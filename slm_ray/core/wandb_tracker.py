@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from slm_ray.core.environment import describe_environment
 from slm_ray.core.errors import UserError, first_line
 from slm_ray.core.files import read_json, write_json
 from slm_ray.core.metric_names import AXES, AXIS_OF
@@ -75,7 +76,7 @@ class WandbTracker:
             group: The runs it belongs with; ``WANDB_RUN_GROUP`` comes over it.
             job_type: ``search``, ``pretrain``, …
             tags: Words to find it by.
-            config: The resolved options; secrets in it are masked.
+            config: The resolved options; secrets in it are masked, and what the run runs on is added.
             say: Told what goes wrong, once.
         """
         self._folder, self._say, self._mode = folder, say, wandb_mode()
@@ -96,7 +97,8 @@ class WandbTracker:
             "project": wandb_project(), "id": self._id, "resume": "allow",
             "group": (os.environ.get("WANDB_RUN_GROUP") or group)[:_LONGEST_NAME], "job_type": job_type,
             "tags": list(dict.fromkeys(str(tag)[:_LONGEST_TAG] for tag in tags if tag)),
-            "config": redact_value(dict(config)), "name": folder.resolve().name[:_LONGEST_NAME], "dir": str(folder),
+            "config": redact_value({**config, "environment": describe_environment()}),
+            "name": folder.resolve().name[:_LONGEST_NAME], "dir": str(folder),
             "reinit": "create_new",  # several models of one command are tracked at once
         }  # fmt: skip
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)

@@ -52,16 +52,21 @@ def origin_of(student: Student, start: str, inputs: PretrainInputs, distill: str
     if known and teacher.get("digest") == known["digest"]:
         teacher = {**known, **teacher}
     kept = found if start == "student" else {}
-    shards, held_out = inputs.shards, inputs.held_out
     return {
         "lineage": {**kept, **({"teacher": dict(teacher)} if teacher else {})},
         "student": None if student.scratch else _public(student),
         "distilled_from": known if distill != "none" else None,
-        "data": {
-            "corpus": shards.corpus, "corpus_digest": shards.corpus_digest, "training_tokens": shards.digest,
-            "different_tokens": shards.num_tokens, "held_out_tokens": held_out.digest,
-            "tokenizer": shards.tokenizer_digest, "logit_store": inputs.store,
-        },
+        "data": describe_data(inputs),
+    }
+
+
+def describe_data(inputs: PretrainInputs) -> dict[str, Any]:
+    """What a training reads and is measured on, by its digests."""
+    shards, held_out = inputs.shards, inputs.held_out
+    return {
+        "corpus": shards.corpus, "corpus_digest": shards.corpus_digest, "training_tokens": shards.digest,
+        "different_tokens": shards.num_tokens, "held_out_tokens": held_out.digest,
+        "tokenizer": shards.tokenizer_digest, "logit_store": inputs.store,
     }  # fmt: skip
 
 
@@ -70,15 +75,16 @@ def _public(student: Student) -> str:
     return student.label if Path(student.source).expanduser().exists() else student.source
 
 
-def trained_lineage(folder: Path, run: Path, step: int) -> dict[str, Any]:
+def trained_lineage(folder: Path, step: int, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The lineage of a model at a step, from the records of its run.
 
     Args:
         folder: The model's folder within the run.
-        run: The run's folder.
         step: The checkpoint that is exported.
+        config: The options it was trained with; the run's by default.
     """
-    model, config = mapping(read_json(folder / MODEL_FILE)), mapping(read_json(run / CONFIG_FILE))
+    run, model = folder.parent, mapping(read_json(folder / MODEL_FILE))
+    config = mapping(read_json(run / CONFIG_FILE)) if config is None else config
     scratch = mapping(model.get("scratch"))
     config = {**config, **scratch}  # a model from nothing has its own batch and rate
     origin, evaluations = mapping(model.get(ORIGIN)), read_records(folder / EVALS_FILE)
@@ -125,16 +131,18 @@ def _earlier(model: Mapping[str, Any], origin: Mapping[str, Any], run: Path) -> 
     return _whole(before) if before else None
 
 
-def description_files(model: Path, folder: Path, run: Path, step: int) -> dict[str, str]:
+def description_files(
+    model: Path, folder: Path, step: int, config: Mapping[str, Any] | None = None
+) -> dict[str, str]:
     """Name to text of the files that an exported model gets: its lineage and its card.
 
     Args:
         model: The exported model's files, wherever they lie now.
         folder: The model's folder within the run.
-        run: The run's folder.
         step: The checkpoint that is exported.
+        config: The options it was trained with; the run's by default.
     """
-    found = trained_lineage(folder, run, step)
+    found = trained_lineage(folder, step, config)
     remote_code = "auto_map" in mapping(read_json(model / "config.json"))
     card = training_card(found, remote_code=remote_code)
     return {LINEAGE_FILE: json.dumps(found, indent=2, ensure_ascii=False) + "\n", CARD_FILE: card}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ RESULT_FILE, STATUS_FILE, MODEL_FILE = "result.json", "status.json", "model.json
 EXPORT_FOLDER = "model"
 
 
-def export_checkpoint(storage: str, folder: Path, step: int | None = None, of: Path | None = None) -> int:
+def export_checkpoint(
+    storage: str, folder: Path, step: int | None = None, of: Path | None = None, config: Mapping[str, Any] | None = None
+) -> int:
     """Write a checkpoint's weights as a plain Hugging Face folder.
 
     Args:
@@ -32,6 +35,7 @@ def export_checkpoint(storage: str, folder: Path, step: int | None = None, of: P
         folder: What is written; replaced if it is there.
         step: Which one; the newest by default.
         of: The model's folder within its run, whose records give the card and the lineage; without it there are none.
+        config: The options it was trained with; the run's by default.
 
     Returns:
         The step.
@@ -51,7 +55,7 @@ def export_checkpoint(storage: str, folder: Path, step: int | None = None, of: P
         copy_static_files(source, temporary)
         (temporary / WEIGHTS_FILE).write_bytes((source / WEIGHTS_FILE).read_bytes())
         if of is not None:
-            for name, text in description_files(temporary, of, of.parent, chosen[-1].step).items():
+            for name, text in description_files(temporary, of, chosen[-1].step, config).items():
                 write_text(temporary / name, text)
     return chosen[-1].step
 

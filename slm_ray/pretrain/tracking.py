@@ -13,6 +13,7 @@ from slm_ray.core import metric_names as names
 from slm_ray.core.digest import digest_json
 from slm_ray.core.files import read_json
 from slm_ray.core.progress import Console
+from slm_ray.core.runfolder import CONFIG_FILE
 from slm_ray.core.trackers import NoTracker, Tracker, group_of, make_tracker
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.recorder import EVALS_FILE, STEPS_FILE
@@ -112,8 +113,8 @@ def track_results(config: PretrainConfig, folder: Path, console: Console) -> Non
     if config.tracker != "wandb":
         return  # it stands in the records
     tracker = make_tracker(
-        "wandb", folder, group=group_of(folder), job_type="comparison", tags=["comparison", f"distill-{config.distill}"],
-        config=config.to_json(), say=console.line,
+        "wandb", folder, group=group_of(folder), job_type="comparison", say=console.line,
+        tags=["comparison", f"distill-{config.distill}"], config=_run_config(config, folder),
     )  # fmt: skip
     send_results(tracker, folder)
     tracker.finish()
@@ -145,9 +146,16 @@ def _tags(config: PretrainConfig, folder: Path) -> list[str]:
     return ["pretrain", str(_model(folder).get("start")), f"distill-{config.distill}", config.optimizer]
 
 
+def _run_config(config: PretrainConfig, run: Path) -> dict[str, Any]:
+    """The command's options and its command line."""
+    written = run / CONFIG_FILE
+    command = read_json(written).get("command") if written.is_file() else None
+    return config.to_json() | {"command": command, "run_folder": run.resolve().name}
+
+
 def _model_config(config: PretrainConfig, folder: Path) -> dict[str, Any]:
     """The command's options with what this model of it is."""
     described = _model(folder)
     kept = {name: described.get(name) for name in ("start", "params", "source", "search_flops")}
     architecture = digest_json(described.get("architecture"))
-    return config.to_json() | kept | {"run_folder": folder.parent.name, "architecture": architecture}
+    return _run_config(config, folder.parent) | kept | {"architecture": architecture}

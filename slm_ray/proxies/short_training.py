@@ -25,6 +25,7 @@ from slm_ray.pretrain.first_checkpoint import write_first_checkpoint
 from slm_ray.pretrain.inputs import PretrainInputs, held_out_tokens, keep_tokens, training_shards
 from slm_ray.pretrain.job import TrainJob
 from slm_ray.pretrain.launch import Resources, run_on_ray
+from slm_ray.pretrain.lineage import ORIGIN, describe_data, describe_teacher
 from slm_ray.pretrain.recorder import EVALS_FILE
 from slm_ray.pretrain.results import export_checkpoint
 from slm_ray.pretrain.run import make_job, resources_of
@@ -141,16 +142,25 @@ class ShortTrainer:
             teacher = self.teacher
             model = extract(teacher.state(), teacher.config(), teacher.family(), spec, dtype=torch.float32)
             length = self.config.sequence_length
-            write_json(folder / _MODEL_FILE, write_first_checkpoint(model, teacher.tokenizer(), length, storage, name))
+            described = write_first_checkpoint(model, teacher.tokenizer(), length, storage, name)
+            write_json(folder / _MODEL_FILE, described | {"start": "student", ORIGIN: self._origin(trial, spec)})
         model_facts, seed = read_json(folder / _MODEL_FILE), self.config.seeds()[0]
         return make_job(self.config, inputs, name, storage, seed, model_facts, self.config.total_steps())
+
+    def _origin(self, trial: int, spec: SubnetSpec) -> dict[str, Any]:
+        """Where a sub-network comes from, for the card of its model."""
+        known = describe_teacher(self.teacher)
+        return {
+            "lineage": {"teacher": known, "trial": trial, "spec": spec.to_json()}, "student": f"trial {trial}",
+            "distilled_from": known if self.config.distill != "none" else None, "data": describe_data(self._inputs),
+        }  # fmt: skip
 
     def _finish(self, trial: int, job: TrainJob, status: dict[str, Any]) -> Trained:
         folder = self.folder / str(trial)
         trained = _read_trained(folder, status, read_json(folder / _MODEL_FILE)["flops_per_token"])
         if trained.error is None:
             if self.keep_models:
-                export_checkpoint(job.storage, folder / _EXPORT)
+                export_checkpoint(job.storage, folder / _EXPORT, of=folder, config=self.config.to_json())
             write_json(folder / _RESULT_FILE, trained.to_json())
         shutil.rmtree(job.storage, ignore_errors=True)
         if trained.error is not None:

@@ -12,7 +12,9 @@ from slm_ray.core.errors import UserError
 from slm_ray.core.files import explain_os_error, write_text
 from slm_ray.core.redact import redact
 from slm_ray.report.evaluation_card_tables import card_tables, rows_beside
+from slm_ray.report.evaluation_names import names_of
 from slm_ray.report.markdown import code_block, markdown_table, plain
+from slm_ray.report.public_name import public_name
 from slm_ray.report.records import mapping, number
 from slm_ray.report.tracked_evaluation import interval, items
 
@@ -46,7 +48,8 @@ def add_evaluation(folder: Path, result: Mapping[str, Any], name: str, date: str
         raise UserError(f"the evaluation has no figures of {name}: it has those of {known or 'nothing'}")
     text = _read(folder / CARD_FILE)
     day = date or datetime.now(UTC).strftime("%Y-%m-%d")
-    changed = redact(_with_section(_with_metadata(text, row, folder / CARD_FILE), _section(result, row, day)))
+    short = public_name(names_of(models)[name])
+    changed = redact(_with_section(_with_metadata(text, row, short, folder / CARD_FILE), _section(result, row, day)))
     if changed != text:
         write_text(folder / CARD_FILE, changed)
 
@@ -79,7 +82,7 @@ def _with_section(text: str, section: str) -> str:
 def _section(result: Mapping[str, Any], row: Mapping[str, Any], day: str) -> str:
     """Tables of this model beside what it was held against."""
     beside = rows_beside(result, row)
-    notes = [str(note) for note in result.get("notes") or []]
+    notes = [_without_paths(str(note), result) for note in result.get("notes") or []]
     how = f"{plain(str(result.get('device')))}, {plain(str(result.get('precision')))}"
     lead = (
         f"Measured by slm_ray on {day} (UTC), {how}. "
@@ -94,7 +97,14 @@ def _section(result: Mapping[str, Any], row: Mapping[str, Any], day: str) -> str
     return "\n\n".join(parts)
 
 
-def _with_metadata(text: str, row: Mapping[str, Any], path: Path) -> str:
+def _without_paths(note: str, result: Mapping[str, Any]) -> str:
+    """A note with the short names of the models that it names."""
+    for name, short in sorted(names_of(items(result.get("models"))).items(), key=lambda pair: -len(pair[0])):
+        note = note.replace(name, public_name(short))
+    return note
+
+
+def _with_metadata(text: str, row: Mapping[str, Any], name: str, path: Path) -> str:
     """The card with ``model-index`` in its front matter, written by huggingface_hub itself."""
     from huggingface_hub import ModelCard
 
@@ -105,7 +115,7 @@ def _with_metadata(text: str, row: Mapping[str, Any], path: Path) -> str:
     results, data = _eval_results(row), card.data
     if not results:
         return text
-    data.eval_results, data.model_name = results, Path(str(row.get("name"))).name or "model"
+    data.eval_results, data.model_name = results, name
     return str(card.content)
 
 
@@ -131,7 +141,7 @@ def _eval_results(row: Mapping[str, Any]) -> list[Any]:
 
     for text in items(row.get("text")):
         dataset = {
-            "dataset_type": _slug(text.get("corpus")), "dataset_name": str(text.get("corpus")),
+            "dataset_type": _slug(text.get("corpus")), "dataset_name": public_name(text.get("corpus")),
             "dataset_config": _slug(text.get("domain")),
             "dataset_args": {"tokens": text.get("tokens"), "tokens_digest": text.get("tokens_digest")},
         }  # fmt: skip

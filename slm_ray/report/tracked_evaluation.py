@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from slm_ray.core import metric_names as names
+from slm_ray.report.evaluation_names import names_of
 from slm_ray.report.records import mapping, number
 
 EVALUATION_FILE = "evaluate.json"
@@ -43,14 +44,11 @@ def main_metric(task: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def evaluation_tables(result: Mapping[str, Any]) -> Iterator[NamedTable]:
     """Name, columns and rows of every table."""
-    models = items(result.get("models"))
+    short = names_of(items(result.get("models")))
+    models = [{**model, "name": short.get(str(model.get("name")))} for model in items(result.get("models"))]
     yield _texts(models)
     yield _tasks(models)
-    differences = items(result.get("differences"))
-    yield (
-        names.DIFFERENCES_TABLE, _DIFFERENCE,
-        tuple(tuple(row.get(column) for column in _DIFFERENCE) for row in differences),
-    )  # fmt: skip
+    yield _differences(items(result.get("differences")), short)
     yield _generation(models)
     yield _samples(models)
     yield _efficiency(models)
@@ -64,7 +62,7 @@ def _flat(columns: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(part for parts in named for part in parts)
 
 
-def _texts(models: list[Mapping[str, Any]]) -> NamedTable:
+def _texts(models: Sequence[Mapping[str, Any]]) -> NamedTable:
     rows = []
     for model in models:
         for text in items(model.get("text")):
@@ -73,7 +71,7 @@ def _texts(models: list[Mapping[str, Any]]) -> NamedTable:
     return names.TEXT_TABLE, ("model", "role", *_flat(_TEXT)), tuple(rows)
 
 
-def _tasks(models: list[Mapping[str, Any]]) -> NamedTable:
+def _tasks(models: Sequence[Mapping[str, Any]]) -> NamedTable:
     columns = (
         "model", "role", "task", "shots", "metric", "is_main", "value", "stderr", "low", "high", "better", "chance",
         "documents", "version",
@@ -91,11 +89,20 @@ def _tasks(models: list[Mapping[str, Any]]) -> NamedTable:
     return names.TASKS_TABLE, columns, tuple(rows)
 
 
+def _differences(found: list[Mapping[str, Any]], short: Mapping[str, str]) -> NamedTable:
+    def cell(row: Mapping[str, Any], column: str) -> Any:
+        value = row.get(column)
+        return short.get(str(value), value) if column in ("model", "to") else value
+
+    rows = tuple(tuple(cell(row, column) for column in _DIFFERENCE) for row in found)
+    return names.DIFFERENCES_TABLE, _DIFFERENCE, rows
+
+
 def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def _generation(models: list[Mapping[str, Any]]) -> NamedTable:
+def _generation(models: Sequence[Mapping[str, Any]]) -> NamedTable:
     rows = []
     for model in models:
         generation = mapping(model.get("generation"))
@@ -108,7 +115,7 @@ def _generation(models: list[Mapping[str, Any]]) -> NamedTable:
     return names.GENERATION_TABLE, columns, tuple(rows)
 
 
-def _samples(models: list[Mapping[str, Any]]) -> NamedTable:
+def _samples(models: Sequence[Mapping[str, Any]]) -> NamedTable:
     rows = tuple(
         (model.get("name"), sample.get("prompt"), sample.get("text"), sample.get("reference"))
         for model in models
@@ -117,7 +124,7 @@ def _samples(models: list[Mapping[str, Any]]) -> NamedTable:
     return names.SAMPLES_TABLE, ("model", "prompt", "text", "reference"), rows
 
 
-def _efficiency(models: list[Mapping[str, Any]]) -> NamedTable:
+def _efficiency(models: Sequence[Mapping[str, Any]]) -> NamedTable:
     rows = []
     for model in models:
         found = mapping(model.get("efficiency"))
@@ -127,7 +134,7 @@ def _efficiency(models: list[Mapping[str, Any]]) -> NamedTable:
     return names.EFFICIENCY_TABLE, ("model", "role", *_EFFICIENCY, "joules_per_token"), tuple(rows)
 
 
-def _speed(models: list[Mapping[str, Any]]) -> NamedTable:
+def _speed(models: Sequence[Mapping[str, Any]]) -> NamedTable:
     rows = []
     for model in models:
         found = mapping(model.get("efficiency"))

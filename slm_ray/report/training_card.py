@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -16,6 +15,7 @@ from slm_ray.core.redact import redact
 from slm_ray.core.units import format_count, format_seconds
 from slm_ray.report.markdown import code_block, markdown_table, plain
 from slm_ray.report.matching import format_flops
+from slm_ray.report.public_name import public_name
 from slm_ray.report.records import mapping, number
 from slm_ray.report.steps import load_code
 from slm_ray.report.tables import Table
@@ -54,24 +54,19 @@ def _facts(title: str, rows: Sequence[tuple[str, Any]]) -> Table:
     return Table(title, ("what", "which"), kept)
 
 
-def _public(name: Any) -> str:
-    """A name without this machine's folders."""
-    text = str(name)
-    return Path(text).name if text.startswith(("/", "~", ".")) else text
-
-
 def _named(who: Mapping[str, Any]) -> str | None:
     if not who:
         return None
     family = f" ({who['family']})" if who.get("family") else ""
-    return f"{_public(who.get('name'))}{family}, digest {who.get('digest')}"
+    return f"{public_name(who.get('name'))}{family}, digest {who.get('digest')}"
 
 
 def _lineage_table(lineage: Mapping[str, Any]) -> Table:
     training, space = mapping(lineage.get("training")), lineage.get("space")
     data, teacher = mapping(training.get("data")), _teacher(lineage)
-    searched = f"trial {lineage['trial']}, space {mapping(space).get('name') or space}" if "trial" in lineage else None
-    corpus = f"{_public(data.get('corpus'))}, digest {data.get('corpus_digest') or 'not known'}" if data else None
+    named = mapping(space).get("name") or space
+    searched = f"trial {lineage['trial']}{f', space {named}' if named else ''}" if "trial" in lineage else None
+    corpus = f"{public_name(data.get('corpus'))}, digest {data.get('corpus_digest') or 'not known'}" if data else None
     return _facts("Lineage", (
         ("student", training.get("student")),
         ("started from", _STARTS.get(str(training.get("start")), training.get("start"))),
@@ -152,7 +147,7 @@ def _metrics_table(lineage: Mapping[str, Any]) -> Table:
 def _limits(lineage: Mapping[str, Any]) -> str:
     training, teacher = mapping(lineage.get("training")), _teacher(lineage)
     data = mapping(training.get("data"))
-    corpus = f" of {plain(_public(data['corpus']))}" if data.get("corpus") else ""
+    corpus = f" of {plain(public_name(data['corpus']))}" if data.get("corpus") else ""
     tokens = number(training.get("tokens"))
     read = f"It was trained on {format_count(tokens)} tokens{corpus}, " if tokens else "It was trained, "
     text = (
@@ -177,7 +172,7 @@ def training_card(
     """
     training = mapping(lineage.get("training"))
     teacher = mapping(training.get("distilled_from"))
-    helped = f", with the help of {plain(_public(teacher['name']))}" if teacher else ""
+    helped = f", with the help of {plain(public_name(teacher['name']))}" if teacher else ""
     size = count_text(number(training.get("params")))
     kind = (
         "Its layers differ in size, which the plain model class cannot express. The folder holds a small modelling "

@@ -128,12 +128,8 @@ def test_wandb_gets_the_group_and_everything_logged(no_key, fake_wandb):
     said = []
     use(tracker_of("wandb", no_key, said), no_key)
     options = fake_wandb.options
-    assert (options["group"], options["job_type"], options["tags"], options["config"]) == (
-        "g",
-        "search",
-        ["fine"],
-        {"seed": 1},
-    )
+    assert (options["group"], options["job_type"], options["tags"]) == ("g", "search", ["fine"])
+    assert options["config"]["seed"] == 1 and options["config"]["environment"]["cpus"] >= 1
     assert fake_wandb.logged[:2] == [({"objective/perplexity": 4.5}, 0), ({"objective/perplexity": 4.25}, 1)]
     assert fake_wandb.logged[2][0]["front"] == ("table", ["params", "perplexity"], [[1, 2.0], [3, 4.0]])
     assert fake_wandb.logged[3][0]["picture"] == ("image", str(no_key / "front.png"))
@@ -149,10 +145,9 @@ def test_secrets_and_long_names_do_not_reach_wandb(no_key, fake_wandb):
     tracker = tracker_of("wandb", no_key, [], config=config, tags=["x" * 100, "", "fine", "fine"], group="g" * 200)
     tracker.table("t", ["a"], [["hf_" + "a" * 20]])
     tracker.finish()
-    assert fake_wandb.options["config"] == {
-        "hub_token": "[redacted]", "tokens": "20M", "store": {"address": "s3://[redacted]@host/x"},
-        "n": [1, "[redacted]"],
-    }  # fmt: skip
+    sent = fake_wandb.options["config"]
+    assert (sent["hub_token"], sent["tokens"], sent["n"]) == ("[redacted]", "20M", [1, "[redacted]"])
+    assert sent["store"] == {"address": "s3://[redacted]@host/x"}
     assert fake_wandb.logged[0][0]["t"][2] == [["[redacted]"]]
     assert fake_wandb.options["tags"] == ["x" * 64, "fine"] and len(fake_wandb.options["group"]) == 128
 

@@ -49,11 +49,11 @@ def files(folder, tmp_path, step=10, **config):
     exported = tmp_path / "exported"
     exported.mkdir(exist_ok=True)
     (exported / "config.json").write_text(json.dumps(config))
-    return description_files(exported, folder, folder.parent, step)
+    return description_files(exported, folder, step)
 
 
 def test_the_students_lineage_travels_with_its_training(model):
-    found = trained_lineage(model, model.parent, 10)
+    found = trained_lineage(model, 10)
     assert found["trial"] == 17 and found["teacher"] == TEACHER and found["search_flops"] == 3e12
     training = found["training"]
     assert training["tokens"] == 10_000 and training["flops"] == {"own": 1e13, "teacher": 5e12, "capture": 0.0}
@@ -62,7 +62,7 @@ def test_the_students_lineage_travels_with_its_training(model):
 
 
 def test_an_earlier_checkpoint_has_its_own_figures(model):
-    training = trained_lineage(model, model.parent, 7)["training"]
+    training = trained_lineage(model, 7)["training"]
     assert (training["step"], training["tokens"], training["after"]["loss"]) == (7, 5000, 4.5)
 
 
@@ -97,17 +97,17 @@ def test_growth_counts_the_stages_before(tmp_path):
     first = write_model(tmp_path / "run", "m.layers1", start="first-n", search_flops=0.0)
     write_model(first.parent, "m.layers3", start="grown", grown_from="m.layers1", search_flops=0.0)
     last = write_model(first.parent, "m.layers4", start="grown", grown_from="m.layers3", search_flops=0.0)
-    training = trained_lineage(last, last.parent, 10)["training"]
+    training = trained_lineage(last, 10)["training"]
     assert training["earlier"] == {"names": ["m.layers1", "m.layers3"], "tokens": 20_000, "flops": 3e13}
     card = files(last, tmp_path)["README.md"]
     assert "| trained before, as | m.layers1, m.layers3 |" in card and "| FLOPs in all | 45T |" in card
 
 
 def test_training_a_trained_model_again_counts_both(tmp_path, model):
-    before = trained_lineage(model, model.parent, 10)
+    before = trained_lineage(model, 10)
     origin = {"lineage": before, "student": "m", "distilled_from": None, "data": DATA}
     again = write_model(tmp_path / "again", "m.student", origin=origin)
-    training = trained_lineage(again, again.parent, 10)["training"]
+    training = trained_lineage(again, 10)["training"]
     assert training["earlier"] == {"names": ["winner-0.student"], "tokens": 10_000, "flops": 1.5e13}
 
 
@@ -117,5 +117,5 @@ def test_what_a_trained_models_search_cost_is_known_or_not(known, cost, tmp_path
     (tmp_path / "result.json").write_text("{}")
     exported = tmp_path / "a" / "b"
     exported.mkdir(parents=True)
-    (exported / "slm_ray.json").write_text(json.dumps(trained_lineage(model, model.parent, 10)))
+    (exported / "slm_ray.json").write_text(json.dumps(trained_lineage(model, 10)))
     assert search_flops(str(exported)) == cost

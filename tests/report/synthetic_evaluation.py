@@ -41,7 +41,7 @@ def efficiency() -> dict[str, Any]:
 
 def model(name: str, perplexity: float, score: float, role: str = "model", of: str | None = None) -> dict[str, Any]:
     return {
-        "name": name, "role": role, "of": of, "folder": f"/models/{name}", "digest": f"digest-{name}"[:16],
+        "name": name, "role": role, "of": of, "folder": f"/models/{name}", "digest": f"digest-{len(name)}",
         "params": 67_238_208, "tokenizer": "t", "error": None, "records": f"models/{name}", "lineage": None,
         "text": [text(perplexity)], "tasks": [task("arc_easy", score), task("piqa", score + 0.1)],
         "generation": {

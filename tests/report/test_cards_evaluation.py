@@ -57,7 +57,7 @@ def test_the_section_shows_the_model_beside_its_peers_only(folder):
     section = card_of(folder).partition(BEGIN)[2].partition(END)[0]
     assert "| 0.500 (0.400 to 0.600) | 0.600 (0.500 to 0.700) | 0.250 (0.150 to 0.350) |" in section
     assert "| python-docs | this model | 67.2M | 30.0 | 28.0 to 32.0 | 1.2000 | 1.1600 to 1.2400 |" in section
-    assert "org/teacher (teacher)" in section and "same sizes, random weights" in section
+    assert "org/teacher (teacher)" in section and "| random twin | this model |" in section
     assert "unrelated" not in section and "broken" not in section
     assert "+0.0500 to +0.1500" in section and "within the noise" in section
     assert "aa11bb22cc33dd44" in section and "ee55ff66" in section
@@ -91,6 +91,18 @@ def test_figures_that_are_no_numbers_are_left_out(folder):
     add_evaluation(folder, result, "winner-0", "2026-11-25")
     found = {one.metric_type for one in ModelCard(card_of(folder)).data.eval_results}
     assert found == {"bits_per_byte"} and "nan" not in card_of(folder).lower()
+
+
+def test_folders_of_this_machine_stay_here(folder):
+    text = json.dumps(evaluation() | {"command": "python -m slm_ray.evaluate"})
+    places = {"winner-0": "run/winner-0/model", "python-docs": "x.txt", "org/teacher": "teacher"}
+    for name, place in places.items():
+        text = text.replace(name, f"/home/me/{place}")
+    result = json.loads(text)
+    add_evaluation(folder, result, "/home/me/run/winner-0/model", "2026-11-25")
+    card = card_of(folder)
+    assert "/home/me" not in card and "| x.txt | teacher (teacher) |" in card
+    assert ModelCard(card).data.model_name == "winner-0"
 
 
 def test_a_secret_in_the_command_does_not_reach_the_card(folder):
