@@ -53,7 +53,7 @@ RUN_ELSEWHERE = {
             "--seed 1",
             "python -m slm_ray.evaluate --model my-winner --data none --efficiency --threads 4",
         ),
-        "tests/evaluate/test_evaluate_command.py, on models of its own",
+        "tests/evaluate/test_generation_in_an_evaluation.py, on models of its own",
     ),
     **dict.fromkeys(
         (

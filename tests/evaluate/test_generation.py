@@ -13,6 +13,9 @@ from slm_ray.evaluate.decoding import GumbelNoise, Sampling, continue_rows, end_
 from slm_ray.evaluate.generation import generate
 from slm_ray.evaluate.prompts import Prompt
 from slm_ray.models.extraction import extract
+from slm_ray.models.ladder import make_shape
+from slm_ray.models.positions import KINDS
+from slm_ray.models.scratch import build_scratch, with_positions
 from tests.models import tiny
 from tests.references import naive_continuation
 from tests.search.tiny_run import make_tokenizer, sentences
@@ -45,11 +48,21 @@ def llama(tokenizer):
 MODELS = [(name, "") for name in tiny.NAMES] + [
     (name, axis) for name in ("llama", "gpt_neox", "gpt2", "qwen3") for axis in ("first attention", "everything")
 ]
+MODELS += [("positions", kind) for kind in KINDS]
+
+
+def scratch(positions):
+    """Llama with other positions, its weights large enough to differ from each other."""
+    model = build_scratch(with_positions(make_shape(tiny.VOCAB, 64, 2, 64), positions, 64), positions, 0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(6 if parameter.ndim > 1 else 1)
+    return model
 
 
 @pytest.mark.parametrize(("name", "axis"), MODELS)
 def test_greedy_text_is_that_of_a_loop_without_cache_or_padding(name, axis):
-    model = student(name, axis) if axis else tiny.tiny_model(name)
+    model = scratch(axis) if name == "positions" else student(name, axis) if axis else tiny.tiny_model(name)
     assert padding_is_ignored(model, torch.device("cpu"))
     ends = [5, 11]
     expected = [naive_continuation(model, row, 7, ends) for row in ROWS]

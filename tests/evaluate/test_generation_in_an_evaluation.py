@@ -1,0 +1,66 @@
+"""From models to a preference table by the commands: texts and costs are measured, then people rate."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from slm_ray.core.commands import run_command
+from slm_ray.evaluate import efficiency
+from slm_ray.evaluate.command import main as evaluate
+from slm_ray.evaluate.rating.command import main as rate
+from slm_ray.hardware import matmul
+from slm_ray.hardware.timing import Effort
+from tests.evaluate.rating_run import save_ratings
+from tests.models import tiny
+from tests.search.tiny_run import make_tokenizer, sentences
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Two models and two prompts; figures are taken from few runs."""
+    monkeypatch.setattr(efficiency, "Effort", lambda: Effort(least_runs=2, least_seconds=0))
+    monkeypatch.setitem(matmul._SIZES, "cpu", 64)
+    tokenizer = make_tokenizer(sentences(40))
+    for seed, name in enumerate(("a", "b")):
+        tiny.tiny_model("llama", seed=seed, vocab_size=len(tokenizer)).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    lines = [{"prompt": f"The {word}", "reference": " keeps the layer", "id": word} for word in ("seed", "student")]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return tmp_path
+
+
+def test_from_models_to_a_preference_table(place, monkeypatch):
+    monkeypatch.chdir(place)
+    arguments = "--model a --model b --data none --prompts prompts.jsonl --references --max-new-tokens 4 --efficiency"
+    assert (
+        run_command(
+            evaluate, [*arguments.split(), "--peers", "none", "--precision", "fp32", "--threads", "1", "--out", "run"]
+        )
+        == 0
+    )
+    result = json.loads((place / "run" / "evaluate.json").read_text())
+    for row in result["models"]:
+        assert row["generation"]["metrics"]["bleu"]["interval"] and row["generation"]["prompts"] == 2
+        assert row["efficiency"]["kv_bytes_per_token"] == row["efficiency"]["kv_bytes_per_token_expected"]
+        assert row["efficiency"]["prefill"] and row["efficiency"]["decode"]
+    assert {difference["of"] for difference in result["differences"]} >= {"bleu", "chrf", "seq-rep-4"}
+    assert run_command(rate, ["page", "run"]) == 0
+    key = json.loads((place / "run" / "rating_key.json").read_text())
+    assert key["models"] == [row["name"] for row in result["models"]]
+    save_ratings(place / "ann.json", key["page"], "Ann", {entry["item"]: "left" for entry in key["items"]})
+    assert run_command(rate, ["table", "run", "ann.json"]) == 0
+    [pair] = json.loads((place / "run" / "preferences.json").read_text())["pairs"]
+    assert pair["ratings"] == len(key["items"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("prompts", "said"), [("none.jsonl", "is not there"), ("bare.txt", "first line 1"), ("page.csv", "neither")]
+)
+def test_prompts_are_checked_before_anything_is_loaded(place, monkeypatch, capsys, prompts, said):
+    monkeypatch.chdir(place)
+    (place / "bare.txt").write_text("The seed\n")
+    arguments = ["--model", "a", "--data", "none", "--prompts", prompts, "--references", "--out", "run"]
+    assert run_command(evaluate, arguments) == 2
+    assert said in capsys.readouterr().err and not list(place.glob("run/models/*"))
