@@ -18,7 +18,7 @@ from slm_ray.pretrain.recorder import EVALS_FILE
 from slm_ray.report.records import mapping
 from slm_ray.report.training_card import training_card
 
-MODEL_FILE, CARD_FILE, ORIGIN = "model.json", "README.md", "origin"
+MODEL_FILE, STATUS_FILE, CARD_FILE, ORIGIN = "model.json", "status.json", "README.md", "origin"
 _DISTILLATION = ("distill", "loss", "temperature", "kd_weight", "kd_schedule")
 _OPTIMISATION = (
     "optimizer", "learning_rate", "schedule", "warmup", "floor", "weight_decay", "beta1", "beta2", "clip", "batch_size",
@@ -85,6 +85,7 @@ def trained_lineage(folder: Path, step: int, config: Mapping[str, Any] | None = 
     """
     run, model = folder.parent, mapping(read_json(folder / MODEL_FILE))
     config = mapping(read_json(run / CONFIG_FILE)) if config is None else config
+    status = mapping(read_json(folder / STATUS_FILE)) if (folder / STATUS_FILE).is_file() else {}
     scratch = mapping(model.get("scratch"))
     config = {**config, **scratch}  # a model from nothing has its own batch and rate
     origin, evaluations = mapping(model.get(ORIGIN)), read_records(folder / EVALS_FILE)
@@ -98,7 +99,8 @@ def trained_lineage(folder: Path, step: int, config: Mapping[str, Any] | None = 
         "seconds": last.get("seconds"), "search_flops": model.get("search_flops"),
         "distilled_from": origin.get("distilled_from"), "data": origin.get("data"),
         "distillation": {name: config.get(name) for name in _DISTILLATION},
-        "optimisation": {name: config.get(name) for name in _OPTIMISATION},
+        "optimisation": {name: config.get(name) for name in _OPTIMISATION} | _as_it_ran(status),
+        "joules": mapping(mapping(status.get("end")).get("energy")).get("joules"),
         "earlier": _earlier(model, origin, run),
         "before": first and {name: first.get(name) for name in _EVALUATION},
         "after": {name: last.get(name) for name in _EVALUATION} if last else None,
@@ -106,6 +108,12 @@ def trained_lineage(folder: Path, step: int, config: Mapping[str, Any] | None = 
     spent = {"search_flops": model["search_flops"]} if model.get("search_flops") is not None else {}
     found: dict[str, Any] = redact_value({**mapping(origin.get("lineage")), **spent, "training": training})
     return found
+
+
+def _as_it_ran(status: Mapping[str, Any]) -> dict[str, Any]:
+    """What options like ``auto`` came to."""
+    runs = mapping(mapping(status.get("begin")).get("runs"))
+    return {name: runs[name] for name in ("precision", "engine", "zero") if runs.get(name) is not None}
 
 
 def _whole(training: Mapping[str, Any]) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def _lineage_table(lineage: Mapping[str, Any]) -> Table:
 def _budget_table(lineage: Mapping[str, Any]) -> Table:
     training = mapping(lineage.get("training"))
     flops, data = mapping(training.get("flops")), mapping(training.get("data"))
-    seconds, tokens = number(training.get("seconds")), number(training.get("tokens"))
+    seconds, tokens, joules = (number(training.get(name)) for name in ("seconds", "tokens", "joules"))
     search, different = number(training.get("search_flops")), number(data.get("different_tokens"))
     parts = [number(flops.get(name)) for name in ("own", "teacher", "capture")]
     earlier = mapping(training.get("earlier"))
@@ -104,6 +104,7 @@ def _budget_table(lineage: Mapping[str, Any]) -> Table:
         ("FLOPs of that", format_flops(before) if before else None),
         ("FLOPs, the search's", "not known" if search is None else format_flops(search) if search else None),
         ("FLOPs in all", format_flops(whole) if whole else None),
+        ("energy", f"{joules / 3.6e6:.3g} kWh" if joules is not None else None),
         ("time in steps", format_seconds(seconds) if seconds is not None else None),
     ))  # fmt: skip
 

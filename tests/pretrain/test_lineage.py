@@ -85,6 +85,14 @@ def test_the_card_says_all_that_a_reader_must_know(model, tmp_path):
     assert "trust_remote_code=True)" in files(model, tmp_path, auto_map={})["README.md"]
 
 
+def test_the_card_says_what_auto_came_to_and_what_it_took(model, tmp_path):
+    runs = {"engine": "deepspeed", "precision": "bf16", "zero": 2}
+    status = {"begin": {"runs": runs}, "end": {"energy": {"joules": 7.2e6}}}
+    (model / "status.json").write_text(json.dumps(status))
+    card = files(model, tmp_path)["README.md"]
+    assert "| precision | bf16 |" in card and "| zero | 2 |" in card and "| energy | 2 kWh |" in card
+
+
 def test_a_model_of_unknown_origin_has_a_card_too(tmp_path):
     folder = write_model(tmp_path / "old", "m.student", origin=None, search_flops=None)
     card = files(folder, tmp_path)["README.md"]
