@@ -208,12 +208,9 @@ def _facts(run: EvaluationRecords) -> str:
 def evaluation_chapter(run: EvaluationRecords, prefix: str = "", file: str = EVALUATION_PICTURE) -> Chapter:
     """An evaluation's part of a page."""
     again: list[tuple[str, str]] = [] if run.finished or not run.command else [("Go on with it", run.command)]
-    blocks: list[Block] = [Rows(spent_table(run))]
-    if run.finished:
-        blocks.append(Words("Energy was not measured, but for that per token above where it is known.", small=True))
     sections = [
         *evaluation_sections(run, prefix, file),
-        Section("What was spent", blocks if spent_table(run).rows else []),
+        Section("What was spent", [Rows(spent_table(run))]),
         reproduce_section(run.command, again, "The command is recorded when an evaluation finishes."),
         environment_section(run.environment, run.config),
     ]

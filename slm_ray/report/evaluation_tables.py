@@ -200,14 +200,16 @@ def generation_lead(run: EvaluationRecords) -> str:
     if model is None:
         return ""
     settings = mapping(mapping(model.generation).get("settings"))
-    shown = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in settings.items() if _is_plain(value))
+    told = {key: value for key, value in settings.items() if _is_plain(value) and "digest" not in key}
+    shown = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in told.items())
     count = number(mapping(model.generation).get("prompts"))
     text = f"{count_text(count)} prompts, the same for every model"
     return f"{text}{f': {shown}' if shown else ''}. 95% intervals over prompts."
 
 
 def _is_plain(value: object) -> bool:
-    return isinstance(value, (int, float, bool)) or (isinstance(value, str) and len(value) < 40)
+    """A number or a short text; a setting that is off says nothing."""
+    return (isinstance(value, (int, float)) and value is not False) or (isinstance(value, str) and len(value) < 40)
 
 
 def generation_samples(run: EvaluationRecords) -> list[dict[str, Any]]:
@@ -316,6 +318,8 @@ def spent_table(run: EvaluationRecords) -> Table:
     loaded = number(run.spent.get("models_loaded"))
     if loaded is not None:
         rows.append(("models loaded", f"{loaded:.0f}"))
+    if rows:
+        rows.append(("energy", "not measured as a whole"))
     return Table("What was spent", ("what", "how much"), tuple(rows))
 
 

@@ -28,6 +28,17 @@ def _is_numeric_column(rows: Sequence[Sequence[str]], column: int) -> bool:
     return bool(cells) and all(_NUMERIC.fullmatch(cell) for cell in cells)
 
 
+def _column_class(rows: Sequence[Sequence[str]], column: int) -> str:
+    """Figures, names that are kept whole, sentences, or none of these."""
+    if _is_numeric_column(rows, column):
+        return "n"
+    cells = [row[column] for row in rows]
+    longest = max(map(len, cells), default=0)
+    if longest <= _SHORT and not any("(" in cell for cell in cells):
+        return "k"
+    return "w" if longest > _LONG else ""
+
+
 def html_table(
     table: Table, *, caption: str | None = None, marked: Sequence[int] = (),
     strong: frozenset[tuple[int, int]] = frozenset(),
@@ -40,12 +51,8 @@ def html_table(
         marked: The rows to set off.
         strong: ``(row, column)`` of cells in bold.
     """
-    numeric = [_is_numeric_column(table.rows, column) for column in range(len(table.header))]
-    longest = [max((len(row[column]) for row in table.rows), default=0) for column in range(len(table.header))]
-    kind = [
-        'class="n"' if is_numeric else 'class="k"' if length <= _SHORT else 'class="w"' if length > _LONG else ""
-        for is_numeric, length in zip(numeric, longest, strict=True)
-    ]
+    columns = range(len(table.header))
+    kind = [f'class="{name}"' if (name := _column_class(table.rows, column)) else "" for column in columns]
     heads = "".join(f'<th scope="col" {k}>{escape(cell)}</th>' for cell, k in zip(table.header, kind, strict=True))
     rows = []
     for index, row in enumerate(table.rows):

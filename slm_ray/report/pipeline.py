@@ -150,9 +150,10 @@ def pipeline_sections(run: PipelineRecords, prefix: str = "", pictures: Sequence
     stages = stages_table(mapping(run.state.get("stages")))
     links = {text: address for text, address in _REPORTS.items() if (run.folder / address).is_file()}
     shape = picture_sections(run.search, f"{prefix}front", pictures[2]) if run.search else []
+    evaluated = evaluation_sections(run.evaluation, prefix, pictures[1]) if run.evaluation else []
     return [
         curves,
-        *(evaluation_sections(run.evaluation, prefix, pictures[1]) if run.evaluation else []),
+        *(replace(part, title="The evaluated models") if part.title == "The models" else part for part in evaluated),
         *shape,
         *([progress_section(run.search, f"{prefix}progress")] if run.search else []),
         *(replace(table, title="The trained models") if table.title == "The models" else table for table in tables),

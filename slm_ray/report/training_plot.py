@@ -13,6 +13,7 @@ from slm_ray.report.wording import perplexity_text
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_MARKED_POINTS = 60  # with more, the marks of a line run into each other
 _SIZE_INCHES, _LEGEND_ROW_INCHES, _DPI = (15.0, 7.0), 0.24, 100
 _INK, _MUTED, _GRID = "#1f2328", "#59636e", "#e6e9ec"
 # Okabe and Ito's colours, told apart with any kind of colour vision; line styles differ as well.
@@ -60,7 +61,8 @@ def _draw_curves(ax: Axes, chart: TrainingChart, quantity: str) -> None:
         color, line_style = _look_of(chart, curve)
         xs = [_at(point, quantity) for point in curve.points]
         ys = [point.perplexity for point in curve.points]
-        style = {"color": color, "linewidth": 2.4 if curve.is_best else 1.8, "marker": "o", "markersize": 4.5}
+        style = {"color": color, "linewidth": 2.4 if curve.is_best else 1.8}
+        style |= {"marker": "o", "markersize": 4.5} if len(curve.points) <= _MARKED_POINTS else {}
         style |= {"linestyle": line_style, "zorder": 5 if curve.is_best else 4}
         ax.plot(xs, ys, label=f"{curve.model.name}  {perplexity_text(ys[-1])}", **style)
 
