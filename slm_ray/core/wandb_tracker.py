@@ -35,7 +35,7 @@ _SETTINGS = {
     "console": "off", "silent": True, "disable_git": True, "save_code": False,
     "init_timeout": INIT_SECONDS, "login_timeout": 10, "finish_timeout": FINISH_SECONDS,
     # Command line, paths, user and host stay here: the config says what a reader needs, without secrets.
-    "x_disable_meta": True, "x_disable_machine_info": True,
+    "x_disable_meta": True, "host": "",
 }  # fmt: skip
 Say = Callable[[str], None]
 Action = Callable[[Any], object]
@@ -81,6 +81,7 @@ class WandbTracker:
         """
         self._folder, self._say, self._mode = folder, say, wandb_mode()
         self._id: str | None = None
+        self._why = "no key, or WANDB_MODE says so"
         self._first_step, self._failures, self._exit_code = 0, 0, 0
         self._complained = self._gave_up = self._ended = False
         self._queue: queue.Queue[Action | None] = queue.Queue(MOST_WAITING)
@@ -180,7 +181,7 @@ class WandbTracker:
     def _start(self) -> Any:
         """The run, with the axes of its figures; None where there is none."""
         if self._mode == "online" and IS_LATE.is_set():
-            self._mode = "offline"
+            self._mode, self._why = "offline", "it kept this process waiting before"
         try:
             import wandb
 
@@ -212,7 +213,7 @@ class WandbTracker:
         if self._mode == "online":
             self._first_step = int(run.step)
         elif self._mode == "offline":
-            self._say(f"W&B is offline (no key, or WANDB_MODE says so): {self._send_later()}")
+            self._say(f"W&B is offline ({self._why}): {self._send_later()}")
         return run
 
     def _do(self, action: Action, run: Any) -> None:

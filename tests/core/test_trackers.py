@@ -215,6 +215,7 @@ def test_wandb_that_cannot_be_reached_is_kept_on_disk(no_key, fake_wandb, monkey
     said.clear()
     use(tracker_of("wandb", no_key, said), no_key)  # the next model does not ask again
     assert fake_wandb.starts[2]["mode"] == "offline" and len(fake_wandb.starts) == 3
+    assert "kept this process waiting before" in said[0]
 
 
 def test_wandb_that_fails_says_so_once_and_the_run_goes_on(no_key, fake_wandb, monkeypatch):
