@@ -132,9 +132,7 @@ def _fetch_task_data(evaluation: Evaluation) -> None:
     plan = evaluation.inputs.plan
     if plan is not None:
         pending = {part.name for label in evaluation.records for part in evaluation.pending(label) if part.kind == TASK}
-        for name in plan.tasks:
-            if name in pending:
-                plan.only(name).check_downloads()
+        plan.check_downloads(name for name in plan.tasks if name in pending)
 
 
 def describe(config: EvaluateConfig, out: Path) -> None:
