@@ -98,7 +98,7 @@ def test_without_hub_and_local_data_there_is_one_sentence():
     with pytest.raises(
         UserError, match=r"'arc_easy' did not get the dataset allenai/ai2_arc \(ARC-Easy\) .*--task-data"
     ):
-        plan.check_downloads()
+        plan.check_downloads(plan.tasks)
 
 
 def test_a_plan_comes_back_from_json_the_same(tmp_path):

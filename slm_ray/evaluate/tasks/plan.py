@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -63,15 +63,18 @@ class TaskPlan:
         """
         return TaskPlan(self.lm_eval, (self.task(name),), {}, {})
 
-    def check_downloads(self) -> None:
-        """Fetch the data of all tasks that come from the hub, so that an evaluation does not stop half-way for them.
+    def check_downloads(self, names: Iterable[str]) -> None:
+        """Fetch the data of tasks that come from the hub, so that an evaluation does not stop half-way for them.
+
+        Args:
+            names: Some of :attr:`tasks`: those that are still to be measured.
 
         Raises:
             UserError: The data of a task cannot be had.
         """
-        for one in self.planned:
-            if not one.data:
-                build_task(one)
+        for name in names:
+            if not self.task(name).data:
+                build_task(self.task(name))
 
     def to_json(self) -> dict[str, Any]:
         """For a worker, or a record."""
