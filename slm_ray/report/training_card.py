@@ -21,6 +21,12 @@ from slm_ray.report.steps import load_code
 from slm_ray.report.tables import Table
 from slm_ray.report.wording import MISSING, NORMAL_95, count_text, perplexity_text
 
+# How a model loads that needs its modelling file, or does not.
+KINDS = {
+    True: "Its layers are not those of the plain model class. The folder holds a small modelling file, so "
+    "`trust_remote_code=True` loads it anywhere; after `import slm_ray` it loads without that flag.",
+    False: "It is saved as its family's own model class and loads anywhere, without extra code.",
+}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _TAGS = ["slm_ray", "text-generation"]
 _STARTS = {
@@ -37,11 +43,15 @@ def _teacher(lineage: Mapping[str, Any]) -> Mapping[str, Any]:
     return mapping(lineage.get("teacher")) or mapping(training.get("distilled_from"))
 
 
-def _front_matter(lineage: Mapping[str, Any]) -> str:
-    teacher, training = _teacher(lineage), mapping(lineage.get("training"))
+def card_front_matter(teacher: Mapping[str, Any], tags: Sequence[str]) -> str:
+    """The metadata of a card.
+
+    Args:
+        teacher: Whose licence applies; empty where nobody is known.
+        tags: Words to find the model by.
+    """
     licence = str(teacher.get("licence") or "")
-    tags = _TAGS + (["distillation"] if training.get("distilled_from") else [])
-    fields: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": tags}
+    fields: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": list(tags)}
     # Hugging Face shows "other" for a licence it has no name for; none at all would read as permission.
     fields["license"] = " ".join(licence.split()) if licence and licence != "unknown" else "other"
     if _HUB_ID.fullmatch(str(teacher.get("name"))):
@@ -49,7 +59,8 @@ def _front_matter(lineage: Mapping[str, Any]) -> str:
     return f"---\n{yaml.safe_dump(fields, sort_keys=True, allow_unicode=True)}---\n"
 
 
-def _facts(title: str, rows: Sequence[tuple[str, Any]]) -> Table:
+def facts(title: str, rows: Sequence[tuple[str, Any]]) -> Table:
+    """A table of what is known; the rest is left out."""
     kept = tuple((name, str(value)) for name, value in rows if value not in (None, ""))
     return Table(title, ("what", "which"), kept)
 
@@ -61,15 +72,20 @@ def _named(who: Mapping[str, Any]) -> str | None:
     return f"{public_name(who.get('name'))}{family}, digest {who.get('digest')}"
 
 
+def _vocabulary(found: Mapping[str, Any]) -> str | None:
+    return f"{found.get('new_tokens')} tokens added, of {public_name(found.get('corpus'))}" if found else None
+
+
 def _lineage_table(lineage: Mapping[str, Any]) -> Table:
     training, space = mapping(lineage.get("training")), lineage.get("space")
     data, teacher = mapping(training.get("data")), _teacher(lineage)
     named = mapping(space).get("name") or space
     searched = f"trial {lineage['trial']}{f', space {named}' if named else ''}" if "trial" in lineage else None
     corpus = f"{public_name(data.get('corpus'))}, digest {data.get('corpus_digest') or 'not known'}" if data else None
-    return _facts("Lineage", (
+    return facts("Lineage", (
         ("student", training.get("student")),
         ("started from", _STARTS.get(str(training.get("start")), training.get("start"))),
+        ("vocabulary", _vocabulary(mapping(lineage.get("vocabulary")))),
         ("grown from", training.get("grown_from")),
         ("found by a search", searched),
         ("cut from", _named(mapping(lineage.get("teacher")))),
@@ -92,7 +108,7 @@ def _budget_table(lineage: Mapping[str, Any]) -> Table:
     earlier = mapping(training.get("earlier"))
     before = number(earlier.get("flops"))
     whole = sum(part or 0.0 for part in (*parts, search, before))
-    return _facts("Budget", (
+    return facts("Budget", (
         ("parameters", count_text(number(training.get("params")))),
         ("training tokens", f"{tokens:,.0f}" if tokens is not None else None),
         ("of them different", format_count(different) if different is not None else None),
@@ -115,7 +131,7 @@ def _settings_table(lineage: Mapping[str, Any]) -> Table:
     if settings.get("distill") == "none":
         settings = {name: value for name, value in settings.items() if name not in
                     ("loss", "temperature", "kd_weight", "kd_schedule")}  # fmt: skip
-    return _facts("Settings", [(name.replace("_", " "), value) for name, value in settings.items()])
+    return facts("Settings", [(name.replace("_", " "), value) for name, value in settings.items()])
 
 
 def _loss_row(when: str, found: Mapping[str, Any]) -> tuple[str, ...]:
@@ -175,19 +191,13 @@ def training_card(
     teacher = mapping(training.get("distilled_from"))
     helped = f", with the help of {plain(public_name(teacher['name']))}" if teacher else ""
     size = count_text(number(training.get("params")))
-    kind = (
-        "Its layers differ in size, which the plain model class cannot express. The folder holds a small modelling "
-        "file, so `trust_remote_code=True` loads it anywhere; after `import slm_ray` it loads without that flag."
-        if remote_code
-        else "It is saved as its family's own model class and loads anywhere, without extra code."
-    )
     tables = [_metrics_table(lineage), _budget_table(lineage), _lineage_table(lineage), _settings_table(lineage)]
     shown = [part for table in tables if table.rows for part in (f"## {table.title}", markdown_table(table))]
     parts = [
         f"# {plain(str(training.get('name')))}, {size} parameters",
         f"A language model trained by slm_ray{helped}.",
         "## How to load it",
-        kind,
+        KINDS[remote_code],
         code_block(load_code(path, remote_code), "python"),
         *shown,
         "## Limits",
@@ -197,4 +207,5 @@ def training_card(
         f"With slm_ray {training.get('slm_ray') or __version__}, on "
         f"{date or datetime.now(UTC).strftime('%Y-%m-%d')} (UTC).",
     ]
-    return redact(_front_matter(lineage) + "\n" + "\n\n".join(parts) + "\n")
+    tags = _TAGS + (["distillation"] if teacher else [])
+    return redact(card_front_matter(_teacher(lineage), tags) + "\n" + "\n\n".join(parts) + "\n")
