@@ -211,7 +211,7 @@ class WandbTracker:
             self._say(f"W&B cannot be reached ({_reason(error)}): this run is kept on disk; {self._send_later()}")
             return wandb.init(**self._options | {"id": f"{self._id}-kept"}, mode="offline", settings=settings)
         if self._mode == "online":
-            self._first_step = int(run.step)
+            self._first_step = int(run.starting_step)  # 0, or behind what the server has of a resumed run
         elif self._mode == "offline":
             self._say(f"W&B is offline ({self._why}): {self._send_later()}")
         return run

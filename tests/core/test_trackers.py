@@ -45,7 +45,7 @@ class FakeRun:
     """A run that notes what it is told, and fails or hangs where it is told to."""
 
     def __init__(self, seen):
-        self.seen, self.step = seen, seen.server_step
+        self.seen, self.starting_step = seen, seen.server_step
         self.summary = types.SimpleNamespace(update=lambda values: self.call(lambda: seen.summary.update(values)))
 
     def call(self, note):
