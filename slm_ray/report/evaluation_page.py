@@ -189,9 +189,8 @@ def evaluation_tiles(run: EvaluationRecords) -> str:
     if average and first.tasks and average.scores[0]:
         chance = "" if average.chance is None else f"; chance is {100 * average.chance:.1f}"
         tiles.append(tile("Tasks", f"{100 * average.scores[0].value:.1f}", f"{average.title}, %{chance}"))
-    tiles.append(tile("Models", str(len(run.measured)), "measured, peers among them"))
     if (seconds := number(run.spent.get("seconds"))) is not None:
-        tiles.append(tile("Time", format_seconds(seconds), "with loading"))
+        tiles.append(tile("Time", format_seconds(seconds), f"{len(run.measured)} models, with loading"))
     return f'<dl class="tiles">{"".join(tiles)}</dl>'
 
 

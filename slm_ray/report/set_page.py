@@ -22,9 +22,10 @@ from slm_ray.report.costs import (
 )
 from slm_ray.report.evaluation_page import evaluation_chapter
 from slm_ray.report.evaluation_plot import draw_evaluation
+from slm_ray.report.evaluation_records import RESULT_FILE
 from slm_ray.report.page import markdown_of, page_of
 from slm_ray.report.panels import draw_panels
-from slm_ray.report.pipeline import pipeline_chapter, pipeline_costs
+from slm_ray.report.pipeline import STATE_FILE, pipeline_chapter, pipeline_costs
 from slm_ray.report.plots import draw_front
 from slm_ray.report.proxies import correlations_table, proxy_chapter, proxy_costs, proxy_panels
 from slm_ray.report.runs import EVALUATION, PIPELINE, PROXIES, SEARCH, TRAINING, Run
@@ -214,7 +215,7 @@ def write_set_report(runs: Sequence[Run], folder: Path, argv: Sequence[str]) -> 
     Raises:
         UserError: The folder holds a run itself, or cannot be written.
     """
-    if (folder / CONFIG_FILE).exists():
+    if any((folder / name).exists() for name in (CONFIG_FILE, STATE_FILE, RESULT_FILE)):
         raise UserError(f"--out {folder} holds a run, whose own report would be lost: choose another folder")
     report = set_report(runs, shlex.join(["python", "-m", "slm_ray.report", *argv]))
     drawn = _draw(runs)

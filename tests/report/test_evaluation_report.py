@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import json
 import re
 
@@ -185,6 +187,8 @@ def test_the_page_is_whole_and_needs_nothing(tmp_path):
     assert list(page_json(page)) == ["text", "tasks", "differences-0", "differences-1", "scatter"]
     kinds = [attrs["data-kind"] for tag, attrs in tags.tags if "data-figure" in attrs]
     assert kinds == ["intervals"] * 4 + ["scatter"]
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    assert f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in page
 
 
 def test_names_and_texts_are_shown_and_never_run(tmp_path):

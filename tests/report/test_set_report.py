@@ -132,10 +132,13 @@ def test_the_page_of_one_run_is_made_too(tmp_path):
     assert "<h1>Search a</h1>" in page
 
 
-def test_a_report_does_not_go_where_a_run_lies(tmp_path, capsys):
+@pytest.mark.parametrize("file", ["config.json", "pipeline.json", "evaluate.json"])
+def test_a_report_does_not_go_where_a_run_lies(tmp_path, capsys, file):
     folder = finished_run(tmp_path / "a", 10)
-    assert run_command(main, [str(folder), "--out", str(folder)]) == 2
-    assert "holds a run" in capsys.readouterr().err and not (folder / "report.html").exists()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / file).write_text("{}")
+    assert run_command(main, [str(folder), "--out", str(tmp_path / "b")]) == 2
+    assert "holds a run" in capsys.readouterr().err and not (tmp_path / "b/report.html").exists()
 
 
 def test_nothing_is_written_when_one_folder_is_wrong(tmp_path, capsys):

@@ -14,7 +14,7 @@
   }
   document.querySelectorAll("details").forEach((part) => part.addEventListener("toggle", drawAll));
   // A link to a folded part opens it.
-  const open = () => { const part = document.getElementById(decodeURIComponent(location.hash.slice(1))); if (part && part.tagName === "DETAILS") { part.open = true; part.scrollIntoView(); } };
+  const open = () => { const part = document.getElementById(location.hash.slice(1)); if (part && part.tagName === "DETAILS") { part.open = true; part.scrollIntoView(); } };
   addEventListener("hashchange", open);
   addEventListener("resize", drawAll);
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") document.querySelectorAll(".tip").forEach((tip) => { tip.hidden = true; }); });
