@@ -1,9 +1,11 @@
 import dataclasses
 import json
+import os
 import shlex
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,7 @@ from slm_ray.core.commands import run_command
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.report import dashboard, dashboard_wandb
 from slm_ray.report.dashboard import BARS, CONFIG, CONFIG_KEYS, LINE, SECTIONS, Panel, Section, unknown_keys
+from tests.report.wandb_server import wandb_server
 
 pytest.importorskip("wandb_workspaces")
 
@@ -113,6 +116,30 @@ def test_with_a_key_it_is_saved_and_its_address_printed(monkeypatch, capsys):
     monkeypatch.setattr(Workspace, "url", "https://example.org/me/p?nw=1")
     assert run_command(command.main, ["--entity", "me", "--project", "p"]) == 0
     assert capsys.readouterr().out == "https://example.org/me/p?nw=1\n" and seen == [("me", "p", len(SECTIONS))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags, address", [([], "/me/p?nw=abc"), (["--report"], "/me/p/reports/slm_ray--Vmlldzox")])
+def test_wandb_s_own_code_saves_what_was_checked(flags, address, tmp_path):
+    with wandb_server() as (server, saved):
+        environment = {**os.environ, "WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": server, "HOME": str(tmp_path)}
+        environment |= {"PYTHONPATH": str(Path(__file__).parents[2])}
+        command = [sys.executable, "-m", "slm_ray.dashboard", "--entity", "me", "--project", "p", *flags]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.stdout == f"{server}{address}\n", done.stderr
+    (sent,) = saved
+    assert (sent["entityName"], sent["projectName"], sent["displayName"]) == ("me", "p", "slm_ray")
+    kind = dashboard_wandb.REPORT if flags else dashboard_wandb.WORKSPACE
+    checked = dashboard_wandb.specification(dashboard_wandb.build(kind, "", "p"))["spec"]
+    assert view_types(json.loads(sent["spec"])) == view_types(checked) != []
+
+
+def view_types(value):
+    """The kinds of all panels of a specification."""
+    if isinstance(value, dict):
+        own = [value["viewType"]] if "viewType" in value else []
+        return own + [kind for inner in value.values() for kind in view_types(inner)]
+    return [kind for inner in value for kind in view_types(inner)] if isinstance(value, list) else []
 
 
 def test_what_wandb_refuses_is_said_without_secrets(monkeypatch, capsys):
