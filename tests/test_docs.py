@@ -62,6 +62,15 @@ RUN_ELSEWHERE = {
         ),
         "tests/evaluate/test_rating_page.py and test_rating_table.py, on runs of their own",
     ),
+    **dict.fromkeys(
+        (
+            "python -m slm_ray.tokenizer train --data my-texts --size 8192 --out my-tokenizer",
+            "python -m slm_ray.tokenizer extend --model my-model --data my-texts --add 4000 --out my-model-with-words",
+            "python -m slm_ray.tokenizer extend --model my-teacher --tokenizer my-model-with-words --data my-texts --out "
+            "my-teacher-with-words",
+        ),
+        "tests/test_tokenizer_command.py, on models of its own",
+    ),
     "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/python -m slm_ray.search --space fine": ".ci/run",
     "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/python -m pytest": ".ci/run",
     "python3 -m venv .venv && .venv/bin/pip install -e .": ".ci/run, as the beginning of README's first command",
