@@ -12,6 +12,7 @@ from slm_ray.core.redact import redact
 from slm_ray.core.units import format_bytes, format_count
 from slm_ray.report.markdown import code_block, markdown_table, plain
 from slm_ray.report.model import Model, RunRecords
+from slm_ray.report.public_name import public_name
 from slm_ray.report.records import number
 from slm_ray.report.steps import load_code, needs_remote_code
 from slm_ray.report.tables import Table, beside, budget_text
@@ -40,21 +41,22 @@ def _front_matter(run: RunRecords, base_model: str | None) -> str:
     # Hugging Face shows "other" for a licence it has no name for; none at all would read as permission.
     fields["license"] = _one_line(str(licence)) if licence else "other"
     name = base_model or (teacher.name if teacher else None)
-    if name:
+    if name and not name.startswith(("/", "~", ".")):  # a folder of this machine is no model that others can find
         fields["base_model"] = _one_line(name)
     return f"---\n{yaml.safe_dump(fields, sort_keys=True, allow_unicode=True)}---\n"
 
 
+def _named(teacher: Model) -> str:
+    return f"{public_name(teacher.name)} ({teacher.detail('family')}), digest {teacher.detail('digest')}"
+
+
 def _lineage(run: RunRecords, model: Model, tokens_digest: str | None) -> Table:
     teacher, corpus = run.teacher, run.corpus
-    named = f"{corpus.get('name')}, digest {corpus.get('digest')}" if corpus else None
+    named = f"{public_name(corpus.get('name'))}, digest {corpus.get('digest')}" if corpus else None
     tokens = [(name, number(corpus.get(f"{name}_tokens"))) for name in ("calibration", "held_out")]
     counted = [f"{count:,.0f} {name.replace('_', '-')}" for name, count in tokens if count is not None]
     facts = [
-        (
-            "teacher",
-            f"{teacher.name} ({teacher.detail('family')}), digest {teacher.detail('digest')}" if teacher else None,
-        ),
+        ("teacher", _named(teacher) if teacher else None),
         ("teacher's licence", teacher.detail("licence") or "not recorded" if teacher else None),
         ("search space", run.config.get("space")),
         ("budget", budget_text(run)),
@@ -84,7 +86,7 @@ def _perplexities(run: RunRecords, model: Model) -> Table:
     # The baselines are of winner 0's size: beside another winner they would compare unlike things.
     baselines = run.baselines if model is run.best or model.winner == 0 else ()
     named = [("this model", model)]
-    named += [(f"teacher ({run.teacher.name})", run.teacher)] if run.teacher else []
+    named += [(f"teacher ({public_name(run.teacher.name)})", run.teacher)] if run.teacher else []
     named += [(beside(run, other), other) for other in baselines]
     rows = []
     for name, other in named:
@@ -96,7 +98,7 @@ def _perplexities(run: RunRecords, model: Model) -> Table:
 
 
 def _limits(run: RunRecords) -> str:
-    corpus = f" on {plain(str(run.corpus.get('name')))}" if run.corpus.get("name") else ""
+    corpus = f" on {plain(public_name(run.corpus.get('name')))}" if run.corpus.get("name") else ""
     return (
         "This model was cut out of its teacher and **not trained afterwards**: its weights are the teacher's own. It "
         "is meant as a start for pretraining or distillation, not for use as it is, and it writes worse than its "
@@ -127,7 +129,7 @@ def model_card(
         date: The day it was made, as ``2026-11-21``; today by default.
     """
     remote = needs_remote_code(run, winner) if remote_code is None else remote_code
-    teacher = run.teacher.name if run.teacher else "its teacher"
+    teacher = public_name(run.teacher.name) if run.teacher else "its teacher"
     share = share_text(winner.params, run.teacher.params if run.teacher else None)
     shown_share = "" if share == MISSING else f", {share} of its parameters"
     kind = (

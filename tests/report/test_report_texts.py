@@ -108,6 +108,16 @@ def test_a_licence_that_is_not_known_is_not_made_up(tmp_path):
     assert front_matter(card)["license"] == "other" and "not recorded" in card
 
 
+def test_folders_of_this_machine_are_not_in_the_card(tmp_path):
+    trials = make_trials(10)
+    result = make_result(trials)
+    result["teacher"]["name"], result["corpus"]["name"] = "/home/me/teacher", "/home/me/texts.jsonl"
+    run = load_run(write_run(tmp_path, trials, result))
+    card = model_card(run, run.best)
+    assert "/home/me" not in card and "teacher (llama)" in card and "texts.jsonl" in card
+    assert "base_model" not in front_matter(card)
+
+
 def test_the_card_survives_missing_parts_and_odd_names(tmp_path):
     trials = make_trials(10)
     result = make_result(trials, teacher=None, corpus=None, budget=None, command=None, baselines=[])
