@@ -27,6 +27,7 @@ from slm_ray.pretrain.scratch import (
     scratch_digest,
     scratch_tokenizer,
     vocabulary_rows,
+    with_kept_settings,
 )
 
 INPUTS_FILE = "inputs.json"
@@ -207,8 +208,16 @@ def _check_vocabulary(config: PretrainConfig, name: str, tokenizer: Any, teacher
     )
 
 
-def load_scratch(config: PretrainConfig, teacher: Teacher | None, console: Console) -> tuple[Student, ...]:
+def load_scratch(
+    config: PretrainConfig, teacher: Teacher | None, run: Path, console: Console
+) -> tuple[Student, ...]:
     """The models from nothing, with their tokenizer.
+
+    Args:
+        config: The options.
+        teacher: Whose help they have, if any.
+        run: The run's folder, which knows what a resumed run began with.
+        console: Where to say what is done.
 
     Raises:
         UserError: The tokenizer cannot be had or is not the teacher's, or a size does not go with it.
@@ -216,9 +225,8 @@ def load_scratch(config: PretrainConfig, teacher: Teacher | None, console: Conso
     tokenizer = scratch_tokenizer(config, teacher, console)
     _check_vocabulary(config, f"--tokenizer {config.tokenizer}", tokenizer, teacher)
     rows = vocabulary_rows(config, len(tokenizer), teacher.architecture() if teacher else None)
-    return tuple(
-        Student(model.label, f"scratch {model.label}", tokenizer, 0.0, model) for model in plan_scratch(config, rows)
-    )
+    models = with_kept_settings(config, plan_scratch(config, rows), run)
+    return tuple(Student(model.label, f"scratch {model.label}", tokenizer, 0.0, model) for model in models)
 
 
 def search_flops(source: str) -> float | None:
@@ -241,7 +249,7 @@ def prepare_inputs(config: PretrainConfig, folder: RunFolder, console: Console, 
         UserError: Something is missing, damaged, or does not fit the rest.
     """
     teacher = find_teacher(config)
-    students = load_scratch(config, teacher, console) if config.scratch else load_students(config, teacher)
+    students = load_scratch(config, teacher, folder.path, console) if config.scratch else load_students(config, teacher)
     tokenizer = students[0].tokenizer
     shards = training_shards(config, tokenizer, folder.path, console, workers)
     held_out = held_out_tokens(config, tokenizer, folder.path, console)

@@ -11,7 +11,7 @@ from typing import Any
 from slm_ray.architecture import Architecture
 from slm_ray.core.digest import digest_json
 from slm_ray.core.errors import UserError, first_line
-from slm_ray.core.files import cache_folder
+from slm_ray.core.files import cache_folder, read_json
 from slm_ray.core.progress import Console
 from slm_ray.data import load_corpus
 from slm_ray.data.tokenizer_training import check_size, train_tokenizer
@@ -20,9 +20,10 @@ from slm_ray.models.ladder import Rung, find_rung, pad_vocabulary
 from slm_ray.models.scratch import ROTARY, with_positions
 from slm_ray.models.teacher_sizes import BUNDLED_ARCHITECTURE, look_up_teacher
 from slm_ray.models.teachers import Teacher, load_teacher, quiet_transformers
-from slm_ray.pretrain.config import PretrainConfig
+from slm_ray.pretrain.config import SCRATCH, PretrainConfig
 
 TRAIN_PREFIX = "train:"
+MODEL_FILE = "model.json"
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,30 @@ def plan_scratch(config: PretrainConfig, vocab_size: int) -> tuple[ScratchModel,
         rate = config.learning_rate or rung.learning_rate(batch * config.sequence_length)
         model = ScratchModel(label, rung, architecture, config.positions, batch, rate)
         model.config(config).check()
+        found.append(model)
+    return tuple(found)
+
+
+def with_kept_settings(config: PretrainConfig, models: tuple[ScratchModel, ...], run: Path) -> tuple[ScratchModel, ...]:
+    """Models with the batch and rate that a resumed run began with: the ladder's batch depends on the workers, too.
+
+    Args:
+        config: The options.
+        models: As planned now.
+        run: The run's folder.
+
+    Raises:
+        UserError: The workers of now cannot share that batch.
+    """
+    found = []
+    for model in models:
+        kept = next(iter(sorted(run.glob(f"{model.label}.{SCRATCH}*/{MODEL_FILE}"))), None)
+        if kept is not None:
+            settings = read_json(kept)["scratch"]
+            model = dataclasses.replace(
+                model, batch_size=settings["batch_size"], learning_rate=settings["learning_rate"]
+            )
+            model.config(config).check()
         found.append(model)
     return tuple(found)
 

@@ -23,7 +23,7 @@ from slm_ray.pipeline_stages import to_argv
 from slm_ray.pretrain.command import main
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.inputs import load_scratch
-from slm_ray.pretrain.scratch import plan_scratch
+from slm_ray.pretrain.scratch import plan_scratch, with_kept_settings
 from tests.pretrain.tiny_pretrain import make_job, make_shards, run, run_apart, steps_of, write_start
 from tests.search.tiny_run import LENGTH, Tiny, make_tiny
 
@@ -108,11 +108,11 @@ def test_positions_and_tokenizers_are_not_a_students(flag, tiny, capsys):
 def test_another_vocabulary_than_the_teachers_is_refused(tiny, tmp_path):
     teacher, named = load_teacher(str(tiny.teacher)), {"teacher": str(tiny.teacher), "data": str(tiny.corpus)}
     with pytest.raises(UserError, match="needs one vocabulary; give --distill none, or another teacher"):
-        load_scratch(config_of(tokenizer="train:300", **named), teacher, Console())
+        load_scratch(config_of(tokenizer="train:300", **named), teacher, tmp_path, Console())
     extended = extend_tokenizer(teacher.tokenizer(), [" habari ya asubuhi"] * 3, 5).tokenizer
     extended.save_pretrained(tmp_path / "t")
     with pytest.raises(UserError, match="or a teacher that was extended in the same way"):
-        load_scratch(config_of(tokenizer=str(tmp_path / "t"), **named), teacher, Console())
+        load_scratch(config_of(tokenizer=str(tmp_path / "t"), **named), teacher, tmp_path, Console())
 
 
 def test_batch_and_rate_are_the_ladders_unless_given():
@@ -128,6 +128,18 @@ def test_batch_and_rate_are_the_ladders_unless_given():
     assert (given.batch_size, given.learning_rate) == (2, 0.5)
     (smaller,) = plan_scratch(config_of(batch_size=2), 320)
     assert smaller.learning_rate == rung.learning_rate(2 * 64)
+
+
+def test_a_resumed_run_keeps_its_batch_and_rate_with_other_workers(tmp_path):
+    (before,) = plan_scratch(config_of(), 320)
+    (tmp_path / "1M.scratch.seed0").mkdir()
+    (tmp_path / "1M.scratch.seed0" / "model.json").write_text(json.dumps({"scratch": before.describe()}))
+    assert plan_scratch(config_of(workers=16), 320) != (before,)
+    config = config_of(workers=16)
+    assert with_kept_settings(config, plan_scratch(config, 320), tmp_path) == (before,)
+    config = config_of(workers=7)
+    with pytest.raises(UserError, match="is not divisible by --workers 7"):
+        with_kept_settings(config, plan_scratch(config, 320), tmp_path)
 
 
 def test_what_is_not_given_depends_on_scratch_and_teacher():
@@ -197,7 +209,7 @@ def test_a_run_is_resumed_where_its_sizes_are_the_same(finished, tiny, capsys):
 def test_a_teacher_gives_its_tokenizer_and_its_help(tiny, tmp_path):
     teacher = load_teacher(str(tiny.teacher))
     config = config_of(scratch="205k", teacher=str(tiny.teacher), positions="none", sequence_length=16)
-    (student,) = load_scratch(config, teacher, Console())
+    (student,) = load_scratch(config, teacher, tmp_path, Console())
     assert student.tokenizer.get_vocab() == teacher.tokenizer().get_vocab()
     rows = teacher.architecture().structure.vocab_size
     assert student.label == "205K-none" and student.scratch.architecture.structure.vocab_size == rows
