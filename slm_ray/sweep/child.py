@@ -16,7 +16,8 @@ from slm_ray.core.commands import EXIT_INTERRUPTED, run_command
 
 
 def _end_with_the_sweep() -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 1024):  # not sys.stdin, whose lock the interpreter waits for at its end
+        pass
     os._exit(EXIT_INTERRUPTED)
 
 
@@ -35,8 +36,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    status = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Not sys.exit: the watching thread holds standard input, which the interpreter would wait for at its end.
-    os._exit(status)
+    sys.exit(main(sys.argv[1:]))

@@ -85,6 +85,7 @@ def evolve(sweep: SweepFile, run: SweepRun) -> list[Point]:
     from pymoo.algorithms.moo.nsga2 import NSGA2
     from pymoo.core.mixed import MixedVariableDuplicateElimination, MixedVariableMating, MixedVariableSampling
     from pymoo.core.problem import Problem
+    from pymoo.core.termination import NoTermination
 
     plan = _plan(sweep)
     spans = {name: found[""] for name, found in plan.ranges.items()}
@@ -94,10 +95,10 @@ def evolve(sweep: SweepFile, run: SweepRun) -> list[Point]:
         mating=MixedVariableMating(eliminate_duplicates=MixedVariableDuplicateElimination()),
         eliminate_duplicates=MixedVariableDuplicateElimination(),
     )  # fmt: skip
-    algorithm.setup(problem, termination=("n_eval", plan.tries), seed=plan.seed, verbose=False)
+    algorithm.setup(problem, termination=NoTermination(), seed=plan.seed, verbose=False)
     points: list[Point] = []
     asked_before: list[Values] = []
-    while algorithm.has_next():
+    for _ in range(-(-plan.tries // plan.population)):
         asked = algorithm.ask()
         if asked is None or not len(asked):
             break

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -117,9 +118,9 @@ def end_of(task: Task, run: Path, status: int, log: str) -> tuple[str, str | Non
         return DONE, None
     if status < 0:
         return FAILED, f"its process was ended by signal {-status}" + (" (is the memory full?)" if status == -9 else "")
-    start = log.rfind("error: ")
-    if start >= 0:
-        return FAILED, log[start + len("error: ") :].strip()[:_ERROR_CHARACTERS]
+    said = list(re.finditer(r"^error: ", log, re.MULTILINE))
+    if said:
+        return FAILED, log[said[-1].end() :].strip()[:_ERROR_CHARACTERS]
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     return FAILED, f"it ended with status {status}: {lines[-1][:200] if lines else 'it said nothing'}"
 

@@ -13,8 +13,10 @@ from slm_ray.core.units import parse_number
 from slm_ray.sweep.rows import Row, columns_of
 from slm_ray.sweep.stages import normal_name
 
-KEYS = ("name", "title", "x", "y", "group", "log", "where", "curves", "analysis", "by", "metric", "flops", "params", "tokens",
-        "loss")  # fmt: skip
+KEYS = (
+    "name", "title", "x", "y", "group", "log", "where", "curves", "analysis", "by", "metric", "flops", "params", "tokens",
+    "loss", "resamples",
+)  # fmt: skip
 ANALYSES = ("scaling", "best")
 
 

@@ -17,9 +17,9 @@ UNFINISHED = "unfinished"
 def state_of(point: Point, run: Path, outcomes: Mapping[str, Outcome]) -> tuple[str, str | None]:
     """Whether a point is done, and what went wrong where it is not."""
     for task in point.tasks:
-        if is_done(task.stage, task_folder(task, run)):
-            continue
         outcome = outcomes.get(task.name)
+        if is_done(task.stage, task_folder(task, run)) and (outcome is None or outcome.status != FAILED):
+            continue
         if outcome is None or outcome.status == DONE:
             return UNFINISHED, None
         error = outcome.error if outcome.status == FAILED else None

@@ -120,7 +120,9 @@ class SweepRun:
     def _is_decided(self, task: Task) -> bool:
         """Whether there is nothing to do for a task: it is done, or a scheduler has stopped it."""
         outcome = self.outcomes.get(task.name)
-        return is_done(task.stage, task_folder(task, self.run)) or (outcome is not None and outcome.status == STOPPED)
+        if outcome is not None and outcome.status != DONE:
+            return outcome.status == STOPPED
+        return is_done(task.stage, task_folder(task, self.run))
 
     def _can_run(self, task: Task) -> bool:
         """Whether what a task needs is there; without it, it fails for that reason."""
@@ -180,10 +182,6 @@ class SweepRun:
     def _report(self, task: Task, outcome: Outcome) -> None:
         """Keep how a task ended, before anything else depends on it."""
         with self._lock:
-            if self._is_decided(task) and task.name in self.outcomes and outcome.status != FAILED:
-                known = self.outcomes[task.name]
-                if known.status == outcome.status:
-                    return  # read again for a scheduler
             if outcome.status == STOPPED and is_done(task.stage, task_folder(task, self.run)):
                 outcome = Outcome(DONE, None, outcome.seconds)
             self.outcomes[task.name] = outcome

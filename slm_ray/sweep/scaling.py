@@ -25,6 +25,7 @@ DELTA = 1e-3  # of the Huber loss, as in the paper
 LEAST_RUNS, LEAST_SIZES, LEAST_BUDGETS = 6, 3, 3  # five coefficients, and what tells N from D
 LEAST_CURVE = 4  # three coefficients
 FLOPS_PER_PARAM_TOKEN = 6.0  # forward 2, backward 4 (Kaplan et al., arXiv 2001.08361)
+RESAMPLES = 200  # fits of resampled runs, for intervals
 _STARTS = 24  # of the grid's beginnings, those of least loss are followed
 _TOLERANCE = 1e-12
 
@@ -196,19 +197,19 @@ def _best(starts: Sequence[Array], terms: list[Array], log_loss: Array) -> Array
 
 
 def _resampled(best: Array, terms: list[Array], log_loss: Array, count: int, seed: int) -> list[Array]:
-    """Fits of runs drawn with replacement, beginning at the best fit and at two places beside it."""
+    """Fits of runs drawn with replacement, beginning at the best fit and beside it."""
     rng, found = np.random.default_rng(seed), []
     while len(found) < count:
         rows = rng.integers(0, len(log_loss), len(log_loss))
         if any(len(np.unique(term[rows])) < 2 for term in terms):
             continue  # one size, or one number of tokens, says nothing of its exponent
-        starts = [best, best * 0.8, best * 1.2]
+        starts = [best, best * 1.1]
         found.append(_best(starts, [term[rows] for term in terms], log_loss[rows]))
     return found
 
 
 def fit_law(
-    params: Sequence[float], tokens: Sequence[float], losses: Sequence[float], *, resamples: int = 200, seed: int = 0
+    params: Sequence[float], tokens: Sequence[float], losses: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Fit:
     """Fit L(N, D) to finished runs.
 
@@ -244,7 +245,7 @@ def _law(theta: Array) -> ScalingLaw:
         )
 
 
-def fit_curve(tokens: Sequence[float], losses: Sequence[float], *, resamples: int = 200, seed: int = 0) -> CurveFit:
+def fit_curve(tokens: Sequence[float], losses: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0) -> CurveFit:
     """Fit L(D) of one size.
 
     Raises:

@@ -11,7 +11,7 @@ from slm_ray.core.errors import UserError
 from slm_ray.core.units import format_count
 from slm_ray.sweep.plot_data import Findings, PlotData, Series, as_number, column
 from slm_ray.sweep.rows import Row
-from slm_ray.sweep.scaling import Fit, describe_fit, fit_curve, fit_law, to_json
+from slm_ray.sweep.scaling import RESAMPLES, Fit, describe_fit, fit_curve, fit_law, to_json
 
 _POINTS = 60  # of a drawn curve
 
@@ -34,14 +34,15 @@ def add_scaling(findings: Findings, name: str, spec: Mapping[str, Any], rows: Se
     found = [[as_number(row.get(one)) for one in names] for row in rows]
     numbers = [(n, d, loss) for n, d, loss in found if n is not None and d is not None and loss is not None]
     n, d, loss = (np.array(one) for one in zip(*numbers, strict=True)) if numbers else (np.array([]),) * 3
-    fit = fit_law(n.tolist(), d.tolist(), loss.tolist())
+    resamples = int(spec.get("resamples") or RESAMPLES)
+    fit = fit_law(n.tolist(), d.tolist(), loss.tolist(), resamples=resamples)
     computes = [value for one in spec.get("flops") or _computes(n, d) if (value := as_number(one)) is not None]
     findings.lines += describe_fit(fit, computes)
     findings.figures[name] = to_json(fit) | {
         "splits": [dict(zip(("flops", "params", "tokens"), (one, *fit.law.best_split(one)), strict=True)) for one in computes]
     }  # fmt: skip
     findings.plots += [_by_tokens(name, fit, n, d, loss), _best_split(name, fit, n, d)]
-    findings.lines += _curves(n, d, loss)
+    findings.lines += _curves(n, d, loss, resamples)
 
 
 def _computes(n: Any, d: Any) -> list[float]:
@@ -83,13 +84,13 @@ def _best_split(name: str, fit: Fit, n: Any, d: Any) -> PlotData:
                     series)  # fmt: skip
 
 
-def _curves(n: Any, d: Any, loss: Any) -> list[str]:
+def _curves(n: Any, d: Any, loss: Any, resamples: int) -> list[str]:
     """L(D) of every size that has enough budgets."""
     lines = []
     for size in np.unique(n):
         at, label = n == size, format_count(float(size))
         try:
-            curve = fit_curve(d[at].tolist(), loss[at].tolist())
+            curve = fit_curve(d[at].tolist(), loss[at].tolist(), resamples=resamples)
         except UserError as error:
             lines.append(f"L(D) of {label}: {error}")
             continue

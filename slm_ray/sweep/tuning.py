@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -86,7 +87,9 @@ class _Told(Callback):
         return self._tasks[trial.config["trial"]["task"].name]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A task ended, or its scheduler ended it."""
+        """A task ended, or its scheduler ended it; one that was decided before is no news."""
+        if trial.config["trial"]["decided"] is not None:
+            return
         ended = trial.last_result.get("outcome")
         outcome = Outcome(*json.loads(ended)) if ended else Outcome(STOPPED, None, trial.last_result["time_total_s"])
         self._report(self._task(trial), outcome)
@@ -112,6 +115,7 @@ def run_on_tune(
     """
     import ray
 
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is to end the sweep, not only this wave
     # The trials are on this machine, where the sweep's folder is, and take no CPU: what they would take, their tasks'
     # workers might wait for.
     here = tune.PlacementGroupFactory([{f"node:{ray.util.get_node_ip_address()}": 0.001}])

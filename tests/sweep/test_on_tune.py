@@ -1,0 +1,29 @@
+"""Sweeps through Ray Tune: points as trials in processes of their own, a scheduler that stops some of them early."""
+
+import csv
+
+import pytest
+
+from slm_ray.core.commands import run_command
+from slm_ray.sweep.command import main
+
+
+@pytest.mark.slow
+def test_points_are_trials_and_asha_stops_the_worst(tiny_sweep, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SLM_RAY_CACHE", str(tiny_sweep.cache))
+    path = tiny_sweep.write(
+        tmp_path / "mine.yaml",
+        base={"tokens": "2k", "eval-every": "128", "checkpoint-every": "1024"},
+        grid={"learning-rate": [0.02, 1e-9], "sequence-length": [16]},
+        points=[{"seed": "0"}],
+        scheduler={"name": "asha", "max-t": "2k", "grace-period": "256", "reduction-factor": 2},
+    )
+    run = tmp_path / "run"
+    assert run_command(main, [str(path), "--tracker", "none", "--out", str(run), "--concurrent", "1"]) == 0
+    rows = list(csv.DictReader((run / "table.csv").open()))
+    assert [row["status"] for row in rows] == ["done", "stopped"]
+    assert int(rows[1]["tokens"]) < int(rows[0]["tokens"])
+    assert list(run.glob("tasks/*/student.student/checkpoints/step-*"))
+    # Both are decided: nothing is run again, and the one that was stopped can still be continued by its own command.
+    assert run_command(main, ["--resume", str(run), "--tracker", "none"]) == 0
+    assert list(csv.DictReader((run / "table.csv").open())) == rows
