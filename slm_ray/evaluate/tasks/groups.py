@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -44,7 +45,8 @@ def group_row(group: Group, records: Mapping[str, Record]) -> dict[str, Any] | N
     for name, (metric, by) in metric_keys(plain).items():
         stderr = number_or_none(plain.get(f"{metric}_stderr,{by}"))
         better = members[0]["metrics"].get(name, {}).get("better", MORE)
-        metrics[name] = {"value": float(plain[f"{metric},{by}"]), "stderr": stderr, "better": better}
+        value = number_or_none(plain[f"{metric},{by}"])
+        metrics[name] = {"value": value, "stderr": stderr, "better": better}
     if not metrics:
         return None
     weights = _weights(group, members)
@@ -76,7 +78,12 @@ def _aggregate(group: Group, members: Sequence[Record]) -> Mapping[str, Any]:
     }
     with quiet():
         whole = Members.from_config(config)
-        return whole.aggregate({one["task"]: dict(one["lm_eval"]) for one in members})
+        return whole.aggregate({one["task"]: _numbers(one["lm_eval"]) for one in members})
+
+
+def _numbers(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """lm-eval's figures as they were before JSON took what is no number out of them."""
+    return {key: math.nan if value is None else value for key, value in plain.items()}
 
 
 def _weights(group: Group, members: Sequence[Record]) -> dict[str, float]:

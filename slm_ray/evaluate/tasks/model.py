@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from lm_eval.api.model import CacheHook
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 
@@ -59,6 +60,7 @@ class TaskModel(HFLM):
             super().__init__(pretrained=loaded.model, tokenizer=copy.deepcopy(tokenizer), backend="causal", **bf16)
         self._say: Say = lambda text: None
         self._task = ""
+        self._windows = Progress(_Said(self._say), "", 0)
         self.cut = 0
 
     def prepare(self, task: str, *, batch: int, say: Say) -> None:
@@ -86,7 +88,7 @@ class TaskModel(HFLM):
         """Likelihoods of whole texts; see lm-eval's ``LM.loglikelihood_rolling``."""
         windows = sum(-(-len(self.tok_encode(request.args[0])) // self.max_length) for request in requests)
         self._windows = self._count(windows, "windows")
-        self.set_cache_hook(_Counter(Progress(_Said(lambda text: None), "", 0)))  # whole texts are counted by windows
+        self.set_cache_hook(CacheHook(None))  # windows are counted, not whole texts
         return super().loglikelihood_rolling(requests, disable_tqdm=True)
 
     def _loglikelihood_tokens(

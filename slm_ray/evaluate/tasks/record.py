@@ -76,8 +76,8 @@ def better_of(more: bool | None) -> str:
 
 
 def number_or_none(value: Any) -> float | None:
-    """lm-eval writes ``N/A`` where there is no standard error."""
-    return float(value) if isinstance(value, int | float) else None
+    """lm-eval writes ``N/A`` where there is no standard error; JSON has no NaN."""
+    return float(value) if isinstance(value, Real) and math.isfinite(value) else None
 
 
 def _metrics(
