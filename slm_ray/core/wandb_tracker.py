@@ -182,6 +182,9 @@ class WandbTracker:
         """The run, with the axes of its figures; None where there is none."""
         if self._mode == "online" and IS_LATE.is_set():
             self._mode, self._why = "offline", "it kept this process waiting before"
+        # What W&B stages of tables until they are sent, which offline is later: not in the user's home, which may be
+        # another one then, or read-only.
+        os.environ.setdefault("WANDB_DATA_DIR", str(self._folder.resolve() / "wandb"))
         try:
             import wandb
 

@@ -26,6 +26,8 @@ def no_key(tmp_path, monkeypatch):
     for name in ("API_KEY", "MODE", "BASE_URL", "IDENTITY_TOKEN_FILE", "ENTITY", "PROJECT"):
         monkeypatch.delenv(f"WANDB_{name}", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_DATA_DIR", "")  # so that it is put back
+    monkeypatch.delenv("WANDB_DATA_DIR")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setattr("socket.create_connection", lambda *_, **__: pytest.fail("asked the network"))
     return tmp_path
@@ -259,6 +261,7 @@ def test_a_real_offline_run_is_read_back_whole(no_key, monkeypatch, capfd):
     assert {row[columns.index("trial")] for row in rows} == {entry["trial"] for entry in result["front"]}
     assert after.picture(names.FRONT_PICTURE).read_bytes() == (folder / "front.png").read_bytes()
     assert after.summary[names.RESULT_FLOPS] == 1.2e13
+    assert any((folder / "wandb" / "artifacts" / "staging").iterdir()), "what is sent later lies with the run"
     assert run_command(command.main, ["--read", str(folder)]) == 0
     printed = capfd.readouterr().out
     assert "send all of them:" in printed and "tables/front" in printed and "hf_a" not in printed
