@@ -79,15 +79,15 @@ def alibi_mask(allowed: torch.Tensor | None, slopes: torch.Tensor, queries: torc
 
     Args:
         allowed: ``[batch, 1, queries, keys]``: bool (True: may look), or something to be added; None: causal.
-        slopes: ``[heads]`` in the type of the scores.
+        slopes: ``[heads]``, fp32.
         queries: ``[queries]`` the places of the queries among the keys.
         keys: How many keys there are.
 
     Returns:
-        ``[batch or 1, heads, queries, keys]``.
+        ``[batch or 1, heads, queries, keys]``, fp32.
     """
     distance = queries[:, None] - torch.arange(keys, device=queries.device)  # within a document, places are positions
-    bias = -slopes[:, None, None] * distance.clamp_min(0).to(slopes.dtype)
+    bias = -slopes[:, None, None] * distance.clamp_min(0)
     allowed = (distance >= 0)[None, None] if allowed is None else allowed
     if allowed.dtype == torch.bool:
         return bias.masked_fill(~allowed, _NOTHING)
@@ -168,10 +168,14 @@ class SlmRayPositionsModel(LlamaModel):
             config=self.config, inputs_embeds=embeds, attention_mask=attention_mask, position_ids=position_ids,
             **{_CACHE: cache}, **_WHOLE_MASK,
         )  # fmt: skip
-        length = embeds.shape[1]
-        slopes = torch.tensor(alibi_slopes(self.config.num_attention_heads), dtype=embeds.dtype, device=embeds.device)
-        queries = torch.arange(length, device=embeds.device) + seen
-        return alibi_mask(allowed, slopes, queries, length + seen if allowed is None else allowed.shape[-1])
+        if allowed is not None and attention_mask is None and (position_ids is None or cache is not None):
+            allowed = allowed[:1]  # nothing is padded or packed: one mask serves the whole batch
+        length, device = embeds.shape[1], embeds.device
+        slopes = torch.tensor(alibi_slopes(self.config.num_attention_heads), dtype=torch.float32, device=device)
+        queries = torch.arange(length, device=device) + seen
+        mask = alibi_mask(allowed, slopes, queries, length + seen if allowed is None else allowed.shape[-1])
+        mixed = torch.is_autocast_enabled(device.type)
+        return mask.to(torch.get_autocast_dtype(device.type) if mixed else embeds.dtype)  # once, not in every layer
 
 
 class SlmRayPositionsForCausalLM(LlamaForCausalLM):

@@ -96,6 +96,22 @@ def test_rows_that_are_all_padding_are_numbers_in_bf16(positions):
     assert torch.isfinite(found[mask.bool()]).all()
 
 
+def test_one_mask_serves_a_batch_that_is_not_packed_or_padded(monkeypatch):
+    shapes = []
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def seen(*args, attn_mask, **options):
+        shapes.append((tuple(attn_mask.shape), attn_mask.dtype))
+        return attention(*args, attn_mask=attn_mask, **options)
+
+    model, ids = model_of("alibi"), ids_of()
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", seen)
+    logits(model, ids, use_cache=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits(model, ids, position_ids=torch.arange(6).repeat(2, 2), use_cache=False)
+    assert set(shapes) == {((1, 2, 12, 12), torch.float32), ((2, 2, 12, 12), torch.bfloat16)}
+
+
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_generation_with_a_cache_is_generation_without(positions):
     model, ids = model_of(positions), ids_of(5)
