@@ -7,6 +7,7 @@ import importlib
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.search import estimates
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.space import parse_space
+from slm_ray.sweep.points import expand
+from slm_ray.sweep.reader import parse_sweep
 from tests.models import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -29,8 +32,11 @@ SEARCH = "python -m slm_ray.search"
 PRETRAIN = "python -m slm_ray.pretrain"
 LOGITS = "python -m slm_ray.logits"
 PIPELINE = "python -m slm_ray.pipeline"
+SWEEP = "python -m slm_ray.sweep"
 # Commands with a dry run, and a word of what it prints.
-DRY_RUNS = {SEARCH: "together", PRETRAIN: "FLOPs in all", LOGITS: "FLOPs", PIPELINE: "report: run"}
+DRY_RUNS = {
+    SEARCH: "together", PRETRAIN: "FLOPs in all", LOGITS: "FLOPs", PIPELINE: "report: run", SWEEP: "all runs, each once",
+}  # fmt: skip
 
 # Commands that no test here runs, and what does.
 RUN_ELSEWHERE = {
@@ -95,6 +101,14 @@ RUN_ELSEWHERE = {
         ),
         "tests/proxies/test_proxies_command.py, on a run of its own",
     ),
+    **dict.fromkeys(
+        (
+            f"{SWEEP} sweeps/debug.yaml --out runs/debug",
+            f"{SWEEP} --resume runs/debug",
+            f"{SWEEP} --table runs/debug --format csv",
+        ),
+        ".ci/run, and tests/sweep/test_sweep_run.py on runs of its own",
+    ),
     f"{SEARCH} --resume runs/fine-20260101-120000": ".ci/run and tests/search/test_resume.py, on runs of their own",
     "python -m slm_ray.report runs/fine-20260101-120000": ".ci/run and tests/report, on runs of their own",
     "python -m slm_ray.report runs/fine-20260101-120000 runs/evaluation --out runs/together": (
@@ -138,6 +152,7 @@ def workplace(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("workplace")
     for name in ("my-model", "my-winner"):
         tiny.tiny_model("llama", max_position_embeddings=1024).save_pretrained(folder / name)
+    shutil.copytree(ROOT / "sweeps", folder / "sweeps")
     (folder / "pipeline.yaml").write_text(_block_after("docs/pipeline.md", "yaml", "# pipeline.yaml"))
     (folder / "my-texts").mkdir()
     (folder / "my-texts" / "page.txt").write_text("A page of text.\n")
@@ -218,6 +233,8 @@ def test_yaml_in_the_pages_is_what_it_says():
         loaded = yaml.safe_load(block)
         if "axes" in loaded:
             assert parse_space(loaded, page).axes
+        elif "stage" in loaded:
+            assert all(expand(parse_sweep(loaded, page, scale, [], "mine")) for scale in (None, "paper"))
         else:
             known = {field.name for config in (SearchConfig, PretrainConfig) for field in dataclasses.fields(config)}
             assert set(loaded) <= known | {"search", "logits", "pretrain", "evaluate"}

@@ -39,7 +39,7 @@ def make_parser() -> Parser:
     parser.add_argument("--concurrent", type=int, default=None, metavar="N",
                         help="points at once [default: as many as fit]")  # fmt: skip
     parser.add_argument("--launcher", choices=("ray", "local"), default="ray",
-                        help="ray: points are trials of Ray Tune; local: one after the other in this process")  # fmt: skip
+                        help="ray: trials of Ray Tune; local: one after the other in this process")  # fmt: skip
     parser.add_argument("--address", default=None, help="Ray cluster to join, e.g. auto [default: start one here]")
     parser.add_argument("--tracker", choices=("none", "jsonl", "wandb"), default="jsonl",
                         help="where metrics go beside the records")  # fmt: skip

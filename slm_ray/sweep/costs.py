@@ -178,9 +178,7 @@ def scratch_models(
     return plan_scratch(config, rows)
 
 
-def trained_models(
-    config: PretrainConfig, before: Mapping[str, Cost]
-) -> list[tuple[Architecture, PretrainConfig]]:
+def trained_models(config: PretrainConfig, before: Mapping[str, Cost]) -> list[tuple[Architecture, PretrainConfig]]:
     """Every model that a pretraining trains, with its options (a scratch model's batch follows from its size)."""
     teacher = _teacher(config, before)
     if config.scratch:
@@ -267,8 +265,11 @@ def _evaluate(config: Any, task: Task, before: Mapping[str, Cost], on_gpu: bool)
     models = _models(config.model, before)
     tokens = config.eval_tokens * max(1, len(config.domains())) if config.domains() else 0
     flops = sum(float(flops_per_token(model, config.sequence_length)) * tokens for model in models)
-    left_out = [name for name, given in (("tasks", config.tasks), ("generation", config.prompts),
-                ("efficiency", config.efficiency), ("peers", config.peers not in ("none", "auto"))) if given]  # fmt: skip
+    others = {
+        "tasks": config.tasks, "generation": config.prompts, "efficiency": config.efficiency,
+        "peers": config.peers not in ("none", "auto"),
+    }  # fmt: skip
+    left_out = [name for name, given in others.items() if given]
     largest = max(map(num_params, models), default=0)
     note = f"FLOPs of {', '.join(left_out)} are not counted" if left_out else ""
     return Cost(tokens=tokens * len(models), own_flops=flops, memory_bytes=4 * largest + PROCESS_BYTES, note=note)

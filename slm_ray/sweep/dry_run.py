@@ -37,9 +37,15 @@ def plan_lines(
     """The plan as text: a row per point, and the sum of all runs, each counted once."""
     scale = f" at scale {sweep.scale}" if sweep.scale else ""
     whole = total([costs[task.name] for task in tasks])
-    rows = [_HEADER, *(_row(f"{point.number} {_varied(point)}".strip(),
-                            total([costs[task.name] for task in point.tasks]), machine) for point in points)]  # fmt: skip
+    rows: list[tuple[str, ...]] = [_HEADER]
+    for point in points:
+        cost = total([costs[task.name] for task in point.tasks])
+        rows.append(_row(f"{point.number} {_varied(point)}".strip(), cost, machine))
     rows.append(_row("all runs, each once", whole, machine))
+    for step in sweep.steps if len(sweep.steps) > 1 else ():
+        of_step = [costs[task.name] for task in tasks if task.step == step.name]
+        if of_step:
+            rows.append(_row(f"  of them {step.name} ({len(of_step)})", total(of_step), machine))
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
     table = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
     steps = ", ".join(step.name for step in sweep.steps)
@@ -91,8 +97,9 @@ def check_memory(points: Sequence[Point], costs: Mapping[str, Cost], machine: Ma
         point, task, needed = over[0]
         names = len({point.number for point, _, _ in over})
         raise UserError(
-            f"{names} of {len(points)} points do not fit into the memory: {task.step} of {point.title()} needs about "
-            f"{format_bytes(needed)} and {machine.name} has {format_bytes(machine.memory)}: give a smaller micro-batch, "
+            f"{names} of {len(points)} points do not fit into the memory: {task.step} of {point.title()} needs "
+            f"about {format_bytes(needed)} and {machine.name} has {format_bytes(machine.memory)}: give a "
+            "smaller micro-batch, "
             "activation-checkpointing: true, a higher zero stage with more workers, or a smaller model"
         )
 

@@ -11,7 +11,7 @@ from slm_ray.core.errors import ConfigError
 from slm_ray.core.units import parse_number
 
 # NVIDIA's data sheet: 312 TFLOP/s dense bf16, 80 GB. Model FLOPs utilisation of 0.4 is what small models reach with
-# data parallelism; 2 dollars an hour is a usual price on demand. All three are stated in every dry run, and are options.
+# data parallelism; 2 dollars an hour is a usual price on demand. A dry run states them all, and they are options.
 GPU_NAME, GPU_FLOPS, GPU_MFU, GPU_PRICE, GPU_MEMORY = "A100 80GB (bf16)", 312e12, 0.4, 2.0, 80e9
 # A training step's rate on one core with bf16 matrix instructions (benchmarks/README.md); many times less without.
 _CORE_FLOPS = 1.5e11

@@ -14,8 +14,8 @@ from slm_ray.sweep.rows import Row, columns_of
 from slm_ray.sweep.stages import normal_name
 
 KEYS = (
-    "name", "title", "x", "y", "group", "log", "where", "curves", "analysis", "by", "metric", "flops", "params", "tokens",
-    "loss", "resamples",
+    "name", "title", "x", "y", "group", "log", "where", "curves", "analysis", "by", "metric", "flops", "params",
+    "tokens", "loss", "resamples",
 )  # fmt: skip
 ANALYSES = ("scaling", "best")
 

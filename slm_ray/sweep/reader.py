@@ -18,8 +18,8 @@ from slm_ray.sweep.schedulers import check_scheduler
 from slm_ray.sweep.stages import SET_BY_SWEEP, Stage, normal_name, stage_of, unknown_option
 
 _TOP = (
-    "name", "about", "stage", "base", "stages", "vars", "grid", "zip", "points", "groups", "search", "scheduler", "plots",
-    "machine", "required", "scales",
+    "name", "about", "stage", "base", "stages", "vars", "grid", "zip", "points", "groups", "search", "scheduler",
+    "plots", "machine", "required", "scales",
 )  # fmt: skip
 _MACHINE = ("name", "device_flops", "mfu", "price_per_hour", "memory")
 _GROUP = ("set", "grid", "zip", "points", "without")

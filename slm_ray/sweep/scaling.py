@@ -1,7 +1,7 @@
 """Scaling laws: L(N, D) = E + A / N^alpha + B / D^beta, fitted as in Hoffmann et al. (arXiv 2203.15556, approach 3).
 
-The Huber loss of log L, summed over the runs, is made small by L-BFGS from a grid of beginnings. Besiroglu et al. (arXiv
-2404.10102) found that the published fit had ended early, because the loss was averaged and so fell below the
+The Huber loss of log L, summed over the runs, is made small by L-BFGS from a grid of beginnings. Besiroglu et al.
+(arXiv 2404.10102) found that the published fit had ended early, because the loss was averaged and so fell below the
 optimiser's tolerance, and that its intervals were far too narrow: so here it is summed, the tolerance is tight, and
 intervals come from fitting resampled runs anew.
 """
@@ -198,7 +198,8 @@ def _best(starts: Sequence[Array], terms: list[Array], log_loss: Array) -> Array
 
 def _resampled(best: Array, terms: list[Array], log_loss: Array, count: int, seed: int) -> list[Array]:
     """Fits of runs drawn with replacement, beginning at the best fit and beside it."""
-    rng, found = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
+    found: list[Array] = []
     while len(found) < count:
         rows = rng.integers(0, len(log_loss), len(log_loss))
         if any(len(np.unique(term[rows])) < 2 for term in terms):
@@ -209,7 +210,12 @@ def _resampled(best: Array, terms: list[Array], log_loss: Array, count: int, see
 
 
 def fit_law(
-    params: Sequence[float], tokens: Sequence[float], losses: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0
+    params: Sequence[float],
+    tokens: Sequence[float],
+    losses: Sequence[float],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Fit:
     """Fit L(N, D) to finished runs.
 
@@ -245,7 +251,9 @@ def _law(theta: Array) -> ScalingLaw:
         )
 
 
-def fit_curve(tokens: Sequence[float], losses: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0) -> CurveFit:
+def fit_curve(
+    tokens: Sequence[float], losses: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0
+) -> CurveFit:
     """Fit L(D) of one size.
 
     Raises:

@@ -39,7 +39,11 @@ def add_scaling(findings: Findings, name: str, spec: Mapping[str, Any], rows: Se
     computes = [value for one in spec.get("flops") or _computes(n, d) if (value := as_number(one)) is not None]
     findings.lines += describe_fit(fit, computes)
     findings.figures[name] = to_json(fit) | {
-        "splits": [dict(zip(("flops", "params", "tokens"), (one, *fit.law.best_split(one)), strict=True)) for one in computes]
+        "splits": [
+            {"flops": one, "params": params, "tokens": tokens}
+            for one in computes
+            for params, tokens in [fit.law.best_split(one)]
+        ]
     }  # fmt: skip
     findings.plots += [_by_tokens(name, fit, n, d, loss), _best_split(name, fit, n, d)]
     findings.lines += _curves(n, d, loss, resamples)
@@ -80,8 +84,8 @@ def _best_split(name: str, fit: Fit, n: Any, d: Any) -> PlotData:
                tuple(one[1] for one in intervals), "fit"),
         Series("runs", tuple((6 * n * d).tolist()), tuple(n.tolist()), style="marks"),
     )  # fmt: skip
-    return PlotData(f"{name}-split", "The best split of a compute", "FLOPs of training (6 N D)", "parameters (N)", True, True,
-                    series)  # fmt: skip
+    return PlotData(f"{name}-split", "The best split of a compute", "FLOPs of training (6 N D)", "parameters (N)", True,
+                    True, series)  # fmt: skip
 
 
 def _curves(n: Any, d: Any, loss: Any, resamples: int) -> list[str]:
@@ -96,7 +100,7 @@ def _curves(n: Any, d: Any, loss: Any, resamples: int) -> list[str]:
             continue
         lows, highs = np.quantile(np.array(curve.resampled), [0.025, 0.975], axis=0)
         lines.append(
-            f"L(D) of {label} = {curve.e:.4g} + {curve.b:.4g} / D^{curve.beta:.4g}; 95%: E {lows[0]:.4g} to {highs[0]:.4g}, "
-            f"beta {lows[2]:.4g} to {highs[2]:.4g}"
+            f"L(D) of {label} = {curve.e:.4g} + {curve.b:.4g} / D^{curve.beta:.4g}; 95%: E {lows[0]:.4g} to "
+            f"{highs[0]:.4g}, beta {lows[2]:.4g} to {highs[2]:.4g}"
         )
     return lines

@@ -22,7 +22,9 @@ def check_scheduler(given: Any, steps: Sequence[Step], problems: list[str]) -> M
     """Read the section ``scheduler``; what is wrong goes to ``problems``."""
     if given is None:
         return {}
-    section = {"name": given} if isinstance(given, str) else {str(k).replace("-", "_"): v for k, v in given.items()}
+    section: dict[str, Any] = (
+        {"name": given} if isinstance(given, str) else {str(k).replace("-", "_"): v for k, v in given.items()}
+    )
     name = section.get("name")
     if name not in SCHEDULERS:
         problems.append(f"scheduler.name: no scheduler '{name}'; {nearest(str(name), SCHEDULERS)}")

@@ -73,7 +73,9 @@ class Stage:
         for name, value in options.items():
             section, field = names[name]
             sections[section][field] = value
-        configs = {section: build_config(self.config_class(section), given) for section, given in sections.items()}
+        configs: dict[str, Any] = {
+            section: build_config(self.config_class(section), given) for section, given in sections.items()
+        }
         if set(configs) != {""}:
             return configs
         config = dataclasses.replace(configs[""], out=out)

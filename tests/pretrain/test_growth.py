@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from slm_ray.core.commands import run_command
-from slm_ray.core.config import load_config
 from slm_ray.core.progress import Console
 from slm_ray.core.records import read_records
 from slm_ray.data import TRAIN, load_corpus, prepare_tokens
@@ -25,10 +24,11 @@ from slm_ray.data.shards import TokenShards
 from slm_ray.models.teachers import Teacher, load_teacher
 from slm_ray.pretrain import growth, inputs
 from slm_ray.pretrain.command import main
-from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.growth_steps import Measurement, stage_depths
 from slm_ray.pretrain.inputs import keep_tokens
 from slm_ray.pretrain.recorder import Recorder
+from slm_ray.sweep.points import expand
+from slm_ray.sweep.reader import read_sweep
 from tests.models.tiny import tiny_model
 from tests.pretrain.tiny_pretrain import environment
 from tests.search.tiny_run import LENGTH, Tiny, make_tiny, make_tokenizer, sentences
@@ -329,10 +329,13 @@ def test_the_exported_stage_is_a_plain_model(grown):
     assert all(torch.equal(parameter, trained[name]) for name, parameter in model.named_parameters())
 
 
-def test_the_sweep_is_a_growth():
-    config = load_config(PretrainConfig, ROOT / "sweeps" / "inheritune.yaml", {})
-    config.check()
-    assert config.grow_from is not None
+def test_the_sweep_has_a_growth_to_the_whole_models_loss():
+    points = expand(read_sweep(ROOT / "sweeps" / "inheritune.yaml", "tiny"))
+    (growth,) = [point for point in points if point.group == "growth"]
+    task = growth.tasks[-1]
+    config = task.stage.config(task.options, out="run")
+    assert config.grow_from == 1
+    assert config.reference_loss is None
 
 
 def test_a_dry_run_names_every_stage_there_may_be(tiny, shards, tmp_path, capsys):

@@ -31,7 +31,7 @@ def test_names_along_the_axis_are_categories(tmp_path):
     assert data.categories == ("adamw", "lion") and not data.log_x
     assert data.series[0].ys == (3.5, 5.0)
     assert draw(data, tmp_path).name == "b.png"
-    with pytest.raises(UserError, match="no column 'los'.*did you mean 'loss'"):
+    with pytest.raises(UserError, match=r"no column 'los'.*did you mean 'loss'"):
         make_plot("c", {"x": "tokens", "y": "los"}, ROWS)
 
 
@@ -42,7 +42,11 @@ def test_the_best_of_every_group_says_of_how_many():
 
 def test_a_table_is_shown_short_and_kept_whole():
     rows = [{"point": 1, "params": 1_234_567, "loss": 1.23456, "error": None, "task": "x"}, {"point": 2, "mixed": True}]
-    assert as_text(rows).splitlines() == ["point  params  loss   mixed", "1      1.23M   1.235", "2                     yes"]
+    assert as_text(rows).splitlines() == [
+        "point  params  loss   mixed",
+        "1      1.23M   1.235",
+        "2                     yes",
+    ]
     assert as_markdown(rows).splitlines()[2] == "| 1 | 1.23M | 1.235 |  |"
     assert as_parquet(rows)[:4] == b"PAR1"
 
