@@ -127,6 +127,7 @@ class _Texts:
         self.config, self.domain, self.out, self.console = config, domain, out, console
         self._num_bytes: int | None = None
         self._texts: list[str] | None = None
+        self._found: dict[str, TokenShards] = {}  # by tokenizer
 
     def part(self, label: str, tokenizer: Any, base: Mapping[str, Any]) -> Part:
         """The part of a model with this tokenizer."""
@@ -148,15 +149,19 @@ class _Texts:
         return Part(TEXT, self.domain.name, {**base, **settings}, {"place": str(place.resolve())})
 
     def _shards(self, tokenizer: Any) -> TokenShards:
-        config = self.config
-        if config.part == WHOLE:
-            return whole_shards(self.domain.corpus, tokenizer, self.out, sequence_length=config.sequence_length)
-        shards = held_out_shards(
-            self.domain.corpus, tokenizer, self.out, eval_tokens=config.eval_tokens,
-            sequence_length=config.sequence_length, num_bytes=self._num_bytes, console=self.console,
-        )  # fmt: skip
-        self._num_bytes = self._num_bytes or shards.num_bytes
-        return shards
+        config, digest = self.config, tokenizer_digest(tokenizer)
+        if digest not in self._found:
+            if config.part == WHOLE:
+                length = config.sequence_length
+                found = whole_shards(self.domain.corpus, tokenizer, self.out, sequence_length=length)
+            else:
+                found = held_out_shards(
+                    self.domain.corpus, tokenizer, self.out, eval_tokens=config.eval_tokens,
+                    sequence_length=config.sequence_length, num_bytes=self._num_bytes, console=self.console,
+                )  # fmt: skip
+            self._found[digest] = found
+            self._num_bytes = self._num_bytes or found.num_bytes
+        return self._found[digest]
 
 
 def _other_parts(config: EvaluateConfig, inputs: Inputs, subject: Subject, prompts: list[Prompt]) -> list[Part]:
