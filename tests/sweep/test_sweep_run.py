@@ -209,7 +209,7 @@ def test_a_sweep_that_was_killed_goes_on_where_it_was(tiny_sweep, tmp_path):
     with subprocess.Popen(
         command, env=dict(os.environ), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
-        wait_until(lambda: len(list(run.glob("tasks/*/config.json"))) >= 2, 120)  # in the middle of the second point
+        wait_until(lambda: len(list(run.glob("tasks/*/config.json"))) >= 2, 120, "the second point")
         process.send_signal(signal.SIGKILL)
     done = {task: status for task, status in attempts(run)}
     first = next(iter(run.glob("tasks/*/result.json")))
