@@ -15,7 +15,7 @@ from slm_ray.core.errors import UserError
 from slm_ray.core.files import write_json, write_text
 from slm_ray.core.progress import Console, Progress
 from slm_ray.core.runfolder import ENVIRONMENT_FILE, LOG_FILE, RunFolder
-from slm_ray.core.trackers import make_tracker
+from slm_ray.core.trackers import group_of, make_tracker
 from slm_ray.evaluate.config import EvaluateConfig
 from slm_ray.evaluate.fan_out import measure_here, measure_on_ray
 from slm_ray.evaluate.inputs import Inputs, Subject, gather
@@ -202,7 +202,7 @@ def _show(config: EvaluateConfig, out: Path, result: dict[str, Any], console: Co
         from slm_ray.report.tracked import send_results
 
         tracker = make_tracker(
-            config.tracker, out, group=out.name, job_type="evaluate", tags=_tags(config), config=config.to_json(),
+            config.tracker, out, group=group_of(out), job_type="evaluate", tags=_tags(config), config=config.to_json(),
             say=console.line,
         )  # fmt: skip
         send_results(tracker, out)
