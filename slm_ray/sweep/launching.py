@@ -81,7 +81,7 @@ def arguments(task: Task, setting: Setting) -> list[str]:
         return _sections(task, options, run, folder)
     fields = {field.name for field in dataclasses.fields(config)}
     where: dict[str, Any] = {"tracker": setting.tracker}
-    if task.stage.name in _ON_RAY or options.get("workers", 1) > 1:
+    if task.stage.name in _ON_RAY or num_workers(task) > 1:
         where["address"] = setting.address
     if setting.threads is not None and getattr(config, "threads", 1) is None:
         where["threads"] = setting.threads
@@ -92,6 +92,11 @@ def arguments(task: Task, setting: Setting) -> list[str]:
         shutil.rmtree(folder)  # killed before its options were written: nothing was done
     folder.parent.mkdir(parents=True, exist_ok=True)
     return [*action_of(task.stage, config), *to_argv(dataclasses.replace(config, **where))]
+
+
+def num_workers(task: Task) -> int:
+    """Workers that a task asks for; 1 where it does not say."""
+    return int(task.options.get("workers") or 1)
 
 
 def _sections(task: Task, options: dict[str, Any], run: Path, folder: Path) -> list[str]:
@@ -208,6 +213,6 @@ def runs_alone(task: Task) -> bool:
 def needs_ray(tasks: Sequence[Task]) -> bool:
     """Whether any task computes on Ray."""
     return any(
-        (task.stage.name in _ON_RAY and task.options.get("launcher") != "local") or task.options.get("workers", 1) > 1
+        (task.stage.name in _ON_RAY and task.options.get("launcher") != "local") or num_workers(task) > 1
         for task in tasks
     )

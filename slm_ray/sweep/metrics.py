@@ -107,7 +107,10 @@ def _evaluate(folder: Path) -> list[Row]:
 
 
 def _evaluated(model: Mapping[str, Any]) -> Row:
-    row: Row = {"model": model["name"], "role": model.get("role"), "params": model.get("params"),
+    name = Path(str(model["name"]))
+    # An exported model lies in RUN/NAME/model, and a winner in RUN/winners/0: its own name is no name.
+    label = name.parent.name if name.name == "model" else f"winner-{name.name}" if name.parent.name == "winners" else ""
+    row: Row = {"model": label or model["name"], "role": model.get("role"), "params": model.get("params"),
                 "model_error": model.get("error")}  # fmt: skip
     row = {name: value for name, value in row.items() if value is not None}
     texts = model.get("text") or []

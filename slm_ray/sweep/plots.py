@@ -35,9 +35,12 @@ def draw(data: PlotData, folder: Path) -> Path:
     FigureCanvasAgg(figure)
     ax = figure.add_subplot()
     names = list(dict.fromkeys(one.name for one in data.series))
+    marked = {one.name for one in data.series if one.style == "marks"}
     for one in data.series:
         place = names.index(one.name)
-        _draw_series(ax, one, _COLORS[place % len(_COLORS)], _MARKS[place // len(_COLORS) % len(_MARKS)])
+        is_named = one.name not in marked  # a fit beside its marks needs no second entry in the legend
+        mark = _MARKS[place // len(_COLORS) % len(_MARKS)]
+        _draw_series(ax, one, _COLORS[place % len(_COLORS)], mark, is_named=is_named)
     _style(ax, data)
     if 1 < len(names) <= _MOST_NAMED or (len(names) == 1 and names[0] != data.y_label):
         ax.legend(frameon=False, fontsize=10, labelcolor=_INK)
@@ -48,7 +51,7 @@ def draw(data: PlotData, folder: Path) -> Path:
     return path
 
 
-def _draw_series(ax: Any, one: Series, color: str, mark: str) -> None:
+def _draw_series(ax: Any, one: Series, color: str, mark: str, *, is_named: bool) -> None:
     if one.lows and one.style != "points":
         ax.fill_between(one.xs, one.lows, one.highs, color=color, alpha=0.15, linewidth=0)
     elif one.lows:
@@ -59,7 +62,7 @@ def _draw_series(ax: Any, one: Series, color: str, mark: str) -> None:
         ax.plot(one.xs, one.ys, linestyle="none", marker=mark, markersize=7, color=color, markeredgecolor="white",
                 label=one.name)  # fmt: skip
     elif one.style == "fit":
-        ax.plot(one.xs, one.ys, color=color, linewidth=1.4)
+        ax.plot(one.xs, one.ys, color=color, linewidth=1.4, label=one.name if is_named else None)
     else:
         marker = None if one.style == "line" else mark
         ax.plot(one.xs, one.ys, color=color, linewidth=1.8, marker=marker, markersize=6, markeredgecolor="white",
@@ -67,7 +70,7 @@ def _draw_series(ax: Any, one: Series, color: str, mark: str) -> None:
 
 
 def _style(ax: Any, data: PlotData) -> None:
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
     ax.set_title(data.title, fontsize=13, color=_INK, loc="left")
     ax.set_xlabel(data.x_label, fontsize=11, color=_INK)
@@ -75,10 +78,11 @@ def _style(ax: Any, data: PlotData) -> None:
     for axis, is_log in ((ax.xaxis, data.log_x), (ax.yaxis, data.log_y)):
         if is_log:
             (ax.set_xscale if axis is ax.xaxis else ax.set_yscale)("log")
-            if axis is ax.xaxis:
-                axis.set_minor_formatter(NullFormatter())
-            else:
-                axis.set_minor_formatter(FuncFormatter(lambda value, _: _short(value)))
+            axis.set_minor_formatter(NullFormatter())
+            low, high = axis.get_view_interval()
+            if low > 0 and high < 10 * low:  # less than one power of ten has hardly a tick of its own
+                axis.set_major_locator(MaxNLocator(7))
+                axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     if data.categories:
         ax.set_xticks(range(len(data.categories)), data.categories)

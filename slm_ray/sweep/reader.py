@@ -121,6 +121,9 @@ class Reader:
         values = {normal_name(str(key)): value for key, value in given.items()}
         stage = stage_of(str(values.pop("stage", name)), f"{path}.stage" if not self.is_single else "stage")
         options = {}
+        for section in set(values) & set(stage.configs):  # of a pipeline
+            inner = values.pop(section) or {}
+            values |= {f"{section}.{normal_name(str(key))}": value for key, value in inner.items()}
         for field, value in values.items():
             if self._option_problem(stage, field, value, f"{path}.{field}"):
                 continue

@@ -24,6 +24,7 @@ from slm_ray.sweep.launching import (
     Setting,
     log_file,
     needs_ray,
+    num_workers,
     run_here,
     runs_alone,
 )
@@ -203,7 +204,7 @@ def tasks_at_once(tasks: Sequence[Task]) -> int:
     cluster = ray.cluster_resources()
     fits = []
     for task in tasks:
-        workers = int(task.options.get("workers") or 1)
+        workers = num_workers(task)
         if cluster.get("GPU", 0) and task.options.get("device", "auto") != "cpu":
             fits.append(int(cluster["GPU"] // workers))
             continue

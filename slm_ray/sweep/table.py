@@ -17,7 +17,8 @@ from slm_ray.sweep.rows import Row, columns_of
 FORMATS = ("csv", "parquet")
 # Left out of the tables for people, which the CSV has.
 _NOT_SHOWN = ("sweep", "task", "loss_stderr", "capture_flops", "own_flops", "teacher_flops", "cpu_percent", "start",
-              "memory_bytes", "first_loss", "best_loss", "search_flops", "front", "forward_flops")  # fmt: skip
+              "first_loss", "best_loss", "search_flops", "front", "forward_flops")  # fmt: skip
+_ALWAYS = ("point", "status")
 _LONGEST_CELL = 40
 
 
@@ -51,12 +52,13 @@ def as_parquet(rows: Sequence[Row]) -> bytes:
 
 
 def shown_columns(rows: Sequence[Row]) -> list[str]:
-    """The columns for people: those that say something, without the long ones."""
+    """The columns for people: those that differ between rows, without the long ones."""
     found = []
     for name in columns_of(rows):
-        if name.rpartition(".")[2] in _NOT_SHOWN:
-            continue
-        if any(row.get(name) is not None for row in rows):
+        values = [row.get(name) for row in rows]
+        says_something = any(value is not None for value in values)
+        differs = len(rows) == 1 or any(value != values[0] for value in values)
+        if name in _ALWAYS or (name.rpartition(".")[2] not in _NOT_SHOWN and says_something and differs):
             found.append(name)
     return found
 
