@@ -195,6 +195,6 @@ class _Reader:
 
     def _num_tokens(self, pretrain: PretrainConfig) -> str | None:
         try:
-            return str(pretrain.num_tokens())
+            return str(pretrain.num_data_tokens())
         except UserError:  # said by pretrain's own check
             return None

@@ -1,0 +1,35 @@
+"""``--data-tokens``: fewer different tokens than are trained on, so that epochs can be held against fresh text."""
+
+import pytest
+
+from slm_ray.core.errors import UserError
+from slm_ray.core.progress import Console
+from slm_ray.pretrain import inputs
+from slm_ray.pretrain.config import PretrainConfig
+
+
+def config(**more) -> PretrainConfig:
+    return PretrainConfig(student="a", distill="none", tokens="8192", sequence_length=128, batch_size=8, **more)
+
+
+def test_so_many_tokens_are_asked_of_the_corpus(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(inputs, "prepare_shards", lambda *_, **more: asked.append(more["num_tokens"]))
+    (tmp_path / "tokenizer").mkdir()
+    for given in (config(), config(data_tokens="2k"), config(data_tokens="1M")):
+        given.check()
+        inputs.training_shards(given, None, tmp_path, Console(), 1)
+    assert asked == [8192, 2000, 8192]
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"data_tokens": "100"}, "--data-tokens 100 is below one step of 1,024 tokens"),
+        ({"data_tokens": "2k", "shards": "x"}, "--data-tokens and --shards are both given"),
+        ({"data_tokens": "many"}, "'many' is not a number"),
+    ],
+)
+def test_what_does_not_go_together_is_said(more, says):
+    with pytest.raises(UserError, match=says):
+        config(**more).check()
