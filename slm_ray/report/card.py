@@ -10,6 +10,7 @@ from slm_ray import __version__
 from slm_ray.architecture.budget import QUANTITIES
 from slm_ray.core.redact import redact
 from slm_ray.core.units import format_bytes, format_count
+from slm_ray.report.fitted import fitted_perplexity, fitted_tokens, reconstruction_of
 from slm_ray.report.markdown import code_block, markdown_table, plain
 from slm_ray.report.model import Model, RunRecords
 from slm_ray.report.public_name import public_name
@@ -85,10 +86,15 @@ def _perplexities(run: RunRecords, model: Model) -> Table:
     reference = run.teacher.held_out_perplexity if run.teacher else None
     # The baselines are of winner 0's size: beside another winner they would compare unlike things.
     baselines = run.baselines if model is run.best or model.winner == 0 else ()
-    named = [("this model", model)]
+    fitted = reconstruction_of(model)
+    named = [("its sub-network, as it was cut out" if fitted else "this model", model)]
     named += [(f"teacher ({public_name(run.teacher.name)})", run.teacher)] if run.teacher else []
     named += [(beside(run, other), other) for other in baselines]
     rows = []
+    if fitted:
+        value, stderr = fitted_perplexity(model)
+        cells = (perplexity_text(value), interval_text(value, stderr), ratio_text(value, reference))
+        rows.append(("this model", count_text(model.params), *cells))
     for name, other in named:
         value, stderr = other.held_out_perplexity, other.held_out_stderr
         ratio = ratio_text(value, reference)
@@ -97,10 +103,16 @@ def _perplexities(run: RunRecords, model: Model) -> Table:
     return Table("Perplexity on held-out text, before any training", header, tuple(rows))
 
 
-def _limits(run: RunRecords) -> str:
+def _limits(run: RunRecords, model: Model) -> str:
     corpus = f" on {plain(public_name(run.corpus.get('name')))}" if run.corpus.get("name") else ""
+    weights = "its weights are the teacher's own"
+    if reconstruction_of(model):
+        weights = (
+            "its projections were fitted to the teacher's layers in closed form (ridge regression on "
+            f"{fitted_tokens(model)}{corpus.replace(' on ', ' of ')}), and its other weights are the teacher's own"
+        )
     return (
-        "This model was cut out of its teacher and **not trained afterwards**: its weights are the teacher's own. It "
+        f"This model was cut out of its teacher and **not trained afterwards**: {weights}. It "
         "is meant as a start for pretraining or distillation, not for use as it is, and it writes worse than its "
         f"teacher. Perplexity was measured{corpus} only; it says little about other text, other languages or tasks. "
         "It shares the teacher's biases and limits, and the teacher's licence applies."
@@ -150,7 +162,7 @@ def model_card(
         f"## {perplexities.title}",
         markdown_table(perplexities),
         "## Limits",
-        _limits(run),
+        _limits(run, winner),
         f"## {sizes.title}",
         markdown_table(sizes),
         f"## {lineage.title}",

@@ -87,7 +87,7 @@ def _candidate(record: Mapping[str, Any]) -> Model:
 
 
 def _front_member(entry: Mapping[str, Any]) -> Model:
-    details = {"digest": entry.get("digest"), "short_training": entry.get("short_training")}
+    details = {key: entry.get(key) for key in ("digest", "short_training", "reconstruction")}
     trial, winner = entry.get("trial"), entry.get("winner")
     return _model(
         entry, f"trial {trial}", trial=trial, winner=winner if number(winner) is not None else None, details=details

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from slm_ray.core.units import format_count, format_seconds
+from slm_ray.report.fitted import fitted_perplexity, fitted_tokens
 from slm_ray.report.model import Model, RunRecords
 from slm_ray.report.records import number
 from slm_ray.report.steps import load_command, needs_remote_code, resume_command, tighter_command
@@ -36,6 +37,11 @@ def _best_lines(run: RunRecords, best: Model) -> list[str]:
     if teacher and reference:
         ratio = ratio_text(best.perplexity, reference)
         rows.append((f"teacher {teacher.name}", perplexity_text(reference), f"{best_name(run)} is at {ratio} of this"))
+    fitted, stderr = fitted_perplexity(best)
+    if fitted is not None:
+        against = f"{ratio_text(fitted, reference)} of the teacher's; " if reference else ""
+        said = f"{against}fitted on {fitted_tokens(best)}: the exported weights"
+        rows.insert(1, ("  with fitted weights", perplexity_text(fitted, stderr), said))
     for item in comparisons(run):
         value = perplexity_text(item.model.held_out_perplexity, item.model.held_out_stderr)
         rows.append((beside(run, item.model), value, verdict(item) if item.ratio else "not measured"))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from slm_ray.architecture.budget import QUANTITIES
 from slm_ray.core.units import format_count, format_seconds
+from slm_ray.report.fitted import fitted_perplexity, fitted_tokens
 from slm_ray.report.model import Model, RunRecords, Shape
 from slm_ray.report.records import number
 from slm_ray.report.wording import (
@@ -20,6 +21,7 @@ from slm_ray.report.wording import (
 
 _SAME_SIZE = 0.02
 _CALIBRATION, _HELD_OUT = "calibration perplexity", "held-out perplexity (±\u00a0s.e.)"
+_FITTED = "held-out, weights fitted (±\u00a0s.e.)"
 _SHAPE_HEADER = ("layers", "width", "heads", "neurons")
 _PHASES = {"corpus": "text", "final": "final measurement"}
 
@@ -86,7 +88,17 @@ def without_empty_columns(table: Table) -> Table:
 
 def front_table(run: RunRecords) -> Table:
     """One row per model of the front, the largest first."""
-    header = ("winner", "trial", "parameters", "of teacher", _CALIBRATION, _HELD_OUT, "× teacher", *_SHAPE_HEADER)
+    header = (
+        "winner",
+        "trial",
+        "parameters",
+        "of teacher",
+        _CALIBRATION,
+        _HELD_OUT,
+        "× teacher",
+        _FITTED,
+        *_SHAPE_HEADER,
+    )
     teacher_params, shape = (run.teacher.params, run.teacher.shape) if run.teacher else (None, None)
     rows = tuple(
         (
@@ -97,6 +109,7 @@ def front_table(run: RunRecords) -> Table:
             perplexity_text(model.calibration_perplexity, model.calibration_stderr),
             perplexity_text(model.held_out_perplexity, model.held_out_stderr),
             ratio_text(model.perplexity, teacher_perplexity(run, model)),
+            perplexity_text(*fitted_perplexity(model)),
             *_shape_cells(model.shape, shape),
         )
         for model in reversed(run.front)
@@ -135,6 +148,10 @@ def baseline_table(run: RunRecords) -> Table:
                 verdict(comparison) if comparison else MISSING,
             )
         )
+        if model is best and (fitted := fitted_perplexity(model))[0] is not None:
+            name = f"{best_name(run)}, weights fitted on {fitted_tokens(model)}"
+            cells = (count_text(model.params), share_text(model.params, teacher_params), perplexity_text(*fitted))
+            rows.append((name, *cells, ratio_text(fitted[0], reference), MISSING))
     return without_empty_columns(Table("Against the teacher and the baselines", header, tuple(rows)))
 
 

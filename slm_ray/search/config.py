@@ -18,6 +18,7 @@ from slm_ray.search.algorithms import ALGORITHMS
 from slm_ray.search.space import ORDERS
 
 DEFAULT_BUDGET = "0.45..0.7"
+RECONSTRUCT = ("none", "winners", "all")
 
 
 def _known_algorithm(name: str) -> str | None:
@@ -64,6 +65,10 @@ class SearchConfig:
     finalists: int = option(0, "members of the front to train shortly before winners are picked", check=at_least(0))
     finalist_tokens: str = option("16k", "tokens that each finalist is trained on", metavar="COUNT")
     winners: int = option(3, "models to extract from the front", check=at_least(1))
+    reconstruct: str = option(
+        "winners", "whose weights are fitted to the teacher's layers after the search", choices=RECONSTRUCT
+    )
+    reconstruct_tokens: int = option(16384, "tokens they are fitted on, or all the train part has", check=at_least(1))
     workers: int = option(None, "trials at once [default: usable CPUs / threads]", check=at_least(1), kind=int)
     threads: int = option(1, "threads per trial", check=at_least(1))
     address: str = option(None, "Ray cluster to join, e.g. auto [default: start one here]", kind=str)

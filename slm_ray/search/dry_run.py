@@ -147,7 +147,13 @@ def search_rows(plan: Plan) -> list[str]:
         f"measured on {config.calibration_tokens:,} calibration tokens in sequences of {config.sequence_length}{race}",
         f"winners: up to {config.winners} models"
         + (f", of {config.finalists} trained on {config.finalist_tokens} tokens each" if config.finalists else ""),
+        *([_reconstruction_row(config)] if config.reconstruct != "none" else []),
     ]
+
+
+def _reconstruction_row(config: SearchConfig) -> str:
+    whose = "the winners" if config.reconstruct == "winners" else "the whole front"
+    return f"weights of {whose} fitted to the teacher's layers on {config.reconstruct_tokens:,} train tokens"
 
 
 def work_rows(plan: Plan, rate: float) -> list[str]:

@@ -13,6 +13,7 @@ import torch
 
 from slm_ray.architecture import Architecture, flops_per_token, num_params
 from slm_ray.core.units import parse_number
+from slm_ray.models.reconstruct_cost import reconstruction_flops
 from slm_ray.proxies.registry import PROXIES
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.space import SearchSpace
@@ -22,7 +23,14 @@ RACED_SHARE = 0.4  # of all calibration tokens are read when beaten candidates s
 FRONT_SIZE = 16  # models that end on the front, of which each is measured on held-out text
 NUM_BASELINES = 3
 SLOWDOWN = {"bf16": 4.0, "fp32": 1.5}  # a forward pass over its matrix multiplications alone
-START_SECONDS = {"inputs": 3.0, "importance": 15.0, "search": 15.0, "held-out": 5.0, "winners": 5.0}
+START_SECONDS = {
+    "inputs": 3.0,
+    "importance": 15.0,
+    "search": 15.0,
+    "held-out": 5.0,
+    "reconstruction": 5.0,
+    "winners": 5.0,
+}
 FINALIST_START_SECONDS = 15.0  # a training's processes, model and engine
 _BACKWARD = 2  # a gate's gradient takes a forward and a backward pass for activations, of the same cost
 _LATENCY_PASSES = 6
@@ -90,6 +98,7 @@ def estimate_phases(
         PhaseEstimate("search", tokens, most, float(tokens) * per_token, start["search"]),
         *([_finalists(config, float(whole), float(part))] if config.finalists else []),
         PhaseEstimate("held-out text", final, max(final, _most_final(config)), final_flops, start["held-out"]),
+        *([_reconstruction(config, teacher, candidate)] if config.reconstruct != "none" else []),
         PhaseEstimate("winners and report", 0, 0, 0, start["winners"]),
     ]  # fmt: skip
 
@@ -101,6 +110,20 @@ def _finalists(config: SearchConfig, whole: float, part: float) -> PhaseEstimate
     flops = trained * (3 * part + whole) + measured * part
     start = config.finalists * FINALIST_START_SECONDS
     return PhaseEstimate("finalists", trained + measured, trained + measured, flops, start)
+
+
+def _reconstruction(config: SearchConfig, teacher: Architecture, candidate: Architecture) -> PhaseEstimate:
+    """Fits, the calibration text before and after, and the held-out text after."""
+    length = config.sequence_length
+    usual = min(config.winners if config.reconstruct == "winners" else FRONT_SIZE, config.trials)
+    most = min(config.winners, config.trials) if config.reconstruct == "winners" else config.trials
+    measured = 2 * config.calibration_tokens + config.held_out_tokens
+    flops = reconstruction_flops(teacher, [candidate] * usual, config.reconstruct_tokens, length)
+    flops += float(usual * measured) * flops_per_token(candidate, length)
+    tokens, at_most = (
+        (1 + count) * config.reconstruct_tokens + count * measured for count in (usual, max(usual, most))
+    )
+    return PhaseEstimate("reconstruction", tokens, at_most, flops, START_SECONDS["reconstruction"])
 
 
 def _search_tokens(config: SearchConfig, *, raced: bool = True) -> int:

@@ -17,21 +17,25 @@ LINEAGE_FILE = "slm_ray.json"
 CARD_FILE = "README.md"
 
 
-def export_winner(inputs: SearchInputs, spec: SubnetSpec, folder: Path, lineage: dict[str, Any]) -> None:
-    """Extract a winner and save it; the folder appears whole or not at all.
+def export_winner(
+    inputs: SearchInputs, spec: SubnetSpec, folder: Path, lineage: dict[str, Any], student: Any = None
+) -> None:
+    """Save a winner; the folder appears whole or not at all.
 
     Args:
         inputs: What the search started from.
         spec: What the winner keeps.
         folder: Where it goes.
         lineage: What is written beside it about where it came from.
+        student: The winner as a model, where its weights were changed; else it is extracted.
 
     Raises:
         UserError: The disk is full, or the folder cannot be written.
     """
     teacher = inputs.teacher
     with quiet_transformers(), whole_folder(folder) as temporary:
-        student = extract(teacher.state(), teacher.config(), teacher.family(), spec)
+        if student is None:
+            student = extract(teacher.state(), teacher.config(), teacher.family(), spec)
         save_student(student, temporary)
         teacher.tokenizer().save_pretrained(temporary)
         details = lineage | {"slm_ray": __version__, "spec": spec.to_json()}

@@ -35,6 +35,7 @@ class SearchInputs:
         train: Tokens that unit scores are learned from.
         held_out: Tokens that the front is measured on.
         precision: ``fp32`` or ``bf16``.
+        reconstruction: Tokens that weights are fitted on, of the train part; None where nothing is reconstructed.
     """
 
     teacher: Teacher
@@ -46,6 +47,7 @@ class SearchInputs:
     train: PackedTokens
     held_out: PackedTokens
     precision: str
+    reconstruction: PackedTokens | None = None
 
     def digests(self) -> dict[str, Any]:
         """What must be the same for a run to be continued."""
@@ -101,6 +103,25 @@ def prepare_parts(
     return corpus, parts[0], parts[1], parts[2]
 
 
+def _reconstruction_tokens(
+    config: SearchConfig, corpus: Corpus, teacher: Teacher, train: PackedTokens, console: Console
+) -> PackedTokens | None:
+    """Train tokens to fit weights on: as many as were asked for, or where the part has not so many, the scores' own."""
+    if config.reconstruct == "none":
+        return None
+    try:
+        return prepare_tokens(
+            corpus, teacher.tokenizer(), TRAIN, num_tokens=config.reconstruct_tokens,
+            sequence_length=config.sequence_length, cache=cache_folder() / "tokens", console=console,
+            flag="--reconstruct-tokens",
+        )  # fmt: skip
+    except UserError as error:
+        if train.num_tokens >= config.reconstruct_tokens:
+            raise
+        console.line(f"{error}; weights are fitted on the {train.num_tokens:,} tokens that scores are learned from")
+        return train
+
+
 def prepare_inputs(config: SearchConfig, console: Console) -> SearchInputs:
     """Load and check everything a search reads.
 
@@ -122,10 +143,11 @@ def prepare_inputs(config: SearchConfig, console: Console) -> SearchInputs:
     corpus, calibration, train, held_out = prepare_parts(config, teacher, console)
     precision = choose_precision(config.precision)
     teacher.state_as(DTYPES[precision])  # made here once, so that no two workers make it at the same time
-    console.line(
-        f"teacher {teacher.name}, {budget}, {calibration.num_tokens:,} calibration tokens, {precision}"
-    )
-    return SearchInputs(teacher, architecture, space, budget, corpus, calibration, train, held_out, precision)
+    console.line(f"teacher {teacher.name}, {budget}, {calibration.num_tokens:,} calibration tokens, {precision}")
+    fitted = _reconstruction_tokens(config, corpus, teacher, train, console)
+    if fitted is not None:
+        teacher.state_as(DTYPES["fp32"])
+    return SearchInputs(teacher, architecture, space, budget, corpus, calibration, train, held_out, precision, fitted)
 
 
 def keep_digests(folder: RunFolder, inputs: SearchInputs) -> None:

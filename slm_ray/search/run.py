@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from slm_ray.architecture import flops_per_token
+from slm_ray.architecture import SubnetSpec, flops_per_token
 from slm_ray.cluster import default_workers, ray_session
 from slm_ray.core.errors import UserError
 from slm_ray.core.files import write_json
@@ -23,7 +23,7 @@ from slm_ray.report import build_report, load_run, summary_text
 from slm_ray.report.tracked import send_results
 from slm_ray.search.algorithms import ALGORITHMS
 from slm_ray.search.config import SearchConfig
-from slm_ray.search.export import export_winner, write_cards
+from slm_ray.search.export import LINEAGE_FILE, export_winner, write_cards
 from slm_ray.search.finalists import pick_trained_winners, train_finalists, training_spent
 from slm_ray.search.finish import Chosen, baselines_at, front_entries, pick_winners, teacher_entry, with_held_out
 from slm_ray.search.held_out import measure_held_out
@@ -31,11 +31,17 @@ from slm_ray.search.inputs import SearchInputs, keep_digests, prepare_inputs
 from slm_ray.search.journal import Journal
 from slm_ray.search.plan import SearchPlan
 from slm_ray.search.rank import Ranking, bind_genomes, rank_units
+from slm_ray.search.reconstruction import (
+    RECONSTRUCTION_FOLDER,
+    Member,
+    Reconstruction,
+    describe_reconstruction,
+)
 from slm_ray.search.tracking import SearchTracking
 from slm_ray.search.tuning import run_plan, scratch_folder
 
 RESULT_FILE = "result.json"
-_PHASES = 6  # and one more where there are finalists
+_PHASES = 6  # and one more where there are finalists, and one where weights are reconstructed
 
 
 class SearchRun:
@@ -77,13 +83,16 @@ class SearchRun:
             self._timed("search", "search", lambda: self._search(inputs, ranking, plan))
             trained = self._train_finalists(inputs, plan)
             result = self._timed("held-out text", "final", lambda: self._measure(inputs, ranking, plan, trained))
+        if self.config.reconstruct != "none":
+            self._timed("reconstruction", "reconstruction", lambda: self._reconstruct(inputs, plan, result))
         self._timed("winners", "export", lambda: self._export(inputs, plan, result))
         self._timed("report", "report", lambda: self._report(result, inputs))
         send_results(self.tracker, self.folder.path)
 
     def _timed(self, label: str, name: str, phase: Callable[[], Any]) -> Any:
         self._phase_number += 1
-        number = f"[{self._phase_number}/{_PHASES + bool(self.config.finalists)}]"
+        phases = _PHASES + bool(self.config.finalists) + (self.config.reconstruct != "none")
+        number = f"[{self._phase_number}/{phases}]"
         self.console.line(f"{number} {label} …")
         start = time.monotonic()
         value = phase()
@@ -233,21 +242,58 @@ class SearchRun:
             "workers": self.workers,
         } | ({"finalists": training} if trained else {})
 
+    def _reconstruct(self, inputs: SearchInputs, plan: SearchPlan, result: dict[str, Any]) -> None:
+        """Fit the weights of winners, or of the whole front; winners' folders are written as they are done."""
+        wanted = self.config.reconstruct == "all"
+        entries = {entry["trial"]: entry for entry in result["front"] if wanted or entry["winner"] is not None}
+        by_trial = {record["trial"]: record for record in plan.journal.records}
+        folders = {winner["trial"]: self.folder.path / winner["folder"] for winner in result["winners"]}
+        members = [
+            Member(trial, self._spec_of(plan, by_trial[trial]), entry["cost"]["params"], trial in folders)
+            for trial, entry in entries.items()
+        ]
+        progress = Progress(self.console, "reconstruction", len(members), "models")
+        done = 0
+
+        def on_member(trial: int, record: dict[str, Any]) -> None:
+            nonlocal done
+            done += 1
+            progress.update(done, f"trial {trial}: {describe_reconstruction(record)}")
+
+        def save(trial: int, student: Any, record: dict[str, Any]) -> None:
+            lineage = self._lineage(inputs, by_trial[trial]) | {"reconstruction": record}
+            export_winner(inputs, self._spec_of(plan, by_trial[trial]), folders[trial], lineage, student)
+
+        work = Reconstruction(inputs, self.folder.file(RECONSTRUCTION_FOLDER), on_member=on_member)
+        found = work.run(members, save, lambda trial: (folders[trial] / LINEAGE_FILE).is_file())
+        for trial, entry in entries.items():
+            entry["reconstruction"] = found[trial]
+        spent = work.spent(members)
+        result["spent"]["reconstruction"] = spent
+        result["spent"]["flops"] += spent["flops"]
+        result["spent"]["forward_tokens"] += spent["tokens"]
+
+    def _spec_of(self, plan: SearchPlan, record: dict[str, Any]) -> SubnetSpec:
+        return plan.stack.decode(plan.stack.from_text(record["genes"]))
+
+    def _lineage(self, inputs: SearchInputs, record: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "teacher": {
+                "name": inputs.teacher.name, "family": inputs.architecture.structure.family,
+                "digest": inputs.teacher.digest, "licence": inputs.teacher.licence,
+            },
+            "trial": record["trial"], "genes": record["genes"], "space": inputs.space.to_json(),
+            "inputs": inputs.digests(), "command": self.command,
+        }  # fmt: skip
+
     def _export(self, inputs: SearchInputs, plan: SearchPlan, result: dict[str, Any]) -> None:
+        """Extract the winners whose folders reconstruction has not written."""
         by_trial = {record["trial"]: record for record in plan.journal.records}
         progress = Progress(self.console, "winners", len(result["winners"]), "models")
         for number, winner in enumerate(result["winners"]):
-            record = by_trial[winner["trial"]]
-            spec = plan.stack.decode(plan.stack.from_text(record["genes"]))
-            lineage = {
-                "teacher": {
-                    "name": inputs.teacher.name, "family": inputs.architecture.structure.family,
-                    "digest": inputs.teacher.digest, "licence": inputs.teacher.licence,
-                },
-                "trial": record["trial"], "genes": record["genes"], "space": inputs.space.to_json(),
-                "inputs": inputs.digests(), "command": self.command,
-            }  # fmt: skip
-            export_winner(inputs, spec, self.folder.path / winner["folder"], lineage)
+            record, folder = by_trial[winner["trial"]], self.folder.path / winner["folder"]
+            if self.config.reconstruct == "none":
+                export_winner(inputs, self._spec_of(plan, record), folder, self._lineage(inputs, record))
             progress.update(number + 1)
 
     def _report(self, result: dict[str, Any], inputs: SearchInputs) -> None:

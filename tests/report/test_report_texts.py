@@ -94,6 +94,26 @@ def test_the_model_card(tmp_path):
     assert "trust_remote_code" not in model_card(run, run.best, remote_code=False)
 
 
+def test_the_summary_tables_and_card_say_that_weights_were_fitted(tmp_path):
+    folder = finished_run(tmp_path / "run")
+    result = json.loads((folder / "result.json").read_text())
+    entry = next(entry for entry in result["front"] if entry["winner"] == 0)
+    after = {"calibration_perplexity": 25.0, "held_out_perplexity": 26.4, "held_out_stderr": 0.7}
+    entry["reconstruction"] = {"kept": True, "tokens": 16384, "after": after}
+    (folder / "result.json").write_text(json.dumps(result))
+    run = load_run(folder)
+    card, page = model_card(run, run.best), report_markdown(run)
+    assert "with fitted weights" in summary_text(run) and "26.4 ± 0.7" in summary_text(run)
+    assert "ridge regression on 16,384 train tokens of" in card and "26.4" in card
+    assert "its sub-network, as it was cut out" in card and "its weights are the teacher's own" not in card
+    assert "weights fitted on 16,384 train tokens" in page and "26.4 ± 0.7" in page
+    entry["reconstruction"]["kept"] = False
+    (folder / "result.json").write_text(json.dumps(result))
+    run = load_run(folder)
+    assert "its weights are the teacher's own" in model_card(run, run.best)
+    assert "fitted" not in summary_text(run) + report_markdown(run)
+
+
 def test_the_card_of_another_winner_leaves_out_the_baselines_of_winner_0(tmp_path):
     run = load_run(finished_run(tmp_path))
     other = next(model for model in run.front if model.winner == 1)

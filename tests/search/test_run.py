@@ -81,13 +81,14 @@ def test_a_winner_has_the_perplexity_that_was_reported(finished, tiny, monkeypat
     config.pop("command")
     _, calibration, _, held_out = prepare_parts(SearchConfig(**config), load_teacher(str(tiny.teacher)), Console())
     result = result_of(finished)
-    entry = next(entry for entry in result["front"] if entry["winner"] == 0)
+    fitted = next(entry for entry in result["front"] if entry["winner"] == 0)["reconstruction"]
+    assert fitted["kept"] and fitted["after"]["calibration_perplexity"] < fitted["before"]["calibration_perplexity"]
     model = AutoModelForCausalLM.from_pretrained(finished / "winners/0", trust_remote_code=True).eval()
     for tokens, reported in ((calibration, "calibration_perplexity"), (held_out, "held_out_perplexity")):
         ids = torch.from_numpy(tokens.ids.copy()).long()
         with torch.no_grad():
             loss = model(ids, labels=ids).loss
-        assert float(loss.exp()) == pytest.approx(entry[reported], rel=1e-4)
+        assert float(loss.exp()) == pytest.approx(fitted["after"][reported], rel=1e-4)
 
 
 def test_the_seed_decides_everything_whatever_the_number_of_workers(finished, tiny, search, tmp_path, capsys):

@@ -1,0 +1,207 @@
+"""Winners (or the whole front) with their weights reconstructed, and what was measured before and after.
+
+Fitted on the corpus's train part, like unit scores; whether the new weights are kept is decided on its calibration
+part; its held-out part is measured afterwards and decides nothing. Each finished model is on the disk before the next
+group is begun, so a resumed run does only what is missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from slm_ray.architecture import SubnetSpec, flops_per_token
+from slm_ray.core.files import read_json, write_json
+from slm_ray.data import PackedTokens
+from slm_ray.models.extraction import extract
+from slm_ray.models.heads import next_token_losses
+from slm_ray.models.reconstruct import ReconstructionSettings, SubLayerFit, reconstruct
+from slm_ray.models.reconstruct_cost import reconstruction_flops
+from slm_ray.models.teachers import quiet_transformers
+from slm_ray.proxies.measurement import Measurement
+from slm_ray.proxies.staged import StagedLoss, perplexity_of, stage_ends
+from slm_ray.search.inputs import SearchInputs
+
+RECONSTRUCTION_FOLDER = "reconstruction"
+_GROUP_BYTES = 4 * 1024**3  # weights of students that share one pass of the teacher
+_DIGITS = 4
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member of the front to reconstruct.
+
+    Attributes:
+        trial: Its number.
+        spec: What it keeps.
+        params: How many parameters it has.
+        is_winner: It is exported.
+    """
+
+    trial: int
+    spec: SubnetSpec
+    params: int
+    is_winner: bool
+
+
+Save = Callable[[int, Any, dict[str, Any]], None]
+
+
+def measure_model(model: Any, ids: torch.Tensor) -> Measurement:
+    """A model's perplexity, measured as candidates are.
+
+    Args:
+        model: A causal LM in fp32.
+        ids: ``[sequences, length]``.
+    """
+    head = model.get_output_embeddings().weight
+
+    @torch.no_grad()
+    def losses(_spec: SubnetSpec, part: torch.Tensor, _first: int) -> torch.Tensor:
+        hidden = model.base_model(part, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
+        return next_token_losses(hidden, head, part[:, 1:].flatten()).view(len(part), -1)
+
+    ends = stage_ends(len(ids), ids.shape[1], ())
+    measured, _, _ = StagedLoss(losses, ids, ends, 0.6).measure(SubnetSpec((), ()))
+    value = perplexity_of(measured.value)
+    stderr = None if measured.stderr is None else value * measured.stderr
+    return Measurement(value, stderr, measured.tokens, measured.seconds)
+
+
+def _ids(tokens: PackedTokens) -> torch.Tensor:
+    return torch.from_numpy(tokens.ids.astype(np.int64))
+
+
+def _figures(name: str, measured: Measurement) -> dict[str, float | None]:
+    stderr = None if measured.stderr is None else round(measured.stderr, _DIGITS)
+    return {f"{name}_perplexity": round(measured.value, _DIGITS), f"{name}_stderr": stderr}
+
+
+class Reconstruction:
+    """Reconstructs members of a front, group by group."""
+
+    def __init__(
+        self,
+        inputs: SearchInputs,
+        folder: Path,
+        settings: ReconstructionSettings | None = None,
+        on_member: Callable[[int, dict[str, Any]], None] = lambda trial, record: None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            inputs: What the search started from.
+            folder: Where the records of finished members are.
+            settings: How to reconstruct.
+            on_member: Told of every member's trial and record, those found on the disk too.
+        """
+        assert inputs.reconstruction is not None
+        self.inputs, self.folder, self.tokens = inputs, folder, inputs.reconstruction
+        self.settings, self.on_member = settings or ReconstructionSettings(), on_member
+
+    def run(self, members: Sequence[Member], save: Save, has_folder: Callable[[int], bool]) -> dict[int, Any]:
+        """Reconstruct all members that are not on record.
+
+        Args:
+            members: Members of the front.
+            save: Given the trial, model and record of a winner, writes its folder.
+            has_folder: Whether a winner's folder is there already.
+
+        Returns:
+            What was measured, by trial, as results hold it.
+        """
+        found = {member.trial: read_json(path) for member in members if (path := self._path(member)).is_file()}
+        found = {trial: record for trial, record in found.items() if record.get("key") == self._key()}
+        left = [one for one in members if one.trial not in found or (one.is_winner and not has_folder(one.trial))]
+        for trial in found.keys() - {one.trial for one in left}:
+            self.on_member(trial, found[trial])
+        for group in self._groups(left):  # with torch's own number of threads: --workers must not change a result
+            self._do_group(group, save, found)
+        return {trial: {name: value for name, value in one.items() if name != "key"} for trial, one in found.items()}
+
+    def _key(self) -> dict[str, Any]:
+        return {"tokens": self.tokens.digest, "settings": dataclasses.asdict(self.settings)}
+
+    def _path(self, member: Member) -> Path:
+        return self.folder / f"{member.trial}.json"
+
+    @staticmethod
+    def _groups(members: Sequence[Member]) -> list[list[Member]]:
+        groups: list[list[Member]] = []
+        room = 0
+        for member in members:
+            needed = 4 * member.params
+            if not groups or needed > room:
+                groups.append([])
+                room = _GROUP_BYTES
+            groups[-1].append(member)
+            room -= needed
+        return groups
+
+    def _do_group(self, group: Sequence[Member], save: Save, found: dict[int, Any]) -> None:
+        inputs = self.inputs
+        teacher = inputs.teacher
+        config, family, state = teacher.config(), teacher.family(), teacher.state_as(torch.float32)
+        kept_type = next(iter(teacher.state().values())).dtype
+        with quiet_transformers():
+            students = [extract(state, config, family, member.spec) for member in group]
+        calibration, held_out = _ids(inputs.calibration), _ids(inputs.held_out)
+        before = [measure_model(student, calibration) for student in students]
+        pairs = [(student, member.spec) for student, member in zip(students, group, strict=True)]
+        fits = reconstruct(state, config, family, pairs, _ids(self.tokens), self.settings)
+        for member, student, old, fit in zip(group, students, before, fits, strict=True):
+            for parameter in student.parameters():  # what is measured is what is saved
+                parameter.data = parameter.data.to(kept_type).float()
+            new = measure_model(student, calibration)
+            is_kept = new.value < old.value
+            if not is_kept:
+                student = extract(state, config, family, member.spec)
+            record = {
+                "key": self._key(), "kept": is_kept, "tokens": self.tokens.num_tokens, "part": self.tokens.part,
+                "before": _figures("calibration", old),
+                "after": _figures("calibration", new)
+                | (_figures("held_out", measure_model(student, held_out)) if is_kept else {}),
+                "unexplained": _unexplained(fit), "settings": dataclasses.asdict(self.settings),
+            }  # fmt: skip
+            if member.is_winner:
+                student.config.dtype = kept_type
+                save(member.trial, student.to(kept_type), record)
+            self.folder.mkdir(exist_ok=True)
+            write_json(self._path(member), record)
+            found[member.trial] = record
+            self.on_member(member.trial, record)
+
+    def spent(self, members: Sequence[Member]) -> dict[str, Any]:
+        """What reconstructing members costs, whichever process of a run did it.
+
+        The fits, the calibration text before and after, and the held-out text after.
+        """
+        inputs, length = self.inputs, self.tokens.sequence_length
+        measured = 2 * inputs.calibration.num_tokens + inputs.held_out.num_tokens
+        tokens, flops = 0, 0.0
+        for group in self._groups(members):
+            sizes = [member.spec.architecture_in(inputs.architecture) for member in group]
+            tokens += (1 + len(group)) * self.tokens.num_tokens + measured * len(group)
+            flops += reconstruction_flops(inputs.architecture, sizes, self.tokens.num_tokens, length)
+            flops += sum(float(measured) * flops_per_token(size, length) for size in sizes)
+        return {"models": len(members), "tokens": tokens, "flops": flops}
+
+
+def describe_reconstruction(record: dict[str, Any]) -> str:
+    """What a record says, in a few words for a terminal."""
+    before, after = (record[when]["calibration_perplexity"] for when in ("before", "after"))
+    return f"perplexity {before:.4g} to {after:.4g}" + ("" if record["kept"] else ", so its weights stay as they were")
+
+
+def _unexplained(fits: Sequence[SubLayerFit]) -> dict[str, float]:
+    """Mean share of the sub-layers' targets that is left unexplained, before and after each one's own fit."""
+    return {
+        "before": round(sum(fit.before for fit in fits) / len(fits), _DIGITS),
+        "after": round(sum(fit.after for fit in fits) / len(fits), _DIGITS),
+    }

@@ -1,0 +1,133 @@
+"""Weights fitted to the teacher's layers after a search: whose, what is kept, and that a killed run goes on."""
+
+import json
+from dataclasses import dataclass
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from slm_ray.architecture import flops_per_token
+from slm_ray.core.commands import run_command
+from slm_ray.models.reconstruct_cost import reconstruction_flops
+from slm_ray.search import reconstruction
+from slm_ray.search.command import main
+from tests.models.tiny import tiny_config, tiny_family
+from tests.search.tiny_run import outcome_of
+from tests.search.without_ray import run_without_ray
+
+
+@pytest.fixture
+def command(tiny, monkeypatch):
+    run_without_ray(monkeypatch)
+    monkeypatch.setenv("SLM_RAY_CACHE", str(tiny.cache))
+    return lambda arguments: run_command(main, [str(argument) for argument in arguments])
+
+
+def few(tiny, run, *more):
+    return tiny.arguments(run, "--trials", "8", "--winners", "2", "--reconstruct-tokens", "2048", *more)
+
+
+def result_of(run):
+    return json.loads((run / "result.json").read_text())
+
+
+def test_winners_are_fitted_and_the_front_is_measured_as_it_was(command, tiny, tmp_path):
+    assert command(few(tiny, tmp_path / "fitted")) == 0
+    assert command(few(tiny, tmp_path / "plain", "--reconstruct", "none")) == 0
+    fitted, plain = result_of(tmp_path / "fitted"), result_of(tmp_path / "plain")
+    for mine, other in zip(fitted["front"], plain["front"], strict=True):
+        assert (mine.pop("reconstruction", None) is not None) == (mine["winner"] is not None)
+        assert mine == other
+    spent = fitted["spent"]["reconstruction"]
+    assert spent["models"] == 2 and "reconstruction" not in plain["spent"]
+    # Unit scores are counted where they were made; here the second run read them from the cache.
+    assert fitted["spent"]["flops"] - plain["spent"]["flops"] >= spent["flops"] > 0
+    assert fitted["spent"]["forward_tokens"] - plain["spent"]["forward_tokens"] - spent["tokens"] in (0, 3 * 64)
+    assert "reconstruction" in fitted["spent"]["seconds"]
+    models = [AutoModelForCausalLM.from_pretrained(tmp_path / run / "winners/0") for run in ("fitted", "plain")]
+    states = [model.state_dict() for model in models]
+    assert {key: tensor.shape for key, tensor in states[0].items()} == {k: v.shape for k, v in states[1].items()}
+    assert any(not torch.equal(tensor, states[1][key]) for key, tensor in states[0].items())
+    cards = [(tmp_path / run / "winners/0/README.md").read_text() for run in ("fitted", "plain")]
+    assert "ridge regression on 2,048 train tokens" in cards[0] and "weights are the teacher's own. It" in cards[1]
+    lineage = json.loads((tmp_path / "fitted/winners/0/slm_ray.json").read_text())
+    assert lineage["reconstruction"]["kept"] and lineage["reconstruction"]["tokens"] == 2048
+
+
+def test_the_whole_front_can_be_fitted(command, tiny, tmp_path):
+    assert command(few(tiny, tmp_path / "run", "--reconstruct", "all")) == 0
+    result = result_of(tmp_path / "run")
+    assert all(entry["reconstruction"]["tokens"] == 2048 for entry in result["front"])
+    assert result["spent"]["reconstruction"]["models"] == len(result["front"]) > 2
+    assert len(list((tmp_path / "run/winners").iterdir())) == 2
+
+
+def test_a_killed_run_fits_only_what_is_missing(command, tiny, tmp_path, monkeypatch):
+    assert command(few(tiny, tmp_path / "whole")) == 0
+    real, calls = reconstruction.reconstruct, []
+
+    def dies_at_the_second(*arguments):
+        calls.append(len(arguments[3]))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(reconstruction, "_GROUP_BYTES", 1)  # one model at a time
+    monkeypatch.setattr(reconstruction, "reconstruct", dies_at_the_second)
+    run = tmp_path / "run"
+    assert command(few(tiny, run)) == 130
+    assert len(list((run / "reconstruction").iterdir())) == 1 and not (run / "result.json").exists()
+    assert command(["--resume", run]) == 0
+    assert calls == [1, 1, 1]
+    assert outcome_of(run) == outcome_of(tmp_path / "whole")
+    assert result_of(run)["spent"]["reconstruction"]["models"] == 2
+
+
+def test_weights_that_do_no_good_on_calibration_text_are_not_kept(command, tiny, tmp_path, monkeypatch):
+    def ruin(state, config, family, students, ids, settings):
+        fits = []
+        for model, _spec in students:
+            for parameter in model.parameters():
+                parameter.data.mul_(0.1)
+            fits.append([reconstruction.SubLayerFit(0, "mlp", 1.0, 1.0)])
+        return fits
+
+    monkeypatch.setattr(reconstruction, "reconstruct", ruin)
+    assert command(few(tiny, tmp_path / "run")) == 0
+    assert command(few(tiny, tmp_path / "plain", "--reconstruct", "none")) == 0
+    entry = next(entry for entry in result_of(tmp_path / "run")["front"] if entry["winner"] == 0)
+    assert not entry["reconstruction"]["kept"]
+    states = [
+        AutoModelForCausalLM.from_pretrained(tmp_path / run / "winners/0").state_dict() for run in ("run", "plain")
+    ]
+    assert all(torch.equal(tensor, states[1][key]) for key, tensor in states[0].items())
+    assert "weights are the teacher's own. It" in (tmp_path / "run/winners/0/README.md").read_text()
+
+
+def test_too_few_train_tokens_are_said(command, tiny, tmp_path, capsys):
+    assert command(few(tiny, tmp_path / "run", "--reconstruct-tokens", "10M", "--trials", "4")) == 2
+    assert "--reconstruct-tokens" in capsys.readouterr().err
+    assert command(few(tiny, tmp_path / "run", "--reconstruct-tokens", "10000000", "--trials", "4")) == 0
+    assert "tokens that scores are learned from" in " ".join(capsys.readouterr().err.split())
+
+
+@dataclass(frozen=True)
+class Groups:
+    params: int
+
+
+def test_students_share_a_pass_as_far_as_memory_goes(monkeypatch):
+    monkeypatch.setattr(reconstruction, "_GROUP_BYTES", 400)
+    groups = reconstruction.Reconstruction._groups([Groups(60), Groups(40), Groups(50), Groups(200), Groups(1)])
+    assert [[one.params for one in group] for group in groups] == [[60, 40], [50], [200], [1]]
+
+
+def test_flops_are_those_of_every_product():
+    teacher = tiny_family("qwen3").architecture(tiny_config("qwen3"))
+    head = 2 * teacher.structure.vocab_size * 32
+    body, queries, neurons, tokens = flops_per_token(teacher, 16) - head, 48, 24, 100
+    per_layer = sum(2 * 32 * 64 + 2 * width * (width + 32) for width in (queries, neurons))
+    solves = sum(width**3 / 3 + 2 * width**2 * 32 + 32**3 / 3 + 2 * 32**2 * 32 for width in (queries, neurons))
+    expected = tokens * (2 * body + 3 * per_layer) + 3 * solves
+    assert reconstruction_flops(teacher, [teacher], tokens, 16) == pytest.approx(expected)
