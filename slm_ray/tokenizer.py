@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.commands import run_command
+from slm_ray.core.commands import command_line, run_command
 from slm_ray.core.config import Parser, add_command_flags, at_least, load_config, option
 from slm_ray.core.digest import digest_json, sha256_file
 from slm_ray.core.errors import UserError, unknown_name
-from slm_ray.core.files import cache_folder, read_json, whole_folder, write_json
+from slm_ray.core.files import cache_folder, read_json, whole_folder, write_json, write_text
 from slm_ray.core.progress import Console
 from slm_ray.data.documents import Corpus
 from slm_ray.data.load import DEFAULT_CORPUS, load_corpus
@@ -20,10 +20,11 @@ from slm_ray.data.pieces import sample_part
 from slm_ray.data.split import HELD_OUT
 from slm_ray.data.tokenizer_extension import ExtendedTokenizer, extend_tokenizer, match_extension
 from slm_ray.data.tokenizer_training import text_sample, train_tokenizer
+from slm_ray.report.vocabulary_card import vocabulary_card
 
 TRAIN, EXTEND = "train", "extend"
 ACTIONS = (TRAIN, EXTEND)
-RECORD_FILE, LINEAGE_FILE = "vocabulary.json", "slm_ray.json"
+RECORD_FILE, LINEAGE_FILE, CARD_FILE = "vocabulary.json", "slm_ray.json", "README.md"
 _MEASURED_CHARACTERS = 200_000
 
 
@@ -83,7 +84,11 @@ def main(argv: Sequence[str]) -> int:
     given.pop("debug")
     config = load_config(TokenizerConfig, config_file, given)
     config.check(action)
-    (_train if action == TRAIN else _extend)(config, Path(config.out).expanduser(), Console())
+    out, console = Path(config.out).expanduser(), Console()
+    if action == TRAIN:
+        _train(config, out, console)
+    else:
+        _extend(config, out, command_line("python -m slm_ray.tokenizer", argv), console)
     return 0
 
 
@@ -118,7 +123,7 @@ def _train(config: TokenizerConfig, out: Path, console: Console) -> None:
     print(f"a tokenizer of {len(tokenizer):,} tokens is in {out}; held-out text: {_rate(rate)}")
 
 
-def _extend(config: TokenizerConfig, out: Path, console: Console) -> None:
+def _extend(config: TokenizerConfig, out: Path, command: str, console: Console) -> None:
     from transformers import AutoTokenizer
 
     from slm_ray.models.extraction import save_student
@@ -149,8 +154,11 @@ def _extend(config: TokenizerConfig, out: Path, console: Console) -> None:
         save_student(model, folder)
         extended.tokenizer.save_pretrained(folder)
         write_json(folder / RECORD_FILE, record)
-        if found := _lineage(config.model):
+        found = _lineage(config.model)
+        if found:
             write_json(folder / LINEAGE_FILE, found | {"vocabulary": record})
+        remote_code = "auto_map" in read_json(folder / "config.json")
+        write_text(folder / CARD_FILE, vocabulary_card(record, found, remote_code=remote_code, command=command))
     print(
         f"{config.model} with {len(extended.parts):,} new tokens ({record['rows']:,} rows) is in {out}; held-out text: "
         f"{_rate(before)} before, {_rate(after)} now"

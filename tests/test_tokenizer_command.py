@@ -58,6 +58,8 @@ def test_a_model_gets_words_and_its_teacher_the_same(place, tmp_path, capsys):
     assert record["bytes_per_token"]["after"] > 1.3 * record["bytes_per_token"]["before"]
     lineage = json.loads((tmp_path / "m" / "slm_ray.json").read_text())
     assert lineage["teacher"] == {"name": "somebody"} and lineage["search_flops"] == 5.0
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert card.startswith("---\n") and "30 new tokens" in card and "not trained afterwards" in card
     old, new = (AutoTokenizer.from_pretrained(folder) for folder in (place / "model", tmp_path / "m"))
     before, after = (AutoModelForCausalLM.from_pretrained(folder) for folder in (place / "model", tmp_path / "m"))
     assert len(new) == len(old) + 30 and after.config.vocab_size % 64 == 0 == len(new) - record["first_new"] - 30
