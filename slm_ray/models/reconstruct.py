@@ -46,9 +46,9 @@ class ReconstructionSettings:
         scale_norm: Fit the scale of the final norm too.
     """
 
-    ridge: float = 0.01
+    ridge: float = 0.1
     pull: float = 0.5
-    read_ridge: float | None = 0.01
+    read_ridge: float | None = 0.1
     even: bool = True
     scale_norm: bool = True
 
