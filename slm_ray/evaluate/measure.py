@@ -21,7 +21,7 @@ from slm_ray.evaluate.config import SEPARATE, SLIDING
 from slm_ray.evaluate.models import LoadedModel, ModelFolder, load_tokenizer
 from slm_ray.evaluate.parts import EFFICIENCY, GENERATION, TASK, TEXT, Part
 
-SAY, LOADED, RECORD, FAILED = "say", "loaded", "record", "failed"
+SAY, LOADED, RECORD, PART_FAILED, FAILED = "say", "loaded", "record", "part failed", "failed"
 Message = tuple[str, Any]
 Emit = Callable[[Message], None]
 
@@ -64,8 +64,9 @@ def _machine(name: str, *, alone: bool) -> Iterator[None]:
 def measure_model(job: ModelJob, emit: Emit) -> None:
     """Load a model and measure its parts; what each says is emitted as soon as it is there.
 
-    Emits ``("loaded", {"params", "seconds"})``, ``("say", text)``, ``("record", (index of the part, record))`` and,
-    where it cannot go on, ``("failed", (sentence, traceback))``; the traceback of a mistake the user can fix is empty.
+    Emits ``("loaded", {"params", "seconds"})``, ``("say", text)`` and ``("record", (index of the part, record))``; for a
+    part that cannot be measured for a reason the user can mend, ``("part failed", (index, sentence))``; and where nothing
+    more can be, ``("failed", (sentence, traceback))``, without a traceback where the user can mend it.
 
     Args:
         job: What to do.
@@ -81,7 +82,12 @@ def measure_model(job: ModelJob, emit: Emit) -> None:
             alone = part.kind == EFFICIENCY
             with _machine(job.quiet, alone=alone):
                 torch.set_num_threads(job.all_threads if alone else job.threads)
-                emit((RECORD, (index, _measure(job, part, loaded, tokenizer, lambda text: emit((SAY, text))))))
+                try:
+                    record = _measure(job, part, loaded, tokenizer, lambda text: emit((SAY, text)))
+                except UserError as error:  # this task or text does not suit this model; the others may
+                    emit((PART_FAILED, (index, str(error))))
+                    continue
+                emit((RECORD, (index, record)))
     except UserError as error:
         emit((FAILED, (str(error), "")))
     except torch.cuda.OutOfMemoryError:

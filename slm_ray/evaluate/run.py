@@ -19,7 +19,7 @@ from slm_ray.core.trackers import group_of, make_tracker
 from slm_ray.evaluate.config import EvaluateConfig
 from slm_ray.evaluate.fan_out import measure_here, measure_on_ray
 from slm_ray.evaluate.inputs import Inputs, Subject, gather
-from slm_ray.evaluate.measure import FAILED, LOADED, RECORD, SAY, Message, ModelJob
+from slm_ray.evaluate.measure import FAILED, LOADED, PART_FAILED, RECORD, SAY, Message, ModelJob
 from slm_ray.evaluate.parts import MODELS_FOLDER, TASK, Part, RecordFolder, file_name
 from slm_ray.evaluate.results import make_result
 from slm_ray.report.evaluation import evaluation_text, write_evaluation_report
@@ -43,6 +43,7 @@ class Evaluation:
         self.folders = {subject.label: self._folder(subject) for subject in inputs.subjects}
         self.records: dict[str, dict[str, dict[str, Any]]] = {subject.label: {} for subject in inputs.subjects}
         self.failures: dict[str, tuple[str, str]] = {}
+        self.partly: set[str] = set()
         self.spent = {"loading": 0.0}
         self.models_loaded = 0
         for subject in inputs.subjects:
@@ -94,6 +95,11 @@ class Evaluation:
         elif kind == FAILED:
             self.failures[job.label] = value
             self.console.line(value[0])
+        elif kind == PART_FAILED:
+            index, sentence = value
+            self.failures.setdefault(job.label, (sentence, ""))
+            self.partly.add(job.label)
+            self.console.line(f"{job.label}, {job.parts[index].name}: {sentence}")
         elif kind == RECORD:
             index, record = value
             part = job.parts[index]
@@ -234,5 +240,6 @@ def _fail(evaluation: Evaluation) -> None:
     number, others = len(evaluation.failures), len(evaluation.records) - len(evaluation.failures)
     if len(evaluation.records) > 1:
         more = f"; the other {others} are measured" if others else ""
-        sentence = f"{number} of {len(evaluation.records)} models failed{more}; the first: {sentence}"
+        how = " in part" if evaluation.partly.issuperset(evaluation.failures) else ""
+        sentence = f"{number} of {len(evaluation.records)} models failed{how}{more}; the first: {sentence}"
     raise UserError(sentence) from (RuntimeError(trace) if trace else None)

@@ -169,6 +169,27 @@ def test_a_model_that_fails_does_not_stop_the_others_and_resume_measures_what_is
     assert all(model["text"] and not model["error"] for model in models)
 
 
+def test_a_text_that_does_not_suit_a_model_leaves_its_other_texts(place, tmp_path, capsys, monkeypatch):
+    from slm_ray.core.errors import UserError
+    from slm_ray.evaluate import measure
+
+    real = measure._MEASURES["text"]
+
+    def text(job, part, *rest):
+        if part.name == "odd" and job.label.endswith("a"):
+            raise UserError("this text is not for this model")
+        return real(job, part, *rest)
+
+    monkeypatch.setitem(measure._MEASURES, "text", text)
+    (tmp_path / "odd.txt").write_text(sentences(100, seed=5))
+    more = ["--data", f"odd={tmp_path / 'odd.txt'}", "--part", "whole"]
+    assert run_command(main, [*arguments(place, tmp_path / "out", "a", "b"), *more]) == 2
+    said = capsys.readouterr().err
+    assert "1 of 2 models failed in part; the other 1 are measured; the first: this text is not for this model" in said
+    first, other = json.loads((tmp_path / "out/evaluate.json").read_text())["models"]
+    assert len(first["text"]) == 1 and len(other["text"]) == 2 and first["error"] == "this text is not for this model"
+
+
 def test_a_sliding_window_counts_every_token_once_with_the_context_it_has(place, tmp_path):
     (tmp_path / "short.txt").write_text(sentences(30))
     options = {"data": tmp_path / "short.txt", "window": "sliding", "stride": 5, "part": "whole"}
