@@ -35,7 +35,8 @@ PIPELINE = "python -m slm_ray.pipeline"
 SWEEP = "python -m slm_ray.sweep"
 # Commands with a dry run, and a word of what it prints.
 DRY_RUNS = {
-    SEARCH: "together", PRETRAIN: "FLOPs in all", LOGITS: "FLOPs", PIPELINE: "report: run", SWEEP: "all runs, each once",
+    SEARCH: "together", PRETRAIN: "FLOPs in all", LOGITS: "FLOPs", PIPELINE: "report: run",
+    SWEEP: "all runs, each once",
 }  # fmt: skip
 
 # Commands that no test here runs, and what does.
@@ -45,8 +46,8 @@ RUN_ELSEWHERE = {
             "python -m slm_ray.evaluate --model runs/mine/pretrain/winner-0.student/model --model smollm2-135m --out "
             "runs/evaluation",
             "python -m slm_ray.evaluate --model my-winner --tasks small --prompts default --efficiency --workers 2",
-            "python -m slm_ray.evaluate --model my-winner --data wiki=my-wiki.txt --data code=my-code.jsonl --part whole "
-            "--window sliding",
+            "python -m slm_ray.evaluate --model my-winner --data wiki=my-wiki.txt --data code=my-code.jsonl --part "
+            "whole --window sliding",
             "python -m slm_ray.evaluate --resume runs/evaluation",
         ),
         "tests/evaluate, on models of its own",
@@ -72,8 +73,8 @@ RUN_ELSEWHERE = {
         (
             "python -m slm_ray.tokenizer train --data my-texts --size 8192 --out my-tokenizer",
             "python -m slm_ray.tokenizer extend --model my-model --data my-texts --add 4000 --out my-model-with-words",
-            "python -m slm_ray.tokenizer extend --model my-teacher --tokenizer my-model-with-words --data my-texts --out "
-            "my-teacher-with-words",
+            "python -m slm_ray.tokenizer extend --model my-teacher --tokenizer my-model-with-words --data my-texts "
+            "--out my-teacher-with-words",
         ),
         "tests/test_tokenizer_command.py, on models of its own",
     ),

@@ -65,8 +65,8 @@ def measure_model(job: ModelJob, emit: Emit) -> None:
     """Load a model and measure its parts; what each says is emitted as soon as it is there.
 
     Emits ``("loaded", {"params", "seconds"})``, ``("say", text)`` and ``("record", (index of the part, record))``. For
-    a part that cannot be measured for a reason the user can mend it is ``("part failed", (index, sentence))``, and where
-    nothing more can be, ``("failed", (sentence, traceback))``, without a traceback where the user can mend it.
+    a part that cannot be measured for a reason the user can mend: ``("part failed", (index, sentence))``; where nothing
+    more can be: ``("failed", (sentence, traceback))``, without a traceback where the user can mend it.
 
     Args:
         job: What to do.
