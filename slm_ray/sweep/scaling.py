@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 
 from slm_ray.core.errors import UserError
 
@@ -27,6 +28,8 @@ LEAST_CURVE = 4  # three coefficients
 FLOPS_PER_PARAM_TOKEN = 6.0  # forward 2, backward 4 (Kaplan et al., arXiv 2001.08361)
 RESAMPLES = 200  # fits of resampled runs, for intervals
 _STARTS = 24  # of the grid's beginnings, those of least loss are followed
+_FOLLOWED = 3  # of those, to the end
+_FEW_STEPS, _MOST_STEPS = 200, 4000
 _TOLERANCE = 1e-12
 
 
@@ -162,7 +165,7 @@ def _objective(theta: Array, terms: list[Array], log_loss: Array) -> tuple[float
     return float(value), gradient
 
 
-def _refine(start: Array, terms: list[Array], log_loss: Array) -> tuple[float, Array]:
+def _refine(start: Array, terms: list[Array], log_loss: Array, steps: int) -> tuple[float, Array]:
     # Scaled up, so that the optimiser's own tolerances on values near delta^2 do not end it early.
     scale = 1 / DELTA**2
 
@@ -176,7 +179,7 @@ def _refine(start: Array, terms: list[Array], log_loss: Array) -> tuple[float, A
                       [np.inf if high is None else high for _, high in bounds])  # fmt: skip
     found = minimize(
         scaled, clipped, jac=True, method="L-BFGS-B", bounds=bounds,
-        options={"maxiter": 2000, "ftol": _TOLERANCE, "gtol": 1e-9},
+        options={"maxiter": steps, "ftol": _TOLERANCE, "gtol": 1e-9},
     )  # fmt: skip
     return float(found.fun), np.asarray(found.x)
 
@@ -193,7 +196,13 @@ def _starts(terms: list[Array], log_loss: Array) -> list[Array]:
 
 
 def _best(starts: Sequence[Array], terms: list[Array], log_loss: Array) -> Array:
-    return min((_refine(start, terms, log_loss) for start in starts), key=lambda found: found[0])[1]
+    """The best fit: all beginnings are followed a little, the best of them to the end."""
+    # Products of a few numbers: threads of BLAS would only wait for each other.
+    with threadpool_limits(1):
+        found = sorted((_refine(start, terms, log_loss, _FEW_STEPS) for start in starts), key=lambda one: one[0])
+        if len(starts) > _FOLLOWED:
+            found = [_refine(theta, terms, log_loss, _MOST_STEPS) for _, theta in found[:_FOLLOWED]]
+    return min(found, key=lambda one: one[0])[1]
 
 
 def _resampled(best: Array, terms: list[Array], log_loss: Array, count: int, seed: int) -> list[Array]:

@@ -14,6 +14,7 @@ from slm_ray.sweep.rows import Row
 from slm_ray.sweep.scaling import RESAMPLES, Fit, describe_fit, fit_curve, fit_law, to_json
 
 _POINTS = 60  # of a drawn curve
+_CURVE_RESAMPLES = 50
 
 
 def add_scaling(findings: Findings, name: str, spec: Mapping[str, Any], rows: Sequence[Row]) -> None:
@@ -94,7 +95,7 @@ def _curves(n: Any, d: Any, loss: Any, resamples: int) -> list[str]:
     for size in np.unique(n):
         at, label = n == size, format_count(float(size))
         try:
-            curve = fit_curve(d[at].tolist(), loss[at].tolist(), resamples=resamples)
+            curve = fit_curve(d[at].tolist(), loss[at].tolist(), resamples=min(resamples, _CURVE_RESAMPLES))
         except UserError as error:
             lines.append(f"L(D) of {label}: {error}")
             continue
