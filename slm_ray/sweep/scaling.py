@@ -28,6 +28,7 @@ LEAST_CURVE = 4  # three coefficients
 FLOPS_PER_PARAM_TOKEN = 6.0  # forward 2, backward 4 (Kaplan et al., arXiv 2001.08361)
 RESAMPLES = 200  # fits of resampled runs, for intervals
 _STARTS = 24  # of the grid's beginnings, those of least loss are followed
+_LEAST_EXPONENT = 1e-3
 _FOLLOWED = 3  # of those, to the end
 _FEW_STEPS, _MOST_STEPS = 200, 4000
 _TOLERANCE = 1e-12
@@ -91,6 +92,11 @@ class Fit:
     def interval(self, name: str, share: float = 0.95) -> tuple[float, float]:
         """The middle ``share`` of a coefficient over the resampled fits."""
         return middle([getattr(law, name) for law in self.resampled], share)
+
+    def undetermined(self) -> list[str]:
+        """The exponents that the runs say too little of for a split of a compute."""
+        intervals = {name: self.interval(name) for name in ("alpha", "beta")}
+        return [name for name, (low, high) in intervals.items() if low < 2 * _LEAST_EXPONENT or high > 10 * low]
 
     def band(self, params: npt.ArrayLike, tokens: npt.ArrayLike, share: float = 0.95) -> tuple[Array, Array]:
         """The middle ``share`` of the predicted losses, point by point."""
@@ -174,7 +180,9 @@ def _refine(start: Array, terms: list[Array], log_loss: Array, steps: int) -> tu
         return scale * value, scale * gradient
 
     # Exponents and weights are positive by the law's own form; E below the least loss.
-    bounds = [bound for _ in terms for bound in ((None, None), (1e-3, 5.0))] + [(-10.0, float(log_loss.min()))]
+    bounds = [bound for _ in terms for bound in ((None, None), (_LEAST_EXPONENT, 5.0))] + [
+        (-10.0, float(log_loss.min()))
+    ]
     clipped = np.clip(start, [-np.inf if low is None else low for low, _ in bounds],
                       [np.inf if high is None else high for _, high in bounds])  # fmt: skip
     found = minimize(
@@ -293,6 +301,12 @@ def describe_fit(fit: Fit, flops: Sequence[float] = ()) -> list[str]:
     for name, title in (("e", "E"), ("a", "A"), ("b", "B"), ("alpha", "alpha"), ("beta", "beta")):
         low, high = fit.interval(name)
         lines.append(f"  {title:6} {getattr(law, name):.4g}, 95% {low:.4g} to {high:.4g}")
+    if unknown := fit.undetermined():
+        lines.append(
+            f"These runs do not determine {' and '.join(unknown)} (its interval reaches 0 or spans a factor of 10): no "
+            "split of a compute follows from them; more sizes, more tokens or a wider range are needed"
+        )
+        return lines
     for compute in flops:
         params, tokens = law.best_split(compute)
         size, data = fit.split_interval(compute)

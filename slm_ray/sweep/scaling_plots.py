@@ -42,11 +42,13 @@ def add_scaling(findings: Findings, name: str, spec: Mapping[str, Any], rows: Se
     findings.figures[name] = to_json(fit) | {
         "splits": [
             {"flops": one, "params": params, "tokens": tokens}
-            for one in computes
+            for one in ([] if fit.undetermined() else computes)
             for params, tokens in [fit.law.best_split(one)]
         ]
     }  # fmt: skip
-    findings.plots += [_by_tokens(name, fit, n, d, loss), _best_split(name, fit, n, d)]
+    findings.plots.append(_by_tokens(name, fit, n, d, loss))
+    if not fit.undetermined():
+        findings.plots.append(_best_split(name, fit, n, d))
     findings.lines += _curves(n, d, loss, resamples)
 
 

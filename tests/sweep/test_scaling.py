@@ -80,3 +80,16 @@ def test_the_analysis_of_a_table_has_plots_and_says_the_split():
     assert any(line.startswith("L(D) of 20.0M") or line.startswith("L(D) of 20M") for line in found.lines)
     few = find_all([{"name": "law", "analysis": "scaling"}], rows[:3], [])
     assert few.lines[0].startswith("law: L(N, D) has five coefficients")
+
+
+def test_runs_that_say_nothing_of_an_exponent_give_no_split():
+    n, d, _ = runs()
+    loss = (3 + 300 / np.array(d) ** 0.3 + np.random.default_rng(0).normal(0, 0.05, len(d))).tolist()
+    found = find_all(
+        [{"name": "law", "analysis": "scaling", "resamples": 8}],
+        [{"status": "done", "params": a, "tokens": b, "loss": c} for a, b, c in zip(n, d, loss, strict=True)],
+        [],
+    )
+    assert any("do not determine alpha" in line for line in found.lines)
+    assert not any("best spent" in line for line in found.lines)
+    assert [plot.name for plot in found.plots] == ["law-loss"]
