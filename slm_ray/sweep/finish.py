@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_ray.core.files import write_json, write_text
+from slm_ray.core.metric_names import SWEEP_TABLE
 from slm_ray.core.progress import Console
 from slm_ray.core.trackers import make_tracker
 from slm_ray.sweep.launching import Outcome
@@ -77,7 +78,7 @@ def track(
                                      if isinstance(value, (int, float)) and not isinstance(value, bool)}  # fmt: skip
         tracker.log(numbers, step=number)
     columns = columns_of(rows)
-    tracker.table("table", columns, [[_sent(row.get(name)) for name in columns] for row in rows])
+    tracker.table(SWEEP_TABLE, columns, [[_sent(row.get(name)) for name in columns] for row in rows])
     for picture in pictures:
         tracker.image(picture.stem, picture)
     tracker.finish()
