@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -87,7 +87,15 @@ class _StackMutation(Mutation):
 class PymooAlgorithm:
     """A pymoo genetic algorithm, asked and told one generation at a time."""
 
-    def __init__(self, kind: type, stack: GenomeStack, seed: int, population: int, num_objectives: int) -> None:
+    def __init__(
+        self,
+        kind: type,
+        stack: GenomeStack,
+        seed: int,
+        population: int,
+        num_objectives: int,
+        seeds: Sequence[IntArray] = (),
+    ) -> None:
         """Set up pymoo with an importance-seeded first population.
 
         Args:
@@ -96,9 +104,11 @@ class PymooAlgorithm:
             seed: Of all its randomness.
             population: Its size, and that of every generation.
             num_objectives: How many objectives there are.
+            seeds: Candidates to begin with, before those that importance gives.
         """
         self.name = kind.__name__.lower()
-        self._seeds = seed_genes(stack, max(1, population // 3))
+        first = {genes.tobytes(): genes for genes in [*seeds, *seed_genes(stack, max(1, population // 3))]}
+        self._seeds = list(first.values())[:population]
         variation = Variation(stack)
         self._algorithm = kind(
             pop_size=population,

@@ -15,6 +15,7 @@ from slm_ray.data import DEFAULT_CORPUS
 from slm_ray.models.bundled import BUNDLED_NAME
 from slm_ray.proxies.registry import PROXIES, parse_objectives
 from slm_ray.search.algorithms import ALGORITHMS
+from slm_ray.search.solved import MILP_NSGA2, SOLVED
 from slm_ray.search.space import ORDERS
 
 DEFAULT_BUDGET = "0.45..0.7"
@@ -22,7 +23,8 @@ RECONSTRUCT = ("none", "winners", "all")
 
 
 def _known_algorithm(name: str) -> str | None:
-    return None if name in ALGORITHMS else str(unknown_name("algorithm", name, ALGORITHMS))
+    known = (*ALGORITHMS, *SOLVED)
+    return None if name in known else str(unknown_name("algorithm", name, known))
 
 
 def _enough_steps(value: int) -> str | None:
@@ -104,9 +106,10 @@ class SearchConfig:
             raise UserError(
                 f"--algorithm ga takes one objective, got '{self.objectives}': give e.g. --objectives perplexity"
             )
-        if self.algorithm == "nsga2" and len(names) != 2:
+        if self.algorithm in ("nsga2", MILP_NSGA2) and len(names) != 2:
             raise UserError(
-                f"--algorithm nsga2 takes two objectives, got '{self.objectives}': give e.g. perplexity,params"
+                f"--algorithm {self.algorithm} takes two objectives, got '{self.objectives}': "
+                "give e.g. perplexity,params"
             )
         return names
 

@@ -25,6 +25,8 @@ from slm_ray.search import estimates
 from slm_ray.search.config import DEFAULT_BUDGET, SearchConfig
 from slm_ray.search.genome import Genome
 from slm_ray.search.inputs import check_sequence_length
+from slm_ray.search.milp import check_space
+from slm_ray.search.solved import SOLVED
 from slm_ray.search.space import NATURAL, SearchSpace, load_space
 
 _UNITS = {"params": "parameters", "flops": "FLOPs/token", "kv_bytes": "KV-cache bytes/token"}
@@ -67,6 +69,8 @@ def make_plan(config: SearchConfig, space: SearchSpace, teacher: Architecture) -
     budget, length = config.budget(teacher), config.sequence_length
     genome = Genome(space.with_order(NATURAL), teacher)  # what a space can reach does not depend on the order
     genome.check_budget(budget, length)
+    if config.algorithm in SOLVED:
+        check_space(genome)
     reach = genome.reach(budget.quantity, length)
     middle = (max(budget.low, reach[0]) + min(budget.high, reach[1])) // 2
     candidate = genome.architecture(genome.ranked(middle, budget, length))

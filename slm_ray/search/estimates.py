@@ -16,6 +16,8 @@ from slm_ray.core.units import parse_number
 from slm_ray.models.reconstruct_cost import reconstruction_flops
 from slm_ray.proxies.registry import PROXIES
 from slm_ray.search.config import SearchConfig
+from slm_ray.search.cut_prices import num_cuts, price_flops, priced_tokens
+from slm_ray.search.solved import SOLVED
 from slm_ray.search.space import SearchSpace
 
 # Measured on default searches of SmolLM2-135M; only estimates depend on these.
@@ -95,6 +97,7 @@ def estimate_phases(
             "unit importance", importance, importance, float(importance) * whole * _BACKWARD,
             start["importance"] if importance else 0,
         ),
+        *([_prices(config, space, teacher)] if config.algorithm in SOLVED else []),
         PhaseEstimate("search", tokens, most, float(tokens) * per_token, start["search"]),
         *([_finalists(config, float(whole), float(part))] if config.finalists else []),
         PhaseEstimate("held-out text", final, max(final, _most_final(config)), final_flops, start["held-out"]),
@@ -110,6 +113,12 @@ def _finalists(config: SearchConfig, whole: float, part: float) -> PhaseEstimate
     flops = trained * (3 * part + whole) + measured * part
     start = config.finalists * FINALIST_START_SECONDS
     return PhaseEstimate("finalists", trained + measured, trained + measured, flops, start)
+
+
+def _prices(config: SearchConfig, space: SearchSpace, teacher: Architecture) -> PhaseEstimate:
+    """Every cut that an integer program prices."""
+    tokens = num_cuts(space, teacher) * priced_tokens(config.sequence_length)
+    return PhaseEstimate("prices of cuts", tokens, tokens, price_flops(space, teacher, config.sequence_length), 5.0)
 
 
 def _reconstruction(config: SearchConfig, teacher: Architecture, candidate: Architecture) -> PhaseEstimate:

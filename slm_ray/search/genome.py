@@ -13,6 +13,7 @@ from slm_ray.core.units import format_count
 from slm_ray.search import genes_text
 from slm_ray.search.axes import (
     BoolArray,
+    BoundAxis,
     FloatArray,
     IntArray,
     bind_axes,
@@ -25,7 +26,7 @@ from slm_ray.search.groups import gene_deltas, gene_groups, gene_layers, gene_na
 from slm_ray.search.ranking import Priorities, priorities_from_scores, random_priorities
 from slm_ray.search.reachable import LayeredReach
 from slm_ray.search.repair import settle
-from slm_ray.search.sizing import Choice, CostModel, Sizer
+from slm_ray.search.sizing import Choice, CostModel, Rates, Sizer
 from slm_ray.search.space import NATURAL, SearchSpace
 from slm_ray.search.wide import WideReach
 
@@ -132,6 +133,24 @@ class Genome:
             UserError: It was written for another space or another teacher.
         """
         return genes_text.text_to_genes(self._axes.values(), text)
+
+    # For what chooses blocks itself
+
+    def bound_axes(self) -> Mapping[str, BoundAxis]:
+        """The axes, bound to the teacher."""
+        return self._axes
+
+    def cost_rates(self, quantity: str, sequence_length: int) -> Rates:
+        """What units cost at the teacher's hidden size."""
+        return self._cost(quantity, sequence_length).rates(self.teacher.hidden_size)
+
+    def whole_choice(self) -> Choice:
+        """The choice that keeps everything."""
+        return self._sizer.expand(self.upper)
+
+    def contract(self, choice: Choice) -> IntArray:
+        """The genes of a choice."""
+        return self._sizer.contract(choice)
 
     # Budgets
 

@@ -16,6 +16,8 @@ from slm_ray.models.teachers import Teacher, load_teacher
 from slm_ray.proxies.evaluator import DTYPES
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.genome import Genome
+from slm_ray.search.milp import check_space
+from slm_ray.search.solved import SOLVED
 from slm_ray.search.space import NATURAL, SearchSpace, load_space
 
 INPUTS_FILE = "inputs.json"
@@ -139,7 +141,10 @@ def prepare_inputs(config: SearchConfig, console: Console) -> SearchInputs:
     architecture = teacher.architecture()
     check_sequence_length(config, architecture)
     budget = config.budget(architecture)
-    Genome(space.with_order(NATURAL), architecture).check_budget(budget, config.sequence_length)
+    genome = Genome(space.with_order(NATURAL), architecture)
+    genome.check_budget(budget, config.sequence_length)
+    if config.algorithm in SOLVED:
+        check_space(genome)
     corpus, calibration, train, held_out = prepare_parts(config, teacher, console)
     precision = choose_precision(config.precision)
     teacher.state_as(DTYPES[precision])  # made here once, so that no two workers make it at the same time

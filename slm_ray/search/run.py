@@ -21,14 +21,16 @@ from slm_ray.proxies.evaluator import EvaluatorSettings
 from slm_ray.proxies.trained import Trained
 from slm_ray.report import build_report, load_run, summary_text
 from slm_ray.report.tracked import send_results
-from slm_ray.search.algorithms import ALGORITHMS
+from slm_ray.search.algorithms import ALGORITHMS, Algorithm
 from slm_ray.search.config import SearchConfig
+from slm_ray.search.cut_prices import num_cuts, price_cuts, price_flops
 from slm_ray.search.export import LINEAGE_FILE, export_winner, write_cards
 from slm_ray.search.finalists import pick_trained_winners, train_finalists, training_spent
 from slm_ray.search.finish import Chosen, baselines_at, front_entries, pick_winners, teacher_entry, with_held_out
 from slm_ray.search.held_out import measure_held_out
 from slm_ray.search.inputs import SearchInputs, keep_digests, prepare_inputs
 from slm_ray.search.journal import Journal
+from slm_ray.search.milp import CutPrices
 from slm_ray.search.plan import SearchPlan
 from slm_ray.search.rank import Ranking, bind_genomes, rank_units
 from slm_ray.search.reconstruction import (
@@ -37,6 +39,8 @@ from slm_ray.search.reconstruction import (
     Reconstruction,
     describe_reconstruction,
 )
+from slm_ray.search.solved import SOLVED, solved_algorithm, stack_solver
+from slm_ray.search.stack import GenomeStack
 from slm_ray.search.tracking import SearchTracking
 from slm_ray.search.tuning import run_plan, scratch_folder
 
@@ -60,6 +64,7 @@ class SearchRun:
         self.workers = config.workers or default_workers(config.threads)
         self.seconds: dict[str, float] = {}
         self._phase_number = 0
+        self._price_flops = 0.0
         self.tracker: Tracker = NoTracker()
 
     def execute(self) -> None:
@@ -92,6 +97,7 @@ class SearchRun:
     def _timed(self, label: str, name: str, phase: Callable[[], Any]) -> Any:
         self._phase_number += 1
         phases = _PHASES + bool(self.config.finalists) + (self.config.reconstruct != "none")
+        phases += self.config.algorithm in SOLVED
         number = f"[{self._phase_number}/{phases}]"
         self.console.line(f"{number} {label} …")
         start = time.monotonic()
@@ -107,11 +113,30 @@ class SearchRun:
     def _plan(self, inputs: SearchInputs, ranking: Ranking) -> SearchPlan:
         stack = bind_genomes(self.config, inputs, ranking)
         objectives = self.config.objective_names()
-        algorithm = ALGORITHMS[self.config.algorithm](stack, self.config.seed, self.config.population, len(objectives))
+        algorithm = self._algorithm(inputs, stack, len(objectives))
         journal = Journal(self.folder.file(TRIALS_FILE))
         if journal.resumed:
             self.console.line(f"{journal.resumed} trials are on record and are not measured again")
         return SearchPlan(stack, algorithm, objectives, journal, self.config.trials)
+
+    def _algorithm(self, inputs: SearchInputs, stack: GenomeStack, num_objectives: int) -> Algorithm:
+        config = self.config
+        if config.algorithm not in SOLVED:
+            return ALGORITHMS[config.algorithm](stack, config.seed, config.population, num_objectives)
+        genome = stack.genomes[-1]
+        progress = Progress(self.console, "prices of cuts", num_cuts(inputs.space, inputs.architecture), "cuts")
+
+        def price() -> CutPrices:
+            prices, was_cached = price_cuts(inputs, genome, progress.update)
+            self._price_flops = 0.0 if was_cached else self._flops_of_prices(inputs)
+            return prices
+
+        prices = self._timed("prices of cuts", "prices", price)
+        solve = stack_solver(stack, prices)
+        return solved_algorithm(config.algorithm, stack, solve, config.seed, config.population, num_objectives)
+
+    def _flops_of_prices(self, inputs: SearchInputs) -> float:
+        return price_flops(inputs.space, inputs.architecture, self.config.sequence_length)
 
     def _settings(self, inputs: SearchInputs, ranking: Ranking) -> EvaluatorSettings:
         return EvaluatorSettings(
@@ -233,7 +258,7 @@ class SearchRun:
         return {
             "seconds": self.seconds,
             "forward_tokens": forward + ranking.tokens + training["tokens"],
-            "flops": flops + training["flops"],
+            "flops": flops + training["flops"] + self._price_flops,
             "candidates": len(plan.journal.records),
             "failed": sum(record["status"] == "failed" for record in plan.journal.records),
             "cache_hits": plan.repeats,

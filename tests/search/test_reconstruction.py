@@ -32,6 +32,7 @@ def result_of(run):
     return json.loads((run / "result.json").read_text())
 
 
+@pytest.mark.slow
 def test_winners_are_fitted_and_the_front_is_measured_as_it_was(command, tiny, tmp_path):
     assert command(few(tiny, tmp_path / "fitted")) == 0
     assert command(few(tiny, tmp_path / "plain", "--reconstruct", "none")) == 0
@@ -55,6 +56,7 @@ def test_winners_are_fitted_and_the_front_is_measured_as_it_was(command, tiny, t
     assert lineage["reconstruction"]["kept"] and lineage["reconstruction"]["tokens"] == 2048
 
 
+@pytest.mark.slow
 def test_the_whole_front_can_be_fitted(command, tiny, tmp_path):
     assert command(few(tiny, tmp_path / "run", "--reconstruct", "all")) == 0
     result = result_of(tmp_path / "run")
@@ -63,6 +65,7 @@ def test_the_whole_front_can_be_fitted(command, tiny, tmp_path):
     assert len(list((tmp_path / "run/winners").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_killed_run_fits_only_what_is_missing(command, tiny, tmp_path, monkeypatch):
     assert command(few(tiny, tmp_path / "whole")) == 0
     real, calls = reconstruction.reconstruct, []
@@ -84,6 +87,7 @@ def test_a_killed_run_fits_only_what_is_missing(command, tiny, tmp_path, monkeyp
     assert result_of(run)["spent"]["reconstruction"]["models"] == 2
 
 
+@pytest.mark.slow
 def test_weights_that_do_no_good_on_calibration_text_are_not_kept(command, tiny, tmp_path, monkeypatch):
     def ruin(state, config, family, students, ids, settings):
         fits = []
@@ -105,6 +109,7 @@ def test_weights_that_do_no_good_on_calibration_text_are_not_kept(command, tiny,
     assert "weights are the teacher's own. It" in (tmp_path / "run/winners/0/README.md").read_text()
 
 
+@pytest.mark.slow
 def test_too_few_train_tokens_are_said(command, tiny, tmp_path, capsys):
     assert command(few(tiny, tmp_path / "run", "--reconstruct-tokens", "10M", "--trials", "4")) == 2
     assert "--reconstruct-tokens" in capsys.readouterr().err
