@@ -42,7 +42,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--milp", action="store_true", help="the integer program's models too")
     parser.add_argument("--other", default=None, help="a text not calibrated on: a file, or a hub id")
     parser.add_argument("--other-tokens", type=int, default=8192, help="how much of it")
-    parser.add_argument("--tokens", type=int, default=16384, help="train tokens that weights are fitted on")
+    parser.add_argument("--tokens", type=int, default=32768, help="train tokens that weights are fitted on")
     parser.add_argument("--threads", type=int, default=None, help="threads [default: torch's]")
     return parser.parse_args()
 

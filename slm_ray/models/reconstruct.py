@@ -47,7 +47,7 @@ class ReconstructionSettings:
     """
 
     ridge: float = 0.1
-    pull: float = 0.5
+    pull: float = 1.0
     read_ridge: float | None = 0.1
     even: bool = True
     scale_norm: bool = True
