@@ -13,10 +13,11 @@ def test_points_are_trials_and_asha_stops_the_worst(tiny_sweep, tmp_path, monkey
     monkeypatch.setenv("SLM_RAY_CACHE", str(tiny_sweep.cache))
     path = tiny_sweep.write(
         tmp_path / "mine.yaml",
-        base={"tokens": "2k", "eval-every": "128", "checkpoint-every": "1024"},
+        # Long enough that the worst is still training when its first evaluations have been judged.
+        base={"tokens": "32k", "eval-every": "1k", "checkpoint-every": "4k"},
         grid={"learning-rate": [0.02, 1e-9], "sequence-length": [16]},
         points=[{"seed": "0"}],
-        scheduler={"name": "asha", "max-t": "2k", "grace-period": "256", "reduction-factor": 2},
+        scheduler={"name": "asha", "max-t": "32k", "grace-period": "2k", "reduction-factor": 2},
     )
     run = tmp_path / "run"
     assert run_command(main, [str(path), "--tracker", "none", "--out", str(run), "--concurrent", "1"]) == 0
