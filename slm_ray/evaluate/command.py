@@ -10,9 +10,11 @@ from typing import Any
 
 from slm_ray.core.commands import command_line
 from slm_ray.core.config import Parser, add_command_flags, build_config, load_config, refuse_changes
+from slm_ray.core.errors import UserError
 from slm_ray.core.files import write_json
 from slm_ray.core.runfolder import CONFIG_FILE, RunFolder
 from slm_ray.evaluate.config import MAY_CHANGE, SEVERAL, EvaluateConfig
+from slm_ray.evaluate.parts import MODELS_FOLDER
 
 PROG = "python -m slm_ray.evaluate"
 
@@ -54,18 +56,23 @@ def main(argv: Sequence[str]) -> int:
             given[name] = ",".join(values)
     config = _resumed(resume, given, config_file) if resume else load_config(EvaluateConfig, config_file, given)
     config.check()
-    from slm_ray.evaluate.run import describe, evaluate
+    from slm_ray.evaluate.run import RESULT_FILE, describe, evaluate
 
     out = Path(config.out) if config.out else Path("runs") / f"evaluate-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
     if dry_run:
         describe(config, out)
         return 0
+    is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(out)  # its lock: one process at a time writes results
     try:
         # An evaluation's folder gathers: it may be used again for other models and measurements.
         write_json(folder.file(CONFIG_FILE), config.to_json())
         evaluate(config, folder, command_line(PROG, argv))
+    except UserError:
+        if is_new and not folder.file(MODELS_FOLDER).exists() and not folder.file(RESULT_FILE).exists():
+            folder.forget()
+        raise
     finally:
         folder.close()
     return 0

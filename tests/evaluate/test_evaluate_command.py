@@ -282,6 +282,11 @@ def test_weights_that_are_not_whole_are_refused(place, tmp_path, capsys):
     assert "lacks 1 tensors, first model.layers.1.mlp.up_proj.weight" in capsys.readouterr().err
 
 
+def test_a_mistake_found_before_any_work_leaves_no_folder(place, tmp_path):
+    assert run_command(main, [*arguments(place, tmp_path / "out", "a"), "--model", "/nowhere/at/all"]) == 2
+    assert not (tmp_path / "out").exists()
+
+
 def test_no_model_at_all_is_a_sentence(capsys, tmp_path):
     assert run_command(main, ["--out", str(tmp_path)]) == 2
     assert "--model is missing" in capsys.readouterr().err
