@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.config import flag_of
+from slm_ray.core.config import given_flags
 from slm_ray.core.digest import digest_json, sha256_file
 from slm_ray.core.files import read_json, write_json
 from slm_ray.core.runfolder import CONFIG_FILE
@@ -84,18 +84,8 @@ def _model_digest(folder: Path) -> list[str]:
 
 
 def to_argv(config: Any) -> list[str]:
-    """The flags that give a config: every option that would be another one if it were left out."""
-    argv = []
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        without = dataclasses.replace(config, **{field.name: field.default})  # some defaults depend on other options
-        if value is None or value == getattr(without, field.name):
-            continue
-        if field.metadata["kind"] is bool:
-            argv.append(flag_of(field.name) if value else flag_of(f"no_{field.name}"))
-        else:
-            argv += [flag_of(field.name), str(value)]
-    return argv
+    """The words that give a config."""
+    return [word for flag in given_flags(config) for word in flag]
 
 
 class Pipeline:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -73,6 +73,19 @@ class Parser(argparse.ArgumentParser):
 def flag_of(name: str) -> str:
     """The flag of a field: ``calibration_tokens`` is ``--calibration-tokens``."""
     return "--" + name.replace("_", "-")
+
+
+def given_flags(config: Any) -> Iterator[tuple[str, ...]]:
+    """The flags that give a config, with their values: every option that would be another one if it were left out."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        without = dataclasses.replace(config, **{field.name: field.default})  # some defaults depend on other options
+        if value is None or value == getattr(without, field.name):
+            continue
+        if field.metadata["kind"] is bool:
+            yield (flag_of(field.name) if value else flag_of(f"no_{field.name}"),)
+        else:
+            yield flag_of(field.name), str(value)
 
 
 def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.config import build_config, flag_of
+from slm_ray.core.config import build_config, given_flags
 from slm_ray.core.errors import ConfigError, UserError, nearest
 
 # Options that say where a run is put or how it is watched. The sweep sets them; they are no part of what a point is.
@@ -139,19 +139,8 @@ def stage_of(name: str, path: str) -> Stage:
 
 
 def to_argv(config: Any) -> list[str]:
-    """The flags that give a config: every option that would be another one if it were left out."""
-    argv = []
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        without = dataclasses.replace(config, **{field.name: field.default})  # some defaults depend on other options
-        if value is None or value == getattr(without, field.name):
-            continue
-        if field.metadata["kind"] is bool:
-            argv.append(flag_of(field.name) if value else flag_of(f"no_{field.name}"))
-        else:
-            # One word, so that a value that begins with a dash is not taken for a flag.
-            argv.append(f"{flag_of(field.name)}={value}")
-    return argv
+    """The words that give a config: one a flag, so that a value that begins with a dash is not taken for a flag."""
+    return ["=".join(flag) for flag in given_flags(config)]
 
 
 def is_done(stage: Stage, folder: Path) -> bool:
