@@ -13,6 +13,7 @@ from slm_ray.core.config import Parser, add_command_flags, at_least, load_config
 from slm_ray.core.digest import digest_json, sha256_file
 from slm_ray.core.errors import UserError, unknown_name
 from slm_ray.core.files import cache_folder, read_json, whole_folder, write_json, write_text
+from slm_ray.core.lineage import CARD_FILE, LINEAGE_FILE, read_lineage
 from slm_ray.core.progress import Console
 from slm_ray.data.documents import Corpus
 from slm_ray.data.load import DEFAULT_CORPUS, load_corpus
@@ -24,7 +25,7 @@ from slm_ray.report.vocabulary_card import vocabulary_card
 
 TRAIN, EXTEND = "train", "extend"
 ACTIONS = (TRAIN, EXTEND)
-RECORD_FILE, LINEAGE_FILE, CARD_FILE = "vocabulary.json", "slm_ray.json", "README.md"
+RECORD_FILE = "vocabulary.json"
 _MEASURED_CHARACTERS = 200_000
 
 
@@ -128,10 +129,10 @@ def _extend(config: TokenizerConfig, out: Path, command: str, console: Console) 
 
     from slm_ray.models.extraction import save_student
     from slm_ray.models.loading import load_student, one_sentence
-    from slm_ray.models.teachers import quiet_transformers
+    from slm_ray.models.teachers import loadable, quiet_transformers
     from slm_ray.models.vocabulary import extend_vocabulary
 
-    source = _model_folder(config.model)
+    source = loadable(config.model)
     corpus = load_corpus(config.data, config.text_field, console)
     made_from = {
         "action": EXTEND, "model": _model_digest(source), "corpus": corpus.identity,
@@ -165,15 +166,7 @@ def _extend(config: TokenizerConfig, out: Path, command: str, console: Console) 
     )
 
 
-def _model_folder(name: str) -> Path | str:
-    """What transformers loads a model from: the cache's copy of a GGUF file or of the bundled model, else itself."""
-    from slm_ray.models.bundled import BUNDLED_NAME
-    from slm_ray.models.teachers import load_teacher
-
-    return load_teacher(name).folder if name == BUNDLED_NAME or name.endswith(".gguf") else name
-
-
-def _model_digest(source: Path | str) -> Any:
+def _model_digest(source: str) -> Any:
     folder = Path(source).expanduser()
     files = [file for pattern in ("config.json", "tokenizer.json", "*.safetensors") for file in folder.glob(pattern)]
     return {file.name: sha256_file(file) for file in sorted(files)} or str(source)
@@ -181,9 +174,9 @@ def _model_digest(source: Path | str) -> Any:
 
 def _lineage(name: str) -> dict[str, Any]:
     """What a winner says of where it came from, with what its search cost, which its old place tells."""
-    from slm_ray.pretrain.inputs import lineage, search_flops
+    from slm_ray.pretrain.inputs import search_flops
 
-    found = lineage(name)
+    found = read_lineage(name)
     cost = search_flops(name) if found else None
     return found | ({"search_flops": cost} if cost is not None else {}) if found else {}
 

@@ -12,6 +12,7 @@ from slm_ray.evaluate.models import LoadedModel
 from slm_ray.evaluate.prompts import Prompt, prompts_digest
 from slm_ray.evaluate.text_metrics import text_metrics
 from slm_ray.evaluate.ticker import Ticker
+from slm_ray.models.sizes import context_length
 from slm_ray.models.teachers import quiet_transformers
 
 Say = Callable[[str], None]
@@ -76,11 +77,6 @@ def _check(loaded: LoadedModel, prompts: Sequence[Prompt], *, with_references: b
     bare = [prompt.id for prompt in prompts if not prompt.references]
     if with_references and bare:
         raise UserError(f"--references needs a reference for every prompt, but '{bare[0]}' has none: give it one")
-
-
-def context_length(config: Any) -> int | None:
-    """The most positions that a config allows; None where it sets no end."""
-    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
 
 
 def _encoded(

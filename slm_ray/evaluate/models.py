@@ -18,6 +18,7 @@ from slm_ray.core.files import explain_os_error
 from slm_ray.models.bundled import BUNDLED_NAME
 from slm_ray.models.heads import next_token_losses
 from slm_ray.models.loading import load_fp32
+from slm_ray.models.sizes import context_length
 from slm_ray.models.teachers import load_teacher, quiet_transformers
 
 _PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
@@ -164,9 +165,7 @@ class LoadedModel:
         Raises:
             UserError: Sequences are too long, ids lie outside its vocabulary, or it cannot keep documents apart.
         """
-        most = getattr(self.model.config, "max_position_embeddings", None) or getattr(
-            self.model.config, "n_positions", None
-        )
+        most = context_length(self.model.config)
         if most and sequence_length > most:
             raise UserError(
                 f"--sequence-length {sequence_length} is over the {most} positions of {self.name}: give {most} or less"

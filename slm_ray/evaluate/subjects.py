@@ -5,18 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from slm_ray.core.errors import UserError
-from slm_ray.core.files import read_json
+from slm_ray.core.lineage import read_lineage
 from slm_ray.core.progress import Console
 from slm_ray.evaluate.config import AUTO, FIRST_N, PUBLISHED, RANDOM, TEACHER, EvaluateConfig
 from slm_ray.evaluate.models import ModelFolder, count_params, find_model
 from slm_ray.evaluate.peers import first_layers, random_twin
 from slm_ray.evaluate.published import published_peer
 
-LINEAGE_FILE = "slm_ray.json"
 MODEL = "model"
 
 
@@ -54,6 +52,17 @@ class Subjects:
     found: list[Subject] = field(default_factory=list)
     peers: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    _folders: dict[str, ModelFolder] = field(default_factory=dict)
+
+    def find(self, name: str) -> ModelFolder:
+        """A model by name, looked up once: its digest is over all its weights.
+
+        Raises:
+            UserError: There is no such model.
+        """
+        if name not in self._folders:
+            self._folders[name] = find_model(name)
+        return self._folders[name]
 
     def add(self, subject: Subject) -> Subject:
         """Add a model, or give the one that is there with the same weights."""
@@ -66,13 +75,6 @@ class Subjects:
             self.found[self.found.index(same)] = marked
             return marked
         return same
-
-
-def read_lineage(folder: Path) -> dict[str, Any]:
-    """What slm_ray wrote beside a model of where it came from; empty for any other model."""
-    path = folder / LINEAGE_FILE
-    found = read_json(path) if path.is_file() else {}
-    return found if isinstance(found, dict) else {}
 
 
 def find_subjects(config: EvaluateConfig, console: Console, *, make: bool = True) -> Subjects:
@@ -88,7 +90,7 @@ def find_subjects(config: EvaluateConfig, console: Console, *, make: bool = True
     """
     subjects = Subjects()
     for name in config.models():
-        model = find_model(name)
+        model = subjects.find(name)
         label = model.name if all(there.label != model.name for there in subjects.found) else f"{model.name} (again)"
         twins = [there for there in subjects.found if there.model.digest == model.digest]
         subject = Subject(label, MODEL, None, model, count_params(model), read_lineage(model.folder))
@@ -113,10 +115,10 @@ def _add_peers(config: EvaluateConfig, subjects: Subjects, subject: Subject, con
     if subject.role != MODEL or not wanted:
         return
     makers: dict[str, Callable[[], Subject | None]] = {
-        TEACHER: lambda: _teacher(config, subject, teacher_name),
+        TEACHER: lambda: _teacher(subjects, subject, teacher_name),
         RANDOM: lambda: _random(config, subject, console),
         FIRST_N: lambda: _first_n(config, subject, teacher_name, console),
-        PUBLISHED: lambda: _published(config, subject, teacher_name),
+        PUBLISHED: lambda: _published(config, subjects, subject, teacher_name),
     }
     for role in wanted:
         if not make and role in (RANDOM, FIRST_N):
@@ -144,8 +146,8 @@ def _need_teacher(subject: Subject, teacher: str | None, role: str) -> str:
     return teacher
 
 
-def _teacher(config: EvaluateConfig, subject: Subject, name: str | None) -> Subject:
-    found = find_model(_need_teacher(subject, name, TEACHER))
+def _teacher(subjects: Subjects, subject: Subject, name: str | None) -> Subject:
+    found = subjects.find(_need_teacher(subject, name, TEACHER))
     return Subject(found.name, TEACHER, subject.label, found, count_params(found), read_lineage(found.folder))
 
 
@@ -159,10 +161,10 @@ def _first_n(config: EvaluateConfig, subject: Subject, teacher: str | None, cons
     return Subject(f"first layers like {subject.label}", FIRST_N, subject.label, cut, count_params(cut))
 
 
-def _published(config: EvaluateConfig, subject: Subject, teacher: str | None) -> Subject | None:
+def _published(config: EvaluateConfig, subjects: Subjects, subject: Subject, teacher: str | None) -> Subject | None:
     """The published model of its size; None where there is none, unless it was asked for by name."""
     name = _need_teacher(subject, teacher, PUBLISHED)
-    peer = published_peer(name, count_params(find_model(name)), subject.params)
+    peer = published_peer(name, count_params(subjects.find(name)), subject.params)
     if peer is None:
         if config.peers != AUTO:
             raise UserError(
@@ -170,5 +172,5 @@ def _published(config: EvaluateConfig, subject: Subject, teacher: str | None) ->
                 f"{subject.params:,} parameters of {subject.label}: give it as a --model"
             )
         return None
-    found = find_model(peer)
+    found = subjects.find(peer)
     return Subject(peer, PUBLISHED, subject.label, found, count_params(found))

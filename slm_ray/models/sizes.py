@@ -18,6 +18,11 @@ def base_family(config: Any) -> Family | None:
     return FAMILIES.get(config.model_type.removeprefix(_PREFIX))
 
 
+def context_length(config: Any) -> int | None:
+    """The most positions that a config allows; None where it sets no end."""
+    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+
+
 def config_architecture(config: Any) -> Architecture | None:
     """The sizes of the model of a config.
 

@@ -137,6 +137,11 @@ def load_teacher(name: str, cache: Path | None = None) -> Teacher:
     )
 
 
+def loadable(name: str) -> str:
+    """What transformers loads a model from: the cache's copy of a GGUF file or of the bundled model, else its name."""
+    return str(load_teacher(name).folder) if name == BUNDLED_NAME or name.endswith(".gguf") else name
+
+
 def _download_snapshot(name: str) -> Path:
     """A hub model's config, tokenizer and safetensors (never pickled weights), through huggingface_hub's own cache."""
     from huggingface_hub import snapshot_download

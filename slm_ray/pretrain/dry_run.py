@@ -9,6 +9,7 @@ from typing import Any
 from slm_ray.architecture import Architecture, flops_per_token, num_params
 from slm_ray.core.environment import describe_environment, usable_cpus
 from slm_ray.core.errors import UserError
+from slm_ray.core.lineage import read_lineage
 from slm_ray.core.units import format_bytes, format_count, format_seconds
 from slm_ray.data import load_corpus
 from slm_ray.models.loading import read_config
@@ -18,7 +19,6 @@ from slm_ray.models.teacher_sizes import look_up_teacher
 from slm_ray.pretrain.accounting import training_flops
 from slm_ray.pretrain.config import FROM_STORE, SCRATCH, PretrainConfig
 from slm_ray.pretrain.growth_steps import first_layers, stage_depths
-from slm_ray.pretrain.inputs import lineage
 from slm_ray.pretrain.scratch import ScratchModel, known_vocabulary, plan_scratch
 
 # Weights, gradient and AdamW's two moments, fp32.
@@ -147,7 +147,7 @@ def plan_stages(config: PretrainConfig, grow_from: int) -> list[PlannedModel]:
 
 
 def _teacher_architecture(config: PretrainConfig) -> Architecture | None:
-    name = config.teacher or lineage(config.students()[0]).get("teacher", {}).get("name")
+    name = config.teacher or read_lineage(config.students()[0]).get("teacher", {}).get("name")
     if name is None and config.distill != "none":
         raise UserError(f"--distill {config.distill} needs a teacher: give --teacher")
     return look_up_teacher(name).architecture if name else None

@@ -10,15 +10,16 @@ import numpy as np
 
 from slm_ray.core.errors import UserError
 from slm_ray.core.files import cache_folder, read_json, write_json
+from slm_ray.core.lineage import read_lineage
 from slm_ray.core.progress import Console
 from slm_ray.core.runfolder import RunFolder
 from slm_ray.data import HELD_OUT, TRAIN, PackedTokens, load_corpus, prepare_tokens, tokenizer_digest
 from slm_ray.data.prepare import prepare_shards
 from slm_ray.data.shard_files import write_shards
 from slm_ray.data.shards import TokenShards
-from slm_ray.models.bundled import BUNDLED_NAME
 from slm_ray.models.loading import read_config
-from slm_ray.models.teachers import Teacher, load_teacher, quiet_transformers
+from slm_ray.models.sizes import context_length
+from slm_ray.models.teachers import Teacher, load_teacher, loadable, quiet_transformers
 from slm_ray.pretrain.config import FROM_STORE, PretrainConfig
 from slm_ray.pretrain.scratch import (
     ScratchModel,
@@ -33,7 +34,6 @@ from slm_ray.pretrain.scratch import (
 INPUTS_FILE = "inputs.json"
 TOKENIZER_FOLDER = "tokenizer"
 HELD_OUT_FOLDER = "held_out"
-LINEAGE_FILE = "slm_ray.json"
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,6 @@ class PretrainInputs:
         }
 
 
-def lineage(source: str) -> dict[str, Any]:
-    """What a winner's folder says of where it came from; empty for any other model."""
-    path = Path(source).expanduser() / LINEAGE_FILE
-    return read_json(path) if path.is_file() else {}
-
-
 def find_teacher(config: PretrainConfig) -> Teacher | None:
     """The teacher that was named, or the one that the first student was cut from.
 
@@ -106,7 +100,7 @@ def find_teacher(config: PretrainConfig) -> Teacher | None:
     """
     if config.scratch:
         return load_teacher(config.teacher) if config.teacher else None
-    name = config.teacher or lineage(config.students()[0]).get("teacher", {}).get("name")
+    name = config.teacher or read_lineage(config.students()[0]).get("teacher", {}).get("name")
     if config.grow_from is not None:
         name = config.teacher or config.students()[0]
     if name is not None:
@@ -129,11 +123,6 @@ def _tokenizer_of(source: str) -> Any:
             return AutoTokenizer.from_pretrained(source)
     except Exception:  # transformers raises many types where there is no tokenizer
         return None
-
-
-def _loadable(name: str) -> str:
-    """What transformers loads a student from: the cache's copy of a GGUF file or of the bundled model, else itself."""
-    return str(load_teacher(name).folder) if name == BUNDLED_NAME or name.endswith(".gguf") else name
 
 
 def _label(source: str) -> str:
@@ -163,7 +152,7 @@ def check_positions(model_config: Any, name: str, sequence_length: int) -> None:
     Raises:
         UserError: It has not.
     """
-    most = getattr(model_config, "max_position_embeddings", None) or getattr(model_config, "n_positions", None)
+    most = context_length(model_config)
     if most is not None and sequence_length > most:
         raise UserError(f"--sequence-length {sequence_length} is over {name}'s {most} positions: give {most} or less")
 
@@ -176,7 +165,7 @@ def load_students(config: PretrainConfig, teacher: Teacher | None) -> tuple[Stud
     """
     found: list[Student] = []
     for name in config.students():
-        source = _loadable(name)
+        source = loadable(name)
         tokenizer = _tokenizer_of(source) or (teacher.tokenizer() if teacher else None)
         if tokenizer is None:
             raise UserError(f"{name} has no tokenizer: put its tokenizer.json into the folder, or give --teacher")
@@ -231,7 +220,7 @@ def load_scratch(
 
 def search_flops(source: str) -> float | None:
     """What a winner's search cost, from its lineage or its run; 0 where the folder is of no search."""
-    found = lineage(source)
+    found = read_lineage(source)
     if not found:
         return 0.0
     if found.get("search_flops") is not None:

@@ -9,16 +9,17 @@ from typing import Any
 
 from slm_ray import __version__
 from slm_ray.core.files import read_json
+from slm_ray.core.lineage import CARD_FILE, LINEAGE_FILE, read_lineage
 from slm_ray.core.records import read_records
 from slm_ray.core.redact import redact_value
 from slm_ray.core.runfolder import CONFIG_FILE
 from slm_ray.models.teachers import Teacher
-from slm_ray.pretrain.inputs import LINEAGE_FILE, PretrainInputs, Student, lineage
+from slm_ray.pretrain.inputs import PretrainInputs, Student
 from slm_ray.pretrain.recorder import EVALS_FILE
 from slm_ray.report.records import mapping
 from slm_ray.report.training_card import training_card
 
-MODEL_FILE, STATUS_FILE, CARD_FILE, ORIGIN = "model.json", "status.json", "README.md", "origin"
+MODEL_FILE, STATUS_FILE, ORIGIN = "model.json", "status.json", "origin"
 _DISTILLATION = ("distill", "loss", "temperature", "kd_weight", "kd_schedule")
 _OPTIMISATION = (
     "optimizer", "learning_rate", "schedule", "warmup", "floor", "weight_decay", "beta1", "beta2", "clip", "batch_size",
@@ -46,7 +47,7 @@ def origin_of(student: Student, start: str, inputs: PretrainInputs, distill: str
         ``lineage`` (the student's where its weights are taken, else only whom its sizes were cut from), ``student``,
         ``distilled_from`` and ``data``.
     """
-    found = {} if student.scratch else lineage(student.source)
+    found = {} if student.scratch else read_lineage(student.source)
     known = describe_teacher(inputs.teacher) if inputs.teacher else None
     teacher = mapping(found.get("teacher")) or known or {}
     if known and teacher.get("digest") == known["digest"]:

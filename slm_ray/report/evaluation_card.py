@@ -10,6 +10,7 @@ from typing import Any
 
 from slm_ray.core.errors import UserError
 from slm_ray.core.files import explain_os_error, write_text
+from slm_ray.core.lineage import CARD_FILE, LINEAGE_FILE
 from slm_ray.core.redact import redact
 from slm_ray.report.evaluation_card_tables import card_tables, rows_beside
 from slm_ray.report.evaluation_names import names_of
@@ -18,7 +19,6 @@ from slm_ray.report.public_name import public_name
 from slm_ray.report.records import mapping, number
 from slm_ray.report.tracked_evaluation import interval, items
 
-LINEAGE_FILE, CARD_FILE = "slm_ray.json", "README.md"
 BEGIN, END = "<!-- slm_ray:evaluation -->", "<!-- /slm_ray:evaluation -->"
 _SECTION = re.compile(rf"\n*{re.escape(BEGIN)}.*?{re.escape(END)}\n*", re.DOTALL)
 _LARGEST = 1e12  # a perplexity beyond says nothing, and readers of metadata stumble over it

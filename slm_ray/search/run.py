@@ -12,6 +12,7 @@ from slm_ray.architecture import SubnetSpec, flops_per_token
 from slm_ray.cluster import default_workers, ray_session
 from slm_ray.core.errors import UserError
 from slm_ray.core.files import write_json
+from slm_ray.core.lineage import LINEAGE_FILE
 from slm_ray.core.progress import Console, Progress
 from slm_ray.core.runfolder import LOG_FILE, TRIALS_FILE, RunFolder
 from slm_ray.core.trackers import NoTracker, Tracker, group_of, make_tracker
@@ -24,7 +25,7 @@ from slm_ray.report.tracked import send_results
 from slm_ray.search.algorithms import ALGORITHMS, Algorithm
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.cut_prices import num_cuts, price_cuts, price_flops
-from slm_ray.search.export import LINEAGE_FILE, export_winner, write_cards
+from slm_ray.search.export import export_winner, write_cards
 from slm_ray.search.finalists import pick_trained_winners, train_finalists, training_spent
 from slm_ray.search.finish import Chosen, baselines_at, front_entries, pick_winners, teacher_entry, with_held_out
 from slm_ray.search.held_out import measure_held_out

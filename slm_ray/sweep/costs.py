@@ -12,6 +12,7 @@ from typing import Any
 
 from slm_ray.architecture import Architecture, flops_per_token, num_params
 from slm_ray.core.errors import UserError
+from slm_ray.core.lineage import read_lineage
 from slm_ray.core.units import parse_number
 from slm_ray.logits import DEFAULT_LENGTH, LogitsConfig, bytes_per_token
 from slm_ray.models.ladder import pad_vocabulary
@@ -19,7 +20,6 @@ from slm_ray.models.starts import first_layers_like
 from slm_ray.pretrain.accounting import training_flops
 from slm_ray.pretrain.config import FROM_STORE, PretrainConfig
 from slm_ray.pretrain.growth_steps import first_layers, stage_depths
-from slm_ray.pretrain.inputs import lineage
 from slm_ray.pretrain.scratch import ScratchModel, known_vocabulary, plan_scratch
 from slm_ray.proxies.config import ProxiesConfig
 from slm_ray.search import estimates
@@ -152,7 +152,7 @@ def _teacher(config: PretrainConfig, before: Mapping[str, Cost]) -> Architecture
         return _architecture(student, before)
     if student.startswith("${"):  # a winner: its search's teacher
         return before[student[2:].partition("}")[0].partition(".")[0]].teacher
-    return find_architecture(name) if (name := lineage(student).get("teacher", {}).get("name")) else None
+    return find_architecture(name) if (name := read_lineage(student).get("teacher", {}).get("name")) else None
 
 
 def scratch_models(
