@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from slm_ray.architecture.budget import QUANTITIES
+from slm_ray.core.columns import aligned
 from slm_ray.core.units import format_count
 from slm_ray.proxies.correlation import RankCorrelation, rank_correlations
 from slm_ray.proxies.registry import PROXIES
@@ -94,13 +95,7 @@ def as_table(report: dict[str, Any]) -> list[str]:
     training = report["training_cost"]
     rows.append(("short training", *[""] * 6, format_count(training["flops_per_candidate"]),
                  f"{training['seconds_per_candidate']:.2f}"))  # fmt: skip
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
-    lines = [row[0].ljust(widths[0]) + "".join(map(_padded, row[1:], widths[1:])) for row in rows]
-    return [line.rstrip() for line in lines] + ["", *_explanation(report), *notes]
-
-
-def _padded(cell: str, width: int) -> str:
-    return "  " + cell.rjust(width)
+    return [*aligned(rows), "", *_explanation(report), *notes]
 
 
 def _explanation(report: dict[str, Any]) -> list[str]:

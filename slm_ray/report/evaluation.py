@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from slm_ray.core.columns import aligned
 from slm_ray.core.files import write_bytes, write_text
 from slm_ray.report.evaluation_page import EVALUATION_PICTURE, evaluation_markdown, evaluation_page
 from slm_ray.report.evaluation_plot import draw_evaluation
@@ -35,17 +36,9 @@ __all__ = [
 
 def _aligned(table: Table) -> list[str]:
     """A table for a terminal: texts to the left, figures to the right."""
-    rows = [table.header, *table.rows]
     columns = range(len(table.header))
-    widths = [max(len(row[column]) for row in rows) for column in columns]
-    right = [all(row[column][:1] in "0123456789–+-" for row in table.rows) for column in columns]
-    return [
-        "  ".join(
-            row[column].rjust(widths[column]) if right[column] else row[column].ljust(widths[column])
-            for column in columns
-        ).rstrip()
-        for row in rows
-    ]
+    texts = {place for place in columns if any(row[place][:1] not in "0123456789–+-" for row in table.rows)}
+    return aligned([table.header, *table.rows], left=texts)
 
 
 def _without_members(run: EvaluationRecords) -> EvaluationRecords:

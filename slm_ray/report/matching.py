@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from slm_ray.core.columns import aligned
 from slm_ray.core.units import format_count
 
 
@@ -168,15 +169,6 @@ def _perplexity(loss: float) -> float:
     return math.exp(loss) if loss < 700 else math.inf  # e**710 is more than a double holds
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The first column to the left, the others to the right."""
-    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
-    return [
-        "  ".join([row[0].ljust(first), *(cell.rjust(width) for cell, width in zip(row[1:], others, strict=True))])
-        for row in rows
-    ]
-
-
 def table(curves: Sequence[Curve]) -> list[str]:
     """The lines that a comparison prints: what every start cost and reached, and what it needed to match the others.
 
@@ -190,7 +182,7 @@ def table(curves: Sequence[Curve]) -> list[str]:
             curve.name, format_count(last.tokens), *map(format_flops, spent),
             f"{curve.points[0].loss:.4f}", f"{last.loss:.4f}", f"{_perplexity(last.loss):.4g}",
         ])  # fmt: skip
-    lines = _aligned(rows)
+    lines = aligned(rows)
     for reference in curves:
         others = [curve for curve in curves if curve is not reference]
         if others:

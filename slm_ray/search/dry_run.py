@@ -6,11 +6,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from slm_ray.architecture import Architecture, Budget, num_params
 from slm_ray.architecture.budget import QUANTITIES, measure_cost
 from slm_ray.cluster import default_workers
+from slm_ray.core.columns import aligned
 from slm_ray.core.environment import describe_environment, usable_cpus
 from slm_ray.core.errors import UserError
 from slm_ray.core.runfolder import CONFIG_FILE
@@ -178,10 +177,8 @@ def work_rows(plan: Plan, rate: float) -> list[str]:
         rows.append((phase.name, *shown, "–" if not time else f"~{format_seconds(time)}"))
     tokens, flops = sum(phase.tokens for phase in phases), sum(phase.flops for phase in phases)
     rows.append(("together", f"{tokens:,}", "", format_count(flops), f"~{format_seconds(sum(seconds))}"))
-    widths = np.array([[len(cell) for cell in row] for row in rows]).max(axis=0)
-    table = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:].tolist())]) for row in rows]
     return [
-        *table,
+        *aligned(rows),
         f"Times are estimates for an idle machine: {at_once} × {plan.config.threads} threads, each at "
         f"{rate / plan.config.threads / 1e9:,.0f} GFLOP/s",
         f"(measured here, {plan.precision}), and passes {slowdown:g} × slower than their multiplications.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from slm_ray.core.columns import aligned
 from slm_ray.core.errors import UserError
 from slm_ray.core.units import format_bytes, format_count, format_seconds
 from slm_ray.sweep.costs import Cost, all_costs, total
@@ -46,10 +47,8 @@ def plan_lines(
         of_step = [costs[task.name] for task in tasks if task.step == step.name]
         if of_step:
             rows.append(_row(f"  of them {step.name} ({len(of_step)})", total(of_step), machine))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
-    table = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
     steps = ", ".join(step.name for step in sweep.steps)
-    lines = [f"{sweep.name}{scale}: {len(points)} points, {len(tasks)} runs ({steps})", *table, ""]
+    lines = [f"{sweep.name}{scale}: {len(points)} points, {len(tasks)} runs ({steps})", *aligned(rows), ""]
     if sweep.search is not None and sweep.search.algorithm == "nsga2":
         lines.append(f"nsga2 asks for {sweep.search.tries} points; those of its middle values are shown")
     lines += [

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from slm_ray.core.columns import aligned
 from slm_ray.core.errors import UserError
 from slm_ray.core.files import explain_os_error, write_bytes, write_text
 from slm_ray.core.units import format_count
@@ -83,8 +84,7 @@ def as_text(rows: Sequence[Row]) -> str:
     """For a terminal."""
     names = shown_columns(rows)
     lines = [names, *([cell(row.get(name)) for name in names] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(names))]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    return "\n".join(aligned(lines, left=range(len(names))))
 
 
 def as_markdown(rows: Sequence[Row]) -> str:

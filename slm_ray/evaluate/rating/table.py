@@ -7,6 +7,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from slm_ray.core.columns import aligned
+
 _COLUMNS = (
     "model", "other", "wins", "ties", "losses", "both_bad", "ratings", "prompts", "raters", "same_text", "win_rate",
     "interval_low", "interval_high", "interval_by", "verdict",
@@ -32,16 +34,7 @@ def _percent(share: float) -> str:
 
 def _aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
     """Rows as lines; the first ``left`` columns and the last are set left, the others right."""
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    last = len(widths) - 1
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if place < left or place == last else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines
+    return aligned(rows, left={*range(left), len(rows[0]) - 1})
 
 
 def _pair_rows(table: Mapping[str, Any]) -> list[list[str]]:
