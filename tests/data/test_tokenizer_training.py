@@ -13,7 +13,7 @@ from slm_ray.data import part_of
 from slm_ray.data.tokenizer_extension import continue_merges, extend_tokenizer, match_extension
 from slm_ray.data.tokenizer_training import END_OF_TEXT, text_sample, train_tokenizer
 from tests.data.conftest import make_texts
-from tests.references import slow_merges
+from tests.text_references import slow_merges
 
 SWAHILI = "habari ya asubuhi mwalimu anafundisha watoto shuleni kila siku na wanafunzi wanasoma vitabu vya nchi".split()
 

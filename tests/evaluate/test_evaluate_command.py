@@ -8,9 +8,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemm
 from slm_ray.core.commands import run_command
 from slm_ray.data import HELD_OUT, load_corpus, prepare_tokens
 from slm_ray.evaluate.command import main
-from tests import references
 from tests.models import tiny
 from tests.search.tiny_run import make_tokenizer, sentences
+from tests.text_references import sliding_losses
 
 LENGTH, TOKENS = 16, 160
 
@@ -198,7 +198,7 @@ def test_a_sliding_window_counts_every_token_once_with_the_context_it_has(place,
     documents = [document.text for document in load_corpus(str(tmp_path / "short.txt"))]
     total, count, size = 0.0, 0, 0
     for text in documents:
-        found = references.sliding_losses(
+        found = sliding_losses(
             lambda ids: model(torch.tensor([ids])).logits[0].log_softmax(-1).detach().numpy(),
             [tokenizer.eos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]], LENGTH, 5,
         )  # fmt: skip

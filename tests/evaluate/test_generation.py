@@ -17,8 +17,8 @@ from slm_ray.models.ladder import make_shape
 from slm_ray.models.positions import KINDS
 from slm_ray.models.scratch import build_scratch, with_positions
 from tests.models import tiny
-from tests.references import naive_continuation
 from tests.search.tiny_run import make_tokenizer, sentences
+from tests.text_references import naive_continuation
 
 ROWS = [tiny.tiny_ids(1, seed=seed, length=length)[0].tolist() for seed, length in enumerate((3, 9, 1, 6, 9))]
 NAMES = [str(number) for number in range(len(ROWS))]

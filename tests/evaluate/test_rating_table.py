@@ -17,7 +17,7 @@ from slm_ray.evaluate.rating.command import main
 from slm_ray.evaluate.rating.preferences import BOOTSTRAP, WILSON, preferences, wilson_interval
 from slm_ray.evaluate.rating.ratings import Rating
 from tests.evaluate.rating_run import save_ratings, write_run
-from tests.references import naive_bradley_terry, naive_kappa, naive_krippendorff
+from tests.text_references import naive_bradley_terry, naive_kappa, naive_krippendorff
 
 MODELS = ["a", "b", "c"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from slm_ray.evaluate.text_metrics import corpus_difference, corpus_figure, distinct, repetition, text_metrics, words
-from tests.references import naive_bleu, naive_chrf
+from tests.text_references import naive_bleu, naive_chrf
 
 VOCABULARY = "the a small old grey donkey bridge river was went over under and saw".split()
 
