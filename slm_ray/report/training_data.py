@@ -10,7 +10,6 @@ from slm_ray.report.training_chart import CurvePoint, TrainingChart, TrainingCur
 from slm_ray.report.wording import perplexity_text
 
 _MOST_POINTS_OF_ALL, _FEWEST_POINTS = 6000, 40
-LOOKS = 5
 
 
 def _figures(value: float, digits: int) -> float:
