@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from slm_ray.core.errors import UserError
 
 _SUFFIXES = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
+_LARGEST_EXPONENT = 700.0
 _NUMBER = re.compile(r"^([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)([A-Za-z]?)(%?)$")
 
 
@@ -21,6 +23,11 @@ def parse_number(text: str) -> float:
         raise UserError(f"'{text}' is not a number: write it like 0.5, 50%, 60M, 1.5G or 2e9")
     value = float(match.group(1)) * _SUFFIXES[match.group(2).upper()]
     return value / 100 if match.group(3) else value
+
+
+def perplexity_of_loss(loss: float | None) -> float | None:
+    """``exp`` of a loss in nats; None without one, and where no double holds it (from about 710 on)."""
+    return math.exp(loss) if loss is not None and loss < _LARGEST_EXPONENT else None
 
 
 def format_count(value: float) -> str:

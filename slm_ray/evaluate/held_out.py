@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from slm_ray.core.units import perplexity_of_loss
 from slm_ray.data.shards import TokenShards
 
 Losses = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
@@ -34,7 +35,7 @@ class HeldOutLoss:
     @property
     def perplexity(self) -> float:
         """``exp(loss)``, infinite where that is no float."""
-        return math.exp(self.loss) if self.loss < 700 else math.inf
+        return perplexity_of_loss(self.loss) or math.inf
 
 
 def _sequence_sums(

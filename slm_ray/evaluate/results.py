@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from slm_ray.core.units import perplexity_of_loss
 from slm_ray.evaluate.compare import mean_interval, ratio_interval, ratio_stderr
 from slm_ray.evaluate.config import EvaluateConfig
 from slm_ray.evaluate.differences import differences
@@ -71,11 +71,6 @@ def _row(
     }  # fmt: skip
 
 
-def _exp(value: float) -> float | None:
-    """``exp`` where that is a float."""
-    return math.exp(value) if value < 700 else None
-
-
 def _scaled(interval: Interval, factor: float) -> Interval:
     return None if interval is None else (interval[0] * factor, interval[1] * factor)
 
@@ -85,14 +80,14 @@ def text_row(part: Part, record: Mapping[str, Any]) -> dict[str, Any]:
     losses, counts = np.array(record["losses"], float), np.array(record["counts"], float)
     loss = float(losses.sum() / counts.sum())
     stderr, interval = ratio_stderr(losses, counts), ratio_interval(losses, counts)
-    perplexity, bits = _exp(loss), record["bits_per_byte"]
+    perplexity, bits = perplexity_of_loss(loss), record["bits_per_byte"]
     scale = bits / loss if loss else 0.0
     bits_stderr, bits_interval = (None if stderr is None else stderr * scale), _scaled(interval, scale)
     if record["unit_bytes"] is not None:  # whole documents: a long one with few bytes per token counts as it is
         sizes = np.array(record["unit_bytes"], float)
         spent = losses * (bits * record["bytes"] / losses.sum())
         bits_stderr, bits_interval = ratio_stderr(spent, sizes), ratio_interval(spent, sizes)
-    around = None if interval is None else tuple(map(_exp, interval))
+    around = None if interval is None else tuple(map(perplexity_of_loss, interval))
     settings = part.settings
     return {
         "domain": part.name, "corpus": record["corpus"], "corpus_digest": record["corpus_digest"],

@@ -10,7 +10,7 @@ from typing import Any
 from slm_ray.core.files import read_json, whole_folder, write_json, write_text
 from slm_ray.core.progress import Console
 from slm_ray.core.records import read_records
-from slm_ray.core.units import format_count, format_seconds
+from slm_ray.core.units import format_count, format_seconds, perplexity_of_loss
 from slm_ray.pretrain.checkpoints import CheckpointFolder
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.job import TrainJob
@@ -119,7 +119,7 @@ def results_table(results: list[dict[str, Any]]) -> list[str]:
 
 
 def _perplexity(record: dict[str, Any]) -> str:
-    return f"{math.exp(record['loss']):.4g}" if record["loss"] is not None and record["loss"] < 700 else "inf"
+    return f"{perplexity_of_loss(record['loss']) or math.inf:.4g}"
 
 
 def finish_run(

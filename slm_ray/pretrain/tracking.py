@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from slm_ray.core.files import read_json
 from slm_ray.core.progress import Console
 from slm_ray.core.runfolder import CONFIG_FILE
 from slm_ray.core.trackers import NoTracker, Tracker, group_of, make_tracker
+from slm_ray.core.units import perplexity_of_loss
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.recorder import EVALS_FILE, STEPS_FILE
 from slm_ray.report.tracked import send_results
@@ -125,7 +125,7 @@ def _summary(record: Mapping[str, Any], params: float | None) -> dict[str, Any]:
     loss = record["loss"]
     found = {
         names.RESULT_PARAMS: params, names.RESULT_LOSS: loss, names.RESULT_BITS: record.get("bits_per_byte"),
-        names.RESULT_PERPLEXITY: math.exp(loss) if loss is not None and loss < 700 else None,
+        names.RESULT_PERPLEXITY: perplexity_of_loss(loss),
         names.RESULT_SECONDS: record["seconds"], names.RESULT_TOKENS: record["tokens"],
         names.RESULT_FLOPS: _place(record)[names.FLOPS],
     }  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from slm_ray.core.errors import UserError
 from slm_ray.core.runfolder import CONFIG_FILE, ENVIRONMENT_FILE
+from slm_ray.core.units import perplexity_of_loss
 from slm_ray.report.evaluation_names import names_of
 from slm_ray.report.records import items, mapping, number, read_part
 
@@ -332,4 +332,4 @@ def _sums(record: Mapping[str, Any]) -> dict[str, Any]:
     if not tokens or None in sums:
         return dict(record)
     loss = sum(value or 0.0 for value in sums) / tokens
-    return {**record, "loss": loss, "perplexity": math.exp(loss) if loss < 700 else None, "tokens": tokens}
+    return {**record, "loss": loss, "perplexity": perplexity_of_loss(loss), "tokens": tokens}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slm_ray.core.columns import aligned
-from slm_ray.core.units import format_count
+from slm_ray.core.units import format_count, perplexity_of_loss
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def _describe_match(curve: Curve, reference: Curve) -> str:
 
 
 def _perplexity(loss: float) -> float:
-    return math.exp(loss) if loss < 700 else math.inf  # e**710 is more than a double holds
+    return perplexity_of_loss(loss) or math.inf
 
 
 def table(curves: Sequence[Curve]) -> list[str]:

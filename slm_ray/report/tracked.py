@@ -5,7 +5,6 @@ Made from the run's records alone, like every other report.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from slm_ray.core import metric_names as names
 from slm_ray.core.files import read_json
 from slm_ray.core.runfolder import CONFIG_FILE
 from slm_ray.core.trackers import NoTracker, Tracker
+from slm_ray.core.units import perplexity_of_loss
 from slm_ray.report.matching import equal_flops, match
 from slm_ray.report.model import Model, RunRecords
 from slm_ray.report.pipeline import STATE_FILE
@@ -148,7 +148,7 @@ def _training_results(run: TrainingRecords) -> Results:
     summary = {
         names.RESULT_PARAMS: best.params if best else None,
         names.RESULT_LOSS: last.loss if last else None,
-        names.RESULT_PERPLEXITY: _perplexity(last.loss) if last else None,
+        names.RESULT_PERPLEXITY: perplexity_of_loss(last.loss) if last else None,
         names.RESULT_BITS: last.bits_per_byte if last else None,
         names.RESULT_TOKENS: last.tokens if last else None,
         names.RESULT_FLOPS: last.own_flops + last.teacher_flops if last else None,
@@ -156,10 +156,6 @@ def _training_results(run: TrainingRecords) -> Results:
     }
     tables = [_models(run), _matching(run), _equal_flops(run), _curves(run)]
     return _results(tables, {names.TRAINING_PICTURE: run.folder / TRAINING_FILE}, summary)
-
-
-def _perplexity(loss: float) -> float | None:
-    return math.exp(loss) if loss < 700 else None  # e**710 is more than a double holds
 
 
 def _models(run: TrainingRecords) -> Figures:

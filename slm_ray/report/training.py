@@ -77,6 +77,10 @@ class TrainedModel:
     mfu: float | None = None
     joules: float | None = None
 
+    def all_flops(self, at: Evaluation) -> float:
+        """FLOPs up to an evaluation: its own, the teacher's, the search's where they are known, and the capture's."""
+        return at.own_flops + at.teacher_flops + (self.search_flops or 0.0) + self.capture_flops
+
     @property
     def curve(self) -> Curve | None:
         """Its evaluations for comparisons; None where there are fewer than two."""

@@ -61,10 +61,7 @@ class TrainingChart:
 
 
 def _points(model: TrainedModel) -> tuple[CurvePoint, ...]:
-    sunk = (model.search_flops or 0.0) + model.capture_flops
-    return tuple(
-        CurvePoint(e.tokens, e.own_flops + e.teacher_flops + sunk, e.loss, e.stderr or 0.0) for e in model.evaluations
-    )
+    return tuple(CurvePoint(e.tokens, model.all_flops(e), e.loss, e.stderr or 0.0) for e in model.evaluations)
 
 
 def times_text(value: float | None) -> str:

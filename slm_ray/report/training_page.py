@@ -72,8 +72,7 @@ def training_tiles(run: TrainingRecords) -> str:
     ]
     if last.bits_per_byte is not None:
         tiles.append(tile("Bits per byte", f"{last.bits_per_byte:.3f}", "comparable across tokenizers"))
-    spent = last.own_flops + last.teacher_flops + (best.search_flops or 0.0) + best.capture_flops
-    tiles.append(tile("FLOPs", format_flops(spent), "own, teacher's, search's and capture's"))
+    tiles.append(tile("FLOPs", format_flops(best.all_flops(last)), "own, teacher's, search's and capture's"))
     speed = f", {best.tokens_per_second:,.0f} tokens/s" if best.tokens_per_second else ""
     tiles.append(tile("Time", format_seconds(last.seconds), f"in steps{speed}"))
     return f'<dl class="tiles">{"".join(tiles)}</dl>'

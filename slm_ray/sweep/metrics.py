@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from slm_ray.core.errors import UserError
 from slm_ray.core.files import read_json
+from slm_ray.core.units import perplexity_of_loss
 from slm_ray.report.training import TrainedModel, load_training
 
 Row = dict[str, Any]
-_LARGEST_EXPONENT = 700.0
 
 
 def read_metrics(stage: str, folder: Path) -> list[Row]:
@@ -26,10 +25,6 @@ def read_metrics(stage: str, folder: Path) -> list[Row]:
         return _READERS[stage](folder)
     except UserError:
         return []
-
-
-def _perplexity(loss: float | None) -> float | None:
-    return math.exp(loss) if loss is not None and loss < _LARGEST_EXPONENT else None
 
 
 def _pretrain(folder: Path) -> list[Row]:
@@ -55,10 +50,10 @@ def _trained(model: TrainedModel, folder: Path) -> Row:
         "batch_size_used": scratch.get("batch_size"), "tokens": last and last.tokens,
         "first_loss": first and first.loss, "loss": last and last.loss, "loss_stderr": last and last.stderr,
         "best_loss": min((one.loss for one in evaluations), default=None),
-        "perplexity": _perplexity(last.loss) if last else None, "bits_per_byte": last and last.bits_per_byte,
+        "perplexity": perplexity_of_loss(last.loss) if last else None, "bits_per_byte": last and last.bits_per_byte,
         "own_flops": last and last.own_flops, "teacher_flops": last and last.teacher_flops,
         "search_flops": model.search_flops, "capture_flops": model.capture_flops,
-        "flops": last and last.own_flops + last.teacher_flops + (model.search_flops or 0.0) + model.capture_flops,
+        "flops": last and model.all_flops(last),
         "train_seconds": last and last.seconds, "tokens_per_second": model.tokens_per_second,
         "memory_bytes": _whole(model.memory_bytes), "cpu_percent": model.cpu_percent, "mfu": model.mfu,
         "joules": model.joules,
@@ -179,7 +174,7 @@ def read_curves(stage: str, folder: Path) -> list[Row]:
             "model": model.name, "params": _whole(model.params), "tokens": one.tokens, "loss": one.loss,
             "loss_stderr": one.stderr, "bits_per_byte": one.bits_per_byte, "own_flops": one.own_flops,
             "teacher_flops": one.teacher_flops,
-            "flops": one.own_flops + one.teacher_flops + (model.search_flops or 0.0) + model.capture_flops,
+            "flops": model.all_flops(one),
             "seconds": one.seconds,
         }
         for model in models
