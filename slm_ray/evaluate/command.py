@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _resumed(resume: Path, given: dict[str, Any], config_file: Path | None) -> EvaluateConfig:
     """The options of an earlier evaluation, with those that may change as they are given now."""
-    refuse_changes(given, config_file, tuple(name for name in MAY_CHANGE if name != "out"), "evaluation")
+    refuse_changes(given, config_file, MAY_CHANGE, "evaluation")
     folder = RunFolder.open_existing(resume)
     stored = folder.config()
     folder.close()

@@ -22,7 +22,7 @@ SEPARATE = "separate"
 # Flags that may be given several times, or once with commas between.
 SEVERAL = ("model", "data", "tasks")
 # Options that change how an evaluation is run and not what it measures.
-MAY_CHANGE = ("batch", "threads", "workers", "device", "address", "tracker", "cards", "out")
+MAY_CHANGE = ("batch", "threads", "workers", "device", "address", "tracker", "cards")
 
 
 def _share(value: float) -> str | None:

@@ -52,11 +52,11 @@ def _sequence_sums(
     return np.where(mask > 0, values, 0.0).sum(1), mask.sum(1)
 
 
-def held_out_loss(
+def held_out_sums(
     losses: Losses, shards: TokenShards, *, separate: bool, batch: int = 4, device: torch.device | str = "cpu",
-    rank: int = 0, world: int = 1, reduce: Callable[[torch.Tensor], torch.Tensor] | None = None,
-) -> HeldOutLoss:  # fmt: skip
-    """Measure a model on all sequences of some shards.
+    rank: int = 0, world: int = 1,
+) -> torch.Tensor:  # fmt: skip
+    """Sums of losses and numbers of predicted tokens of all sequences of some shards.
 
     Args:
         losses: Gives ``[batch * (sequence - 1)]`` losses for ids and positions.
@@ -66,10 +66,9 @@ def held_out_loss(
         device: Where the model is.
         rank: This worker; the sequences are dealt out in turn.
         world: How many workers there are. All of them call ``losses`` equally often.
-        reduce: Sums a tensor over all workers.
 
     Returns:
-        The same on every worker.
+        ``[2, sequences]`` on the processor: sums in nats and counts, 0 for the sequences of other workers.
     """
     count = shards.num_sequences
     sums = torch.zeros(2, count, dtype=torch.float64)
@@ -81,12 +80,40 @@ def held_out_loss(
         real = part < count
         sums[0, part[real]] = torch.from_numpy(total[real])
         sums[1, part[real]] = torch.from_numpy(tokens[real])
-    if reduce is not None:
-        sums = reduce(sums)
-    return _summary(sums.numpy(), shards)
+    return sums
 
 
-def _summary(sums: npt.NDArray[np.float64], shards: TokenShards) -> HeldOutLoss:
+def held_out_loss(
+    losses: Losses, shards: TokenShards, *, separate: bool, batch: int = 4, device: torch.device | str = "cpu",
+    rank: int = 0, world: int = 1, reduce: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> HeldOutLoss:  # fmt: skip
+    """Measure a model on all sequences of some shards; see :func:`held_out_sums`.
+
+    Args:
+        losses: Gives ``[batch * (sequence - 1)]`` losses for ids and positions.
+        shards: The held-out tokens.
+        separate: Attention stays inside documents, and a document's first token is not counted.
+        batch: Sequences at once.
+        device: Where the model is.
+        rank: This worker.
+        world: How many workers there are.
+        reduce: Sums a tensor over all workers.
+
+    Returns:
+        The same on every worker.
+    """
+    sums = held_out_sums(losses, shards, separate=separate, batch=batch, device=device, rank=rank, world=world)
+    return summarise(sums if reduce is None else reduce(sums), shards)
+
+
+def summarise(sequence_sums: torch.Tensor, shards: TokenShards) -> HeldOutLoss:
+    """What a model makes of held-out text, from the sums of all its sequences.
+
+    Args:
+        sequence_sums: ``[2, sequences]``, see :func:`held_out_sums`.
+        shards: The held-out tokens.
+    """
+    sums = sequence_sums.numpy()
     total, tokens = sums[0].sum(), sums[1].sum()
     loss = float(total / max(tokens, 1))
     with np.errstate(invalid="ignore"):  # a loss without bound has no error

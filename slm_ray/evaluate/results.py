@@ -22,7 +22,7 @@ Interval = tuple[float, float] | None
 
 
 def make_result(
-    config: EvaluateConfig, inputs: Inputs, records: Records, failures: Mapping[str, tuple[str, str]], *,
+    config: EvaluateConfig, inputs: Inputs, records: Records, failures: Mapping[str, str], *,
     command: str, environment: Mapping[str, Any], spent: Mapping[str, Any], files: Mapping[str, str],
 ) -> dict[str, Any]:  # fmt: skip
     """What ``evaluate.json`` says.
@@ -31,7 +31,7 @@ def make_result(
         config: The options.
         inputs: What was to be measured.
         records: What was.
-        failures: Label to sentence and traceback of the models that could not be measured.
+        failures: Label to what is wrong with the models that could not be measured, in all or in part.
         command: The command line.
         environment: What it ran on.
         spent: What it cost.
@@ -41,8 +41,7 @@ def make_result(
     for subject in inputs.subjects:
         found = [(part, records[subject.label].get(part.key)) for part in inputs.parts[subject.label]]
         measured = [(part, record) for part, record in found if record is not None]
-        error = failures.get(subject.label, (None, ""))[0]
-        rows.append(_row(inputs, subject, measured, error, files[subject.label]))
+        rows.append(_row(inputs, subject, measured, failures.get(subject.label), files[subject.label]))
         kept[subject.label] = measured
     return {
         "format": FORMAT, "command": command, "config": config.to_json(), "environment": dict(environment),

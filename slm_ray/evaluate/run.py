@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,21 @@ from slm_ray.report.evaluation import evaluation_text, write_evaluation_report
 RESULT_FILE, TABLE_FILE = "evaluate.json", "table.txt"
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why a model could not be measured.
+
+    Attributes:
+        sentence: For the user.
+        trace: The traceback of a mistake that is not the user's.
+        in_part: Its other parts could be.
+    """
+
+    sentence: str
+    trace: str = ""
+    in_part: bool = False
+
+
 class Evaluation:
     """One call of the command: which records there are, and which are still to be made."""
 
@@ -42,8 +58,7 @@ class Evaluation:
         self.config, self.out, self.inputs, self.console = config, out, inputs, console
         self.folders = {subject.label: self._folder(subject) for subject in inputs.subjects}
         self.records: dict[str, dict[str, dict[str, Any]]] = {subject.label: {} for subject in inputs.subjects}
-        self.failures: dict[str, tuple[str, str]] = {}
-        self.partly: set[str] = set()
+        self.failures: dict[str, Failure] = {}
         self.spent = {"loading": 0.0}
         self.models_loaded = 0
         for subject in inputs.subjects:
@@ -93,12 +108,11 @@ class Evaluation:
             self.models_loaded += 1
             self.spent["loading"] += value["seconds"]
         elif kind == FAILED:
-            self.failures[job.label] = value
+            self.failures[job.label] = Failure(*value)
             self.console.line(value[0])
         elif kind == PART_FAILED:
             index, sentence = value
-            self.failures.setdefault(job.label, (sentence, ""))
-            self.partly.add(job.label)
+            self.failures.setdefault(job.label, Failure(sentence, in_part=True))
             self.console.line(f"{job.label}, {job.parts[index].name}: {sentence}")
         elif kind == RECORD:
             index, record = value
@@ -189,7 +203,9 @@ def evaluate(config: EvaluateConfig, folder: RunFolder, command: str) -> dict[st
         "by_part": {name: round(seconds, 3) for name, seconds in evaluation.spent.items()},
     }  # fmt: skip
     result = make_result(
-        config, inputs, evaluation.records, evaluation.failures, command=command, environment=environment, spent=spent,
+        config, inputs, evaluation.records,
+        {label: failure.sentence for label, failure in evaluation.failures.items()},
+        command=command, environment=environment, spent=spent,
         files={label: str(records.path.relative_to(out)) for label, records in evaluation.folders.items()},
     )  # fmt: skip
     write_json(out / RESULT_FILE, result)
@@ -236,10 +252,11 @@ def _write_cards(result: dict[str, Any], console: Console) -> None:
 def _fail(evaluation: Evaluation) -> None:
     if not evaluation.failures:
         return
-    sentence, trace = next(iter(evaluation.failures.values()))
+    first = next(iter(evaluation.failures.values()))
+    sentence = first.sentence
     number, others = len(evaluation.failures), len(evaluation.records) - len(evaluation.failures)
     if len(evaluation.records) > 1:
         more = f"; the other {others} are measured" if others else ""
-        how = " in part" if evaluation.partly.issuperset(evaluation.failures) else ""
+        how = " in part" if all(failure.in_part for failure in evaluation.failures.values()) else ""
         sentence = f"{number} of {len(evaluation.records)} models failed{how}{more}; the first: {sentence}"
-    raise UserError(sentence) from (RuntimeError(trace) if trace else None)
+    raise UserError(sentence) from (RuntimeError(first.trace) if first.trace else None)

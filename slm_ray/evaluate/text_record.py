@@ -12,7 +12,7 @@ import torch
 from slm_ray.core.errors import UserError
 from slm_ray.data import TokenShards
 from slm_ray.evaluate.documents import DocumentTokens
-from slm_ray.evaluate.held_out import held_out_loss
+from slm_ray.evaluate.held_out import held_out_sums, summarise
 from slm_ray.evaluate.models import LoadedModel
 from slm_ray.evaluate.sliding import all_windows, sliding_sums
 from slm_ray.evaluate.ticker import Ticker
@@ -37,22 +37,18 @@ def measure_packed(loaded: LoadedModel, shards: TokenShards, *, separate: bool, 
         UserError: The model cannot read these tokens, or its loss is no number.
     """
     loaded.check_fits(shards.sequence_length, largest_id(shards), separate=separate)
-    ticker, kept = Ticker(say, shards.corpus, shards.num_sequences, "sequences"), list[torch.Tensor]()
+    ticker = Ticker(say, shards.corpus, shards.num_sequences, "sequences")
 
     def losses(ids: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
         values = loaded.losses(ids, positions)
         ticker.advance(len(ids))
         return values
 
-    def keep(sums: torch.Tensor) -> torch.Tensor:
-        kept.append(sums)
-        return sums
-
-    # What is to be summed over workers holds every sequence's own sums, which the paired comparison needs.
-    found = held_out_loss(losses, shards, separate=separate, batch=batch, device=loaded.device, reduce=keep)
+    sums = held_out_sums(losses, shards, separate=separate, batch=batch, device=loaded.device)
+    found = summarise(sums, shards)
     _check_finite(loaded, found.loss)
     return {
-        "losses": kept[0][0].tolist(), "counts": kept[0][1].tolist(), "unit": "sequence",
+        "losses": sums[0].tolist(), "counts": sums[1].tolist(), "unit": "sequence",
         "bits_per_byte": found.bits_per_byte, "bytes": shards.num_bytes, "unit_bytes": None,
         "tokens_digest": shards.digest, "text_digest": None, "sequence_length": shards.sequence_length,
     } | _origin(shards)  # fmt: skip
