@@ -14,7 +14,7 @@ from slm_ray.core.errors import UserError
 from slm_ray.core.files import write_json
 from slm_ray.core.runfolder import CONFIG_FILE, RunFolder
 from slm_ray.evaluate.config import MAY_CHANGE, SEVERAL, EvaluateConfig
-from slm_ray.evaluate.parts import MODELS_FOLDER
+from slm_ray.report.evaluation_records import MODELS_FOLDER, RESULT_FILE
 
 PROG = "python -m slm_ray.evaluate"
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
             given[name] = ",".join(values)
     config = _resumed(resume, given, config_file) if resume else load_config(EvaluateConfig, config_file, given)
     config.check()
-    from slm_ray.evaluate.run import RESULT_FILE, describe, evaluate
+    from slm_ray.evaluate.run import describe, evaluate
 
     out = Path(config.out) if config.out else Path("runs") / f"evaluate-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
     if dry_run:

@@ -12,7 +12,7 @@ from slm_ray.core.digest import digest_json
 from slm_ray.core.files import cache_folder, read_json, write_json
 
 TEXT, TASK, GENERATION, EFFICIENCY = "text", "task", "generation", "efficiency"
-MODELS_FOLDER, CACHE_FOLDER = "models", "evaluations"
+CACHE_FOLDER = "evaluations"
 # How long things take is a fact about one moment of one machine: it is kept in the run's own folder only.
 _NOT_SHARED = (EFFICIENCY,)
 

@@ -14,8 +14,8 @@ from slm_ray.evaluate.differences import differences
 from slm_ray.evaluate.inputs import Inputs
 from slm_ray.evaluate.parts import EFFICIENCY, GENERATION, TASK, TEXT, Part
 from slm_ray.evaluate.subjects import Subject
+from slm_ray.report.evaluation_records import FORMAT
 
-FORMAT = 2
 _SAMPLES_SHOWN = 8
 Records = Mapping[str, Mapping[str, dict[str, Any]]]  # label to key of a part to its record
 Interval = tuple[float, float] | None

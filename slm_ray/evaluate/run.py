@@ -21,11 +21,12 @@ from slm_ray.evaluate.config import EvaluateConfig
 from slm_ray.evaluate.fan_out import measure_here, measure_on_ray
 from slm_ray.evaluate.inputs import Inputs, Subject, gather
 from slm_ray.evaluate.measure import FAILED, LOADED, PART_FAILED, RECORD, SAY, Message, ModelJob
-from slm_ray.evaluate.parts import MODELS_FOLDER, TASK, Part, RecordFolder, file_name
+from slm_ray.evaluate.parts import TASK, Part, RecordFolder, file_name
 from slm_ray.evaluate.results import make_result
 from slm_ray.report.evaluation import evaluation_text, write_evaluation_report
+from slm_ray.report.evaluation_records import MODELS_FOLDER, RESULT_FILE
 
-RESULT_FILE, TABLE_FILE = "evaluate.json", "table.txt"
+TABLE_FILE = "table.txt"
 
 
 @dataclass(frozen=True)

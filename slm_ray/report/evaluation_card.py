@@ -16,8 +16,7 @@ from slm_ray.report.evaluation_card_tables import card_tables, rows_beside
 from slm_ray.report.evaluation_names import names_of
 from slm_ray.report.markdown import code_block, markdown_table, plain
 from slm_ray.report.public_name import public_name
-from slm_ray.report.records import mapping, number
-from slm_ray.report.tracked_evaluation import interval, items
+from slm_ray.report.records import interval_of, items, mapping, number
 
 BEGIN, END = "<!-- slm_ray:evaluation -->", "<!-- /slm_ray:evaluation -->"
 _SECTION = re.compile(rf"\n*{re.escape(BEGIN)}.*?{re.escape(END)}\n*", re.DOTALL)
@@ -130,7 +129,7 @@ def _eval_results(row: Mapping[str, Any]) -> list[Any]:
     found = []
 
     def add(dataset: Mapping[str, Any], kind: str, title: str, value: Any, bounds: Any) -> None:
-        figure, (low, high) = number(value), interval(bounds)
+        figure, (low, high) = number(value), interval_of(bounds)
         if figure is None or abs(figure) > _LARGEST:
             return
         between = {} if low is None or high is None else {"interval_95": [_rounded(low), _rounded(high)]}

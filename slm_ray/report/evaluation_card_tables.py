@@ -9,9 +9,9 @@ from typing import Any
 from slm_ray.core.units import format_bytes, format_count
 from slm_ray.report.evaluation_names import names_of
 from slm_ray.report.public_name import public_name
-from slm_ray.report.records import mapping, number
+from slm_ray.report.records import interval_of, items, mapping, number
 from slm_ray.report.tables import Table
-from slm_ray.report.tracked_evaluation import interval, items, main_metric
+from slm_ray.report.tracked_evaluation import main_metric
 from slm_ray.report.wording import MISSING, count_text, perplexity_text
 
 Row = Mapping[str, Any]
@@ -66,12 +66,12 @@ def card_tables(result: Row, row: Row, beside: Sequence[Row]) -> Iterator[Table]
 
 
 def _between(value: Any, digits: int) -> str:
-    low, high = interval(value)
+    low, high = interval_of(value)
     return MISSING if low is None or high is None else f"{low:.{digits}f} to {high:.{digits}f}"
 
 
 def _perplexities(value: Any) -> str:
-    low, high = interval(value)
+    low, high = interval_of(value)
     return MISSING if low is None or high is None else f"{perplexity_text(low)} to {perplexity_text(high)}"
 
 
@@ -96,7 +96,7 @@ def _figure(value: Any, digits: int) -> str:
 
 
 def _score(metric: Row) -> str:
-    low, high = interval(metric.get("interval"))
+    low, high = interval_of(metric.get("interval"))
     around = "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
     return _figure(metric.get("value"), 3) + around
 

@@ -11,7 +11,7 @@ from slm_ray.core.errors import UserError
 from slm_ray.core.runfolder import CONFIG_FILE, ENVIRONMENT_FILE
 from slm_ray.core.units import perplexity_of_loss
 from slm_ray.report.evaluation_names import names_of
-from slm_ray.report.records import items, mapping, number, read_part
+from slm_ray.report.records import interval_of, items, mapping, number, read_part
 
 RESULT_FILE, MODELS_FOLDER, FORMAT = "evaluate.json", "models", 2
 MODEL, TEACHER, RANDOM, FIRST_N, PUBLISHED = "model", "teacher", "random", "first-n", "published"
@@ -174,13 +174,6 @@ def is_evaluation(folder: Path) -> bool:
         return True
     config = read_part(folder / CONFIG_FILE, []) or {}
     return "model" in config and "eval_tokens" in config and "peers" in config
-
-
-def interval_of(value: Any) -> tuple[float | None, float | None]:
-    """The two ends of an interval, or None twice."""
-    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
-        return number(value[0]), number(value[1])
-    return None, None
 
 
 def _score(entry: Mapping[str, Any], name: str = "value", better: str = "more") -> Score | None:

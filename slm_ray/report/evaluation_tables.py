@@ -14,9 +14,8 @@ from slm_ray.report.evaluation_records import (
     EvaluatedModel,
     EvaluationRecords,
     Score,
-    interval_of,
 )
-from slm_ray.report.records import items, mapping, number
+from slm_ray.report.records import interval_of, items, mapping, number
 from slm_ray.report.tables import Table, without_empty_columns
 from slm_ray.report.wording import MISSING, NORMAL_95, count_text, perplexity_text
 

@@ -34,6 +34,13 @@ def number(value: Any) -> float | None:
     return value if is_number and math.isfinite(value) else None
 
 
+def interval_of(value: Any) -> tuple[float | None, float | None]:
+    """The two ends of an interval, or None twice."""
+    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
+        return number(value[0]), number(value[1])
+    return None, None
+
+
 def _perplexity(value: Any) -> float | None:
     found = number(value)
     return found if found is not None and found > 0 else None

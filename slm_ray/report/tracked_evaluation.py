@@ -7,9 +7,8 @@ from typing import Any
 
 from slm_ray.core import metric_names as names
 from slm_ray.report.evaluation_names import names_of
-from slm_ray.report.records import mapping, number
+from slm_ray.report.records import interval_of, items, mapping, number
 
-EVALUATION_FILE = "evaluate.json"
 NamedTable = tuple[str, tuple[str, ...], tuple[tuple[Any, ...], ...]]
 
 _TEXT = (
@@ -22,19 +21,6 @@ _EFFICIENCY = (
     "device", "device_name", "precision",
 )  # fmt: skip
 _LATENCY = ("median", "p90", "p99", "min", "max")
-
-
-def items(value: Any) -> list[Mapping[str, Any]]:
-    """The mappings of a list; nothing where it is no list."""
-    is_list = isinstance(value, Sequence) and not isinstance(value, str)
-    return [item for item in value if isinstance(item, Mapping)] if is_list else []
-
-
-def interval(value: Any) -> tuple[float | None, float | None]:
-    """The two ends of an interval, None where there is none."""
-    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
-        return number(value[0]), number(value[1])
-    return None, None
 
 
 def main_metric(task: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -66,7 +52,7 @@ def _texts(models: Sequence[Mapping[str, Any]]) -> NamedTable:
     rows = []
     for model in models:
         for text in items(model.get("text")):
-            cells = [interval(text.get(name)) if name.endswith("_interval") else (text.get(name),) for name in _TEXT]
+            cells = [interval_of(text.get(name)) if name.endswith("_interval") else (text.get(name),) for name in _TEXT]
             rows.append((model.get("name"), model.get("role"), *(cell for pair in cells for cell in pair)))
     return names.TEXT_TABLE, ("model", "role", *_flat(_TEXT)), tuple(rows)
 
@@ -83,8 +69,9 @@ def _tasks(models: Sequence[Mapping[str, Any]]) -> NamedTable:
                 found = mapping(metric)
                 rows.append((
                     model.get("name"), model.get("role"), task.get("task"), task.get("shots"), name,
-                    name == task.get("main"), found.get("value"), found.get("stderr"), *interval(found.get("interval")),
-                    found.get("better"), task.get("chance"), task.get("documents"), _text(task.get("version")),
+                    name == task.get("main"), found.get("value"), found.get("stderr"),
+                    *interval_of(found.get("interval")), found.get("better"),
+                    task.get("chance"), task.get("documents"), _text(task.get("version")),
                 ))  # fmt: skip
     return names.TASKS_TABLE, columns, tuple(rows)
 
@@ -108,7 +95,7 @@ def _generation(models: Sequence[Mapping[str, Any]]) -> NamedTable:
         generation = mapping(model.get("generation"))
         for name, metric in mapping(generation.get("metrics")).items():
             found = mapping(metric)
-            low, high = interval(found.get("interval"))
+            low, high = interval_of(found.get("interval"))
             rows.append((model.get("name"), model.get("role"), name, found.get("value"), low, high, found.get("better"),
                          generation.get("prompts")))  # fmt: skip
     columns = ("model", "role", "metric", "value", "low", "high", "better", "prompts")

@@ -9,8 +9,8 @@ from typing import Any
 
 from slm_ray.core.errors import UserError, unknown_name
 from slm_ray.core.files import read_json
+from slm_ray.report.evaluation_records import RESULT_FILE
 
-RESULT_FILE = "evaluate.json"
 _FIX = "evaluate the models with --prompts first"
 
 
