@@ -69,9 +69,21 @@ def ratio_interval(totals: Values, counts: Values) -> tuple[float, float] | None
             confidence_level=CONFIDENCE, batch=max(1, 2_000_000 // number), rng=np.random.default_rng(0),
         ).confidence_interval  # fmt: skip
     if not (math.isfinite(found.low) and math.isfinite(found.high)):
-        stderr = ratio_stderr(totals, counts) or 0.0
-        return value - _NORMAL * stderr, value + _NORMAL * stderr
+        return normal_interval(value, ratio_stderr(totals, counts) or 0.0)
     return float(found.low), float(found.high)
+
+
+def wilson_interval(successes: float, number: float) -> tuple[float, float]:
+    """Wilson's 95% interval (1927) of a share; halves of ties may be among the successes."""
+    share, square = successes / number, _NORMAL**2
+    middle = (share + square / (2 * number)) / (1 + square / number)
+    half = _NORMAL * math.sqrt(share * (1 - share) / number + square / (4 * number**2)) / (1 + square / number)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def normal_interval(value: float, stderr: float | None) -> tuple[float, float] | None:
+    """The 95% interval of a normal distribution around a value; None where the noise is not known."""
+    return None if stderr is None else (value - _NORMAL * stderr, value + _NORMAL * stderr)
 
 
 def mean_interval(values: Values) -> tuple[float, float] | None:
@@ -83,10 +95,7 @@ def mean_interval(values: Values) -> tuple[float, float] | None:
     if len(values) < 2:
         return None
     if np.isin(values, (0.0, 1.0)).all():
-        from scipy import stats
-
-        found = stats.binomtest(int(values.sum()), len(values)).proportion_ci(CONFIDENCE, method="wilson")
-        return float(found.low), float(found.high)
+        return wilson_interval(float(values.sum()), len(values))
     return ratio_interval(values, np.ones(len(values)))
 
 
@@ -182,7 +191,7 @@ def compare_text(names: tuple[str, str], domain: str, mine: Mapping[str, Any], o
     value = mine["bits_per_byte"] - other["bits_per_byte"]
     errors = (mine["bits_per_byte_stderr"], other["bits_per_byte_stderr"])
     stderr = None if errors[0] is None or errors[1] is None else math.hypot(*errors)
-    interval = None if stderr is None else (value - _NORMAL * stderr, value + _NORMAL * stderr)
+    interval = normal_interval(value, stderr)
     return _made(names, "text", domain, "bits_per_byte", value, stderr, interval, LESS, paired=False)
 
 
@@ -253,5 +262,5 @@ def compare_group(
         known &= stderr is not None
         variance += (weight * (stderr or 0.0)) ** 2
     stderr = math.sqrt(variance) if known else None
-    interval = None if stderr is None else (value - _NORMAL * stderr, value + _NORMAL * stderr)
+    interval = normal_interval(value, stderr)
     return _made(names, "task", of, quantity, value, stderr, interval, better, paired=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from slm_ray.core.units import perplexity_of_loss
-from slm_ray.evaluate.compare import mean_interval, ratio_interval, ratio_stderr
+from slm_ray.evaluate.compare import mean_interval, normal_interval, ratio_interval, ratio_stderr
 from slm_ray.evaluate.config import EvaluateConfig
 from slm_ray.evaluate.differences import differences
 from slm_ray.evaluate.inputs import Inputs
@@ -119,13 +119,10 @@ def _task_row(record: Mapping[str, Any]) -> dict[str, Any]:
     metrics = {}
     for name, figure in record["metrics"].items():
         values = np.array(samples.get(name) or [], float)
-        interval = mean_interval(values) if len(values) else _normal(figure["value"], figure.get("stderr"))
-        metrics[name] = {**figure, "interval": interval}
+        known = figure["value"] is not None
+        around = normal_interval(figure["value"], figure.get("stderr")) if known else None
+        metrics[name] = {**figure, "interval": mean_interval(values) if len(values) else around}
     return {**{name: record.get(name) for name in names}, "metrics": metrics}
-
-
-def _normal(value: float | None, stderr: float | None) -> Interval:
-    return None if value is None or stderr is None else (value - 1.96 * stderr, value + 1.96 * stderr)
 
 
 def _generation_row(record: Mapping[str, Any]) -> dict[str, Any]:

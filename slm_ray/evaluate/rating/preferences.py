@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -10,23 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from slm_ray.evaluate.compare import WITHIN_NOISE, ratio_interval
+from slm_ray.evaluate.compare import WITHIN_NOISE, ratio_interval, wilson_interval
 from slm_ray.evaluate.rating.agreement import cohen_kappa, krippendorff_alpha
 from slm_ray.evaluate.rating.bradley_terry import EXTRA_TIES, is_connected, log_strengths
 from slm_ray.evaluate.rating.ratings import BOTH_BAD, TIE, Rating
 
-_NORMAL = 1.959963984540054
 _RESAMPLES = 1000
 WILSON, BOOTSTRAP = "wilson", "bootstrap over prompts"
 PREFERRED, NOT_PREFERRED = "preferred", "not preferred"
-
-
-def wilson_interval(successes: float, number: float) -> tuple[float, float]:
-    """Wilson's 95% interval (1927) of a share; halves of ties may be among the successes."""
-    share, square = successes / number, _NORMAL**2
-    middle = (share + square / (2 * number)) / (1 + square / number)
-    half = _NORMAL * math.sqrt(share * (1 - share) / number + square / (4 * number**2)) / (1 + square / number)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _share_interval(by_prompt: Mapping[str, Sequence[float]]) -> tuple[tuple[float, float], str]:
