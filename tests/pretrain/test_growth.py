@@ -21,6 +21,7 @@ from slm_ray.core.progress import Console
 from slm_ray.core.records import read_records
 from slm_ray.data import TRAIN, load_corpus, prepare_tokens
 from slm_ray.data.shards import TokenShards
+from slm_ray.models import teachers
 from slm_ray.models.teachers import Teacher, load_teacher
 from slm_ray.pretrain import growth, inputs
 from slm_ray.pretrain.command import main
@@ -302,8 +303,8 @@ def test_the_bundled_model_can_be_named(tiny, shards, tmp_path, monkeypatch):
     def load(name: str) -> Teacher:
         return dataclasses.replace(load_teacher(str(tiny.teacher)), name=name)
 
-    monkeypatch.setattr(growth, "load_teacher", load)
-    monkeypatch.setattr(inputs, "load_teacher", load)
+    for module in (growth, inputs, teachers):
+        monkeypatch.setattr(module, "load_teacher", load)
     flags = ["--student", "smollm2-135m", "--grow-from", "4"]
     assert grow(tiny, shards, tmp_path / "run", *flags, reference=99.0) == 0
     result = result_of(tmp_path / "run")
