@@ -142,7 +142,7 @@ def _extend(config: TokenizerConfig, out: Path, command: str, console: Console) 
     if _is_there(out, made_from):
         return
     with one_sentence(f"{config.model} has no tokenizer that could be loaded"):
-        old = AutoTokenizer.from_pretrained(source)
+        old = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     extended = _extension(config, old, corpus)
     model = extend_vocabulary(load_student(source, config.model), extended.first_new, extended.parts)
     before, after = bytes_per_token(old, corpus), bytes_per_token(extended.tokenizer, corpus)
@@ -187,7 +187,8 @@ def _extension(config: TokenizerConfig, old: Any, corpus: Corpus) -> ExtendedTok
     if config.tokenizer is None:
         return extend_tokenizer(old, text_sample(corpus), config.add)
     folder = Path(config.tokenizer).expanduser()
-    return match_extension(old, AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    new = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return match_extension(old, new)
 
 
 def bytes_per_token(tokenizer: Any, corpus: Corpus) -> float | None:

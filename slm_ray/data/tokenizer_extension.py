@@ -173,7 +173,7 @@ def _with_merges(tokenizer: Any, merges: list[Pair], first_new: int) -> Any:
         path.write_text(json.dumps(description, ensure_ascii=False), encoding="utf-8")
         for other in ("vocab.json", "merges.txt"):  # of a class that also writes the older files
             (Path(folder) / other).unlink(missing_ok=True)
-        extended = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        extended = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     wanted = tokenizer.get_vocab() | {a + b: first_new + number for number, (a, b) in enumerate(merges)}
     if extended.get_vocab() != wanted:
         raise UserError(

@@ -76,7 +76,7 @@ def train_tokenizer(corpus: Corpus, vocab_size: int, cache: Path, console: Conso
         tokenizer = _train(text_sample(corpus), vocab_size, corpus.name)
         with whole_folder(folder) as temporary:
             tokenizer.save_pretrained(temporary)
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def _batches(pieces: list[str]) -> Iterator[list[str]]:

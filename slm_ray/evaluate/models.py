@@ -113,7 +113,7 @@ def load_tokenizer(model: ModelFolder) -> Any:
 
     try:
         with quiet_transformers():
-            return AutoTokenizer.from_pretrained(model.folder)
+            return AutoTokenizer.from_pretrained(model.folder, trust_remote_code=False)
     except Exception as error:  # transformers raises many types where there is no tokenizer
         raise UserError(f"--model {model.name} has no tokenizer: put its tokenizer.json into {model.folder}") from error
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from slm_ray.core.errors import UserError, first_line
-from slm_ray.models.teachers import quiet_transformers
+from slm_ray.models.teachers import check_weight_files, quiet_transformers
 
 
 @contextlib.contextmanager
@@ -36,7 +36,7 @@ def read_config(source: Path | str) -> Any:
     from transformers import AutoConfig
 
     with one_sentence(f"{source} could not be loaded as a causal language model"):
-        return AutoConfig.from_pretrained(source)
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
 
 
 def load_fp32(folder: Path | str, sentence: str) -> tuple[Any, list[str]]:
@@ -53,8 +53,11 @@ def load_fp32(folder: Path | str, sentence: str) -> tuple[Any, list[str]]:
     """
     from transformers import AutoModelForCausalLM
 
+    check_weight_files(sentence, folder)
     with one_sentence(sentence):
-        model, found = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=False, use_safetensors=True
+        )
     return model, sorted(found["missing_keys"])
 
 

@@ -77,7 +77,7 @@ def _from_folder(name: str, folder: Path) -> TeacherSizes:
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         load_teacher(name)  # raises at once, with what is missing
     check_family(name, folder)
-    check_shards(name, folder)
+    check_shards(f"teacher {name}", folder)
     config = _read_config(name, folder)
     return TeacherSizes(name, _architecture(config, name), _bytes_of(config), "in its folder")
 

@@ -13,7 +13,7 @@ import re
 import shutil
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from slm_ray.architecture import Architecture
+from slm_ray.cluster import local_copy
 from slm_ray.core.digest import digest_json, sha256_file
 from slm_ray.core.errors import UserError, first_line, nearest
 from slm_ray.core.files import cache_folder, explain_os_error, read_json, whole_folder, write_json
@@ -50,11 +51,15 @@ class Teacher:
     digest: str
     licence: str
 
+    def here(self) -> Teacher:
+        """The teacher where this machine can read it; see :func:`slm_ray.cluster.local_copy`."""
+        return replace(self, folder=local_copy(self.folder))
+
     def config(self) -> Any:
         """Its Hugging Face config."""
         from transformers import AutoConfig
 
-        return AutoConfig.from_pretrained(self.folder)
+        return AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
 
     def family(self) -> Family:
         """Its family."""
@@ -70,7 +75,7 @@ class Teacher:
         from transformers import AutoTokenizer
 
         with quiet_transformers():
-            return AutoTokenizer.from_pretrained(self.folder)
+            return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Its weights, mapped from the file: pages are shared by all processes of a node and copied on a write."""
@@ -185,14 +190,10 @@ def _from_folder(name: str, folder: Path, cache: Path) -> Teacher:
             f"teacher {name} is no model: {folder.name}/config.json is missing; give a Hugging Face model folder"
         )
     check_family(name, folder)
+    check_weight_files(f"teacher {name}", folder)
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
-        if list(folder.glob("*.bin")) or list(folder.glob("*.pt")):
-            raise UserError(
-                f"teacher {name} has only pickled weights, which can run code: convert them to safetensors first"
-            )
         raise UserError(f"teacher {name} has no *.safetensors weights: the download is not finished, or it is no model")
-    check_shards(name, folder)
     try:
         files = [folder / "config.json", *sorted(folder.glob("tokenizer*")), *weights]
         key = digest_json({"files": {file.name: sha256_file(file) for file in files}, "format": _FORMAT})
@@ -211,8 +212,26 @@ def check_family(name: str, folder: Path) -> None:
         raise unsupported_family(name, kind)
 
 
-def check_shards(name: str, folder: Path) -> None:
-    """Make sure that every weight file a folder's index names is there.
+def check_weight_files(what: str, source: Path | str) -> None:
+    """Make sure that a model folder has weights that are no pickles; a hub id is left to transformers.
+
+    Args:
+        what: What an error begins with.
+        source: A model folder or hub id.
+
+    Raises:
+        UserError: Its weights are pickles, or its index names such, or files that are not there.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        return
+    if not list(folder.glob("*.safetensors")) and [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]:
+        raise UserError(f"{what} has only pickled weights, which can run code: convert them to safetensors first")
+    check_shards(what, folder)
+
+
+def check_shards(what: str, folder: Path) -> None:
+    """Make sure that every weight file a folder's index names is there, in the folder itself, and no pickle.
 
     Raises:
         UserError: Some are missing, or the index is damaged.
@@ -223,11 +242,16 @@ def check_shards(name: str, folder: Path) -> None:
     try:
         wanted = set(read_json(index)["weight_map"].values())
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"teacher {name} is damaged: {index.name} is no index of weights; download it again") from error
+        raise UserError(f"{what} is damaged: {index.name} is no index of weights; download it again") from error
+    strange = sorted(str(shard) for shard in wanted if not re.fullmatch(r"[\w.-]+\.safetensors", str(shard)))
+    if strange:
+        raise UserError(
+            f"{what}: {index.name} names '{strange[0]}', which is no *.safetensors file of its folder: download it again"
+        )
     missing = sorted(shard for shard in wanted if not (folder / shard).is_file())
     if missing:
         raise UserError(
-            f"teacher {name} is only half there: {len(missing)} of {len(wanted)} weight files are missing, "
+            f"{what} is only half there: {len(missing)} of {len(wanted)} weight files are missing, "
             f"first {missing[0]}; download it again"
         )
 

@@ -120,7 +120,7 @@ def _tokenizer_of(source: str) -> Any:
 
     try:
         with quiet_transformers():
-            return AutoTokenizer.from_pretrained(source)
+            return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception:  # transformers raises many types where there is no tokenizer
         return None
 

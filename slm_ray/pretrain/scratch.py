@@ -189,7 +189,9 @@ def _load_tokenizer(source: str, *, local_files_only: bool = False, fallback: Ca
         )
     try:
         with quiet_transformers():
-            return AutoTokenizer.from_pretrained(path if path.is_dir() else source, local_files_only=local_files_only)
+            return AutoTokenizer.from_pretrained(
+                path if path.is_dir() else source, local_files_only=local_files_only, trust_remote_code=False
+            )
     except Exception as error:  # transformers raises many types where there is no tokenizer
         if fallback is not None and not path.is_dir():
             return fallback()
