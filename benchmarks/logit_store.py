@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from common import machine_line
 
-from slm_ray.cluster import _KEEP_MEMORY
+from slm_ray.cluster.session import _KEEP_MEMORY
 from slm_ray.core.files import cache_folder
 from slm_ray.core.progress import Console
 from slm_ray.data import TRAIN, load_corpus, prepare_tokens, tokenizer_digest

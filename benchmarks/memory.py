@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, default=2)
     workers = parser.parse_args().workers
-    from slm_ray.cluster import _KEEP_MEMORY
+    from slm_ray.cluster.session import _KEEP_MEMORY
     from slm_ray.models.teachers import load_teacher
 
     os.environ.update(_KEEP_MEMORY)

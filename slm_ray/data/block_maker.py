@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slm_ray.cluster import pinned_to_home
 from slm_ray.core.errors import UserError
 from slm_ray.core.files import write_bytes, write_json
 from slm_ray.core.progress import Console, Progress
@@ -189,6 +190,7 @@ def _finished_blocks(job: Job, slices: Sequence[Slice], workers: int) -> Iterato
     """Run one round in Ray Data: (name, tokens) of each block as it is finished.
 
     A reading task needs little of a core, so it asks for none; then it cannot take the place of what it feeds, either.
+    It runs on the command's machine, which has the text, and what it feeds on any.
     Every block of text is a Ray Data block of its own; readers wait while a few of them per worker lie ready.
 
     Raises:
@@ -207,7 +209,7 @@ def _finished_blocks(job: Job, slices: Sequence[Slice], workers: int) -> Iterato
     with _quiet(), ray.data.DataContext.current(context):
         rows = (
             ray.data.from_items([{"slice": number} for number in range(len(slices))], override_num_blocks=len(slices))
-            .flat_map(functools.partial(read_slice, job=job, slices=references), compute=readers, num_cpus=0)
+            .flat_map(functools.partial(read_slice, job=job, slices=references), compute=readers, **pinned_to_home(0))
             .map(functools.partial(finish_block, job=job), compute=makers, num_cpus=1)
         )
         for row in rows.iter_rows():

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import json
 import os
-import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slm_ray.cluster import local_copy, outbox
 from slm_ray.core.errors import UserError
-from slm_ray.core.files import write_json
+from slm_ray.core.files import read_json, write_json
 from slm_ray.data.blocks import Piece, cut_blocks, pack_block
 from slm_ray.data.shard_files import write_shard
 
@@ -55,7 +55,7 @@ def record_path(folder: Path, name: str) -> Path:
 
 
 def _row(name: str = "", text: bytes = b"", error: str = "") -> dict[str, Any]:
-    return {"name": name, "text": text, "error": error}
+    return {"name": name, "text": text, "tokens": 0, "error": error}
 
 
 def read_slice(row: dict[str, int], job: Job, slices: Sequence[Any]) -> Iterator[dict[str, Any]]:
@@ -76,8 +76,8 @@ def read_slice(row: dict[str, int], job: Job, slices: Sequence[Any]) -> Iterator
         blocks = cut_blocks(documents, job.part, job.low, job.high, job.block_bytes, job.limit_bytes)
         for index, block in enumerate(blocks):
             name = f"shard-{job.round}-{number:05d}-{index:07d}"
-            if record_path(job.folder, name).exists():
-                yield _row(name)
+            if (done := record_path(job.folder, name)).exists():
+                yield _row(name) | {"tokens": int(read_json(done)["num_tokens"])}
             else:
                 yield _row(name, json.dumps(block, ensure_ascii=False).encode())
     except UserError as error:
@@ -92,34 +92,27 @@ def finish_block(row: dict[str, Any], job: Job) -> dict[str, Any]:
     Returns:
         Its name and number of tokens, or the error's sentence.
     """
-    name = row["name"]
+    done = {name: row[name] for name in ("name", "tokens", "error")}
+    if not row["text"]:
+        return done
     try:
-        if row["text"]:
-            record = _make_shard(name, [Piece(*piece) for piece in json.loads(row["text"])], job)
-            write_json(record_path(job.folder, name), record)
-        elif not row["error"]:
-            record = json.loads(record_path(job.folder, name).read_bytes())
-        else:
-            return {"name": "", "tokens": 0, "error": row["error"]}
+        with outbox(job.folder) as folder:
+            block = [Piece(*piece) for piece in json.loads(row["text"])]
+            record = _make_shard(row["name"], block, job, folder)
+            write_json(record_path(folder, row["name"]), record)
     except UserError as error:
         return {"name": "", "tokens": 0, "error": str(error)}
-    return {"name": name, "tokens": record["num_tokens"], "error": ""}
+    return done | {"tokens": record["num_tokens"]}
 
 
-def _make_shard(name: str, block: list[Piece], job: Job) -> dict[str, Any]:
-    path = job.folder / TOKENIZER_FILE
-    if not path.exists():  # where the driver put it
-        raise UserError(
-            f"{job.folder} is not to be seen on the node {platform.node()}: set SLM_RAY_CACHE to a folder that all "
-            "nodes share"
-        )
-    packed = pack_block(block, _tokenizer(path), job.separator)
+def _make_shard(name: str, block: list[Piece], job: Job, folder: Path) -> dict[str, Any]:
+    packed = pack_block(block, _tokenizer(job.folder / TOKENIZER_FILE), job.separator)
     num_sequences = len(packed.ids) // job.sequence_length
     end = num_sequences * job.sequence_length
     entry = None
     if num_sequences:
         rows = packed.ids[:end].reshape(num_sequences, job.sequence_length)
-        entry = write_shard(job.folder, name, rows, packed.starts[packed.starts < end])
+        entry = write_shard(folder, name, rows, packed.starts[packed.starts < end])
     return {
         "shard": entry,
         "num_tokens": len(packed.ids),
@@ -135,4 +128,4 @@ def _tokenizer(path: Path) -> Tokenizer:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     from tokenizers import Tokenizer
 
-    return Tokenizer.from_file(str(path))
+    return Tokenizer.from_file(str(local_copy(path)))

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from slm_ray.cluster import local_copy, outbox
 from slm_ray.core.errors import UserError
 from slm_ray.core.progress import Console
 from slm_ray.data.shards import TokenShards
@@ -55,7 +56,7 @@ class Job:
 def _reader(job: Job) -> SignalReader:
     """The teacher, ready to run; made once per process."""
     torch.set_num_threads(job.threads)
-    return SignalReader(job.teacher, TokenShards.open(job.shards), job.settings, job.device)
+    return SignalReader(job.teacher.here(), TokenShards.open(local_copy(job.shards)), job.settings, job.device)
 
 
 def capture_part(row: dict[str, Any], job: Job) -> dict[str, Any]:
@@ -74,7 +75,9 @@ def capture_part(row: dict[str, Any], job: Job) -> dict[str, Any]:
         reader = _reader(job)
         first = number * job.part_sequences
         count = min(job.part_sequences, reader.shards.num_sequences - first)
-        store_format.write_part(job.work, number, first, count, reader.read(first, count), began)
+        arrays = reader.read(first, count)
+        with outbox(job.work) as folder:
+            store_format.write_part(folder, number, first, count, arrays, began)
     except UserError as error:
         problem = str(error)
     except torch.OutOfMemoryError:

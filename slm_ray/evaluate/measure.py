@@ -9,12 +9,13 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from slm_ray.cluster import local_copy
 from slm_ray.core.errors import UserError, first_line
 from slm_ray.data import TokenShards
 from slm_ray.evaluate.config import SEPARATE, SLIDING
@@ -75,8 +76,9 @@ def measure_model(job: ModelJob, emit: Emit) -> None:
     torch.set_num_threads(job.threads)
     start = time.perf_counter()
     try:
-        loaded = LoadedModel(job.model, job.precision, torch.device(job.device))
-        tokenizer = load_tokenizer(job.model) if {part.kind for part in job.parts} & _READ_TEXT else None
+        model = replace(job.model, folder=local_copy(job.model.folder))
+        loaded = LoadedModel(model, job.precision, torch.device(job.device))
+        tokenizer = load_tokenizer(model) if {part.kind for part in job.parts} & _READ_TEXT else None
         emit((LOADED, {"params": loaded.params, "seconds": round(time.perf_counter() - start, 3)}))
         for index, part in enumerate(job.parts):
             alone = part.kind == EFFICIENCY
@@ -110,7 +112,7 @@ def _text(job: ModelJob, part: Part, loaded: LoadedModel, tokenizer: Any, say: C
     from slm_ray.evaluate.documents import DocumentTokens
     from slm_ray.evaluate.text_record import measure_packed, measure_sliding
 
-    place, settings = Path(part.inputs["place"]), part.settings
+    place, settings = local_copy(Path(part.inputs["place"])), part.settings
     if settings["window"] == SLIDING:
         length, stride = settings["length"], settings["stride"]
         documents = DocumentTokens.open(place)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from slm_ray.cluster import local_copy
 from slm_ray.data.shards import TokenShards
 from slm_ray.distill.losses import Divergence
 from slm_ray.distill.online import OnlineTeacher
@@ -105,7 +106,7 @@ def make_signal(job: TrainJob, place: Place, shards: TokenShards) -> Signal | No
         return None
     if job.distill == "full":
         dtype = DTYPES[resolve_precision(job.option("precision"), place.device)]
-        teacher = OnlineTeacher(Path(str(job.teacher)), dtype, place.device)
+        teacher = OnlineTeacher(local_copy(Path(str(job.teacher))), dtype, place.device)
         return lambda _indices, ids, positions: teacher.signal(ids, positions)
     return _stored_signal(job, place, shards)
 
@@ -113,7 +114,7 @@ def make_signal(job: TrainJob, place: Place, shards: TokenShards) -> Signal | No
 def _stored_signal(job: TrainJob, place: Place, shards: TokenShards) -> Signal:
     from slm_ray.distill.store import LogitStore
 
-    store = LogitStore.open(Path(str(job.store)))
+    store = LogitStore.open(local_copy(Path(str(job.store))))
 
     def read(indices: npt.NDArray[np.int64], _ids: torch.Tensor, _positions: torch.Tensor | None) -> TeacherSignal:
         found: SparseSignal = store.signal(indices, job.distill)

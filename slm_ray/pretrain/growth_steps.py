@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from slm_ray.architecture import Architecture, SubnetSpec, full_subnet
+from slm_ray.cluster import local_copy
 from slm_ray.core.errors import UserError
 from slm_ray.data.shards import TokenShards
 from slm_ray.evaluate.held_out import held_out_loss
@@ -106,11 +107,11 @@ class Measurement:
         Raises:
             UserError: The model's logits are none that the losses here know, or its loss is no number.
         """
-        model = load_student(Path(self.folder), self.name)
+        model = load_student(local_copy(Path(self.folder)), self.name)
         check_logits(model, self.name)
         precision, place = resolve_precision(self.precision, device), Place(0, 1, device)
         module = StudentLoss(model.to(device), None, DTYPES[precision]).eval()
-        held_out = TokenShards.open(Path(self.held_out))
+        held_out = TokenShards.open(local_copy(Path(self.held_out)))
 
         @torch.no_grad()
         def losses(ids: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:

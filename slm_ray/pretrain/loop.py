@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from slm_ray.cluster import local_copy
 from slm_ray.core.errors import UserError
 from slm_ray.data.shards import TokenShards
 from slm_ray.evaluate.held_out import HeldOutLoss, held_out_loss
@@ -75,7 +76,7 @@ class Trainer:
             state, self.trainer = read_state(folder)
             student = load_student(folder, job.name)
             copy_static_files(folder, Path(self._static.name))
-        self.shards, self.held_out = TokenShards.open(Path(job.shards)), TokenShards.open(Path(job.held_out))
+        self.shards, self.held_out = (TokenShards.open(local_copy(Path(place))) for place in (job.shards, job.held_out))
         self.separate = job.documents == "separate"
         self.signal = make_signal(job, place, self.shards)
         torch.manual_seed(job.seed)

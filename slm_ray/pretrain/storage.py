@@ -1,6 +1,7 @@
 """Where checkpoints lie: a local folder, or a place that pyarrow reaches (S3, Google Cloud Storage, Azure, HDFS).
 
-Both kinds hold named folders, each with a manifest that makes it whole. One run at a time writes a place.
+All hold named folders, each with a manifest that makes it whole. One run at a time writes a place. A local folder that
+a worker on another machine does not see is reached through the command's machine, on which it lies.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 import psutil
 from pyarrow import ArrowException, fs
 
+from slm_ray.cluster import Home, fetch_file, home_of, send_file
 from slm_ray.core.errors import UserError
 from slm_ray.core.files import explain_os_error, whole_folder
 from slm_ray.core.redact import redact
@@ -62,15 +64,20 @@ def open_storage(location: str | Path) -> Storage:
         UserError: No file system takes the address, or it cannot be reached.
     """
     if "://" not in str(location):
-        return LocalStorage(Path(location).expanduser().absolute())
+        return _local_storage(Path(location).expanduser().absolute())
     address = str(location)
     if address.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in address:
         address += f"{'&' if '?' in address else '?'}retry_limit_seconds={_GCS_SECONDS}"
     with _reaching(str(location)):
         filesystem, path = fs.FileSystem.from_uri(address)
     if isinstance(filesystem, fs.LocalFileSystem):
-        return LocalStorage(Path(path))
+        return _local_storage(Path(path))
     return RemoteStorage(filesystem, path, str(location))
+
+
+def _local_storage(root: Path) -> Storage:
+    home = home_of(root)
+    return LocalStorage(root) if home is None else HomeStorage(home, root)
 
 
 def _remove_dead(parent: Path, pattern: re.Pattern[str]) -> None:
@@ -134,6 +141,70 @@ class LocalStorage:
             raise explain_os_error(error, f"deleting {self.root / folder}") from error
 
 
+class HomeStorage:
+    """A folder of the command's machine, for a worker on another one that does not see it."""
+
+    def __init__(self, home: Home, root: Path) -> None:
+        self._home, self._root, self._there = home, root, LocalStorage(root)
+
+    def prepare(self) -> None:
+        """See :class:`Storage`."""
+        self._home.run(self._there.prepare)
+
+    def folders(self) -> list[str]:
+        """See :class:`Storage`."""
+        return self._home.run(self._there.folders)
+
+    def read(self, folder: str, file: str) -> bytes | None:
+        """See :class:`Storage`."""
+        return self._home.run(self._there.read, folder, file)
+
+    def publish(self, folder: str, write: Callable[[Path], None]) -> None:
+        """See :class:`Storage`; the files are sent one by one, into a folder that then takes its name."""
+        with _staging() as scratch:
+            with whole_folder(scratch / folder) as temporary:
+                write(temporary)
+            local, arriving = scratch / folder, self._home.run(_arriving, self._root, folder)
+            for path in sorted(local.rglob("*")):
+                if path.is_file():
+                    send_file(self._home, path, arriving / path.relative_to(local))
+            self._home.run(_publish_arrived, self._there, folder, arriving)
+
+    @contextmanager
+    def fetch(self, folder: str, files: Sequence[str]) -> Iterator[Path]:
+        """See :class:`Storage`; the files are copied, and the copies are gone after the block."""
+        with _staging() as scratch:
+            for file in files:
+                (scratch / file).parent.mkdir(parents=True, exist_ok=True)
+                fetch_file(self._home, self._root / folder / file, scratch / file)
+            yield scratch
+
+    def remove(self, folder: str) -> None:
+        """See :class:`Storage`."""
+        self._home.run(self._there.remove, folder)
+
+
+def _arriving(root: Path, folder: str) -> Path:
+    """A folder for files on their way; it is called as what killed writers leave, and goes with it."""
+    path = root / f".{folder}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise explain_os_error(error, f"writing {root}") from error
+    return path
+
+
+def _publish_arrived(storage: LocalStorage, folder: str, arrived: Path) -> None:
+    def write(new: Path) -> None:
+        for path in arrived.iterdir():
+            os.replace(path, new / path.name)
+
+    try:
+        storage.publish(folder, write)
+    finally:
+        shutil.rmtree(arrived, ignore_errors=True)
+
+
 class RemoteStorage:
     """A place behind a network. Files are uploaded one by one, the manifest last."""
 
@@ -174,7 +245,7 @@ class RemoteStorage:
 
     def publish(self, folder: str, write: Callable[[Path], None]) -> None:
         """See :class:`Storage`."""
-        with self._staging() as scratch:
+        with _staging() as scratch:
             with whole_folder(scratch / folder) as temporary:
                 write(temporary)
             local = scratch / folder
@@ -197,7 +268,7 @@ class RemoteStorage:
     @contextmanager
     def fetch(self, folder: str, files: Sequence[str]) -> Iterator[Path]:
         """See :class:`Storage`; the files are downloaded."""
-        with self._staging() as scratch:
+        with _staging() as scratch:
             for file in files:
                 (scratch / file).parent.mkdir(parents=True, exist_ok=True)
                 with _reaching(self._address):
@@ -211,14 +282,15 @@ class RemoteStorage:
             self._files.delete_file(self._path(folder, MANIFEST))
             self._files.delete_dir(self._path(folder))
 
-    @contextmanager
-    def _staging(self) -> Iterator[Path]:
-        """A local folder whose name says which process it belongs to."""
-        path = Path(tempfile.mkdtemp(prefix=f"{_STAGING}{os.getpid()}-"))
-        try:
-            yield path
-        finally:
-            shutil.rmtree(path, ignore_errors=True)
+
+@contextmanager
+def _staging() -> Iterator[Path]:
+    """A local folder whose name says which process it belongs to."""
+    path = Path(tempfile.mkdtemp(prefix=f"{_STAGING}{os.getpid()}-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

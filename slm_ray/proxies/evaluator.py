@@ -82,7 +82,7 @@ class Evaluator:
         torch.set_num_threads(settings.threads)
         self.settings = settings
         self.ids = torch.from_numpy(settings.ids.astype(np.int64))
-        teacher = settings.teacher
+        teacher = settings.teacher.here()
         self.config, self.family = teacher.config(), teacher.family()
         self.state = teacher.state_as(DTYPES[settings.precision])
         self.runner = SubnetRunner(self.state, self.config, self.family)

@@ -24,6 +24,7 @@ _BATCH_SEQUENCES = 2
 @lru_cache(maxsize=1)
 def _gated(teacher: Teacher, precision: str) -> GatedTeacher:
     """The teacher with gates, made once per process."""
+    teacher = teacher.here()
     return GatedTeacher(teacher.state_as(DTYPES[precision]), teacher.config(), teacher.family())
 
 

@@ -386,16 +386,9 @@ class TestBadInput:
         (tmp_path / "tokenizer.json").write_text(trained_tokenizer)
         job = Job(tmp_path, 0, "train", 0, 1 << 64, 1 << 12, LENGTH, 0)
         text = json.dumps([["one two three " * 100, True, True]]).encode()
-        row = finish_block({"name": "shard-0-00000-0000000", "text": text, "error": ""}, job)
+        row = finish_block({"name": "shard-0-00000-0000000", "text": text, "tokens": 0, "error": ""}, job)
         assert "the disk is full: free some space and run the same command again" in row["error"]
         assert sorted(path.name for path in tmp_path.iterdir() if "shard" in path.name) == []
-
-    def test_a_node_that_does_not_see_the_cache(self, tmp_path):
-        job = Job(tmp_path / "elsewhere", 0, "train", 0, 1 << 64, 1 << 12, LENGTH, 0)
-        row = finish_block({"name": "shard-0-00000-0000000", "text": b'[["one", true, true]]', "error": ""}, job)
-        assert "is not to be seen on the node" in row["error"]
-        assert "set SLM_RAY_CACHE to a folder that all nodes share" in row["error"]
-        assert list(tmp_path.iterdir()) == []
 
     def test_a_dataset_that_cannot_be_reached(self, ray, prepare):
         with pytest.raises(UserError, match=r"cannot read 'no-one/nothing' from the Hugging Face hub"):

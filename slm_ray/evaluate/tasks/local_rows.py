@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from slm_ray.cluster import local_copy
 from slm_ray.core.digest import sha256_file
 from slm_ray.core.errors import UserError, first_line
 from slm_ray.core.files import explain_os_error
@@ -59,7 +60,7 @@ class LocalSplit:
         Raises:
             UserError: The file cannot be read, a column to select by or to rename is missing, or nothing is left.
         """
-        rows = read_rows(Path(self.file))
+        rows = read_rows(local_copy(Path(self.file)))
         if self.select:
             column, value = self.select
             rows = [row for row in rows if str(row.get(column)) == value]

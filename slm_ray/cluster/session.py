@@ -9,12 +9,15 @@ import socket
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from slm_ray.cluster.home import open_home, sent_files
 from slm_ray.core.commands import EXIT_USER_ERROR
 from slm_ray.core.environment import usable_cpus
 from slm_ray.core.errors import UserError, first_line
+from slm_ray.core.units import format_bytes
 
 # Read by Ray when it is imported and when its processes start.
 _QUIET = {
@@ -75,6 +78,7 @@ def ray_session(address: str | None, num_cpus: int) -> Iterator[None]:
             )
             raise UserError(f"{where} ({first_line(error, 160)}): {fix}") from error
     ended = threading.Event()
+    home = open_home() if started_here and address else None
     if started_here:
         is_alive = _head_answers(ray) if address else _head_runs(ray)
         threading.Thread(target=_watch_head, args=(is_alive, ended), daemon=True, name="ray-head-watch").start()
@@ -82,8 +86,20 @@ def ray_session(address: str | None, num_cpus: int) -> Iterator[None]:
         yield
     finally:
         ended.set()
+        if home is not None:
+            _say_sent(home)
         if started_here:
             ray.shutdown()
+
+
+def _say_sent(home: Any) -> None:
+    """One line for every folder that other machines were sent, in the end."""
+    sent = defaultdict[str, list[int]](list)
+    with contextlib.suppress(Exception):  # a cluster that is gone has nothing to say, and the run's own error has
+        for what, _, num_bytes in sent_files(home):
+            sent[what].append(num_bytes)
+    for what, each in sent.items():
+        print(f"sent {what} ({format_bytes(max(each))}) to {len(each)} machines, once each", file=sys.stderr)
 
 
 def _head_runs(ray: Any) -> Callable[[], bool]:
