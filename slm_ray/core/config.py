@@ -15,6 +15,8 @@ from typing import Any, NoReturn, TypeVar
 import yaml
 
 from slm_ray.core.errors import ConfigError, UserError, nearest
+from slm_ray.core.plain_yaml import plain_yaml
+from slm_ray.core.redact import MASK, secret_in
 
 T = TypeVar("T")
 Check = Callable[[Any], str | None]
@@ -131,6 +133,8 @@ def _problem_with(field: dataclasses.Field[Any], value: Any) -> tuple[Any, str |
     except (ValueError, TypeError, OverflowError):
         wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
         return value, f"must be {wanted}, got {value!r}"
+    if isinstance(value, str) and secret_in(value):  # options are kept in the run's records, and sent to trackers
+        return MASK, "has a login or key in it, which would be kept on record: give that by the environment"
     if meta["choices"] and value not in meta["choices"]:
         return value, f"'{value}' is not one of them: {nearest(value, meta['choices'])}"
     return value, meta["check"](value) if meta["check"] else None
@@ -162,23 +166,37 @@ def build_config(cls: type[T], given: Mapping[str, Any], *, source: str = "optio
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file with the safe loader (plain data only).
+    """Read a YAML file as plain data.
 
     Raises:
         UserError: It is missing, not UTF-8, or not YAML; the line is named.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
     except IsADirectoryError as error:
         raise UserError(f"{path} is a folder, not a YAML file") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: save it as UTF-8") from error
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Plain data from YAML.
+
+    Args:
+        text: The YAML.
+        source: What an error names.
+
+    Raises:
+        UserError: It is not YAML; the line is named.
+    """
+    try:
+        return plain_yaml(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"{path} is not valid YAML{where}: {getattr(error, 'problem', None) or error}") from error
+        raise UserError(f"{source} is not valid YAML{where}: {getattr(error, 'problem', None) or error}") from error
 
 
 def add_command_flags(parser: argparse.ArgumentParser, cls: type, *, dry_run: str) -> None:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+from slm_ray.core.redact import redact
+
 
 class UserError(ValueError):
     """A mistake the user can fix. Commands print it as one line and exit with status 2.
 
-    The message names the rule, the value that broke it and the fix.
+    The message names the rule, the value that broke it and the fix. Keys and logins in it are masked, because it ends
+    in records as well as on the screen.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
 
 
 class ConfigError(UserError):
@@ -24,8 +30,8 @@ class ConfigError(UserError):
 
 
 def first_line(error: BaseException, limit: int = 200) -> str:
-    """What a library's exception says, in one line: its first one, or the name of its type."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    """What a library's exception says, in one line: its first one, or the name of its type; keys in it are masked."""
+    lines = redact(str(error)).strip().splitlines() or [type(error).__name__]
     return lines[0][:limit]
 
 

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} does not exist") from error
     except OSError as error:
         raise explain_os_error(error, f"reading {path}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(
             f"{path} is not valid JSON ({error}): it was cut short or edited; delete it or restore it"
         ) from error
@@ -147,6 +147,17 @@ def _take_name(temporary: Path, path: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not path.is_dir():
             raise
+
+
+def check_inside(names: Iterable[Any], manifest: Path) -> None:
+    """Make sure that a manifest names files of its own folder and no others: somebody else may have written it.
+
+    Raises:
+        UserError: It names another one.
+    """
+    for name in names:
+        if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\\" in name:
+            raise UserError(f"{manifest} names a file outside of its folder ({str(name)[:100]!r}): do not use it")
 
 
 def cache_folder() -> Path:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from slm_ray.core.digest import digest_json, sha256_file
 from slm_ray.core.errors import UserError
-from slm_ray.core.files import explain_os_error, read_json
+from slm_ray.core.files import check_inside, explain_os_error, read_json
 from slm_ray.core.progress import Console, Progress
 from slm_ray.data.shard_files import FORMAT, IDS, MANIFEST_FILE, STARTS
 
@@ -71,16 +71,23 @@ class TokenShards:
             whole = False
         if not whole:
             raise UserError(f"{folder / MANIFEST_FILE} is not what was written (its digest differs): {remedy}")
-        if manifest["format"] != FORMAT:
-            raise UserError(f"{folder} was written by another version (format {manifest['format']}): {remedy}")
-        for shard in manifest["shards"]:
-            for kind in (IDS, STARTS):
-                path, size = folder / f"{shard['name']}{kind}", shard[f"file_bytes{kind}"]
-                found = path.stat().st_size if path.is_file() else None
-                if found != size:
-                    state = "is missing" if found is None else f"has {found:,} bytes instead of {size:,}"
-                    raise UserError(f"the shard {path} {state}: {remedy}")
-        return cls(folder, manifest)
+        if manifest.get("format") != FORMAT:
+            raise UserError(f"{folder} was written by another version (format {manifest.get('format')}): {remedy}")
+        try:
+            check_inside([shard["name"] for shard in manifest["shards"]], folder / MANIFEST_FILE)
+            shards = cls(folder, manifest)
+            sizes = {f"{shard['name']}{kind}": int(shard[f"file_bytes{kind}"])
+                     for shard in manifest["shards"] for kind in (IDS, STARTS)}  # fmt: skip
+        except (AttributeError, KeyError, TypeError, IndexError) as error:
+            problem = "is not what was written (fields are missing)"
+            raise UserError(f"{folder / MANIFEST_FILE} {problem}: {remedy}") from error
+        for name, size in sizes.items():
+            path = folder / name
+            found = path.stat().st_size if path.is_file() else None
+            if found != size:
+                state = "is missing" if found is None else f"has {found:,} bytes instead of {size:,}"
+                raise UserError(f"the shard {path} {state}: {remedy}")
+        return shards
 
     @property
     def num_tokens(self) -> int:
@@ -184,3 +191,8 @@ class TokenShards:
             return np.load(path, mmap_mode="r", allow_pickle=False)
         except OSError as error:
             raise explain_os_error(error, f"reading {path}") from error
+        except (ValueError, EOFError, SyntaxError) as error:  # pickled objects, or no header of numpy's
+            raise UserError(
+                f"the shard {path} is not what was written (it holds no plain numbers): delete the folder "
+                f"{self.folder} and prepare it again"
+            ) from error

@@ -194,6 +194,8 @@ class LogitStore:
         found = store_format.sequence_arrays(arrays, row)
         if store_format.check_of(found) != arrays["checks"][row]:
             raise damaged(self._path(number), f"sequence {index} differs from its checksum")
+        if found["ids"].size and int(found["ids"].max()) >= int(self._request["vocab_size"]):
+            raise damaged(self._path(number), f"sequence {index} has a word that the teacher does not have")
         return found
 
 

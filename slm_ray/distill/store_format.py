@@ -27,7 +27,7 @@ from safetensors.numpy import save
 
 from slm_ray.core.digest import digest_json, sha256_bytes
 from slm_ray.core.errors import UserError
-from slm_ray.core.files import explain_os_error, read_json, write_bytes, write_json
+from slm_ray.core.files import check_inside, explain_os_error, read_json, write_bytes, write_json
 
 TOP_K, TOP_K_TAIL, SAMPLED = "top-k", "top-k-tail", "sampled"
 STORE_KINDS = (TOP_K, SAMPLED)
@@ -173,8 +173,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         whole = False
     if not whole:
         raise damaged(path, "its digest differs")
-    if manifest["format"] != FORMAT:
-        raise UserError(f"{path} has format {manifest['format']}, this version reads {FORMAT}: capture it again")
+    if manifest.get("format") != FORMAT:
+        raise UserError(f"{path} has format {manifest.get('format')}, this version reads {FORMAT}: capture it again")
+    try:
+        check_inside([part["name"] for part in manifest["parts"]], path)
+        fields = {"first", "bytes", "num_values", "sha256"}
+        whole = isinstance(manifest["request"], dict) and all(fields <= part.keys() for part in manifest["parts"])
+    except (AttributeError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise damaged(path, "fields are missing")
     return manifest
 
 

@@ -246,7 +246,7 @@ def check_shards(what: str, folder: Path) -> None:
     strange = sorted(str(shard) for shard in wanted if not re.fullmatch(r"[\w.-]+\.safetensors", str(shard)))
     if strange:
         raise UserError(
-            f"{what}: {index.name} names '{strange[0]}', which is no *.safetensors file of its folder: download it again"
+            f"{what}: {index.name} names '{strange[0]}', which is no *.safetensors file of its folder: do not use it"
         )
     missing = sorted(shard for shard in wanted if not (folder / shard).is_file())
     if missing:

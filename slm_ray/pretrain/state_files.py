@@ -82,7 +82,7 @@ def read_state(folder: Path) -> tuple[TrainingState, TrainerState]:
     Raises:
         UserError: A file is damaged.
     """
-    trainer = TrainerState(**read_json(folder / TRAINER_FILE))
+    trainer = _trainer_of(folder / TRAINER_FILE)
     state = TrainingState(scale=trainer.scale)
     path = folder / OPTIMIZER_FILE
     if path.exists():
@@ -90,6 +90,17 @@ def read_state(folder: Path) -> tuple[TrainingState, TrainerState]:
             name, _, entry = key.rpartition(_SEPARATOR)
             state.optimizer.setdefault(name, {})[entry] = value
     return state, trainer
+
+
+def _trainer_of(path: Path) -> TrainerState:
+    try:
+        trainer = TrainerState(**read_json(path))
+        whole = all(isinstance(value, int) for value in (trainer.step, trainer.tokens)) and "own" in trainer.flops
+    except (TypeError, KeyError):
+        whole = False
+    if not whole:
+        raise UserError(f"{path} is damaged (its fields are others): delete this checkpoint and resume from one before")
+    return trainer
 
 
 def _save_tensors(path: Path, tensors: Tensors) -> None:

@@ -7,13 +7,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from slm_ray.core.commands import command_line
-from slm_ray.core.config import Parser
+from slm_ray.core.config import Parser, parse_yaml
 from slm_ray.core.errors import UserError
 from slm_ray.core.files import explain_os_error, read_json, write_json, write_text
-from slm_ray.core.runfolder import CONFIG_FILE, RunFolder
+from slm_ray.core.mirror import STORAGE_HELP
+from slm_ray.core.runfolder import CONFIG_FILE, RunFolder, find_run
 from slm_ray.sweep.finish import table_rows, track, write_results
 from slm_ray.sweep.machine import make_machine
 from slm_ray.sweep.model import SweepFile
@@ -40,6 +39,7 @@ def make_parser() -> Parser:
                         help="points at once [default: as many as fit]")  # fmt: skip
     parser.add_argument("--launcher", choices=("ray", "local"), default="ray",
                         help="ray: trials of Ray Tune; local: one after the other in this process")  # fmt: skip
+    parser.add_argument("--storage", default=None, help=STORAGE_HELP)
     parser.add_argument("--address", default=None, help="Ray cluster to join, e.g. auto [default: start one here]")
     parser.add_argument("--tracker", choices=("none", "jsonl", "wandb"), default="jsonl",
                         help="where metrics go beside the records")  # fmt: skip
@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
     text = _read(given.file)
     folder = RunFolder.create(out, {
         "command": command, "name": sweep.name, "source": str(given.file), "scale": given.scale,
-        "settings": given.settings, "max_runs": given.max_runs, "file": text,
+        "settings": given.settings, "max_runs": given.max_runs, "storage": given.storage, "file": text,
     })  # fmt: skip
     write_text(folder.file("sweep.yaml"), text)
     return _execute(sweep, folder, given, command)
@@ -165,19 +165,20 @@ def _saved(path: Path) -> tuple[SweepFile, dict[str, Any]]:
     saved = read_json(path / CONFIG_FILE)
     if not isinstance(saved, dict) or "file" not in saved or "settings" not in saved:
         raise UserError(f"{path} is the folder of another command, not of a sweep: give the folder of one")
-    loaded = yaml.safe_load(saved["file"])
+    loaded = parse_yaml(str(saved["file"]), str(path / CONFIG_FILE))
     sweep = parse_sweep(loaded, str(saved["source"]), saved["scale"], saved["settings"], Path(saved["source"]).stem)
     return sweep, saved
 
 
 def _resume(given: Any) -> int:
     """Continue a sweep; with a file, what that adds is run too, and what is done is not done again."""
+    find_run(given.resume, given.storage)
     sweep, saved = _saved(given.resume)
     if given.file is not None:
         sweep = read_sweep(given.file, saved["scale"], saved["settings"])
     given.max_runs = given.max_runs or saved["max_runs"]
     _check_memory(sweep, _points(sweep, given.max_runs), given)
-    folder = RunFolder.open_existing(given.resume)
+    folder = RunFolder.open_existing(given.resume, given.storage)
     if given.file is not None:
         text = _read(given.file)
         write_text(folder.file("sweep.yaml"), text)

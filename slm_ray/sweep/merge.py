@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from slm_ray.core.errors import UserError, nearest
+from slm_ray.core.plain_yaml import plain_yaml
 from slm_ray.sweep.stages import STAGES, normal_name
 
 _MERGED = ("base", "grid", "vars", "machine", "required")
@@ -76,7 +77,7 @@ def apply_settings(top: dict[str, Any], settings: Sequence[str]) -> dict[str, An
         if not equals or not name.strip():
             raise UserError(f"--set {text} must be like --set data=FILE or --set pretrain.tokens=20k")
         try:
-            _set(top, name.strip(), yaml.safe_load(value))
+            _set(top, name.strip(), plain_yaml(value))
         except yaml.YAMLError as error:
             raise UserError(f"--set {text}: the value is not valid YAML") from error
     return top

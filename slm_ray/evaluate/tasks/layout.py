@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from slm_ray.core.errors import UserError, nearest
+from slm_ray.core.plain_yaml import plain_yaml
 from slm_ray.evaluate.tasks.expand import Ancestry, Expansion, Leaf
 from slm_ray.evaluate.tasks.harness import read_config
 from slm_ray.evaluate.tasks.index import Entry
@@ -87,7 +88,7 @@ class TaskData:
         if not path.is_file():
             return {}
         try:
-            value = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            value = plain_yaml(path.read_text(encoding="utf-8")) or {}
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"--task-data: {path} is not YAML: {' '.join(str(error).split())}") from error
         if not isinstance(value, dict):
