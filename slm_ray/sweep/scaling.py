@@ -82,21 +82,31 @@ class Fit:
         resampled: Laws of the resampled runs.
         residual: Root mean square of log L minus its prediction.
         runs: Number of runs.
+        reach: How much the terms of size and of data move log L between these runs.
     """
 
     law: ScalingLaw
     resampled: tuple[ScalingLaw, ...]
     residual: float
     runs: int
+    reach: tuple[float, float]
 
     def interval(self, name: str, share: float = 0.95) -> tuple[float, float]:
         """The middle ``share`` of a coefficient over the resampled fits."""
         return middle([getattr(law, name) for law in self.resampled], share)
 
     def undetermined(self) -> list[str]:
-        """The exponents that the runs say too little of for a split of a compute."""
-        intervals = {name: self.interval(name) for name in ("alpha", "beta")}
-        return [name for name, (low, high) in intervals.items() if low < 2 * _LEAST_EXPONENT or high > 10 * low]
+        """The exponents that the runs say too little of for a split of a compute.
+
+        Where a term moves the loss less than the fit errs, its exponent has nothing to be fitted to, and resampled fits
+        that begin there stay there: the interval is narrow, and says nothing.
+        """
+        found = []
+        for name, reach in zip(("alpha", "beta"), self.reach, strict=True):
+            low, high = self.interval(name)
+            if low < 2 * _LEAST_EXPONENT or high > 10 * low or reach < self.residual:
+                found.append(name)
+        return found
 
     def band(self, params: npt.ArrayLike, tokens: npt.ArrayLike, share: float = 0.95) -> tuple[Array, Array]:
         """The middle ``share`` of the predicted losses, point by point."""
@@ -258,7 +268,8 @@ def fit_law(
     law = _law(best)
     residual = float(np.sqrt(np.mean((np.log(law.loss(n, d)) - log_loss) ** 2)))
     resampled = tuple(map(_law, _resampled(best, terms, log_loss, resamples, seed)))
-    return Fit(law, resampled, residual, len(n))
+    moved = (law.a / n**law.alpha / loss, law.b / d**law.beta / loss)
+    return Fit(law, resampled, residual, len(n), (float(np.ptp(moved[0])), float(np.ptp(moved[1]))))
 
 
 def _law(theta: Array) -> ScalingLaw:
@@ -303,8 +314,9 @@ def describe_fit(fit: Fit, flops: Sequence[float] = ()) -> list[str]:
         lines.append(f"  {title:6} {getattr(law, name):.4g}, 95% {low:.4g} to {high:.4g}")
     if unknown := fit.undetermined():
         lines.append(
-            f"These runs do not determine {' and '.join(unknown)} (its interval reaches 0 or spans a factor of 10): no "
-            "split of a compute follows from them; more sizes, more tokens or a wider range are needed"
+            f"These runs do not determine {' and '.join(unknown)} (its interval reaches 0 or spans a factor of 10, or "
+            "its term moves the loss less than the fit errs): no split of a compute follows from them; more sizes, more "
+            "tokens or a wider range are needed"
         )
         return lines
     for compute in flops:

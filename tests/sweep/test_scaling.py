@@ -93,3 +93,10 @@ def test_runs_that_say_nothing_of_an_exponent_give_no_split():
     assert any("do not determine alpha" in line for line in found.lines)
     assert not any("best spent" in line for line in found.lines)
     assert [plot.name for plot in found.plots] == ["law-loss"]
+
+
+def test_a_size_that_moves_the_loss_less_than_the_fit_errs_gives_no_split():
+    n, d = (one.ravel() for one in np.meshgrid((3e5, 6e5, 1.2e6, 2.4e6), (6.4e4, 1.28e5, 2.56e5, 5.12e5)))
+    loss = (1 + 9 / d**0.06) * np.exp(np.random.default_rng(0).normal(0, 0.02, n.size))  # of the data alone
+    fit = fit_law(n.tolist(), d.tolist(), loss.tolist(), resamples=10)
+    assert "alpha" in fit.undetermined() and fit.reach[0] < fit.residual < fit.reach[1]
