@@ -15,6 +15,7 @@ from slm_ray.core.commands import run_command
 from slm_ray.core.config import Parser, add_command_flags, at_least, load_config, option
 from slm_ray.core.errors import UserError
 from slm_ray.core.files import cache_folder
+from slm_ray.core.mirror import STORAGE_HELP
 from slm_ray.core.progress import Console
 from slm_ray.core.units import format_bytes, format_count, format_seconds, parse_number
 from slm_ray.data import DEFAULT_CORPUS
@@ -60,6 +61,7 @@ class LogitsConfig:
     workers: int = option(None, "teachers at once [default: usable CPUs / threads]", check=at_least(1), kind=int)
     threads: int = option(1, "threads, and CPUs, of each worker", check=at_least(1))
     address: str = option(None, "Ray cluster to join, e.g. auto [default: start one here]", kind=str)
+    storage: str = option(None, STORAGE_HELP.replace("--resume", "the same command"), kind=str)
     out: str = option(None, "what the store is to be called", kind=str)
 
     def check(self) -> None:
@@ -123,6 +125,7 @@ def _capture(config: LogitsConfig) -> int:
     from slm_ray.cluster import default_workers, ray_session
     from slm_ray.data.shards import TokenShards
     from slm_ray.distill.capture import capture, check_place
+    from slm_ray.distill.store_mirror import mirrored_store
     from slm_ray.models.teachers import load_teacher
 
     console = Console()
@@ -132,7 +135,8 @@ def _capture(config: LogitsConfig) -> int:
     length = ready.sequence_length if ready else config.sequence_length or DEFAULT_LENGTH
     settings.check(teacher.architecture().structure, length)
     workers = config.workers or default_workers(config.threads)
-    with ray_session(config.address, workers * config.threads):
+    copy = mirrored_store(Path(config.out), config.storage, console)
+    with ray_session(config.address, workers * config.threads), copy:
         shards = ready or _prepare(config, teacher.folder, console, workers * config.threads)
         store = capture(
             teacher, shards, settings, Path(config.out), console=console, workers=workers, threads=config.threads,

@@ -11,6 +11,7 @@ from slm_ray.core.commands import EXIT_INTERRUPTED, run_command
 from slm_ray.core.config import Parser, add_flags
 from slm_ray.core.errors import UserError
 from slm_ray.core.files import explain_os_error
+from slm_ray.core.mirror import bring_back, storage_of
 from slm_ray.core.progress import Console
 from slm_ray.core.runfolder import RunFolder
 from slm_ray.pipeline_options import PipelineConfig, read_options
@@ -48,7 +49,11 @@ def main(argv: Sequence[str]) -> int:
     given = vars(make_parser().parse_args(list(argv)))
     config_file, first, dry_run = given.pop("config"), given.pop("first"), given.pop("dry_run")
     given.pop("debug")
-    pipeline = Pipeline(read_options(config_file, given))
+    options = read_options(config_file, given)
+    place = storage_of(options.storage)
+    if place and not options.out.exists() and not dry_run:
+        bring_back(options.out, place)
+    pipeline = Pipeline(options)
     if first == "logits" and first not in pipeline.names():
         raise UserError(f"--from logits: --distill {pipeline.options.pretrain.distill} reads no store; name another")
     if dry_run:
@@ -59,6 +64,7 @@ def main(argv: Sequence[str]) -> int:
         raise explain_os_error(error, f"creating {pipeline.out}") from error
     folder = RunFolder(pipeline.out)  # its lock: one pipeline at a time works in a folder
     try:
+        folder.mirror_to(options.storage)
         pipeline.state["command"] = shlex.join(["python", "-m", "slm_ray.pipeline", *_without_from(argv)])
         pipeline.state["teacher"] = pipeline.teacher
         return _run_all(pipeline, first)

@@ -10,6 +10,7 @@ from typing import Any
 
 from slm_ray.core.config import build_config, flag_of, option, read_yaml
 from slm_ray.core.errors import ConfigError, UserError, nearest
+from slm_ray.core.mirror import STORAGE_HELP
 from slm_ray.evaluate.config import EvaluateConfig
 from slm_ray.logits import LogitsConfig
 from slm_ray.pretrain.config import DISTILL, FROM_STORE, PretrainConfig
@@ -22,14 +23,14 @@ DEFAULT_OUT = "runs/pipeline"
 
 # Which options the pipeline itself sets, and what from.
 _SET_HERE = {
-    "search": {"out": "--out"},
+    "search": {"out": "--out", "storage": "--storage"},
     "logits": {
         "out": "--out", "teacher": "pretrain.teacher", "data": "pretrain.data", "text_field": "pretrain.text_field",
         "tokens": "pretrain.tokens", "sequence_length": "pretrain.sequence_length", "shards": "pretrain.shards",
         "documents": "pretrain.documents", "kind": "pretrain.distill", "temperature": "pretrain.temperature",
     },
     "pretrain": {"out": "--out", "student": "the search's winners", "store": "the logits stage"},
-    "evaluate": {"out": "--out"},
+    "evaluate": {"out": "--out", "storage": "--storage"},
 }  # fmt: skip
 
 
@@ -43,6 +44,7 @@ class PipelineConfig:
     tokens: str = option(None, "tokens to train each model on, e.g. 300k or 20M", metavar="COUNT", kind=str)
     distill: str = option(None, f"the teacher's signal in pretraining ({', '.join(DISTILL)})", kind=str)
     compare: bool = option(None, "train random and first-n starts too, and compare them", kind=bool)
+    storage: str = option(None, STORAGE_HELP.replace("--resume", "the same command"), kind=str)
     out: str = option(DEFAULT_OUT, "folder of all stages; the same command again continues in it")
 
 
@@ -59,6 +61,7 @@ class Options:
 
     Attributes:
         out: The pipeline's folder.
+        storage: Where that is kept as well.
         search: Options of the search.
         logits: Of the capture; None where distillation reads no store.
         pretrain: Of pretraining; its students are those that the search is expected to find.
@@ -66,6 +69,7 @@ class Options:
     """
 
     out: Path
+    storage: str | None
     search: SearchConfig
     logits: LogitsConfig | None
     pretrain: PretrainConfig
@@ -117,7 +121,7 @@ class _Reader:
             self._check("evaluate", evaluate.check_measurements)
         if self.problems or not (common and search and pretrain and evaluate):
             raise ConfigError(self.source, self.problems)
-        return Options(out, search, logits, pretrain, evaluate)
+        return Options(out, common.storage, search, logits, pretrain, evaluate)
 
     def _section(self, name: str, value: Any) -> dict[str, Any]:
         if value is None:

@@ -56,6 +56,11 @@ def ray_session(address: str | None, num_cpus: int) -> Iterator[None]:
     Raises:
         UserError: Ray cannot start, or the cluster cannot be reached.
     """
+    if address and address.startswith("ray://"):
+        raise UserError(
+            f"--address {address} is Ray's client, which Ray does not support for Tune and Train: run the command on "
+            "the cluster instead, with `ray job submit --address http://HEAD:8265 -- python -m … --address auto`"
+        )
     for name, value in (_QUIET | _KEEP_MEMORY).items():
         os.environ.setdefault(name, value)
     import ray
@@ -138,7 +143,7 @@ def _knock(address: str) -> None:
     Raises:
         OSError: Nobody does.
     """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 

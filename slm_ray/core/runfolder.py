@@ -12,6 +12,9 @@ from slm_ray.core.digest import digest_json
 from slm_ray.core.environment import describe_environment
 from slm_ray.core.errors import UserError
 from slm_ray.core.files import explain_os_error, read_json, write_json
+from slm_ray.core.mirror import Mirror, bring_back, lies_in_a_mirror, storage_of
+from slm_ray.core.progress import Console
+from slm_ray.core.redact import redact
 
 CONFIG_FILE = "config.json"
 ENVIRONMENT_FILE = "environment.json"
@@ -30,6 +33,7 @@ class RunFolder:
             UserError: Another process holds the lock, or the folder cannot be written.
         """
         self.path = path
+        self._mirror: Mirror | None = None
         try:
             self._lock = (path / LOCK_FILE).open("w")
         except OSError as error:
@@ -61,20 +65,54 @@ class RunFolder:
         folder = cls(path)
         write_json(path / ENVIRONMENT_FILE, describe_environment())
         write_json(path / CONFIG_FILE, config)
+        try:
+            folder.mirror_to(config.get("storage"), is_new=True)
+        except UserError:
+            folder.forget()
+            raise
         return folder
 
     @classmethod
-    def open_existing(cls, path: Path) -> RunFolder:
+    def open_existing(cls, path: Path, storage: str | None = None) -> RunFolder:
         """Open the folder of an earlier run to continue it.
+
+        Args:
+            path: The folder; see :func:`find_run`.
+            storage: The storage to mirror it to; None: the one that it had.
 
         Raises:
             UserError: There is no run in it.
         """
-        if not (path / CONFIG_FILE).is_file():
-            raise UserError(
-                f"{path} holds no run to resume ({CONFIG_FILE} is missing): give the folder of an earlier run"
-            )
-        return cls(path)
+        find_run(path, storage)
+        folder = cls(path)
+        folder.mirror_to(storage or folder.config().get("storage"))
+        return folder
+
+    def mirror_to(self, storage: str | None, *, is_new: bool = False) -> None:
+        """Keep the folder a second time at a storage, from now on until it is closed.
+
+        Args:
+            storage: As ``--storage`` has it; None: ``$SLM_RAY_STORAGE``, or nowhere if that is not set. A folder in one
+                that is mirrored is not mirrored by itself.
+            is_new: The run begins, so that one of its name at the storage is another one.
+
+        Raises:
+            UserError: The storage names no place, cannot be reached, or holds another run of this name.
+        """
+        place = storage_of(storage)
+        if place and not lies_in_a_mirror(self.path):
+            try:
+                self._mirror = Mirror(self.path, place, Console(self.file(LOG_FILE)).line)
+                if is_new and self._mirror.found:
+                    raise UserError(
+                        f"{redact(self._mirror.place)} holds a run already: continue it with --resume {self.path}, or "
+                        "choose another --out"
+                    )
+            except UserError:
+                self._mirror = None
+                self.close()
+                raise
+            self._mirror.start()
 
     def config(self) -> dict[str, Any]:
         """The resolved config the run was started with."""
@@ -101,6 +139,38 @@ class RunFolder:
             self.path.rmdir()
 
     def close(self) -> None:
-        """Let go of the lock."""
+        """Bring the mirror up to date, if there is one, and let go of the lock.
+
+        Raises:
+            UserError: The storage stays out of reach; the run itself is whole in its folder.
+        """
+        mirror, self._mirror = self._mirror, None
+        try:
+            if mirror is not None:
+                mirror.stop()
+        finally:
+            self._unlock()
+
+    def _unlock(self) -> None:
         # Its file stays: if it went, a process that had just opened it would lock a file that nobody else sees.
         self._lock.close()
+
+
+def find_run(path: Path, storage: str | None = None) -> None:
+    """Make sure that an earlier run is there; one that this machine does not have is fetched from the storage.
+
+    Args:
+        path: The folder of the run.
+        storage: As ``--storage`` has it; None: ``$SLM_RAY_STORAGE``, or nowhere if that is not set.
+
+    Raises:
+        UserError: It is neither here nor there.
+    """
+    place = storage_of(storage)
+    if place and not path.exists():
+        bring_back(path, place)
+    if not (path / CONFIG_FILE).is_file():
+        also = f", and {redact(place)} has none of that name" if place else ""
+        raise UserError(
+            f"{path} holds no run to resume ({CONFIG_FILE} is missing){also}: give the folder of an earlier run"
+        )

@@ -11,8 +11,8 @@ from typing import Any
 from slm_ray.core.commands import command_line
 from slm_ray.core.config import Parser, add_command_flags, build_config, load_config, refuse_changes
 from slm_ray.core.errors import UserError
-from slm_ray.core.files import write_json
-from slm_ray.core.runfolder import CONFIG_FILE, RunFolder
+from slm_ray.core.files import read_json, write_json
+from slm_ray.core.runfolder import CONFIG_FILE, RunFolder, find_run
 from slm_ray.evaluate.config import MAY_CHANGE, SEVERAL, EvaluateConfig
 from slm_ray.report.evaluation_records import MODELS_FOLDER, RESULT_FILE
 
@@ -68,6 +68,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         # An evaluation's folder gathers: it may be used again for other models and measurements.
         write_json(folder.file(CONFIG_FILE), config.to_json())
+        folder.mirror_to(config.storage)
         evaluate(config, folder, command_line(PROG, argv))
     except UserError:
         if is_new and not folder.file(MODELS_FOLDER).exists() and not folder.file(RESULT_FILE).exists():
@@ -81,7 +82,6 @@ def main(argv: Sequence[str]) -> int:
 def _resumed(resume: Path, given: dict[str, Any], config_file: Path | None) -> EvaluateConfig:
     """The options of an earlier evaluation, with those that may change as they are given now."""
     refuse_changes(given, config_file, MAY_CHANGE, "evaluation")
-    folder = RunFolder.open_existing(resume)
-    stored = folder.config()
-    folder.close()
+    find_run(resume, given.get("storage"))
+    stored = read_json(resume / CONFIG_FILE)
     return build_config(EvaluateConfig, stored | given | {"out": str(resume)}, source=str(resume / CONFIG_FILE))

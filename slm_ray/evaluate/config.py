@@ -9,6 +9,7 @@ from typing import Any
 
 from slm_ray.core.config import at_least, option
 from slm_ray.core.errors import UserError, nearest
+from slm_ray.core.mirror import STORAGE_HELP
 from slm_ray.data import DEFAULT_CORPUS
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -22,7 +23,7 @@ SEPARATE = "separate"
 # Flags that may be given several times, or once with commas between.
 SEVERAL = ("model", "data", "tasks")
 # Options that change how an evaluation is run and not what it measures.
-MAY_CHANGE = ("batch", "threads", "workers", "device", "address", "tracker", "cards")
+MAY_CHANGE = ("batch", "threads", "workers", "device", "address", "storage", "tracker", "cards")
 
 
 def _share(value: float) -> str | None:
@@ -74,6 +75,7 @@ class EvaluateConfig:
     device: str = option("auto", "auto takes a GPU where there is one", choices=("auto", "cpu", "cuda"))
     workers: int = option(None, "models at once, each loaded once, on Ray [default: one per GPU; without, one]",
                           check=at_least(1), kind=int)  # fmt: skip
+    storage: str = option(None, STORAGE_HELP, kind=str)
     address: str = option(None, "a Ray cluster to join", kind=str)
     tracker: str = option("none", "where tables and pictures go beside the records", choices=("none", "jsonl", "wandb"))
     cards: bool = option(False, "put the figures into the model cards of the models that slm_ray exported")

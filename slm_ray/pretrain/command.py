@@ -11,12 +11,13 @@ from typing import Any
 from slm_ray.core.commands import command_line
 from slm_ray.core.config import Parser, add_command_flags, build_config, load_config, refuse_changes
 from slm_ray.core.errors import UserError
-from slm_ray.core.runfolder import CONFIG_FILE, RunFolder
+from slm_ray.core.files import read_json
+from slm_ray.core.runfolder import CONFIG_FILE, RunFolder, find_run
 from slm_ray.pretrain.config import PretrainConfig, default_out
 
 MAY_CHANGE = (
     "workers", "threads", "concurrent", "device", "address", "tracker", "engine", "zero", "offload", "micro_batch",
-    "launcher", "activation_checkpointing", "keep_last", "spike",
+    "launcher", "activation_checkpointing", "keep_last", "spike", "storage",
 )  # fmt: skip
 
 
@@ -96,17 +97,14 @@ def _export(checkpoint: Path, given: dict[str, Any]) -> int:
 def _resume(path: Path, config_file: Path | None, given: dict[str, Any]) -> int:
     """Continue a run with the options it was started with."""
     refuse_changes(given, config_file, MAY_CHANGE, "run")
-    saved_config = RunFolder.open_existing(path)
-    try:
-        saved = saved_config.config()
-    finally:
-        saved_config.close()
+    find_run(path, given.get("storage"))
+    saved = read_json(path / CONFIG_FILE)
     command = str(saved.pop("command", "python -m slm_ray.pretrain"))
     config = build_config(PretrainConfig, saved | given, source=str(path / CONFIG_FILE))
     config.check()
     if _is_follower(config):
         return 0
-    folder = RunFolder.open_existing(path)
+    folder = RunFolder.open_existing(path, config.storage)
     if folder.file("result.json").exists():
         print(f"{path} is finished already:\n")
         print(folder.file("table.txt").read_text(encoding="utf-8"))

@@ -115,7 +115,9 @@ class PretrainConfig:
     concurrent: int = option(None, "models trained at once [default: as many as fit]", check=at_least(1), kind=int)
     device: str = option("auto", "auto takes GPUs where there are any", choices=("auto", "cpu", "cuda"))
     address: str = option(None, "Ray cluster to join, e.g. auto [default: start one here]", kind=str)
-    storage: str = option(None, "where checkpoints go: a folder or s3://… [default: the run folder]", kind=str)
+    storage: str = option(
+        None, "where checkpoints go, and a copy of the run: a folder or s3://… [default: the run folder]", kind=str
+    )
     tracker: str = option("jsonl", "where metrics go beside the records", choices=("none", "jsonl", "wandb"))
     out: str = option(None, "run folder [default: runs/pretrain-TIME]", kind=str)
 

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
-from pyarrow import ArrowException, fs
+from pyarrow import fs
 
 from slm_ray.cluster import Home, fetch_file, home_of, send_file
-from slm_ray.core.errors import UserError
 from slm_ray.core.files import explain_os_error, whole_folder
-from slm_ray.core.redact import redact
+from slm_ray.core.remote import is_address, open_filesystem, reaching
 
 # What whole_folder calls its temporaries (and LocalStorage what it is deleting), and RemoteStorage its staging folders.
 _TEMPORARY = re.compile(r"\.step-\d{8,}\.(\d+)-[0-9a-f]{8}\.tmp")
@@ -31,8 +30,6 @@ _STAGING_NAME = re.compile(re.escape(_STAGING) + r"(\d+)-.+")
 MANIFEST = "checkpoint.json"
 # Lies in a remote folder while it is being filled or deleted.
 UNFINISHED = "checkpoint.unfinished"
-# pyarrow would try to reach Google's storage for 15 minutes.
-_GCS_SECONDS = 60
 
 
 class Storage(Protocol):
@@ -63,13 +60,9 @@ def open_storage(location: str | Path) -> Storage:
     Raises:
         UserError: No file system takes the address, or it cannot be reached.
     """
-    if "://" not in str(location):
+    if not is_address(str(location)):
         return _local_storage(Path(location).expanduser().absolute())
-    address = str(location)
-    if address.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in address:
-        address += f"{'&' if '?' in address else '?'}retry_limit_seconds={_GCS_SECONDS}"
-    with _reaching(str(location)):
-        filesystem, path = fs.FileSystem.from_uri(address)
+    filesystem, path = open_filesystem(str(location))
     if isinstance(filesystem, fs.LocalFileSystem):
         return _local_storage(Path(path))
     return RemoteStorage(filesystem, path, str(location))
@@ -216,7 +209,7 @@ class RemoteStorage:
 
     def prepare(self) -> None:
         """See :class:`Storage`."""
-        with _reaching(self._address):
+        with reaching(self._address):
             self._files.create_dir(self._root, recursive=True)
             for folder in self.folders():
                 if self.read(folder, MANIFEST) is None and self.read(folder, UNFINISHED) is not None:
@@ -229,14 +222,14 @@ class RemoteStorage:
 
     def folders(self) -> list[str]:
         """See :class:`Storage`."""
-        with _reaching(self._address):
+        with reaching(self._address):
             entries = self._files.get_file_info(fs.FileSelector(self._root, allow_not_found=True))
         return [entry.base_name for entry in entries if entry.type == fs.FileType.Directory]
 
     def read(self, folder: str, file: str) -> bytes | None:
         """See :class:`Storage`."""
         path = self._path(folder, file)
-        with _reaching(self._address):
+        with reaching(self._address):
             if self._files.get_file_info(path).type != fs.FileType.File:
                 return None
             with self._files.open_input_stream(path) as stream:
@@ -252,7 +245,7 @@ class RemoteStorage:
             files = [path for path in sorted(local.rglob("*")) if path.is_file() and path != local / MANIFEST]
             if self.read(folder, MANIFEST) is not None:
                 self.remove(folder)
-            with _reaching(self._address):
+            with reaching(self._address):
                 self._files.create_dir(self._path(folder), recursive=True)
                 self._write(self._path(folder, UNFINISHED), b"")
                 for file in files:
@@ -271,13 +264,13 @@ class RemoteStorage:
         with _staging() as scratch:
             for file in files:
                 (scratch / file).parent.mkdir(parents=True, exist_ok=True)
-                with _reaching(self._address):
+                with reaching(self._address):
                     fs.copy_files(self._path(folder, file), str(scratch / file), self._files, fs.LocalFileSystem())
             yield scratch
 
     def remove(self, folder: str) -> None:
         """See :class:`Storage`."""
-        with _reaching(self._address):
+        with reaching(self._address):
             self._write(self._path(folder, UNFINISHED), b"")
             self._files.delete_file(self._path(folder, MANIFEST))
             self._files.delete_dir(self._path(folder))
@@ -291,15 +284,3 @@ def _staging() -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
-
-
-@contextmanager
-def _reaching(address: str) -> Iterator[None]:
-    """Turn what pyarrow raises into one sentence."""
-    try:
-        yield
-    except (OSError, ArrowException) as error:
-        reason = redact(str(error)).split("\n")[0].split("; Details")[0].rstrip(".")[:300]
-        raise UserError(
-            f"the storage {redact(address)} cannot be used ({reason}): check the address, the login and the network"
-        ) from error

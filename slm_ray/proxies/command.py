@@ -16,7 +16,7 @@ from slm_ray.proxies.candidates import choose_candidates
 from slm_ray.proxies.config import ProxiesConfig, default_out
 from slm_ray.proxies.registry import parse_objectives
 
-_MAY_CHANGE = ("threads", "concurrent", "device", "address")
+_MAY_CHANGE = ("threads", "concurrent", "device", "address", "storage")
 
 
 def make_parser() -> Parser:
@@ -95,7 +95,7 @@ def _resume(path: Path, config_file: Path | None, given: dict[str, Any]) -> int:
     from slm_ray.proxies.correlate import REPORT_FILE, TABLE_FILE
 
     refuse_changes(given, config_file, _MAY_CHANGE, "report")
-    folder = RunFolder.open_existing(path)
+    folder = RunFolder.open_existing(path, given.get("storage"))
     try:
         saved = folder.config()
         command = str(saved.pop("command", "python -m slm_ray.proxies"))

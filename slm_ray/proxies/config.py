@@ -10,6 +10,7 @@ from typing import Any
 from slm_ray.architecture.budget import QUANTITIES
 from slm_ray.core.config import at_least, option
 from slm_ray.core.errors import UserError, unknown_name
+from slm_ray.core.mirror import STORAGE_HELP
 from slm_ray.core.units import parse_number
 from slm_ray.proxies.candidates import FEWEST_CANDIDATES
 from slm_ray.proxies.registry import PROXIES
@@ -35,6 +36,7 @@ class ProxiesConfig:
     threads: int = option(None, "CPU threads of each training [default: shared out]", check=at_least(1), kind=int)
     concurrent: int = option(None, "candidates at once [default: as many as fit]", check=at_least(1), kind=int)
     device: str = option("auto", "auto trains on GPUs where there are any", choices=("auto", "cpu", "cuda"))
+    storage: str = option(None, STORAGE_HELP, kind=str)
     address: str = option(None, "Ray cluster to join, e.g. auto [default: start one here]", kind=str)
     out: str = option(None, "folder of the report [default: runs/proxies-TIME]", kind=str)
 

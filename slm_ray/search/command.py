@@ -13,7 +13,7 @@ from slm_ray.core.errors import UserError
 from slm_ray.core.runfolder import RunFolder
 from slm_ray.search.config import SearchConfig, default_out
 
-MAY_CHANGE = ("workers", "threads", "address", "tracker")
+MAY_CHANGE = ("workers", "threads", "address", "storage", "tracker")
 
 
 def make_parser() -> Parser:
@@ -61,7 +61,7 @@ def _resume(path: Path, config_file: Path | None, given: dict[str, Any]) -> int:
     from slm_ray.search.run import RESULT_FILE, print_summary
 
     refuse_changes(given, config_file, MAY_CHANGE, "run")
-    folder = RunFolder.open_existing(path)
+    folder = RunFolder.open_existing(path, given.get("storage"))
     if folder.file(RESULT_FILE).exists():
         print(f"{path} is finished already:\n")
         print_summary(path)

@@ -10,6 +10,7 @@ from typing import Any
 from slm_ray.architecture import Architecture, Budget, parse_budget
 from slm_ray.core.config import at_least, option
 from slm_ray.core.errors import UserError, unknown_name
+from slm_ray.core.mirror import STORAGE_HELP
 from slm_ray.core.units import parse_number
 from slm_ray.data import DEFAULT_CORPUS
 from slm_ray.models.bundled import BUNDLED_NAME
@@ -29,6 +30,10 @@ def _known_algorithm(name: str) -> str | None:
 
 def _enough_steps(value: int) -> str | None:
     return None if value == 1 or value >= 3 else f"must be 1 (one-shot), or 3 or more to learn in, got {value}"
+
+
+def _share(value: float) -> str | None:
+    return None if 0 <= value <= 0.9 else f"must lie between 0 and 0.9, got {value:g}"
 
 
 def _in_confidence_range(value: float) -> str | None:
@@ -71,9 +76,13 @@ class SearchConfig:
         "winners", "whose weights are fitted to the teacher's layers after the search", choices=RECONSTRUCT
     )
     reconstruct_tokens: int = option(16384, "tokens they are fitted on, or all the train part has", check=at_least(1))
+    teacher_text: float = option(
+        0.0, "share of the text for scores and fits that the teacher writes itself, 0 to 0.9", check=_share
+    )
     workers: int = option(None, "trials at once [default: usable CPUs / threads]", check=at_least(1), kind=int)
     threads: int = option(1, "threads per trial", check=at_least(1))
     address: str = option(None, "Ray cluster to join, e.g. auto [default: start one here]", kind=str)
+    storage: str = option(None, STORAGE_HELP, kind=str)
     tracker: str = option("jsonl", "where metrics go beside the records", choices=("none", "jsonl", "wandb"))
     out: str = option(None, "run folder [default: runs/SPACE-TIME]", kind=str)
 

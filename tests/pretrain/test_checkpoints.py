@@ -15,6 +15,7 @@ import pytest
 from pyarrow import fs
 
 from slm_ray.core.errors import UserError
+from slm_ray.core.remote import open_filesystem
 from slm_ray.pretrain import storage
 from slm_ray.pretrain.checkpoints import Checkpoint, CheckpointFolder
 from slm_ray.pretrain.storage import MANIFEST
@@ -38,10 +39,9 @@ def location(request, tmp_path, monkeypatch):
 def behind_a_bucket(tmp_path, monkeypatch, **changes):
     """Have the module reach a folder where the bucket's address is given, as it would reach S3."""
     bucket = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
-    addresses = SimpleNamespace(
-        from_uri=lambda uri: (bucket, "my runs") if uri == BUCKET else fs.FileSystem.from_uri(uri)
-    )
-    monkeypatch.setattr(storage, "fs", SimpleNamespace(**{**vars(fs), "FileSystem": addresses, **changes}))
+    found = {BUCKET: (bucket, "my runs")}
+    monkeypatch.setattr(storage, "open_filesystem", lambda address: found.get(address) or open_filesystem(address))
+    monkeypatch.setattr(storage, "fs", SimpleNamespace(**{**vars(fs), **changes}))
 
 
 def writer(text):
