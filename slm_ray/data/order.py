@@ -49,7 +49,11 @@ class SequenceOrder:
         Returns:
             int64 ``[count]``, each from 0 to ``num_sequences`` - 1.
         """
-        epochs, places = np.divmod(np.arange(first, first + count, dtype=np.int64), self.num_sequences)
+        return self.at(np.arange(first, first + count, dtype=np.int64))
+
+    def at(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The sequences at any positions, int64 of the same shape ``[count]``."""
+        epochs, places = np.divmod(positions, self.num_sequences)
         keys = _mix(epochs.astype(np.uint64) + np.uint64(self._key))
         values = self._permute(places.astype(np.uint64), keys)
         outside = np.flatnonzero(values >= self.num_sequences)

@@ -12,6 +12,8 @@ import torch
 from slm_ray.data.order import SequenceOrder
 from slm_ray.data.shards import TokenShards
 
+_DRAW_SEED = -1  # of the sequences that a part of the shards consists of; no run's own
+
 
 @dataclass(frozen=True)
 class MicroBatch:
@@ -50,8 +52,9 @@ class Batches:
     """
 
     def __init__(
-        self, shards: TokenShards, seed: int, batch_size: int, *, separate: bool, rank: int = 0, world: int = 1
-    ) -> None:
+        self, shards: TokenShards, seed: int, batch_size: int, *, separate: bool, rank: int = 0, world: int = 1,
+        sequences: int | None = None,
+    ) -> None:  # fmt: skip
         """Prepare to read.
 
         Args:
@@ -61,9 +64,11 @@ class Batches:
             separate: Attention stays inside documents.
             rank: This worker.
             world: How many workers there are.
+            sequences: Train on so many of the shards' sequences, drawn at random, the same for every seed; None: all.
         """
         self.shards, self.separate = shards, separate
-        self.order = SequenceOrder(shards.num_sequences, seed)
+        self.order = SequenceOrder(min(sequences or shards.num_sequences, shards.num_sequences), seed)
+        self._drawn = SequenceOrder(shards.num_sequences, _DRAW_SEED)
         self.batch_size, self.rank, self.world = batch_size, rank, world
 
     def at(self, step: int, micro_batch: int) -> Iterator[MicroBatch]:
@@ -77,6 +82,8 @@ class Batches:
             micro_batch: Sequences per micro-batch; divides the worker's share.
         """
         everyone = self.order.indices(step * self.batch_size, self.batch_size)
+        if self.order.num_sequences < self.shards.num_sequences:
+            everyone = self._drawn.at(everyone)
         share = self.batch_size // self.world
         mine = everyone[self.rank * share : (self.rank + 1) * share]
         predicted = self._num_targets(everyone)

@@ -159,6 +159,10 @@ class PretrainConfig:
             )
         return min(wanted, self.num_tokens())
 
+    def data_sequences(self) -> int | None:
+        """Different sequences to train on, of those that are prepared; None: whatever the tokens to train on take."""
+        return None if self.data_tokens is None else self.num_data_tokens() // self.sequence_length
+
     @property
     def step_tokens(self) -> int:
         """Tokens of one optimiser step; of one sequence as long as the batch is open."""

@@ -22,6 +22,7 @@ class TrainJob:
         batch_size: Sequences of one step, over all workers.
         micro_batch: Sequences at once in a worker; ``AUTO``: find it; None: what suits the device.
         shards: Folder of the token shards.
+        sequences: How many of the shards' sequences are trained on; None: all.
         documents: ``separate`` or ``joined``.
         held_out: Folder of the held-out tokens.
         teacher: Folder of the teacher in the cache, for ``full`` distillation.
@@ -39,6 +40,7 @@ class TrainJob:
     batch_size: int
     micro_batch: int | None
     shards: str
+    sequences: int | None
     documents: str
     held_out: str
     teacher: str | None

@@ -87,10 +87,12 @@ class PretrainRun:
 
     def _say_inputs(self, inputs: PretrainInputs) -> None:
         shards, wanted = inputs.shards, self.config.num_tokens()
-        epochs = wanted / shards.num_tokens
+        part = self.config.data_sequences()
+        different = shards.num_tokens if part is None else min(part * shards.sequence_length, shards.num_tokens)
+        epochs = wanted / different
         teacher = f"teacher {inputs.teacher.name}, " if inputs.teacher else ""
         again = f", read {epochs:.1f} times" if epochs > 1.05 else ""
-        self.console.line(f"{teacher}{format_count(shards.num_tokens)} training tokens of {shards.corpus}{again}")
+        self.console.line(f"{teacher}{format_count(different)} training tokens of {shards.corpus}{again}")
 
     def _jobs(self, inputs: PretrainInputs) -> list[TrainJob]:
         jobs = []
@@ -198,7 +200,7 @@ def make_job(
     return TrainJob(
         name=name, storage=storage, seed=seed, total_steps=steps, schedule_steps=steps,
         batch_size=config.batch_size, micro_batch=config.micro_batch_size(), shards=str(inputs.shards.folder),
-        documents=config.documents, held_out=str(inputs.held_out.folder),
+        sequences=config.data_sequences(), documents=config.documents, held_out=str(inputs.held_out.folder),
         teacher=str(inputs.teacher.folder) if inputs.teacher else None,
         store=str(Path(config.store).expanduser().resolve()) if config.store else None, distill=config.distill,
         flops=step_flops(config, inputs, model), options=job_options(config, model),

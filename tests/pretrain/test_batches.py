@@ -52,6 +52,20 @@ def test_an_epoch_has_every_sequence_once_and_the_next_another_order(shards):
     assert np.array_equal(next(batches.at(0, 4)).ids.numpy(), shards.rows(epochs[0][:4]))
 
 
+def test_a_part_of_the_shards_is_read_again_and_again_whatever_the_seed(shards):
+    read = []
+    for seed in (5, 6):
+        batches = Batches(shards, seed, 4, separate=True, sequences=12)
+        epochs = [[part.indices for step in range(3) for part in batches.at(epoch * 3 + step, 4)] for epoch in range(2)]
+        first, second = (np.concatenate(epoch).tolist() for epoch in epochs)
+        assert sorted(first) == sorted(second) and first != second
+        read.append(sorted(first))
+    assert read[0] == read[1] and len(set(read[0])) == 12
+    assert read[0] != list(range(12)), "drawn from all of the shards, not their beginning"
+    everything = Batches(shards, 5, 4, separate=True, sequences=10 * SEQUENCES)
+    assert everything.order.num_sequences == SEQUENCES
+
+
 def test_a_documents_first_token_is_not_predicted(shards):
     (part,) = Batches(shards, 5, 8, separate=True).at(0, 8)
     counted = part.weights.view(8, LENGTH - 1) > 0

@@ -22,6 +22,10 @@ def test_so_many_tokens_are_asked_of_the_corpus(monkeypatch, tmp_path):
     assert asked == [8192, 2000, 8192]
 
 
+def test_no_more_are_trained_on_however_many_are_prepared():
+    assert [config(data_tokens=some).data_sequences() for some in (None, "2k", "1M")] == [None, 15, 64]
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [

@@ -57,7 +57,7 @@ def make_job(folder: Path, data: Path, steps: int = 6, **changes: Any) -> TrainJ
     values: dict[str, Any] = {
         "name": folder.name, "storage": str(folder / "checkpoints"), "seed": 0, "total_steps": steps,
         "schedule_steps": 6, "batch_size": 8, "micro_batch": 4, "shards": str(data / "shards"),
-        "documents": "separate", "held_out": str(data / "held_out"), "teacher": None, "store": None,
+        "sequences": None, "documents": "separate", "held_out": str(data / "held_out"), "teacher": None, "store": None,
         "distill": "none", "flops": {"own": 1.0, "teacher": 0.0, "capture": 0.0},
     }  # fmt: skip
     return TrainJob(**{**values, **{name: changes[name] for name in changes if name in fields}}, options=options)
