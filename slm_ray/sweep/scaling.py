@@ -315,8 +315,8 @@ def describe_fit(fit: Fit, flops: Sequence[float] = ()) -> list[str]:
     if unknown := fit.undetermined():
         lines.append(
             f"These runs do not determine {' and '.join(unknown)} (its interval reaches 0 or spans a factor of 10, or "
-            "its term moves the loss less than the fit errs): no split of a compute follows from them; more sizes, more "
-            "tokens or a wider range are needed"
+            "its term moves the loss less than the fit errs): no split of a compute follows from them; more sizes, "
+            "more tokens or a wider range are needed"
         )
         return lines
     for compute in flops:
