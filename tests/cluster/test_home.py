@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from slm_ray.cluster import copies, deliveries, home, home_of, local_copy, outbox, pinned_to_home
+from slm_ray.cluster import copies, deliveries, home, home_of, local_copy, outbox, pinned_to_home, ray_session
 from slm_ray.core.errors import UserError
 from slm_ray.pretrain import storage
 from slm_ray.pretrain.checkpoints import CheckpointFolder
@@ -41,6 +41,12 @@ class TestWithoutACluster:
         with outbox(disk) as folder:
             assert folder == disk
         assert pinned_to_home(1) == {"num_cpus": 1}
+
+
+    def test_rays_client_is_refused_with_what_to_do_instead(self):
+        says = r"ray://head:10001 is Ray's client.*ray job submit .* --address auto"
+        with pytest.raises(UserError, match=says), ray_session("ray://head:10001", 1):
+            pass
 
 
 class TestCopies:
