@@ -24,5 +24,9 @@ def fitted_perplexity(model: Model) -> tuple[float | None, float | None]:
 
 def fitted_tokens(model: Model) -> str:
     """How many tokens its weights were fitted on, in words; empty where they were not."""
-    tokens = number(reconstruction_of(model).get("tokens"))
-    return "" if tokens is None else f"{tokens:,.0f} train tokens"
+    found = reconstruction_of(model)
+    tokens, written = number(found.get("tokens")), number(found.get("written_tokens"))
+    if tokens is None:
+        return ""
+    own = f"{written:,.0f} tokens that the teacher wrote and " if written else ""
+    return f"{own}{tokens - (written or 0):,.0f} train tokens"

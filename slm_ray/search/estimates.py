@@ -17,6 +17,7 @@ from slm_ray.models.reconstruct_cost import reconstruction_flops
 from slm_ray.proxies.registry import PROXIES
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.cut_prices import num_cuts, price_flops, priced_tokens
+from slm_ray.search.inputs import tokens_to_write
 from slm_ray.search.solved import SOLVED
 from slm_ray.search.space import SearchSpace
 
@@ -92,7 +93,7 @@ def estimate_phases(
     final_flops = float(config.held_out_tokens) * ((front + NUM_BASELINES) * part + whole)
     start = START_SECONDS
     return [
-        PhaseEstimate("teacher and text", 0, 0, 0, start["inputs"]),
+        _inputs(config, teacher),
         PhaseEstimate(
             "unit importance", importance, importance, float(importance) * whole * _BACKWARD,
             start["importance"] if importance else 0,
@@ -104,6 +105,13 @@ def estimate_phases(
         *([_reconstruction(config, teacher, candidate)] if config.reconstruct != "none" else []),
         PhaseEstimate("winners and report", 0, 0, 0, start["winners"]),
     ]  # fmt: skip
+
+
+def _inputs(config: SearchConfig, teacher: Architecture) -> PhaseEstimate:
+    """The teacher's own text, where it is to write any: one pass, token by token."""
+    tokens = tokens_to_write(config)
+    flops = float(tokens) * flops_per_token(teacher, config.sequence_length)
+    return PhaseEstimate("teacher and text", tokens, tokens, flops, START_SECONDS["inputs"])
 
 
 def _finalists(config: SearchConfig, whole: float, part: float) -> PhaseEstimate:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from slm_ray.architecture import Architecture, Budget
 from slm_ray.core.errors import UserError
 from slm_ray.core.files import cache_folder, read_json, write_json
@@ -19,6 +22,7 @@ from slm_ray.search.genome import Genome
 from slm_ray.search.milp import check_space
 from slm_ray.search.solved import SOLVED
 from slm_ray.search.space import NATURAL, SearchSpace, load_space
+from slm_ray.search.teacher_text import FitText, mix, num_aside, num_to_write, teacher_text
 
 INPUTS_FILE = "inputs.json"
 
@@ -34,10 +38,13 @@ class SearchInputs:
         budget: The hard range of sizes.
         corpus: Where the text comes from.
         calibration: Tokens that candidates are measured on.
-        train: Tokens that unit scores are learned from.
+        train: Tokens that unit scores are learned from; some of them the teacher's own text where that is asked for.
         held_out: Tokens that the front is measured on.
         precision: ``fp32`` or ``bf16``.
-        reconstruction: Tokens that weights are fitted on, of the train part; None where nothing is reconstructed.
+        reconstruction: Tokens that weights are fitted on, made like ``train``; None where nothing is reconstructed.
+        aside: ``[sequences, length]`` of the teacher's own text that nothing is learned from or fitted on; it decides
+            with the calibration text whether fitted weights are kept. None where the teacher writes nothing.
+        written_tokens: Tokens that the teacher wrote just now; 0 where the cache had them.
     """
 
     teacher: Teacher
@@ -46,10 +53,12 @@ class SearchInputs:
     budget: Budget
     corpus: Corpus
     calibration: PackedTokens
-    train: PackedTokens
+    train: FitText
     held_out: PackedTokens
     precision: str
-    reconstruction: PackedTokens | None = None
+    reconstruction: FitText | None = None
+    aside: NDArray[np.int32] | None = None
+    written_tokens: int = 0
 
     def digests(self) -> dict[str, Any]:
         """What must be the same for a run to be continued."""
@@ -77,6 +86,19 @@ def check_sequence_length(config: SearchConfig, architecture: Architecture) -> N
         )
 
 
+def _score_tokens(config: SearchConfig) -> int:
+    return config.importance_steps * config.importance_tokens
+
+
+def written_sequences(config: SearchConfig, tokens: int) -> int:
+    """How many sequences of so many tokens the teacher writes; the others come from the corpus."""
+    return int(max(1, tokens // config.sequence_length) * config.teacher_text + 1e-9)
+
+
+def _own_tokens(config: SearchConfig, tokens: int) -> int:
+    return max(tokens, config.sequence_length) - written_sequences(config, tokens) * config.sequence_length
+
+
 def prepare_parts(
     config: SearchConfig, teacher: Teacher, console: Console
 ) -> tuple[Corpus, PackedTokens, PackedTokens, PackedTokens]:
@@ -92,7 +114,7 @@ def prepare_parts(
     tokenizer = teacher.tokenizer()
     wanted = {
         CALIBRATION: config.calibration_tokens,
-        TRAIN: max(config.importance_steps * config.importance_tokens, config.sequence_length),
+        TRAIN: _own_tokens(config, _score_tokens(config)),
         HELD_OUT: config.held_out_tokens,
     }
     parts = [
@@ -105,15 +127,39 @@ def prepare_parts(
     return corpus, parts[0], parts[1], parts[2]
 
 
+def tokens_to_write(config: SearchConfig) -> int:
+    """How many tokens the teacher writes, those put aside included; they are kept in the cache."""
+    tokens = [_score_tokens(config)] + ([config.reconstruct_tokens] if config.reconstruct != "none" else [])
+    wanted = max(written_sequences(config, count) for count in tokens)
+    return num_to_write(wanted, config.sequence_length) * config.sequence_length if wanted else 0
+
+
+def _written(
+    config: SearchConfig, teacher: Teacher, precision: str, console: Console
+) -> tuple[NDArray[np.int32], NDArray[np.int32], int] | None:
+    """The teacher's own text to learn from and fit on, the sequences put aside, and how many tokens were written now.
+
+    Raises:
+        UserError: The teacher cannot write.
+    """
+    tokens, length = tokens_to_write(config), config.sequence_length
+    if not tokens:
+        return None
+    ids, was_cached = teacher_text(teacher, precision, tokens // length, length, console)
+    aside = num_aside(length)
+    return ids[:-aside], ids[-aside:], 0 if was_cached else ids.size
+
+
 def _reconstruction_tokens(
-    config: SearchConfig, corpus: Corpus, teacher: Teacher, train: PackedTokens, console: Console
-) -> PackedTokens | None:
-    """Train tokens to fit weights on: as many as were asked for, or where the part has not so many, the scores' own."""
+    config: SearchConfig, corpus: Corpus, teacher: Teacher, train: FitText, written: NDArray[np.int32] | None,
+    console: Console,
+) -> FitText | None:  # fmt: skip
+    """Tokens to fit weights on: as many as were asked for, or where the part has not so many, the scores' own."""
     if config.reconstruct == "none":
         return None
     try:
-        return prepare_tokens(
-            corpus, teacher.tokenizer(), TRAIN, num_tokens=config.reconstruct_tokens,
+        own = prepare_tokens(
+            corpus, teacher.tokenizer(), TRAIN, num_tokens=_own_tokens(config, config.reconstruct_tokens),
             sequence_length=config.sequence_length, cache=cache_folder() / "tokens", console=console,
             flag="--reconstruct-tokens",
         )  # fmt: skip
@@ -122,6 +168,7 @@ def _reconstruction_tokens(
             raise
         console.line(f"{error}; weights are fitted on the {train.num_tokens:,} tokens that scores are learned from")
         return train
+    return mix(own, written, written_sequences(config, config.reconstruct_tokens))
 
 
 def prepare_inputs(config: SearchConfig, console: Console) -> SearchInputs:
@@ -145,14 +192,19 @@ def prepare_inputs(config: SearchConfig, console: Console) -> SearchInputs:
     genome.check_budget(budget, config.sequence_length)
     if config.algorithm in SOLVED:
         check_space(genome)
-    corpus, calibration, train, held_out = prepare_parts(config, teacher, console)
+    corpus, calibration, own, held_out = prepare_parts(config, teacher, console)
     precision = choose_precision(config.precision)
     teacher.state_as(DTYPES[precision])  # made here once, so that no two workers make it at the same time
     console.line(f"teacher {teacher.name}, {budget}, {calibration.num_tokens:,} calibration tokens, {precision}")
-    fitted = _reconstruction_tokens(config, corpus, teacher, train, console)
+    written, aside, written_tokens = _written(config, teacher, precision, console) or (None, None, 0)
+    train = mix(own, written, written_sequences(config, _score_tokens(config)))
+    fitted = _reconstruction_tokens(config, corpus, teacher, train, written, console)
     if fitted is not None:
         teacher.state_as(DTYPES["fp32"])
-    return SearchInputs(teacher, architecture, space, budget, corpus, calibration, train, held_out, precision, fitted)
+    return SearchInputs(
+        teacher, architecture, space, budget, corpus, calibration, train, held_out, precision, fitted, aside,
+        written_tokens,
+    )  # fmt: skip
 
 
 def keep_digests(folder: RunFolder, inputs: SearchInputs) -> None:

@@ -1,24 +1,25 @@
 """Winners (or the whole front) with their weights reconstructed, and what was measured before and after.
 
 Fitted on the corpus's train part, like unit scores; whether the new weights are kept is decided on its calibration
-part; its held-out part is measured afterwards and decides nothing. Each finished model is on the disk before the next
-group is begun, so a resumed run does only what is missing.
+part, and where the teacher wrote text of its own on some of that too, which nothing was fitted on; its held-out part is
+measured afterwards and decides nothing. Each finished model is on the disk before the next group is begun, so a resumed
+run does only what is missing.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from slm_ray.architecture import SubnetSpec, flops_per_token
 from slm_ray.core.files import read_json, write_json
-from slm_ray.data import PackedTokens
 from slm_ray.models.extraction import extract
 from slm_ray.models.heads import next_token_losses
 from slm_ray.models.reconstruct import ReconstructionSettings, SubLayerFit, reconstruct
@@ -74,13 +75,24 @@ def measure_model(model: Any, ids: torch.Tensor) -> Measurement:
     return Measurement(value, stderr, measured.tokens, measured.seconds)
 
 
-def _ids(tokens: PackedTokens) -> torch.Tensor:
-    return torch.from_numpy(tokens.ids.astype(np.int64))
+def _ids(ids: NDArray[np.int32]) -> torch.Tensor:
+    return torch.from_numpy(ids.astype(np.int64))
 
 
 def _figures(name: str, measured: Measurement) -> dict[str, float | None]:
     stderr = None if measured.stderr is None else round(measured.stderr, _DIGITS)
     return {f"{name}_perplexity": round(measured.value, _DIGITS), f"{name}_stderr": stderr}
+
+
+def _measured(model: Any, texts: Mapping[str, torch.Tensor]) -> dict[str, Measurement]:
+    return {name: measure_model(model, ids) for name, ids in texts.items()}
+
+
+def _all_figures(measured: Mapping[str, Measurement]) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    for name, one in measured.items():
+        found |= _figures(name, one)
+    return found
 
 
 class Reconstruction:
@@ -151,22 +163,25 @@ class Reconstruction:
         kept_type = next(iter(teacher.state().values())).dtype
         with quiet_transformers():
             students = [extract(state, config, family, member.spec) for member in group]
-        calibration, held_out = _ids(inputs.calibration), _ids(inputs.held_out)
-        before = [measure_model(student, calibration) for student in students]
+        texts = {"calibration": _ids(inputs.calibration.ids)}
+        if inputs.aside is not None:
+            texts["teacher_text"] = _ids(inputs.aside)
+        before = [_measured(student, texts) for student in students]
         pairs = [(student, member.spec) for student, member in zip(students, group, strict=True)]
-        fits = reconstruct(state, config, family, pairs, _ids(self.tokens), self.settings)
+        fits = reconstruct(state, config, family, pairs, _ids(self.tokens.ids), self.settings)
         for member, student, old, fit in zip(group, students, before, fits, strict=True):
             for parameter in student.parameters():  # what is measured is what is saved
                 parameter.data = parameter.data.to(kept_type).float()
-            new = measure_model(student, calibration)
-            is_kept = new.value < old.value
+            new = _measured(student, texts)
+            is_kept = all(new[name].value < old[name].value for name in texts)
             if not is_kept:
                 student = extract(state, config, family, member.spec)
             record = {
                 "key": self._key(), "kept": is_kept, "tokens": self.tokens.num_tokens, "part": self.tokens.part,
-                "before": _figures("calibration", old),
-                "after": _figures("calibration", new)
-                | (_figures("held_out", measure_model(student, held_out)) if is_kept else {}),
+                "written_tokens": self.tokens.written_tokens,
+                "before": _all_figures(old),
+                "after": _all_figures(new)
+                | (_figures("held_out", measure_model(student, _ids(inputs.held_out.ids))) if is_kept else {}),
                 "unexplained": _unexplained(fit), "settings": dataclasses.asdict(self.settings),
             }  # fmt: skip
             if member.is_winner:
@@ -180,10 +195,11 @@ class Reconstruction:
     def spent(self, members: Sequence[Member]) -> dict[str, Any]:
         """What reconstructing members costs, whichever process of a run did it.
 
-        The fits, the calibration text before and after, and the held-out text after.
+        The fits, the text that decides before and after, and the held-out text after.
         """
         inputs, length = self.inputs, self.tokens.sequence_length
-        measured = 2 * inputs.calibration.num_tokens + inputs.held_out.num_tokens
+        decided = inputs.calibration.num_tokens + (0 if inputs.aside is None else inputs.aside.size)
+        measured = 2 * decided + inputs.held_out.num_tokens
         tokens, flops = 0, 0.0
         for group in self._groups(members):
             sizes = [member.spec.architecture_in(inputs.architecture) for member in group]

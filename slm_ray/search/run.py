@@ -158,8 +158,10 @@ class SearchRun:
             tracking.update()
 
         plan.on_record = on_record
-        limit = self.workers if self.config.address else None
-        run_plan(plan, self._settings(inputs, ranking), self.workers, scratch_folder(self.folder.path), limit)
+        # On a cluster trials take all CPUs, those of machines that join too, unless --workers limits them.
+        limit = self.config.workers if self.config.address else None
+        room = max(self.workers, self.config.population) if self.config.address and limit is None else self.workers
+        run_plan(plan, self._settings(inputs, ranking), room, scratch_folder(self.folder.path), limit)
         plan.journal.close()
         tracking.update()
 
@@ -253,6 +255,8 @@ class SearchRun:
         for one in final:
             forward += inputs.held_out.num_tokens
             flops += inputs.held_out.num_tokens * one.entry["cost"]["flops"]
+        forward += inputs.written_tokens  # each went through the teacher once, what it had read kept in its cache
+        flops += inputs.written_tokens * teacher_flops
         # Gate gradients: a forward pass, and a backward pass for activations only, which costs as much.
         flops += 2 * ranking.tokens * teacher_flops
         training = training_spent(trained)

@@ -1,0 +1,182 @@
+"""Text that the teacher writes itself, so that what is learned and fitted does not serve the user's text alone.
+
+Scores learned, and weights fitted, on one kind of text are at their worst on every other. A language model's own
+samples are text of all the kinds it was trained on, need no data, and are what LLM-QAT (arXiv 2305.17888) calibrates
+on: each text begins with a token drawn evenly from the vocabulary and goes on as the model itself draws it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from slm_ray.core.files import cache_folder
+from slm_ray.core.progress import Console, Progress
+from slm_ray.data import TRAIN, PackedTokens, tokenizer_digest
+from slm_ray.data.packed import digest_array
+from slm_ray.data.token_cache import load_or_build
+from slm_ray.evaluate.decoding import Sampling, continue_rows
+from slm_ray.evaluate.models import LoadedModel, ModelFolder
+from slm_ray.models.teachers import Teacher
+
+MOST_WRITTEN_TOKENS = 16384  # written anew; where more are wanted, they are taken again from the first
+ASIDE_TOKENS = 2048  # of them that nothing is learned from or fitted on
+_TEXT_TOKENS = 256  # of one text: attention over longer ones takes most of the time
+_BATCH_TEXTS = 32
+_SEED = 0  # of the teacher, not of the run: the text is made once for all runs
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class FitText:
+    """Tokens that scores are learned from, or weights are fitted on.
+
+    Attributes:
+        ids: int32 ``[sequences, length]``.
+        part: The corpus's part that those of the user's text are of.
+        digest: SHA-256 of shape and ids.
+        written_tokens: How many of them the teacher wrote.
+    """
+
+    ids: NDArray[np.int32]
+    part: str
+    digest: str
+    written_tokens: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens."""
+        return int(self.ids.size)
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens per sequence."""
+        return int(self.ids.shape[1])
+
+
+def mix(own: PackedTokens, written: NDArray[np.int32] | None, num_written: int) -> FitText:
+    """Sequences of the user's text and of the teacher's, evenly in between each other.
+
+    Args:
+        own: The user's, all of which are taken.
+        written: ``[sequences, length]``, the teacher's; None where there are none.
+        num_written: How many of these to take; where there are fewer, they are taken again from the first.
+    """
+    if written is None or not num_written:
+        return FitText(own.ids, own.part, own.digest)
+    count = own.num_sequences + num_written
+    before = np.arange(count + 1) * num_written // count  # how many of the teacher's stand before each place
+    rows = [
+        written[theirs % len(written)] if after > theirs else own.ids[place - theirs]
+        for place, (theirs, after) in enumerate(itertools.pairwise(before.tolist()))
+    ]
+    ids = np.stack(rows)
+    return FitText(ids, own.part, digest_array(ids), num_written * ids.shape[1])
+
+
+def num_aside(sequence_length: int) -> int:
+    """Sequences that are put aside to decide with."""
+    return max(1, ASIDE_TOKENS // sequence_length)
+
+
+def num_to_write(sequences: int, sequence_length: int) -> int:
+    """How many sequences the teacher writes where so many are wanted; those put aside come on top."""
+    return min(sequences, max(1, MOST_WRITTEN_TOKENS // sequence_length)) + num_aside(sequence_length)
+
+
+def teacher_text(
+    teacher: Teacher, precision: str, num_sequences: int, sequence_length: int, console: Console
+) -> tuple[NDArray[np.int32], bool]:
+    """Text of the teacher's own, out of the cache where it was written before.
+
+    Args:
+        teacher: Who writes.
+        precision: ``fp32`` or ``bf16``.
+        num_sequences: How much.
+        sequence_length: Tokens per sequence; several texts fill one.
+        console: Where to say how far it is.
+
+    Returns:
+        ``[num_sequences, sequence_length]``, and whether it came from the cache.
+
+    Raises:
+        UserError: The teacher does not load, or its text cannot be kept.
+    """
+    tokenizer = teacher.tokenizer()
+    was_cached = True
+    wanted = {
+        "part": TRAIN, "written_by": teacher.digest, "tokenizer": tokenizer_digest(tokenizer), "precision": precision,
+        "num_sequences": num_sequences, "sequence_length": sequence_length, "text_tokens": _TEXT_TOKENS,
+        "seed": _SEED, "version": _VERSION,
+    }  # fmt: skip
+
+    def build() -> PackedTokens:
+        nonlocal was_cached
+        was_cached = False
+        length = min(_TEXT_TOKENS, sequence_length)
+        count = -(-num_sequences * sequence_length // length)
+        progress = Progress(console, "the teacher's own text", count, "texts")
+        flat = write(teacher, precision, count, length, progress.update).reshape(-1)
+        ids = np.ascontiguousarray(flat[: num_sequences * sequence_length].reshape(num_sequences, sequence_length))
+        size = sum(len(tokenizer.decode(row.tolist()).encode()) for row in ids)
+        starts = np.arange(0, ids.size, length, dtype=np.int64)
+        name = f"text written by {teacher.name}"
+        return PackedTokens(ids, starts, TRAIN, size, None, name, None, wanted["tokenizer"], digest_array(ids))
+
+    return load_or_build(cache_folder() / "tokens", wanted, build, console).ids, was_cached
+
+
+def write(
+    teacher: Teacher, precision: str, count: int, length: int, on_text: Callable[[int], None] = lambda done: None
+) -> NDArray[np.int32]:
+    """Let a teacher write.
+
+    With torch's own number of threads: a run's ``--workers`` must not change a result.
+
+    Args:
+        teacher: Who writes.
+        precision: ``fp32`` or ``bf16``.
+        count: How many texts.
+        length: Tokens of each; an end in between does not stop it.
+        on_text: Told how many are done.
+
+    Returns:
+        ``[count, length]``.
+
+    Raises:
+        UserError: The teacher does not load.
+    """
+    loaded = LoadedModel(ModelFolder(teacher.name, teacher.folder, teacher.digest), precision, torch.device("cpu"))
+    firsts = first_tokens(teacher.tokenizer(), loaded.model.get_input_embeddings().weight.shape[0], count)
+    if length == 1:
+        return firsts[:, None]
+    sampling = Sampling(max_new_tokens=length - 1, temperature=1.0, seed=_SEED)
+    texts: list[list[int]] = []
+    for start in range(0, count, _BATCH_TEXTS):
+        rows = [[int(first)] for first in firsts[start : start + _BATCH_TEXTS]]
+        names = [str(start + number) for number in range(len(rows))]
+        written = continue_rows(loaded, rows, names, [], sampling)
+        texts += [row + new for row, (new, _) in zip(rows, written, strict=True)]
+        on_text(len(texts))
+    return np.array(texts, dtype=np.int32)
+
+
+def first_tokens(tokenizer: Any, num_known: int, count: int) -> NDArray[np.int32]:
+    """The tokens that texts begin with: drawn evenly from the vocabulary, special ones left out, all different.
+
+    Where there are more texts than tokens, some begin alike.
+
+    Args:
+        tokenizer: Says which are special.
+        num_known: Rows of the embedding.
+        count: How many.
+    """
+    special = set(tokenizer.all_special_ids)
+    plain = np.array([token for token in range(min(num_known, len(tokenizer))) if token not in special])
+    return np.random.default_rng(_SEED).choice(plain, count, replace=count > len(plain)).astype(np.int32)

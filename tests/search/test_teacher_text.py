@@ -1,0 +1,85 @@
+"""Text that the teacher writes itself, among the text that scores are learned from and weights are fitted on."""
+
+import json
+
+import numpy as np
+import pytest
+
+from slm_ray.core.commands import run_command
+from slm_ray.data.packed import PackedTokens, digest_array
+from slm_ray.models.teachers import load_teacher
+from slm_ray.search.command import main
+from slm_ray.search.config import SearchConfig
+from slm_ray.search.inputs import tokens_to_write, written_sequences
+from slm_ray.search.teacher_text import first_tokens, mix, write
+from tests.search.tiny_run import outcome_of
+from tests.search.without_ray import run_without_ray
+
+
+@pytest.fixture
+def command(tiny, monkeypatch):
+    run_without_ray(monkeypatch)
+    monkeypatch.setenv("SLM_RAY_CACHE", str(tiny.cache))
+    return lambda arguments: run_command(main, [str(argument) for argument in arguments])
+
+
+def packed(ids):
+    return PackedTokens(ids, np.array([0]), "train", 9, None, "corpus", None, "tokenizer", digest_array(ids))
+
+
+def rows(first, count):
+    return np.arange(first, first + 4 * count, dtype=np.int32).reshape(count, 4)
+
+
+def test_a_share_of_the_sequences_is_the_teachers_evenly_in_between():
+    mixed = mix(packed(rows(0, 3)), rows(100, 3), 3)
+    assert mixed.ids[:, 0].tolist() == [0, 100, 4, 104, 8, 108] and mixed.written_tokens == 12
+    assert mix(packed(rows(0, 3)), rows(100, 1), 3).ids[:, 0].tolist() == [0, 100, 4, 100, 8, 100]  # taken again
+    assert mix(packed(rows(0, 4)), rows(100, 9), 2).ids[:, 0].tolist() == [0, 4, 100, 8, 12, 104]
+
+
+def test_without_a_share_the_text_is_the_corpus_own():
+    own = packed(rows(0, 3))
+    assert mix(own, None, 0).digest == own.digest and mix(own, None, 0).written_tokens == 0
+    assert tokens_to_write(SearchConfig(teacher_text=0.0)) == 0
+
+
+def test_corpus_and_teacher_together_make_up_the_tokens():
+    config = SearchConfig(teacher_text=0.5, reconstruct_tokens=8192, importance_steps=4)
+    assert written_sequences(config, 8192) == 8
+    assert tokens_to_write(config) == 4096 + 2048  # for fits and scores alike, and those put aside
+    assert tokens_to_write(SearchConfig(teacher_text=0.5, reconstruct_tokens=10**7)) == 16384 + 2048
+
+
+def test_the_teacher_writes_tokens_of_its_own_the_same_every_time(tiny):
+    teacher = load_teacher(str(tiny.teacher), tiny.cache)
+    texts = write(teacher, "fp32", 33, 12)
+    assert texts.shape == (33, 12) and texts.dtype == np.int32
+    assert np.array_equal(texts, write(teacher, "fp32", 33, 12))
+    tokenizer = teacher.tokenizer()
+    assert not set(first_tokens(tokenizer, 10**6, 50)) & set(tokenizer.all_special_ids)
+    ids = texts[:, 1:].flatten()
+    assert 0 <= ids.min() and ids.max() < len(tokenizer) and len(set(ids.tolist())) > 20
+
+
+@pytest.mark.slow
+def test_a_search_learns_and_fits_on_both_and_is_the_same_from_the_cache(command, tiny, tmp_path):
+    more = ("--trials", "6", "--winners", "1", "--reconstruct-tokens", "1024", "--teacher-text", "0.5")
+    assert command(tiny.arguments(tmp_path / "run", *more)) == 0
+    assert command(tiny.arguments(tmp_path / "again", *more)) == 0
+    results = {run: json.loads((tmp_path / run / "result.json").read_text()) for run in ("run", "again")}
+    assert outcome_of(tmp_path / "run") == outcome_of(tmp_path / "again")
+    record = next(one for one in results["run"]["front"] if one["winner"] == 0)["reconstruction"]
+    assert record["tokens"] == 1024 and record["written_tokens"] == 512
+    before, after = record["before"]["teacher_text_perplexity"], record["after"]["teacher_text_perplexity"]
+    fell = record["after"]["calibration_perplexity"] < record["before"]["calibration_perplexity"]
+    assert record["kept"] == (after < before and fell)
+    written = results["run"]["spent"]["forward_tokens"] - results["again"]["spent"]["forward_tokens"]
+    assert written >= 512 + 2048  # the second run found it in the cache
+    card = (tmp_path / "run/winners/0/README.md").read_text()
+    assert ("512 tokens that the teacher wrote and 512 train tokens" in card) == record["kept"]
+
+
+def test_a_share_that_is_none_is_refused(command, tiny, capsys):
+    assert command(tiny.arguments(None, "--teacher-text", "1")) == 2
+    assert "must lie between 0 and 0.9" in capsys.readouterr().err
