@@ -18,6 +18,7 @@ import torch
 from common import as_ids, load_result, machine_line
 
 from slm_ray.architecture import SubnetSpec, full_subnet, num_params
+from slm_ray.cluster import default_workers, ray_session
 from slm_ray.core.files import cache_folder
 from slm_ray.core.progress import Console, Progress
 from slm_ray.data import HELD_OUT, load_corpus, prepare_tokens
@@ -42,7 +43,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--milp", action="store_true", help="the integer program's models too")
     parser.add_argument("--other", default=None, help="a text not calibrated on: a file, or a hub id")
     parser.add_argument("--other-tokens", type=int, default=8192, help="how much of it")
+    parser.add_argument("--held-out-tokens", type=int, default=8192, help="how much of the text calibrated on")
     parser.add_argument("--tokens", type=int, default=32768, help="train tokens that weights are fitted on")
+    parser.add_argument("--teacher-text", type=float, default=0.0, help="share of the text that the teacher writes")
     parser.add_argument("--threads", type=int, default=None, help="threads [default: torch's]")
     return parser.parse_args()
 
@@ -106,10 +109,15 @@ def main() -> None:
     given = arguments()
     if given.threads:
         torch.set_num_threads(given.threads)
-    config = load_result(given.run)[0] if given.run else SearchConfig(reconstruct_tokens=given.tokens)
+    own = SearchConfig(
+        reconstruct_tokens=given.tokens, teacher_text=given.teacher_text, held_out_tokens=given.held_out_tokens
+    )
+    config = load_result(given.run)[0] if given.run else own
     inputs = prepare_inputs(config, Console())
     assert inputs.reconstruction is not None
-    stack = bind_genomes(config, inputs, rank_units(config, inputs, Progress(Console(), "importance", 20)))
+    with ray_session(None, default_workers(config.threads) * config.threads):
+        ranking = rank_units(config, inputs, Progress(Console(), "importance", config.importance_steps))
+    stack = bind_genomes(config, inputs, ranking)
     specs = ranked_specs(inputs, stack)
     specs |= searched_specs(given.run, inputs, stack) if given.run else {}
     specs |= solved_specs(inputs, stack) if given.milp else {}
@@ -123,7 +131,9 @@ def main() -> None:
 
     base = {name: measure_model(student(full_subnet(inputs.architecture)), ids).value for name, ids in texts.items()}
     print(f"{machine_line()}, {torch.get_num_threads()} threads")
-    print(f"fitted on {inputs.reconstruction.num_tokens:,} train tokens of {config.data}; teacher: "
+    written = f", {inputs.reconstruction.written_tokens:,} of them the teacher's own text"
+    print(f"fitted on {inputs.reconstruction.num_tokens:,} train tokens of {config.data}"
+          + (written if inputs.reconstruction.written_tokens else "") + "; teacher: "
           + ", ".join(f"{value:.2f} on {name}" for name, value in base.items()))  # fmt: skip
     print("| start | share | weights | " + " | ".join(f"{name} | × teacher | target" for name in texts) + " |")
     print("|---" * (3 + 3 * len(texts)) + "|")

@@ -110,7 +110,7 @@ def teacher_text(
     """
     tokenizer = teacher.tokenizer()
     was_cached = True
-    wanted = {
+    wanted: dict[str, Any] = {
         "part": TRAIN, "written_by": teacher.digest, "tokenizer": tokenizer_digest(tokenizer), "precision": precision,
         "num_sequences": num_sequences, "sequence_length": sequence_length, "text_tokens": _TEXT_TOKENS,
         "seed": _SEED, "version": _VERSION,
