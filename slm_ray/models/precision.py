@@ -6,7 +6,7 @@ import torch
 
 
 def choose_precision(wanted: str, device: str = "cpu") -> str:
-    """What ``auto`` stands for: ``bf16`` where it is multiplied natively, else ``fp32``.
+    """What ``auto`` stands for: ``bf16`` where it is multiplied natively (AMX, or AVX-512 with BF16), else ``fp32``.
 
     Args:
         wanted: ``auto``, or what is asked for.
@@ -14,4 +14,5 @@ def choose_precision(wanted: str, device: str = "cpu") -> str:
     """
     if wanted != "auto":
         return wanted
-    return "bf16" if device == "cuda" or torch.cpu._is_amx_tile_supported() else "fp32"
+    is_native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if device == "cuda" or is_native else "fp32"
