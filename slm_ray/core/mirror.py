@@ -23,7 +23,7 @@ STORAGE_VARIABLE = "SLM_RAY_STORAGE"
 STORAGE_HELP = "keep the run here as well, a folder or s3://…; --resume fetches it from there on another machine"
 # Lies in a folder while that is mirrored: runs inside of it are not mirrored again.
 _MARK = ".mirrored"
-_EVERY_SECONDS = 15.0
+_EVERY_SECONDS = 5.0
 _PATIENCE_SECONDS = 120.0  # with a storage that fails, once the run is over
 _TRY_AGAIN_SECONDS = 2.0
 # Where a training with --storage keeps its checkpoints itself: RUN/MODEL/step-00000100/…

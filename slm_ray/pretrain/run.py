@@ -15,6 +15,7 @@ from slm_ray.core.environment import usable_cpus
 from slm_ray.core.errors import UserError
 from slm_ray.core.files import read_json, write_json
 from slm_ray.core.progress import Console, Progress
+from slm_ray.core.remote import below, is_address
 from slm_ray.core.runfolder import LOG_FILE, RunFolder
 from slm_ray.core.units import format_count
 from slm_ray.models.scratch import build_scratch
@@ -115,13 +116,9 @@ class PretrainRun:
     def _storage(self, name: str) -> str:
         if self.config.storage is None:
             return str((self.folder.path / name / CHECKPOINTS).resolve())
-        scheme, separator, place = self.config.storage.partition("://")
-        below = f"{self.folder.path.name}/{name}"
-        if not separator:
-            return str(Path(scheme).resolve() / below)
-        if not place.strip("/"):
-            raise UserError(f"--storage {self.config.storage} names no place: give e.g. s3://bucket/folder")
-        return f"{scheme}://{place.rstrip('/')}/{below}"
+        storage = self.config.storage
+        place = storage if is_address(storage) else str(Path(storage).expanduser().resolve())
+        return below(place, f"{self.folder.path.resolve().name}/{name}")
 
     def _write_start(
         self, inputs: PretrainInputs, student: Student, start: str, seed: int, folder: Path, storage: str
@@ -179,7 +176,7 @@ def resources_of(config: PretrainConfig, num_jobs: int) -> Resources:
         raise UserError("--device cuda is given, but the cluster has no GPU: give --device cpu, or add a GPU node")
     at_once = min(num_jobs, config.concurrent or num_jobs)
     threads = config.threads or max(1, usable_cpus() // (config.workers * at_once))
-    return Resources(config.workers, threads, use_gpu)
+    return Resources(config.workers, threads, use_gpu, config.min_workers)
 
 
 def make_job(
