@@ -16,8 +16,8 @@ from slm_ray.core.runfolder import CONFIG_FILE, RunFolder, find_run
 from slm_ray.pretrain.config import PretrainConfig, default_out
 
 MAY_CHANGE = (
-    "workers", "threads", "concurrent", "device", "address", "tracker", "engine", "zero", "offload", "micro_batch",
-    "launcher", "activation_checkpointing", "keep_last", "spike", "storage",
+    "workers", "min_workers", "threads", "concurrent", "device", "address", "tracker", "engine", "zero", "offload",
+    "micro_batch", "launcher", "activation_checkpointing", "keep_last", "spike", "storage",
 )  # fmt: skip
 
 

@@ -111,6 +111,8 @@ class PretrainConfig:
     )  # fmt: skip
     launcher: str = option("ray", "local: this process, or torchrun's, without Ray", choices=("ray", "local"))
     workers: int = option(1, "workers of each model", check=at_least(1))
+    min_workers: int = option(None, "go on with so few where machines are lost [default: --workers]",
+                              check=at_least(1), kind=int)  # fmt: skip
     threads: int = option(None, "CPU threads of a worker [default: usable CPUs / workers]", check=at_least(1), kind=int)
     concurrent: int = option(None, "models trained at once [default: as many as fit]", check=at_least(1), kind=int)
     device: str = option("auto", "auto takes GPUs where there are any", choices=("auto", "cpu", "cuda"))
@@ -256,12 +258,13 @@ class PretrainConfig:
             size = int(self.micro_batch)
         except ValueError as error:
             raise UserError(f"--micro-batch '{self.micro_batch}' must be a whole number or auto") from error
-        share = size if self.batch_size is None else self.batch_size // self.workers
-        if size < 1 or share % size:
-            raise UserError(
-                f"--micro-batch {size} must divide a worker's {share} sequences (--batch-size {self.batch_size} / "
-                f"--workers {self.workers})"
-            )
+        for workers in self.numbers_of_workers():
+            share = size if self.batch_size is None else self.batch_size // workers
+            if size < 1 or share % size:
+                raise UserError(
+                    f"--micro-batch {size} must divide a worker's {share} sequences (--batch-size {self.batch_size} / "
+                    f"{f'--workers {workers}' if workers == self.workers else f'{workers} workers'})"
+                )
         return size
 
     def check(self) -> None:
@@ -279,15 +282,34 @@ class PretrainConfig:
             raise UserError("--data-tokens and --shards are both given: prepared shards are read whole; leave one out")
         for name in ("eval_every", "checkpoint_every"):
             self.every_steps(name)
+        self._check_workers()
+        self.micro_batch_size()
+        self._check_engine()
+        self._check_distill()
+        self._check_growth()
+
+    def numbers_of_workers(self) -> range:
+        """How many workers a model may have at some time."""
+        return range(self.min_workers or self.workers, self.workers + 1)
+
+    def _check_workers(self) -> None:
         if self.batch_size is not None and self.batch_size % self.workers:
             raise UserError(
                 f"--batch-size {self.batch_size} is not divisible by --workers {self.workers}: give "
                 f"{-(-self.batch_size // self.workers) * self.workers} or another number of workers"
             )
-        self.micro_batch_size()
-        self._check_engine()
-        self._check_distill()
-        self._check_growth()
+        if self.min_workers is None:
+            return
+        if self.min_workers > self.workers:
+            raise UserError(f"--min-workers {self.min_workers} is over --workers {self.workers}: give fewer")
+        if self.launcher == "local":
+            raise UserError("--min-workers is for Ray, which replaces workers: leave it out with --launcher local")
+        wrong = [number for number in self.numbers_of_workers() if self.batch_size and self.batch_size % number]
+        if wrong:
+            raise UserError(
+                f"with --min-workers {self.min_workers} there may be {wrong[0]} workers, by which --batch-size "
+                f"{self.batch_size} is not divisible: every number up to --workers {self.workers} must divide it"
+            )
 
     def _check_no_scratch(self) -> None:
         self.students()

@@ -38,15 +38,22 @@ class Resources:
         workers: Processes.
         threads: CPU threads of each.
         use_gpu: A GPU each.
+        min_workers: With how few it goes on where machines are lost; None: never with fewer.
     """
 
     workers: int
     threads: int
     use_gpu: bool
+    min_workers: int | None = None
 
-    def need(self) -> dict[str, int]:
-        """Ray's resources for one model."""
-        return {"CPU": self.workers * self.threads, **({"GPU": self.workers} if self.use_gpu else {})}
+    def need(self, workers: int | None = None) -> dict[str, int]:
+        """Ray's resources for one model, or for so many of its workers."""
+        workers = workers or self.workers
+        return {"CPU": workers * self.threads, **({"GPU": workers} if self.use_gpu else {})}
+
+    def scaling(self) -> int | tuple[int, int]:
+        """How many workers Ray Train gives a model: a number, or the fewest and the most."""
+        return self.workers if self.min_workers in (None, self.workers) else (int(self.min_workers or 1), self.workers)
 
     def waiting_for(self, free: dict[str, float]) -> str | None:
         """What a model that has not started lacks, in words; None where all it needs is free."""
@@ -64,12 +71,15 @@ class Resources:
         """
         need = self.need()
         fits = min(int(cluster.get(name, 0) // count) for name, count in need.items())
+        if fits < 1 and self.min_workers is not None:
+            need = self.need(self.min_workers)
+            fits = min(1, *(int(cluster.get(name, 0) // count) for name, count in need.items()))
         if fits < 1:
             asked = " and ".join(f"{count} {name}s" for name, count in need.items())
             has = " and ".join(f"{cluster.get(name, 0):g} {name}s" for name in need)
             raise UserError(
-                f"a model's {self.workers} workers ask for {asked}, and the cluster has {has}: give fewer --workers or "
-                "--threads, or add nodes"
+                f"a model's {self.min_workers or self.workers} workers ask for {asked}, and the cluster has {has}: "
+                "give fewer --workers or --threads, or add nodes"
             )
         return fits
 
@@ -184,7 +194,7 @@ def _fit(job: TrainJob, recorders: Any, resources: Resources, scratch: str) -> N
         ray_worker,
         train_loop_config={"job": job.to_json(), "recorders": recorders, "threads": resources.threads},
         scaling_config=ScalingConfig(
-            num_workers=resources.workers, use_gpu=resources.use_gpu, resources_per_worker={"CPU": resources.threads}
+            num_workers=resources.scaling(), use_gpu=resources.use_gpu, resources_per_worker={"CPU": resources.threads}
             | ({"GPU": 1} if resources.use_gpu else {}),
         ),
         # A name of its own each time: Ray Train resumes a run whose name it finds, and we resume from our checkpoints.

@@ -43,10 +43,10 @@ def run_plan(
     Args:
         plan: What to measure; its records are written as candidates finish.
         settings: What to measure with.
-        workers: Trials that run at once.
+        workers: Idle actors that are kept: the most trials that may run at once.
         scratch: A folder for Tune's own files, which nothing later reads; removed at the end.
-        limit: Most trials handed to Tune at once; needed only on a cluster with more CPUs than ``workers`` use. Tune
-            keeps its workers busier where it has trials waiting.
+        limit: Most trials handed to Tune at once; None: as many as the cluster has room for, machines that join later
+            included. Tune keeps its workers busier where it has trials waiting.
 
     Raises:
         UserError: A record could not be written, or no candidate could be measured.
