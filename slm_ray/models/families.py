@@ -233,6 +233,11 @@ FAMILIES: dict[str, Family] = {
 
 def unsupported_family(name: str, model_type: str) -> UserError:
     """The error for a model of a family that is not declared here; it lists those that are."""
+    if model_type.startswith("slm_ray_"):
+        return UserError(
+            f"{name} is a student whose layers differ in size, which cannot be a teacher: give its own teacher, or a "
+            "student from a space with model-wide sizes (coarse, fine_uniform, depth)"
+        )
     supported = ", ".join(sorted(FAMILIES))
     return UserError(
         f"{name} is of the family '{model_type}', which is not supported: use a teacher of one of {supported}, "

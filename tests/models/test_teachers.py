@@ -198,6 +198,11 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path, name):
     assert "tokenizer" in refuses(tmp_path / "bare", tmp_path / "cache")
 
 
+def test_a_student_whose_layers_differ_is_no_teacher(folder, tmp_path):
+    (folder / "config.json").write_text(json.dumps({"model_type": "slm_ray_llama"}))
+    assert "whose layers differ in size, which cannot be a teacher" in refuses(folder, tmp_path / "cache")
+
+
 @pytest.mark.parametrize("kind", ["t5", "made_up"])
 def test_an_unsupported_family_names_the_supported(folder, tmp_path, kind):
     T5Config().save_pretrained(folder)
