@@ -104,7 +104,8 @@ def _say_sent(home: Any) -> None:
         for what, _, num_bytes in sent_files(home):
             sent[what].append(num_bytes)
     for what, each in sent.items():
-        print(f"sent {what} ({format_bytes(max(each))}) to {len(each)} machines, once each", file=sys.stderr)
+        machines = "1 machine" if len(each) == 1 else f"{len(each)} machines, once each"
+        print(f"sent {what} ({format_bytes(max(each))}) to {machines}", file=sys.stderr)
 
 
 def _head_runs(ray: Any) -> Callable[[], bool]:
