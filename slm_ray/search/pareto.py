@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pymoo.indicators.hv import HV
@@ -25,6 +28,37 @@ def front_of(objectives: Array) -> list[int]:
     rows = np.sort(first)
     best = NonDominatedSorting().do(objectives[rows], only_non_dominated_front=True)
     return sorted(int(rows[index]) for index in best)
+
+
+class RunningFront:
+    """What :func:`front_of` finds among all that was added, in time that grows with the front alone."""
+
+    def __init__(self) -> None:
+        self._members: list[tuple[tuple[float, ...], int, Any]] = []
+
+    def add(self, values: Sequence[float], number: int, item: Any) -> None:
+        """Take one more.
+
+        Args:
+            values: Its objectives, all minimised, finite.
+            number: Of equal ones the lowest stays.
+            item: What it is.
+        """
+        new = tuple(values)
+        for old, older, _ in self._members:
+            if _covers(old, new) and not (old == new and number < older):
+                return
+        self._members = [member for member in self._members if not _covers(new, member[0])]
+        self._members.append((new, number, item))
+
+    def items(self) -> list[Any]:
+        """The front by its first objective."""
+        return [item for _, _, item in sorted(self._members, key=lambda member: (member[0][0], member[1]))]
+
+
+def _covers(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    """Whether one is at least as good as the other in everything."""
+    return all(mine <= theirs for mine, theirs in zip(one, other, strict=True))
 
 
 def hypervolume(objectives: Array, ideal: ArrayLike, nadir: ArrayLike) -> float:

@@ -23,7 +23,7 @@ from slm_ray.proxies.registry import PROXIES
 from slm_ray.search.algorithms import Algorithm
 from slm_ray.search.axes import IntArray
 from slm_ray.search.journal import Journal
-from slm_ray.search.pareto import front_of, hypervolume
+from slm_ray.search.pareto import RunningFront, hypervolume
 from slm_ray.search.stack import GenomeStack
 
 COST_STEPS = 32  # the budget's range is searched in this many steps of cost; closer costs count as equal
@@ -99,6 +99,10 @@ class SearchPlan:
         self._running: dict[int, Job] = {}
         self._finished = False
         self._start = time.monotonic()
+        # Of all records, and of those of generations that are closed; the latter does not depend on a resume.
+        self._front, self._earlier = RunningFront(), RunningFront()
+        for record in journal.records:
+            self._take(self._front, record)
 
     @property
     def is_finished(self) -> bool:
@@ -152,6 +156,9 @@ class SearchPlan:
         if all(record is None or record["status"] == "failed" for record in records) and self.generation == 0:
             reason = next((record["error"] for record in records if record), "nothing was measured")
             raise UserError(f"every candidate of the first generation failed, the first with: {reason}")
+        for record in records:
+            if record is not None:
+                self._take(self._earlier, record)
         if all(record is not None for record in records):
             self.algorithm.tell(np.array([self.values_of(record) for record in records if record]))
         self._note_progress()
@@ -192,6 +199,7 @@ class SearchPlan:
         }
         self.journal.append(record)
         self._running.pop(job.trial, None)
+        self._take(self._front, self.journal.records[-1])
         self.on_record(self.journal.records[-1])
 
     def values_of(self, record: dict[str, Any]) -> list[float]:
@@ -220,19 +228,13 @@ class SearchPlan:
         width = max(1.0, (high - low) / COST_STEPS)
         return high - width * math.floor((high - cost) / width + 1e-9)
 
-    def measured_front(self, records: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+    def measured_front(self) -> list[dict[str, Any]]:
         """The non-dominated candidates among those measured on all tokens, by their first objective."""
-        pool = self.journal.records if records is None else records
-        whole = [record for record in pool if record["status"] == "done" and record["decided"] == "full"]
-        whole.sort(key=lambda record: record["trial"])
-        rows = front_of(
-            np.array([self.values_of(record) for record in whole]).reshape(len(whole), len(self.objectives))
-        )
-        return sorted((whole[row] for row in rows), key=lambda record: self.values_of(record)[0])
+        return self._front.items()
 
-    def _finished_earlier(self) -> list[dict[str, Any]]:
-        """Records of earlier generations only, so that a resumed run races against the same front."""
-        return [record for record in self.journal.records if record["genes"] in self._known]
+    def _take(self, front: RunningFront, record: dict[str, Any]) -> None:
+        if record["status"] == "done" and record["decided"] == "full":
+            front.add(self.values_of(record), record["trial"], record)
 
     def _racing_front(self) -> list[tuple[float, Rival]]:
         """(cost, rival) of the front so far, cheapest first; empty where there is nothing to race on."""
@@ -240,7 +242,7 @@ class SearchPlan:
         if not staged or any(name not in QUANTITIES for name in second):
             return []
         front = []
-        for record in self.measured_front(self._finished_earlier()):
+        for record in self._earlier.items():
             cost = self.values_of(record)[1] if second else 0.0
             front.append((cost, Rival(tuple(record["measurements"][self.objectives[0]]["blocks"]))))
         return sorted(front, key=lambda member: member[0])
@@ -258,7 +260,7 @@ class SearchPlan:
 
     def _note_progress(self) -> None:
         """Hypervolume of the front so far, in a box fixed by the first generation."""
-        front = self.measured_front(self._finished_earlier())
+        front = self._earlier.items()
         if not front:
             return
         values = np.array([self.values_of(record) for record in front])

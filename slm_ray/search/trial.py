@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from typing import Any
 
@@ -10,13 +11,16 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from slm_ray.core.errors import UserError
+from slm_ray.core.redact import redact
 from slm_ray.proxies.evaluator import Evaluator, EvaluatorSettings
 from slm_ray.proxies.race import Rival
 from slm_ray.search.plan import Job, SearchPlan
 from slm_ray.search.stack import GenomeStack
 
 _MOST_ERROR_CHARACTERS = 300
-_MOST_WORKER_DEATHS = 3
+# Before a candidate whose worker died, or could not read its files, is tried again: that a storage is away a minute,
+# or a machine is lost, is no fault of the candidate's.
+_RESTS_SECONDS = (0.0, 5.0, 60.0)
 
 
 class CandidateTrial(tune.Trainable):
@@ -42,13 +46,14 @@ class CandidateTrial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Measure the candidate. What goes wrong inside is a failed candidate, not a failed worker."""
+        """Measure the candidate. What goes wrong inside is a failed candidate; with its files, a failed worker."""
         rival = None if self._job["rival"] is None else Rival(tuple(self._job["rival"]))
         try:
             spec = self._stack.decode(self._stack.from_text(self._job["genes"]))
             answer: dict[str, Any] = {"outcome": self._evaluator.evaluate(spec, rival).to_json(), "error": None}
         except Exception as error:
-            answer = {"outcome": None, "error": f"{type(error).__name__}: {error}"[:_MOST_ERROR_CHARACTERS]}
+            said = redact(f"{type(error).__name__}: {error}")[:_MOST_ERROR_CHARACTERS]
+            answer = {"outcome": None, "error": said, "again": _is_of_files(error)}
         return {"answer": json.dumps(answer), "done": True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -56,6 +61,11 @@ class CandidateTrial(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing to load."""
+
+
+def _is_of_files(error: Exception) -> bool:
+    """Whether the system refused something, which it may not do a minute later."""
+    return isinstance(error, OSError) or isinstance(error.__cause__, OSError)
 
 
 class PlanSearcher(Searcher):
@@ -67,6 +77,7 @@ class PlanSearcher(Searcher):
         self.fatal: UserError | None = None
         self._jobs: dict[str, Job] = {}
         self._deaths: Counter[int] = Counter()
+        self._resting: list[tuple[float, Job]] = []
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles what it was given, to restore it some day; we resume from the run's records instead."""
@@ -76,6 +87,7 @@ class PlanSearcher(Searcher):
         """A job; None at a generation's end while others still run; FINISHED when all is done."""
         if self.fatal is not None:
             return Searcher.FINISHED
+        self._wake()
         try:
             job = self.plan.next_job()
         except UserError as error:
@@ -93,16 +105,25 @@ class PlanSearcher(Searcher):
         if job is None or self.fatal is not None:
             return
         answer = json.loads(result["answer"]) if result and "answer" in result and not error else None
-        self._deaths[job.trial] += answer is None
+        deaths = self._deaths[job.trial]
+        if answer is None or answer.get("again"):
+            if deaths < len(_RESTS_SECONDS):
+                self._deaths[job.trial] += 1
+                self._resting.append((time.monotonic() + _RESTS_SECONDS[deaths], job))
+                return
+            said = "the worker died again and again while measuring this candidate"
+            answer = {"outcome": None, "error": answer["error"] if answer else said}
         try:
-            if answer is not None:
-                self.plan.finish(job, answer["outcome"], answer["error"])
-            elif self._deaths[job.trial] <= _MOST_WORKER_DEATHS:
-                self.plan.put_back(job)
-            else:
-                self.plan.finish(job, None, "the worker died again and again while measuring this candidate")
+            self.plan.finish(job, answer["outcome"], answer["error"])
         except UserError as problem:
             self.fatal = problem
+
+    def _wake(self) -> None:
+        """Queue the candidates again that have rested."""
+        now = time.monotonic()
+        for ready in [entry for entry in self._resting if entry[0] <= now]:
+            self._resting.remove(ready)
+            self.plan.put_back(ready[1])
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the plan is replayed from the run's records."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler
 
+from slm_ray.core.digest import digest_json
 from slm_ray.core.errors import UserError
 from slm_ray.proxies.evaluator import EvaluatorSettings
 from slm_ray.search.plan import SearchPlan
@@ -84,4 +85,5 @@ def run_plan(
 
 def scratch_folder(run: Path) -> Path:
     """Where Tune keeps its files while a run goes on: on local disk, out of the run folder."""
-    return Path(tempfile.gettempdir()) / f"slm_ray-tune-{run.resolve().name}"
+    # By its whole path: several searches of a sweep have the same name, and run at once.
+    return Path(tempfile.gettempdir()) / f"slm_ray-tune-{run.resolve().name}-{digest_json(str(run.resolve()))[:8]}"

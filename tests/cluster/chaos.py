@@ -241,11 +241,15 @@ def reference(stage: Stage, work: Path) -> dict[str, Any]:
         shutil.rmtree(run, ignore_errors=True)
         run.parent.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
-        command = Command(stage.start(run), run.with_suffix(".log"))
-        command.wait(_PATIENCE_SECONDS)
+        for _ in range(_MOST_RESUMES):  # on a machine that is full, Ray may not start within its 30 seconds
+            is_there = (run / "config.json").exists()
+            command = Command(stage.resume(run) if is_there else stage.start(run), run.with_suffix(".log"))
+            command.wait(_PATIENCE_SECONDS)
+            command.clean_up()
+            if command.status == 0:
+                break
         if command.status != 0:
             raise SystemExit(f"the undisturbed {stage.name} failed: see {run.with_suffix('.log')}")
-        command.clean_up()
         (run.parent / f"{run.name}.done").touch()
         print(f"undisturbed {stage.name}: {time.monotonic() - began:.0f} s", flush=True)
     return {"names": stage.expected(run), "outcome": stage.outcome(run)}

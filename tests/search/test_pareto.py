@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from slm_ray.search.pareto import front_of, hypervolume
+from slm_ray.search.pareto import RunningFront, front_of, hypervolume
 from tests.references import dominated_share, non_dominated
 
 
@@ -49,3 +49,14 @@ def test_hypervolume_against_counted_cells():
     for count in (1, 4, 20):
         rows = rng.random((count, 2))
         assert hypervolume(rows, [0, 0], [1, 1]) == pytest.approx(dominated_share(rows, (0, 0), (1, 1)), abs=0.01)
+
+
+def test_a_running_front_is_the_front_of_all_that_was_added():
+    rng = np.random.default_rng(0)
+    for size, objectives in ((0, 2), (1, 2), (200, 1), (300, 2), (300, 3)):
+        values = rng.integers(0, 12, (size, objectives)).astype(float)  # with many equal rows
+        running = RunningFront()
+        for row in rng.permutation(size):
+            running.add(values[row], int(row), int(row))
+        assert sorted(running.items()) == front_of(values)
+        assert [values[row][0] for row in running.items()] == sorted(values[row][0] for row in running.items())

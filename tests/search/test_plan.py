@@ -245,6 +245,10 @@ def test_records_of_another_search_are_noticed(folders):
 class TestThroughTune:
     """What Tune calls, called by hand."""
 
+    @pytest.fixture(autouse=True)
+    def no_rest(self, monkeypatch):
+        monkeypatch.setattr("slm_ray.search.trial._RESTS_SECONDS", (0.0, 0.0, 0.0))
+
     def finish(self, searcher: PlanSearcher, trial_id: str, config: dict, measure) -> None:
         given = json.loads(config["job"])
         rival = None if given["rival"] is None else SimpleNamespace(blocks=tuple(given["rival"]))
@@ -279,6 +283,24 @@ class TestThroughTune:
         assert [record["trial"] for record in failed] == [6]
         assert "again and again" in failed[0]["error"]
         assert len(plan.journal.records) == TRIALS
+
+    def test_a_candidate_whose_files_are_away_for_a_while_rests_and_is_measured_then(self, folders, monkeypatch):
+        now = [0.0]
+        monkeypatch.setattr("slm_ray.search.trial._RESTS_SECONDS", (0.0, 5.0, 60.0))
+        monkeypatch.setattr("slm_ray.search.trial.time.monotonic", lambda: now[0])
+        plan = plan_in(folders())
+        searcher, measure = PlanSearcher(plan), made_up(plan)
+        away = json.dumps({"outcome": None, "error": "OSError: gone", "again": True})
+        first, other = searcher.suggest("a"), searcher.suggest("b")
+        for name, rest in (("a", 0.0), ("c", 5.0), ("d", 60.0)):
+            searcher.on_trial_complete(name, {"answer": away})
+            now[0] += max(0.0, rest - 1)
+            assert rest == 0 or searcher.suggest("early") is None
+            now[0] += 1
+            assert searcher.suggest({"a": "c", "c": "d", "d": "e"}[name]) == first
+        self.finish(searcher, "e", first, measure)
+        self.finish(searcher, "b", other, measure)
+        assert [record["status"] for record in records_of(plan)] == ["done", "done"]
 
     def test_a_generation_is_waited_for(self, folders):
         plan = plan_in(folders())
