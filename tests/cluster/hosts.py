@@ -1,6 +1,6 @@
 """Bring up several hosts of our own with `ray up`, search and train on them, and take them down with `ray down`.
 
-    python -m tests.cluster.hosts                  # a desk, a head and two workers; minutes
+    python -m tests.cluster.hosts                  # a desk, a head and two workers, and one that is alone; minutes
     python -m tests.cluster.hosts --workers 1
 
 The hosts are network namespaces (tests/cluster/netns.py) and share no home, no /tmp and no cache. `ray up` reads
@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -115,23 +116,22 @@ def prepare(machines: dict[str, Host], tiny: Tiny, folder: Path) -> Tiny:
     activate = f"export PATH={python.parent}:$PATH PYTHONPATH=$HOME/project RAY_AUTH_MODE=token\n"
     (desk.home / ".bashrc").write_text(activate)
     desk.run("ray get-auth-token --generate")
-    shutil.copytree(folder, head.home / "inputs")
+    for machine in (head, machines["alone"]):
+        shutil.copytree(folder, machine.home / "inputs")
     return work.moved(tiny, Path.home() / "inputs")
 
 
-def alone(head: Host, tiny: Tiny, report: Report) -> dict[str, Any]:
+def alone(machine: Host, tiny: Tiny, report: Report) -> dict[str, Any]:
     """Both commands on one host, without a cluster."""
-    shutil.copytree(REPOSITORY / "slm_ray", head.home / "alone/slm_ray", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(REPOSITORY / "search_spaces", head.home / "alone/search_spaces")
-    before = f"export {_PATIENT} PATH={Path(sys.prefix) / 'bin'}:$PATH PYTHONPATH=$HOME/alone; "
+    for name in ("slm_ray", "search_spaces"):
+        shutil.copytree(machine.folder.parent / "desk/home/project" / name, machine.home / "slm_ray" / name)
+    before = f"export {_PATIENT} PATH={Path(sys.prefix) / 'bin'}:$PATH PYTHONPATH=$HOME/slm_ray; "
     runs = Path.home() / "runs"
     with report.timed("search on one host"):
-        head.run(before + work.line("python", work.search_words(tiny, runs / "search-alone", 2)), _SECONDS)
+        machine.run(before + work.line("python", work.search_words(tiny, runs / "search", 2)), _SECONDS)
     with report.timed("training on one host"):
-        head.run(before + work.line("python", work.pretrain_words(tiny, runs / "training-alone")), _SECONDS)
-    shutil.rmtree(head.home / "alone")
-    here = head.home / "runs"
-    search, training = here / "search-alone", here / "training-alone"
+        machine.run(before + work.line("python", work.pretrain_words(tiny, runs / "training")), _SECONDS)
+    search, training = machine.home / "runs/search", machine.home / "runs/training"
     return {"search": work.search_outcome(search), "training": work.pretrain_outcome(training)}
 
 
@@ -178,11 +178,10 @@ def dashboard(desk: Host) -> Iterator[None]:
         forward.wait()
 
 
-def together(machines: dict[str, Host], tiny: Tiny, report: Report) -> dict[str, Any]:
+def together(desk: Host, head: Host, count: int, tiny: Tiny, report: Report) -> dict[str, Any]:
     """Both commands on the cluster: the search sent by `ray job submit` from the desk, the training by `ray exec`."""
-    desk, head = machines["desk"], machines["head"]
     runs, here = Path.home() / "runs", head.home / "runs"
-    search = work.line("python", work.search_words(tiny, runs / "search", len(machines) - 1), "--address", "auto")
+    search = work.line("python", work.search_words(tiny, runs / "search", count), "--address", "auto")
     with dashboard(desk):
         report.check("whoever has no token is refused", refuses_strangers(desk))
     with dashboard(desk), report.timed("search on the cluster, by `ray job submit`"):
@@ -211,25 +210,28 @@ def same_work(machines: dict[str, Host], inputs: Path, tiny: Tiny, report: Repor
     """The whole of it, on hosts that are there."""
     desk, head = machines["desk"], machines["head"]
     there = prepare(machines, tiny, inputs)
-    expected = alone(head, there, report)
+    pool = ThreadPoolExecutor(1)
+    on_one_host = pool.submit(alone, machines["alone"], there, report)
     try:
         with report.timed("`ray up`"):
             bring_up(desk, report)
-        wait_for_nodes(head, len(machines) - 1, report)
-        found = together(machines, there, report)
+        cluster = {name: machine for name, machine in machines.items() if name not in ("desk", "alone")}
+        wait_for_nodes(head, len(cluster), report)
+        found = together(desk, head, len(cluster), there, report)
         where = work.worked(head.run(f"python -c '{work.WHERE}'").stdout)
-        for name, machine in machines.items():
-            if name != "desk":
-                report.add(f"workers on {name}", where.get(name, {}))
-                report.add(f"fetched by {name}", copies(machine))
+        for name, machine in cluster.items():
+            report.add(f"workers on {name}", where.get(name, {}))
+            report.add(f"bytes fetched by {name}", copies(machine))
         report.add("open to the network on the head", listens_beyond_itself(head))
+        expected = on_one_host.result()
         report.check("the search's results are exactly those of one host", found["search"] == expected["search"])
         report.check("the training's losses are exactly those of one host", found["training"] == expected["training"])
-        report.check("every host had workers", set(where) >= set(machines) - {"desk"})
+        report.check("every host had workers", set(where) >= set(cluster))
         report.check("the two ranks lay on two hosts", sum("RayTrainWorker" in kinds for kinds in where.values()) == 2)
     finally:
         with report.timed("`ray down`"):
             desk.run("cd project; ray down -y hosts.yaml", check=False)
+        pool.shutdown(wait=False, cancel_futures=True)
     for name, machine in machines.items():
         report.check(f"no Ray process is left on {name}", not machine.run("pgrep -l raylet", check=False).stdout)
 
@@ -252,7 +254,7 @@ def main(arguments: list[str] | None = None) -> int:
         tiny = make_tiny(inputs)
         machines: dict[str, Host] | None = None
         if not given.raylets:
-            names = ["desk", "head", *(f"worker-{number}" for number in range(1, given.workers + 1))]
+            names = ["desk", "alone", "head", *(f"worker-{number}" for number in range(1, given.workers + 1))]
             try:
                 machines = stack.enter_context(hosts(names))
             except NotPermitted as error:

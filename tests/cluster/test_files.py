@@ -154,6 +154,7 @@ def test_machines_of_ones_own_ask_for_the_token_and_are_started_by_the_first_aut
     assert any("RAY_AUTH_MODE=token" in command for command in config["setup_commands"])
     line = ray_start("cluster.local.yaml", "head")
     assert line.index("RAY_enable_autoscaler_v2=0") < line.index("ray start")
+    assert all("GLOO_SOCKET_IFNAME" in ray_start("cluster.local.yaml", kind) for kind in ("head", "worker"))
     ours = prepared("cluster.local.yaml")["available_node_types"]["local.cluster.node"]
     assert ours["min_workers"] == ours["max_workers"] == len(config["provider"]["worker_ips"])
 
