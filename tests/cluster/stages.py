@@ -71,7 +71,7 @@ def make_inputs(folder: Path) -> Inputs:
     text = tiny.corpus.read_text()
     for number in range(12):
         (inputs.long / f"{number}.txt").write_text(f"Chapter {number}.\n{text}")
-    lines = [json.dumps({"text": sentences(6, seed=i), "of": f"d{i % DOMAINS}"}) for i in range(DOMAINS * 8)]
+    lines = [json.dumps({"text": sentences(6, seed=i), "of": f"d{i % DOMAINS}"}) for i in range(DOMAINS * 40)]
     inputs.domains.write_text("\n".join(lines))
     tokenizer = make_tokenizer(text)
     for seed, place in enumerate(inputs.models):
