@@ -21,6 +21,7 @@ from slm_ray.pretrain.build import Place
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.job import TrainJob
 from slm_ray.pretrain.loop import train
+from slm_ray.pretrain.on_ray import Recorders, ray_worker
 from slm_ray.pretrain.process_group import local_group
 from slm_ray.pretrain.recorder import Recorder
 
@@ -84,7 +85,8 @@ class Resources:
         return fits
 
 
-def _prepare_process(job: TrainJob, device: str, threads: int) -> None:
+def prepare_process(job: TrainJob, device: str, threads: int) -> None:
+    """Make a process ready to train: its threads, and DeepSpeed where that is the engine."""
     torch.set_num_threads(threads)
     if job.option("engine") == "deepspeed":
         from slm_ray.pretrain.zero import prepare_deepspeed
@@ -115,7 +117,7 @@ def run_local(
             recorder.say(kind, record)
             watch(job.name, recorder.status())
 
-        _prepare_process(job, place.device.type, threads)
+        prepare_process(job, place.device.type, threads)
         try:
             train(job, place, say)
         except UserError as error:
@@ -159,32 +161,6 @@ def follow(config: PretrainConfig) -> None:
             run_local(jobs, folders, place, config.threads or usable_cpus(), lambda _name, _status: None)
 
 
-def ray_worker(config: dict[str, Any]) -> None:
-    """What each of Ray Train's workers runs."""
-    import ray
-    from ray import train as ray_train
-
-    job, recorders = TrainJob(**config["job"]), config["recorders"]
-    if ray.get(recorders.status.remote(job.name))["failure"]:
-        return  # a restart after a mistake that a restart cannot mend
-    context = ray_train.get_context()
-    device = ray_train.torch.get_device()
-    place = Place(context.get_world_rank(), context.get_world_size(), device)
-    _prepare_process(job, device.type, config["threads"])
-
-    def say(kind: str, record: dict[str, Any]) -> None:
-        told = recorders.say.remote(job.name, kind, record)
-        if kind != "step":
-            ray.get(told)  # and with it everything said before: a checkpoint comes after its records
-
-    try:
-        train(job, place, say)
-    except UserError as error:
-        ray.get(recorders.say.remote(job.name, "failure", {"message": str(error)}))
-        if place.world > 1:
-            raise  # ends the other workers, who wait for this one
-
-
 def _fit(job: TrainJob, recorders: Any, resources: Resources, scratch: str) -> None:
     """One model on Ray Train; returns when it is done or has failed."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -205,22 +181,6 @@ def _fit(job: TrainJob, recorders: Any, resources: Resources, scratch: str) -> N
         torch_config=TorchConfig(backend="nccl" if resources.use_gpu else "gloo"),
     )  # fmt: skip
     trainer.fit()
-
-
-class Recorders:
-    """The recorders of all models, as one actor on the driver's machine: records reach its disk from any node."""
-
-    def __init__(self, folders: dict[str, str]) -> None:
-        """Record every model into a folder of its own."""
-        self._recorders = {name: Recorder(folder) for name, folder in folders.items()}
-
-    def say(self, name: str, kind: str, record: dict[str, Any]) -> None:
-        """Take one model's record."""
-        self._recorders[name].say(kind, record)
-
-    def status(self, name: str) -> dict[str, Any]:
-        """Where one model's training stands."""
-        return self._recorders[name].status()
 
 
 def _make_recorders(jobs: Sequence[TrainJob], folders: Sequence[Path]) -> Any:
