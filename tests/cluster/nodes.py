@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
+import tempfile
 import uuid
 from typing import Any
 
@@ -18,10 +20,14 @@ class Nodes:
         from ray.cluster_utils import Cluster
 
         self.mark, self._cpus = uuid.uuid4().hex, cpus
+        # Of its own: Ray's usual one says where `--address auto` of this machine's other clusters leads.
+        self._scratch = tempfile.mkdtemp(prefix="nodes-")
         before = os.environ.get(MARK)
         os.environ[MARK] = self.mark
         try:
-            self._cluster = Cluster(initialize_head=True, head_node_args=self._arguments(0))
+            self._cluster = Cluster(
+                initialize_head=True, head_node_args={**self._arguments(0), "temp_dir": self._scratch}
+            )
             self.machines = [self._add() for _ in range(count)]
         finally:
             os.environ.pop(MARK)
@@ -67,3 +73,4 @@ class Nodes:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
+        shutil.rmtree(self._scratch, ignore_errors=True)
