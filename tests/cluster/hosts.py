@@ -43,6 +43,7 @@ _PORT = 8265
 _PATIENT = "RAY_worker_niceness=0 RAY_worker_register_timeout_seconds=600"
 _TRIES = 4
 _SECONDS = 1800
+_GONE_SECONDS = 240
 
 
 class Report:
@@ -206,6 +207,16 @@ def listens_beyond_itself(machine: Host) -> list[str]:
     return sorted({row[5].split('"')[1] for row in rows if len(row) > 5 and not row[3].startswith(("127.", "[::1]"))})
 
 
+def is_gone(machine: Host) -> bool:
+    """Whether Ray has ended on a host: `ray down` stops the head, and the others miss it for a minute first."""
+    end = time.monotonic() + _GONE_SECONDS
+    while machine.run("pgrep raylet", check=False).stdout:
+        if time.monotonic() > end:
+            return False
+        time.sleep(1)
+    return True
+
+
 def same_work(machines: dict[str, Host], inputs: Path, tiny: Tiny, report: Report) -> None:
     """The whole of it, on hosts that are there."""
     desk, head = machines["desk"], machines["head"]
@@ -232,8 +243,9 @@ def same_work(machines: dict[str, Host], inputs: Path, tiny: Tiny, report: Repor
         with report.timed("`ray down`"):
             desk.run("cd project; ray down -y hosts.yaml", check=False)
         pool.shutdown(wait=False, cancel_futures=True)
-    for name, machine in machines.items():
-        report.check(f"no Ray process is left on {name}", not machine.run("pgrep -l raylet", check=False).stdout)
+    with report.timed("Ray is gone from all hosts, after `ray down`"):
+        gone = all(is_gone(machine) for machine in machines.values())
+    report.check("no Ray process is left", gone)
 
 
 def main(arguments: list[str] | None = None) -> int:
