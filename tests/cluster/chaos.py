@@ -56,7 +56,7 @@ class Run:
         self.stage, self.folder, self.rng, self.options = stage, folder, rng, options
         self.log = folder.with_suffix(".log")
         self.command: Command
-        self.cluster: nodes.Nodes | None = None
+        self.cluster: nodes.NodesApart | None = None
         self.kept: dict[str, Any] = {}
         self.blows: list[dict[str, Any]] = []
         self.resumes = 0
@@ -68,7 +68,7 @@ class Run:
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             if "node" in kinds:
-                self.cluster = nodes.Nodes(2)
+                self.cluster = nodes.NodesApart(2)
             with disks.small_disk(self.folder.parent / f"{self.folder.name}-disk", kinds) as disk:
                 self.disk = disk
                 self.run = disk.folder / "run" if disk else self.folder

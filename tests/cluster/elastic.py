@@ -2,8 +2,8 @@
 
     python -m tests.cluster.elastic --out benchmarks/elastic.json
 
-A search starts on one machine of one CPU; another joins in its middle, and then leaves (kill -9 of its raylet). Measured
-is the time from the join to the first trial's worker on the new machine. A training with two workers and --min-workers 1
+A search starts on one machine of one CPU; another joins in its middle, and leaves (kill -9 of its raylet). Measured is
+the time from the join to the first trial's worker on the new machine. A training with two workers and --min-workers 1
 loses a machine for good and goes on with one. Both results are compared with an undisturbed run's.
 """
 
@@ -25,10 +25,9 @@ from tests.cluster.victims import Command, wait_until
 _PATIENCE_SECONDS = 900.0
 
 
-def workers_of(cluster: nodes.Nodes, machine: Any, name: str) -> list[int]:
+def workers_of(cluster: nodes.NodesApart, machine: int, name: str) -> list[int]:
     """The processes of a machine that do some work: Ray starts them below its raylet."""
-    raylet = machine.all_processes["raylet"][0].process.pid
-    return [pid for pid, command in cluster.processes().items() if name in command and parent_of(pid) == raylet]
+    return [pid for pid, command in cluster.processes().items() if name in command and parent_of(pid) == machine]
 
 
 def parent_of(pid: int) -> int:
@@ -47,7 +46,7 @@ def search(inputs: stages.Inputs, work: Path, trials: int) -> dict[str, Any]:
     first = Command([*stage.start(alone), "--trials", str(trials), "--population", "12"], work / "search-alone.log")
     first.wait(_PATIENCE_SECONDS)
     first.clean_up()
-    cluster = nodes.Nodes(1)
+    cluster = nodes.NodesApart(1)
     try:
         command = Command([*words, "--address", cluster.address], work / "search.log")
         wait_until(lambda: len(stage.done(run)) >= trials // 8 or command.ended(), _PATIENCE_SECONDS)
@@ -80,7 +79,7 @@ def training(inputs: stages.Inputs, work: Path) -> dict[str, Any]:
     first = Command(stage.start(alone), work / "training-alone.log")
     first.wait(_PATIENCE_SECONDS)
     elastic = stages.pretrain_stage(inputs, "pretraining", ("--workers", "2", "--min-workers", "1"))
-    cluster = nodes.Nodes(2)
+    cluster = nodes.NodesApart(2)
     try:
         command = Command([*elastic.start(run), "--address", cluster.address], work / "training.log")
         wait_until(lambda: len(stage.done(run)) >= stage.total // 4 or command.ended(), _PATIENCE_SECONDS)
