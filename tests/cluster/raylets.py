@@ -22,8 +22,13 @@ if TYPE_CHECKING:
     from tests.cluster.hosts import Report
 
 
+# As on hosts: a busy machine.
+_PATIENT = {"RAY_worker_niceness": "0", "RAY_worker_register_timeout_seconds": "600"}
+
+
 def same_work_on_raylets(inputs: Path, tiny: Tiny, count: int, report: Report) -> None:
     """Both commands alone and on a head with ``count`` machines of one CPU."""
+    os.environ |= _PATIENT
     runs = inputs.parent / "runs"
     search, training = runs / "search", runs / "training"
     with report.timed("search on one machine"):
