@@ -25,6 +25,7 @@ class Nodes:
         self.mark, self._cpus = uuid.uuid4().hex, cpus
         # Of its own: Ray's usual one says where `--address auto` of this machine's other clusters leads.
         self._scratch = tempfile.mkdtemp(prefix="nodes-")
+        os.mkdir(os.path.join(self._scratch, "ray"))
         before = os.environ.get(MARK)
         os.environ |= {MARK: self.mark, "RAY_TMPDIR": self._scratch}
         try:
