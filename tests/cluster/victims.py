@@ -47,6 +47,9 @@ class Command:
         try:
             os.setsid()
             os.environ[MARK] = self.mark
+            if any(word.startswith("127.0.0.1:") for word in words):
+                # Ray takes a loopback address for the machine's own, on which such a cluster does not listen.
+                importlib.import_module("ray._private.ray_constants").ENABLE_RAY_CLUSTER = False
             out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(out, 1)
             os.dup2(out, 2)
