@@ -3,10 +3,12 @@
 from slm_ray.cluster.copies import fetch_file, local_copy
 from slm_ray.cluster.deliveries import outbox, send_file
 from slm_ray.cluster.home import Home, home_of, pinned_to_home
+from slm_ray.cluster.room import cluster_room
 from slm_ray.cluster.session import default_workers, ray_session
 
 __all__ = [
     "Home",
+    "cluster_room",
     "default_workers",
     "fetch_file",
     "home_of",

@@ -19,7 +19,7 @@ def outbox(folder: Path) -> Iterator[Path]:
     """A folder to write files into that belong into a folder of the command's machine.
 
     It is that folder itself where this process sees it. Elsewhere it is an empty one of this machine, whose files are
-    sent when the block ends, in the order in which they were finished; each appears whole or not at all.
+    sent when the block ends, records (``.json``) behind what they are of; each appears whole or not at all.
 
     Yields:
         Where to write.
@@ -33,7 +33,7 @@ def outbox(folder: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="slm_ray-outbox-") as name:
         yield Path(name)
-        for path in sorted(Path(name).iterdir(), key=lambda one: one.stat().st_mtime_ns):
+        for path in sorted(Path(name).iterdir(), key=lambda one: (one.suffix == ".json", one.name)):
             send_file(home, path, folder / path.name)
 
 

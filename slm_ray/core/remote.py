@@ -5,17 +5,15 @@ Logins come from the environment, as the providers' own tools read them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from slm_ray.core.errors import UserError
-from slm_ray.core.redact import redact
+from slm_ray.core.redact import redact, secret_in
 
 # pyarrow would try to reach Google's storage for 15 minutes.
 _GCS_SECONDS = 60
-_LOGIN = re.compile(r"://[^/@]+@")
 
 
 def is_address(location: str) -> bool:
@@ -30,7 +28,7 @@ def check_location(location: str) -> None:
         UserError: What is wrong, and how to say it.
     """
     scheme, separator, place = location.partition("://")
-    if separator and scheme in ("s3", "gs", "gcs") and _LOGIN.search(location):
+    if secret_in(location):
         raise UserError(
             f"--storage {redact(location)} holds a login, which would end in the run's records: give it by the "
             "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS)"

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from slm_ray.cluster import cluster_room
 from slm_ray.core.environment import usable_cpus
 from slm_ray.core.errors import UserError
 from slm_ray.pretrain.build import Place
@@ -166,6 +167,8 @@ def _fit(job: TrainJob, recorders: Any, resources: Resources, scratch: str) -> N
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from slm_ray.pretrain.gloo import GlooConfig
+
     trainer = TorchTrainer(
         ray_worker,
         train_loop_config={"job": job.to_json(), "recorders": recorders, "threads": resources.threads},
@@ -178,7 +181,7 @@ def _fit(job: TrainJob, recorders: Any, resources: Resources, scratch: str) -> N
             name=f"{job.name}-{time.time_ns()}", storage_path=scratch,
             failure_config=FailureConfig(max_failures=_RESTARTS, controller_failure_limit=1),
         ),
-        torch_config=TorchConfig(backend="nccl" if resources.use_gpu else "gloo"),
+        torch_config=TorchConfig(backend="nccl") if resources.use_gpu else GlooConfig(backend="gloo"),
     )  # fmt: skip
     trainer.fit()
 
@@ -210,9 +213,7 @@ def run_on_ray(
     Raises:
         UserError: The cluster is too small for one of them.
     """
-    import ray
-
-    fits = resources.how_many_fit(ray.cluster_resources())
+    fits = resources.how_many_fit(cluster_room())
     scratch = tempfile.mkdtemp(prefix="slm_ray-train-")
     recorders = _make_recorders(jobs, folders)
     try:

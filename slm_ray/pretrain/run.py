@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_ray.architecture import flops_per_token
-from slm_ray.cluster import ray_session
+from slm_ray.cluster import cluster_room, ray_session
 from slm_ray.core.digest import digest_json
 from slm_ray.core.environment import usable_cpus
 from slm_ray.core.errors import UserError
@@ -168,10 +168,7 @@ def resources_of(config: PretrainConfig, num_jobs: int) -> Resources:
     Raises:
         UserError: A GPU is asked for, and there is none.
     """
-    import ray
-
-    cluster = ray.cluster_resources()
-    use_gpu = config.device != "cpu" and cluster.get("GPU", 0) > 0
+    use_gpu = config.device != "cpu" and cluster_room().get("GPU", 0) > 0
     if config.device == "cuda" and not use_gpu:
         raise UserError("--device cuda is given, but the cluster has no GPU: give --device cpu, or add a GPU node")
     at_once = min(num_jobs, config.concurrent or num_jobs)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from slm_ray.architecture import SubnetSpec
+from slm_ray.cluster import cluster_room
 from slm_ray.core.environment import usable_cpus
 from slm_ray.core.files import read_json, write_json
 from slm_ray.core.progress import Console, Progress
@@ -170,10 +171,8 @@ class ShortTrainer:
 
 def _room_for(config: PretrainConfig, num_models: int) -> tuple[Resources, int]:
     """What each of several models takes of the cluster, and how many train at once."""
-    import ray
-
     resources = resources_of(config, num_models)
-    fits = resources.how_many_fit(ray.cluster_resources())
+    fits = resources.how_many_fit(cluster_room())
     return resources, min(fits, config.concurrent or fits)
 
 

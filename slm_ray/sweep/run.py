@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from slm_ray.cluster import ray_session
+from slm_ray.cluster import cluster_room, ray_session
 from slm_ray.core.environment import usable_cpus
 from slm_ray.core.errors import UserError
 from slm_ray.core.progress import Console, Progress
@@ -199,9 +199,7 @@ class SweepRun:
 
 def tasks_at_once(tasks: Sequence[Task]) -> int:
     """Tasks that fit into the cluster at once, by the CPUs or GPUs that the largest of them takes."""
-    import ray
-
-    cluster = ray.cluster_resources()
+    cluster = cluster_room()
     fits = []
     for task in tasks:
         workers = num_workers(task)
