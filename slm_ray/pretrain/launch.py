@@ -165,9 +165,9 @@ def follow(config: PretrainConfig) -> None:
 def _fit(job: TrainJob, recorders: Any, resources: Resources, scratch: str) -> None:
     """One model on Ray Train; returns when it is done or has failed."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
 
-    from slm_ray.pretrain.gloo import GlooConfig
+    from slm_ray.pretrain.ray_group import GroupConfig
 
     trainer = TorchTrainer(
         ray_worker,
@@ -181,7 +181,7 @@ def _fit(job: TrainJob, recorders: Any, resources: Resources, scratch: str) -> N
             name=f"{job.name}-{time.time_ns()}", storage_path=scratch,
             failure_config=FailureConfig(max_failures=_RESTARTS, controller_failure_limit=1),
         ),
-        torch_config=TorchConfig(backend="nccl") if resources.use_gpu else GlooConfig(backend="gloo"),
+        torch_config=GroupConfig(backend="nccl" if resources.use_gpu else "gloo"),
     )  # fmt: skip
     trainer.fit()
 

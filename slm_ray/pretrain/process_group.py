@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -49,7 +50,9 @@ def local_group(device: str) -> Iterator[Place]:
     else:
         added = []
     chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    # Alone there is nobody to listen to: the variables are for DeepSpeed, and no port is opened.
+    alone_in_it: dict[str, Any] = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if added else {}
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", **alone_in_it)
     try:
         yield Place(dist.get_rank(), dist.get_world_size(), chosen)
     finally:
