@@ -143,7 +143,7 @@ def check_students(config: PretrainConfig) -> None:
             plan_scratch(config, rows)
         return
     for source in config.students():
-        check_positions(read_config(source), source, config.sequence_length)
+        check_positions(read_config(loadable(source)), source, config.sequence_length)
 
 
 def check_positions(model_config: Any, name: str, sequence_length: int) -> None:

@@ -37,3 +37,12 @@ def test_no_more_are_trained_on_however_many_are_prepared():
 def test_what_does_not_go_together_is_said(more, says):
     with pytest.raises(UserError, match=says):
         config(**more).check()
+
+
+def test_the_bundled_model_may_be_a_student(monkeypatch):
+    read = []
+    monkeypatch.setattr(inputs, "loadable", lambda name: f"cache/{name}")
+    monkeypatch.setattr(inputs, "read_config", lambda source: read.append(source))
+    monkeypatch.setattr(inputs, "check_positions", lambda *_: None)
+    inputs.check_students(PretrainConfig(student="smollm2-135m", distill="none"))
+    assert read == ["cache/smollm2-135m"]
