@@ -92,9 +92,10 @@ def _search(folder: Path) -> list[Row]:
 def _logits(folder: Path) -> list[Row]:
     manifest = read_json(folder / "manifest.json")
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    tokens = manifest.get("num_sequences", 0) * manifest.get("sequence_length", 0)
+    request = manifest["request"]
+    tokens = request["num_sequences"] * request["sequence_length"]
     row = {"bytes": size, "flops": manifest["flops"], "seconds": manifest["seconds"]}
-    return [row | ({"tokens": tokens, "bytes_per_token": round(size / tokens, 3)} if tokens else {})]
+    return [row | {"tokens": tokens, "bytes_per_token": round(size / tokens, 3)}]
 
 
 def _evaluate(folder: Path) -> list[Row]:

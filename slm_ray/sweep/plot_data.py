@@ -215,7 +215,8 @@ def best_lines(spec: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
             groups.setdefault(tuple(str(row.get(name)) for name in by), []).append(row)
     if not groups:
         raise UserError(f"no finished point has {metric}")
-    varied = [name for name in columns_of(rows)[2 : columns_of(rows).index("status")] if name not in (*by, "group")]
+    options = [{name: None for name in list(row)[2 : list(row).index("status")]} for row in rows]
+    varied = [name for name in columns_of(options) if name not in (*by, "group")]
     best = {key: min(found, key=lambda row: float(row[metric])) for key, found in groups.items()}
     lines = [f"best {metric} of every {', '.join(by) or 'sweep'}:"]
     for key in sorted(best, key=lambda one: float(best[one][metric])):

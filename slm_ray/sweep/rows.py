@@ -12,6 +12,8 @@ from slm_ray.sweep.points import Point, Task, task_folder
 from slm_ray.sweep.stages import is_done
 
 UNFINISHED = "unfinished"
+# Options that are called as a figure of their stage and are none: the figure keeps the name.
+_CALLED_AS_A_FIGURE = {"loss": "divergence"}
 
 
 def state_of(point: Point, run: Path, outcomes: Mapping[str, Outcome]) -> tuple[str, str | None]:
@@ -43,7 +45,7 @@ def point_rows(
     status, error = state_of(point, run, outcomes)
     start: Row = {"sweep": name, "point": point.number}
     start |= {"group": point.group} if point.group else {}
-    start |= {key: _plain(value) for key, value in point.values.items()}
+    start |= _options(point)
     start |= {"status": status, "error": error}
     for task in point.tasks[:-1]:
         found = read_metrics(task.stage.name, task_folder(task, run))
@@ -56,10 +58,19 @@ def point_rows(
 
 
 def _named(task: Task, row: Row, start: Row, *, is_single: bool) -> Row:
-    if not is_single:
-        return {f"{task.step}.{key}": value for key, value in row.items() if f"{task.step}.{key}" not in start}
+    named = row if is_single else {f"{task.step}.{key}": value for key, value in row.items()}
     # What was varied keeps its column: tokens as they were asked for are the row's own tokens anyway.
-    return {key if key not in start else f"{key}_measured": value for key, value in row.items()}
+    return {key if key not in start else f"{key}_measured": value for key, value in named.items()}
+
+
+def _options(point: Point) -> Row:
+    """What was varied, a column each."""
+    return {_option_column(key): _plain(value) for key, value in point.values.items()}
+
+
+def _option_column(key: str) -> str:
+    step, dot, name = key.rpartition(".")
+    return f"{step}{dot}{_CALLED_AS_A_FIGURE.get(name, name)}"
 
 
 def _plain(value: Any) -> Any:
@@ -70,7 +81,7 @@ def curve_rows(point: Point, run: Path) -> list[Row]:
     """The training curves of a point."""
     start: Row = {"point": point.number}
     start |= {"group": point.group} if point.group else {}
-    start |= {key: _plain(value) for key, value in point.values.items()}
+    start |= _options(point)
     rows = []
     for task in point.tasks:
         for row in read_curves(task.stage.name, task_folder(task, run)):

@@ -40,6 +40,15 @@ def test_the_best_of_every_group_says_of_how_many():
     assert lines[1:] == ["  adamw: 2 at tokens=40k, of 3 points", "  lion: 5 at tokens=20k, of 1 points"]
 
 
+def test_groups_that_vary_other_options_say_their_own():
+    rows = [
+        {"sweep": "s", "point": 0, "group": "k", "k": 4, "status": "done", "loss": 2.0},
+        {"sweep": "s", "point": 1, "group": "size", "size": "4M", "status": "done", "loss": 1.0},
+    ]
+    lines = best_lines({"by": ["group"], "metric": "loss"}, rows)
+    assert lines[1:] == ["  size: 1 at size=4M, of 1 points", "  k: 2 at k=4, of 1 points"]
+
+
 def test_a_table_is_shown_short_and_kept_whole():
     rows = [{"point": 1, "params": 1_234_567, "loss": 1.23456, "error": None, "task": "x"}, {"point": 2, "mixed": True}]
     assert as_text(rows).splitlines() == [

@@ -12,6 +12,7 @@ from slm_ray.sweep.costs import all_costs, total
 from slm_ray.sweep.points import all_tasks, expand
 from slm_ray.sweep.published import published_architecture
 from slm_ray.sweep.reader import read_sweep
+from slm_ray.sweep.rows import point_rows
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 NAMES = sorted(path.stem for path in SWEEPS.glob("*.yaml"))
@@ -19,15 +20,15 @@ NAMES = sorted(path.stem for path in SWEEPS.glob("*.yaml"))
 COUNTS = {
     "data_size": ((9, 9), (9, 9)),
     "debug": ((1, 6), (1, 6)),
-    "distillation": ((32, 39), (39, 43)),
+    "distillation": ((20, 24), (39, 43)),
     "efficiency": ((24, 24), (48, 48)),
-    "granularity": ((12, 25), (36, 72)),
+    "granularity": ((8, 17), (36, 72)),
     "inheritune": ((15, 16), (15, 15)),
     "optimizers": ((24, 24), (48, 48)),
     "positions": ((17, 21), (51, 63)),
     "proxies": ((2, 5), (4, 8)),
     "sizes": ((16, 16), (25, 25)),
-    "swahili": ((6, 13), (18, 37)),
+    "swahili": ((4, 9), (18, 37)),
 }
 # Tokens that models are trained on at the scales tiny and paper; None where other stages count theirs too.
 TRAINED = {"sizes": (4 * 960e3, 5 * 15.4e9), "optimizers": (24 * 128e3, 48 * 1.4e9), "data_size": (3.04e6, 171.25e9)}
@@ -102,7 +103,14 @@ def test_a_teacher_and_a_capture_are_counted():
 def test_steps_in_common_are_run_once():
     _, points = _points("granularity", "tiny")
     assert len({point.tasks[0].digest for point in points}) == 1
-    assert len({point.tasks[2].digest for point in points}) == 12
+    assert len({point.tasks[2].digest for point in points}) == 8
+
+
+def test_an_option_that_is_called_as_a_figure_leaves_the_figure_its_name(tmp_path):
+    points = expand(read_sweep(SWEEPS / "distillation.yaml", "tiny", []))
+    (point,) = [point for point in points if point.values.get("train.loss") == "reverse_kl"]
+    (row,) = point_rows("distillation", point, tmp_path, {}, is_single=False)
+    assert row["train.divergence"] == "reverse_kl" and "train.loss" not in row
 
 
 def test_a_dry_run_prints_points_and_their_sum(capsys):
