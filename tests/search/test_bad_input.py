@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from slm_ray import cluster
+from slm_ray.cluster import session
 from slm_ray.core.commands import run_command
 from slm_ray.models import bundled
 from slm_ray.search.command import main
@@ -218,11 +218,11 @@ def test_a_cluster_that_does_not_answer(refuses):
 
 
 def test_a_joined_cluster_that_falls_silent_counts_as_lost(monkeypatch):
-    monkeypatch.setattr(cluster, "_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(session, "_PATIENCE_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as head:
         address = f"127.0.0.1:{head.getsockname()[1]}"
         ray = SimpleNamespace(get_runtime_context=lambda: SimpleNamespace(gcs_address=address))
-        answers = cluster._head_answers(ray)
+        answers = session._head_answers(ray)
         assert answers()
     wait_until(lambda: not answers(), 10, "the silence is noticed")
 
