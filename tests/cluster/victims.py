@@ -93,7 +93,8 @@ class Command:
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        return [command[:60] for command in left.values()]
+        # Without folders: what is kept on record names no place of this machine.
+        return [" ".join(Path(word).name for word in command.split()[:3]) for command in left.values()]
 
 
 def marked(mark: str) -> Iterator[tuple[int, str]]:
