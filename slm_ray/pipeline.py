@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     given.pop("debug")
     options = read_options(config_file, given)
     place = storage_of(options.storage)
-    if place and not options.out.exists() and not dry_run:
+    if place and not dry_run:
         bring_back(options.out, place)
     pipeline = Pipeline(options)
     if first == "logits" and first not in pipeline.names():

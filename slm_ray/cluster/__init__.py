@@ -3,7 +3,7 @@
 from slm_ray.cluster.copies import fetch_file, local_copy
 from slm_ray.cluster.deliveries import outbox, send_file
 from slm_ray.cluster.home import Home, home_of, pinned_to_home
-from slm_ray.cluster.room import cluster_room
+from slm_ray.cluster.room import cluster_room, free_room
 from slm_ray.cluster.session import default_workers, ray_session
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "cluster_room",
     "default_workers",
     "fetch_file",
+    "free_room",
     "home_of",
     "local_copy",
     "outbox",

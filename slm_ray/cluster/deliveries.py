@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from slm_ray.cluster.home import Home, home_of, process_tag
-from slm_ray.core.files import explain_os_error, fsync_folder
+from slm_ray.cluster.home import Home, home_of
+from slm_ray.core.files import explain_os_error, fsync_folder, temporary_name
 
 _CHUNK_BYTES = 32 << 20
 
@@ -43,15 +43,11 @@ def send_file(home: Home, path: Path, target: Path) -> None:
     Raises:
         UserError: It cannot be written there.
     """
-    temporary = target.with_name(f".{target.name}.{process_tag()}.tmp")
+    temporary = temporary_name(target)
     with path.open("rb") as file:
-        while True:
-            data = file.read(_CHUNK_BYTES)
-            if not data and file.tell():
-                break
+        home.run(_append, temporary, file.read(_CHUNK_BYTES))  # an empty file is one as well
+        while data := file.read(_CHUNK_BYTES):
             home.run(_append, temporary, data)
-            if not data:  # an empty file is one as well
-                break
     home.run(_take_name, temporary, target)
 
 

@@ -6,8 +6,8 @@ actor there does for workers on other machines what has to be done with those fi
 
 from __future__ import annotations
 
-import os
 import sys
+import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from slm_ray.core.errors import UserError
+from slm_ray.core.files import explain_os_error
 
 _NAME = "slm_ray.home"
 _CALLS_AT_ONCE = 8
@@ -29,6 +30,7 @@ class HomeActor:
         """Take the machine's name in Ray."""
         self.node = node
         self._sent: Counter[tuple[str, str]] = Counter()
+        self._counting = threading.Lock()  # several calls run at once
 
     def where(self) -> str:
         """The machine's name in Ray."""
@@ -43,7 +45,8 @@ class HomeActor:
 
     def count(self, what: str, node: str, num_bytes: int) -> None:
         """Remember that a machine was sent bytes of something."""
-        self._sent[what, node] += num_bytes
+        with self._counting:
+            self._sent[what, node] += num_bytes
 
     def sent(self) -> list[tuple[str, str, int]]:
         """What was sent: (what, machine, bytes) of everything so far."""
@@ -128,8 +131,11 @@ def away() -> Home | None:
 
 
 def _put_probe(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        raise explain_os_error(error, f"writing {path.parent}") from error
 
 
 def _remove_probe(path: Path) -> None:
@@ -158,8 +164,3 @@ def sent_files(actor: Any) -> list[tuple[str, str, int]]:
     import ray
 
     return list(ray.get(actor.sent.remote()))
-
-
-def process_tag() -> str:
-    """Of this process, for names of temporaries."""
-    return f"{os.getpid()}-{uuid.uuid4().hex[:8]}"

@@ -14,3 +14,11 @@ def cluster_room() -> dict[str, float]:
     there = ray.cluster_resources()
     allowed = state.get_max_resources_from_cluster_config() or {}
     return {name: max(there.get(name, 0.0), float(allowed.get(name, 0.0))) for name in {*there, *allowed}}
+
+
+def free_room() -> dict[str, float]:
+    """Of :func:`cluster_room`, what nobody uses now; machines that would be started are free."""
+    import ray
+
+    most, there, free = cluster_room(), ray.cluster_resources(), ray.available_resources()
+    return {name: free.get(name, 0.0) + most[name] - there.get(name, 0.0) for name in most}

@@ -47,7 +47,8 @@ def fsync_folder(folder: Path) -> None:
             os.close(fd)
 
 
-def _temporary_name(path: Path) -> Path:
+def temporary_name(path: Path) -> Path:
+    """What something is called while it is written or deleted: hidden, beside its place, of this process."""
     return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
 
 
@@ -57,7 +58,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         UserError: The disk is full, or the folder cannot be written.
     """
-    temporary = _temporary_name(path)
+    temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -112,7 +113,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     Raises:
         UserError: The disk is full, or the folder cannot be written.
     """
-    temporary = _temporary_name(path)
+    temporary = temporary_name(path)
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -121,7 +122,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
         if path.exists():
-            old = _temporary_name(path)
+            old = temporary_name(path)
             os.replace(path, old)
             os.replace(temporary, path)
             shutil.rmtree(old, ignore_errors=True)

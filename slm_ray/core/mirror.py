@@ -53,7 +53,6 @@ def storage_of(given: str | None) -> str | None:
     return place
 
 
-
 class _Files:
     """The files of one place, a folder or an address."""
 
@@ -112,7 +111,7 @@ def _is_kept(name: str) -> bool:
 
 
 def bring_back(run: Path, storage: str, name: str | None = None) -> bool:
-    """Fetch a run from a storage, where this machine has no folder of it.
+    """Fetch a run from a storage, if this machine has no folder of it.
 
     Checkpoints that the training itself keeps at the storage stay there.
 
@@ -122,11 +121,13 @@ def bring_back(run: Path, storage: str, name: str | None = None) -> bool:
         name: Its name there; that of the folder by default.
 
     Returns:
-        Whether it was there.
+        Whether it was fetched.
 
     Raises:
         UserError: The storage cannot be reached, or the disk is full.
     """
+    if run.exists():
+        return False
     files = _Files(below(storage, name or run.resolve().name))
     paths = [path for path in files.sizes() if _is_kept(path) and not _DIRECT.match(path)]
     if not paths:

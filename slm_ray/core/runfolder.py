@@ -135,6 +135,7 @@ class RunFolder:
             self.file(name).unlink(missing_ok=True)
         for name in folders:
             shutil.rmtree(self.file(name), ignore_errors=True)
+        self.close()  # and with it what a mirror has of the run by now
         with contextlib.suppress(OSError):  # it was there before, with something in it that is not ours
             self.path.rmdir()
 
@@ -167,7 +168,7 @@ def find_run(path: Path, storage: str | None = None) -> None:
         UserError: It is neither here nor there.
     """
     place = storage_of(storage)
-    if place and not path.exists():
+    if place:
         bring_back(path, place)
     if not (path / CONFIG_FILE).is_file():
         also = f", and {redact(place)} has none of that name" if place else ""

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from slm_ray.cluster import cluster_room, local_copy, outbox
+from slm_ray.cluster import free_room, local_copy, outbox
 from slm_ray.core.errors import UserError
 from slm_ray.core.progress import Console
 from slm_ray.data.shards import TokenShards
@@ -91,14 +91,10 @@ def workers_that_fit(wanted: int, job: Job, console: Console) -> int:
     Raises:
         UserError: There is no room for one; what is asked and what is free are named.
     """
-    import ray
-
     asked = {"CPU": float(job.threads)} | ({"GPU": 1.0} if job.device == "cuda" else {})
     end = time.monotonic() + _PATIENCE_SECONDS
     while True:  # what finished a moment ago gives its resources back a moment later
-        there, most = ray.cluster_resources(), cluster_room()
-        free = {name: value + most[name] - there.get(name, 0) for name, value in ray.available_resources().items()}
-        free |= {name: value for name, value in most.items() if name not in there}
+        free = free_room()
         room = min(int(free.get(name, 0) // amount) for name, amount in asked.items())
         if room >= wanted or time.monotonic() > end:
             break

@@ -27,7 +27,7 @@ def mirrored_store(out: Path, storage: str | None, console: Console) -> Iterator
     if not place or lies_in_a_mirror(out):
         yield
         return
-    if not out.exists() and not work.exists():
+    if not out.exists():
         bring_back(work, place, out.name)  # a whole one takes its name as one does that was killed just before
     now = out if out.exists() else work
     now.mkdir(parents=True, exist_ok=True)

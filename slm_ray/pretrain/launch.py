@@ -55,7 +55,9 @@ class Resources:
 
     def scaling(self) -> int | tuple[int, int]:
         """How many workers Ray Train gives a model: a number, or the fewest and the most."""
-        return self.workers if self.min_workers in (None, self.workers) else (int(self.min_workers or 1), self.workers)
+        if self.min_workers is None or self.min_workers == self.workers:
+            return self.workers
+        return self.min_workers, self.workers
 
     def waiting_for(self, free: dict[str, float]) -> str | None:
         """What a model that has not started lacks, in words; None where all it needs is free."""

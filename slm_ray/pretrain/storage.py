@@ -19,10 +19,10 @@ import psutil
 from pyarrow import fs
 
 from slm_ray.cluster import Home, fetch_file, home_of, send_file
-from slm_ray.core.files import explain_os_error, whole_folder
+from slm_ray.core.files import explain_os_error, temporary_name, whole_folder
 from slm_ray.core.remote import is_address, open_filesystem, reaching
 
-# What whole_folder calls its temporaries (and LocalStorage what it is deleting), and RemoteStorage its staging folders.
+# What temporary_name calls folders that are written, deleted or on their way, and what staging folders are called.
 _TEMPORARY = re.compile(r"\.step-\d{8,}\.(\d+)-[0-9a-f]{8}\.tmp")
 _STAGING = "slm_ray-checkpoint."
 _STAGING_NAME = re.compile(re.escape(_STAGING) + r"(\d+)-.+")
@@ -126,7 +126,7 @@ class LocalStorage:
 
     def remove(self, folder: str) -> None:
         """See :class:`Storage`."""
-        doomed = self.root / f".{folder}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+        doomed = temporary_name(self.root / folder)
         try:
             os.replace(self.root / folder, doomed)
             shutil.rmtree(doomed)
@@ -179,7 +179,7 @@ class HomeStorage:
 
 def _arriving(root: Path, folder: str) -> Path:
     """A folder for files on their way; it is called as what killed writers leave, and goes with it."""
-    path = root / f".{folder}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+    path = temporary_name(root / folder)
     try:
         path.mkdir(parents=True)
     except OSError as error:

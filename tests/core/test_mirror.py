@@ -139,7 +139,7 @@ def test_a_mistake_found_before_any_work_leaves_nothing_there_either(storage, tm
     folder = RunFolder.create(tmp_path / "run", {"storage": storage})
     folder.forget()
     folder.close()
-    assert not bring_back(tmp_path / "run", storage)
+    assert not (tmp_path / "run").exists() and not bring_back(tmp_path / "run", storage)
 
 
 def test_checkpoints_that_lie_at_the_storage_stay_there(tmp_path):
