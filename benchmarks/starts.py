@@ -44,8 +44,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--other", default=None, help="a text not calibrated on: a file, or a hub id")
     parser.add_argument("--other-tokens", type=int, default=8192, help="how much of it")
     parser.add_argument("--held-out-tokens", type=int, default=8192, help="how much of the text calibrated on")
-    parser.add_argument("--tokens", type=int, default=32768, help="train tokens that weights are fitted on")
-    parser.add_argument("--teacher-text", type=float, default=0.0, help="share of the text that the teacher writes")
+    parser.add_argument("--tokens", type=int, default=SearchConfig.reconstruct_tokens, help="train tokens that weights are fitted on")
+    parser.add_argument(
+        "--teacher-text", type=float, default=SearchConfig.teacher_text, help="share of them that the teacher writes"
+    )
     parser.add_argument("--threads", type=int, default=None, help="threads [default: torch's]")
     return parser.parse_args()
 
@@ -142,7 +144,8 @@ def main() -> None:
             for name, model in models.items()}  # fmt: skip
     start = time.perf_counter()
     pairs = [(models[name], spec) for name, spec in specs.items()]
-    reconstruct(state, hf_config, family, pairs, as_ids(inputs.reconstruction), ReconstructionSettings())
+    settings = ReconstructionSettings(bf16=inputs.precision == "bf16")
+    reconstruct(state, hf_config, family, pairs, as_ids(inputs.reconstruction), settings)
     seconds = time.perf_counter() - start
     for name, model in models.items():
         rows[name, "fitted"] = {text: measure_model(model, ids).value for text, ids in texts.items()}

@@ -44,6 +44,7 @@ class ReconstructionSettings:
         read_ridge: The same as ``ridge`` for the reading projections; None leaves these as they are.
         even: Every position counts alike, however large its stream is; else the few huge ones rule.
         scale_norm: Fit the scale of the final norm too.
+        bf16: Multiply in bf16 where students and teacher are only run; weights, streams and sums stay as they are.
     """
 
     ridge: float = 0.1
@@ -51,6 +52,7 @@ class ReconstructionSettings:
     read_ridge: float | None = 0.1
     even: bool = True
     scale_norm: bool = True
+    bf16: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,19 @@ class SubLayerFit:
     after: float
 
 
+def _multiplying(is_bf16: bool) -> torch.autocast:
+    """Where matrices are multiplied in bf16, if they are."""
+    # Weights are changed between passes, so no copy of them in bf16 may be kept.
+    return torch.autocast("cpu", torch.bfloat16, enabled=is_bf16, cache_enabled=False)
+
+
 class _Teacher:
     """The teacher's residual stream, one sub-layer at a time."""
 
-    def __init__(self, state: Mapping[str, torch.Tensor], config: Any, family: Family, batches: Chunks) -> None:
+    def __init__(
+        self, state: Mapping[str, torch.Tensor], config: Any, family: Family, batches: Chunks, is_bf16: bool
+    ) -> None:
+        self._is_bf16 = is_bf16
         model = build_empty(config, family)
         model.load_state_dict(dict(state), strict=False, assign=True)
         reset_rotary(model)
@@ -95,10 +106,11 @@ class _Teacher:
     def advance(self, position: int, sub: SubLayer) -> None:
         """Add what the sub-layer writes; the old stream stays with whoever holds it."""
         kind = position % 2
-        self.stream = [
-            chunk + sub.writer(sub.inner(normed, self.apart.call(kind, len(chunk))))
-            for chunk, normed in zip(self.stream, self.normed, strict=True)
-        ]
+        with _multiplying(self._is_bf16):
+            self.stream = [
+                chunk + sub.writer(sub.inner(normed, self.apart.call(kind, len(chunk))))
+                for chunk, normed in zip(self.stream, self.normed, strict=True)
+            ]
 
 
 class _Student:
@@ -145,9 +157,11 @@ class _Student:
             self.entry, self._entry_layer = self.stream, number
         source = self.entry if self.apart.is_parallel else self.stream
         normed = [sub.norm(chunk) for chunk in source]
-        if self.settings.read_ridge is not None:
+        settings = self.settings
+        if settings.read_ridge is not None:
             self._fit_readers(sub, number, normed, teacher)
-        self._inputs = [sub.inner(chunk, self.apart.call(kind, len(chunk))) for chunk in normed]
+        with _multiplying(settings.bf16):
+            self._inputs = [sub.inner(chunk, self.apart.call(kind, len(chunk))) for chunk in normed]
         self._sub, self._start = sub, teacher.stream
 
     def _fit_readers(self, sub: SubLayer, number: int, normed: Chunks, teacher: _Teacher) -> None:
@@ -187,18 +201,23 @@ class _Student:
         for inputs, stream, first, last in zip(self._inputs, self.stream, self._start, end, strict=True):
             first, last = self._kept(first), self._kept(last)
             gain = last - first
-            left = gain + settings.pull * (first - stream) - sub.writer(inputs)
+            left = gain + settings.pull * (first - stream) - self._written(inputs)
             counts = last.square().mean(-1).clamp_min(1e-12).reciprocal().flatten() if settings.even else None
-            sums.add(inputs.flatten(0, 1), left.flatten(0, 1), counts)
+            sums.add(inputs.flatten(0, 1).to(left.dtype), left.flatten(0, 1), counts)
             squares = gain.square().sum(-1, dtype=torch.float64).flatten()
             size += float((squares if counts is None else squares * counts).sum())
         update = sums.solve(settings.ridge)
         sub.writer.add(update.weight, update.bias)
-        self.stream = [chunk + sub.writer(inputs) for chunk, inputs in zip(self.stream, self._inputs, strict=True)]
+        self.stream = [chunk + self._written(inputs) for chunk, inputs in zip(self.stream, self._inputs, strict=True)]
         _, number, kind = self.places[len(self.fits)]
         name, size = ("attention", "mlp")[kind], size or 1.0
         self.fits.append(SubLayerFit(number, name, update.before / size, update.after / size))
         self._sub, self._inputs, self._start = None, [], []
+
+    def _written(self, inputs: torch.Tensor) -> torch.Tensor:
+        assert self._sub is not None
+        with _multiplying(self.settings.bf16):
+            return self._sub.writer(inputs)
 
     def _kept(self, chunk: torch.Tensor) -> torch.Tensor:
         return chunk if self.hidden is None else chunk.index_select(-1, self.hidden)
@@ -248,7 +267,7 @@ def reconstruct(
     settings = settings or ReconstructionSettings()
     with torch.no_grad():
         batches = list(ids.split(_BATCH_SEQUENCES))
-        teacher = _Teacher(state, config, family, batches)
+        teacher = _Teacher(state, config, family, batches, settings.bf16)
         sizes = family.architecture(config)
         walkers = [_Student(model, spec, sizes, family, batches, settings) for model, spec in students]
         for position in range(2 * sizes.num_hidden_layers):

@@ -69,15 +69,18 @@ class SearchConfig:
     precision: str = option(
         "auto", "compute type; auto: bf16 where the processor multiplies it natively", choices=("auto", "fp32", "bf16")
     )
+    audit: int = option(
+        6, "stopped candidates to measure to the end, to see what shortcuts got wrong; 0: none", check=at_least(0)
+    )
     finalists: int = option(0, "members of the front to train shortly before winners are picked", check=at_least(0))
     finalist_tokens: str = option("16k", "tokens that each finalist is trained on", metavar="COUNT")
     winners: int = option(3, "models to extract from the front", check=at_least(1))
     reconstruct: str = option(
         "winners", "whose weights are fitted to the teacher's layers after the search", choices=RECONSTRUCT
     )
-    reconstruct_tokens: int = option(16384, "tokens they are fitted on, or all the train part has", check=at_least(1))
+    reconstruct_tokens: int = option(40960, "tokens they are fitted on, or all the train part has", check=at_least(1))
     teacher_text: float = option(
-        0.0, "share of the text for scores and fits that the teacher writes itself, 0 to 0.9", check=_share
+        0.2, "share of the tokens that weights are fitted on which the teacher writes itself, 0 to 0.9", check=_share
     )
     workers: int = option(None, "trials at once [default: usable CPUs / threads]", check=at_least(1), kind=int)
     threads: int = option(1, "threads per trial", check=at_least(1))

@@ -38,12 +38,13 @@ class SearchInputs:
         budget: The hard range of sizes.
         corpus: Where the text comes from.
         calibration: Tokens that candidates are measured on.
-        train: Tokens that unit scores are learned from; some of them the teacher's own text where that is asked for.
+        train: Tokens that unit scores are learned from.
         held_out: Tokens that the front is measured on.
         precision: ``fp32`` or ``bf16``.
-        reconstruction: Tokens that weights are fitted on, made like ``train``; None where nothing is reconstructed.
-        aside: ``[sequences, length]`` of the teacher's own text that nothing is learned from or fitted on; it decides
-            with the calibration text whether fitted weights are kept. None where the teacher writes nothing.
+        reconstruction: Tokens that weights are fitted on, some of them the teacher's own text where that is asked for;
+            None where nothing is reconstructed.
+        aside: ``[sequences, length]`` of the teacher's own text that nothing is fitted on; it decides with the
+            calibration text whether fitted weights are kept. None where the teacher writes nothing.
         written_tokens: Tokens that the teacher wrote just now; 0 where the cache had them.
     """
 
@@ -53,7 +54,7 @@ class SearchInputs:
     budget: Budget
     corpus: Corpus
     calibration: PackedTokens
-    train: FitText
+    train: PackedTokens
     held_out: PackedTokens
     precision: str
     reconstruction: FitText | None = None
@@ -86,17 +87,11 @@ def check_sequence_length(config: SearchConfig, architecture: Architecture) -> N
         )
 
 
-def _score_tokens(config: SearchConfig) -> int:
-    return config.importance_steps * config.importance_tokens
-
-
-def written_sequences(config: SearchConfig, tokens: int) -> int:
-    """How many sequences of so many tokens the teacher writes; the others come from the corpus."""
-    return int(max(1, tokens // config.sequence_length) * config.teacher_text + 1e-9)
-
-
-def _own_tokens(config: SearchConfig, tokens: int) -> int:
-    return max(tokens, config.sequence_length) - written_sequences(config, tokens) * config.sequence_length
+def written_sequences(config: SearchConfig) -> int:
+    """How many of the sequences that weights are fitted on the teacher writes; the others come from the corpus."""
+    if config.reconstruct == "none":
+        return 0
+    return int(max(1, config.reconstruct_tokens // config.sequence_length) * config.teacher_text + 1e-9)
 
 
 def prepare_parts(
@@ -114,7 +109,7 @@ def prepare_parts(
     tokenizer = teacher.tokenizer()
     wanted = {
         CALIBRATION: config.calibration_tokens,
-        TRAIN: _own_tokens(config, _score_tokens(config)),
+        TRAIN: config.importance_steps * config.importance_tokens,
         HELD_OUT: config.held_out_tokens,
     }
     parts = [
@@ -129,15 +124,14 @@ def prepare_parts(
 
 def tokens_to_write(config: SearchConfig) -> int:
     """How many tokens the teacher writes, those put aside included; they are kept in the cache."""
-    tokens = [_score_tokens(config)] + ([config.reconstruct_tokens] if config.reconstruct != "none" else [])
-    wanted = max(written_sequences(config, count) for count in tokens)
+    wanted = written_sequences(config)
     return num_to_write(wanted, config.sequence_length) * config.sequence_length if wanted else 0
 
 
 def _written(
     config: SearchConfig, teacher: Teacher, precision: str, console: Console
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], int] | None:
-    """The teacher's own text to learn from and fit on, the sequences put aside, and how many tokens were written now.
+    """The teacher's own text to fit on, the sequences put aside, and how many tokens were written now.
 
     Raises:
         UserError: The teacher cannot write.
@@ -151,24 +145,27 @@ def _written(
 
 
 def _reconstruction_tokens(
-    config: SearchConfig, corpus: Corpus, teacher: Teacher, train: FitText, written: NDArray[np.int32] | None,
+    config: SearchConfig, corpus: Corpus, teacher: Teacher, train: PackedTokens, written: NDArray[np.int32] | None,
     console: Console,
 ) -> FitText | None:  # fmt: skip
-    """Tokens to fit weights on: as many as were asked for, or where the part has not so many, the scores' own."""
+    """Tokens to fit weights on: as many as were asked for; where the part has not so many, the scores' own instead."""
     if config.reconstruct == "none":
         return None
+    num_written, length = written_sequences(config), config.sequence_length
+    wanted = max(config.reconstruct_tokens, length) - num_written * length
     try:
         own = prepare_tokens(
-            corpus, teacher.tokenizer(), TRAIN, num_tokens=_own_tokens(config, config.reconstruct_tokens),
+            corpus, teacher.tokenizer(), TRAIN, num_tokens=wanted,
             sequence_length=config.sequence_length, cache=cache_folder() / "tokens", console=console,
             flag="--reconstruct-tokens",
         )  # fmt: skip
     except UserError as error:
-        if train.num_tokens >= config.reconstruct_tokens:
+        if train.num_tokens >= wanted:
             raise
         console.line(f"{error}; weights are fitted on the {train.num_tokens:,} tokens that scores are learned from")
-        return train
-    return mix(own, written, written_sequences(config, config.reconstruct_tokens))
+        own, share = train, config.teacher_text
+        num_written = int(train.num_sequences * share / (1 - share) + 1e-9)
+    return mix(own, written, num_written)
 
 
 def prepare_inputs(config: SearchConfig, console: Console) -> SearchInputs:
@@ -192,12 +189,11 @@ def prepare_inputs(config: SearchConfig, console: Console) -> SearchInputs:
     genome.check_budget(budget, config.sequence_length)
     if config.algorithm in SOLVED:
         check_space(genome)
-    corpus, calibration, own, held_out = prepare_parts(config, teacher, console)
+    corpus, calibration, train, held_out = prepare_parts(config, teacher, console)
     precision = choose_precision(config.precision)
     teacher.state_as(DTYPES[precision])  # made here once, so that no two workers make it at the same time
     console.line(f"teacher {teacher.name}, {budget}, {calibration.num_tokens:,} calibration tokens, {precision}")
     written, aside, written_tokens = _written(config, teacher, precision, console) or (None, None, 0)
-    train = mix(own, written, written_sequences(config, _score_tokens(config)))
     fitted = _reconstruction_tokens(config, corpus, teacher, train, written, console)
     if fitted is not None:
         teacher.state_as(DTYPES["fp32"])

@@ -8,6 +8,7 @@ run does only what is missing.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +21,12 @@ from numpy.typing import NDArray
 
 from slm_ray.architecture import SubnetSpec, flops_per_token
 from slm_ray.core.files import read_json, write_json
-from slm_ray.models.extraction import extract
+from slm_ray.models.extraction import extract, reset_rotary
 from slm_ray.models.heads import next_token_losses
 from slm_ray.models.reconstruct import ReconstructionSettings, SubLayerFit, reconstruct
 from slm_ray.models.reconstruct_cost import reconstruction_flops
 from slm_ray.models.teachers import quiet_transformers
+from slm_ray.proxies.evaluator import DTYPES
 from slm_ray.proxies.measurement import Measurement
 from slm_ray.proxies.staged import StagedLoss, perplexity_of, stage_ends
 from slm_ray.search.inputs import SearchInputs
@@ -58,7 +60,7 @@ def measure_model(model: Any, ids: torch.Tensor) -> Measurement:
     """A model's perplexity, measured as candidates are.
 
     Args:
-        model: A causal LM in fp32.
+        model: A causal LM in the type to compute in.
         ids: ``[sequences, length]``.
     """
     head = model.get_output_embeddings().weight
@@ -84,8 +86,19 @@ def _figures(name: str, measured: Measurement) -> dict[str, float | None]:
     return {f"{name}_perplexity": round(measured.value, _DIGITS), f"{name}_stderr": stderr}
 
 
-def _measured(model: Any, texts: Mapping[str, torch.Tensor]) -> dict[str, Measurement]:
-    return {name: measure_model(model, ids) for name, ids in texts.items()}
+def measure_texts(model: Any, texts: Mapping[str, torch.Tensor], precision: str) -> dict[str, Measurement]:
+    """A model's perplexity on several texts, in the type that candidates are measured in.
+
+    Args:
+        model: A causal LM in fp32, which stays as it is.
+        texts: ``[sequences, length]`` each, by name.
+        precision: ``fp32`` or ``bf16``.
+    """
+    measured = model
+    if DTYPES[precision] != torch.float32:
+        measured = copy.deepcopy(model).to(DTYPES[precision])
+        reset_rotary(measured)  # its frequencies are a buffer, which .to() rounds too
+    return {name: measure_model(measured, ids) for name, ids in texts.items()}
 
 
 def _all_figures(measured: Mapping[str, Measurement]) -> dict[str, float | None]:
@@ -115,7 +128,8 @@ class Reconstruction:
         """
         assert inputs.reconstruction is not None
         self.inputs, self.folder, self.tokens = inputs, folder, inputs.reconstruction
-        self.settings, self.on_member = settings or ReconstructionSettings(), on_member
+        self.settings = settings or ReconstructionSettings(bf16=inputs.precision == "bf16")
+        self.on_member = on_member
 
     def run(self, members: Sequence[Member], save: Save, has_folder: Callable[[int], bool]) -> dict[int, Any]:
         """Reconstruct all members that are not on record.
@@ -138,7 +152,8 @@ class Reconstruction:
         return {trial: {name: value for name, value in one.items() if name != "key"} for trial, one in found.items()}
 
     def _key(self) -> dict[str, Any]:
-        return {"tokens": self.tokens.digest, "settings": dataclasses.asdict(self.settings)}
+        settings = dataclasses.asdict(self.settings)
+        return {"tokens": self.tokens.digest, "precision": self.inputs.precision, "settings": settings}
 
     def _path(self, member: Member) -> Path:
         return self.folder / f"{member.trial}.json"
@@ -166,13 +181,13 @@ class Reconstruction:
         texts = {"calibration": _ids(inputs.calibration.ids)}
         if inputs.aside is not None:
             texts["teacher_text"] = _ids(inputs.aside)
-        before = [_measured(student, texts) for student in students]
+        before = [self._measured(student, texts) for student in students]
         pairs = [(student, member.spec) for student, member in zip(students, group, strict=True)]
         fits = reconstruct(state, config, family, pairs, _ids(self.tokens.ids), self.settings)
         for member, student, old, fit in zip(group, students, before, fits, strict=True):
             for parameter in student.parameters():  # what is measured is what is saved
                 parameter.data = parameter.data.to(kept_type).float()
-            new = _measured(student, texts)
+            new = self._measured(student, texts)
             is_kept = all(new[name].value < old[name].value for name in texts)
             if not is_kept:
                 student = extract(state, config, family, member.spec)
@@ -181,7 +196,7 @@ class Reconstruction:
                 "written_tokens": self.tokens.written_tokens,
                 "before": _all_figures(old),
                 "after": _all_figures(new)
-                | (_figures("held_out", measure_model(student, _ids(inputs.held_out.ids))) if is_kept else {}),
+                | (self._held_out(student) if is_kept else {}),
                 "unexplained": _unexplained(fit), "settings": dataclasses.asdict(self.settings),
             }  # fmt: skip
             if member.is_winner:
@@ -191,6 +206,12 @@ class Reconstruction:
             write_json(self._path(member), record)
             found[member.trial] = record
             self.on_member(member.trial, record)
+
+    def _measured(self, model: Any, texts: Mapping[str, torch.Tensor]) -> dict[str, Measurement]:
+        return measure_texts(model, texts, self.inputs.precision)
+
+    def _held_out(self, model: Any) -> dict[str, float | None]:
+        return _all_figures(self._measured(model, {"held_out": _ids(self.inputs.held_out.ids)}))
 
     def spent(self, members: Sequence[Member]) -> dict[str, Any]:
         """What reconstructing members costs, whichever process of a run did it.

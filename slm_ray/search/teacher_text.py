@@ -1,8 +1,8 @@
-"""Text that the teacher writes itself, so that what is learned and fitted does not serve the user's text alone.
+"""Text that the teacher writes itself, so that weights that are fitted do not serve the user's text alone.
 
-Scores learned, and weights fitted, on one kind of text are at their worst on every other. A language model's own
-samples are text of all the kinds it was trained on, need no data, and are what LLM-QAT (arXiv 2305.17888) calibrates
-on: each text begins with a token drawn evenly from the vocabulary and goes on as the model itself draws it.
+Weights fitted on one kind of text are at their worst on every other. A language model's own samples are text of all
+the kinds it was trained on, need no data, and are what LLM-QAT (arXiv 2305.17888) calibrates on: each text begins with
+a token drawn evenly from the vocabulary and goes on as the model itself draws it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from slm_ray.evaluate.models import LoadedModel, ModelFolder
 from slm_ray.models.teachers import Teacher
 
 MOST_WRITTEN_TOKENS = 16384  # written anew; where more are wanted, they are taken again from the first
-ASIDE_TOKENS = 2048  # of them that nothing is learned from or fitted on
+ASIDE_TOKENS = 2048  # of them that nothing is fitted on
 _TEXT_TOKENS = 256  # of one text: attention over longer ones takes most of the time
 _BATCH_TEXTS = 32
 _SEED = 0  # of the teacher, not of the run: the text is made once for all runs
@@ -35,7 +35,7 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class FitText:
-    """Tokens that scores are learned from, or weights are fitted on.
+    """Tokens that weights are fitted on.
 
     Attributes:
         ids: int32 ``[sequences, length]``.

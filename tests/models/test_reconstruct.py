@@ -63,6 +63,19 @@ def test_students_come_nearer_to_their_teacher_on_other_text(name):
         assert divergence(model, student, tiny_ids(batch=8, seed=9)) < 0.9 * before, which
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt_neox", "gpt2"])
+def test_passes_in_bf16_fit_nearly_the_same(name):
+    model, family, spec, student = case(name, lambda teacher: axis_specs(teacher)["everything"])
+    exact, ids, other = copy.deepcopy(student), tiny_ids(batch=30, length=32), tiny_ids(batch=8, seed=9)
+    before = divergence(model, student, other)
+    reconstruct(model.state_dict(), model.config, family, [(exact, spec)], ids)
+    settings = ReconstructionSettings(bf16=True)
+    reconstruct(model.state_dict(), model.config, family, [(student, spec)], ids, settings)
+    assert all(parameter.dtype == torch.float32 for parameter in student.parameters())
+    assert any(not torch.equal(mine, exact.state_dict()[key]) for key, mine in student.state_dict().items())
+    assert divergence(model, student, other) - divergence(model, exact, other) < 0.05 * before
+
+
 @pytest.mark.parametrize("name", ["llama_untied", "gpt_neox_sequential"])
 def test_no_fit_is_worse_than_the_weights_it_began_with(name):
     for seed in range(4):

@@ -1,5 +1,6 @@
 """Weights fitted to the teacher's layers after a search: whose, what is kept, and that a killed run goes on."""
 
+import copy
 import json
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from slm_ray.core.commands import run_command
 from slm_ray.models.reconstruct_cost import reconstruction_flops
 from slm_ray.search import reconstruction
 from slm_ray.search.command import main
-from tests.models.tiny import tiny_config, tiny_family
+from tests.models.tiny import tiny_config, tiny_family, tiny_ids, tiny_model
 from tests.search.tiny_run import outcome_of
 from tests.search.without_ray import run_without_ray
 
@@ -115,6 +116,15 @@ def test_too_few_train_tokens_are_said(command, tiny, tmp_path, capsys):
     assert "--reconstruct-tokens" in capsys.readouterr().err
     assert command(few(tiny, tmp_path / "run", "--reconstruct-tokens", "10000000", "--trials", "4")) == 0
     assert "tokens that scores are learned from" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_model_is_measured_in_the_type_of_the_search_and_stays_as_it_is():
+    model = tiny_model("llama")
+    kept, ids = copy.deepcopy(model.state_dict()), {"text": tiny_ids(batch=4)}
+    exact = reconstruction.measure_texts(model, ids, "fp32")["text"].value
+    rounded = reconstruction.measure_texts(model, ids, "bf16")["text"].value
+    assert rounded != exact and rounded == pytest.approx(exact, rel=0.01)
+    assert all(torch.equal(tensor, kept[key]) for key, tensor in model.state_dict().items())
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Text that the teacher writes itself, among the text that scores are learned from and weights are fitted on."""
+"""Text that the teacher writes itself, among the text that weights are fitted on."""
 
 import json
 
@@ -45,9 +45,10 @@ def test_without_a_share_the_text_is_the_corpus_own():
 
 
 def test_corpus_and_teacher_together_make_up_the_tokens():
-    config = SearchConfig(teacher_text=0.5, reconstruct_tokens=8192, importance_steps=4)
-    assert written_sequences(config, 8192) == 8
-    assert tokens_to_write(config) == 4096 + 2048  # for fits and scores alike, and those put aside
+    config = SearchConfig(teacher_text=0.5, reconstruct_tokens=8192)
+    assert written_sequences(config) == 8
+    assert tokens_to_write(config) == 4096 + 2048  # those put aside too
+    assert tokens_to_write(SearchConfig(reconstruct="none")) == 0  # scores are learned from the user's text alone
     assert tokens_to_write(SearchConfig(teacher_text=0.5, reconstruct_tokens=10**7)) == 16384 + 2048
 
 
@@ -63,7 +64,16 @@ def test_the_teacher_writes_tokens_of_its_own_the_same_every_time(tiny):
 
 
 @pytest.mark.slow
-def test_a_search_learns_and_fits_on_both_and_is_the_same_from_the_cache(command, tiny, tmp_path):
+def test_where_the_text_is_short_the_scores_own_is_fitted_on_with_the_teachers_among_it(command, tiny, tmp_path):
+    more = ("--trials", "4", "--winners", "1", "--reconstruct-tokens", "10000000", "--teacher-text", "0.25")
+    assert command(tiny.arguments(tmp_path / "run", *more)) == 0
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    record = next(one for one in result["front"] if one["winner"] == 0)["reconstruction"]
+    assert result["corpus"]["train_tokens"] == 192 and record["tokens"] == 256 and record["written_tokens"] == 64
+
+
+@pytest.mark.slow
+def test_a_search_fits_on_both_and_is_the_same_from_the_cache(command, tiny, tmp_path):
     more = ("--trials", "6", "--winners", "1", "--reconstruct-tokens", "1024", "--teacher-text", "0.5")
     assert command(tiny.arguments(tmp_path / "run", *more)) == 0
     assert command(tiny.arguments(tmp_path / "again", *more)) == 0
