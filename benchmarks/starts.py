@@ -44,7 +44,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--other", default=None, help="a text not calibrated on: a file, or a hub id")
     parser.add_argument("--other-tokens", type=int, default=8192, help="how much of it")
     parser.add_argument("--held-out-tokens", type=int, default=8192, help="how much of the text calibrated on")
-    parser.add_argument("--tokens", type=int, default=SearchConfig.reconstruct_tokens, help="train tokens that weights are fitted on")
+    default = SearchConfig.reconstruct_tokens
+    parser.add_argument("--tokens", type=int, default=default, help="train tokens that weights are fitted on")
     parser.add_argument(
         "--teacher-text", type=float, default=SearchConfig.teacher_text, help="share of them that the teacher writes"
     )
