@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ _SIZE_INCHES, _DPI = (10.0, 6.0), 100
 # Okabe and Ito's colours, told apart with any kind of colour vision; marks differ as well.
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#1f2328")
 _MARKS = ("o", "s", "D", "^", "v", "P", "X", "*")
+_LINES = ("-", "--", ":", "-.")  # names beyond the colours have another kind of line
 _INK, _MUTED, _GRID = "#1f2328", "#59636e", "#e6e9ec"
-_MOST_NAMED = 16
+_MOST_INSIDE = 6  # names in a legend within the axes; more would cover the lines, and stand beside them
+_MOST_NAMED = 32
 
 
 def draw(data: PlotData, folder: Path) -> Path:
@@ -39,11 +42,14 @@ def draw(data: PlotData, folder: Path) -> Path:
     for one in data.series:
         place = names.index(one.name)
         is_named = one.name not in marked  # a fit beside its marks needs no second entry in the legend
-        mark = _MARKS[place // len(_COLORS) % len(_MARKS)]
-        _draw_series(ax, one, _COLORS[place % len(_COLORS)], mark, is_named=is_named)
+        look = _Look(
+            _COLORS[place % len(_COLORS)], _MARKS[place % len(_MARKS)], _LINES[place // len(_COLORS) % len(_LINES)]
+        )
+        _draw_series(ax, one, look, is_named=is_named)
     _style(ax, data)
     if 1 < len(names) <= _MOST_NAMED or (len(names) == 1 and names[0] != data.y_label):
-        ax.legend(frameon=False, fontsize=10, labelcolor=_INK)
+        beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)} if len(names) > _MOST_INSIDE else {}
+        ax.legend(frameon=False, fontsize=10, labelcolor=_INK, **beside)
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     path = folder / f"{data.name}.png"
@@ -51,7 +57,15 @@ def draw(data: PlotData, folder: Path) -> Path:
     return path
 
 
-def _draw_series(ax: Any, one: Series, color: str, mark: str, *, is_named: bool) -> None:
+@dataclass(frozen=True)
+class _Look:
+    color: str
+    mark: str
+    line: str
+
+
+def _draw_series(ax: Any, one: Series, look: _Look, *, is_named: bool) -> None:
+    color, mark = look.color, look.mark
     if one.lows and one.style != "points":
         ax.fill_between(one.xs, one.lows, one.highs, color=color, alpha=0.15, linewidth=0)
     elif one.lows:
@@ -62,11 +76,12 @@ def _draw_series(ax: Any, one: Series, color: str, mark: str, *, is_named: bool)
         ax.plot(one.xs, one.ys, linestyle="none", marker=mark, markersize=7, color=color, markeredgecolor="white",
                 label=one.name)  # fmt: skip
     elif one.style == "fit":
-        ax.plot(one.xs, one.ys, color=color, linewidth=1.4, label=one.name if is_named else None)
+        ax.plot(one.xs, one.ys, color=color, linestyle=look.line, linewidth=1.4,
+                label=one.name if is_named else None)  # fmt: skip
     else:
         marker = None if one.style == "line" else mark
-        ax.plot(one.xs, one.ys, color=color, linewidth=1.8, marker=marker, markersize=6, markeredgecolor="white",
-                label=one.name)  # fmt: skip
+        ax.plot(one.xs, one.ys, color=color, linestyle=look.line, linewidth=1.8, marker=marker, markersize=6,
+                markeredgecolor="white", label=one.name)  # fmt: skip
 
 
 def _style(ax: Any, data: PlotData) -> None:
