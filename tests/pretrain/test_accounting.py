@@ -41,8 +41,10 @@ def test_processor_use_is_that_between_two_samples():
     sampler = UsageSampler()
     start = time.monotonic()
     _spin(0.3)
-    share = 100 * 0.3 / (time.monotonic() - start)
-    assert sampler.sample().cpu_percent == pytest.approx(share, rel=0.25)
+    most = 100 * 0.3 / (time.monotonic() - start)
+    share = sampler.sample().cpu_percent
+    least = 100 * 0.3 / (time.monotonic() - start)  # a busy machine may wait before or after the sample
+    assert 0.75 * least <= share <= 1.25 * most
 
 
 def test_children_that_have_ended_are_counted(monkeypatch):

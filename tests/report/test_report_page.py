@@ -126,9 +126,9 @@ def test_the_page_of_hardly_any_trials(tmp_path, count):
 
 def test_a_thousand_trials_are_quick_and_small(tmp_path):
     folder = finished_run(tmp_path, 1000)
-    start = time.monotonic()
+    start = time.process_time()
     paths = build_report(folder)
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     assert [path.name for path in paths] == ["front.csv", "front.png", "report.md", "report.html"]
     assert (folder / "report.html").stat().st_size < 8e6
 
