@@ -60,7 +60,7 @@ def made_up(plan: SearchPlan) -> Callable[[Job], Answer]:
 
 def run_without_ray(patch: pytest.MonkeyPatch) -> None:
     """Make the command measure in this process, one candidate after the other."""
-    from slm_ray.search import gate_pool, held_out, rank, run
+    from slm_ray.search import audit, gate_pool, held_out, rank, run
 
     class OwnGates(gate_pool.GatePool):
         def __init__(self, *arguments: Any) -> None:
@@ -86,6 +86,12 @@ def run_without_ray(patch: pytest.MonkeyPatch) -> None:
     def measure_held_out(settings: Any, specs: Any, on_done: Any) -> Any:
         return [held_out._measure(settings, spec) for spec in specs]
 
+    def measure_in_full(settings: Any, specs: Any, _workers: int, on_done: Any) -> None:
+        evaluator = Evaluator(settings)
+        for trial, spec in specs.items():
+            on_done(trial, evaluator.evaluate(spec).measurements)
+
+    patch.setattr(audit, "measure_in_full", measure_in_full)
     patch.setattr(run, "ray_session", lambda *_: contextlib.nullcontext())
     patch.setattr(run, "run_plan", run_plan)
     patch.setattr(run, "measure_held_out", measure_held_out)
