@@ -27,6 +27,7 @@ from pymoo.problems.static import StaticProblem
 from slm_ray.search.axes import IntArray
 from slm_ray.search.pareto import front_of
 from slm_ray.search.stack import GenomeStack
+from slm_ray.search.surrogate import Screen
 from slm_ray.search.variation import Variation
 
 Array = NDArray[np.float64]
@@ -106,7 +107,8 @@ class PymooAlgorithm:
             num_objectives: How many objectives there are.
             seeds: Candidates to begin with, before those that importance gives.
         """
-        self.name = kind.__name__.lower()
+        self.name, self.population = kind.__name__.lower(), population
+        self.screen: Screen | None = None
         first = {genes.tobytes(): genes for genes in [*seeds, *seed_genes(stack, max(1, population // 3))]}
         self._seeds = list(first.values())[:population]
         variation = Variation(stack)
@@ -151,8 +153,16 @@ class PymooAlgorithm:
             self._started = True
             return [Proposal(one.X, self.name) for one in self._first[len(self._seeds) :]]
         self._started = True
-        self._asked = self._algorithm.ask()
+        self._asked = self._offspring()
         return [] if self._asked is None else [Proposal(one.X, self.name) for one in self._asked]
+
+    def _offspring(self) -> Population | None:
+        """The next generation; with a screen, those it picks of several times as many."""
+        if self.screen is None:
+            return self._algorithm.ask()
+        self._algorithm.n_offsprings = self.screen.factor * self.population
+        made = self._algorithm.ask()
+        return None if made is None else made[self.screen.pick([one.X for one in made], self.population)]
 
     def tell(self, objectives: Array) -> None:
         """Hand pymoo a generation once it is complete; the two halves of the first one are handed over together."""
@@ -165,8 +175,15 @@ class PymooAlgorithm:
             asked = self._first
         values = np.concatenate(self._told)
         self._told = []
+        if self.screen is not None:
+            self.screen.learn([one.X for one in asked], values)
         Evaluator().eval(StaticProblem(self._problem, F=values), asked)
         self._algorithm.tell(infills=asked)
+
+
+def _screened(screen: Screen | None, children: list[IntArray], count: int) -> list[IntArray]:
+    """All children, or those that a screen picks."""
+    return children if screen is None else [children[at] for at in screen.pick(children, count)]
 
 
 class RandomSearch:
@@ -199,18 +216,23 @@ class LocalSearch:
         self.archive = np.zeros((0, stack.num_genes), dtype=np.int64)
         self.values = np.zeros((0, 0))
         self._asked = np.array(seed_genes(stack, max(1, population // 3)))
+        self.screen: Screen | None = None
         self._origin = "seed"
 
     def ask(self) -> list[Proposal]:
         """The seeds, then neighbours of front members."""
         if len(self.archive):
-            parents = self.archive[self.rng.integers(len(self.archive), size=self.population)]
-            self._asked = np.array([self.variation.mutate(genes, self.rng) for genes in parents])
+            count = self.population * (self.screen.factor if self.screen else 1)
+            parents = self.archive[self.rng.integers(len(self.archive), size=count)]
+            children = [self.variation.mutate(genes, self.rng) for genes in parents]
+            self._asked = np.array(_screened(self.screen, children, self.population))
             self._origin = "local"
         return [Proposal(genes, self._origin) for genes in self._asked]
 
     def tell(self, objectives: Array) -> None:
         """Keep the front of all seen so far."""
+        if self.screen is not None:
+            self.screen.learn(list(self._asked), objectives)
         genes = np.concatenate([self.archive, self._asked])
         values = np.concatenate([self.values, objectives]) if len(self.values) else objectives
         kept = front_of(values)
@@ -228,13 +250,17 @@ class RegularizedEvolution:
         self.rng = np.random.default_rng(seed)
         self.alive: deque[tuple[IntArray, Array]] = deque(maxlen=population)
         self._asked: list[IntArray] = []
+        self.screen: Screen | None = None
 
     def ask(self) -> list[Proposal]:
         """Random candidates first, then children of tournament winners."""
         if not self.alive:
             self._asked = [self.stack.random(self.rng) for _ in range(self.population)]
         else:
-            self._asked = [self.variation.mutate(self._winner(), self.rng) for _ in range(max(2, self.population // 2))]
+            count = max(2, self.population // 2)
+            made = count * (self.screen.factor if self.screen else 1)
+            children = [self.variation.mutate(self._winner(), self.rng) for _ in range(made)]
+            self._asked = _screened(self.screen, children, count)
         return [Proposal(genes, "regularized_evolution") for genes in self._asked]
 
     def _winner(self) -> IntArray:
@@ -247,6 +273,8 @@ class RegularizedEvolution:
 
     def tell(self, objectives: Array) -> None:
         """The young join, the oldest leave."""
+        if self.screen is not None:
+            self.screen.learn(self._asked, objectives)
         self.alive.extend(zip(self._asked, objectives, strict=True))
 
 
@@ -283,3 +311,24 @@ ALGORITHMS: dict[str, Maker] = {
     "regularized_evolution": lambda stack, seed, size, _: RegularizedEvolution(stack, seed, size),
     "importance": lambda stack, seed, size, _: RankedSweep(stack, seed, size),
 }
+
+# Those that vary candidates, and so can make more of them than are measured.
+SCREENED = ("nsga2", "ga", "local", "regularized_evolution")
+
+
+def with_screen(
+    algorithm: Algorithm, stack: GenomeStack, objectives: Sequence[str], factor: int, seed: int
+) -> Algorithm:
+    """An algorithm, told to make ``factor`` times as many offspring as are measured where that is over 1.
+
+    Args:
+        algorithm: It has not been asked yet.
+        stack: What is searched.
+        objectives: A proxy, and a cost if there are two.
+        factor: Offspring per candidate that is measured.
+        seed: Of the screen's own randomness.
+    """
+    if factor > 1:
+        assert isinstance(algorithm, PymooAlgorithm | LocalSearch | RegularizedEvolution), "the options are checked"
+        algorithm.screen = Screen(stack, objectives, factor, seed)
+    return algorithm

@@ -15,7 +15,7 @@ from slm_ray.core.units import parse_number
 from slm_ray.data import DEFAULT_CORPUS
 from slm_ray.models.bundled import BUNDLED_NAME
 from slm_ray.proxies.registry import PROXIES, parse_objectives
-from slm_ray.search.algorithms import ALGORITHMS
+from slm_ray.search.algorithms import ALGORITHMS, SCREENED
 from slm_ray.search.solved import MILP_NSGA2, SOLVED
 from slm_ray.search.space import ORDERS
 
@@ -55,6 +55,9 @@ class SearchConfig:
     algorithm: str = option("nsga2", "search algorithm", check=_known_algorithm)
     trials: int = option(80, "candidates to measure", check=at_least(1))
     population: int = option(24, "population and generation size", check=at_least(4))
+    screen: int = option(
+        1, "offspring per candidate measured, of which a regression picks; 1: no screening", check=at_least(1)
+    )
     seed: int = option(0, "seed of all randomness", check=at_least(0))
     order: str = option(None, "unit order instead of the space file's", choices=ORDERS, kind=str)
     importance_steps: int = option(20, "steps that Taylor scores are learned in; 1: one-shot", check=_enough_steps)
@@ -160,6 +163,12 @@ class SearchConfig:
             raise UserError(
                 f"--calibration-tokens {self.calibration_tokens} and --held-out-tokens {self.held_out_tokens} must "
                 f"each be at least one sequence of --sequence-length {self.sequence_length}"
+            )
+        screened = (*SCREENED, MILP_NSGA2)
+        if self.screen > 1 and self.algorithm not in screened:
+            raise UserError(
+                f"--screen {self.screen} picks among offspring, and --algorithm {self.algorithm} makes none: leave it "
+                f"out, or use {', '.join(screened)}"
             )
         self._check_finalists()
 

@@ -42,6 +42,7 @@ class Genome:
         upper: ``[genes]``, the greatest value of each; all of them together keep everything.
         groups: The genes of each choice, in order.
         names: What each gene is called, such as ``neurons.layer3.block7``.
+        guide: By which scores units are dropped and added to meet a budget.
         layer_of: ``[genes]``, the teacher's layer that a gene acts in, or switches; -1 where it acts in several.
     """
 
@@ -76,8 +77,8 @@ class Genome:
             check_scores(teacher, one)
         self._axes = bind_axes(space, teacher, given)
         self._sizer = Sizer(self._axes, teacher)
-        self._guide = guide or (by_merit[0] if by_merit else given[NATURAL])
-        self._priorities = priorities_from_scores(self._axes, self._guide)
+        self.guide = guide or (by_merit[0] if by_merit else given[NATURAL])
+        self._priorities = priorities_from_scores(self._axes, self.guide)
         self._costs: dict[tuple[str, int], CostModel] = {}
         self._possible: set[tuple[Budget, int]] = set()
         free = [axis for axis in self._axes.values() if axis.free]

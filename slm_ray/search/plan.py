@@ -24,9 +24,8 @@ from slm_ray.search.algorithms import Algorithm
 from slm_ray.search.axes import IntArray
 from slm_ray.search.journal import Journal
 from slm_ray.search.pareto import RunningFront, hypervolume
-from slm_ray.search.stack import GenomeStack
+from slm_ray.search.stack import COST_STEPS, GenomeStack
 
-COST_STEPS = 32  # the budget's range is searched in this many steps of cost; closer costs count as equal
 FAILED_VALUE = 1e9  # finite, so that a failed candidate can never sit on a front
 _MOST_STALE_GENERATIONS = 20
 
@@ -77,6 +76,7 @@ class SearchPlan:
         journal: Journal,
         max_trials: int,
         on_record: Callable[[dict[str, Any]], None] = lambda record: None,
+        seconds_at: Callable[[int], float] | None = None,
     ) -> None:
         """Set up.
 
@@ -87,6 +87,7 @@ class SearchPlan:
             journal: The run's records.
             max_trials: Candidates to measure in all.
             on_record: Called with every new record, after it is on the disk.
+            seconds_at: Seconds of the search when a generation was closed; of this plan's own time by default.
         """
         self.stack, self.algorithm, self.objectives, self.journal = stack, algorithm, objectives, journal
         self.max_trials, self.on_record = max_trials, on_record
@@ -98,7 +99,8 @@ class SearchPlan:
         self._waiting: list[Job] = []
         self._running: dict[int, Job] = {}
         self._finished = False
-        self._start = time.monotonic()
+        start = time.monotonic()
+        self._seconds_at = seconds_at or (lambda generation: round(time.monotonic() - start, 2))
         # Of all records, and of those of generations that are closed; the latter does not depend on a resume.
         self._front, self._earlier = RunningFront(), RunningFront()
         for record in journal.records:
@@ -224,9 +226,7 @@ class SearchPlan:
 
     def _step_of(self, cost: float) -> float:
         """The cost at the upper end of the step that a cost lies in."""
-        low, high = self.stack.reach()
-        width = max(1.0, (high - low) / COST_STEPS)
-        return high - width * math.floor((high - cost) / width + 1e-9)
+        return self.stack.step_of(cost)
 
     def measured_front(self) -> list[dict[str, Any]]:
         """The non-dominated candidates among those measured on all tokens, by their first objective."""
@@ -273,7 +273,7 @@ class SearchPlan:
         self.history.append(
             {
                 "evaluations": len(self._known),
-                "seconds": round(time.monotonic() - self._start, 2),
+                "seconds": self._seconds_at(self.generation),
                 "value": round(hypervolume(values, self._ideal, self._nadir), 6),
             }
         )

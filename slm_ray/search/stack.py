@@ -6,6 +6,7 @@ candidate names the ranking its blocks are of, and the search finds out which se
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,8 @@ from slm_ray.architecture import Architecture, Budget, SubnetSpec
 from slm_ray.core.errors import UserError
 from slm_ray.search.axes import IntArray
 from slm_ray.search.genome import Genome
+
+COST_STEPS = 32  # the budget's range is searched in this many steps of cost; closer costs count as equal
 
 
 class GenomeStack:
@@ -87,6 +90,12 @@ class GenomeStack:
         """The costs that are both inside the budget and expressible."""
         least, most = self.genomes[0].reach(self.budget.quantity, self.sequence_length)
         return max(least, self.budget.low), min(most, self.budget.high)
+
+    def step_of(self, cost: float) -> float:
+        """The cost at the upper end of the step that a cost in the budget's quantity lies in."""
+        low, high = self.reach()
+        width = max(1.0, (high - low) / COST_STEPS)
+        return high - width * math.floor((high - cost) / width + 1e-9)
 
     def to_text(self, genes: IntArray) -> str:
         """A short line of text; :meth:`from_text` reads it back."""

@@ -1,0 +1,216 @@
+"""``--screen``: more offspring than are measured, picked by a ridge regression over the candidates measured so far.
+
+What the regression expects depends on the seed and on the results told alone, as the algorithms do, so a resumed run
+picks the same offspring. It is worked out anew before every generation; a few dozen rows take a few milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slm_ray.architecture.budget import QUANTITIES
+from slm_ray.proxies.static import importance_lost
+from slm_ray.search.axes import IntArray
+from slm_ray.search.stack import GenomeStack
+
+FEWEST_TOLD = 12  # candidates before anything is predicted
+UNSCREENED_SHARE = 0.25  # of the picks are drawn whatever is predicted of them
+PENALTIES = 10.0 ** np.linspace(-5, 2, 29)  # of the largest squared singular value
+_FAILED = 1e8  # told of failed candidates, which say nothing about how quality follows from sizes
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Ridge:
+    """A linear model of standardised features.
+
+    Attributes:
+        mean: ``[features]``.
+        scale: ``[features]``; 1 where a feature never changes.
+        weights: ``[features]``, of standardised features.
+        intercept: The mean of what was fitted.
+        penalty: The one chosen, on the squared norm of the weights.
+    """
+
+    mean: Array
+    scale: Array
+    weights: Array
+    intercept: float
+    penalty: float
+
+    def predict(self, features: Array) -> Array:
+        """``[rows]`` predictions for ``[rows, features]``."""
+        predicted: Array = (features - self.mean) / self.scale @ self.weights + self.intercept
+        return predicted
+
+
+def fit_ridge(features: Array, targets: Array) -> Ridge:
+    """Ridge regression (Hoerl and Kennard 1970), its penalty chosen by generalised cross-validation.
+
+    The penalty is that of ``PENALTIES``, times the largest squared singular value, with the least
+    ``rows * RSS / (rows - trace(hat)) ** 2`` (Golub, Heath and Wahba 1979), the intercept being part of the hat matrix.
+
+    Args:
+        features: ``[rows, features]``, finite.
+        targets: ``[rows]``, finite.
+    """
+    mean, scale = features.mean(axis=0), features.std(axis=0)
+    scale = np.where(scale > 1e-12, scale, 1.0)
+    intercept, rows = float(targets.mean()), len(targets)
+    left, singular, right = np.linalg.svd((features - mean) / scale, full_matrices=False)
+    along, squares = left.T @ (targets - intercept), singular**2
+    largest = float(squares.max(initial=0.0))
+    if largest <= 1e-12:
+        return Ridge(mean, scale, np.zeros(features.shape[1]), intercept, 0.0)
+    outside = max(0.0, float(np.sum((targets - intercept) ** 2) - np.sum(along**2)))
+    best, chosen = np.inf, PENALTIES[-1]
+    for share in PENALTIES:
+        kept = squares / (squares + share * largest)
+        residual = outside + float(np.sum(((1 - kept) * along) ** 2))
+        score = rows * residual / (rows - 1 - float(kept.sum())) ** 2
+        if score < best:
+            best, chosen = score, share
+    penalty = float(chosen * largest)
+    return Ridge(mean, scale, right.T @ (singular / (squares + penalty) * along), intercept, penalty)
+
+
+class Features:
+    """What a candidate is to the regression: shares kept of every layer, sizes, unit scores dropped; and squares."""
+
+    def __init__(self, stack: GenomeStack) -> None:
+        """Set up for the candidates of a stack."""
+        self.stack, self._known = stack, dict[str, Array]()
+        shape = stack.teacher.layers[0]
+        self._heads, self._neurons = shape.num_attention_heads, shape.intermediate_size
+        guides = {id(genome.guide): genome.guide for genome in stack.genomes}
+        self._guides = [guide for guide in guides.values() if guide.comparable]
+
+    def of(self, genes: IntArray) -> Array:
+        """``[features]`` of a candidate."""
+        text = self.stack.to_text(genes)
+        if text not in self._known:
+            self._known[text] = self._make(genes)
+        return self._known[text]
+
+    def _make(self, genes: IntArray) -> Array:
+        spec, teacher = self.stack.decode(genes), self.stack.teacher
+        count = teacher.num_hidden_layers
+        heads, neurons, skipped = np.zeros(count), np.zeros(count), np.ones(count)
+        for layer in spec.layers:
+            heads[layer.source] = layer.shape.num_attention_heads / self._heads
+            neurons[layer.source] = len(layer.neurons) / self._neurons
+            skipped[layer.source] = 0.0
+        sizes = [len(spec.hidden) / teacher.hidden_size, len(spec.layers) / count]
+        lost = [importance_lost(spec, guide) for guide in self._guides]
+        once = np.concatenate([heads, neurons, sizes, lost])
+        return np.concatenate([once, once**2, skipped, [float(genes[0])]])
+
+
+class Screen:
+    """Picks offspring by what a regression expects of them.
+
+    Attributes:
+        factor: Offspring per candidate that is measured.
+        predictions: What was expected of candidates when they were picked, by their genes as text: the first objective
+            as algorithms are told it.
+    """
+
+    def __init__(self, stack: GenomeStack, objectives: Sequence[str], factor: int, seed: int) -> None:
+        """Set up.
+
+        Args:
+            stack: What is searched.
+            objectives: A proxy, and a cost if there are two.
+            factor: Offspring per candidate that is measured, over 1.
+            seed: Of the draws of unscreened picks.
+        """
+        self.stack, self.factor = stack, factor
+        self.predictions: dict[str, float] = {}
+        self._cost_name = self._cost_of(objectives)
+        self._features, self._rng = Features(stack), np.random.default_rng([seed, 0x5C])
+        self._told: dict[str, tuple[Array, float, float]] = {}
+
+    def _cost_of(self, objectives: Sequence[str]) -> str | None:
+        """The cost that quality is weighed against; what has to be measured (latency) is stood for by the budget's."""
+        if len(objectives) < 2:
+            return None
+        return objectives[1] if objectives[1] in QUANTITIES else self.stack.budget.quantity
+
+    def _cost(self, genes: IntArray) -> float:
+        if self._cost_name is None:
+            return 0.0
+        cost = self.stack.cost(genes, self._cost_name)
+        return self.stack.step_of(cost) if self._cost_name == self.stack.budget.quantity else float(cost)
+
+    def learn(self, candidates: Sequence[IntArray], objectives: Array) -> None:
+        """Take in results.
+
+        Args:
+            candidates: Genes.
+            objectives: ``[candidates, objectives]`` as an algorithm is told them.
+        """
+        for genes, values in zip(candidates, objectives, strict=True):
+            if values[0] < _FAILED:
+                told = self._features.of(genes), float(values[0]), self._cost(genes)
+                self._told[self.stack.to_text(genes)] = told
+
+    def pick(self, offspring: Sequence[IntArray], count: int) -> list[int]:
+        """Which offspring to measure.
+
+        One after the other, that which is expected to be furthest below the best known at its cost or less, what is
+        expected of those picked before it counted among the known; and some at random.
+
+        Args:
+            offspring: Genes. Those that are on record are picked last: they would teach nothing.
+            count: How many to pick.
+
+        Returns:
+            Positions in ``offspring``, ascending.
+        """
+        texts = [self.stack.to_text(genes) for genes in offspring]
+        fresh = [at for at, text in enumerate(texts) if text not in self._told and texts.index(text) == at]
+        others = [at for at in range(len(offspring)) if at not in set(fresh)]
+        if len(self._told) < FEWEST_TOLD:
+            return sorted([*fresh, *others][:count])
+        expected = self._predict([offspring[at] for at in fresh])
+        costs = [self._cost(offspring[at]) for at in fresh]
+        unscreened = min(len(fresh), round(UNSCREENED_SHARE * count))
+        picked = self._greedily(expected, costs, min(count, len(fresh)) - unscreened)
+        left = [row for row in range(len(fresh)) if row not in set(picked)]
+        if left and unscreened:
+            picked += [left[int(row)] for row in self._rng.permutation(len(left))[:unscreened]]
+        for row in picked:
+            self.predictions.setdefault(texts[fresh[row]], float(expected[row]))
+        return sorted([*(fresh[row] for row in picked), *others][:count])
+
+    def _predict(self, candidates: Sequence[IntArray]) -> Array:
+        if not candidates:
+            return np.zeros(0)
+        told = list(self._told.values())
+        targets = np.array([value for _, value, _ in told])
+        # Ruined candidates lie far out and would bend the fit where good ones are: they count as no worse than the
+        # outer fence of Tukey's box plot.
+        low, high = np.quantile(targets, [0.25, 0.75])
+        model = fit_ridge(np.array([features for features, _, _ in told]), np.minimum(targets, high + 3 * (high - low)))
+        return model.predict(np.array([self._features.of(genes) for genes in candidates]))
+
+    def _greedily(self, expected: Array, costs: Sequence[float], count: int) -> list[int]:
+        """Rows of the most expected gain, each in view of those before it."""
+        worst = max(value for _, value, _ in self._told.values())
+        best = np.array([
+            min((value for _, value, other in self._told.values() if other <= cost), default=worst) for cost in costs
+        ])  # fmt: skip
+        picked: list[int] = []
+        at_cost = np.asarray(costs)
+        for _ in range(max(0, count)):
+            gains = best - expected
+            gains[picked] = -np.inf
+            row = int(np.argmax(gains))
+            picked.append(row)
+            best = np.where(at_cost >= at_cost[row], np.minimum(best, expected[row]), best)
+        return picked
