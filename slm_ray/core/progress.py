@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
@@ -16,13 +17,18 @@ _LINE_INTERVAL_SECONDS = 10.0
 
 
 class Console:
-    """Prints lines for a person and appends the same lines, with the time, to a log file."""
+    """Prints lines for a person and appends the same lines, with the time, to a log file.
+
+    Attributes:
+        on_progress: Called whenever any phase says how much of it is done.
+    """
 
     def __init__(self, log_file: Path | None = None, stream: TextIO | None = None) -> None:
         """Write to ``stream`` (standard error by default) and, when given, to ``log_file``."""
         self.log_file = log_file
         self.stream = stream if stream is not None else sys.stderr
         self.is_terminal = self.stream.isatty()
+        self.on_progress: Callable[[], None] = lambda: None
         self._overwritable = False
 
     def line(self, text: str) -> None:
@@ -92,6 +98,7 @@ class Progress:
     def update(self, done: float, note: str = "") -> None:
         """Say how much is done; prints at most twice a second on a terminal, every ten seconds elsewhere."""
         self.done = done
+        self.console.on_progress()
         now = time.monotonic()
         interval = _TERMINAL_INTERVAL_SECONDS if self.console.is_terminal else _LINE_INTERVAL_SECONDS
         if now - self._last_print < interval:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from slm_ray.architecture import SubnetSpec, flops_per_token
+from slm_ray.architecture import SubnetSpec
 from slm_ray.cluster import default_workers, ray_session
 from slm_ray.core.errors import UserError
 from slm_ray.core.files import write_json
@@ -22,16 +21,19 @@ from slm_ray.proxies.evaluator import EvaluatorSettings
 from slm_ray.proxies.trained import Trained
 from slm_ray.report import build_report, load_run, summary_text
 from slm_ray.report.tracked import send_results
-from slm_ray.search.algorithms import ALGORITHMS, Algorithm
+from slm_ray.search import spending
+from slm_ray.search.algorithms import ALGORITHMS, Algorithm, with_screen
+from slm_ray.search.audit import Audit, audit_search
 from slm_ray.search.config import SearchConfig
-from slm_ray.search.cut_prices import num_cuts, price_cuts, price_flops
+from slm_ray.search.cut_prices import num_cuts, price_cuts
 from slm_ray.search.export import export_winner, write_cards
-from slm_ray.search.finalists import pick_trained_winners, train_finalists, training_spent
+from slm_ray.search.finalists import pick_trained_winners, train_finalists
 from slm_ray.search.finish import Chosen, baselines_at, front_entries, pick_winners, teacher_entry, with_held_out
 from slm_ray.search.held_out import measure_held_out
 from slm_ray.search.inputs import SearchInputs, keep_digests, prepare_inputs
 from slm_ray.search.journal import Journal
 from slm_ray.search.milp import CutPrices
+from slm_ray.search.phases import PHASES_FILE, PhaseRecord
 from slm_ray.search.plan import SearchPlan
 from slm_ray.search.rank import Ranking, bind_genomes, rank_units
 from slm_ray.search.reconstruction import (
@@ -46,7 +48,7 @@ from slm_ray.search.tracking import SearchTracking
 from slm_ray.search.tuning import run_plan, scratch_folder
 
 RESULT_FILE = "result.json"
-_PHASES = 6  # and one more where there are finalists, and one where weights are reconstructed
+_PHASES = 6  # and one more each for prices, finalists, an audit and reconstruction
 
 
 class SearchRun:
@@ -63,9 +65,9 @@ class SearchRun:
         self.config, self.folder, self.command = config, folder, command
         self.console = Console(folder.file(LOG_FILE))
         self.workers = config.workers or default_workers(config.threads)
-        self.seconds: dict[str, float] = {}
+        self.phases = PhaseRecord(folder.file(PHASES_FILE))
+        self.console.on_progress = self.phases.note
         self._phase_number = 0
-        self._price_flops = 0.0
         self.tracker: Tracker = NoTracker()
 
     def execute(self) -> None:
@@ -83,12 +85,16 @@ class SearchRun:
     def _execute(self) -> None:
         inputs = self._timed("teacher and text", "inputs", lambda: prepare_inputs(self.config, self.console))
         keep_digests(self.folder, inputs)
+        spending.pay_teacher_text(self.phases, self.config, inputs)
         with ray_session(self.config.address, self.workers * self.config.threads):
             ranking = self._timed("unit importance", "importance", lambda: self._rank(inputs))
             plan = self._plan(inputs, ranking)
             self._timed("search", "search", lambda: self._search(inputs, ranking, plan))
             trained = self._train_finalists(inputs, plan)
             result = self._timed("held-out text", "final", lambda: self._measure(inputs, ranking, plan, trained))
+            if self.config.audit:
+                audit = Audit(self.config, inputs, ranking, plan, self.folder.path, self.console, self.workers)
+                self._timed("audit of shortcuts", "audit", lambda: audit_search(audit, result))
         if self.config.reconstruct != "none":
             self._timed("reconstruction", "reconstruction", lambda: self._reconstruct(inputs, plan, result))
         self._timed("winners", "export", lambda: self._export(inputs, plan, result))
@@ -98,27 +104,31 @@ class SearchRun:
     def _timed(self, label: str, name: str, phase: Callable[[], Any]) -> Any:
         self._phase_number += 1
         phases = _PHASES + bool(self.config.finalists) + (self.config.reconstruct != "none")
-        phases += self.config.algorithm in SOLVED
+        phases += (self.config.algorithm in SOLVED) + bool(self.config.audit)
         number = f"[{self._phase_number}/{phases}]"
         self.console.line(f"{number} {label} …")
-        start = time.monotonic()
-        value = phase()
-        self.seconds[name] = round(time.monotonic() - start, 2)
-        self.console.line(f"{number} {label}: {format_seconds(self.seconds[name])}")
+        before = self.phases.seconds().get(name, 0.0)
+        with self.phases.phase(name):
+            value = phase()
+        self.console.line(f"{number} {label}: {format_seconds(self.phases.seconds()[name] - before)}")
         return value
 
     def _rank(self, inputs: SearchInputs) -> Ranking:
         progress = Progress(self.console, "unit importance", self.config.importance_steps, "steps")
-        return rank_units(self.config, inputs, progress)
+        ranking = rank_units(self.config, inputs, progress)
+        spending.pay_unit_scores(self.phases, self.config, inputs, ranking.tokens)
+        return ranking
 
     def _plan(self, inputs: SearchInputs, ranking: Ranking) -> SearchPlan:
         stack = bind_genomes(self.config, inputs, ranking)
         objectives = self.config.objective_names()
         algorithm = self._algorithm(inputs, stack, len(objectives))
+        algorithm = with_screen(algorithm, stack, objectives, self.config.screen, self.config.seed)
         journal = Journal(self.folder.file(TRIALS_FILE))
         if journal.resumed:
             self.console.line(f"{journal.resumed} trials are on record and are not measured again")
-        return SearchPlan(stack, algorithm, objectives, journal, self.config.trials)
+        at = self.phases.generation_seconds
+        return SearchPlan(stack, algorithm, objectives, journal, self.config.trials, seconds_at=at)
 
     def _algorithm(self, inputs: SearchInputs, stack: GenomeStack, num_objectives: int) -> Algorithm:
         config = self.config
@@ -129,15 +139,13 @@ class SearchRun:
 
         def price() -> CutPrices:
             prices, was_cached = price_cuts(inputs, genome, progress.update)
-            self._price_flops = 0.0 if was_cached else self._flops_of_prices(inputs)
+            if not was_cached:
+                spending.pay_cut_prices(self.phases, self.config, inputs)
             return prices
 
         prices = self._timed("prices of cuts", "prices", price)
         solve = stack_solver(stack, prices)
         return solved_algorithm(config.algorithm, stack, solve, config.seed, config.population, num_objectives)
-
-    def _flops_of_prices(self, inputs: SearchInputs) -> float:
-        return price_flops(inputs.space, inputs.architecture, self.config.sequence_length)
 
     def _settings(self, inputs: SearchInputs, ranking: Ranking) -> EvaluatorSettings:
         return EvaluatorSettings(
@@ -201,7 +209,7 @@ class SearchRun:
         baselines = baselines_at(inputs, plan.stack, ranking, best_cost, length, self.config.seed)
         everyone = [teacher_entry(inputs, length), *chosen, *baselines]
         entries = self._held_out(inputs, everyone)
-        spent = self._spent(inputs, ranking, plan, everyone, trained)
+        spending.pay_held_out(self.phases, inputs, everyone)
         return {
             "command": self.command,
             "objectives": list(plan.objectives),
@@ -212,7 +220,7 @@ class SearchRun:
             "front": entries[1 : 1 + len(chosen)],
             "baselines": entries[1 + len(chosen) :],
             "hypervolume": plan.history,
-            "spent": spent,
+            "spent": spending.spent(self.phases, plan, trained, self.workers),
             "winners": [
                 {"folder": f"winners/{rank}", "trial": front[position]["trial"]}
                 for rank, position in enumerate(winners)
@@ -241,36 +249,6 @@ class SearchRun:
             **tokens,
             "parts": describe_parts(summarise_parts(inputs.corpus)),
         }
-
-    def _spent(
-        self, inputs: SearchInputs, ranking: Ranking, plan: SearchPlan, final: list[Chosen], trained: dict[int, Trained]
-    ) -> dict[str, Any]:
-        """Everything that was computed, in tokens and FLOPs; what an earlier process of this run spent included."""
-        teacher_flops = flops_per_token(inputs.architecture, self.config.sequence_length)
-        forward = flops = 0
-        for record in plan.journal.records:
-            tokens = max((entry["tokens"] for entry in record["measurements"].values()), default=0)
-            forward += tokens
-            flops += tokens * record["cost"]["flops"]
-        for one in final:
-            forward += inputs.held_out.num_tokens
-            flops += inputs.held_out.num_tokens * one.entry["cost"]["flops"]
-        forward += inputs.written_tokens  # each went through the teacher once, what it had read kept in its cache
-        flops += inputs.written_tokens * teacher_flops
-        # Gate gradients: a forward pass, and a backward pass for activations only, which costs as much.
-        flops += 2 * ranking.tokens * teacher_flops
-        training = training_spent(trained)
-        return {
-            "seconds": self.seconds,
-            "forward_tokens": forward + ranking.tokens + training["tokens"],
-            "flops": flops + training["flops"] + self._price_flops,
-            "candidates": len(plan.journal.records),
-            "failed": sum(record["status"] == "failed" for record in plan.journal.records),
-            "cache_hits": plan.repeats,
-            "resumed": plan.journal.resumed,
-            "busy_seconds": round(sum(record["seconds"] for record in plan.journal.records), 2),
-            "workers": self.workers,
-        } | ({"finalists": training} if trained else {})
 
     def _reconstruct(self, inputs: SearchInputs, plan: SearchPlan, result: dict[str, Any]) -> None:
         """Fit the weights of winners, or of the whole front; winners' folders are written as they are done."""
@@ -328,6 +306,7 @@ class SearchRun:
 
     def _report(self, result: dict[str, Any], inputs: SearchInputs) -> None:
         write_cards(self.folder.path, result, self.config.to_json(), inputs, datetime.now(UTC).date().isoformat())
+        result["spent"]["seconds"] = self.phases.seconds()
         write_json(self.folder.file(RESULT_FILE), result)
         build_report(self.folder.path)
 
