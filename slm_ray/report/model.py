@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,7 @@ class RunRecords:
         budget: ``(quantity, low, high)``.
         hypervolume: ``(evaluations, seconds, value)``, in the order measured.
         spent: The ``spent`` part of the result, as written.
+        fidelity: What an audit said of the search's shortcuts, as written; empty where there was none.
     """
 
     folder: Path
@@ -112,6 +113,7 @@ class RunRecords:
     winners: Mapping[int, str]
     hypervolume: tuple[tuple[float, float, float], ...]
     spent: Mapping[str, Any]
+    fidelity: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def best(self) -> Model | None:

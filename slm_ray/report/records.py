@@ -14,7 +14,7 @@ from slm_ray.core.records import read_records
 from slm_ray.core.runfolder import CONFIG_FILE, ENVIRONMENT_FILE, TRIALS_FILE
 from slm_ray.report.model import Model, RunRecords, Shape
 
-RESULT_FILE = "result.json"
+RESULT_FILE, FIDELITY_FILE = "result.json", "fidelity.json"
 _BASELINE_ORIGIN = "baseline:"
 
 
@@ -127,6 +127,7 @@ def parse_run(
     trials: Sequence[Mapping[str, Any]],
     result: Mapping[str, Any] | None,
     notes: Sequence[str] = (),
+    fidelity: Mapping[str, Any] | None = None,
 ) -> RunRecords:
     """Put the parts of a run into types; :func:`load_run` does it from the files.
 
@@ -137,6 +138,7 @@ def parse_run(
         trials: The trial records.
         result: The result, or None for a run that has not finished.
         notes: What is missing or damaged.
+        fidelity: The audit with its single points; None: what the result has of it.
     """
     given = result or {}
     objectives = tuple(str(name) for name in given.get("objectives") or config.get("objectives") or ())
@@ -172,6 +174,7 @@ def parse_run(
         winners={winner: str(entry.get("folder")) for winner, entry in numbered if winner is not None},
         hypervolume=tuple((p[0] or 0.0, p[1] or 0.0, p[2]) for p in points if p[2] is not None),
         spent=mapping(given.get("spent")),
+        fidelity=mapping(given.get("fidelity")) if fidelity is None else fidelity,
     )
 
 
@@ -223,11 +226,13 @@ def load_run(folder: Path) -> RunRecords:
     environment = read_part(folder / ENVIRONMENT_FILE, notes)
     trials = read_lines(folder / TRIALS_FILE, notes)
     result = read_part(folder / RESULT_FILE, notes)
+    fidelity = read_part(folder / FIDELITY_FILE, notes)
     if result is None:
         notes.append(
             f"This run has not finished ({RESULT_FILE} is missing or damaged): its {len(trials)} trials are shown, "
             f"with a provisional front on the calibration text; continue it with --resume"
         )
     return parse_run(
-        folder, config=config or {}, environment=environment or {}, trials=trials, result=result, notes=notes
-    )
+        folder, config=config or {}, environment=environment or {}, trials=trials, result=result, notes=notes,
+        fidelity=fidelity,
+    )  # fmt: skip

@@ -7,6 +7,7 @@ import math
 from slm_ray.core.units import format_seconds
 from slm_ray.report.blocks import Block, Chapter, Drawing, Fold, Markup, Picture, Report, Rows, Section
 from slm_ray.report.facts import environment_section, reproduce_section
+from slm_ray.report.fidelity import fidelity_section
 from slm_ray.report.finalists import finalists_section
 from slm_ray.report.html import escape, tile
 from slm_ray.report.model import RunRecords
@@ -174,6 +175,7 @@ def search_sections(
         Section("Against the teacher and the baselines", comparison, _COMPARISON_LEAD),
         progress_section(run, f"{prefix}progress"),
         finalists_section(run, f"{prefix}finalists"),
+        fidelity_section(run, f"{prefix}fidelity"),
         Section("What was spent", [Markup(_time_bar(run)), Rows(cost_table(run))]),
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from slm_ray.core.units import format_count, format_seconds
+from slm_ray.report.fidelity import fidelity_line
 from slm_ray.report.fitted import fitted_perplexity, fitted_tokens
 from slm_ray.report.model import Model, RunRecords
 from slm_ray.report.records import number
@@ -97,6 +98,8 @@ def summary_text(run: RunRecords) -> str:
     lines += _best_lines(run, best) if best else ["No model was found: no candidate has been measured."]
     if best:
         lines.append(_front_line(run))
+    if shortcuts := fidelity_line(run):
+        lines.append(shortcuts)
     lines += _spent_lines(run)
     lines.append(f"Files: {run.folder}")
     if run.finished:

@@ -142,16 +142,23 @@ def search_rows(plan: Plan) -> list[str]:
     """What is searched, and for what."""
     config, unit, (low, high) = plan.config, _UNITS[plan.budget.quantity], plan.reach
     stages = ", ".join(f"{end:,}" for end in config.stage_tokens())
+    screen = f", picked of {config.screen} times as many offspring" if config.screen > 1 else ""
     race = f"; beaten ones stop after {stages} tokens" if stages else ""
     return [
         f"space {plan.space.name}: {plan.num_genes} choices, reaching {low:,} to {high:,} {unit}",
         f"budget: {plan.budget.low:,} to {plan.budget.high:,} {unit}",
-        f"candidates: {config.trials} by {config.algorithm}, {config.population} a generation, on {config.objectives}",
+        f"candidates: {config.trials} by {config.algorithm}, {config.population} a generation, on {config.objectives}"
+        + screen,
         f"measured on {config.calibration_tokens:,} calibration tokens in sequences of {config.sequence_length}{race}",
         f"winners: up to {config.winners} models"
         + (f", of {config.finalists} trained on {config.finalist_tokens} tokens each" if config.finalists else ""),
+        *([_audit_row(config)] if config.audit else []),
         *([_reconstruction_row(config)] if config.reconstruct != "none" else []),
     ]
+
+
+def _audit_row(config: SearchConfig) -> str:
+    return f"audit: up to {config.audit} candidates measured again, to see how far the search's shortcuts can be trusted"
 
 
 def _reconstruction_row(config: SearchConfig) -> str:

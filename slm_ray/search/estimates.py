@@ -31,6 +31,7 @@ START_SECONDS = {
     "importance": 15.0,
     "search": 15.0,
     "held-out": 5.0,
+    "audit": 3.0,
     "reconstruction": 5.0,
     "winners": 5.0,
 }
@@ -102,6 +103,7 @@ def estimate_phases(
         PhaseEstimate("search", tokens, most, float(tokens) * per_token, start["search"]),
         *([_finalists(config, float(whole), float(part))] if config.finalists else []),
         PhaseEstimate("held-out text", final, max(final, _most_final(config)), final_flops, start["held-out"]),
+        *([_audit(config, float(part))] if config.audit else []),
         *([_reconstruction(config, teacher, candidate)] if config.reconstruct != "none" else []),
         PhaseEstimate("winners and report", 0, 0, 0, start["winners"]),
     ]  # fmt: skip
@@ -121,6 +123,15 @@ def _finalists(config: SearchConfig, whole: float, part: float) -> PhaseEstimate
     flops = trained * (3 * part + whole) + measured * part
     start = config.finalists * FINALIST_START_SECONDS
     return PhaseEstimate("finalists", trained + measured, trained + measured, flops, start)
+
+
+def _audit(config: SearchConfig, part: float) -> PhaseEstimate:
+    """Candidates measured to the end, and where the search does not run in fp32 by itself, as many again in fp32."""
+    one = min(config.audit, config.trials) * config.calibration_tokens
+    staged = any(PROXIES[name].staged for name in config.needed_proxies())
+    parts = [not staged or bool(config.stage_tokens()), staged and config.precision != "fp32"]
+    tokens = one * sum(parts)
+    return PhaseEstimate("audit of shortcuts", tokens, tokens, tokens * part, START_SECONDS["audit"] if tokens else 0)
 
 
 def _prices(config: SearchConfig, space: SearchSpace, teacher: Architecture) -> PhaseEstimate:

@@ -23,7 +23,7 @@ from slm_ray.search.milp import CutPrices
 
 FEWEST = 3  # candidates that a rank correlation is given of; of two it is 1 or -1 whatever they are
 MOST = 1000  # that it is worked out over, and of which points are kept: of more, as many spread evenly over the trials
-MOST_POINTS = 200
+MOST_POINTS = 100
 
 # What a shortcut is set against.
 FULL, TRAINED, HELD_OUT, FP32, RECORDED = "full", "trained", "held-out", "fp32", "recorded"
