@@ -1,0 +1,218 @@
+"""How each row's model is made."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.peers import pruned, slicegpt
+from benchmarks.peers.options import FIRST_N, MINITRON, OURS, OURS_CUT, RANDOM, SHORTGPT, SLICEGPT, WHITTLE
+from benchmarks.peers.study import Spent, Study
+from benchmarks.peers.whittle import whittle_start
+from slm_ray.architecture import Budget, SubnetSpec, flops_per_token, num_params
+from slm_ray.architecture.first_layers import first_n
+from slm_ray.core.errors import UserError
+from slm_ray.core.files import read_json
+from slm_ray.core.lineage import read_lineage
+from slm_ray.models.extraction import extract
+from slm_ray.models.loading import load_student
+from slm_ray.models.sizes import config_architecture
+from slm_ray.models.teachers import quiet_transformers
+from slm_ray.proxies.evaluator import DTYPES
+from slm_ray.search.genome import Genome
+from slm_ray.search.space import NATURAL, load_space
+
+
+@dataclass
+class Start:
+    """A model before training.
+
+    Attributes:
+        model: The causal LM, fp32.
+        flops_per_token: Of its forward pass.
+        spent: What choosing it cost.
+        note: What is worth knowing of it, for the record.
+    """
+
+    model: Any
+    flops_per_token: int
+    spent: Spent
+    note: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def params(self) -> int:
+        """Its parameters, tied ones once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+
+def cut(study: Study, spec: SubnetSpec, spent: Spent, note: dict[str, Any] | None = None) -> Start:
+    """A sub-network of the teacher as a start, its weights as they are."""
+    teacher, sizes = study.teacher, spec.architecture_in(study.architecture)
+    with quiet_transformers():
+        model = extract(teacher.state(), teacher.config(), teacher.family(), spec, dtype=torch.float32)
+    shape = {"hidden": sizes.hidden_size, "layers": sizes.num_hidden_layers}
+    return Start(model, flops_per_token(sizes, study.options.sequence_length), spent, shape | (note or {}))
+
+
+def _minitron(study: Study) -> Start:
+    spent = Spent()
+    found = study.activations(spent)
+    with spent.timed():
+        shapes = list(pruned.shapes_near(study.architecture, study.limit))
+        if not shapes:
+            raise UserError(f"no uniform shape lies just within {study.limit:,} parameters: give another --share")
+        specs = [pruned.uniform_cut(study.architecture, found, *shape) for shape in shapes]
+        spec, tokens = pruned.pick(study.runner, specs, study.deciding)
+    sizes = spec.architecture_in(study.architecture)
+    spent.add("choice of a shape", float(tokens) * flops_per_token(sizes, study.options.sequence_length))
+    layer = sizes.layers[0]
+    return cut(study, spec, spent, {
+        "key_value_heads": layer.num_key_value_heads, "neurons": layer.intermediate_size, "shapes": len(shapes),
+    })  # fmt: skip
+
+
+def _shortgpt(study: Study) -> Start:
+    spent = Spent()
+    spec = pruned.fewer_layers(study.architecture, study.activations(spent).influence, study.limit)
+    return cut(study, spec, spent, {"sources": [layer.source for layer in spec.layers]})
+
+
+def _slicegpt(study: Study) -> Start:
+    spent, teacher = Spent(), study.teacher
+    config, state, length = teacher.config(), teacher.state_as(torch.float32), study.options.sequence_length
+    tied_forms = (False, True) if config.tie_word_embeddings else (False,)
+    made: dict[bool, tuple[float, Any, int]] = {}
+    with spent.timed():
+        for tied in tied_forms:
+            width = slicegpt.width_within(config, study.limit, tied=tied)
+            model = slicegpt.slice_model(config, state, study.calibration, width, tied=tied)
+            made[tied] = (_mean_loss(model, study.deciding), model, width)
+    for tied, (_, _, width) in made.items():
+        per_token = float(slicegpt.sliced_flops_per_token(config, width, length, tied=tied))
+        turns = 2 * config.num_hidden_layers + 1
+        spent.add("rotations", study.calibration.numel() * (per_token + 2.0 * turns * config.hidden_size**2))
+        spent.add("choice of a form", per_token * study.deciding.numel())
+    chosen = min(made, key=lambda tied: made[tied][0])
+    losses = {"one table" if tied else "two tables": round(loss, 4) for tied, (loss, _, _) in made.items()}
+    _, model, width = made[chosen]
+    per_token = slicegpt.sliced_flops_per_token(config, width, length, tied=chosen)
+    note = {"width": width, "form": "one table" if chosen else "two tables", "losses": losses}
+    return Start(model.float(), per_token, spent, note)
+
+
+@torch.no_grad()
+def _mean_loss(model: Any, ids: torch.Tensor) -> float:
+    """Mean loss of a model in nats per token; ids ``[sequences, length]``."""
+    total = 0.0
+    for rows in ids.split(1):
+        logits = model(rows, use_cache=False).logits[:, :-1].flatten(0, 1).float()
+        total += float(torch.nn.functional.cross_entropy(logits, rows[:, 1:].flatten(), reduction="sum"))
+    return total / (len(ids) * (ids.shape[1] - 1))
+
+
+def _random(study: Study) -> Start:
+    """Random heads, neurons and layers of the teacher at the budget's upper end; nothing is measured."""
+    genome = Genome(load_space("fine").with_order(NATURAL), study.architecture)
+    budget = Budget("params", 0, study.limit)
+    rng = np.random.default_rng(study.options.seed)
+    spec = genome.decode(genome.random(rng, budget, study.options.sequence_length, study.limit))
+    return cut(study, spec, Spent())
+
+
+def _first_n(study: Study) -> Start:
+    spec = first_n(study.architecture, Budget("params", 0, study.limit), study.options.sequence_length)
+    return cut(study, spec, Spent())
+
+
+def search_run(study: Study) -> Path:
+    """The finished search that our winner is of; one with default options is run where none was given.
+
+    Only the first winner is asked for, for the others would be fitted in vain.
+
+    Raises:
+        UserError: The search failed, or the one that was given is not finished.
+    """
+    options = study.options
+    run = options.run or options.out / "search"
+    if (run / "result.json").is_file():
+        return run
+    if options.run is not None:
+        raise UserError(f"--run {run} holds no finished search: give a folder with a result.json")
+    command = [sys.executable, "-m", "slm_ray.search"]
+    if (run / "config.json").is_file():
+        command += ["--resume", str(run)]
+    else:
+        command += ["--teacher", options.teacher, "--data", options.data, "--params", str(options.share)]
+        command += ["--winners", "1", "--workers", "1", "--threads", str(options.threads), "--out", str(run)]
+    if subprocess.run(command).returncode:
+        raise UserError(f"the search in {run} failed: see its run.log; the same command goes on with it")
+    return run
+
+
+def _spent_on_search(run: Path) -> Spent:
+    spent = read_json(run / "result.json")["spent"]
+    seconds = spent["seconds"]
+    total = float(sum(seconds.values()))
+    found = Spent(total, None)
+    found.add("search and fits", float(spent["flops"]))
+    return found
+
+
+def _ours(study: Study) -> Start:
+    run = search_run(study)
+    folder = run / "winners" / "0"
+    model = load_student(folder, "our winner")
+    sizes = config_architecture(model.config)
+    assert sizes is not None
+    record = read_lineage(folder).get("reconstruction") or {}
+    note = {"hidden": sizes.hidden_size, "layers": sizes.num_hidden_layers, "weights_fitted": bool(record.get("kept"))}
+    return Start(model, flops_per_token(sizes, study.options.sequence_length), _spent_on_search(run), note)
+
+
+def _ours_cut(study: Study) -> Start:
+    """Our winner with the teacher's own weights: what its fits are worth."""
+    from slm_ray.cluster import ray_session
+    from slm_ray.search.candidates import FinishedSearch
+
+    run = search_run(study)
+    trial = read_json(run / "result.json")["winners"][0]["trial"]
+    with ray_session(None, 1):
+        spec = FinishedSearch.open(run).load([trial], (), study.console).specs[trial]
+    return cut(study, spec, _spent_on_search(run))
+
+
+def _whittle(study: Study) -> Start:
+    spec, spent, note = whittle_start(study)
+    return cut(study, spec, spent, note)
+
+
+MAKERS: dict[str, Callable[[Study], Start]] = {
+    OURS: _ours, OURS_CUT: _ours_cut, MINITRON: _minitron, SLICEGPT: _slicegpt, SHORTGPT: _shortgpt, RANDOM: _random,
+    FIRST_N: _first_n, WHITTLE: _whittle,
+}  # fmt: skip
+
+
+def make_start(study: Study, name: str) -> Start:
+    """Make a row's model, and make sure that it is within the budget.
+
+    Raises:
+        UserError: It cannot be made.
+    """
+    start = MAKERS[name](study)
+    if start.params > study.limit:
+        share = start.params / num_params(study.architecture)
+        raise UserError(
+            f"{name} has {start.params:,} parameters ({share:.1%} of the teacher's), more than the {study.limit:,} of "
+            "--share: give a search of that budget with --run"
+        )
+    return start
+
+
+__all__ = ["DTYPES", "MAKERS", "Start", "cut", "make_start", "search_run"]

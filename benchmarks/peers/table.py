@@ -1,0 +1,133 @@
+"""The table of all rows that are there, from their files alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.options import OURS, OURS_CUT, PEERS
+from slm_ray.core.files import read_json
+from slm_ray.core.units import format_count, format_seconds
+from slm_ray.evaluate.compare import WITHIN_NOISE, compare_text
+
+TITLES = {
+    OURS: "ours", OURS_CUT: "ours, as cut out", "minitron": "Minitron-like", "slicegpt": "SliceGPT-like",
+    "shortgpt": "ShortGPT-like", "random": "random sub-network", "first-n": "first layers",
+    "whittle": "whittle's search",
+}  # fmt: skip
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return dict(read_json(path)) if path.is_file() else None
+
+
+def load_rows(out: Path, tokens: int) -> dict[str, dict[str, Any]]:
+    """Name to what is known of each row: ``start``, ``before``, ``after`` or ``failed``; others are left out."""
+    rows = {}
+    for name in PEERS:
+        folder = out / "rows" / name
+        found = {"start": _read(folder / "start.json"), "before": _read(folder / "before.json"),
+                 "after": _read(folder / f"after-{tokens}.json"), "failed": _read(folder / "failed.json")}  # fmt: skip
+        if any(found.values()):
+            rows[name] = found
+    return rows
+
+
+def _perplexity(text: Mapping[str, Any] | None) -> float | None:
+    if text is None:
+        return None
+    return math.exp(min(700.0, sum(text["losses"]) / sum(text["counts"])))
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2f}" if value < 1000 else f"{value:,.0f}" if value < 1e6 else f"{value:.0e}".replace("e+0", "e")
+
+
+def _times(value: float | None, whole: float | None) -> str:
+    return "" if value is None or whole is None else f"{_number(value / whole)}×"
+
+
+def _against_ours(name: str, when: str, rows: Mapping[str, Any], text: str) -> str:
+    """The difference of a row's loss to ours on the same sequences, with its interval."""
+    mine, ours = rows[name][when], rows.get(OURS, {}).get(when)
+    if name == OURS or mine is None or ours is None or text not in mine["texts"] or text not in ours["texts"]:
+        return ""
+    both = [record["texts"][text] | {"bits_per_byte_stderr": None} for record in (mine, ours)]
+    found = compare_text((name, OURS), text, *both)
+    if found.low is None or found.high is None:
+        return f"{found.difference:+.3f}"
+    noise = " (within the noise)" if found.verdict == WITHIN_NOISE else ""
+    return f"{found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}]{noise}"
+
+
+def _flops(value: float | None) -> str:
+    return "" if value is None else f"{value / 1e12:.1f}T"
+
+
+def render(out: Path, tokens: int) -> str:
+    """Two Markdown tables: before any training, and after it."""
+    rows = load_rows(out, tokens)
+    teacher = _read(out / "teacher.json")
+    texts = list((teacher or next((row["before"] for row in rows.values() if row["before"]), {"texts": {}}))["texts"])
+    lines = [_head(out, teacher), "", *_before(rows, texts, teacher), ""]
+    lines += _after(rows, texts, teacher, tokens)
+    lines += [f"{TITLES[name]}: {row['failed']['error']}" for name, row in rows.items() if row["failed"]]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _head(out: Path, teacher: Mapping[str, Any] | None) -> str:
+    options = _read(out / "options.json") or {}
+    lead = f"{options.get('teacher')}, at most {options.get('share', 0):.0%} of its parameters"
+    if teacher is None:
+        return lead
+    figures = ", ".join(f"{_number(_perplexity(text))} on {name} ({sum(text['counts']):,.0f} tokens)"
+                        for name, text in teacher["texts"].items())  # fmt: skip
+    return f"{lead}, {teacher['precision']}; the teacher's perplexity: {figures}"
+
+
+def _before(rows: Mapping[str, Any], texts: list[str], teacher: Mapping[str, Any] | None) -> list[str]:
+    columns = [f"{text} | × teacher | loss less ours" for text in texts]
+    lines = [f"| before training | parameters | {' | '.join(columns)} | time to choose | FLOPs |",
+             "|---" * (4 + 3 * len(texts)) + "|"]  # fmt: skip
+    for name, row in rows.items():
+        if row["start"] is None:
+            continue
+        start, cells = row["start"], []
+        for text in texts:
+            value = _perplexity(row["before"]["texts"].get(text)) if row["before"] else None
+            whole = _perplexity(teacher["texts"].get(text)) if teacher else None
+            cells.append(f"{_number(value)} | {_times(value, whole)} | {_against_ours(name, 'before', rows, text)}")
+        spent = start["spent"]
+        lines.append(
+            f"| {TITLES[name]} | {format_count(start['params'])} | {' | '.join(cells)} | "
+            f"{format_seconds(spent['seconds'])} | {_flops(spent['flops'])} |"
+        )
+    return lines
+
+
+def _after(
+    rows: Mapping[str, Any], texts: list[str], teacher: Mapping[str, Any] | None, tokens: int
+) -> list[str]:
+    trained = {name: row for name, row in rows.items() if row["after"]}
+    if not trained:
+        return []
+    exact = next(iter(trained.values()))["after"]["tokens"]
+    columns = [f"{text} | × teacher | loss less ours" for text in texts]
+    lines = [f"| after {exact:,} tokens | rate | {' | '.join(columns)} | training | FLOPs, the teacher's with them | "
+             "FLOPs in all |", "|---" * (5 + 3 * len(texts)) + "|"]  # fmt: skip
+    for name, row in trained.items():
+        after, cells = row["after"], []
+        for text in texts:
+            value = _perplexity(after["texts"].get(text))
+            whole = _perplexity(teacher["texts"].get(text)) if teacher else None
+            cells.append(f"{_number(value)} | {_times(value, whole)} | {_against_ours(name, 'after', rows, text)}")
+        flops = sum(after["flops"].values())
+        lines.append(
+            f"| {TITLES[name]} | {after['rate']:g} | {' | '.join(cells)} | {format_seconds(after['seconds'])} | "
+            f"{_flops(flops)} | {_flops(flops + row['start']['spent']['flops'])} |"
+        )
+    return lines

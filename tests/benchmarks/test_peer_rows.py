@@ -1,0 +1,112 @@
+"""Rows of the comparison: made once, never again, and shown in a table with intervals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.peers import rows, starts
+from benchmarks.peers.__main__ import main
+from benchmarks.peers.options import PEERS, PeerOptions, from_arguments, parser
+from benchmarks.peers.study import Study
+from benchmarks.peers.table import render
+from slm_ray.core.errors import UserError
+from slm_ray.core.files import read_json, write_json
+from tests.search.tiny_run import LENGTH, Tiny, make_tiny
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+def _options(tiny: Tiny, out: Path, **changes: object) -> PeerOptions:
+    given = {
+        "out": out, "tokens": 128, "teacher": str(tiny.teacher), "data": str(tiny.corpus), "sequence_length": LENGTH,
+        "batch_size": 2, "eval_tokens": 128, "other_tokens": 64, "decide_tokens": 128, "calibration_samples": 8,
+        "calibration_length": LENGTH, "rates": (1e-3, 1e-2), "pilot_tokens": 64, "other": str(tiny.corpus),
+        "precision": "fp32", "share": 0.6,
+    }  # fmt: skip
+    return PeerOptions(**{**given, **changes})
+
+
+def test_rows_are_made_measured_and_trained_once(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = Study(_options(tiny, tmp_path / "study"))
+    rows.measure_teacher(study)
+    for name in ("shortgpt", "slicegpt", "minitron", "random", "first-n"):
+        rows.make_row(study, name)
+    folder = rows.row_folder(study, "slicegpt")
+    losses = [read_json(folder / f"pilot-128-{rate:g}.json")["loss"] for rate in (1e-3, 1e-2)]
+    after, before = read_json(folder / "after-128.json"), read_json(folder / "before.json")
+    assert after["rate"] == (1e-3, 1e-2)[losses.index(min(losses))] and after["tokens"] == 128
+    assert after["texts"] != before["texts"] and set(after["texts"]) == {str(tiny.corpus), "corpus"}
+    assert not list(folder.glob("training-*")) and not list(folder.glob("pilot-*/"))
+    assert len(list((study.out / "teacher-states").iterdir())) == 2  # two steps, for five rows and their pilots
+    made = {path: path.stat().st_mtime_ns for path in study.out.rglob("*.json")}
+    monkeypatch.setattr(starts, "MAKERS", {})
+    rows.make_row(study, "slicegpt")
+    assert made == {path: path.stat().st_mtime_ns for path in study.out.rglob("*.json")}
+
+    # As if ours were the random one, so that differences can be shown.
+    (study.out / "rows" / "random").rename(study.out / "rows" / "ours")
+    shown = render(study.out, 128)
+    assert all(len(line.split("|")) == len(head.split("|")) for head, *body in _tables(shown) for line in body)
+    row = next(line for line in shown.splitlines() if line.startswith("| SliceGPT-like"))
+    assert "[" in row and "×" in row
+    assert str(tiny.corpus.parent) not in json.dumps(study.options.fixed()["other"])
+
+
+def _tables(text: str) -> list[list[str]]:
+    blocks = [[line for line in block.splitlines() if line.startswith("|")] for block in text.split("\n\n")]
+    return [block for block in blocks if block]
+
+
+def test_other_options_are_refused_for_the_same_folder(tiny: Tiny, tmp_path: Path) -> None:
+    Study(_options(tiny, tmp_path / "study"))
+    Study(_options(tiny, tmp_path / "study", tokens=256, peers=("random",)))
+    with pytest.raises(UserError, match="begun with seed 0, not 1"):
+        Study(_options(tiny, tmp_path / "study", seed=1))
+
+
+def test_a_model_over_the_budget_is_refused(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = Study(_options(tiny, tmp_path / "study"))
+    big = Study(_options(tiny, tmp_path / "big", share=0.9))
+    monkeypatch.setitem(starts.MAKERS, "ours", lambda _study: starts.MAKERS["first-n"](big))
+    with pytest.raises(UserError, match="more than the"):
+        starts.make_start(study, "ours")
+
+
+def test_a_failed_row_is_said_in_the_table(tmp_path: Path) -> None:
+    write_json(tmp_path / "options.json", {"teacher": "it", "share": 0.5})
+    (tmp_path / "rows" / "whittle").mkdir(parents=True)
+    write_json(tmp_path / "rows" / "whittle" / "failed.json", {"error": "whittle cannot be installed here: no index"})
+    assert "whittle's search: whittle cannot be installed here: no index" in render(tmp_path, 100_000)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--peers", "minitrom"], "minitron"),
+        (["--rates", "1e-3,fast"], "--rates"),
+        (["--share", "1.5"], "--share"),
+        (["--tokens", "100"], "below one step"),
+        (["--eval-tokens", "100"], "--eval-tokens"),
+        (["--other", "no-such-file"], "--other"),
+    ],
+)
+def test_wrong_options_are_one_sentence(
+    arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--out", str(tmp_path), *arguments]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_counts_and_names_are_read(tmp_path: Path) -> None:
+    given = ["--out", str(tmp_path), "--tokens", "500k", "--peers", "ours, random"]
+    options = from_arguments(parser().parse_args(given))
+    assert options.tokens == 500_000 and options.peers == ("ours", "random") and options.run is None
+    assert from_arguments(parser().parse_args(["--out", str(tmp_path)])).peers == PEERS
