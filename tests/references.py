@@ -465,6 +465,34 @@ def naive_spearman(x, y):
     return sum(one * other for one, other in zip(a, b, strict=True)) / scale if scale else None
 
 
+def ridge_by_cross_validation(features, targets, shares):
+    """Ridge regression on standardised features with an unpenalised intercept, from the normal equations.
+
+    Of the penalties, shares of the largest eigenvalue of ``Z'Z``, the one is taken whose generalised cross-validation
+    ``n |y - H y|^2 / (n - trace H)^2`` is least, ``H`` being the matrix that takes targets to fitted values.
+
+    Returns:
+        The penalty, and a function from new features to predictions.
+    """
+    import numpy as np
+
+    count = len(targets)
+    means = [sum(column) / count for column in features.T]
+    spreads = [(sum((value - mean) ** 2 for value in column) / count) ** 0.5 or 1.0
+               for column, mean in zip(features.T, means, strict=True)]  # fmt: skip
+    z = (features - means) / spreads
+    largest = np.linalg.eigvalsh(z.T @ z).max()
+    scores = {}
+    for share in shares:
+        inverse = np.linalg.inv(z.T @ z + share * largest * np.eye(z.shape[1]))
+        hat = np.full((count, count), 1 / count) + z @ inverse @ z.T
+        residual = targets - hat @ targets
+        scores[share] = count * residual @ residual / (count - np.trace(hat)) ** 2
+    penalty = min(scores, key=scores.get) * largest
+    weights = np.linalg.solve(z.T @ z + penalty * np.eye(z.shape[1]), z.T @ (targets - targets.mean()))
+    return penalty, lambda new: targets.mean() + (new - means) / spreads @ weights
+
+
 def alibi_slopes_from_the_paper(num_heads):
     """ALiBi's slopes: a geometric sequence that starts at 2^(-8/n) and has that as its ratio; for n that is no power of
     two, those of the power below, then the 1st, 3rd, 5th ... of the power above (arXiv 2108.12409, footnote 11)."""

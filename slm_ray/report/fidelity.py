@@ -104,7 +104,8 @@ def _cost_sentence(run: RunRecords) -> str | None:
 def _panel(entry: Mapping[str, Any]) -> Panel:
     is_size, name = entry.get("kind") == "size", str(entry.get("shortcut"))
     points = []
-    for point in entry.get("points") or ():
+    given = entry.get("points")
+    for point in given if isinstance(given, list) else ():
         if not isinstance(point, list) or len(point) != 3:
             continue
         x, y = number(point[1]), number(point[2])

@@ -158,7 +158,7 @@ def search_rows(plan: Plan) -> list[str]:
 
 
 def _audit_row(config: SearchConfig) -> str:
-    return f"audit: up to {config.audit} candidates measured again, to see how far the search's shortcuts can be trusted"
+    return f"audit: up to {config.audit} candidates measured again, to see how far shortcuts can be trusted"
 
 
 def _reconstruction_row(config: SearchConfig) -> str:

@@ -1,0 +1,123 @@
+"""The regression behind ``--screen`` against its definition, what it picks, and that a resume picks the same."""
+
+import numpy as np
+import pytest
+
+from slm_ray.search.algorithms import ALGORITHMS, SCREENED, with_screen
+from slm_ray.search.journal import Journal
+from slm_ray.search.plan import FAILED_VALUE, SearchPlan
+from slm_ray.search.surrogate import FEWEST_TOLD, PENALTIES, UNSCREENED_SHARE, Screen, fit_ridge
+from tests.references import naive_kendall, ridge_by_cross_validation
+from tests.search.test_plan import stack_of, state_of
+from tests.search.without_ray import drive, made_up
+
+TRIALS = 30
+
+
+@pytest.mark.parametrize("rows, columns, noise", [(40, 5, 0.3), (12, 30, 0.5), (30, 30, 2.0), (15, 1, 0.1)])
+def test_the_regression_is_that_of_the_definition(rows, columns, noise):
+    rng = np.random.default_rng(rows)
+    features = rng.normal(size=(rows, columns)) * rng.lognormal(size=columns) + 3
+    features[:, 0] += 5 * (features[:, -1] if columns > 1 else 0)  # nearly one and the same
+    targets = features @ rng.normal(size=columns) + noise * rng.normal(size=rows)
+    penalty, predict = ridge_by_cross_validation(features, targets, PENALTIES)
+    found = fit_ridge(features, targets)
+    new = rng.normal(size=(7, columns)) + 3
+    assert found.penalty == pytest.approx(penalty, rel=1e-6)
+    assert found.predict(new) == pytest.approx(predict(new), rel=1e-6)
+
+
+def test_what_never_changes_is_no_trouble():
+    rng = np.random.default_rng(0)
+    features = np.column_stack([np.ones(20), rng.normal(size=20)])
+    assert fit_ridge(features, 2 * features[:, 1] + 1).predict(np.array([[1.0, 3.0]])) == pytest.approx([7], rel=1e-3)
+    assert fit_ridge(features, np.full(20, 4.0)).predict(features) == pytest.approx(np.full(20, 4.0))
+    assert fit_ridge(np.ones((20, 3)), features[:, 1]).predict(np.ones((1, 3))) == pytest.approx(
+        [features[:, 1].mean()]
+    )
+
+
+def loss_of(stack, genes):
+    """Linear in what is kept of every layer, so that the regression can know it."""
+    spec = stack.decode(genes)
+    return 6 - sum((0.5 + layer.source) * len(layer.neurons) / 160 + 0.2 * len(layer.kv_heads) for layer in spec.layers)
+
+
+def taught(stack, count=FEWEST_TOLD + 20, objectives=("perplexity", "params"), seed=0):
+    screen, rng = Screen(stack, objectives, 4, seed), np.random.default_rng(5)
+    genes = [stack.random(rng) for _ in range(count)]
+    screen.learn(genes, np.array([[loss_of(stack, one), stack.cost(one)][: len(objectives)] for one in genes]))
+    return screen, genes, rng
+
+
+def test_the_best_at_their_cost_are_picked_and_some_at_random():
+    stack = stack_of()
+    screen, _, rng = taught(stack)
+    cost = stack.reach()[1]
+    children = [stack.random(rng, cost) for _ in range(40)]
+    picked = screen.pick(children, 8)
+    assert len(set(picked)) == 8 and picked == sorted(picked)
+    losses = np.array([loss_of(stack, one) for one in children])
+    screened = round((1 - UNSCREENED_SHARE) * 8)
+    assert len(set(picked) & set(np.argsort(losses)[:12].tolist())) >= screened - 1
+    expected = [screen.predictions[stack.to_text(children[at])] for at in picked]
+    assert naive_kendall(expected, losses[picked].tolist()) > 0.6
+
+
+def test_one_objective_is_the_expected_loss_alone():
+    stack = stack_of()
+    screen, _, rng = taught(stack, objectives=("perplexity",))
+    children = [stack.random(rng) for _ in range(30)]
+    picked = screen.pick(children, 4)
+    assert int(np.argmin([loss_of(stack, one) for one in children])) in picked
+
+
+def test_sizes_are_spread_where_the_gain_is_one_and_the_same():
+    """What is picked counts as known: the next one is not next to it."""
+    stack = stack_of()
+    screen, _, rng = taught(stack)
+    low, high = stack.reach()
+    children = [stack.random(rng, int(target)) for target in np.linspace(low, high, 24)]
+    costs = [stack.step_of(stack.cost(children[at])) for at in screen.pick(children, 8)]
+    assert len(set(costs)) >= 5
+
+
+def test_what_is_on_record_is_picked_last_and_few_results_screen_nothing():
+    stack = stack_of()
+    screen, known, rng = taught(stack)
+    fresh = [stack.random(rng) for _ in range(3)]
+    assert screen.pick([known[0], fresh[0], known[1], fresh[1], fresh[1], fresh[2]], 3) == [1, 3, 5]
+    assert len(screen.pick([known[0], fresh[0], known[1]], 2)) == 2
+    assert screen.pick([], 4) == []
+    new, _, _ = taught(stack, FEWEST_TOLD - 1)
+    assert new.pick(fresh, 2) == [0, 1] and not new.predictions
+    new.learn([fresh[0]], np.array([[FAILED_VALUE, FAILED_VALUE]]))  # a failed candidate says nothing
+    assert new.pick(fresh, 2) == [0, 1] and not new.predictions
+
+
+def plan_in(folder, name):
+    names = ("perplexity",) if name == "ga" else ("perplexity", "params")
+    stack = stack_of()
+    algorithm = with_screen(ALGORITHMS[name](stack, 0, 8, len(names)), stack, names, 2, seed=0)
+    folder.mkdir()
+    return SearchPlan(stack, algorithm, names, Journal(folder / "trials.jsonl"), TRIALS)
+
+
+@pytest.mark.parametrize("name", SCREENED)
+def test_a_resumed_search_picks_the_same(name, tmp_path):
+    whole = plan_in(tmp_path / "whole", name)
+    drive(whole, made_up(whole), 4, seed=3)
+    assert whole.algorithm.screen.predictions
+    lines = (tmp_path / "whole/trials.jsonl").read_text().splitlines(keepends=True)
+    resumed = plan_in(tmp_path / "resumed", name)
+    resumed.journal.close()
+    (tmp_path / "resumed/trials.jsonl").write_text("".join(lines[:22]))
+    resumed.journal = Journal(tmp_path / "resumed/trials.jsonl")
+    assert len(drive(resumed, made_up(resumed))) == TRIALS - 22
+    assert state_of(resumed) == state_of(whole)
+    assert resumed.algorithm.screen.predictions == whole.algorithm.screen.predictions
+
+
+def test_without_a_factor_nothing_is_screened():
+    stack = stack_of()
+    assert with_screen(ALGORITHMS["nsga2"](stack, 0, 8, 2), stack, ("perplexity", "params"), 1, 0).screen is None
