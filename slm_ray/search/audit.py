@@ -19,7 +19,7 @@ from slm_ray.core.files import write_json
 from slm_ray.core.progress import Console, Progress
 from slm_ray.core.records import RecordWriter, read_records
 from slm_ray.proxies.correlation import RESAMPLES
-from slm_ray.proxies.evaluator import EvaluatorSettings
+from slm_ray.proxies.evaluator import DTYPES, EvaluatorSettings
 from slm_ray.proxies.measurement import Measurement
 from slm_ray.proxies.measuring import Measurements, measure_in_full
 from slm_ray.proxies.registry import PROXIES
@@ -146,6 +146,7 @@ class Audit:
                     proxies=(self.proxy,), stage_tokens=(), confidence=self.config.confidence,
                     threads=self.config.threads,
                 )  # fmt: skip
+                self.inputs.teacher.state_as(DTYPES[precision])  # made once, before many workers need it
                 try:
                     measure_in_full(settings, {trial: self._spec(trial) for trial in trials}, self.workers, on_done)
                 except RayError as error:  # an audit is no reason to lose a search
