@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from slm_ray.architecture import Architecture, Budget, UnitScores
+from slm_ray.architecture import Architecture, Budget, SubnetSpec, UnitScores
 from slm_ray.architecture.budget import measure_cost
 from slm_ray.models.gates import GateGradients, Masks
 from slm_ray.models.importance import taylor_change
@@ -54,6 +54,7 @@ def learn_scores(
     targets: Sequence[int],
     steps: int,
     collect: Collect,
+    left: SubnetSpec | None = None,
 ) -> LearnedScores:
     """Learn Taylor scores at each target size, one after the other along a single descent.
 
@@ -69,6 +70,7 @@ def learn_scores(
         targets: Costs to come down to, descending.
         steps: Steps in all; 1 scores the whole teacher once.
         collect: Gives the gate gradients of a step's tokens under masks.
+        left: The units that the teacher has left, where others of them are zero; all of them by default.
     """
     kv_heads = teacher.layers[0].num_key_value_heads
     gradients = collect(0, None)
@@ -76,7 +78,7 @@ def learn_scores(
     if steps == 1:
         return LearnedScores(one_shot, (one_shot,))
     scores = taylor_change(gradients, kv_heads, CURVATURE)
-    whole = measure_cost(teacher, budget_quantity, sequence_length)
+    whole = measure_cost(left.architecture_in(teacher) if left else teacher, budget_quantity, sequence_length)
     start = max(_FIRST_CUT * whole, targets[0])
     learned, step = [], 1
     for number, target in enumerate(targets):
@@ -85,7 +87,7 @@ def learn_scores(
         while step < last:
             share = (step - first) / max(1, span - 1)
             size = _size_at(target, start, (step - first + 1) / max(1, round(_RAMP_SHARE * span)))
-            masks = _cut(space, teacher, budget_quantity, sequence_length, scores, size)
+            masks = _cut(space, teacher, budget_quantity, sequence_length, scores, size, left)
             new = taylor_change(collect(step, masks), kv_heads, CURVATURE)
             memory = _MEMORY[0] + (_MEMORY[1] - _MEMORY[0]) * share
             scores = blend(scores, new, min(memory, 1 - 1 / (step + 1)))
@@ -101,9 +103,10 @@ def _size_at(target: int, start: float, progress: float) -> int:
 
 
 def _cut(
-    space: SearchSpace, teacher: Architecture, quantity: str, sequence_length: int, scores: UnitScores, size: int
-) -> Masks:
-    genome = Genome(space, teacher, {order: scores for order in space.orders()}, guide=scores)
+    space: SearchSpace, teacher: Architecture, quantity: str, sequence_length: int, scores: UnitScores, size: int,
+    left: SubnetSpec | None,
+) -> Masks:  # fmt: skip
+    genome = Genome(space, teacher, {order: scores for order in space.orders()}, guide=scores, left=left)
     least, most = genome.reach(quantity, sequence_length)
     genes = genome.ranked(min(max(size, least), most), Budget(quantity, least, most), sequence_length)
     return Masks.of(genome.decode(genes), teacher)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from slm_ray.architecture import Architecture, UnitScores
+from slm_ray.architecture import Architecture, SubnetSpec, UnitScores
 from slm_ray.architecture.scores import natural_scores
 from slm_ray.core.errors import UserError
 from slm_ray.search.space import AXES, NATURAL, Axis, SearchSpace
@@ -37,6 +37,8 @@ class BoundAxis:
         least: The smallest number of blocks kept.
         free: The space chooses along this axis; otherwise everything is kept and there are no genes.
         start: The first of its genes.
+        allowed: ``[rows, blocks]``, the blocks that may be kept: all, unless the teacher has only some of its units
+            left. In every row those come first.
     """
 
     name: str
@@ -47,6 +49,7 @@ class BoundAxis:
     least: int
     free: bool
     start: int
+    allowed: BoolArray
 
     @property
     def blocks(self) -> int:
@@ -75,13 +78,13 @@ class BoundAxis:
         own = genes[self.start : self.stop]
         if self.prefix:
             mask: BoolArray = np.arange(self.blocks)[None, :] < own[:, None]
-            return mask
+            return mask & self.allowed
         mask = own.reshape(self.rows, self.blocks).astype(bool)
         if self.least:
             for row in np.flatnonzero(mask.sum(axis=1) < self.least):
                 missing = np.flatnonzero(~mask[row])
                 mask[row, missing[: self.least - int(mask[row].sum())]] = True
-        return mask
+        return mask & self.allowed
 
     def contract(self, mask: BoolArray) -> IntArray:
         """The genes of a mask ``[rows, blocks]``."""
@@ -169,18 +172,22 @@ def natural_scores_of(teacher: Architecture) -> UnitScores:
     )
 
 
-def bind_axes(space: SearchSpace, teacher: Architecture, scores: Mapping[str, UnitScores]) -> dict[str, BoundAxis]:
+def bind_axes(
+    space: SearchSpace, teacher: Architecture, scores: Mapping[str, UnitScores], left: SubnetSpec | None = None
+) -> dict[str, BoundAxis]:
     """Bind every axis to a teacher, those the space does not choose along included.
 
     Args:
         space: What may be chosen.
         teacher: The teacher's sizes, which :func:`check_teacher` allows.
         scores: The scores of every order used, ``natural`` included.
+        left: The units that the teacher has left; all of them by default.
 
     Raises:
         UserError: The teacher has fewer units than a ``least``.
     """
     axes: dict[str, BoundAxis] = {}
+    has = _units_left(teacher, left) if left is not None else {}
     start = 0
     for name in AXES:
         axis = space.axes.get(name)
@@ -192,20 +199,62 @@ def bind_axes(space: SearchSpace, teacher: Architecture, scores: Mapping[str, Un
         if axis and axis.least > units:
             rule = f"must be at most the teacher's {units}, got {axis.least}"
             raise UserError(f"space '{space.name}': axes.{name}.least {rule}: lower it in the space's file")
-        axes[name] = _bind(name, axis, order, teacher, start)
+        axes[name] = _bind(name, axis, order, teacher, start, has.get(name))
         start = axes[name].stop
     return axes
 
 
-def _bind(name: str, axis: Axis | None, order: IntArray, teacher: Architecture, start: int) -> BoundAxis:
+def _bind(
+    name: str, axis: Axis | None, order: IntArray, teacher: Architecture, start: int, has: BoolArray | None
+) -> BoundAxis:
     units = order.shape[-1]
     if axis is None:
         step = 64 if name in ("hidden", "neurons") else 1
         sizes = _block_sizes(units, step)
-        return BoundAxis(name, 1, sizes, order, True, len(sizes), False, start)
+        return BoundAxis(name, 1, sizes, order, True, len(sizes), False, start, np.ones((1, len(sizes)), dtype=bool))
     rows = teacher.num_hidden_layers if axis.per == "layer" else 1
     prefix, least = axis.select == "count", -(-axis.least // axis.step)
-    return BoundAxis(name, rows, _block_sizes(units, axis.step), order, prefix, least, True, start)
+    sizes = _block_sizes(units, axis.step)
+    allowed = np.ones((rows, len(sizes)), dtype=bool)
+    if has is not None:
+        order, allowed = _those_left_first(order, has, sizes, rows)
+    return BoundAxis(name, rows, sizes, order, prefix, least, True, start, allowed)
+
+
+def _units_left(teacher: Architecture, left: SubnetSpec) -> dict[str, BoolArray]:
+    """Per axis, whether the teacher has each unit left: ``[layers or 1, units]``, for queries with heads between.
+
+    In a layer that is gone as a whole nothing is left; it is no layer of what has to hold in every layer.
+    """
+    layers, shape = teacher.num_hidden_layers, teacher.layers[0]
+    group = shape.num_attention_heads // shape.num_key_value_heads
+    has: dict[str, BoolArray] = {
+        "layers": np.zeros((1, layers), dtype=bool),
+        "heads": np.zeros((layers, shape.num_key_value_heads), dtype=bool),
+        "queries": np.zeros((layers, shape.num_key_value_heads, group), dtype=bool),
+        "neurons": np.zeros((layers, shape.intermediate_size), dtype=bool),
+    }
+    for layer in left.layers:
+        has["layers"][0, layer.source] = True
+        has["heads"][layer.source, list(layer.kv_heads)] = True
+        has["neurons"][layer.source, list(layer.neurons)] = True
+        queries = np.array(layer.flat_query_heads, dtype=np.int64)
+        has["queries"][layer.source, queries // group, queries % group] = True
+    return has
+
+
+def _those_left_first(order: IntArray, has: BoolArray, sizes: IntArray, rows: int) -> tuple[IntArray, BoolArray]:
+    """An order with the units that are left first, and the blocks ``[rows, blocks]`` that hold no others."""
+    within = order % order.shape[-1]  # query heads are named by their number in the layer
+    ranked = np.take_along_axis(has, within, axis=-1)
+    first = np.argsort(~ranked, axis=-1, kind="stable")
+    ranked = np.take_along_axis(ranked, first, axis=-1)
+    counts = ranked.sum(axis=-1)  # [layers or 1], for queries with heads after
+    if counts.ndim > 1:  # every key-value head of a layer keeps as many query heads as the others
+        counts = np.array([row[row > 0].min(initial=order.shape[-1]) for row in counts])
+    if rows == 1 and len(counts) > 1:  # one choice for all layers that are left
+        counts = np.array([counts[counts > 0].min(initial=order.shape[-1])])
+    return np.take_along_axis(order, first, axis=-1), np.cumsum(sizes)[None, :] <= counts[:, None]
 
 
 def _order(name: str, teacher: Architecture, scores: UnitScores) -> IntArray:

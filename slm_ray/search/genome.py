@@ -52,6 +52,7 @@ class Genome:
         teacher: Architecture,
         scores: Mapping[str, UnitScores] | None = None,
         guide: UnitScores | None = None,
+        left: SubnetSpec | None = None,
     ) -> None:
         """Bind a space to a teacher.
 
@@ -61,6 +62,7 @@ class Genome:
             scores: The scores of every order in ``space.orders()``, by name.
             guide: By which scores units are dropped and added to meet a budget; the first comparable ones of ``scores``
                 unless given, else any of them, else the teacher's own order.
+            left: The units that the teacher has left, where others of them are zero; no other is ever kept.
 
         Raises:
             UserError: The teacher does not fit: its layers differ, or it has fewer units than the space's least.
@@ -75,7 +77,8 @@ class Genome:
         given[NATURAL] = natural_scores_of(teacher)
         for one in [*given.values(), *([guide] if guide else [])]:
             check_scores(teacher, one)
-        self._axes = bind_axes(space, teacher, given)
+        self._axes = bind_axes(space, teacher, given, left)
+        self.left = left
         self._sizer = Sizer(self._axes, teacher)
         self.guide = guide or (by_merit[0] if by_merit else given[NATURAL])
         self._priorities = priorities_from_scores(self._axes, self.guide)
@@ -85,7 +88,8 @@ class Genome:
         self.num_genes = sum(axis.stop - axis.start for axis in free)
         count = [axis.stop - axis.start for axis in free]
         self.lower = np.repeat([axis.least if axis.prefix else 0 for axis in free], count).astype(np.int64)
-        self.upper = np.repeat([axis.blocks if axis.prefix else 1 for axis in free], count).astype(np.int64)
+        self.upper = np.concatenate([np.zeros(0, dtype=np.int64), *(axis.contract(axis.allowed) for axis in free)])
+        self.upper = np.maximum(self.upper, self.lower)  # where a layer is gone, whatever its genes say
         self.groups = tuple(group for axis in free for group in gene_groups(axis))
         own = [(group, self._axes[group.axis]) for group in self.groups]
         self.names = [name for group, axis in own for name in gene_names(group, axis)]
@@ -103,7 +107,8 @@ class Genome:
         Raises:
             ValueError: The space has no genes for it.
         """
-        return genes_of(self._sizer, spec)
+        genes = genes_of(self._sizer, spec)
+        return genes if self.left is None else np.clip(genes, self.lower, self.upper)
 
     def architecture(self, genes: IntArray) -> Architecture:
         """The sizes of ``decode(genes)``, without working out which units are kept."""
@@ -151,7 +156,8 @@ class Genome:
 
     def contract(self, choice: Choice) -> IntArray:
         """The genes of a choice."""
-        return self._sizer.contract(choice)
+        # Of a layer that is gone nothing is left to keep, and its genes say the least that they can.
+        return np.clip(self._sizer.contract(choice), self.lower, self.upper)
 
     # Budgets
 
@@ -174,7 +180,7 @@ class Genome:
         cost = self._cost(budget.quantity, sequence_length)
         choice = self._sizer.expand(self.upper)
         if not settle(choice, cost, self._priorities, budget.low, budget.high):
-            if self._reachable(cost).nearest(choice, budget.low, budget.high) is None:
+            if self._nearest(choice, cost, budget) is None:
                 raise UserError(self._impossible(budget, cost))
         self._possible.add((budget, sequence_length))
 
@@ -194,7 +200,7 @@ class Genome:
         """
         choice = self._expand(genes)
         if budget.holds(self._cost(budget.quantity, sequence_length).of(choice)):
-            return np.array(genes, dtype=np.int64)
+            return np.array(genes, dtype=np.int64) if self.left is None else self.contract(choice)
         priorities = self._priorities if rng is None else random_priorities(self._axes, rng)
         return self._fit(choice, budget, sequence_length, priorities)
 
@@ -261,15 +267,26 @@ class Genome:
             above = cost.of(choice) > goal
             settle(choice, cost, priorities, *((budget.low, goal) if above else (goal, budget.high)))
         if not settle(choice, cost, priorities, budget.low, budget.high):
-            nearest = self._reachable(cost).nearest(choice, budget.low, budget.high)
+            nearest = self._nearest(choice, cost, budget)
             if nearest is None:
                 raise UserError(self._impossible(budget, cost))
             choice = nearest
-        genes = self._sizer.contract(choice)
+        genes = self.contract(choice)
         exact = measure_cost(self.architecture(genes), budget.quantity, sequence_length)
         if not budget.holds(exact):
             raise ValueError(f"repair left a cost of {exact} outside {budget}")
         return genes
+
+    def _nearest(self, choice: Choice, cost: CostModel, budget: Budget) -> Choice | None:
+        """The choice nearest to one in a budget; None where there is none, or it takes units that are not left."""
+        found = self._reachable(cost).nearest(choice, budget.low, budget.high)
+        if found is not None and self.left is not None:
+            kept = self._sizer.kept_layers(found)
+            for name, axis in self._axes.items():
+                excess = found.mask(name) & ~axis.allowed
+                if np.any(excess[kept] if axis.per_layer else excess):
+                    return None
+        return found
 
     def _random_choice(self, rng: np.random.Generator) -> Choice:
         masks: dict[str, BoolArray] = {}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slm_ray.architecture import Architecture, Budget
+from slm_ray.architecture import Architecture, Budget, SubnetSpec
 from slm_ray.core.errors import UserError
 from slm_ray.core.files import cache_folder, read_json, write_json
 from slm_ray.core.progress import Console
@@ -46,6 +46,8 @@ class SearchInputs:
         aside: ``[sequences, length]`` of the teacher's own text that nothing is fitted on; it decides with the
             calibration text whether fitted weights are kept. None where the teacher writes nothing.
         written_tokens: Tokens that the teacher wrote just now; 0 where the cache had them.
+        original: The teacher that the user gave, where ``teacher`` is what a step before made of it, in its shape.
+        left: The units that ``teacher`` then has left; the others are zero, and no candidate keeps them.
     """
 
     teacher: Teacher
@@ -60,6 +62,13 @@ class SearchInputs:
     reconstruction: FitText | None = None
     aside: NDArray[np.int32] | None = None
     written_tokens: int = 0
+    original: Teacher | None = None
+    left: SubnetSpec | None = None
+
+    @property
+    def given(self) -> Teacher:
+        """The teacher that the user gave."""
+        return self.original or self.teacher
 
     def digests(self) -> dict[str, Any]:
         """What must be the same for a run to be continued."""

@@ -106,6 +106,8 @@ class IntegerProgram:
             costs[heads], costs[neurons] = head_costs, neuron_costs
             upper[heads][1 : least["heads"]] = 0
             upper[neurons][1 : least["neurons"]] = 0
+            for name, part in (("heads", heads), ("neurons", neurons)):  # no more than the teacher has left
+                upper[part][1 + int(self._axes[name].allowed[layer].sum()) :] = 0
             for number, part in enumerate((heads, neurons)):
                 rows[2 * layer + number, part] = 1
                 lows[2 * layer + number] = highs[2 * layer + number] = 1

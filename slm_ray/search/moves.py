@@ -151,7 +151,7 @@ class MoveFinder:
         axis, mask = self._axes[name], choice.mask(name)
         unit_cost, fixed = self._unit_costs(name, sizes)
         density = self._density(worth[name], unit_cost)
-        open_ = (~mask if grow else mask) & sizes.kept[:, None]
+        open_ = (~mask & axis.allowed if grow else mask) & sizes.kept[:, None]
         ready = np.ones_like(mask)
         if axis.prefix:
             density, ready = self._wait_in_line(density, open_, grow), ends(mask, axis.least, grow)
@@ -196,9 +196,9 @@ class MoveFinder:
     ) -> Moves:
         """Steps of an axis with one choice for the model; ``worth`` and ``cost`` are ``[blocks]``."""
         axis, mask = self._axes[name], choice.mask(name)
-        open_ = (~mask if grow else mask) & (grow or int(mask.sum()) > axis.least)
+        open_ = (~mask & axis.allowed if grow else mask) & (grow or int(mask.sum()) > axis.least)
         if axis.prefix:
-            open_ = ends(mask, axis.least, grow)
+            open_ = ends(mask, axis.least, grow) & (axis.allowed | mask)
         blocks = np.flatnonzero(open_[0] & (cost > 0))
         rows, ready = np.zeros(len(blocks), dtype=np.int64), np.ones(len(blocks), dtype=bool)
         compared = self._density(worth, cost) if density is None else density
@@ -242,7 +242,7 @@ class MoveFinder:
     def _queries(self, choice: Choice, sizes: Sizes, grow: bool) -> Moves:
         """One step per row: its next block of query heads."""
         axis, mask = self._axes["queries"], choice.mask("queries")
-        rows, blocks = np.nonzero(ends(mask, axis.least, grow))
+        rows, blocks = np.nonzero(ends(mask, axis.least, grow) & (axis.allowed | mask))
         if not len(rows):
             return _moves("queries", rows, blocks, np.zeros(0), rows, blocks, np.zeros(0, dtype=bool))
         heads = self._cost.rates(sizes.hidden).heads

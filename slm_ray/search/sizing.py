@@ -124,9 +124,16 @@ class Sizer:
         }
         kept = self.kept_layers(choice)
         lost = not units["heads"][kept].any()
-        rescued = int(next(layer for layer in self._layer_order if kept[layer])) if lost else -1
+        rescued = self._rescued(kept) if lost else -1
         hidden = int(choice.hidden[0] @ self.axes["hidden"].sizes)
         return Sizes(hidden, kept, units["heads"], units["queries"], units["neurons"], rescued)
+
+
+    def _rescued(self, kept: BoolArray) -> int:
+        """The best kept layer that has heads, where the teacher has any left in one of those kept."""
+        has = np.broadcast_to(self.axes["heads"].allowed.any(axis=1), (self.num_layers,))
+        among = kept & has if np.any(kept & has) else kept
+        return int(next(layer for layer in self._layer_order if among[layer]))
 
 
 class CostModel:

@@ -63,7 +63,7 @@ class Variation:
             genes[part] = np.clip(changed, self.stack.lower[part], self.stack.upper[part])
             return
         bits = genes[part]
-        open_blocks = np.flatnonzero(bits if drop else 1 - bits)
+        open_blocks = np.flatnonzero(bits if drop else self.stack.upper[part] - bits)
         if not len(open_blocks):
             return
         if rng.random() < _SCATTER_SHARE:
