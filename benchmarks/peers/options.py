@@ -15,7 +15,7 @@ OURS, OURS_CUT, MINITRON, SLICEGPT, SHORTGPT = "ours", "ours-cut", "minitron", "
 RANDOM, FIRST_N, WHITTLE = "random", "first-n", "whittle"
 PEERS = (OURS, OURS_CUT, MINITRON, SLICEGPT, SHORTGPT, RANDOM, FIRST_N, WHITTLE)
 # Say how a row is made, not what is in it, so they may differ between two calls on one folder.
-_MAY_CHANGE = ("out", "peers", "tokens", "threads", "run", "row")
+_MAY_CHANGE = ("out", "peers", "tokens", "threads", "run", "search_trials", "row")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,7 @@ class PeerOptions:
         seed: Of the order of sequences and of random units.
         precision: Compute type of measuring and training.
         run: A finished search to take our winner from; None runs one.
+        search_trials: Candidates of that search; None: as many as it measures by default.
         whittle_candidates: Candidates of whittle's own search.
         whittle_tokens: Tokens that it measures each of them on.
         row: The one row to make in this process; for the command's own use.
@@ -68,6 +69,7 @@ class PeerOptions:
     seed: int = 0
     precision: str = "auto"
     run: Path | None = None
+    search_trials: int | None = None
     whittle_candidates: int = 40
     whittle_tokens: int = 2048
     row: str | None = None
@@ -119,6 +121,7 @@ def parser() -> argparse.ArgumentParser:
     add("--rates", default="1e-4,3e-4,1e-3", help="learning rates tried for each row [default: %(default)s]")
     add("--other", default=None, help="file of text that nothing is calibrated or trained on")
     add("--run", type=Path, default=None, help="finished search to take our winner from [default: run one]")
+    add("--search-trials", type=int, default=None, help="candidates of that search [default: its own]")
     add("--row", default=None, help=argparse.SUPPRESS)
     for name, kind in (("teacher", str), ("data", str), ("share", float), ("precision", str)):
         add(f"--{name}", type=kind, default=getattr(PeerOptions, name), help="[default: %(default)s]")

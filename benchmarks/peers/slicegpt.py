@@ -22,7 +22,7 @@ from slm_ray.core.errors import UserError
 from slm_ray.models.extraction import reset_rotary
 
 WIDTH_STEP = 8  # widths are rounded to it, as in the paper's code
-_BATCH = 4
+_BATCH_TOKENS = 2048
 _FORGET = ("model_type", "architectures", "dtype", "torch_dtype", "transformers_version")
 State = Mapping[str, torch.Tensor]
 
@@ -128,7 +128,7 @@ class _Slicer:
         output = self.weight(f"{name}.self_attn.o_proj")
         heads: list[torch.Tensor] = []
         hook = layer.self_attn.o_proj.register_forward_pre_hook(lambda _module, x: heads.append(x[0]))
-        for rows in layer.input_layernorm(kept).split(_BATCH):
+        for rows in layer.input_layernorm(kept).split(max(1, _BATCH_TOKENS // kept.shape[1])):
             layer.self_attn(hidden_states=rows, position_embeddings=rotary, attention_mask=None)
         hook.remove()
         return self._joined(layer.attention_skip, layer.self_attn.o_proj, output, torch.cat(heads), kept, before)

@@ -151,6 +151,7 @@ def search_run(study: Study) -> Path:
     else:
         command += ["--teacher", options.teacher, "--data", options.data, "--params", str(options.share)]
         command += ["--winners", "1", "--workers", "1", "--threads", str(options.threads), "--out", str(run)]
+        command += ["--trials", str(options.search_trials)] if options.search_trials else []
     if subprocess.run(command).returncode:
         raise UserError(f"the search in {run} failed: see its run.log; the same command goes on with it")
     return run
@@ -172,7 +173,8 @@ def _ours(study: Study) -> Start:
     sizes = config_architecture(model.config)
     assert sizes is not None
     record = read_lineage(folder).get("reconstruction") or {}
-    note = {"hidden": sizes.hidden_size, "layers": sizes.num_hidden_layers, "weights_fitted": bool(record.get("kept"))}
+    note = {"hidden": sizes.hidden_size, "layers": sizes.num_hidden_layers, "weights_fitted": bool(record.get("kept")),
+            "candidates": read_json(run / "result.json")["spent"]["candidates"]}  # fmt: skip
     return Start(model, flops_per_token(sizes, study.options.sequence_length), _spent_on_search(run), note)
 
 

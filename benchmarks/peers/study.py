@@ -29,6 +29,8 @@ from slm_ray.models.teachers import Teacher, load_teacher
 from slm_ray.pretrain.inputs import keep_tokens
 from slm_ray.proxies.evaluator import DTYPES
 
+_BATCH_TOKENS = 2048
+
 
 @dataclass
 class Spent:
@@ -158,7 +160,7 @@ class Study:
             mine = Spent()
             ids = self.calibration
             with mine.timed():
-                found = gather_activations(self.runner, ids)
+                found = gather_activations(self.runner, ids, max(1, _BATCH_TOKENS // ids.shape[1]))
             found.save(path)
             write_json(note, {"seconds": mine.seconds, "cpu_seconds": mine.cpu_seconds, "tokens": ids.numel()})
         cost = read_json(note)
