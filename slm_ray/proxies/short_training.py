@@ -57,18 +57,20 @@ class ShortTrainer:
 
     def __init__(
         self, config: PretrainConfig, teacher: Teacher, folder: Path, console: Console, *, keep_models: bool,
-        measured_on: PackedTokens | None = None,
+        measured_on: PackedTokens | None = None, weights: Teacher | None = None,
     ) -> None:  # fmt: skip
         """Set up; nothing is prepared before there is something to train.
 
         Args:
             config: From :func:`short_config`.
-            teacher: Whose sub-networks they are.
+            teacher: Whose sub-networks they are, and whom they are distilled from.
             folder: Holds the trials' folders.
             console: Where to say how far it is.
             keep_models: Keep every trained model as a Hugging Face folder ``TRIAL/model``; only its records otherwise.
             measured_on: What losses are measured on; the corpus's held-out part by default.
+            weights: A model of the teacher's shape that they are cut out of; the teacher itself by default.
         """
+        self._weights = weights or teacher
         self.config, self.teacher, self.folder, self.console = config, teacher, folder, console
         self.keep_models, self.measured_on = keep_models, measured_on
 
@@ -140,10 +142,10 @@ class ShortTrainer:
         folder, name, inputs = self.folder / str(trial), f"trial-{trial}", self._inputs
         storage = str((folder / _CHECKPOINTS).resolve())
         if not (folder / _MODEL_FILE).exists():
-            teacher = self.teacher
-            model = extract(teacher.state(), teacher.config(), teacher.family(), spec, dtype=torch.float32)
+            source = self._weights
+            model = extract(source.state(), source.config(), source.family(), spec, dtype=torch.float32)
             length = self.config.sequence_length
-            described = write_first_checkpoint(model, teacher.tokenizer(), length, storage, name)
+            described = write_first_checkpoint(model, self.teacher.tokenizer(), length, storage, name)
             write_json(folder / _MODEL_FILE, described | {"start": "student", ORIGIN: self._origin(trial, spec)})
         model_facts, seed = read_json(folder / _MODEL_FILE), self.config.seeds()[0]
         return make_job(self.config, inputs, name, storage, seed, model_facts, self.config.total_steps())

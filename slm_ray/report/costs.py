@@ -11,7 +11,7 @@ from slm_ray.report.blocks import Rows, Section
 from slm_ray.report.evaluation_records import EvaluationRecords
 from slm_ray.report.matching import format_flops
 from slm_ray.report.model import RunRecords
-from slm_ray.report.records import mapping, number
+from slm_ray.report.records import items, mapping, number
 from slm_ray.report.tables import Table, phases, without_empty_columns
 from slm_ray.report.training import TrainingRecords
 from slm_ray.report.wording import MISSING
@@ -45,14 +45,17 @@ class Cost:
 
 
 def search_costs(run: RunRecords, name: str = "") -> list[Cost]:
-    """What a search cost, its finalists' training by itself."""
+    """What a search cost; its finalists' training, and that between its steps, by themselves."""
     finalists = number(mapping(run.spent.get("finalists")).get("flops"))
     whole = number(run.spent.get("flops"))
     seconds = dict(phases(run))
     trained = sum(value for key, value in seconds.items() if "finalist" in key)
-    rest = sum(seconds.values()) - trained
-    own = None if whole is None else whole - (finalists or 0.0)
+    between = [mapping(step.get("training")) for step in items(run.spent.get("steps"))]
+    step_seconds, step_flops = (sum(number(one.get(key)) or 0.0 for one in between) for key in ("seconds", "flops"))
+    rest = sum(seconds.values()) - trained - step_seconds
+    own = None if whole is None else whole - (finalists or 0.0) - step_flops
     rows = [Cost("search", rest if seconds else None, own, run=name)]
+    rows += [Cost("training between steps", step_seconds, step_flops, run=name)] if between else []
     return rows + ([Cost("short training of finalists", trained, finalists, run=name)] if finalists else [])
 
 

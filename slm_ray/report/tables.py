@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from slm_ray.architecture.budget import QUANTITIES
 from slm_ray.core.units import format_count, format_seconds
 from slm_ray.report.fitted import fitted_perplexity, fitted_tokens
 from slm_ray.report.model import Model, RunRecords, Shape
-from slm_ray.report.records import number
+from slm_ray.report.records import items, mapping, number
 from slm_ray.report.wording import (
     MISSING,
     count_text,
@@ -23,7 +25,7 @@ _SAME_SIZE = 0.02
 _CALIBRATION, _HELD_OUT = "calibration perplexity", "held-out perplexity (±\u00a0s.e.)"
 _FITTED = "held-out, weights fitted (±\u00a0s.e.)"
 _SHAPE_HEADER = ("layers", "width", "heads", "neurons")
-_PHASES = {"corpus": "text", "final": "final measurement"}
+_PHASES = {"corpus": "text", "final": "final measurement", "steps": "earlier steps"}
 
 
 @dataclass(frozen=True)
@@ -202,8 +204,17 @@ def cost_table(run: RunRecords) -> Table:
         value = number(run.spent.get(key))
         if value is not None:
             rows.append((name, format_count(value) if value < 1e15 else f"{value:.2g}"))
+    rows += [_step_row(step) for step in items(run.spent.get("steps"))]
     rows.append(("energy", "not measured"))
     return Table("What was spent", ("what", "how much"), tuple(rows))
+
+
+def _step_row(step: Mapping[str, Any]) -> tuple[str, str]:
+    """What a step before the search cost."""
+    search, training = mapping(step.get("search")), mapping(step.get("training"))
+    flops = [format_count(number(part.get("flops")) or 0) for part in (search, training)]
+    tokens = format_count(number(training.get("tokens")) or 0)
+    return f"of them step {step.get('step')}", f"search {flops[0]} FLOPs, training {flops[1]} on {tokens} tokens"
 
 
 def progress_table(run: RunRecords) -> Table:

@@ -75,6 +75,7 @@ def _resume(path: Path, config_file: Path | None, given: dict[str, Any]) -> int:
 
 def _execute(config: SearchConfig, folder: RunFolder, command: str, *, is_new: bool = False) -> int:
     from slm_ray.search.inputs import INPUTS_FILE
+    from slm_ray.search.phases import PHASES_FILE
     from slm_ray.search.run import SearchRun, print_summary
 
     try:
@@ -82,6 +83,7 @@ def _execute(config: SearchConfig, folder: RunFolder, command: str, *, is_new: b
         print_summary(folder.path)
     except UserError:
         if is_new and not folder.file(INPUTS_FILE).exists():
+            folder.file(PHASES_FILE).unlink(missing_ok=True)
             folder.forget()
         raise
     finally:

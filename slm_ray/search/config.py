@@ -32,6 +32,10 @@ def _enough_steps(value: int) -> str | None:
     return None if value == 1 or value >= 3 else f"must be 1 (one-shot), or 3 or more to learn in, got {value}"
 
 
+def _few_steps(value: int) -> str | None:
+    return None if 1 <= value <= 4 else f"must lie between 1 and 4, got {value}"
+
+
 def _share(value: float) -> str | None:
     return None if 0 <= value <= 0.9 else f"must lie between 0 and 0.9, got {value:g}"
 
@@ -75,6 +79,10 @@ class SearchConfig:
     audit: int = option(
         6, "stopped candidates to measure to the end, to see what shortcuts got wrong; 0: none", check=at_least(0)
     )
+    steps: int = option(
+        1, "cuts, each but the first out of what training made of the one before, 1 to 4", check=_few_steps
+    )
+    step_tokens: str = option("100k", "tokens that a cut is trained on before the next one", metavar="COUNT")
     finalists: int = option(0, "members of the front to train shortly before winners are picked", check=at_least(0))
     finalist_tokens: str = option("16k", "tokens that each finalist is trained on", metavar="COUNT")
     winners: int = option(3, "models to extract from the front", check=at_least(1))
@@ -171,6 +179,10 @@ class SearchConfig:
                 f"out, or use {', '.join(screened)}"
             )
         self._check_finalists()
+        if self.steps > 1 and parse_number(self.step_tokens) < self.sequence_length:
+            raise UserError(
+                f"--step-tokens {self.step_tokens} is below one sequence: give {self.sequence_length:,} or more"
+            )
 
     def _check_finalists(self) -> None:
         if not self.finalists:

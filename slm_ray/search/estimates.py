@@ -17,9 +17,11 @@ from slm_ray.models.reconstruct_cost import reconstruction_flops
 from slm_ray.proxies.registry import PROXIES
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.cut_prices import num_cuts, price_flops, priced_tokens
+from slm_ray.search.genome import Genome
 from slm_ray.search.inputs import tokens_to_write
 from slm_ray.search.solved import SOLVED
-from slm_ray.search.space import SearchSpace
+from slm_ray.search.space import NATURAL, SearchSpace
+from slm_ray.search.step_plan import step_plans, step_tokens
 
 # Measured on default searches of SmolLM2-135M; only estimates depend on these.
 RACED_SHARE = 0.4  # of all calibration tokens are read when beaten candidates stop at an early stage
@@ -36,6 +38,7 @@ START_SECONDS = {
     "winners": 5.0,
 }
 FINALIST_START_SECONDS = 15.0  # a training's processes, model and engine
+STEP_EVALUATIONS = 10  # on held-out text while a step's winner is trained, besides that at its start
 _BACKWARD = 2  # a gate's gradient takes a forward and a backward pass for activations, of the same cost
 _LATENCY_PASSES = 6
 _BATCH_SEQUENCES, _GATE_SEQUENCES = 4, 2
@@ -95,6 +98,7 @@ def estimate_phases(
     start = START_SECONDS
     return [
         _inputs(config, teacher),
+        *_steps(config, space, teacher),
         PhaseEstimate(
             "unit importance", importance, importance, float(importance) * whole * _BACKWARD,
             start["importance"] if importance else 0,
@@ -114,6 +118,24 @@ def _inputs(config: SearchConfig, teacher: Architecture) -> PhaseEstimate:
     tokens = tokens_to_write(config)
     flops = float(tokens) * flops_per_token(teacher, config.sequence_length)
     return PhaseEstimate("teacher and text", tokens, tokens, flops, START_SECONDS["inputs"])
+
+
+def _steps(config: SearchConfig, space: SearchSpace, teacher: Architecture) -> list[PhaseEstimate]:
+    """The searches and trainings of the steps before the last; text is prepared once for all."""
+    found, genome = [], Genome(space.with_order(NATURAL), teacher)
+    for step in step_plans(config, teacher):
+        own, length = step.search_config(config), config.sequence_length
+        middle = genome.architecture(genome.ranked(step.budget.high, step.budget, length))
+        phases = estimate_phases(own, space, teacher, middle)[1:]
+        sums = {name: sum(getattr(phase, name) for phase in phases)
+                for name in ("tokens", "most_tokens", "flops", "start_seconds")}  # fmt: skip
+        found.append(PhaseEstimate(f"step {step.number}: search", **sums))
+        part, trained = float(flops_per_token(middle, length)), step_tokens(config)
+        measured = (STEP_EVALUATIONS + 1) * config.held_out_tokens
+        flops = trained * (3 * part + flops_per_token(teacher, length)) + measured * part
+        tokens, start = trained + measured, FINALIST_START_SECONDS
+        found.append(PhaseEstimate(f"step {step.number}: training", tokens, tokens, flops, start))
+    return found
 
 
 def _finalists(config: SearchConfig, whole: float, part: float) -> PhaseEstimate:

@@ -22,6 +22,7 @@ from slm_ray.search.genome import Genome
 from slm_ray.search.milp import check_space
 from slm_ray.search.solved import SOLVED
 from slm_ray.search.space import NATURAL, SearchSpace, load_space
+from slm_ray.search.step_plan import check_steps
 from slm_ray.search.teacher_text import FitText, mix, num_aside, num_to_write, teacher_text
 
 INPUTS_FILE = "inputs.json"
@@ -196,6 +197,7 @@ def prepare_inputs(config: SearchConfig, console: Console) -> SearchInputs:
     budget = config.budget(architecture)
     genome = Genome(space.with_order(NATURAL), architecture)
     genome.check_budget(budget, config.sequence_length)
+    check_steps(config, space, architecture)
     if config.algorithm in SOLVED:
         check_space(genome)
     corpus, calibration, train, held_out = prepare_parts(config, teacher, console)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -44,25 +45,32 @@ from slm_ray.search.reconstruction import (
 )
 from slm_ray.search.solved import SOLVED, solved_algorithm, stack_solver
 from slm_ray.search.stack import GenomeStack
+from slm_ray.search.steps import Step, add_spent, describe_step, inputs_after, take_steps
 from slm_ray.search.tracking import SearchTracking
 from slm_ray.search.tuning import run_plan, scratch_folder
 
 RESULT_FILE = "result.json"
-_PHASES = 6  # and one more each for prices, finalists, an audit and reconstruction
+_PHASES = 6  # and one more each for steps before, prices, finalists, an audit and reconstruction
 
 
 class SearchRun:
     """One search. Its phases are run in order by :meth:`execute`; each reads what the earlier ones left."""
 
-    def __init__(self, config: SearchConfig, folder: RunFolder, command: str) -> None:
+    def __init__(
+        self, config: SearchConfig, folder: RunFolder, command: str, inputs: SearchInputs | None = None,
+        steps: Sequence[Step] = (),
+    ) -> None:  # fmt: skip
         """Prepare a run in an open folder.
 
         Args:
             config: The options.
             folder: Where everything goes.
             command: The command line, for the record.
+            inputs: What it starts from, where it is a step of another run, which has paid for that.
+            steps: The steps before it.
         """
         self.config, self.folder, self.command = config, folder, command
+        self.inputs, self.steps = inputs, steps
         self.console = Console(folder.file(LOG_FILE))
         self.workers = config.workers or default_workers(config.threads)
         self.phases = PhaseRecord(folder.file(PHASES_FILE))
@@ -83,9 +91,11 @@ class SearchRun:
             self.tracker.finish()
 
     def _execute(self) -> None:
-        inputs = self._timed("teacher and text", "inputs", lambda: prepare_inputs(self.config, self.console))
+        inputs = self._timed("teacher and text", "inputs", self._inputs)
         keep_digests(self.folder, inputs)
         spending.pay_teacher_text(self.phases, self.config, inputs)
+        if self.config.steps > 1:
+            inputs = self._timed("steps before", "steps", lambda: self._take_steps(inputs))
         with ray_session(self.config.address, self.workers * self.config.threads):
             ranking = self._timed("unit importance", "importance", lambda: self._rank(inputs))
             plan = self._plan(inputs, ranking)
@@ -104,7 +114,7 @@ class SearchRun:
     def _timed(self, label: str, name: str, phase: Callable[[], Any]) -> Any:
         self._phase_number += 1
         phases = _PHASES + bool(self.config.finalists) + (self.config.reconstruct != "none")
-        phases += (self.config.algorithm in SOLVED) + bool(self.config.audit)
+        phases += (self.config.algorithm in SOLVED) + bool(self.config.audit) + (self.config.steps > 1)
         number = f"[{self._phase_number}/{phases}]"
         self.console.line(f"{number} {label} …")
         before = self.phases.seconds().get(name, 0.0)
@@ -112,6 +122,28 @@ class SearchRun:
             value = phase()
         self.console.line(f"{number} {label}: {format_seconds(self.phases.seconds()[name] - before)}")
         return value
+
+    def _inputs(self) -> SearchInputs:
+        return prepare_inputs(self.config, self.console) if self.inputs is None else self.inputs
+
+    def _take_steps(self, given: SearchInputs) -> SearchInputs:
+        """Search and train at larger sizes first, and begin with what came of that."""
+
+        def search(config: SearchConfig, folder: RunFolder, inputs: SearchInputs, before: Sequence[Step]) -> None:
+            run = SearchRun(config, folder, self.command, inputs, before)
+            own = run.console.on_progress
+
+            def note() -> None:
+                own()
+                self.phases.note()
+
+            run.console.on_progress = note
+            run.execute()
+
+        self.steps = take_steps(self.config, given, self.folder.path, self.command, self.console, search)
+        for step in self.steps:
+            self.console.line(describe_step(step))
+        return inputs_after(given, self.steps)
 
     def _rank(self, inputs: SearchInputs) -> Ranking:
         progress = Progress(self.console, "unit importance", self.config.importance_steps, "steps")
@@ -206,10 +238,17 @@ class SearchRun:
             winners = pick_winners(front, quantity, self.config.winners)
         chosen = front_entries(plan, front, winners, trained)
         best_cost = front[winners[0]]["cost"][quantity]
-        baselines = baselines_at(inputs, plan.stack, ranking, best_cost, length, self.config.seed)
-        everyone = [teacher_entry(inputs, length), *chosen, *baselines]
-        entries = self._held_out(inputs, everyone)
-        spending.pay_held_out(self.phases, inputs, everyone)
+        given, stack, scores = self._given(inputs, plan, ranking)
+        baselines = baselines_at(given, stack, scores, best_cost, length, self.config.seed)
+        others = [teacher_entry(given, length), *baselines]
+        if given is inputs:
+            entries = self._held_out(inputs, [*others, *chosen])
+        else:
+            entries = self._held_out(given, others) + self._held_out(inputs, chosen)
+        spending.pay_held_out(self.phases, inputs, [*others, *chosen])
+        spent = spending.spent(self.phases, plan, trained, self.workers)
+        if self.config.steps > 1:
+            add_spent(spent, self.steps)
         return {
             "command": self.command,
             "objectives": list(plan.objectives),
@@ -217,15 +256,27 @@ class SearchRun:
             "corpus": self._corpus(inputs),
             "budget": {"quantity": quantity, "low": inputs.budget.low, "high": inputs.budget.high},
             "precision": inputs.precision,
-            "front": entries[1 : 1 + len(chosen)],
-            "baselines": entries[1 + len(chosen) :],
+            "front": entries[len(others) :],
+            "baselines": entries[1 : len(others)],
             "hypervolume": plan.history,
-            "spent": spending.spent(self.phases, plan, trained, self.workers),
+            "spent": spent,
             "winners": [
                 {"folder": f"winners/{rank}", "trial": front[position]["trial"]}
                 for rank, position in enumerate(winners)
             ],
-        }
+        } | ({"steps": [step.record for step in self.steps]} if self.steps else {})
+
+    def _given(
+        self, inputs: SearchInputs, plan: SearchPlan, ranking: Ranking
+    ) -> tuple[SearchInputs, GenomeStack, Ranking]:
+        """The teacher that was given with its own scores: what baselines are cut from, whatever steps came before."""
+        if not self.steps:
+            return inputs, plan.stack, ranking
+        given, first = replace(inputs, teacher=inputs.given, original=None, left=None), self.steps[0]
+        progress = Progress(self.console, "unit importance", self.config.importance_steps, "steps")
+        scores = rank_units(first.config, replace(given, budget=first.plan.budget), progress)  # as the first step has
+        spending.pay_unit_scores(self.phases, self.config, given, scores.tokens)
+        return given, bind_genomes(self.config, given, scores), scores
 
     def _held_out(self, inputs: SearchInputs, chosen: list[Chosen]) -> list[dict[str, Any]]:
         settings = EvaluatorSettings(
@@ -287,12 +338,12 @@ class SearchRun:
     def _lineage(self, inputs: SearchInputs, record: dict[str, Any]) -> dict[str, Any]:
         return {
             "teacher": {
-                "name": inputs.teacher.name, "family": inputs.architecture.structure.family,
-                "digest": inputs.teacher.digest, "licence": inputs.teacher.licence,
+                "name": inputs.given.name, "family": inputs.architecture.structure.family,
+                "digest": inputs.given.digest, "licence": inputs.given.licence,
             },
             "trial": record["trial"], "genes": record["genes"], "space": inputs.space.to_json(),
-            "inputs": inputs.digests(), "command": self.command,
-        }  # fmt: skip
+            "inputs": inputs.digests() | {"teacher": inputs.given.digest}, "command": self.command,
+        } | ({"steps": [step.record for step in self.steps]} if self.steps else {})  # fmt: skip
 
     def _export(self, inputs: SearchInputs, plan: SearchPlan, result: dict[str, Any]) -> None:
         """Extract the winners whose folders reconstruction has not written."""

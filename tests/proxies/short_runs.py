@@ -45,15 +45,47 @@ def train_without_ray(patch: pytest.MonkeyPatch, break_down: Break = lambda job:
     from slm_ray.proxies import short_training
 
     trained: list[str] = []
+    patch.setattr(short_training, "run_on_ray", _runner(break_down, trained))
+    patch.setattr(short_training, "_room_for", lambda config, count: (Resources(1, 1, False), 2))
+    patch.setattr(short_training, "training_shards", _shards)
+    return trained
 
+
+def pretrain_without_ray(patch: pytest.MonkeyPatch, watch_step: Break = lambda job: None) -> list[str]:
+    """Let pretraining's own command train in this process; gives the names of the jobs that were trained, as they end.
+
+    Args:
+        patch: Undone at the test's end.
+        watch_step: Called after each step; what it raises ends the process's work.
+    """
+    from slm_ray.pretrain import inputs
+    from slm_ray.pretrain import run as pretrain_run
+
+    trained: list[str] = []
+    patch.setattr(pretrain_run, "ray_session", lambda *_: contextlib.nullcontext())
+    patch.setattr(pretrain_run, "resources_of", lambda config, count: Resources(1, 1, False))
+    patch.setattr(pretrain_run, "run_on_ray", _runner(lambda job: None, trained, watch_step))
+    patch.setattr(inputs, "training_shards", _shards)
+    return trained
+
+
+def _runner(break_down: Break, trained: list[str], watch_step: Break = lambda job: None) -> Callable[..., Any]:
     def run(jobs: Any, folders: Any, resources: Any, concurrent: Any, watch: Any) -> dict[str, Any]:
         statuses = {}
         for job, folder in zip(jobs, folders, strict=True):
             recorder = Recorder(str(folder))
             options = {**job.options, "engine": "torch", "precision": "fp32"}
+
+            def say(
+                kind: str, body: dict[str, Any], job: TrainJob = job, say: Callable[..., Any] = recorder.say
+            ) -> None:
+                say(kind, body)
+                if kind == "step":
+                    watch_step(job)
+
             try:
                 break_down(job)
-                train(dataclasses.replace(job, options=options), Place(0, 1, torch.device("cpu")), recorder.say)
+                train(dataclasses.replace(job, options=options), Place(0, 1, torch.device("cpu")), say)
                 trained.append(job.name)
             except UserError as error:
                 recorder.say("failure", {"message": str(error)})
@@ -61,10 +93,7 @@ def train_without_ray(patch: pytest.MonkeyPatch, break_down: Break = lambda job:
             watch(job.name, statuses[job.name])
         return statuses
 
-    patch.setattr(short_training, "run_on_ray", run)
-    patch.setattr(short_training, "_room_for", lambda config, count: (Resources(1, 1, False), 2))
-    patch.setattr(short_training, "training_shards", _shards)
-    return trained
+    return run
 
 
 def report_without_ray(patch: pytest.MonkeyPatch) -> list[tuple[int, tuple[str, ...]]]:
