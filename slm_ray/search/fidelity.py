@@ -22,7 +22,7 @@ from slm_ray.search.axes import BoundAxis
 from slm_ray.search.milp import CutPrices
 
 FEWEST = 3  # candidates that a rank correlation is given of; of two it is 1 or -1 whatever they are
-MOST = 1000  # that it is worked out over, and of which points are kept: of more, as many spread evenly over the trials
+MOST = 500  # that it is worked out over, and of which points are kept: of more, as many spread evenly over the trials
 MOST_POINTS = 100
 
 # What a shortcut is set against.
