@@ -24,8 +24,8 @@ from tests.search.test_genome_left import is_within
 from tests.search.tiny_run import trials_of
 from tests.search.without_ray import run_without_ray
 
-STEPS = ("--steps", "3", "--step-tokens", "2048", "--params", "0.3..0.4", "--trials", "7", "--winners", "1",
-         "--finalists", "1", "--finalist-tokens", "1024")  # fmt: skip
+STEPS = ("--steps", "3", "--step-tokens", "1024", "--params", "0.3..0.4", "--trials", "5", "--winners", "1",
+         "--finalists", "1", "--finalist-tokens", "512", "--held-out-tokens", "64")  # fmt: skip
 
 
 @pytest.mark.parametrize("steps", [2, 3, 4])
@@ -78,7 +78,7 @@ def test_what_has_no_steps_is_said_before_anything_is_done(options, said, comman
 def test_a_dry_run_shows_the_steps(command, tiny, capsys):
     assert command(*tiny.arguments(None, *STEPS, "--dry-run")) == 0
     shown = capsys.readouterr().out
-    assert "step 2 of 3: " in shown and "its winner trained on 2048 tokens" in shown
+    assert "step 2 of 3: " in shown and "its winner trained on 1024 tokens" in shown
     for row in ("step 1: search", "step 1: training", "step 2: search", "step 2: training"):
         (line,) = [line for line in shown.splitlines() if line.strip().startswith(row)]
         assert len(line.split()) > 6 and "–" not in line
@@ -108,7 +108,7 @@ def test_a_search_in_steps_that_is_killed_in_a_training_and_in_its_last_search(c
     def killed_run_plan(plan, *others):
         def on_record(record, before=plan.on_record):
             before(record)
-            if plan.stack.budget.low < 0.35 * whole and len(plan.journal.records) == 6:
+            if plan.stack.budget.low < 0.35 * whole and len(plan.journal.records) == 4:
                 raise KeyboardInterrupt
 
         plan.on_record = on_record
@@ -118,7 +118,7 @@ def test_a_search_in_steps_that_is_killed_in_a_training_and_in_its_last_search(c
     whole = measure_cost(given.architecture(), "params", 32)
     monkeypatch.setattr(search_run, "run_plan", killed_run_plan)
     assert command("--resume", run) == 130
-    assert len(trained) == 2 and len(trials_of(run)) == 6
+    assert len(trained) == 2 and len(trials_of(run)) == 4
     monkeypatch.setattr(search_run, "run_plan", run_plan)
     assert command("--resume", run) == 0
 
@@ -162,7 +162,7 @@ def test_a_search_in_steps_that_is_killed_in_a_training_and_in_its_last_search(c
     for number, part in enumerate(parts, start=1):
         own = json.loads((run / f"steps/{number}/search/result.json").read_text())["spent"]
         assert part["search"]["flops"] == own["flops"] and part["search"]["forward_tokens"] == own["forward_tokens"]
-        assert part["training"]["tokens"] == 2048 and part["training"]["flops"] > 0
+        assert part["training"]["tokens"] == 1024 and part["training"]["flops"] > 0
     before = sum(part["search"]["flops"] + part["training"]["flops"] for part in parts)
     tokens = [max(entry["tokens"] for entry in record["measurements"].values()) for record in trials_of(run)]
     flops = sum(count * record["cost"]["flops"] for count, record in zip(tokens, trials_of(run), strict=True))
