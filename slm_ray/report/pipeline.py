@@ -17,6 +17,7 @@ from slm_ray.report.evaluation_page import EVALUATION_PICTURE, evaluation_sectio
 from slm_ray.report.evaluation_plot import draw_evaluation
 from slm_ray.report.evaluation_records import EvaluationRecords, is_evaluation, load_evaluation
 from slm_ray.report.facts import environment_section, reproduce_section
+from slm_ray.report.fidelity import fidelity_section
 from slm_ray.report.model import RunRecords
 from slm_ray.report.page import markdown_of, page_of
 from slm_ray.report.plots import draw_front
@@ -156,6 +157,7 @@ def pipeline_sections(run: PipelineRecords, prefix: str = "", pictures: Sequence
         *(replace(part, title="The evaluated models") if part.title == "The models" else part for part in evaluated),
         *shape,
         *([progress_section(run.search, f"{prefix}progress")] if run.search else []),
+        *([fidelity_section(run.search, f"{prefix}fidelity")] if run.search else []),
         *(replace(table, title="The trained models") if table.title == "The models" else table for table in tables),
         cost_section(pipeline_costs(run)),
         replace(spent, title="What each model's training cost"),
