@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import torch
 
 from benchmarks.peers import pruned, slicegpt
 from benchmarks.peers.options import FIRST_N, MINITRON, OURS, OURS_CUT, RANDOM, SHORTGPT, SLICEGPT, WHITTLE
+from benchmarks.peers.search_here import without_ray
 from benchmarks.peers.study import Spent, Study
 from benchmarks.peers.whittle import whittle_start
 from slm_ray.architecture import Budget, SubnetSpec, flops_per_token, num_params
@@ -145,7 +147,7 @@ def search_run(study: Study) -> Path:
         return run
     if options.run is not None:
         raise UserError(f"--run {run} holds no finished search: give a folder with a result.json")
-    command = [sys.executable, "-m", "slm_ray.search"]
+    command = [sys.executable, "-m", "benchmarks.peers.search_here"]
     if (run / "config.json").is_file():
         command += ["--resume", str(run)]
     else:
@@ -166,28 +168,65 @@ def _spent_on_search(run: Path) -> Spent:
     return found
 
 
+def _member(study: Study, run: Path) -> dict[str, Any]:
+    """The search's best model within the budget: its first winner, or of a wider budget the front's best by its text.
+
+    Raises:
+        UserError: The search has none.
+    """
+    result = read_json(run / "result.json")
+    inside = [entry for entry in result["front"] if entry["cost"]["params"] <= study.limit]
+    if not inside:
+        raise UserError(f"the front of {run} has no model of at most {study.limit:,} parameters: give another --run")
+    best: dict[str, Any] = min(inside, key=lambda entry: (entry["winner"] != 0, entry["calibration_perplexity"]))
+    return best
+
+
+def _spec_of(study: Study, run: Path, trial: int) -> SubnetSpec:
+    """What a candidate of a search keeps."""
+    from slm_ray.search.candidates import FinishedSearch
+
+    with without_ray():
+        return FinishedSearch.open(run).load([trial], (), study.console).specs[trial]
+
+
+def _fitted(study: Study, run: Path, member: dict[str, Any], spent: Spent) -> tuple[Any, dict[str, Any]]:
+    """A member of the front that was not exported, its weights fitted as those of winners are."""
+    from slm_ray.search.candidates import FinishedSearch
+    from slm_ray.search.inputs import prepare_inputs
+    from slm_ray.search.reconstruction import Member, Reconstruction
+
+    trial = member["trial"]
+    spec = _spec_of(study, run, trial)
+    config = dataclasses.replace(FinishedSearch.open(run).config, reconstruct="winners")
+    members = [Member(trial, spec, member["cost"]["params"], True)]
+    found: list[tuple[Any, dict[str, Any]]] = []
+    with spent.timed():
+        work = Reconstruction(prepare_inputs(config, study.console), study.out / "fits")
+        work.run(members, lambda _trial, student, record: found.append((student.float(), record)), lambda _trial: False)
+    spent.add("fits", work.spent(members)["flops"])
+    return found[0]
+
+
 def _ours(study: Study) -> Start:
     run = search_run(study)
-    folder = run / "winners" / "0"
-    model = load_student(folder, "our winner")
+    member, spent = _member(study, run), _spent_on_search(run)
+    if member["winner"] is None:
+        model, record = _fitted(study, run, member, spent)
+    else:
+        folder = run / "winners" / str(member["winner"])
+        model, record = load_student(folder, "our winner"), read_lineage(folder).get("reconstruction") or {}
     sizes = config_architecture(model.config)
     assert sizes is not None
-    record = read_lineage(folder).get("reconstruction") or {}
     note = {"hidden": sizes.hidden_size, "layers": sizes.num_hidden_layers, "weights_fitted": bool(record.get("kept")),
             "candidates": read_json(run / "result.json")["spent"]["candidates"]}  # fmt: skip
-    return Start(model, flops_per_token(sizes, study.options.sequence_length), _spent_on_search(run), note)
+    return Start(model, flops_per_token(sizes, study.options.sequence_length), spent, note)
 
 
 def _ours_cut(study: Study) -> Start:
-    """Our winner with the teacher's own weights: what its fits are worth."""
-    from slm_ray.cluster import ray_session
-    from slm_ray.search.candidates import FinishedSearch
-
+    """Our model with the teacher's own weights: what its fits are worth."""
     run = search_run(study)
-    trial = read_json(run / "result.json")["winners"][0]["trial"]
-    with ray_session(None, 1):
-        spec = FinishedSearch.open(run).load([trial], (), study.console).specs[trial]
-    return cut(study, spec, _spent_on_search(run))
+    return cut(study, _spec_of(study, run, _member(study, run)["trial"]), _spent_on_search(run))
 
 
 def _whittle(study: Study) -> Start:
