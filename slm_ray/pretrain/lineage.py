@@ -137,6 +137,11 @@ def _earlier(model: Mapping[str, Any], origin: Mapping[str, Any], run: Path) -> 
         stage_model = mapping(read_json(run / stage / MODEL_FILE))
         earlier = _earlier(stage_model, mapping(stage_model.get(ORIGIN)), run)
         before = {"name": stage, "tokens": last.get("tokens"), "flops": last.get("flops"), "earlier": earlier}
+    steps = mapping(origin.get("lineage")).get("steps") or ()
+    if not before and steps:  # larger cuts that were trained between a search's steps, whose FLOPs are that search's
+        tokens = sum(mapping(step).get("tokens") or 0 for step in steps)
+        return {"names": [f"step {mapping(step).get('step')} of its search" for step in steps], "tokens": tokens,
+                "flops": 0.0}  # fmt: skip
     return _whole(before) if before else None
 
 

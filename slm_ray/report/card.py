@@ -105,14 +105,22 @@ def _perplexities(run: RunRecords, model: Model) -> Table:
 
 def _limits(run: RunRecords, model: Model) -> str:
     corpus = f" on {plain(public_name(run.corpus.get('name')))}" if run.corpus.get("name") else ""
-    weights = "its weights are the teacher's own"
+    whose, cut = "the teacher's", "This model was cut out of its teacher and **not trained afterwards**"
+    if run.steps:
+        tokens = sum(number(step.get("tokens")) or 0 for step in run.steps)
+        whose = "that larger cut's"
+        cut = (
+            f"This model was cut out of its teacher in {len(run.steps) + 1} steps, each larger cut trained with the "
+            f"teacher's help before the next ({tokens:,.0f} tokens in all), and **not trained after the last one**"
+        )
+    weights = f"its weights are {whose} own"
     if reconstruction_of(model):
         weights = (
-            "its projections were fitted to the teacher's layers in closed form (ridge regression on "
-            f"{fitted_tokens(model)}{corpus.replace(' on ', ' of ')}), and its other weights are the teacher's own"
+            f"its projections were fitted to {whose} layers in closed form (ridge regression on "
+            f"{fitted_tokens(model)}{corpus.replace(' on ', ' of ')}), and its other weights are {whose} own"
         )
     return (
-        f"This model was cut out of its teacher and **not trained afterwards**: {weights}. It "
+        f"{cut}: {weights}. It "
         "is meant as a start for pretraining or distillation, not for use as it is, and it writes worse than its "
         f"teacher. Perplexity was measured{corpus} only; it says little about other text, other languages or tasks. "
         "It shares the teacher's biases and limits, and the teacher's licence applies."

@@ -94,6 +94,7 @@ class RunRecords:
         hypervolume: ``(evaluations, seconds, value)``, in the order measured.
         spent: The ``spent`` part of the result, as written.
         fidelity: What an audit said of the search's shortcuts, as written; empty where there was none.
+        steps: Cuts that were trained before this search cut what came of the last one, as written.
     """
 
     folder: Path
@@ -114,6 +115,7 @@ class RunRecords:
     hypervolume: tuple[tuple[float, float, float], ...]
     spent: Mapping[str, Any]
     fidelity: Mapping[str, Any] = field(default_factory=dict)
+    steps: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def best(self) -> Model | None:

@@ -175,6 +175,7 @@ def parse_run(
         hypervolume=tuple((p[0] or 0.0, p[1] or 0.0, p[2]) for p in points if p[2] is not None),
         spent=mapping(given.get("spent")),
         fidelity=mapping(given.get("fidelity")) if fidelity is None else fidelity,
+        steps=tuple(items(given.get("steps"))),
     )
 
 
