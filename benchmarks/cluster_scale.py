@@ -1,16 +1,20 @@
-"""How large a search one driver can lead: its plan alone, and on many simulated machines.
+"""How large a search one driver can lead: its plan alone, on many simulated machines, and what these are sent.
 
     python -m benchmarks.cluster_scale plan --trials 10000
-    python -m benchmarks.cluster_scale ray --nodes 64 --slots 16 --trials 10000 --at-once 8
+    python -m benchmarks.cluster_scale ray --nodes 64 --slots 16 --trials 10000 --at-once 16
+    python -m benchmarks.cluster_scale fetch --nodes 64
 
 ``plan`` does everything of a search but Ray and measuring: asking the algorithm, decoding, records synced to the disk,
 fronts, the race. ``ray`` runs the command on so many raylets of this machine, each of which declares so many CPUs, with
-a zero-cost objective (what is kept, by magnitude) on a tiny teacher; ``--at-once`` workers is what fits this machine.
+a zero-cost objective (what is kept, by magnitude) on a tiny teacher; ``--at-once`` workers is what fits this machine,
+and each takes a whole node. ``fetch`` has two workers of every node ask at once for a folder of the command's machine,
+with a cache of its own for each node, and counts what crossed Ray's object store.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import cProfile
 import json
 import os
@@ -20,10 +24,14 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from slm_ray.cluster import copies
+from slm_ray.core.errors import UserError
 
 
 def plan_alone(options: argparse.Namespace) -> dict[str, Any]:
@@ -87,60 +95,176 @@ def on_ray(options: argparse.Namespace) -> dict[str, Any]:
         run = Path(scratch) / "run"
         words = tiny.arguments(
             run, "--trials", str(options.trials), "--population", str(options.population), "--workers",
-            str(options.at_once), "--objectives", "magnitude,params", "--address", cluster.address,
+            str(options.at_once), "--threads", str(options.slots), "--objectives", "magnitude,params", "--reconstruct",
+            "none", "--address", cluster.address,
         )  # fmt: skip
         environment = {**os.environ, "SLM_RAY_CACHE": str(tiny.cache), "OMP_NUM_THREADS": "1"}
         rows: list[dict[str, Any]] = []
         try:
-            process = subprocess.Popen([sys.executable, "-m", "slm_ray.search", *words], env=environment)
+            process = subprocess.Popen([sys.executable, "-c", _COMMAND, *words], env=environment)
             ended = threading.Event()
-            threading.Thread(target=_sample, args=(process.pid, run, rows, ended), daemon=True).start()
+            sampler = threading.Thread(target=_sample, args=(process.pid, cluster, run, rows, ended), daemon=True)
+            sampler.start()
             status = process.wait(options.limit)
             ended.set()
-            processes = cluster.processes()
-            raylets = [pid for pid, command in processes.items() if "raylet/raylet" in command]
-            memory = {"raylets": len(raylets), "raylet_rss_mb": _rss(raylets), "all_rss_mb": _rss(processes)}
+            sampler.join()
+            result = json.loads((run / "result.json").read_text()) if status == 0 else {}
         finally:
             cluster.close()
-    return {"nodes": options.nodes, "slots": options.nodes * options.slots, "cluster_up_seconds": round(up, 1),
-            "status": status, **memory, "rows": rows}  # fmt: skip
+    return {
+        "nodes": options.nodes, "slots": options.nodes * options.slots, "cluster_up_seconds": round(up, 1),
+        "at_once": options.at_once, "status": status, "search_seconds": result.get("spent", {}).get("seconds"),
+        "busy_seconds": result.get("spent", {}).get("busy_seconds"), "rows": rows,
+    }  # fmt: skip
 
 
-def _rss(pids: Any) -> float:
+# Unless told otherwise, Ray takes a loopback address for the machine's own, on which such a cluster does not listen.
+_COMMAND = """
+import sys
+import ray._private.ray_constants as constants
+constants.ENABLE_RAY_CLUSTER = False
+from slm_ray.core.commands import run_command
+from slm_ray.search.command import main
+sys.exit(run_command(main, sys.argv[1:]))
+"""
+
+
+def _rss(pids: Iterable[int]) -> float:
     total = 0
     for pid in pids:
-        try:
+        with contextlib.suppress(psutil.Error):
             total += psutil.Process(pid).memory_info().rss
-        except psutil.Error:
-            continue
     return round(total / 1e6, 1)
 
 
-def _sample(pid: int, run: Path, rows: list[dict[str, Any]], ended: threading.Event) -> None:
-    """Records, bytes and memory of the driver, every few seconds."""
+def _busy(pids: Iterable[int]) -> float:
+    """Seconds of processor time of processes."""
+    total = 0.0
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            times = psutil.Process(pid).cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def _sample(driver: int, cluster: Any, run: Path, rows: list[dict[str, Any]], ended: threading.Event) -> None:
+    """What a tenth of the trials took: time, the driver's and Ray's processor time and memory, bytes of records.
+
+    A row whenever ten seconds have passed and a trial has ended, until the command does.
+    """
     began, records = time.monotonic(), run / "trials.jsonl"
-    while not ended.wait(5):
-        count = records.read_bytes().count(b"\n") if records.exists() else 0
-        rows.append({
-            "seconds": round(time.monotonic() - began, 1), "trials": count, "rss_mb": _rss([pid]),
-            "bytes_per_record": records.stat().st_size // count if count else None,
-        })  # fmt: skip
+    seen: set[int] = set()
+    before: dict[str, float] = {}
+    while not ended.wait(10):
+        found = cluster.processes()
+        kinds = {name: [pid for pid, command in found.items() if word in command] for name, word in _KINDS.items()}
+        seen |= set(kinds["actors"])
+        size = records.stat().st_size if records.exists() else 0
+        now = {
+            "seconds": time.monotonic() - began, "trials": records.read_bytes().count(b"\n") if size else 0,
+            "bytes": size, "driver": _busy([driver]), **{name: _busy(pids) for name, pids in kinds.items()},
+        }  # fmt: skip
+        trials = now["trials"] - before.get("trials", 0)
+        if before and trials:
+            each = {f"{name}_ms": round(1000 * (now[name] - before[name]) / trials, 2) for name in ("driver", *kinds)}
+            rows.append({
+                "seconds": round(now["seconds"], 1), "trials": int(now["trials"]),
+                "trials_per_second": round(trials / (now["seconds"] - before["seconds"]), 1),
+                "bytes_per_record": round((size - before["bytes"]) / trials), **each, "driver_rss_mb": _rss([driver]),
+                **{f"{name}_rss_mb": _rss(pids) for name, pids in kinds.items()}, "actors": len(kinds["actors"]),
+                "actors_ever": len(seen), "processes": len(found),
+            })  # fmt: skip
+            print(json.dumps(rows[-1]), flush=True)
+        before = now
+
+
+_KINDS = {"gcs": "gcs_server", "raylets": "raylet/raylet", "actors": "ray::CandidateTrial"}
+
+
+class _Blind:
+    """The listing of a folder for one who does not see the command's disk; where it is sent to, it is the real one."""
+
+    def __call__(self, place: Path) -> Any:
+        raise UserError(f"{place} is not seen here")
+
+    def __reduce__(self) -> Any:
+        return getattr, (copies, "_listing")
+
+
+def fetch_on_node(place: Path, caches: Path) -> str:
+    """What a worker on another machine does with a folder of the command's; gives where its copy is."""
+    import ray
+
+    os.environ["SLM_RAY_CACHE"] = str(caches / ray.get_runtime_context().get_node_id())
+    vars(copies)["_listing"] = _Blind()
+    copy = copies.local_copy(place)
+    return f"{copy} {sum(path.stat().st_size for path in copy.iterdir())}"
+
+
+def fetched(options: argparse.Namespace) -> dict[str, Any]:
+    """A folder sent to many simulated machines."""
+    import ray
+    from ray._private import ray_constants
+    from ray._private.internal_api import node_stats
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from slm_ray.cluster.home import open_home, sent_files
+    from tests.cluster.nodes import Nodes
+
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch) / "teacher"
+        place.mkdir()
+        (place / "config.json").write_text("{}")
+        (place / "model.safetensors").write_bytes(os.urandom(options.megabytes << 20))
+        size = sum(path.stat().st_size for path in place.iterdir())
+        cluster = Nodes(options.nodes, 2)
+        try:
+            ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+            home = open_home()
+            began = time.monotonic()
+            nodes = [node for node in ray.nodes() if node["Resources"].get("CPU")]
+            task = ray.remote(fetch_on_node)
+            for few in range(0, len(nodes), options.at_once):  # a worker's process is large
+                asked = [
+                    task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+                    .remote(place, Path(scratch) / "caches")
+                    for node in nodes[few : few + options.at_once] for _ in range(2)
+                ]  # fmt: skip
+                answers = ray.get(asked)
+                assert all(answer.split()[1] == str(size) for answer in answers), answers
+                assert len(set(answers)) == len(answers) // 2, answers
+            seconds = time.monotonic() - began
+            sent = sent_files(home)
+            places = [(node["NodeManagerAddress"], node["NodeManagerPort"]) for node in ray.nodes()]
+            stored = [node_stats(*one).store_stats for one in places]
+            ray.shutdown()
+        finally:
+            cluster.close()
+    return {
+        "nodes": len(nodes), "asked": 2 * len(nodes), "folder_bytes": size, "seconds": round(seconds, 1),
+        "machines_sent_to": len({node for _, node, _ in sent}), "sent_bytes": sum(count for _, _, count in sent),
+        "bytes_per_machine": sorted({count for _, _, count in sent}),
+        "stored_bytes": sum(one.cumulative_created_bytes for one in stored),
+        "stored_objects": sum(one.cumulative_created_objects for one in stored),
+    }  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("plan", "ray"))
+    parser.add_argument("what", choices=("plan", "ray", "fetch"))
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--population", type=int, default=100)
     parser.add_argument("--algorithm", default="nsga2")
     parser.add_argument("--nodes", type=int, default=64)
     parser.add_argument("--slots", type=int, default=16)
-    parser.add_argument("--at-once", type=int, default=8)
+    parser.add_argument("--at-once", type=int, default=8, help="workers, each on a node of its own")
+    parser.add_argument("--megabytes", type=int, default=64, help="of the folder that is fetched")
     parser.add_argument("--limit", type=float, default=3600.0, help="seconds that a run may take")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
-    found = plan_alone(options) if options.what == "plan" else on_ray(options)
+    found = {"plan": plan_alone, "ray": on_ray, "fetch": fetched}[options.what](options)
     print(json.dumps(found, indent=1))
     if options.out:
         before = json.loads(options.out.read_text()) if options.out.exists() else {}

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+_FLAG = "--autoscaling-config="
+_HEAD = "node:__internal_head__"  # a resource of the head's alone
+
 
 def cluster_room() -> dict[str, float]:
     """Ray's resources by name: what is there, or what the cluster's file allows where that is more.
 
-    A cluster whose GPU machines come with the work has none before there is work; Ray Train looks at the same limits.
+    A cluster whose GPU machines come with the work has none before there is work.
     """
     import ray
-    from ray._private.state import state
 
     there = ray.cluster_resources()
-    allowed = state.get_max_resources_from_cluster_config() or {}
-    return {name: max(there.get(name, 0.0), float(allowed.get(name, 0.0))) for name in {*there, *allowed}}
+    allowed = _allowed()
+    return {name: max(there.get(name, 0.0), allowed.get(name, 0.0)) for name in {*there, *allowed}}
 
 
 def free_room() -> dict[str, float]:
@@ -22,3 +29,78 @@ def free_room() -> dict[str, float]:
 
     most, there, free = cluster_room(), ray.cluster_resources(), ray.available_resources()
     return {name: free.get(name, 0.0) + most[name] - there.get(name, 0.0) for name in most}
+
+
+def _allowed() -> dict[str, float]:
+    """The most that the autoscaler would have: as it has told Ray, which few do, or else as its file says."""
+    import ray
+    from ray._private.state import state
+
+    told = state.get_max_resources_from_cluster_config()
+    if told:
+        return {name: float(count) for name, count in told.items()}
+    return _by_its_file(ray.get_runtime_context().gcs_address) if ray.is_initialized() else {}
+
+
+@lru_cache(maxsize=1)
+def _by_its_file(address: str) -> dict[str, float]:
+    """What the file of the autoscaler of the cluster at an address allows; nothing where it has none.
+
+    The autoscaler is a process on the head, which was given the file at its start.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    head = next((node["NodeID"] for node in ray.nodes() if node["Alive"] and _HEAD in node["Resources"]), None)
+    port = address.rpartition(":")[2]
+    if head is None:
+        return {}
+    if head == ray.get_runtime_context().get_node_id():
+        return limits_on_head(port)
+    there = NodeAffinitySchedulingStrategy(node_id=head, soft=False)
+    task = ray.remote(limits_on_head).options(num_cpus=0, scheduling_strategy=there)
+    return dict(ray.get(task.remote(port)))
+
+
+def limits_on_head(port: str) -> dict[str, float]:
+    """What the autoscaler that runs on this machine allows.
+
+    Args:
+        port: Of the cluster, for there may be several on a machine.
+    """
+    import psutil
+    import yaml
+
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError, yaml.YAMLError):
+            words = process.cmdline()
+            path = next((word.removeprefix(_FLAG) for word in words if word.startswith(_FLAG)), None)
+            of_this = any(word.startswith("--gcs-address=") and word.endswith(f":{port}") for word in words)
+            if path and of_this:
+                return limits_of(yaml.safe_load(Path(path).expanduser().read_text()))
+    return {}
+
+
+def limits_of(config: dict[str, Any]) -> dict[str, float]:
+    """The most of every resource that a cluster's file allows: of its head, and of the best workers for each.
+
+    Args:
+        config: What Ray calls a cluster's configuration, with what its machines have filled in, as its autoscaler
+            reads it.
+    """
+    kinds = config.get("available_node_types") or {}
+    head = config.get("head_node_type")
+    most_workers = int(config.get("max_workers", 2))  # Ray's own default
+    names = {name for kind in kinds.values() for name in kind.get("resources") or {}}
+    found = {}
+    for name in names:
+        each = [
+            (float((kind.get("resources") or {}).get(name, 0)),
+             int(kind.get("max_workers", 0 if which == head else most_workers)))
+            for which, kind in kinds.items()
+        ]  # fmt: skip
+        total, left = float((kinds.get(head, {}).get("resources") or {}).get(name, 0)), most_workers
+        for amount, count in sorted(each, reverse=True):
+            total, left = total + amount * min(count, left), left - min(count, left)
+        found[name] = total
+    return found

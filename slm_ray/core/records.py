@@ -28,20 +28,22 @@ def _complete_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield offset, line
 
 
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """Read every whole record of a file; a torn last line is passed over.
+def scan_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Every whole record of a file, with the offset just behind its line; a torn last line is passed over.
 
     Args:
         path: A JSON-lines file, or one that does not exist yet (no records).
+
+    Yields:
+        The offset behind the record, and the record.
 
     Raises:
         UserError: A line in the middle is not JSON, so the file was damaged and not merely cut short.
     """
     if not path.exists():
-        return []
-    records = []
+        return
     try:
-        for number, (_, line) in enumerate(_complete_lines(path), start=1):
+        for number, (offset, line) in enumerate(_complete_lines(path), start=1):
             try:
                 record = json.loads(line)
                 if not isinstance(record, dict):
@@ -50,10 +52,18 @@ def read_records(path: Path) -> list[dict[str, Any]]:
                 raise UserError(
                     f"{path}, line {number} is not a record ({error}): remove that line and resume"
                 ) from error
-            records.append(record)
+            yield offset, record
     except OSError as error:
         raise explain_os_error(error, f"reading {path}") from error
-    return records
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """All records of :func:`scan_records`.
+
+    Raises:
+        UserError: A line in the middle is not JSON, so the file was damaged and not merely cut short.
+    """
+    return [record for _, record in scan_records(path)]
 
 
 class RecordWriter:
@@ -97,6 +107,11 @@ class RecordWriter:
             self._file.truncate(start)
             self._file.seek(start)
             raise explain_os_error(error, f"writing {self.path}") from error
+
+    @property
+    def end(self) -> int:
+        """The offset behind the last record: bytes."""
+        return self._file.tell()
 
     def close(self) -> None:
         """Close the file."""

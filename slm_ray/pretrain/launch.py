@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 import time
@@ -28,6 +29,9 @@ from slm_ray.pretrain.recorder import Recorder
 
 _POLL_SECONDS = 0.5
 _RESTARTS = 3  # of a model whose workers died
+# How long a model waits for machines that are rented when they are needed: seconds. Ray Train would give up after twice
+# 60. A model that may have fewer workers is left that, since it then tries fewer.
+_MACHINES_TAKE_SECONDS = 7200
 Watch = Callable[[str, dict[str, Any]], None]
 RunHere = Callable[[Sequence[TrainJob], Sequence[Path], Watch], dict[str, Any]]
 
@@ -216,6 +220,8 @@ def run_on_ray(
         UserError: The cluster is too small for one of them.
     """
     fits = resources.how_many_fit(cluster_room())
+    if resources.scaling() == resources.workers:
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(_MACHINES_TAKE_SECONDS))
     scratch = tempfile.mkdtemp(prefix="slm_ray-train-")
     recorders = _make_recorders(jobs, folders)
     try:

@@ -78,6 +78,7 @@ class PlanSearcher(Searcher):
         self._jobs: dict[str, Job] = {}
         self._deaths: Counter[int] = Counter()
         self._resting: list[tuple[float, Job]] = []
+        self._excused: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles what it was given, to restore it some day; we resume from the run's records instead."""
@@ -99,10 +100,18 @@ class PlanSearcher(Searcher):
         rival = None if job.rival is None else job.rival.blocks
         return {"job": json.dumps({"trial": job.trial, "genes": job.genes, "rival": rival})}
 
+    def excuse(self, trial_id: str) -> None:
+        """Take a trial's failure for its worker's alone: its candidate is measured again, whatever came before."""
+        self._excused.add(trial_id)
+
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Write the candidate's record. One whose actor died is measured again, unless that happens again and again."""
         job = self._jobs.pop(trial_id, None)
         if job is None or self.fatal is not None:
+            return
+        if trial_id in self._excused:
+            self._excused.discard(trial_id)
+            self.plan.put_back(job)
             return
         answer = json.loads(result["answer"]) if result and "answer" in result and not error else None
         deaths = self._deaths[job.trial]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import ray
+import yaml
 from ray._private.state import state
 
-from slm_ray.cluster import cluster_room
+from slm_ray.cluster import cluster_room, room
 from slm_ray.distill import capture_workers
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.ray_group import name_interface
@@ -37,6 +41,51 @@ def test_without_a_file_there_is_what_is_up(cluster, monkeypatch):
     monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: None)
     assert cluster_room() == {"CPU": 8.0, "memory": 1e9}
     assert not resources_of(PretrainConfig(student="a"), 1).use_gpu
+
+
+KINDS = {
+    "head": {"resources": {"CPU": 8, "memory": 100}, "max_workers": 0},
+    "gpu": {"resources": {"CPU": 8, "GPU": 1}, "min_workers": 0, "max_workers": 4},
+    "big": {"resources": {"CPU": 32, "GPU": 8}, "max_workers": 2},
+}
+
+
+@pytest.mark.parametrize(("most", "expected"), [
+    (10, {"CPU": 8 + 64 + 32, "GPU": 16 + 4, "memory": 100}),
+    (3, {"CPU": 8 + 64 + 8, "GPU": 16 + 1, "memory": 100}),  # of all kinds together
+    (0, {"CPU": 8, "GPU": 0, "memory": 100}),
+])  # fmt: skip
+def test_limits_are_of_the_head_and_the_best_workers(most, expected):
+    config = {"max_workers": most, "head_node_type": "head", "available_node_types": KINDS}
+    assert room.limits_of(config) == expected
+
+
+def test_machines_of_ones_own_say_nothing_of_themselves():
+    kinds = {"local.cluster.node": {"resources": {}, "max_workers": 2}}
+    config = {"max_workers": 2, "head_node_type": "local.cluster.node", "available_node_types": kinds}
+    assert room.limits_of(config) == {} == room.limits_of({})
+
+
+def test_the_file_is_the_one_that_this_clusters_autoscaler_was_given(tmp_path):
+    """Its process is found by the cluster's port; one whose file is gone, or is no YAML, has no limits."""
+    path = tmp_path / "bootstrap.yaml"
+    path.write_text(yaml.safe_dump({"max_workers": 4, "head_node_type": "head", "available_node_types": KINDS}))
+    words = [sys.executable, "-c", "input()", "--gcs-address=10.0.0.1:64321", f"--autoscaling-config={path}"]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE)
+    try:
+        assert room.limits_on_head("64321")["GPU"] == 18
+        assert room.limits_on_head("64322") == {}
+        for text in ("a: [", None):
+            path.write_text(text) if text else path.unlink()
+            assert room.limits_on_head("64321") == {}
+    finally:
+        process.communicate(b"\n")
+
+
+def test_the_files_of_this_project_allow_gpus():
+    config = yaml.safe_load((Path(__file__).parents[2] / "cluster.yaml").read_text())
+    config["available_node_types"]["gpu"]["resources"] = {"CPU": 8, "GPU": 1}  # which `ray up` looks up at AWS
+    assert room.limits_of(config)["GPU"] == 4
 
 
 def test_gloo_talks_by_the_interface_with_rays_address(monkeypatch):

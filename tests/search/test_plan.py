@@ -276,6 +276,17 @@ class TestThroughTune:
         assert self.run(plan, lambda trial, number: number % 2 == 0).fatal is None
         assert state_of(plan) == state_of(whole)
 
+    def test_a_worker_that_died_before_its_candidate_came_is_none_of_its_deaths(self, folders):
+        plan = plan_in(folders())
+        searcher, measure = PlanSearcher(plan), made_up(plan)
+        first = searcher.suggest("0")
+        for number in range(1, 9):
+            searcher.excuse(str(number - 1))
+            searcher.on_trial_complete(str(number - 1), error=True)
+            assert searcher.suggest(str(number)) == first
+        self.finish(searcher, "8", first, measure)
+        assert [record["status"] for record in records_of(plan)] == ["done"]
+
     def test_one_that_kills_every_worker_fails_alone(self, folders):
         plan = plan_in(folders())
         self.run(plan, lambda trial, number: trial == 6)
