@@ -32,6 +32,10 @@ def _enough_steps(value: int) -> str | None:
     return None if value == 1 or value >= 3 else f"must be 1 (one-shot), or 3 or more to learn in, got {value}"
 
 
+def _above_zero(value: float) -> str | None:
+    return None if value > 0 else f"must be above 0, got {value:g}"
+
+
 def _few_steps(value: int) -> str | None:
     return None if 1 <= value <= 4 else f"must lie between 1 and 4, got {value}"
 
@@ -83,6 +87,9 @@ class SearchConfig:
         1, "cuts, each but the first out of what training made of the one before, 1 to 4", check=_few_steps
     )
     step_tokens: str = option("100k", "tokens that a cut is trained on before the next one", metavar="COUNT")
+    step_learning_rate: float = option(
+        None, "peak rate of that training [default: 0.0002 below 1M tokens, else 0.001]", check=_above_zero, kind=float
+    )
     finalists: int = option(0, "members of the front to train shortly before winners are picked", check=at_least(0))
     finalist_tokens: str = option("16k", "tokens that each finalist is trained on", metavar="COUNT")
     winners: int = option(3, "models to extract from the front", check=at_least(1))

@@ -110,6 +110,6 @@ def training_options(config: SearchConfig) -> dict[str, Any]:
     from slm_ray.proxies.trained import LEARNING_RATE, batch_size_of
 
     tokens = step_tokens(config)
-    rate = LEARNING_RATE if tokens < _MANY_TOKENS else DEFAULTS["learning_rate"]
+    rate = config.step_learning_rate or (LEARNING_RATE if tokens < _MANY_TOKENS else DEFAULTS["learning_rate"])
     return {"tokens": config.step_tokens, "batch_size": batch_size_of(tokens, config.sequence_length),
             "learning_rate": rate}  # fmt: skip
