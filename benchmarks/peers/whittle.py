@@ -51,6 +51,10 @@ def environment(folder: Path) -> Path:
         if found.returncode:
             last = (found.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise UserError(f"whittle {VERSION} cannot be installed here: {last}")
+    # It is asked for and not used; built for a torch with a GPU it cannot be imported beside one without, and what
+    # imports it where it is there then fails too.
+    if subprocess.run([str(python), "-c", "import torchvision"], capture_output=True).returncode:
+        subprocess.run([str(python), "-m", "pip", "uninstall", "--yes", "--quiet", "torchvision"], capture_output=True)
     done.write_text("")
     return python
 
