@@ -16,7 +16,7 @@ def _measure(settings: EvaluatorSettings, spec: SubnetSpec) -> Measurement:
 
 
 def measure_held_out(
-    settings: EvaluatorSettings, specs: Sequence[SubnetSpec], on_done: Callable[[int], None]
+    settings: EvaluatorSettings, specs: Sequence[SubnetSpec], on_done: Callable[[int], None], at_once: int | None = None
 ) -> list[Measurement]:
     """Perplexity of each sub-network on all the tokens of ``settings``.
 
@@ -24,14 +24,22 @@ def measure_held_out(
         settings: With the held-out tokens and no early stages.
         specs: The sub-networks.
         on_done: Told how many are done, as they finish.
+        at_once: The most that are measured at once; None: as many as the cluster has CPUs for.
 
     Returns:
         One measurement per sub-network, in their order.
     """
     shared = ray.put(settings)
     task = ray.remote(num_cpus=settings.threads)(_measure)
-    waiting = results = [task.remote(shared, spec) for spec in specs]
+    results: list[ray.ObjectRef] = []
+    waiting: list[ray.ObjectRef] = []
+    for spec in specs:
+        if at_once is not None and len(waiting) >= at_once:
+            _, waiting = ray.wait(waiting)
+            on_done(len(results) - len(waiting))
+        results.append(task.remote(shared, spec))
+        waiting.append(results[-1])
     while waiting:
         _, waiting = ray.wait(waiting)
         on_done(len(results) - len(waiting))
-    return ray.get(results)
+    return list(ray.get(results))

@@ -284,7 +284,7 @@ class SearchRun:
             stage_tokens=(), confidence=self.config.confidence, threads=self.config.threads,
         )  # fmt: skip
         progress = Progress(self.console, "held-out text", len(chosen), "models")
-        measured = measure_held_out(settings, [one.spec for one in chosen], progress.update)
+        measured = measure_held_out(settings, [one.spec for one in chosen], progress.update, self.config.workers)
         return [with_held_out(one, value) for one, value in zip(chosen, measured, strict=True)]
 
     def _corpus(self, inputs: SearchInputs) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayActorError
+from ray.tune.callback import CallbackList
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.schedulers import FIFOScheduler
 
@@ -67,6 +68,7 @@ class _ActorsToKeep(FIFOScheduler):
         if self._controller is None:
             controller = self._controller = getattr(tune_controller, "_tune_controller", tune_controller)
             controller.__class__ = _Controller
+            controller._callbacks = CallbackList([])  # its own print what we do not want printed, and keep all trials
             controller._actor_cache.increase_max(trial.placement_group_factory, by=_ROOM_FOR_ALL)
         self._look()
         trial.relative_logdir = trial.storage.trial_dir_name = "trial"

@@ -83,7 +83,7 @@ def run_without_ray(patch: pytest.MonkeyPatch) -> None:
 
         drive(plan, measure)
 
-    def measure_held_out(settings: Any, specs: Any, on_done: Any) -> Any:
+    def measure_held_out(settings: Any, specs: Any, *_: Any) -> Any:
         return [held_out._measure(settings, spec) for spec in specs]
 
     def measure_in_full(settings: Any, specs: Any, _workers: int, on_done: Any) -> None:
