@@ -68,10 +68,9 @@ def race_sentence(run: RunRecords) -> str | None:
         return None
     low, high = interval_of(race.get("wrong_share_interval"))
     of_all = f" ({100 * low:.0f}% to {100 * high:.0f}% of all)" if low is not None and high is not None else ""
-    mean, largest = number(race.get("mean_difference")), number(race.get("largest_difference"))
-    off = "" if mean is None or largest is None else (
-        f" Their losses had been estimated {abs(mean):.3f} nats per token too {'high' if mean > 0 else 'low'} on "
-        f"average, and were off by {largest:.3f} at most."
+    median, largest = number(race.get("median_miss")), number(race.get("largest_difference"))
+    off = "" if median is None or largest is None else (
+        f" Half of their losses had been estimated to within {median:.3f} nats per token, all to within {largest:.3f}."
     )  # fmt: skip
     return (
         f"{stopped:,.0f} candidates were stopped early. Of {audited:.0f} that were then measured to the end, "
@@ -81,12 +80,12 @@ def race_sentence(run: RunRecords) -> str | None:
 
 def _precision_sentence(run: RunRecords) -> str | None:
     found = mapping(run.fidelity.get("precision"))
-    audited, mean, largest = (number(found.get(key)) for key in ("audited", "mean_difference", "largest_difference"))
-    if not audited or mean is None or largest is None:
+    audited, median, largest = (number(found.get(key)) for key in ("audited", "median_miss", "largest_difference"))
+    if not audited or median is None or largest is None:
         return None
     return (
-        f"{audited:.0f} candidates were measured again in fp32: {found.get('computed_in')} had their losses "
-        f"{mean:+.4f} nats per token off on average, and {largest:.4f} at most."
+        f"{audited:.0f} candidates were measured again in fp32: {found.get('computed_in')} had half of their losses to "
+        f"within {median:.4f} nats per token, all to within {largest:.4f}."
     )
 
 

@@ -79,6 +79,7 @@ def test_a_stopped_candidate_is_wronged_where_no_member_of_the_front_is_as_good(
     record = race_record(20, {7: 3.6, 8: 3.9, 9: 3.0}, {7: 3.5, 8: 4.0, 9: 2.9, 1: 9.0}, [7])
     assert record["audited"] == 3 and record["wrong"] == 1 and record["stopped"] == 20
     assert record["mean_difference"] == pytest.approx(0.1 / 3, abs=1e-6) and record["largest_difference"] == 0.1
+    assert record["median_miss"] == 0.1
     low, high = record["wrong_share_interval"]
     assert 0.06 < low < 1 / 3 < high < 0.8  # Wilson's
     assert race_record(5, {}, {}, [])["wrong_share_interval"] is None
