@@ -105,9 +105,13 @@ def on_ray(options: argparse.Namespace) -> dict[str, Any]:
             ended = threading.Event()
             sampler = threading.Thread(target=_sample, args=(process.pid, cluster, run, rows, ended), daemon=True)
             sampler.start()
-            status = process.wait(options.limit)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(options.limit)
+            status = process.poll()
+            process.kill()
             ended.set()
             sampler.join()
+            process.wait()
             result = json.loads((run / "result.json").read_text()) if status == 0 else {}
         finally:
             cluster.close()
@@ -156,8 +160,11 @@ def _sample(driver: int, cluster: Any, run: Path, rows: list[dict[str, Any]], en
     seen: set[int] = set()
     before: dict[str, float] = {}
     while not ended.wait(10):
-        found = cluster.processes()
-        kinds = {name: [pid for pid, command in found.items() if word in command] for name, word in _KINDS.items()}
+        found = {pid: command.split()[0] for pid, command in cluster.processes().items()}
+        kinds = {
+            name: [pid for pid, word in found.items() if word.startswith(words) or word.endswith(words)]
+            for name, words in _KINDS.items()
+        }
         seen |= set(kinds["actors"])
         size = records.stat().st_size if records.exists() else 0
         now = {
@@ -166,7 +173,8 @@ def _sample(driver: int, cluster: Any, run: Path, rows: list[dict[str, Any]], en
         }  # fmt: skip
         trials = now["trials"] - before.get("trials", 0)
         if before and trials:
-            each = {f"{name}_ms": round(1000 * (now[name] - before[name]) / trials, 2) for name in ("driver", *kinds)}
+            spent = {name: max(0.0, now[name] - before[name]) for name in ("driver", *kinds)}
+            each = {f"{name}_ms": round(1000 * seconds / trials, 2) for name, seconds in spent.items()}
             rows.append({
                 "seconds": round(now["seconds"], 1), "trials": int(now["trials"]),
                 "trials_per_second": round(trials / (now["seconds"] - before["seconds"]), 1),
@@ -178,7 +186,14 @@ def _sample(driver: int, cluster: Any, run: Path, rows: list[dict[str, Any]], en
         before = now
 
 
-_KINDS = {"gcs": "gcs_server", "raylets": "raylet/raylet", "actors": "ray::CandidateTrial"}
+_KINDS = {
+    "gcs": ("gcs_server",), "raylets": ("raylet/raylet",), "actors": ("ray::CandidateTrial", "ray::ResourceTrainable"),
+}  # fmt: skip
+# Each raylet takes the whole machine's memory for its own and looks at all its processes four times a second.
+_MANY_ON_ONE = {
+    "RAY_memory_monitor_refresh_ms": "0", "RAY_raylet_report_resources_period_milliseconds": "1000",
+    "RAY_worker_niceness": "0", "RAY_worker_register_timeout_seconds": "600", "RAY_raylet_start_wait_time_s": "300",
+}  # fmt: skip
 
 
 class _Blind:
@@ -238,8 +253,8 @@ def fetched(options: argparse.Namespace) -> dict[str, Any]:
             sent = sent_files(home)
             places = [(node["NodeManagerAddress"], node["NodeManagerPort"]) for node in ray.nodes()]
             stored = [node_stats(*one).store_stats for one in places]
-            ray.shutdown()
         finally:
+            ray.shutdown()
             cluster.close()
     return {
         "nodes": len(nodes), "asked": 2 * len(nodes), "folder_bytes": size, "seconds": round(seconds, 1),
@@ -264,6 +279,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
+    os.environ |= _MANY_ON_ONE
     found = {"plan": plan_alone, "ray": on_ray, "fetch": fetched}[options.what](options)
     print(json.dumps(found, indent=1))
     if options.out:
