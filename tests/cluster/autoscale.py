@@ -4,7 +4,7 @@
 
 The head has no CPUs; Ray's own autoscaler starts machines of one CPU each, which are raylets of this machine (Ray's
 fake provider), two at most. A training of two ranks waits for both, and ends with the numbers of one that Ray's local
-cluster ran; one of three ranks is refused at once, for the file does not allow so many.
+cluster ran; one of four ranks is refused at once, for the file does not allow so many.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ def head(folder: Path) -> Iterator[str]:
         str(Path(sys.executable).with_name("ray")), "start", "--head", f"--port={port}", "--num-cpus=0",
         f"--autoscaling-config={path}", "--include-dashboard=false", f"--temp-dir={folder}",
     ]  # fmt: skip
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}  # it listens beyond localhost
     try:
         subprocess.run(words, env={**os.environ, **own}, check=True, stdout=subprocess.DEVNULL)
         yield address
@@ -109,9 +110,9 @@ def on_autoscaler(tiny: Tiny, runs: Path, check: Callable[[str, bool], None]) ->
     with tempfile.TemporaryDirectory(prefix="autoscale-") as folder, head(Path(folder)) as address:
         check("the cluster has no machines before there is work", cpus_at(address) == 0)
         began = time.monotonic()
-        process = train(tiny, refused, "--workers", "3", "--address", address)
+        process = train(tiny, refused, "--workers", "4", "--address", address)
         status = process.wait(PATIENCE_SECONDS)
-        check("three ranks are refused at once", status == 2 and "the cluster has 2 CPUs" in said(refused))
+        check("four ranks are refused at once", status == 2 and "the cluster has 2 CPUs" in said(refused))
         took = time.monotonic() - began
         began = time.monotonic()
         process = train(tiny, rented, "--address", address)
