@@ -55,7 +55,7 @@ def small_disk(path, size):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
-@pytest.mark.parametrize("size", ["16k", "48k", "96k", "180k"])  # full in the middle of trials, of winners, of pages
+@pytest.mark.parametrize("size", ["24k", "48k", "96k", "180k"])  # full in the middle of trials, of winners, of pages
 def test_a_full_disk_is_one_sentence_and_loses_nothing(size, command, tiny, tmp_path, capsys):
     assert command(tiny.arguments(tmp_path / "whole")) == 0
     capsys.readouterr()
