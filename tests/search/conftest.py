@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from slm_ray.core.commands import run_command
 from tests.search.tiny_run import Tiny, make_tiny
+from tests.search.without_ray import run_without_ray
 
 Command = Callable[[list[str]], int]
 
@@ -30,6 +32,16 @@ def search(tiny: Tiny) -> Command:
             return run_command(main, arguments)
 
     return run
+
+
+@pytest.fixture
+def command(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Callable[[Iterable[Any]], int]:
+    """The same without Ray: candidates are measured in this process, one after the other."""
+    from slm_ray.search.command import main
+
+    run_without_ray(monkeypatch)
+    monkeypatch.setenv("SLM_RAY_CACHE", str(tiny.cache))
+    return lambda arguments: run_command(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="session")

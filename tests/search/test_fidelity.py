@@ -7,8 +7,6 @@ import shutil
 import numpy as np
 import pytest
 
-from slm_ray.core.commands import run_command
-from slm_ray.search.command import main
 from slm_ray.search.fidelity import (
     MOST,
     MOST_POINTS,
@@ -25,7 +23,6 @@ from slm_ray.search.milp import IntegerProgram
 from tests.references import naive_kendall, naive_spearman
 from tests.search.test_milp import genome_of, prices_of
 from tests.search.tiny_run import trials_of
-from tests.search.without_ray import run_without_ray
 
 
 def test_stages_read_the_first_blocks_of_every_whole_measurement():
@@ -99,19 +96,12 @@ def test_the_price_of_a_solution_is_the_integer_programs_own():
     assert summed_price(whole, prices, genome.bound_axes()) == pytest.approx(kept_all)
 
 
-@pytest.fixture
-def command(tiny, monkeypatch):
-    run_without_ray(monkeypatch)
-    monkeypatch.setenv("SLM_RAY_CACHE", str(tiny.cache))
-    return lambda *arguments: run_command(main, [str(argument) for argument in arguments])
-
-
 OPTIONS = ("--audit", "3", "--trials", "18", "--precision", "bf16", "--reconstruct", "none", "--winners", "1")
 
 
 def test_a_search_says_what_its_shortcuts_cost_and_a_resume_measures_nothing_twice(command, tiny, tmp_path, capsys):
     run = tmp_path / "run"
-    assert command(*tiny.arguments(run, *OPTIONS, "--screen", "2")) == 0
+    assert command(tiny.arguments(run, *OPTIONS, "--screen", "2")) == 0
     assert "Shortcuts: tau with the full loss: " in capsys.readouterr().out
     found, result = (json.loads((run / name).read_text()) for name in ("fidelity.json", "result.json"))
     trials = {record["trial"]: record for record in trials_of(run)}
@@ -151,7 +141,7 @@ def test_a_search_says_what_its_shortcuts_cost_and_a_resume_measures_nothing_twi
         (run / name).unlink()
     shutil.rmtree(run / "winners")
     (run / "audit.jsonl").write_text("".join(kept[:4]) + '{"trial": 1, "prec')
-    assert command("--resume", run) == 0
+    assert command(["--resume", run]) == 0
     after = (run / "audit.jsonl").read_text().splitlines(keepends=True)
     assert after[:4] == kept[:4] and len(after) == len(kept)
     assert json.loads((run / "fidelity.json").read_text()) == found

@@ -5,14 +5,11 @@ import math
 
 import pytest
 
-from slm_ray.core.commands import run_command
 from slm_ray.core.errors import UserError
 from slm_ray.proxies.trained import Trained
-from slm_ray.search.command import main
 from slm_ray.search.finalists import pick_finalists, pick_trained_winners
 from tests.proxies.short_runs import train_without_ray
 from tests.search.tiny_run import trials_of
-from tests.search.without_ray import run_without_ray
 
 FINALISTS = ("--finalists", "3", "--finalist-tokens", "4096", "--winners", "2", "--trials", "12")
 
@@ -49,13 +46,6 @@ def test_no_finalist_trained_is_one_sentence():
         pick_trained_winners(front_of(100), {10: trained(None, "no room")}, "params", 1)
 
 
-@pytest.fixture
-def command(tiny, monkeypatch):
-    run_without_ray(monkeypatch)
-    monkeypatch.setenv("SLM_RAY_CACHE", str(tiny.cache))
-    return lambda *arguments: run_command(main, [str(argument) for argument in arguments])
-
-
 @pytest.mark.parametrize(
     "options, said",
     [
@@ -66,14 +56,14 @@ def command(tiny, monkeypatch):
     ],
 )
 def test_what_cannot_be_trained_is_said_before_anything_is_done(options, said, command, tiny, tmp_path, capsys):
-    assert command(*tiny.arguments(tmp_path / "run", *options)) == 2
+    assert command(tiny.arguments(tmp_path / "run", *options)) == 2
     assert said in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 def test_a_search_with_finalists_trains_them_and_picks_winners_by_their_loss(command, tiny, tmp_path, monkeypatch):
     done = train_without_ray(monkeypatch)
     run = tmp_path / "run"
-    assert command(*tiny.arguments(run, *FINALISTS)) == 0
+    assert command(tiny.arguments(run, *FINALISTS)) == 0
     result = json.loads((run / "result.json").read_text())
     entries = {entry["trial"]: entry["short_training"] for entry in result["front"] if "short_training" in entry}
     assert sorted(done) == sorted(f"trial-{trial}" for trial in entries) and len(entries) == 3
@@ -98,7 +88,7 @@ def test_a_search_with_finalists_trains_them_and_picks_winners_by_their_loss(com
 
 def test_a_search_without_finalists_says_nothing_of_them(command, tiny, tmp_path, monkeypatch):
     done = train_without_ray(monkeypatch)
-    assert command(*tiny.arguments(tmp_path / "run", "--trials", "3", "--winners", "1")) == 0
+    assert command(tiny.arguments(tmp_path / "run", "--trials", "3", "--winners", "1")) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert not done and "finalists" not in result["spent"] and "finalists" not in result["spent"]["seconds"]
     assert not any("short_training" in entry for entry in result["front"])
@@ -113,9 +103,9 @@ def test_what_was_trained_before_a_kill_is_not_trained_again(command, tiny, tmp_
             raise KeyboardInterrupt
 
     done = train_without_ray(monkeypatch, kill)
-    assert command(*tiny.arguments(run, *FINALISTS)) == 130
+    assert command(tiny.arguments(run, *FINALISTS)) == 130
     assert len(list((run / "finalists").glob("*/result.json"))) == 2 and not (run / "result.json").exists()
-    assert command("--resume", run) == 0
+    assert command(["--resume", run]) == 0
     assert len(done) == len(set(done)) == 3 and done[-1:] == killed
     assert len(json.loads((run / "result.json").read_text())["winners"]) == 2
 
@@ -130,7 +120,7 @@ def test_one_failed_finalist_does_not_stop_the_others(command, tiny, tmp_path, m
     failed = []
     train_without_ray(monkeypatch, fail)
     run = tmp_path / "run"
-    assert command(*tiny.arguments(run, *FINALISTS)) == 0
+    assert command(tiny.arguments(run, *FINALISTS)) == 0
     result = json.loads((run / "result.json").read_text())
     entries = {entry["trial"]: entry["short_training"] for entry in result["front"] if "short_training" in entry}
     (bad,) = [trial for trial, entry in entries.items() if entry["loss"] is None]

@@ -5,11 +5,8 @@ import subprocess
 
 import pytest
 
-from slm_ray.core.commands import run_command
-from slm_ray.search.command import main
 from slm_ray.search.finish import pick_winners
 from tests.search.tiny_run import lines_of, outcome_of
-from tests.search.without_ray import run_without_ray
 
 
 def front_of_sizes(*sizes: int) -> list[dict]:
@@ -31,13 +28,6 @@ def front_of_sizes(*sizes: int) -> list[dict]:
 )
 def test_the_best_is_the_first_winner_and_sizes_are_spread(sizes, count, picked):
     assert pick_winners(front_of_sizes(*sizes), "params", count) == picked
-
-
-@pytest.fixture
-def command(tiny, monkeypatch):
-    run_without_ray(monkeypatch)
-    monkeypatch.setenv("SLM_RAY_CACHE", str(tiny.cache))
-    return lambda arguments: run_command(main, [str(argument) for argument in arguments])
 
 
 @contextlib.contextmanager

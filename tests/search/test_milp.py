@@ -9,10 +9,8 @@ import torch
 
 from slm_ray.architecture import Budget, flops_per_token, full_subnet
 from slm_ray.architecture.budget import measure_cost
-from slm_ray.core.commands import run_command
 from slm_ray.core.errors import UserError
 from slm_ray.models.cut_scores import POSITION_STEP, CutTeacher, unit_mask
-from slm_ray.search.command import main
 from slm_ray.search.cut_prices import interpolate, levels_of, price_flops
 from slm_ray.search.genome import Genome
 from slm_ray.search.milp import CutPrices, IntegerProgram
@@ -20,7 +18,6 @@ from slm_ray.search.space import Axis, SearchSpace
 from tests.models.tiny import NAMES, layer_units, tiny_config, tiny_family, tiny_ids, tiny_model
 from tests.references import masked_logits
 from tests.search.tiny_run import outcome_of, trials_of
-from tests.search.without_ray import run_without_ray
 
 
 def genome_of(name="llama", heads=0, neurons=0, layers=1):
@@ -144,13 +141,6 @@ def test_flops_of_prices_count_every_pass():
     cuts = [(layers - layer) / layers for layer in range(layers) for _ in range(per_layer)]
     expected = 1024 * (body * (1 + sum(cuts)) + len(cuts) * 2 * head / POSITION_STEP)
     assert price_flops(genome.space, teacher, length) == pytest.approx(expected)
-
-
-@pytest.fixture
-def command(tiny, monkeypatch):
-    run_without_ray(monkeypatch)
-    monkeypatch.setenv("SLM_RAY_CACHE", str(tiny.cache))
-    return lambda arguments: run_command(main, [str(argument) for argument in arguments])
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ def test_a_damaged_record_is_one_sentence(text, tmp_path):
 def command(tiny, tmp_path, monkeypatch):
     run_without_ray(monkeypatch)
     monkeypatch.setenv("SLM_RAY_CACHE", str(tmp_path / "cache"))  # of its own: what is kept there was not paid for
-    return lambda *arguments: run_command(main, [str(argument) for argument in arguments])
+    return lambda arguments: run_command(main, [str(argument) for argument in arguments])
 
 
 def test_a_killed_search_counts_what_all_its_processes_spent(command, tiny, tmp_path, monkeypatch):
@@ -98,14 +98,14 @@ def test_a_killed_search_counts_what_all_its_processes_spent(command, tiny, tmp_
 
     run = tmp_path / "run"
     monkeypatch.setattr(search_run, "run_plan", killed_run_plan)
-    assert command(*tiny.arguments(run, *options)) == 130
+    assert command(tiny.arguments(run, *options)) == 130
     first = json.loads((run / "phases.json").read_text())
     monkeypatch.setattr(search_run, "run_plan", run_plan)
     monkeypatch.setattr(search_run, "write_cards", killed_report)  # killed once more, all measured by then
-    assert command("--resume", run) == 130
+    assert command(["--resume", run]) == 130
     second = json.loads((run / "phases.json").read_text())
     monkeypatch.setattr(search_run, "write_cards", write_cards)
-    assert command("--resume", run) == 0
+    assert command(["--resume", run]) == 0
 
     result = json.loads((run / "result.json").read_text())
     spent, last = result["spent"], json.loads((run / "phases.json").read_text())

@@ -9,20 +9,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from slm_ray.architecture import flops_per_token
-from slm_ray.core.commands import run_command
 from slm_ray.models.reconstruct_cost import reconstruction_flops
 from slm_ray.search import reconstruction
-from slm_ray.search.command import main
 from tests.models.tiny import tiny_config, tiny_family, tiny_ids, tiny_model
 from tests.search.tiny_run import outcome_of
-from tests.search.without_ray import run_without_ray
-
-
-@pytest.fixture
-def command(tiny, monkeypatch):
-    run_without_ray(monkeypatch)
-    monkeypatch.setenv("SLM_RAY_CACHE", str(tiny.cache))
-    return lambda arguments: run_command(main, [str(argument) for argument in arguments])
 
 
 def few(tiny, run, *more):

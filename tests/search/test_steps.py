@@ -7,7 +7,6 @@ import torch
 
 from slm_ray.architecture import SubnetSpec
 from slm_ray.architecture.budget import measure_cost
-from slm_ray.core.commands import run_command
 from slm_ray.core.lineage import read_lineage
 from slm_ray.core.records import read_records
 from slm_ray.models.loading import load_student
@@ -15,14 +14,12 @@ from slm_ray.models.teachers import load_teacher
 from slm_ray.pretrain import results
 from slm_ray.report import load_run
 from slm_ray.report.costs import search_costs
-from slm_ray.search.command import main
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.step_plan import step_plans
 from tests.proxies.short_runs import pretrain_without_ray, train_without_ray
 from tests.search.genome_cases import TEACHERS
 from tests.search.test_genome_left import is_within
 from tests.search.tiny_run import trials_of
-from tests.search.without_ray import run_without_ray
 
 STEPS = ("--steps", "3", "--step-tokens", "1024", "--params", "0.3..0.4", "--trials", "5", "--winners", "1",
          "--finalists", "1", "--finalist-tokens", "512", "--held-out-tokens", "64")  # fmt: skip
@@ -48,13 +45,6 @@ def test_one_step_has_none_before():
     assert step_plans(SearchConfig(), TEACHERS["gpt2"]) == []
 
 
-@pytest.fixture
-def command(tiny, monkeypatch):
-    run_without_ray(monkeypatch)
-    monkeypatch.setenv("SLM_RAY_CACHE", str(tiny.cache))
-    return lambda *arguments: run_command(main, [str(argument) for argument in arguments])
-
-
 @pytest.mark.parametrize(
     "options, said",
     [
@@ -69,14 +59,14 @@ def test_what_has_no_steps_is_said_before_anything_is_done(options, said, comman
     hidden = tmp_path / "hidden.yaml"
     hidden.write_text(tiny.space.read_text() + "  hidden: {per: model, select: count, step: 8}\n")
     options = [option.format(hidden=hidden) for option in options]
-    assert command(*tiny.arguments(tmp_path / "run", *options)) == 2
+    assert command(tiny.arguments(tmp_path / "run", *options)) == 2
     assert said in capsys.readouterr().err and not (tmp_path / "run").exists()
-    assert command(*tiny.arguments(None, *options, "--dry-run")) == 2
+    assert command(tiny.arguments(None, *options, "--dry-run")) == 2
     assert said in capsys.readouterr().err
 
 
 def test_a_dry_run_shows_the_steps(command, tiny, capsys):
-    assert command(*tiny.arguments(None, *STEPS, "--dry-run")) == 0
+    assert command(tiny.arguments(None, *STEPS, "--dry-run")) == 0
     shown = capsys.readouterr().out
     assert "step 2 of 3: " in shown and "its winner trained on 1024 tokens" in shown
     for row in ("step 1: search", "step 1: training", "step 2: search", "step 2: training"):
@@ -99,7 +89,7 @@ def test_a_search_in_steps_that_is_killed_in_a_training_and_in_its_last_search(c
     monkeypatch.setattr(search_run, "build_report", lambda folder: build(folder) if folder == run else None)
     monkeypatch.setattr(results, "build_training_report", lambda folder: None)
     trained, shortly = pretrain_without_ray(monkeypatch, watch), train_without_ray(monkeypatch)
-    assert command(*tiny.arguments(run, *STEPS)) == 130
+    assert command(tiny.arguments(run, *STEPS)) == 130
     assert not kills and not trained
     first = (run / "steps/1/search/trials.jsonl").read_bytes()
 
@@ -117,10 +107,10 @@ def test_a_search_in_steps_that_is_killed_in_a_training_and_in_its_last_search(c
     given = load_teacher(str(tiny.teacher))
     whole = measure_cost(given.architecture(), "params", 32)
     monkeypatch.setattr(search_run, "run_plan", killed_run_plan)
-    assert command("--resume", run) == 130
+    assert command(["--resume", run]) == 130
     assert len(trained) == 2 and len(trials_of(run)) == 4
     monkeypatch.setattr(search_run, "run_plan", run_plan)
-    assert command("--resume", run) == 0
+    assert command(["--resume", run]) == 0
 
     # Nothing was done twice.
     assert len(trained) == 2 and len(shortly) == 1 and (run / "steps/1/search/trials.jsonl").read_bytes() == first

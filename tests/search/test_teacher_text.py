@@ -5,22 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from slm_ray.core.commands import run_command
 from slm_ray.data.packed import PackedTokens, digest_array
 from slm_ray.models.teachers import load_teacher
-from slm_ray.search.command import main
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.inputs import tokens_to_write, written_sequences
 from slm_ray.search.teacher_text import first_tokens, mix, write
 from tests.search.tiny_run import outcome_of
-from tests.search.without_ray import run_without_ray
-
-
-@pytest.fixture
-def command(tiny, monkeypatch):
-    run_without_ray(monkeypatch)
-    monkeypatch.setenv("SLM_RAY_CACHE", str(tiny.cache))
-    return lambda arguments: run_command(main, [str(argument) for argument in arguments])
 
 
 def packed(ids):
