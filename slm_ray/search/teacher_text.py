@@ -122,6 +122,7 @@ def teacher_text(
         length = min(_TEXT_TOKENS, sequence_length)
         count = -(-num_sequences * sequence_length // length)
         progress = Progress(console, "the teacher's own text", count, "texts")
+        progress.update(0)  # the first texts take a minute or two
         flat = write(teacher, precision, count, length, progress.update).reshape(-1)
         ids = np.ascontiguousarray(flat[: num_sequences * sequence_length].reshape(num_sequences, sequence_length))
         size = sum(len(tokenizer.decode(row.tolist()).encode()) for row in ids)
