@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from slm_ray.architecture import LayerUnits, SubnetSpec
+from slm_ray.architecture import LayerUnits, SubnetSpec, flops_per_token
 from slm_ray.models.extraction import build_empty, heterogeneous_config
 from slm_ray.models.families import HIDDEN, Family
 from slm_ray.models.heads import next_token_losses
+from slm_ray.models.prefixes import PrefixCache, prefix_keys, replay
 from slm_ray.models.slicing import HEAD, Index, hidden_index, layer_indices, layer_slices, slice_tensor
 
 
@@ -28,15 +30,21 @@ class SubnetRunner:
 
     The teacher's weights are only read. A sub-network's layers get their slices just before they run and lose them just
     after, so that a process needs the shared teacher plus one layer, whatever the candidate.
+
+    Attributes:
+        reused_flops: FLOPs of layers that did not run, for what they give was kept.
     """
 
-    def __init__(self, state: Mapping[str, torch.Tensor], config: Any, family: Family) -> None:
+    def __init__(
+        self, state: Mapping[str, torch.Tensor], config: Any, family: Family, prefix_bytes: int = 0
+    ) -> None:
         """Prepare to run sub-networks.
 
         Args:
             state: The teacher's state dict, all of one floating type, which is the type computed in.
             config: The teacher's config.
             family: Its family.
+            prefix_bytes: Memory for what first layers gave, for sub-networks that begin alike; 0: nothing is kept.
         """
         self.state, self.config, self.family = state, config, family
         self.teacher = family.architecture(config)
@@ -46,10 +54,16 @@ class SubnetRunner:
         self.head = state.get(HEAD, self._embedding)
         self.dtype = self._embedding.dtype
         self._rotary: nn.Module | None = None
+        self._prefixes = PrefixCache(prefix_bytes, self.teacher.num_hidden_layers) if prefix_bytes else None
+        self.reused_flops = 0
 
     @torch.no_grad()
     def hidden_states(
-        self, spec: SubnetSpec, ids: torch.Tensor, watch: Callable[[Any], object] | None = None
+        self,
+        spec: SubnetSpec,
+        ids: torch.Tensor,
+        watch: Callable[[Any], object] | None = None,
+        batch: Hashable | None = None,
     ) -> torch.Tensor:
         """The final, normalised hidden states of a sub-network.
 
@@ -57,6 +71,8 @@ class SubnetRunner:
             spec: What is kept.
             ids: ``[batch, sequence]`` token ids.
             watch: Given the model before it runs, to put hooks on it; the model is not used again.
+            batch: A name for ``ids``, the same for no others: what the first layers give is kept under it, and taken
+                from there. None: every layer runs.
 
         Returns:
             ``[batch, sequence, hidden]`` in the teacher's type.
@@ -64,8 +80,9 @@ class SubnetRunner:
         hidden = hidden_index(spec, self.teacher)
         base = self._empty_base(spec)
         self._bind_globals(base, hidden)
-        layers = base.get_submodule(self.family.layers_path.split(".", 1)[1])
-        for module, units in zip(layers, spec.layers, strict=True):
+        layers = list(base.get_submodule(self.family.layers_path.split(".", 1)[1]))
+        known = self._use_prefixes(layers, spec, batch, ids)
+        for module, units in list(zip(layers, spec.layers, strict=True))[known:]:
             self._bind_when_called(module, units, hidden)
         if watch is not None:
             watch(base)
@@ -73,6 +90,22 @@ class SubnetRunner:
         if hidden is not None:
             embedded = embedded.index_select(-1, hidden)
         return base(inputs_embeds=embedded, use_cache=False).last_hidden_state
+
+    def _use_prefixes(
+        self, layers: list[nn.Module], spec: SubnetSpec, batch: Hashable | None, ids: torch.Tensor
+    ) -> int:
+        """How many first layers need not run; they give what is kept, and what others give is going to be kept."""
+        if self._prefixes is None or batch is None:
+            return 0
+        keys = prefix_keys(spec)
+        known, output = self._prefixes.deepest(keys, batch)
+        replay(layers[:known], output)
+        self._prefixes.watch(layers, keys, batch)
+        whole = spec.architecture_in(self.teacher)
+        rest = replace(whole, layers=whole.layers[known:])
+        length = ids.shape[-1]
+        self.reused_flops += ids.numel() * (flops_per_token(whole, length) - flops_per_token(rest, length))
+        return known
 
     def _empty_base(self, spec: SubnetSpec) -> Any:
         architecture = spec.architecture_in(self.teacher)
@@ -125,15 +158,16 @@ class SubnetRunner:
         return hidden.new_zeros(len(hidden), self.teacher.hidden_size).index_copy_(1, index, hidden)
 
     @torch.no_grad()
-    def token_losses(self, spec: SubnetSpec, ids: torch.Tensor) -> torch.Tensor:
+    def token_losses(self, spec: SubnetSpec, ids: torch.Tensor, batch: Hashable | None = None) -> torch.Tensor:
         """The loss of every next token.
 
         Args:
             spec: What is kept.
             ids: ``[batch, sequence]`` token ids.
+            batch: As for :meth:`hidden_states`.
 
         Returns:
             ``[batch, sequence - 1]`` fp32 negative log-likelihoods, in nats.
         """
-        hidden = self.project(self.hidden_states(spec, ids)[:, :-1].flatten(0, 1), spec)
+        hidden = self.project(self.hidden_states(spec, ids, batch=batch)[:, :-1].flatten(0, 1), spec)
         return next_token_losses(hidden, self.head, ids[:, 1:].flatten()).view(len(ids), -1)

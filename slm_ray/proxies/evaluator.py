@@ -36,6 +36,7 @@ class EvaluatorSettings:
         confidence: One-sided confidence at which a candidate counts as beaten.
         threads: Threads a worker computes with.
         scores: Unit scores by method, for the proxies that need them.
+        prefix_bytes: Memory for what first layers give, for candidates that begin alike; 0: every layer runs.
     """
 
     teacher: Teacher
@@ -46,6 +47,7 @@ class EvaluatorSettings:
     confidence: float
     threads: int
     scores: dict[str, UnitScores] = field(default_factory=dict)
+    prefix_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,14 @@ class Outcome:
         values: By proxy name, the value to be searched on: for a staged proxy, its estimate over all tokens.
         decided: ``dominated`` where the race ended early, else ``full``.
         seconds: Wall time of it all.
+        reused_flops: FLOPs that were not spent, for first layers that another candidate had run.
     """
 
     measurements: dict[str, Measurement]
     values: dict[str, float]
     decided: str
     seconds: float
+    reused_flops: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The part of a trial's record that a worker fills in."""
@@ -71,6 +75,7 @@ class Outcome:
             "values": {name: float(f"{value:.7g}") for name, value in self.values.items()},
             "decided": self.decided,
             "seconds": round(self.seconds, 4),
+            "reused_flops": self.reused_flops,
         }
 
 
@@ -85,7 +90,7 @@ class Evaluator:
         teacher = settings.teacher.here()
         self.config, self.family = teacher.config(), teacher.family()
         self.state = teacher.state_as(DTYPES[settings.precision])
-        self.runner = SubnetRunner(self.state, self.config, self.family)
+        self.runner = SubnetRunner(self.state, self.config, self.family, settings.prefix_bytes)
         self._staged = {name: self._make_staged(name) for name in settings.proxies if PROXIES[name].staged}
 
     def _make_staged(self, name: str) -> StagedLoss:
@@ -100,7 +105,7 @@ class Evaluator:
             spec: What it keeps.
             rival: Whom its staged proxy has to beat; None to measure on all tokens.
         """
-        start = time.perf_counter()
+        start, reused = time.perf_counter(), self.runner.reused_flops
         measurements: dict[str, Measurement] = {}
         values: dict[str, float] = {}
         decided = "full"
@@ -113,7 +118,8 @@ class Evaluator:
             else:
                 measurements[name] = measured = self._measure_once(name, spec)
                 values[name] = measured.value
-        return Outcome(measurements, values, decided, time.perf_counter() - start)
+        reused = self.runner.reused_flops - reused
+        return Outcome(measurements, values, decided, time.perf_counter() - start, reused)
 
     def _measure_once(self, name: str, spec: SubnetSpec) -> Measurement:
         if name == "latency":

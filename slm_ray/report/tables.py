@@ -191,6 +191,8 @@ def candidates_text(run: RunRecords) -> str:
     parts = [f"{run.num_failed if failed is None else failed:,.0f} failed"]
     if hits := number(run.spent.get("cache_hits")):
         parts.append(f"{hits:,.0f} met again and not paid for twice")
+    if reused := number(run.spent.get("reused_flops")):
+        parts.append(f"{count_text(reused)} FLOPs saved where candidates begin alike")
     return f"{tried:,.0f} candidates ({', '.join(parts)})"
 
 

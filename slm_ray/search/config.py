@@ -77,6 +77,9 @@ class SearchConfig:
     confidence: float = option(
         0.6, "one-sided confidence that a stopped candidate is beaten", check=_in_confidence_range
     )
+    prefix_cache: str = option(
+        "128M", "memory of a worker for what first layers gave, for candidates that begin alike; 0: none", metavar="BYTES"
+    )
     precision: str = option(
         "auto", "compute type; auto: bf16 where the processor multiplies it natively", choices=("auto", "fp32", "bf16")
     )
@@ -124,6 +127,14 @@ class SearchConfig:
         if list(ends) != sorted(set(ends)) or ends[0] < 1:
             raise UserError(f"--stages '{self.stages}' must be ascending token counts like 512,2048, or none")
         return ends
+
+    def prefix_bytes(self) -> int:
+        """Memory of a worker for what first layers gave, in bytes.
+
+        Raises:
+            UserError: ``--prefix-cache`` is no number.
+        """
+        return round(parse_number(self.prefix_cache))
 
     def objective_names(self) -> tuple[str, ...]:
         """The objectives, checked against the algorithm.
@@ -174,6 +185,7 @@ class SearchConfig:
         """
         self.objective_names()
         self.stage_tokens()
+        self.prefix_bytes()
         if self.calibration_tokens < self.sequence_length or self.held_out_tokens < self.sequence_length:
             raise UserError(
                 f"--calibration-tokens {self.calibration_tokens} and --held-out-tokens {self.held_out_tokens} must "

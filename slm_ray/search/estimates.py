@@ -198,7 +198,8 @@ def worker_bytes(config: SearchConfig, teacher: Architecture, value_bytes: int) 
     per_layer = 6 * teacher.hidden_size + attention + 5 * layer.intermediate_size
     forward = _BATCH_SEQUENCES * per_layer
     gates = _GATE_SEQUENCES * per_layer * teacher.num_hidden_layers
-    return _PROCESS_BYTES + config.sequence_length * max(forward, gates) * value_bytes
+    measuring = config.prefix_bytes() + config.sequence_length * forward * value_bytes
+    return _PROCESS_BYTES + max(measuring, config.sequence_length * gates * value_bytes)
 
 
 def memory_bytes(config: SearchConfig, teacher: Architecture, precision: str, workers: int) -> int:

@@ -184,6 +184,7 @@ class SearchRun:
             teacher=inputs.teacher, precision=inputs.precision, ids=inputs.calibration.ids,
             proxies=self.config.needed_proxies(), stage_tokens=self.config.stage_tokens(),
             confidence=self.config.confidence, threads=self.config.threads, scores=ranking.by_method(),
+            prefix_bytes=self.config.prefix_bytes(),
         )  # fmt: skip
 
     def _search(self, inputs: SearchInputs, ranking: Ranking, plan: SearchPlan) -> None:

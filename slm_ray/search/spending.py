@@ -61,11 +61,12 @@ def spent(phases: PhaseRecord, plan: SearchPlan, trained: Mapping[int, Trained],
         workers: Trials at once.
     """
     records = plan.journal.records
-    tokens, flops = 0, 0.0
+    tokens, flops, reused = 0, 0.0, 0
     for record in records:
         read = max((entry["tokens"] for entry in record["measurements"].values()), default=0)
         tokens += read
-        flops += read * record["cost"]["flops"]
+        reused += record.get("reused_flops", 0)
+        flops += read * record["cost"]["flops"] - record.get("reused_flops", 0)
     training, paid = training_spent(trained), phases.paid()
     return {
         "seconds": phases.seconds(),
@@ -76,6 +77,7 @@ def spent(phases: PhaseRecord, plan: SearchPlan, trained: Mapping[int, Trained],
         "candidates": len(records),
         "failed": sum(record["status"] == "failed" for record in records),
         "cache_hits": plan.repeats,
+        "reused_flops": reused,
         "resumed": plan.journal.resumed,
         "busy_seconds": round(sum(record["seconds"] for record in records), 2),
         "workers": workers,
