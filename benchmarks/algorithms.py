@@ -57,7 +57,7 @@ _PAIR = 2  # sequences of one gate-gradient pass, as the search's own
 class GatesHere:
     """Gate gradients as the search takes them, in this process instead of Ray's."""
 
-    def __init__(self, teacher: Any, precision: str, ids: NDArray[np.int32], per_step: int, _threads: int) -> None:
+    def __init__(self, teacher: Any, precision: str, ids: NDArray[np.int32], per_step: int, *_: Any) -> None:
         """Map the teacher; see :class:`slm_ray.search.gate_pool.GatePool`."""
         self._gated = GatedTeacher(teacher.state_as(DTYPES[precision]), teacher.config(), teacher.family())
         self._ids, self._per_step = ids, per_step

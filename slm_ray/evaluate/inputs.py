@@ -19,6 +19,7 @@ from slm_ray.evaluate.parts import EFFICIENCY, GENERATION, TASK, TEXT, Part
 from slm_ray.evaluate.prompts import Prompt, load_prompts, prompts_digest
 from slm_ray.evaluate.subjects import Subject, find_subjects
 from slm_ray.evaluate.text import Domain, document_folder, held_out_shards, load_domains, whole_shards
+from slm_ray.hardware.device import device_of
 from slm_ray.models.precision import choose_precision
 
 if TYPE_CHECKING:
@@ -51,18 +52,6 @@ class Inputs:
     precision: str
     plan: TaskPlan | None
     notes: list[str] = field(default_factory=list)
-
-
-def device_of(name: str) -> str:
-    """``cpu`` or ``cuda``, for ``auto``, ``cpu`` or ``cuda``.
-
-    Raises:
-        UserError: A GPU is asked for and there is none.
-    """
-    has_gpu = torch.cuda.is_available()
-    if name == "cuda" and not has_gpu:
-        raise UserError("--device cuda is given, but this machine has no GPU that torch can use: give --device cpu")
-    return "cuda" if has_gpu and name != "cpu" else "cpu"
 
 
 def gather(config: EvaluateConfig, out: Path, console: Console, *, make: bool = True) -> Inputs:

@@ -114,10 +114,10 @@ def build_empty(config: Any, family: Family) -> Any:
 
 
 def reset_rotary(model: Any) -> None:
-    """Recompute the rotary frequencies, which are buffers no state dict holds, on the CPU."""
+    """Recompute the rotary frequencies, which are buffers no state dict holds, where the model's weights are."""
     rotary = getattr(model.base_model, "rotary_emb", None)
     if rotary is not None:
-        model.base_model.rotary_emb = type(rotary)(config=rotary.config)
+        model.base_model.rotary_emb = type(rotary)(config=rotary.config).to(next(model.parameters()).device)
 
 
 def extract(

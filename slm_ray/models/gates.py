@@ -108,12 +108,14 @@ class GatedTeacher:
         """Wrap a teacher; its weights are read in place and never changed.
 
         Args:
-            state: The teacher's state dict, all of one floating type, which is the type computed in.
+            state: The teacher's state dict, all of one floating type, which is the type computed in, and on one
+                device, which is computed on.
             config: The teacher's config.
             family: Its family.
         """
         self.family, self.architecture = family, family.architecture(config)
         self._embedding = next(iter(state[name] for name in family.global_tensors))
+        self.device = self._embedding.device
         self._head = state.get(HEAD, self._embedding)
         model = build_empty(config, family)
         model.load_state_dict(dict(state), strict=False, assign=True)
@@ -145,8 +147,8 @@ class GatedTeacher:
         if self._masks is None:
             return None
         if kind == "neurons":
-            return torch.from_numpy(self._masks.neurons[number]).to(dtype)
-        heads = torch.from_numpy(self._masks.query_heads[number]).to(dtype)
+            return torch.from_numpy(self._masks.neurons[number]).to(self.device, dtype)
+        heads = torch.from_numpy(self._masks.query_heads[number]).to(self.device, dtype)
         return heads.repeat_interleave(self.architecture.structure.head_dim)
 
     def _watch_write(self, _module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
@@ -163,6 +165,7 @@ class GatedTeacher:
             masks: Which units are present; all of them by default.
         """
         self._masks, self._found, self._hidden = masks, {}, None
+        ids = ids.to(self.device)
         embedded = functional.embedding(ids, self._embedding).requires_grad_(True)
         written = _Gate.apply(embedded, None, self._add_hidden)
         output = self._base(inputs_embeds=written, use_cache=False).last_hidden_state
@@ -173,9 +176,9 @@ class GatedTeacher:
         neurons = torch.stack([self._found["neurons", number] for number in layers], 1)
         assert self._hidden is not None
         return GateGradients(
-            heads.view(len(ids), len(layers), -1, head_dim).sum(-1).numpy(),
-            neurons.numpy(),
-            self._hidden.numpy(),
+            heads.view(len(ids), len(layers), -1, head_dim).sum(-1).cpu().numpy(),
+            neurons.cpu().numpy(),
+            self._hidden.cpu().numpy(),
             loss,
             ids[:, 1:].numel(),
         )

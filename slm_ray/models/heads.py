@@ -13,12 +13,18 @@ from torch.nn import functional
 
 VOCABULARY_SLICE = 2048
 TOKEN_GROUP = 512  # 512 x 2,048 fp32 logits are 4 MiB
+_GPU_SIZES = 8192, 4096  # vocabulary and tokens: fewer and larger products, 128 MiB of logits
 
 
 def spans(count: int, size: int) -> Iterator[slice]:
     """Consecutive slices that cover ``count`` positions."""
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
+
+
+def _sizes(device: torch.device) -> tuple[int, int]:
+    """Rows of the output head, and tokens, that are multiplied at a time."""
+    return _GPU_SIZES if device.type == "cuda" else (VOCABULARY_SLICE, TOKEN_GROUP)
 
 
 def next_token_losses(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -33,12 +39,13 @@ def next_token_losses(hidden: torch.Tensor, head: torch.Tensor, targets: torch.T
         ``[tokens]`` fp32, in nats.
     """
     parts = []
-    for group in spans(len(targets), TOKEN_GROUP):
+    rows_at_once, tokens_at_once = _sizes(hidden.device)
+    for group in spans(len(targets), tokens_at_once):
         rows, wanted = hidden[group], targets[group]
         target_logits = (rows.float() * head[wanted].float()).sum(-1)
         sums = [
             torch.logsumexp(functional.linear(rows, head[part]).float(), -1)
-            for part in spans(len(head), VOCABULARY_SLICE)
+            for part in spans(len(head), rows_at_once)
         ]
         parts.append(torch.logsumexp(torch.stack(sums), 0) - target_logits)
     return torch.cat(parts)
@@ -59,9 +66,10 @@ def kl_divergences(teacher: torch.Tensor, student: torch.Tensor, head: torch.Ten
         ``[tokens]`` fp32, in nats.
     """
     parts = []
-    for group in spans(len(teacher), TOKEN_GROUP):
+    rows_at_once, tokens_at_once = _sizes(teacher.device)
+    for group in spans(len(teacher), tokens_at_once):
         sums_a, sums_b, gaps = [], [], []
-        for part in spans(len(head), VOCABULARY_SLICE):
+        for part in spans(len(head), rows_at_once):
             a = functional.linear(teacher[group], head[part]).float()
             b = functional.linear(student[group], head[part]).float()
             sum_a = torch.logsumexp(a, -1)

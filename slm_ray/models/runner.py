@@ -41,7 +41,8 @@ class SubnetRunner:
         """Prepare to run sub-networks.
 
         Args:
-            state: The teacher's state dict, all of one floating type, which is the type computed in.
+            state: The teacher's state dict, all of one floating type, which is the type computed in, and on one
+                device, which is computed on.
             config: The teacher's config.
             family: Its family.
             prefix_bytes: Memory for what first layers gave, for sub-networks that begin alike; 0: nothing is kept.
@@ -52,7 +53,7 @@ class SubnetRunner:
         self._embedding = state[embedding]
         self._embedding_name = embedding
         self.head = state.get(HEAD, self._embedding)
-        self.dtype = self._embedding.dtype
+        self.dtype, self.device = self._embedding.dtype, self._embedding.device
         self._rotary: nn.Module | None = None
         self._prefixes = PrefixCache(prefix_bytes, self.teacher.num_hidden_layers) if prefix_bytes else None
         self.reused_flops = 0
@@ -77,7 +78,7 @@ class SubnetRunner:
         Returns:
             ``[batch, sequence, hidden]`` in the teacher's type.
         """
-        hidden = hidden_index(spec, self.teacher)
+        hidden, ids = hidden_index(spec, self.teacher), ids.to(self.device)
         base = self._empty_base(spec)
         self._bind_globals(base, hidden)
         layers = list(base.get_submodule(self.family.layers_path.split(".", 1)[1]))
@@ -88,7 +89,7 @@ class SubnetRunner:
             watch(base)
         embedded = functional.embedding(ids, self._embedding)
         if hidden is not None:
-            embedded = embedded.index_select(-1, hidden)
+            embedded = embedded.index_select(-1, hidden.to(self.device))
         return base(inputs_embeds=embedded, use_cache=False).last_hidden_state
 
     def _use_prefixes(
@@ -115,7 +116,7 @@ class SubnetRunner:
         rotary = getattr(base, "rotary_emb", None)
         if rotary is not None:
             if self._rotary is None:
-                self._rotary = type(rotary)(config=rotary.config)
+                self._rotary = type(rotary)(config=rotary.config).to(self.device)
             base.rotary_emb = self._rotary
         return base
 
@@ -155,7 +156,8 @@ class SubnetRunner:
         index = hidden_index(spec, self.teacher)
         if index is None:
             return hidden
-        return hidden.new_zeros(len(hidden), self.teacher.hidden_size).index_copy_(1, index, hidden)
+        whole = hidden.new_zeros(len(hidden), self.teacher.hidden_size)
+        return whole.index_copy_(1, index.to(hidden.device), hidden)
 
     @torch.no_grad()
     def token_losses(self, spec: SubnetSpec, ids: torch.Tensor, batch: Hashable | None = None) -> torch.Tensor:
@@ -170,4 +172,5 @@ class SubnetRunner:
             ``[batch, sequence - 1]`` fp32 negative log-likelihoods, in nats.
         """
         hidden = self.project(self.hidden_states(spec, ids, batch=batch)[:, :-1].flatten(0, 1), spec)
-        return next_token_losses(hidden, self.head, ids[:, 1:].flatten()).view(len(ids), -1)
+        targets = ids[:, 1:].flatten().to(self.device)
+        return next_token_losses(hidden, self.head, targets).view(len(ids), -1)

@@ -58,7 +58,7 @@ def slice_tensor(tensor: torch.Tensor, axes: Axes, indices: Mapping[str, Index])
     for dimension, axis in enumerate(axes):
         index = indices.get(axis) if axis else None
         if index is not None:
-            tensor = tensor.index_select(dimension, index)
+            tensor = tensor.index_select(dimension, index.to(tensor.device))
     return tensor
 
 

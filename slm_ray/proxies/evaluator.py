@@ -36,6 +36,7 @@ class EvaluatorSettings:
         confidence: One-sided confidence at which a candidate counts as beaten.
         threads: Threads a worker computes with.
         scores: Unit scores by method, for the proxies that need them.
+        device: ``cpu`` or ``cuda``: what is computed on.
         prefix_bytes: Memory for what first layers give, for candidates that begin alike; 0: every layer runs.
     """
 
@@ -47,6 +48,7 @@ class EvaluatorSettings:
     confidence: float
     threads: int
     scores: dict[str, UnitScores] = field(default_factory=dict)
+    device: str = "cpu"
     prefix_bytes: int = 0
 
 
@@ -86,10 +88,12 @@ class Evaluator:
         """Map the teacher and prepare the proxies."""
         torch.set_num_threads(settings.threads)
         self.settings = settings
-        self.ids = torch.from_numpy(settings.ids.astype(np.int64))
+        self.device = torch.device(settings.device)
+        self.ids = torch.from_numpy(settings.ids.astype(np.int64)).to(self.device)
         teacher = settings.teacher.here()
         self.config, self.family = teacher.config(), teacher.family()
-        self.state = teacher.state_as(DTYPES[settings.precision])
+        state = teacher.state_as(DTYPES[settings.precision])
+        self.state = {name: tensor.to(self.device) for name, tensor in state.items()}
         self.runner = SubnetRunner(self.state, self.config, self.family, settings.prefix_bytes)
         self._staged = {name: self._make_staged(name) for name in settings.proxies if PROXIES[name].staged}
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from slm_ray.architecture import SubnetSpec
+from slm_ray.hardware.timing import seconds_of
 from slm_ray.models.extraction import extract
 from slm_ray.models.families import Family
 from slm_ray.proxies.measurement import Measurement
@@ -33,12 +34,12 @@ def measure_latency(
     """
     start = time.perf_counter()
     student = extract(state, config, family, spec)
-    ids = torch.arange(sequence_length)[None] % config.vocab_size
+    device = next(student.parameters()).device
+    ids = torch.arange(sequence_length, device=device)[None] % config.vocab_size
     seconds = []
     for _ in range(FORWARD_PASSES):
-        begin = time.perf_counter()
-        student.base_model(ids, use_cache=False)
-        seconds.append((time.perf_counter() - begin) / sequence_length)
+        taken = seconds_of(lambda: student.base_model(ids, use_cache=False), device)
+        seconds.append(taken / sequence_length)
     timed = np.array(seconds[1:])
     stderr = float(timed.std(ddof=1) / np.sqrt(len(timed)))
     return Measurement(float(np.median(timed)), stderr, sequence_length, time.perf_counter() - start)

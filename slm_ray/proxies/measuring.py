@@ -10,6 +10,7 @@ from ray.util import ActorPool
 from slm_ray.architecture import SubnetSpec
 from slm_ray.proxies.evaluator import Evaluator, EvaluatorSettings
 from slm_ray.proxies.measurement import Measurement
+from slm_ray.proxies.placing import actor_options
 
 Measurements = dict[str, Measurement]
 
@@ -41,7 +42,7 @@ def measure_in_full(
         on_done: Told of each as it is measured.
     """
     shared = ray.put(settings)
-    actor = ray.remote(num_cpus=settings.threads)(Measurer)
+    actor = ray.remote(**actor_options(settings.device, settings.threads))(Measurer)
     pool = ActorPool([actor.remote(shared) for _ in range(min(workers, len(specs)))])
     for trial, found in pool.map_unordered(lambda one, item: one.measure.remote(*item), list(specs.items())):
         on_done(trial, found)

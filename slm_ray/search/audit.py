@@ -144,7 +144,7 @@ class Audit:
                 settings = EvaluatorSettings(
                     teacher=self.inputs.teacher, precision=precision, ids=self.inputs.calibration.ids,
                     proxies=(self.proxy,), stage_tokens=(), confidence=self.config.confidence,
-                    threads=self.config.threads,
+                    threads=self.config.threads, device=self.inputs.device,
                 )  # fmt: skip
                 self.inputs.teacher.state_as(DTYPES[precision])  # made once, before many workers need it
                 try:

@@ -103,7 +103,11 @@ class SearchConfig:
     teacher_text: float = option(
         0.2, "share of the tokens that weights are fitted on which the teacher writes itself, 0 to 0.9", check=_share
     )
-    workers: int = option(None, "trials at once [default: usable CPUs / threads]", check=at_least(1), kind=int)
+    device: str = option(
+        "auto", "what candidates and unit scores are computed on; auto: a GPU where there is one",
+        choices=("auto", "cpu", "cuda"),
+    )
+    workers: int = option(None, "trials at once [default: usable CPUs / threads, two for a GPU]", check=at_least(1), kind=int)
     threads: int = option(1, "threads per trial", check=at_least(1))
     address: str = option(None, "Ray cluster to join, e.g. auto [default: start one here]", kind=str)
     storage: str = option(None, STORAGE_HELP, kind=str)
@@ -134,7 +138,10 @@ class SearchConfig:
         Raises:
             UserError: ``--prefix-cache`` is no number.
         """
-        return round(parse_number(self.prefix_cache))
+        try:
+            return round(parse_number(self.prefix_cache))
+        except UserError as error:
+            raise UserError(f"--prefix-cache: {error}") from error
 
     def objective_names(self) -> tuple[str, ...]:
         """The objectives, checked against the algorithm.

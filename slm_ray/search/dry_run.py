@@ -23,7 +23,7 @@ from slm_ray.models.teacher_sizes import TeacherSizes, look_up_teacher
 from slm_ray.search import estimates
 from slm_ray.search.config import DEFAULT_BUDGET, SearchConfig
 from slm_ray.search.genome import Genome
-from slm_ray.search.inputs import check_sequence_length
+from slm_ray.search.inputs import check_sequence_length, search_device, search_workers
 from slm_ray.search.milp import check_space
 from slm_ray.search.solved import SOLVED
 from slm_ray.search.space import NATURAL, SearchSpace, load_space
@@ -75,8 +75,8 @@ def make_plan(config: SearchConfig, space: SearchSpace, teacher: Architecture) -
     reach = genome.reach(budget.quantity, length)
     middle = (max(budget.low, reach[0]) + min(budget.high, reach[1])) // 2
     candidate = genome.architecture(genome.ranked(middle, budget, length))
-    workers = config.workers or default_workers(config.threads)
-    precision = choose_precision(config.precision)
+    workers = config.workers or search_workers(config)
+    precision = choose_precision(config.precision, search_device(config))
     return Plan(config, space, teacher, budget, reach, genome.num_genes, candidate, precision, workers)
 
 
@@ -197,12 +197,14 @@ def work_rows(plan: Plan, rate: float) -> list[str]:
         rows.append((phase.name, *shown, "–" if not time else f"~{format_seconds(time)}"))
     tokens, flops = sum(phase.tokens for phase in phases), sum(phase.flops for phase in phases)
     rows.append(("together", f"{tokens:,}", "", format_count(flops), f"~{format_seconds(sum(seconds))}"))
+    on_gpu = ["Candidates and unit scores are computed on GPUs, which is faster than these estimates say."]
     return [
         *aligned(rows),
         f"Times are estimates for an idle machine: {at_once} × {plan.config.threads} threads, each at "
         f"{rate / plan.config.threads / 1e9:,.0f} GFLOP/s",
         f"(measured here, {plan.precision}), and passes {slowdown:g} × slower than their multiplications.",
         "A teacher's first run also fetches and converts it (20 s for the default one); unit scores are kept.",
+        *(on_gpu if search_device(plan.config) == "cuda" else []),
     ]
 
 

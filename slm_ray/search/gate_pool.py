@@ -16,27 +16,33 @@ from numpy.typing import NDArray
 from slm_ray.models.gates import GatedTeacher, GateGradients, Masks
 from slm_ray.models.teachers import Teacher
 from slm_ray.proxies.evaluator import DTYPES
+from slm_ray.proxies.placing import task_options
 
 # Sequences go through the model in pairs whatever the number of workers, so that the result does not depend on it.
 _BATCH_SEQUENCES = 2
 
 
 @lru_cache(maxsize=1)
-def _gated(teacher: Teacher, precision: str) -> GatedTeacher:
+def _gated(teacher: Teacher, precision: str, device: str) -> GatedTeacher:
     """The teacher with gates, made once per process."""
     teacher = teacher.here()
-    return GatedTeacher(teacher.state_as(DTYPES[precision]), teacher.config(), teacher.family())
+    state = {name: tensor.to(device) for name, tensor in teacher.state_as(DTYPES[precision]).items()}
+    return GatedTeacher(state, teacher.config(), teacher.family())
 
 
-def _gradients(teacher: Teacher, precision: str, threads: int, ids: NDArray[np.int32], masks: Masks | None) -> Any:
+def _gradients(
+    teacher: Teacher, precision: str, device: str, threads: int, ids: NDArray[np.int32], masks: Masks | None
+) -> Any:
     torch.set_num_threads(threads)
-    return _gated(teacher, precision).gradients(torch.from_numpy(ids.copy()).long(), masks)
+    return _gated(teacher, precision, device).gradients(torch.from_numpy(ids.copy()).long(), masks)
 
 
 class GatePool:
     """Takes the gate gradients of numbered steps of a token array."""
 
-    def __init__(self, teacher: Teacher, precision: str, ids: NDArray[np.int32], per_step: int, threads: int) -> None:
+    def __init__(
+        self, teacher: Teacher, precision: str, ids: NDArray[np.int32], per_step: int, threads: int, device: str = "cpu"
+    ) -> None:
         """Set up.
 
         Args:
@@ -45,9 +51,10 @@ class GatePool:
             ids: ``[sequences, length]`` tokens of all steps.
             per_step: Sequences of one step.
             threads: Threads, and CPUs, of each task.
+            device: ``cpu`` or ``cuda``.
         """
-        self._task = ray.remote(num_cpus=threads)(_gradients)
-        self._fixed = (teacher, precision, threads)
+        self._task = ray.remote(**task_options(device, threads))(_gradients)
+        self._fixed = (teacher, precision, device, threads)
         self._ids, self._per_step = ids, per_step
 
     def collect(self, step: int, masks: Masks | None) -> GateGradients:

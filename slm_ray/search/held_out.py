@@ -9,6 +9,7 @@ import ray
 from slm_ray.architecture import SubnetSpec
 from slm_ray.proxies.evaluator import Evaluator, EvaluatorSettings
 from slm_ray.proxies.measurement import Measurement
+from slm_ray.proxies.placing import task_options
 
 
 def _measure(settings: EvaluatorSettings, spec: SubnetSpec) -> Measurement:
@@ -30,7 +31,7 @@ def measure_held_out(
         One measurement per sub-network, in their order.
     """
     shared = ray.put(settings)
-    task = ray.remote(num_cpus=settings.threads)(_measure)
+    task = ray.remote(**task_options(settings.device, settings.threads))(_measure)
     results: list[ray.ObjectRef] = []
     waiting: list[ray.ObjectRef] = []
     for spec in specs:

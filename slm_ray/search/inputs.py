@@ -6,17 +6,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from slm_ray.architecture import Architecture, Budget, SubnetSpec
+from slm_ray.cluster import default_workers
 from slm_ray.core.errors import UserError
 from slm_ray.core.files import cache_folder, read_json, write_json
 from slm_ray.core.progress import Console
 from slm_ray.core.runfolder import RunFolder
 from slm_ray.data import CALIBRATION, HELD_OUT, TRAIN, Corpus, PackedTokens, load_corpus, prepare_tokens
+from slm_ray.hardware.device import device_of
 from slm_ray.models.precision import choose_precision
 from slm_ray.models.teachers import Teacher, load_teacher
 from slm_ray.proxies.evaluator import DTYPES
+from slm_ray.proxies.placing import room
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.genome import Genome
 from slm_ray.search.milp import check_space
@@ -42,6 +46,7 @@ class SearchInputs:
         train: Tokens that unit scores are learned from.
         held_out: Tokens that the front is measured on.
         precision: ``fp32`` or ``bf16``.
+        device: ``cpu`` or ``cuda``: what candidates and unit scores are computed on.
         reconstruction: Tokens that weights are fitted on, some of them the teacher's own text where that is asked for;
             None where nothing is reconstructed.
         aside: ``[sequences, length]`` of the teacher's own text that nothing is fitted on; it decides with the
@@ -60,6 +65,7 @@ class SearchInputs:
     train: PackedTokens
     held_out: PackedTokens
     precision: str
+    device: str = "cpu"
     reconstruction: FitText | None = None
     aside: NDArray[np.int32] | None = None
     written_tokens: int = 0
@@ -81,6 +87,7 @@ class SearchInputs:
             "held_out_tokens": self.held_out.digest,
             "budget": [self.budget.quantity, self.budget.low, self.budget.high],
             "precision": self.precision,
+            "device": self.device,
         }
 
 
@@ -95,6 +102,23 @@ def check_sequence_length(config: SearchConfig, architecture: Architecture) -> N
         raise UserError(
             f"--sequence-length {config.sequence_length} is over the teacher's {most} positions: give {most} or less"
         )
+
+
+def search_device(config: SearchConfig) -> str:
+    """``cpu`` or ``cuda``: what candidates are computed on; a GPU that a cluster is asked for need not be here.
+
+    Raises:
+        UserError: A GPU is asked for and there is none.
+    """
+    return "cuda" if config.address and config.device == "cuda" else device_of(config.device)
+
+
+def search_workers(config: SearchConfig) -> int:
+    """Trials at once on this machine: by its usable CPUs, and where they run on GPUs, by those too."""
+    count = default_workers(config.threads)
+    if config.address or search_device(config) == "cpu":
+        return count
+    return room("cuda", 1, {"CPU": count, "GPU": torch.cuda.device_count()})
 
 
 def written_sequences(config: SearchConfig) -> int:
@@ -201,16 +225,17 @@ def prepare_inputs(config: SearchConfig, console: Console) -> SearchInputs:
     if config.algorithm in SOLVED:
         check_space(genome)
     corpus, calibration, train, held_out = prepare_parts(config, teacher, console)
-    precision = choose_precision(config.precision)
+    device = search_device(config)
+    precision = choose_precision(config.precision, device)
     teacher.state_as(DTYPES[precision])  # made here once, so that no two workers make it at the same time
-    console.line(f"teacher {teacher.name}, {budget}, {calibration.num_tokens:,} calibration tokens, {precision}")
+    console.line(f"teacher {teacher.name}, {budget}, {calibration.num_tokens:,} calibration tokens, {precision} on {device}")
     written, aside, written_tokens = _written(config, teacher, precision, console) or (None, None, 0)
     fitted = _reconstruction_tokens(config, corpus, teacher, train, written, console)
     if fitted is not None:
         teacher.state_as(DTYPES["fp32"])
     return SearchInputs(
-        teacher, architecture, space, budget, corpus, calibration, train, held_out, precision, fitted, aside,
-        written_tokens,
+        teacher, architecture, space, budget, corpus, calibration, train, held_out, precision, device, fitted,
+        aside, written_tokens,
     )  # fmt: skip
 
 
@@ -224,7 +249,7 @@ def keep_digests(folder: RunFolder, inputs: SearchInputs) -> None:
     if not path.exists():
         write_json(path, inputs.digests())
         return
-    before, now = read_json(path), inputs.digests()
+    before, now = {"device": "cpu"} | read_json(path), inputs.digests()  # older runs do not say it
     changed = sorted(name for name in now if before.get(name) != now[name])
     if changed:
         name = changed[0]

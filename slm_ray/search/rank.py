@@ -131,7 +131,7 @@ def _targets(config: SearchConfig, inputs: SearchInputs) -> list[int]:
 
 def _learn(config: SearchConfig, inputs: SearchInputs, progress: Progress) -> LearnedScores:
     per_step = max(1, config.importance_tokens // config.sequence_length)
-    pool = GatePool(inputs.teacher, inputs.precision, inputs.train.ids, per_step, config.threads)
+    pool = GatePool(inputs.teacher, inputs.precision, inputs.train.ids, per_step, config.threads, inputs.device)
 
     def collect(step: int, masks: Any) -> Any:
         gradients = pool.collect(step, masks)

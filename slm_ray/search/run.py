@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_ray.architecture import SubnetSpec
-from slm_ray.cluster import default_workers, ray_session
+from slm_ray.cluster import ray_session
 from slm_ray.core.errors import UserError
 from slm_ray.core.files import write_json
 from slm_ray.core.lineage import LINEAGE_FILE
@@ -31,7 +31,7 @@ from slm_ray.search.export import export_winner, write_cards
 from slm_ray.search.finalists import pick_trained_winners, train_finalists
 from slm_ray.search.finish import Chosen, baselines_at, front_entries, pick_winners, teacher_entry, with_held_out
 from slm_ray.search.held_out import measure_held_out
-from slm_ray.search.inputs import SearchInputs, keep_digests, prepare_inputs
+from slm_ray.search.inputs import SearchInputs, keep_digests, prepare_inputs, search_workers
 from slm_ray.search.journal import Journal
 from slm_ray.search.milp import CutPrices
 from slm_ray.search.phases import PHASES_FILE, PhaseRecord
@@ -72,7 +72,7 @@ class SearchRun:
         self.config, self.folder, self.command = config, folder, command
         self.inputs, self.steps = inputs, steps
         self.console = Console(folder.file(LOG_FILE))
-        self.workers = config.workers or default_workers(config.threads)
+        self.workers = config.workers or search_workers(config)
         self.phases = PhaseRecord(folder.file(PHASES_FILE))
         self.console.on_progress = self.phases.note
         self._phase_number = 0
@@ -184,7 +184,7 @@ class SearchRun:
             teacher=inputs.teacher, precision=inputs.precision, ids=inputs.calibration.ids,
             proxies=self.config.needed_proxies(), stage_tokens=self.config.stage_tokens(),
             confidence=self.config.confidence, threads=self.config.threads, scores=ranking.by_method(),
-            prefix_bytes=self.config.prefix_bytes(),
+            device=inputs.device, prefix_bytes=self.config.prefix_bytes(),
         )  # fmt: skip
 
     def _search(self, inputs: SearchInputs, ranking: Ranking, plan: SearchPlan) -> None:
@@ -282,7 +282,7 @@ class SearchRun:
     def _held_out(self, inputs: SearchInputs, chosen: list[Chosen]) -> list[dict[str, Any]]:
         settings = EvaluatorSettings(
             teacher=inputs.teacher, precision=inputs.precision, ids=inputs.held_out.ids, proxies=("perplexity",),
-            stage_tokens=(), confidence=self.config.confidence, threads=self.config.threads,
+            stage_tokens=(), confidence=self.config.confidence, threads=self.config.threads, device=inputs.device,
         )  # fmt: skip
         progress = Progress(self.console, "held-out text", len(chosen), "models")
         measured = measure_held_out(settings, [one.spec for one in chosen], progress.update, self.config.workers)

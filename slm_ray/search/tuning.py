@@ -19,6 +19,7 @@ from ray.tune.schedulers import FIFOScheduler
 from slm_ray.core.digest import digest_json
 from slm_ray.core.errors import UserError
 from slm_ray.proxies.evaluator import EvaluatorSettings
+from slm_ray.proxies.placing import resources, room
 from slm_ray.search.plan import SearchPlan
 from slm_ray.search.trial import CandidateTrial, PlanSearcher
 
@@ -188,9 +189,9 @@ class _ActorsToKeep(FIFOScheduler):
         self._starting.clear()
 
 
-def _room(threads: int, workers: int) -> int:
-    """How many trials' CPUs the cluster has, and one more: a machine that joins is used, or asked for."""
-    return min(workers, int(ray.cluster_resources().get("CPU", 0) // threads) + 1)
+def _room(settings: EvaluatorSettings, workers: int) -> int:
+    """How many trials the cluster has room for, and one more: a machine that joins is used, or asked for."""
+    return min(workers, room(settings.device, settings.threads, ray.cluster_resources()) + 1)
 
 
 def run_plan(
@@ -222,9 +223,10 @@ def run_plan(
     shutil.rmtree(scratch, ignore_errors=True)
     searcher = PlanSearcher(plan)
     trainable = tune.with_resources(
-        tune.with_parameters(CandidateTrial, settings=settings, stack=plan.stack), {"cpu": settings.threads}
+        tune.with_parameters(CandidateTrial, settings=settings, stack=plan.stack),
+        resources(settings.device, settings.threads),
     )
-    scheduler = _ActorsToKeep(searcher, lambda: limit or _room(settings.threads, workers))
+    scheduler = _ActorsToKeep(searcher, lambda: limit or _room(settings, workers))
     tuner = tune.Tuner(
         trainable,
         tune_config=TuneConfig(search_alg=searcher, scheduler=scheduler, num_samples=-1, reuse_actors=True),

@@ -182,6 +182,7 @@ def test_too_many_threads_are_remarked_on(capsys, monkeypatch):
         (["--data", "missing.txt"], "does not exist"),
         (["--data", "python-doc"], "did you mean 'python-docs'?"),
         (["--stages", "many"], "ascending token counts"),
+        (["--device", "cuda"], "no GPU that torch can use"),
     ],
 )
 def test_bad_input_is_found_before_anything_is_spent(capsys, arguments, said):
