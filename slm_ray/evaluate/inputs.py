@@ -7,9 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from slm_ray.core.errors import UserError
 from slm_ray.core.progress import Console
 from slm_ray.data import TokenShards, tokenizer_digest
 from slm_ray.evaluate.config import SLIDING, WHOLE, EvaluateConfig, several

@@ -44,8 +44,7 @@ def next_token_losses(hidden: torch.Tensor, head: torch.Tensor, targets: torch.T
         rows, wanted = hidden[group], targets[group]
         target_logits = (rows.float() * head[wanted].float()).sum(-1)
         sums = [
-            torch.logsumexp(functional.linear(rows, head[part]).float(), -1)
-            for part in spans(len(head), rows_at_once)
+            torch.logsumexp(functional.linear(rows, head[part]).float(), -1) for part in spans(len(head), rows_at_once)
         ]
         parts.append(torch.logsumexp(torch.stack(sums), 0) - target_logits)
     return torch.cat(parts)

@@ -1,7 +1,7 @@
 """What the first layers of sub-networks made of a batch, kept for others that begin with the same layers.
 
-A search varies a few layers at a time, so that many a candidate begins as one before it did. What its first layers give is then
-the very same, and need not be computed again.
+A search varies a few layers at a time, so that many a candidate begins as one before it did. What its first layers
+give is then the very same, and need not be computed again.
 """
 
 from __future__ import annotations
@@ -100,6 +100,6 @@ def _num_bytes(output: Any) -> int:
 
 
 def replay(layers: list[nn.Module], output: Any) -> None:
-    """Make layers give an output that is known already, whatever goes in; the last of them must be where it was taken."""
+    """Make layers give an output that is known already, whatever goes in; it was taken behind the last of them."""
     for layer in layers:
-        layer.forward = lambda *_args, **_kwargs: output  # type: ignore[method-assign]
+        layer.forward = lambda *_args, **_kwargs: output

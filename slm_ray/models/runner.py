@@ -35,9 +35,7 @@ class SubnetRunner:
         reused_flops: FLOPs of layers that did not run, for what they give was kept.
     """
 
-    def __init__(
-        self, state: Mapping[str, torch.Tensor], config: Any, family: Family, prefix_bytes: int = 0
-    ) -> None:
+    def __init__(self, state: Mapping[str, torch.Tensor], config: Any, family: Family, prefix_bytes: int = 0) -> None:
         """Prepare to run sub-networks.
 
         Args:

@@ -78,7 +78,9 @@ class SearchConfig:
         0.6, "one-sided confidence that a stopped candidate is beaten", check=_in_confidence_range
     )
     prefix_cache: str = option(
-        "128M", "memory of a worker for what first layers gave, for candidates that begin alike; 0: none", metavar="BYTES"
+        "128M",
+        "memory of a worker for what first layers gave, for candidates that begin alike; 0: none",
+        metavar="BYTES",
     )
     precision: str = option(
         "auto", "compute type; auto: bf16 where the processor multiplies it natively", choices=("auto", "fp32", "bf16")
@@ -104,10 +106,13 @@ class SearchConfig:
         0.2, "share of the tokens that weights are fitted on which the teacher writes itself, 0 to 0.9", check=_share
     )
     device: str = option(
-        "auto", "what candidates and unit scores are computed on; auto: a GPU where there is one",
+        "auto",
+        "what candidates and unit scores are computed on; auto: a GPU where there is one",
         choices=("auto", "cpu", "cuda"),
     )
-    workers: int = option(None, "trials at once [default: usable CPUs / threads, two for a GPU]", check=at_least(1), kind=int)
+    workers: int = option(
+        None, "trials at once [default: usable CPUs / threads, two for a GPU]", check=at_least(1), kind=int
+    )
     threads: int = option(1, "threads per trial", check=at_least(1))
     address: str = option(None, "Ray cluster to join, e.g. auto [default: start one here]", kind=str)
     storage: str = option(None, STORAGE_HELP, kind=str)

@@ -228,7 +228,9 @@ def prepare_inputs(config: SearchConfig, console: Console) -> SearchInputs:
     device = search_device(config)
     precision = choose_precision(config.precision, device)
     teacher.state_as(DTYPES[precision])  # made here once, so that no two workers make it at the same time
-    console.line(f"teacher {teacher.name}, {budget}, {calibration.num_tokens:,} calibration tokens, {precision} on {device}")
+    console.line(
+        f"teacher {teacher.name}, {budget}, {calibration.num_tokens:,} calibration tokens, {precision} on {device}"
+    )
     written, aside, written_tokens = _written(config, teacher, precision, console) or (None, None, 0)
     fitted = _reconstruction_tokens(config, corpus, teacher, train, written, console)
     if fitted is not None:

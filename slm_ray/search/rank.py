@@ -157,5 +157,3 @@ def bind_genomes(config: SearchConfig, inputs: SearchInputs, ranking: Ranking) -
         scores = {order: scores[order] for order in inputs.space.orders() if order != NATURAL}
         genomes.append(Genome(inputs.space, inputs.architecture, scores, guide=guide, left=inputs.left))
     return GenomeStack(genomes, inputs.budget, config.sequence_length)
-
-

@@ -1,5 +1,8 @@
-"""Computing on another device than the processor, proved without one: torch's meta device refuses, as a GPU does, whatever
-mixes its tensors with the processor's; it holds no values, so that these are made up where they are read."""
+"""Computing on another device than the processor, proved without one.
+
+torch's meta device refuses, as a GPU does, whatever mixes its tensors with the processor's; it holds no values, so that
+these are made up where they are read.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""First layers' outputs, kept for sub-networks that begin alike: the very same losses, fewer layers run, within a limit."""
+"""First layers' outputs, kept for sub-networks that begin alike: the same losses, fewer layers run, within a limit."""
 
 from dataclasses import replace
 
