@@ -54,6 +54,7 @@ class PlotData:
         log_y: Logarithmic up.
         series: Its lines.
         categories: Names of the places along, where x is no number.
+        legend: What the lines' names are values of.
     """
 
     name: str
@@ -64,6 +65,7 @@ class PlotData:
     log_y: bool
     series: tuple[Series, ...]
     categories: tuple[str, ...] = ()
+    legend: str = ""
 
 
 @dataclass
@@ -167,7 +169,7 @@ def make_plot(name: str, spec: Mapping[str, Any], rows: Sequence[Row]) -> PlotDa
     categories = () if is_number else tuple(dict.fromkeys(str(row[x]) for row in shown))
     gathered: dict[str, dict[float, list[float]]] = {}
     for row in shown:
-        group = ", ".join(str(row.get(key)) for key in keys) or y
+        group = ", ".join(_shown(row.get(key)) for key in keys) or y
         place = as_number(row[x]) if is_number else float(categories.index(str(row[x])))
         gathered.setdefault(group, {}).setdefault(place or 0.0, []).append(as_number(row[y]) or 0.0)
     log = spec.get("log") or []
@@ -176,8 +178,13 @@ def make_plot(name: str, spec: Mapping[str, Any], rows: Sequence[Row]) -> PlotDa
     positive_y = all(value > 0 for one in series for value in one.ys)
     return PlotData(
         name, str(spec.get("title") or f"{y} by {x}"), _label(x), _label(y), "x" in log and positive_x,
-        "y" in log and positive_y, series, categories,
+        "y" in log and positive_y, series, categories, ", ".join(key.replace("_", " ") for key in keys),
     )  # fmt: skip
+
+
+def _shown(value: Any) -> str:
+    """A value as tables have it."""
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
 
 
 def _series(name: str, places: Mapping[float, list[float]], *, is_line: bool) -> Series:

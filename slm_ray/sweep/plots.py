@@ -49,7 +49,8 @@ def draw(data: PlotData, folder: Path) -> Path:
     _style(ax, data)
     if 1 < len(names) <= _MOST_NAMED or (len(names) == 1 and names[0] != data.y_label):
         beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)} if len(names) > _MOST_INSIDE else {}
-        ax.legend(frameon=False, fontsize=10, labelcolor=_INK, **beside)
+        several = data.legend if "," in data.legend else None  # one value speaks for itself
+        ax.legend(title=several, frameon=False, fontsize=10, labelcolor=_INK, alignment="left", **beside)
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     path = folder / f"{data.name}.png"

@@ -161,6 +161,7 @@ def test_a_search_in_steps_that_is_killed_in_a_training_and_in_its_last_search(c
     before = sum(part["search"]["flops"] + part["training"]["flops"] for part in parts)
     tokens = [max(entry["tokens"] for entry in record["measurements"].values()) for record in trials_of(run)]
     flops = sum(count * record["cost"]["flops"] for count, record in zip(tokens, trials_of(run), strict=True))
+    flops -= sum(record["reused_flops"] for record in trials_of(run))
     flops += sum(cost["flops"] for cost in spent["paid"].values())
     assert spent["flops"] == pytest.approx(
         before + flops + spent["finalists"]["flops"] + spent["reconstruction"]["flops"]
