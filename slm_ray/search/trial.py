@@ -10,7 +10,6 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
-from slm_ray.core.errors import UserError
 from slm_ray.core.redact import redact
 from slm_ray.proxies.evaluator import Evaluator, EvaluatorSettings
 from slm_ray.proxies.race import Rival
@@ -74,7 +73,7 @@ class PlanSearcher(Searcher):
     def __init__(self, plan: SearchPlan) -> None:
         super().__init__()
         self.plan = plan
-        self.fatal: UserError | None = None
+        self.fatal: Exception | None = None  # raised when Tune is done, which would swallow it
         self._jobs: dict[str, Job] = {}
         self._deaths: Counter[int] = Counter()
         self._resting: list[tuple[float, Job]] = []
@@ -91,7 +90,7 @@ class PlanSearcher(Searcher):
         self._wake()
         try:
             job = self.plan.next_job()
-        except UserError as error:
+        except Exception as error:
             self.fatal = error
             return Searcher.FINISHED
         if job is None:
@@ -124,7 +123,7 @@ class PlanSearcher(Searcher):
             answer = {"outcome": None, "error": answer["error"] if answer else said}
         try:
             self.plan.finish(job, answer["outcome"], answer["error"])
-        except UserError as problem:
+        except Exception as problem:
             self.fatal = problem
 
     def _wake(self) -> None:

@@ -331,6 +331,17 @@ class TestThroughTune:
             searcher = self.run(plan, lambda trial, number: False)
         assert isinstance(searcher.fatal, UserError) and not plan.is_finished
 
+    def test_a_mistake_of_ours_ends_the_search_and_is_not_lost(self, folders, monkeypatch):
+        """Tune logs what goes wrong in a searcher, and goes on."""
+        plan = plan_in(folders())
+        mistake = KeyError("seconds")
+
+        def append(record):
+            raise mistake
+
+        monkeypatch.setattr(plan.journal, "append", append)
+        assert self.run(plan, lambda trial, number: False).fatal is mistake
+
 
 def test_an_impossible_budget_is_refused_when_the_stack_is_made():
     genome = genome_of("fine", TEACHERS["tiny-gqa"])
