@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,8 +125,9 @@ def padding_is_ignored(model: Any, device: torch.device) -> bool:
 
 @torch.no_grad()
 def continue_rows(
-    loaded: LoadedModel, rows: Sequence[Sequence[int]], names: Sequence[str], ends: Sequence[int], sampling: Sampling
-) -> list[tuple[list[int], bool]]:
+    loaded: LoadedModel, rows: Sequence[Sequence[int]], names: Sequence[str], ends: Sequence[int], sampling: Sampling,
+    on_token: Callable[[int], None] | None = None,
+) -> list[tuple[list[int], bool]]:  # fmt: skip
     """Continue a batch of prompts.
 
     Args:
@@ -135,6 +136,7 @@ def continue_rows(
         names: What distinguishes the prompts; decides what is drawn for each.
         ends: Tokens that end a text.
         sampling: How tokens are chosen.
+        on_token: Told how many new tokens every prompt has.
 
     Returns:
         Per prompt: its new tokens, without the one that ended it, and whether one did.
@@ -151,6 +153,8 @@ def continue_rows(
         if sampling.top_p < 1:
             chosen.append(TopPLogitsWarper(sampling.top_p))
         chosen.append(GumbelNoise(names, sampling.seed))
+    if on_token is not None:
+        chosen.append(_Watch(ids.shape[1], on_token))
     autocast = torch.autocast(loaded.device.type, torch.bfloat16, enabled=loaded.bf16)
     casting = _cast_once(loaded.model) if loaded.bf16 else contextlib.nullcontext()
     with quiet_transformers(), _own_defaults_aside(loaded.model), casting, autocast:
@@ -158,6 +162,17 @@ def continue_rows(
             ids, attention_mask=mask, generation_config=config, logits_processor=chosen or None
         )
     return [_until(row, ends) for row in output[:, ids.shape[1] :].tolist()]
+
+
+class _Watch(LogitsProcessor):
+    """Leaves logits as they are, and tells how far a batch is."""
+
+    def __init__(self, prompt_tokens: int, on_token: Callable[[int], None]) -> None:
+        self._prompt_tokens, self._on_token = prompt_tokens, on_token
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self._on_token(input_ids.shape[1] - self._prompt_tokens)
+        return scores
 
 
 def _until(tokens: list[int], ends: Sequence[int]) -> tuple[list[int], bool]:

@@ -122,7 +122,6 @@ def teacher_text(
         length = min(_TEXT_TOKENS, sequence_length)
         count = -(-num_sequences * sequence_length // length)
         progress = Progress(console, "the teacher's own text", count, "texts")
-        progress.update(0)  # the first texts take a minute or two
         flat = write(teacher, precision, count, length, progress.update).reshape(-1)
         ids = np.ascontiguousarray(flat[: num_sequences * sequence_length].reshape(num_sequences, sequence_length))
         size = sum(len(tokenizer.decode(row.tolist()).encode()) for row in ids)
@@ -134,7 +133,7 @@ def teacher_text(
 
 
 def write(
-    teacher: Teacher, precision: str, count: int, length: int, on_text: Callable[[int], None] = lambda done: None
+    teacher: Teacher, precision: str, count: int, length: int, on_text: Callable[[float], None] = lambda done: None
 ) -> NDArray[np.int32]:
     """Let a teacher write.
 
@@ -145,7 +144,7 @@ def write(
         precision: ``fp32`` or ``bf16``.
         count: How many texts.
         length: Tokens of each; an end in between does not stop it.
-        on_text: Told how many are done.
+        on_text: Told how many are done; of a batch that is being written, the part.
 
     Returns:
         ``[count, length]``.
@@ -162,7 +161,11 @@ def write(
     for start in range(0, count, _BATCH_TEXTS):
         rows = [[int(first)] for first in firsts[start : start + _BATCH_TEXTS]]
         names = [str(start + number) for number in range(len(rows))]
-        written = continue_rows(loaded, rows, names, [], sampling)
+
+        def on_token(done: int, start: int = start, rows: int = len(rows)) -> None:
+            on_text(start + rows * done / length)
+
+        written = continue_rows(loaded, rows, names, [], sampling, on_token)
         texts += [row + new for row, (new, _) in zip(rows, written, strict=True)]
         on_text(len(texts))
     return np.array(texts, dtype=np.int32)
