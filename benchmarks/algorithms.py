@@ -7,7 +7,7 @@ Each way runs in this process on one thread, so that seconds are those of its pr
 changes them little. All measure candidates on the same calibration tokens; only candidates measured on all of them
 count. Learned scores and the integer program's prices are computed once, and charged in full to every way that uses
 them. ``plain`` is NSGA-II as it would be without this project: units in activation order, a first population drawn at
-random, everything measured in full, nothing learned.
+random, everything measured in full, nothing learned or shared between candidates.
 """
 
 from __future__ import annotations
@@ -211,6 +211,7 @@ def _follow(
     evaluator = Evaluator(EvaluatorSettings(
         teacher=inputs.teacher, precision=inputs.precision, ids=inputs.calibration.ids, proxies=("perplexity",),
         stage_tokens=config.stage_tokens(), confidence=config.confidence, threads=config.threads,
+        prefix_bytes=0 if way == PLAIN else config.prefix_bytes(),
     ))  # fmt: skip
     progress = Progress(console, way, config.trials, "trials")
     with tempfile.TemporaryDirectory() as scratch:
@@ -225,7 +226,7 @@ def _follow(
                 plan.finish(job, outcome.to_json(), None)
             record = plan.journal.records[-1]
             measured = record["measurements"]["perplexity"]
-            spent.flops += float(measured["tokens"]) * record["cost"]["flops"]
+            spent.flops += float(measured["tokens"]) * record["cost"]["flops"] - record["reused_flops"]
             whole = record["decided"] == "full"
             course.events.append({
                 "seconds": spent.seconds, "flops": spent.flops, "cost": record["cost"][inputs.budget.quantity],
