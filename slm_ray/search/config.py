@@ -78,8 +78,8 @@ class SearchConfig:
         0.6, "one-sided confidence that a stopped candidate is beaten", check=_in_confidence_range
     )
     prefix_cache: str = option(
-        "128M",
-        "memory of a worker for what first layers gave, for candidates that begin alike; 0: none",
+        "0",
+        "memory of a worker for what first layers gave, for candidates that begin alike; 0: every layer runs",
         metavar="BYTES",
     )
     precision: str = option(
