@@ -324,7 +324,10 @@ class SearchRun:
             lineage = self._lineage(inputs, by_trial[trial]) | {"reconstruction": record}
             export_winner(inputs, self._spec_of(plan, by_trial[trial]), folders[trial], lineage, student)
 
-        work = Reconstruction(inputs, self.folder.file(RECONSTRUCTION_FOLDER), on_member=on_member)
+        def on_part(members: float) -> None:
+            progress.update(done + members)
+
+        work = Reconstruction(inputs, self.folder.file(RECONSTRUCTION_FOLDER), on_member=on_member, on_part=on_part)
         found = work.run(members, save, lambda trial: (folders[trial] / LINEAGE_FILE).is_file())
         for trial, entry in entries.items():
             entry["reconstruction"] = found[trial]

@@ -57,6 +57,22 @@ def test_the_whole_front_can_be_fitted(command, tiny, tmp_path):
 
 
 @pytest.mark.slow
+def test_how_far_a_fit_is_is_told_layer_by_layer(command, tiny, tmp_path, monkeypatch):
+    told = []
+
+    def watched(*arguments, on_part, **options):
+        def note(members):
+            told.append(members)
+            on_part(members)
+
+        return reconstruction.Reconstruction(*arguments, on_part=note, **options)
+
+    monkeypatch.setattr("slm_ray.search.run.Reconstruction", watched)
+    assert command(few(tiny, tmp_path / "run")) == 0
+    assert told == pytest.approx([0.4, 0.8, 1.2, 1.6])  # two members, four layers; measuring them is the rest
+
+
+@pytest.mark.slow
 def test_a_killed_run_fits_only_what_is_missing(command, tiny, tmp_path, monkeypatch):
     assert command(few(tiny, tmp_path / "whole")) == 0
     real, calls = reconstruction.reconstruct, []
