@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from slm_ray.architecture import Architecture, flops_per_token
+from slm_ray.models.reconstruct_sums import square_flops
 
 
 def _body_flops(architecture: Architecture, sequence_length: int) -> int:
@@ -34,7 +35,8 @@ def reconstruction_flops(
         for layer in student.layers:
             for width in (layer.num_attention_heads * head_dim, layer.intermediate_size):
                 if width:
-                    per_token += 2 * hidden * (hidden + teacher.hidden_size) + 2 * width * (width + hidden)
+                    per_token += square_flops(hidden) + 2 * hidden * teacher.hidden_size
+                    per_token += square_flops(width) + 2 * width * hidden
                     solving += width**3 / 3 + 2 * width**2 * hidden
                     solving += hidden**3 / 3 + 2 * hidden**2 * teacher.hidden_size
         total += tokens * per_token + solving

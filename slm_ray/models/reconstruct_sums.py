@@ -12,6 +12,20 @@ from dataclasses import dataclass
 import torch
 
 
+_BLOCKS = 4  # of columns: 5/8 of a square is then computed; more are smaller products, and hardly faster
+
+
+def square_flops(width: int) -> int:
+    """FLOPs that one row of inputs adds to their products with each other, in as few blocks as they are computed in."""
+    return 2 * sum((rows.stop - rows.start) * (rest.stop - rest.start) for rows, rest in _blocks(width))
+
+
+def _blocks(width: int) -> list[tuple[slice, slice]]:
+    """Blocks on and above the diagonal of a square matrix: its rows, and their columns."""
+    step = -(-width // _BLOCKS)
+    return [(slice(start, min(start + step, width)), slice(start, width)) for start in range(0, width, step)]
+
+
 @dataclass(frozen=True)
 class Update:
     """What to add to a projection, and what it does to the squared error.
@@ -42,9 +56,15 @@ class Sums:
         """
         self.bias = bias
         width = num_inputs + bias
-        self.gram = torch.zeros(width, width, dtype=torch.float64)
+        self.gram = torch.zeros(width, width, dtype=torch.float64)  # its upper half, once rows have come in
         self.cross = torch.zeros(width, num_outputs, dtype=torch.float64)
         self.squares = 0.0
+        self._blocks = _blocks(width)
+
+    def _whole_gram(self) -> torch.Tensor:
+        """``X^T X``, its lower half mirrored."""
+        upper = torch.triu(self.gram)
+        return upper + torch.triu(upper, 1).T
 
     def add(self, inputs: torch.Tensor, left: torch.Tensor, weights: torch.Tensor | None = None) -> None:
         """Take in rows.
@@ -57,7 +77,8 @@ class Sums:
         if self.bias:
             inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], 1)
         weighted = inputs if weights is None else inputs * weights[:, None]
-        self.gram += weighted.T @ inputs
+        for rows, rest in self._blocks:  # the products are symmetric: what lies below these blocks is not computed
+            self.gram[rows, rest] += weighted[:, rows].T @ inputs[:, rest]
         self.cross += weighted.T @ left
         squares = left.square().sum(1, dtype=torch.float64)
         self.squares += float((squares if weights is None else squares * weights).sum())
@@ -68,17 +89,18 @@ class Sums:
         Args:
             ridge: How much the old weights are held on to, as a share of the inputs' mean square; above 0.
         """
-        num_inputs = len(self.gram) - self.bias
-        scale = float(self.gram.diagonal()[:num_inputs].mean())
+        gram = self._whole_gram()
+        num_inputs = len(gram) - self.bias
+        scale = float(gram.diagonal()[:num_inputs].mean())
         if not scale > 0.0:  # nothing comes in, so nothing can be explained with it
             zeros = torch.zeros_like(self.cross)
             return Update(*self._split(zeros), self.squares, self.squares)
-        held = torch.full((len(self.gram),), ridge * scale, dtype=torch.float64)
+        held = torch.full((len(gram),), ridge * scale, dtype=torch.float64)
         if self.bias:  # only so much that the system stays regular where an input is constant
-            held[-1] = 1e-9 * float(self.gram[-1, -1])
-        factor = torch.linalg.cholesky(self.gram + torch.diag(held))
+            held[-1] = 1e-9 * float(gram[-1, -1])
+        factor = torch.linalg.cholesky(gram + torch.diag(held))
         change = torch.cholesky_solve(self.cross, factor)
-        explained = 2 * float((change * self.cross).sum()) - float((change * (self.gram @ change)).sum())
+        explained = 2 * float((change * self.cross).sum()) - float((change * (gram @ change)).sum())
         return Update(*self._split(change), self.squares, max(self.squares - explained, 0.0))
 
     def _split(self, change: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

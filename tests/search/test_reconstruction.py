@@ -148,7 +148,8 @@ def test_flops_are_those_of_every_product():
     teacher = tiny_family("qwen3").architecture(tiny_config("qwen3"))
     head = 2 * teacher.structure.vocab_size * 32
     body, queries, neurons, tokens = flops_per_token(teacher, 16) - head, 48, 24, 100
-    per_layer = sum(2 * 32 * 64 + 2 * width * (width + 32) for width in (queries, neurons))
+    squares = {width: 2 * width * width * 5 / 8 for width in (32, queries, neurons)}  # symmetric, in four blocks
+    per_layer = sum(squares[32] + 2 * 32 * 32 + squares[width] + 2 * width * 32 for width in (queries, neurons))
     solves = sum(width**3 / 3 + 2 * width**2 * 32 + 32**3 / 3 + 2 * 32**2 * 32 for width in (queries, neurons))
     expected = tokens * (2 * body + 3 * per_layer) + 3 * solves
     assert reconstruction_flops(teacher, [teacher], tokens, 16) == pytest.approx(expected)
