@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 
-
 _BLOCKS = 4  # of columns: 5/8 of a square is then computed; more are smaller products, and hardly faster
 
 
