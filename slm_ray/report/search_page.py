@@ -9,6 +9,7 @@ from slm_ray.report.blocks import Block, Chapter, Drawing, Fold, Markup, Picture
 from slm_ray.report.facts import environment_section, reproduce_section
 from slm_ray.report.fidelity import fidelity_section
 from slm_ray.report.finalists import finalists_section
+from slm_ray.report.fitted import fitted_perplexity
 from slm_ray.report.html import escape, tile
 from slm_ray.report.model import RunRecords
 from slm_ray.report.page import markdown_of, page_of
@@ -59,7 +60,17 @@ def headline(run: RunRecords) -> str:
     second = f"Before any training its perplexity on {text} text is {perplexity_text(best.perplexity, best.stderr)}"
     ratio = ratio_text(best.perplexity, teacher_perplexity(run, best))
     times = "" if ratio == MISSING else f", {ratio} the teacher's"
-    return f"{first}. {second}{times}."
+    return f"{first}. {second}{times}{_as_exported(run)}."
+
+
+def _as_exported(run: RunRecords) -> str:
+    """What the winner is at with the weights it was exported with, where those were fitted."""
+    fitted, _ = fitted_perplexity(run.best) if run.best else (None, None)
+    if run.best is None or fitted is None:
+        return ""
+    ratio = ratio_text(fitted, teacher_perplexity(run, run.best))
+    against = "" if ratio == MISSING else f", {ratio}"
+    return f"; with fitted weights, as it was exported, {perplexity_text(fitted)}{against}"
 
 
 def _tiles(run: RunRecords) -> str:
@@ -76,7 +87,11 @@ def _tiles(run: RunRecords) -> str:
         else f", {ratio_text(best.perplexity, reference)} the teacher's {perplexity_text(reference)}"
     )
     tiles.append(
-        tile("Perplexity", perplexity_text(best.perplexity, best.stderr), f"{text} text, before training{ratio}")
+        tile(
+            "Perplexity",
+            perplexity_text(best.perplexity, best.stderr),
+            f"{text} text, before training{ratio}{_as_exported(run).replace(', as it was exported,', '')}",
+        )
     )
     nearest = min((item for item in comparisons(run) if item.ratio), key=lambda item: item.ratio or 0, default=None)
     if nearest:

@@ -107,6 +107,7 @@ def test_the_summary_tables_and_card_say_that_weights_were_fitted(tmp_path):
     assert "ridge regression on 16,384 train tokens of" in card and "26.4" in card
     assert "its sub-network, as it was cut out" in card and "its weights are the teacher's own" not in card
     assert "weights fitted on 16,384 train tokens" in page and "26.4 ± 0.7" in page
+    assert "; with fitted weights, as it was exported, 26.4, " in page
     entry["reconstruction"]["kept"] = False
     (folder / "result.json").write_text(json.dumps(result))
     run = load_run(folder)

@@ -101,7 +101,7 @@ FIGURES.front = (root, data) => {
   const holder = html("div", root, null, { class: "chart" });
   const notes = [];
   if (data.candidatesNote) notes.push("The front, the teacher and the baselines are shown on held-out text, the other candidates on the calibration text that the search measures on (a part of it where they were given up early).");
-  if (data.numAbove) notes.push(`${data.numAbove} candidates of higher perplexity are above the picture.`);
+  if (data.numAbove) notes.push(data.numAbove === 1 ? "One candidate of higher perplexity is above the picture." : `${data.numAbove} candidates of higher perplexity are above the picture.`);
   if (data.numLeftOut) notes.push(`${data.numLeftOut} of ${data.numLeftOut + data.candidates.length} candidates are left out of the picture, evenly.`);
   if (notes.length) html("p", root, notes.join(" "), { class: "small" });
   let points = [];
