@@ -30,7 +30,7 @@ def _run_plan(plan: SearchPlan, settings: EvaluatorSettings, *_: Any, **__: Any)
         plan.finish(job, evaluator.evaluate(spec, job.rival).to_json(), None)
 
 
-def _measure_held_out(settings: EvaluatorSettings, specs: Sequence[SubnetSpec], on_done: Any) -> list[Any]:
+def _measure_held_out(settings: EvaluatorSettings, specs: Sequence[SubnetSpec], on_done: Any, *_: Any) -> list[Any]:
     evaluator, found = Evaluator(settings), []
     for spec in specs:
         found.append(evaluator.evaluate(spec).measurements["perplexity"])
@@ -38,9 +38,7 @@ def _measure_held_out(settings: EvaluatorSettings, specs: Sequence[SubnetSpec], 
     return found
 
 
-def _measure_in_full(
-    settings: EvaluatorSettings, specs: Mapping[int, SubnetSpec], _workers: int, on_done: Any
-) -> None:
+def _measure_in_full(settings: EvaluatorSettings, specs: Mapping[int, SubnetSpec], _workers: int, on_done: Any) -> None:
     evaluator = Evaluator(settings)
     for trial, spec in specs.items():
         on_done(trial, evaluator.evaluate(spec).measurements)

@@ -21,6 +21,8 @@ _MAINS = {
 
 def preload() -> None:
     """Import what every command imports, once: a fork of this process starts at once."""
+    # A fork has none of its parent's threads, and would wait for those of a pool for ever: no pool is begun here.
+    importlib.import_module("torch").set_num_threads(1)
     importlib.import_module("transformers")
     for module in (*_MAINS.values(), "slm_ray.search.run", "slm_ray.evaluate.run", "slm_ray.pretrain.run"):
         importlib.import_module(module)
