@@ -8,8 +8,8 @@ same command goes on with what is missing in it. With --table it is printed and 
 
 ``driver``, ``worker``, ``head`` (Ray's control store), ``raylet`` (the head's own) and ``node`` (another machine's) are
 kill -9; ``slow`` stops a worker for seconds; ``disk`` fills the disk that records lie on, ``storage`` takes it away,
-``clock`` sets the time an hour off. Disks are small file systems in memory, which takes root; the clock takes
---faketime, the path of Debian's libfaketimeMT.so.1. A run starts as a fork of this process, which has imported all.
+``clock`` sets the time of day an hour off. Disks are small file systems in memory, which takes root; the clock takes
+--clock and a C compiler (tests/cluster/clock.c). A run starts as a fork of this process, which has imported all.
 """
 
 from __future__ import annotations
@@ -20,14 +20,12 @@ import os
 import random
 import shutil
 import signal
-import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.cluster import disks, nodes, stages, victims
+from tests.cluster import clock, disks, nodes, stages, victims
 from tests.cluster.stages import Inputs, Stage
 from tests.cluster.victims import Command, wait_until
 
@@ -191,7 +189,7 @@ class Run:
         return True
 
     def _clock(self) -> bool:
-        self.options.clock(self.rng.choice((-3600, 3600)))
+        self.options.clock.jump(self.rng.choice((-3600, 3600)))
         return True
 
     def _see_through(self) -> None:
@@ -278,21 +276,6 @@ def table(runs: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def clock_of(faketime: str | None, work: Path) -> Callable[[int], None] | None:
-    """Have the time of forks and of all they start be what a file says; None without libfaketime."""
-    if faketime is None:
-        return None
-    offset = work / "clock"
-    offset.write_text("+0\n")
-    if os.environ.get("LD_PRELOAD") == faketime:
-        return lambda seconds: offset.write_text(f"{seconds:+d}\n") and None
-    os.environ |= {
-        "LD_PRELOAD": faketime, "FAKETIME_TIMESTAMP_FILE": str(offset), "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "FAKETIME_CACHE_DURATION": "1",
-    }  # fmt: skip
-    os.execv(sys.executable, [sys.executable, "-m", "tests.cluster.chaos", *sys.argv[1:]])  # it is read at a start
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="stop when there are so many")
@@ -302,7 +285,7 @@ def main() -> None:
     parser.add_argument("--kinds", default=None, help="rounds of these kinds only, with commas")
     parser.add_argument("--start-seconds", type=float, default=15.0, help="about what a run takes")
     parser.add_argument("--outage-seconds", type=float, default=4.0, help="how long a disk is full or gone")
-    parser.add_argument("--faketime", default=None)
+    parser.add_argument("--clock", action="store_true", help="with clocks that jump")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "slm_ray-chaos")
     parser.add_argument("--out", type=Path, default=Path("chaos.json"))
     parser.add_argument("--table", action="store_true", help="print the table of --out and run nothing")
@@ -314,7 +297,7 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     os.environ |= {"SLM_RAY_CACHE": str(options.work / "inputs/cache"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     os.environ["RAY_worker_niceness"] = "0"
-    options.clock = clock_of(options.faketime, options.work)
+    options.clock = clock.clock_of(options.work) if options.clock else None
     victims.preload()
     made = make_stages(stages.make_inputs(options.work / "inputs"))
     options.references = {}
@@ -349,7 +332,7 @@ def schedule(options: argparse.Namespace) -> list[tuple[str, tuple[str, ...], in
     for number in range(40):
         for stage in only:
             kinds = ROUNDS[stage][number % len(ROUNDS[stage])]
-            kinds = tuple(kind for kind in kinds if kind != "clock" or options.faketime)
+            kinds = tuple(kind for kind in kinds if kind != "clock" or options.clock)
             if kinds and (wanted is None or set(kinds) <= wanted):
                 found.append((stage, kinds, number))
     return found
