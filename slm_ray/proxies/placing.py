@@ -18,14 +18,8 @@ def resources(device: str, threads: int) -> dict[str, float]:
     return {"cpu": float(threads)} | ({"gpu": GPU_SHARE} if device == "cuda" else {})
 
 
-def task_options(device: str, threads: int) -> dict[str, Any]:
-    """The same as options of ``ray.remote``; a process stays for the next task, with its model, on a GPU too."""
-    asked: dict[str, Any] = {"num_cpus": threads}
-    return asked | ({"num_gpus": GPU_SHARE, "max_calls": 0} if device == "cuda" else {})
-
-
 def actor_options(device: str, threads: int) -> dict[str, Any]:
-    """The same for an actor."""
+    """The same for an actor, as options of ``ray.remote``."""
     asked: dict[str, Any] = {"num_cpus": threads}
     return asked | ({"num_gpus": GPU_SHARE} if device == "cuda" else {})
 

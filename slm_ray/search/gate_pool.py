@@ -1,6 +1,7 @@
 """Gate gradients of one step's tokens, shared out as Ray tasks.
 
-They are tasks and not actors, so that the processes, which took seconds to import torch, are there for later trials.
+On processors they are tasks and not actors, so that the processes, which took seconds to import torch, are there for
+later trials.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
+from ray.util import ActorPool
 
 from slm_ray.models.gates import GatedTeacher, GateGradients, Masks
 from slm_ray.models.teachers import Teacher
 from slm_ray.proxies.evaluator import DTYPES
-from slm_ray.proxies.placing import task_options
+from slm_ray.proxies.placing import actor_options, room
 
 # Sequences go through the model in pairs whatever the number of workers, so that the result does not depend on it.
 _BATCH_SEQUENCES = 2
@@ -37,6 +39,18 @@ def _gradients(
     return _gated(teacher, precision, device).gradients(torch.from_numpy(ids.copy()).long(), masks)
 
 
+class _GateActor:
+    """The same on a GPU, whose memory is free again when the actor goes."""
+
+    def __init__(self, teacher: Teacher, precision: str, device: str, threads: int) -> None:
+        self._fixed = (teacher, precision, device, threads)
+
+    def gradients(self, ids: NDArray[np.int32], masks: Masks | None) -> GateGradients:
+        """Gate gradients of a few sequences."""
+        found: GateGradients = _gradients(*self._fixed, ids, masks)
+        return found
+
+
 class GatePool:
     """Takes the gate gradients of numbered steps of a token array."""
 
@@ -53,8 +67,13 @@ class GatePool:
             threads: Threads, and CPUs, of each task.
             device: ``cpu`` or ``cuda``.
         """
-        self._task = ray.remote(**task_options(device, threads))(_gradients)
         self._fixed = (teacher, precision, device, threads)
+        self._task = ray.remote(num_cpus=threads)(_gradients)
+        self._actors: ActorPool | None = None
+        if device == "cuda":
+            count = max(1, room(device, threads, ray.cluster_resources()))
+            kind = ray.remote(**actor_options(device, threads))(_GateActor)
+            self._actors = ActorPool([kind.remote(*self._fixed) for _ in range(count)])
         self._ids, self._per_step = ids, per_step
 
     def collect(self, step: int, masks: Masks | None) -> GateGradients:
@@ -62,8 +81,8 @@ class GatePool:
         start = step * self._per_step % len(self._ids)
         rows = self._ids[start : start + self._per_step]
         shared = ray.put(masks)
-        parts = [
-            self._task.remote(*self._fixed, rows[first : first + _BATCH_SEQUENCES], shared)
-            for first in range(0, len(rows), _BATCH_SEQUENCES)
-        ]
-        return GateGradients.join(ray.get(parts))
+        batches = [rows[first : first + _BATCH_SEQUENCES] for first in range(0, len(rows), _BATCH_SEQUENCES)]
+        if self._actors is not None:
+            found = self._actors.map(lambda actor, batch: actor.gradients.remote(batch, shared), batches)
+            return GateGradients.join(list(found))
+        return GateGradients.join(ray.get([self._task.remote(*self._fixed, batch, shared) for batch in batches]))

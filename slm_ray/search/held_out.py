@@ -9,7 +9,8 @@ import ray
 from slm_ray.architecture import SubnetSpec
 from slm_ray.proxies.evaluator import Evaluator, EvaluatorSettings
 from slm_ray.proxies.measurement import Measurement
-from slm_ray.proxies.placing import task_options
+from slm_ray.proxies.measuring import Measurements, measure_in_full
+from slm_ray.proxies.placing import room
 
 
 def _measure(settings: EvaluatorSettings, spec: SubnetSpec) -> Measurement:
@@ -30,8 +31,10 @@ def measure_held_out(
     Returns:
         One measurement per sub-network, in their order.
     """
+    if settings.device == "cuda":
+        return _on_gpus(settings, specs, on_done, at_once)
     shared = ray.put(settings)
-    task = ray.remote(**task_options(settings.device, settings.threads))(_measure)
+    task = ray.remote(num_cpus=settings.threads)(_measure)
     results: list[ray.ObjectRef] = []
     waiting: list[ray.ObjectRef] = []
     for spec in specs:
@@ -44,3 +47,18 @@ def measure_held_out(
         _, waiting = ray.wait(waiting)
         on_done(len(results) - len(waiting))
     return list(ray.get(results))
+
+
+def _on_gpus(
+    settings: EvaluatorSettings, specs: Sequence[SubnetSpec], on_done: Callable[[int], None], at_once: int | None
+) -> list[Measurement]:
+    """The same by actors, which go afterwards and leave a GPU's memory to others."""
+    found: dict[int, Measurement] = {}
+
+    def take(number: int, measured: Measurements) -> None:
+        found[number] = measured["perplexity"]
+        on_done(len(found))
+
+    most = max(1, at_once or room(settings.device, settings.threads, ray.cluster_resources()))
+    measure_in_full(settings, dict(enumerate(specs)), most, take)
+    return [found[number] for number in range(len(specs))]

@@ -2,14 +2,12 @@
 
 import pytest
 
-from slm_ray.proxies.placing import actor_options, resources, room, task_options
+from slm_ray.proxies.placing import actor_options, resources, room
 
 
 @pytest.mark.parametrize("device, gpus", [("cpu", {}), ("cuda", {"num_gpus": 0.5})])
 def test_two_processes_share_a_gpu_and_none_is_asked_for_without(device, gpus):
     assert actor_options(device, 2) == {"num_cpus": 2, **gpus}
-    stays = {"max_calls": 0} if gpus else {}
-    assert task_options(device, 2) == {"num_cpus": 2, **gpus, **stays}
     assert resources(device, 2) == {"cpu": 2.0} | ({"gpu": 0.5} if gpus else {})
 
 

@@ -1,0 +1,59 @@
+"""How a search hands its work to processes on GPUs; what these compute is the same, and is proved elsewhere."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from slm_ray.models.teachers import load_teacher
+from slm_ray.proxies.measurement import Measurement
+from slm_ray.search import gate_pool, held_out
+
+
+def test_held_out_text_is_measured_by_actors_and_comes_back_in_order(monkeypatch):
+    asked, done = {}, []
+
+    def measure_in_full(settings, specs, workers, on_done):
+        asked.update(specs=specs, workers=workers)
+        for number in reversed(specs):  # the last is ready first
+            on_done(number, {"perplexity": Measurement(float(specs[number]), None, 8, 0.0)})
+
+    monkeypatch.setattr(held_out, "measure_in_full", measure_in_full)
+    monkeypatch.setattr(held_out.ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 2.0})
+    settings = SimpleNamespace(device="cuda", threads=1)
+    found = held_out.measure_held_out(settings, [10, 20, 30], done.append)
+    assert [one.value for one in found] == [10, 20, 30] and done == [1, 2, 3]
+    assert asked == {"specs": {0: 10, 1: 20, 2: 30}, "workers": 4}  # two for each GPU
+    held_out.measure_held_out(settings, [10], done.append, 1)
+    assert asked["workers"] == 1
+
+
+def test_gate_gradients_of_actors_are_those_of_tasks(monkeypatch, tiny):
+    """The actors stand here in this process, and on its processor."""
+    made = []
+
+    def remote(**options):
+        def kind(function):
+            def make(*fixed):
+                actor = function(*fixed[:2], "cpu", *fixed[3:])
+                made.append(options)
+                return SimpleNamespace(gradients=SimpleNamespace(remote=actor.gradients))
+
+            return SimpleNamespace(remote=make)
+
+        return kind
+
+    pool = SimpleNamespace(map=lambda call, values: [call(actors[n % 2], one) for n, one in enumerate(values)])
+    actors = []
+    monkeypatch.setattr(gate_pool.ray, "remote", remote)
+    monkeypatch.setattr(gate_pool.ray, "put", lambda value: value)
+    monkeypatch.setattr(gate_pool.ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 1.0})
+    monkeypatch.setattr(gate_pool, "ActorPool", lambda given: actors.extend(given) or pool)
+    teacher = load_teacher(str(tiny.teacher), tiny.cache)
+    ids = np.random.default_rng(0).integers(0, 50, (10, 12), dtype=np.int32)
+    found = gate_pool.GatePool(teacher, "fp32", ids, 5, 1, "cuda").collect(1, None)
+    assert made == [{"num_cpus": 1, "num_gpus": 0.5}] * 2
+    rows = torch.from_numpy(ids[5:]).long()
+    expected = [gate_pool._gated(teacher, "fp32", "cpu").gradients(part, None) for part in rows.split(2)]
+    np.testing.assert_array_equal(found.neurons, np.concatenate([part.neurons for part in expected]))
+    assert found.tokens == 5 * 11
