@@ -47,7 +47,11 @@ def cluster_file(gcs: str) -> dict[str, Any]:
     empty: dict[str, Any] = {f"{name}_commands": [] for name in commands}
     return {
         "cluster_name": "fake", "max_workers": MOST, "upscaling_speed": 10.0, "idle_timeout_minutes": IDLE_MINUTES,
-        "provider": {"type": "fake_multinode", "gcs_address": gcs, "launch_multiple": True}, "auth": {}, "docker": {},
+        "auth": {}, "docker": {},
+        # Without updaters: a machine that does not answer is given back; else it would be repaired by ssh.
+        "provider": {
+            "type": "fake_multinode", "gcs_address": gcs, "launch_multiple": True, "disable_node_updaters": True,
+        },
         "available_node_types": kinds, "head_node_type": "head", "file_mounts": {}, "cluster_synced_files": [],
         "file_mounts_sync_continuously": False, "rsync_exclude": [], "rsync_filter": [], **empty,
     }  # fmt: skip
