@@ -96,7 +96,7 @@ def test_a_killed_run_fits_only_what_is_missing(command, tiny, tmp_path, monkeyp
 
 @pytest.mark.slow
 def test_weights_that_do_no_good_on_calibration_text_are_not_kept(command, tiny, tmp_path, monkeypatch):
-    def ruin(state, config, family, students, ids, settings):
+    def ruin(state, config, family, students, ids, settings, on_layer):
         fits = []
         for model, _spec in students:
             for parameter in model.parameters():
