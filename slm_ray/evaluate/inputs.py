@@ -63,8 +63,7 @@ def gather(config: EvaluateConfig, out: Path, console: Console, *, make: bool = 
     Raises:
         UserError: A model, a text, a task or a prompt cannot be used.
     """
-    # With a cluster, the driver need not have what the workers have: a GPU that is asked for is theirs.
-    device = config.device if config.address and config.device == "cuda" else device_of(config.device)
+    device = device_of(config.device, config.address)
     precision = choose_precision(config.precision, device)
     plan = None
     if config.tasks:

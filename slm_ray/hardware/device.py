@@ -7,12 +7,18 @@ import torch
 from slm_ray.core.errors import UserError
 
 
-def device_of(name: str) -> str:
+def device_of(name: str, address: str | None = None) -> str:
     """``cpu`` or ``cuda``, for ``auto``, ``cpu`` or ``cuda``.
 
+    Args:
+        name: What is asked for.
+        address: The Ray cluster that computes; a GPU that it is asked for need not be where the command runs.
+
     Raises:
-        UserError: A GPU is asked for and there is none.
+        UserError: A GPU of this machine is asked for and there is none.
     """
+    if address and name == "cuda":
+        return name
     has_gpu = torch.cuda.is_available()
     if name == "cuda" and not has_gpu:
         raise UserError("--device cuda is given, but this machine has no GPU that torch can use: give --device cpu")

@@ -100,10 +100,11 @@ class SubnetRunner:
         known, output = self._prefixes.deepest(keys, batch)
         replay(layers[:known], output)
         self._prefixes.watch(layers, keys, batch)
-        whole = spec.architecture_in(self.teacher)
-        rest = replace(whole, layers=whole.layers[known:])
-        length = ids.shape[-1]
-        self.reused_flops += ids.numel() * (flops_per_token(whole, length) - flops_per_token(rest, length))
+        if known:
+            whole = spec.architecture_in(self.teacher)
+            rest = replace(whole, layers=whole.layers[known:])
+            length = ids.shape[-1]
+            self.reused_flops += ids.numel() * (flops_per_token(whole, length) - flops_per_token(rest, length))
         return known
 
     def _empty_base(self, spec: SubnetSpec) -> Any:

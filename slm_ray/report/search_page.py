@@ -11,7 +11,7 @@ from slm_ray.report.fidelity import fidelity_section
 from slm_ray.report.finalists import finalists_section
 from slm_ray.report.fitted import fitted_perplexity
 from slm_ray.report.html import escape, tile
-from slm_ray.report.model import RunRecords
+from slm_ray.report.model import Model, RunRecords
 from slm_ray.report.page import markdown_of, page_of
 from slm_ray.report.payload import MOST_CANDIDATES, front_data, progress_data
 from slm_ray.report.steps import next_steps
@@ -60,17 +60,18 @@ def headline(run: RunRecords) -> str:
     second = f"Before any training its perplexity on {text} text is {perplexity_text(best.perplexity, best.stderr)}"
     ratio = ratio_text(best.perplexity, teacher_perplexity(run, best))
     times = "" if ratio == MISSING else f", {ratio} the teacher's"
-    return f"{first}. {second}{times}{_as_exported(run)}."
+    fitted = _when_fitted(run, best)
+    exported = f"; with fitted weights, as it was exported, {fitted}" if fitted else ""
+    return f"{first}. {second}{times}{exported}."
 
 
-def _as_exported(run: RunRecords) -> str:
-    """What the winner is at with the weights it was exported with, where those were fitted."""
-    fitted, _ = fitted_perplexity(run.best) if run.best else (None, None)
-    if run.best is None or fitted is None:
+def _when_fitted(run: RunRecords, best: Model) -> str:
+    """The winner's perplexity with fitted weights, which it is exported with, and its ratio; empty without any."""
+    fitted, _ = fitted_perplexity(best)
+    if fitted is None:
         return ""
-    ratio = ratio_text(fitted, teacher_perplexity(run, run.best))
-    against = "" if ratio == MISSING else f", {ratio}"
-    return f"; with fitted weights, as it was exported, {perplexity_text(fitted)}{against}"
+    ratio = ratio_text(fitted, teacher_perplexity(run, best))
+    return perplexity_text(fitted) + ("" if ratio == MISSING else f", {ratio}")
 
 
 def _tiles(run: RunRecords) -> str:
@@ -86,13 +87,9 @@ def _tiles(run: RunRecords) -> str:
         if reference is None
         else f", {ratio_text(best.perplexity, reference)} the teacher's {perplexity_text(reference)}"
     )
-    tiles.append(
-        tile(
-            "Perplexity",
-            perplexity_text(best.perplexity, best.stderr),
-            f"{text} text, before training{ratio}{_as_exported(run).replace(', as it was exported,', '')}",
-        )
-    )
+    fitted = _when_fitted(run, best)
+    said = f"{text} text, before training{ratio}" + (f"; with fitted weights {fitted}" if fitted else "")
+    tiles.append(tile("Perplexity", perplexity_text(best.perplexity, best.stderr), said))
     nearest = min((item for item in comparisons(run) if item.ratio), key=lambda item: item.ratio or 0, default=None)
     if nearest:
         value = perplexity_text(nearest.model.held_out_perplexity)
@@ -136,7 +133,6 @@ def _time_bar(run: RunRecords) -> str:
         for index, (name, seconds) in enumerate(spent)
     ]
     return f'<div class="bar" aria-hidden="true">{"".join(parts)}</div><ul class="keys">{"".join(keys)}</ul>'
-
 
 
 def picture_sections(

@@ -18,12 +18,13 @@ from slm_ray.data import load_corpus
 from slm_ray.data.bundled import BUNDLED
 from slm_ray.data.hub import is_hub_id
 from slm_ray.data.local import is_supported
+from slm_ray.hardware.device import device_of
 from slm_ray.models.precision import choose_precision
 from slm_ray.models.teacher_sizes import TeacherSizes, look_up_teacher
 from slm_ray.search import estimates
 from slm_ray.search.config import DEFAULT_BUDGET, SearchConfig
 from slm_ray.search.genome import Genome
-from slm_ray.search.inputs import check_sequence_length, search_device, search_workers
+from slm_ray.search.inputs import check_sequence_length, search_workers
 from slm_ray.search.milp import check_space
 from slm_ray.search.solved import SOLVED
 from slm_ray.search.space import NATURAL, SearchSpace, load_space
@@ -45,6 +46,7 @@ class Plan:
         num_genes: Choices that make up a candidate.
         candidate: The sizes of a candidate in the middle of the budget.
         precision: ``fp32`` or ``bf16``.
+        device: ``cpu`` or ``cuda``.
         workers: Trials at once.
     """
 
@@ -56,6 +58,7 @@ class Plan:
     num_genes: int
     candidate: Architecture
     precision: str
+    device: str
     workers: int
 
 
@@ -76,8 +79,9 @@ def make_plan(config: SearchConfig, space: SearchSpace, teacher: Architecture) -
     middle = (max(budget.low, reach[0]) + min(budget.high, reach[1])) // 2
     candidate = genome.architecture(genome.ranked(middle, budget, length))
     workers = config.workers or search_workers(config)
-    precision = choose_precision(config.precision, search_device(config))
-    return Plan(config, space, teacher, budget, reach, genome.num_genes, candidate, precision, workers)
+    device = device_of(config.device, config.address)
+    precision = choose_precision(config.precision, device)
+    return Plan(config, space, teacher, budget, reach, genome.num_genes, candidate, precision, device, workers)
 
 
 def print_plan(config: SearchConfig) -> None:
@@ -204,7 +208,7 @@ def work_rows(plan: Plan, rate: float) -> list[str]:
         f"{rate / plan.config.threads / 1e9:,.0f} GFLOP/s",
         f"(measured here, {plan.precision}), and passes {slowdown:g} × slower than their multiplications.",
         "A teacher's first run also fetches and converts it (20 s for the default one); unit scores are kept.",
-        *(on_gpu if search_device(plan.config) == "cuda" else []),
+        *(on_gpu if plan.device == "cuda" else []),
     ]
 
 

@@ -104,19 +104,10 @@ def check_sequence_length(config: SearchConfig, architecture: Architecture) -> N
         )
 
 
-def search_device(config: SearchConfig) -> str:
-    """``cpu`` or ``cuda``: what candidates are computed on; a GPU that a cluster is asked for need not be here.
-
-    Raises:
-        UserError: A GPU is asked for and there is none.
-    """
-    return "cuda" if config.address and config.device == "cuda" else device_of(config.device)
-
-
 def search_workers(config: SearchConfig) -> int:
     """Trials at once on this machine: by its usable CPUs, and where they run on GPUs, by those too."""
     count = default_workers(config.threads)
-    if config.address or search_device(config) == "cpu":
+    if config.address or device_of(config.device) == "cpu":
         return count
     return room("cuda", 1, {"CPU": count, "GPU": torch.cuda.device_count()})
 
@@ -225,7 +216,7 @@ def prepare_inputs(config: SearchConfig, console: Console) -> SearchInputs:
     if config.algorithm in SOLVED:
         check_space(genome)
     corpus, calibration, train, held_out = prepare_parts(config, teacher, console)
-    device = search_device(config)
+    device = device_of(config.device, config.address)
     precision = choose_precision(config.precision, device)
     teacher.state_as(DTYPES[precision])  # made here once, so that no two workers make it at the same time
     console.line(

@@ -66,13 +66,13 @@ def spent(phases: PhaseRecord, plan: SearchPlan, trained: Mapping[int, Trained],
         read = max((entry["tokens"] for entry in record["measurements"].values()), default=0)
         tokens += read
         reused += record.get("reused_flops", 0)
-        flops += read * record["cost"]["flops"] - record.get("reused_flops", 0)
+        flops += read * record["cost"]["flops"]
     training, paid = training_spent(trained), phases.paid()
     return {
         "seconds": phases.seconds(),
         "processes": phases.processes,
         "forward_tokens": tokens + training["tokens"] + sum(cost["tokens"] for cost in paid.values()),
-        "flops": flops + training["flops"] + sum(cost["flops"] for cost in paid.values()),
+        "flops": flops - reused + training["flops"] + sum(cost["flops"] for cost in paid.values()),
         "paid": paid,
         "candidates": len(records),
         "failed": sum(record["status"] == "failed" for record in records),
