@@ -1,7 +1,10 @@
-"""How every command ends: 0 when done, 2 with one sentence when the user can fix it, 130 when interrupted."""
+"""How every command ends: 0 when done, 2 with one sentence when the user can fix it, 130 when interrupted, 141 when
+whoever read its output has gone."""
 
 from __future__ import annotations
 
+import os
+import select
 import shlex
 import sys
 import traceback
@@ -13,6 +16,7 @@ from slm_ray.core.redact import redact
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_NO_READER = 141  # what a shell reports of a process that SIGPIPE ended
 
 
 def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
@@ -31,10 +35,14 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        return main(arguments)
+        status = main(arguments)
+        sys.stdout.flush()
+        return status
     except UserError as error:
         return _fail(str(error), debug)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _output_is_closed():
+            return EXIT_NO_READER
         place = f" {error.filename}" if error.filename else ""
         return _fail(str(explain_os_error(error, f"file access{place}")), debug)
     except KeyboardInterrupt:
@@ -47,6 +55,20 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None
 def command_line(prog: str, argv: Sequence[str]) -> str:
     """The command as it was given, for the record, quoted for a shell."""
     return " ".join([prog, *map(shlex.quote, argv)])
+
+
+def _output_is_closed() -> bool:
+    """Whether nobody reads standard output any more, as after ``| head``; then it goes nowhere from here on."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except OSError:  # not a file of the system's, as under a test runner
+        return False
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    return True
 
 
 def _fail(message: str, debug: bool) -> int:

@@ -1,4 +1,5 @@
 import errno
+import subprocess
 import sys
 
 import pytest
@@ -45,6 +46,27 @@ def test_a_full_disk_anywhere_is_one_line(capsys):
         capsys.readouterr().err
         == "error: file access runs/a: the disk is full: free some space and run the same command again\n"
     )
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_reader_that_goes_away_ends_a_command_without_a_word(lines):
+    code = f"""
+import sys
+from slm_ray.core.commands import run_command
+sys.stdin.readline()
+sys.exit(run_command(lambda _: print("line\\n" * {lines}) or 0, []))
+"""
+    command = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    command.stdout.close()
+    _, said = command.communicate(b"go\n")
+    assert (command.returncode, said) == (141, b"")
+
+
+def test_a_pipe_that_breaks_elsewhere_is_one_line(capsys):
+    assert run_command(_raiser(BrokenPipeError(errno.EPIPE, "Broken pipe")), []) == 2
+    assert capsys.readouterr().err == "error: file access: Broken pipe\n"
 
 
 def test_an_interruption_says_how_to_go_on(capsys):
