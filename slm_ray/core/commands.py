@@ -1,5 +1,7 @@
-"""How every command ends: 0 when done, 2 with one sentence when the user can fix it, 130 when interrupted, 141 when
-whoever read its output has gone."""
+"""How every command ends: 0 when done, 2 with one sentence when the user can fix it, 130 and 141 when cut short.
+
+130 is an interruption, 141 a reader of its output that has gone, as shells say it.
+"""
 
 from __future__ import annotations
 

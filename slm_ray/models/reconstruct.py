@@ -44,7 +44,8 @@ class ReconstructionSettings:
         read_ridge: The same as ``ridge`` for the reading projections; None leaves these as they are.
         even: Every position counts alike, however large its stream is; else the few huge ones rule.
         scale_norm: Fit the scale of the final norm too.
-        bf16: Multiply in bf16 where students and teacher are only run; weights, streams and sums stay as they are.
+        bf16: Multiply in bf16 where students and teacher are run, and where products of what they read are summed;
+            weights, streams and sums stay as they are.
     """
 
     ridge: float = 0.1
@@ -173,7 +174,7 @@ class _Student:
         settings, units = self.settings, self.spec.layers[number]
         assert settings.read_ridge is not None
         channels = self.spec.hidden
-        sums = Sums(len(channels), teacher.normed[0].shape[-1], bias=False)
+        sums = Sums(len(channels), teacher.normed[0].shape[-1], bias=False, bf16=settings.bf16)
         for mine, theirs in zip(normed, teacher.normed, strict=True):
             mine, theirs = mine.flatten(0, 1), theirs.flatten(0, 1)
             left = theirs.clone()
@@ -196,7 +197,7 @@ class _Student:
         settings, sub = self.settings, self._sub
         assert sub is not None
         bias = sub.writer.bias is not None
-        sums = Sums(self._inputs[0].shape[-1], len(self.spec.hidden), bias=bias)
+        sums = Sums(self._inputs[0].shape[-1], len(self.spec.hidden), bias=bias, bf16=settings.bf16)
         size = 0.0
         for inputs, stream, first, last in zip(self._inputs, self.stream, self._start, end, strict=True):
             first, last = self._kept(first), self._kept(last)

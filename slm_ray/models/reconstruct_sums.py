@@ -3,10 +3,15 @@
 With inputs X ``[rows, in]``, what is wanted Y ``[rows, out]`` and weights W0 ``[out, in]``, the update is the exact
 minimum of ``|Y - X W^T|^2 + ridge * mean(diag(X^T X)) * |W - W0|^2``: a ridge regression of what W0 leaves unexplained.
 Only ``X^T X`` and ``X^T (Y - X W0^T)`` are kept, in fp64, so memory does not grow with the number of rows.
+
+Where the rows themselves were computed in bf16, their products may be too: each number is rounded to bf16 and the sums
+are made in fp32. Rounding is like noise of 2^-9 of a number, so next to nothing beside the ridge.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +28,17 @@ def _blocks(width: int) -> list[tuple[slice, slice]]:
     """Blocks on and above the diagonal of a square matrix: its rows, and their columns."""
     step = -(-width // _BLOCKS)
     return [(slice(start, min(start + step, width)), slice(start, width)) for start in range(0, width, step)]
+
+
+@contextlib.contextmanager
+def _products(is_bf16: bool) -> Iterator[None]:
+    """Where products of fp32 matrices may be made of bf16 numbers, if they may; what comes out is fp32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if is_bf16 else before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @dataclass(frozen=True)
@@ -45,15 +61,16 @@ class Update:
 class Sums:
     """Sums over rows of inputs and of what is left to explain."""
 
-    def __init__(self, num_inputs: int, num_outputs: int, *, bias: bool) -> None:
+    def __init__(self, num_inputs: int, num_outputs: int, *, bias: bool, bf16: bool = False) -> None:
         """Begin with nothing.
 
         Args:
             num_inputs: Width of the inputs.
             num_outputs: Width of what is explained.
             bias: Fit a bias too; it is a column of ones, which the ridge does not hold back.
+            bf16: Products of rows may be made of bf16 numbers.
         """
-        self.bias = bias
+        self.bias, self.bf16 = bias, bf16
         width = num_inputs + bias
         self.gram = torch.zeros(width, width, dtype=torch.float64)  # its upper half, once rows have come in
         self.cross = torch.zeros(width, num_outputs, dtype=torch.float64)
@@ -76,9 +93,10 @@ class Sums:
         if self.bias:
             inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], 1)
         weighted = inputs if weights is None else inputs * weights[:, None]
-        for rows, rest in self._blocks:  # the products are symmetric: what lies below these blocks is not computed
-            self.gram[rows, rest] += weighted[:, rows].T @ inputs[:, rest]
-        self.cross += weighted.T @ left
+        with _products(self.bf16):
+            for rows, rest in self._blocks:  # the products are symmetric: what lies below these is not computed
+                self.gram[rows, rest] += weighted[:, rows].T @ inputs[:, rest]
+            self.cross += weighted.T @ left
         squares = left.square().sum(1, dtype=torch.float64)
         self.squares += float((squares if weights is None else squares * weights).sum())
 

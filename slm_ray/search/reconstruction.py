@@ -127,12 +127,13 @@ class Reconstruction:
             folder: Where the records of finished members are.
             settings: How to reconstruct.
             on_member: Told of every member's trial and record, those found on the disk too.
-            on_part: Told, while members are being fitted, how many of them that is worth.
+            on_part: Told how many members are done, those that are being fitted in part.
         """
         assert inputs.reconstruction is not None
         self.inputs, self.folder, self.tokens = inputs, folder, inputs.reconstruction
         self.settings = settings or ReconstructionSettings(bf16=inputs.precision == "bf16")
         self.on_member, self.on_part = on_member, on_part
+        self._done = 0
 
     def run(self, members: Sequence[Member], save: Save, has_folder: Callable[[int], bool]) -> dict[int, Any]:
         """Reconstruct all members that are not on record.
@@ -148,10 +149,13 @@ class Reconstruction:
         found = {member.trial: read_json(path) for member in members if (path := self._path(member)).is_file()}
         found = {trial: record for trial, record in found.items() if record.get("key") == self._key()}
         left = [one for one in members if one.trial not in found or (one.is_winner and not has_folder(one.trial))]
-        for trial in found.keys() - {one.trial for one in left}:
+        for done, trial in enumerate(found.keys() - {one.trial for one in left}, 1):
+            self.on_part(done)
             self.on_member(trial, found[trial])
+        self._done = len(members) - len(left)
         for group in self._groups(left):  # with torch's own number of threads: --workers must not change a result
             self._do_group(group, save, found)
+            self._done += len(group)
         return {trial: {name: value for name, value in one.items() if name != "key"} for trial, one in found.items()}
 
     def _key(self) -> dict[str, Any]:
@@ -189,10 +193,10 @@ class Reconstruction:
         layers = inputs.architecture.num_hidden_layers
 
         def on_layer(done: int) -> None:
-            self.on_part(_FITTING_SHARE * len(group) * done / layers)
+            self.on_part(self._done + _FITTING_SHARE * len(group) * done / layers)
 
         fits = reconstruct(state, config, family, pairs, _ids(self.tokens.ids), self.settings, on_layer)
-        for member, student, old, fit in zip(group, students, before, fits, strict=True):
+        for number, (member, student, old, fit) in enumerate(zip(group, students, before, fits, strict=True), 1):
             for parameter in student.parameters():  # what is measured is what is saved
                 parameter.data = parameter.data.to(kept_type).float()
             new = self._measured(student, texts)
@@ -213,6 +217,7 @@ class Reconstruction:
             self.folder.mkdir(exist_ok=True)
             write_json(self._path(member), record)
             found[member.trial] = record
+            self.on_part(self._done + _FITTING_SHARE * len(group) + (1 - _FITTING_SHARE) * number)
             self.on_member(member.trial, record)
 
     def _measured(self, model: Any, texts: Mapping[str, torch.Tensor]) -> dict[str, Measurement]:

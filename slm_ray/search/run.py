@@ -313,21 +313,16 @@ class SearchRun:
             for trial, entry in entries.items()
         ]
         progress = Progress(self.console, "reconstruction", len(members), "models")
-        done = 0
 
         def on_member(trial: int, record: dict[str, Any]) -> None:
-            nonlocal done
-            done += 1
-            progress.update(done, f"trial {trial}: {describe_reconstruction(record)}")
+            progress.update(progress.done, f"trial {trial}: {describe_reconstruction(record)}")
 
         def save(trial: int, student: Any, record: dict[str, Any]) -> None:
             lineage = self._lineage(inputs, by_trial[trial]) | {"reconstruction": record}
             export_winner(inputs, self._spec_of(plan, by_trial[trial]), folders[trial], lineage, student)
 
-        def on_part(members: float) -> None:
-            progress.update(done + members)
-
-        work = Reconstruction(inputs, self.folder.file(RECONSTRUCTION_FOLDER), on_member=on_member, on_part=on_part)
+        records = self.folder.file(RECONSTRUCTION_FOLDER)
+        work = Reconstruction(inputs, records, on_member=on_member, on_part=progress.update)
         found = work.run(members, save, lambda trial: (folders[trial] / LINEAGE_FILE).is_file())
         for trial, entry in entries.items():
             entry["reconstruction"] = found[trial]

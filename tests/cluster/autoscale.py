@@ -40,7 +40,7 @@ print("CPUS", ray.cluster_resources().get("CPU", 0))
 def cluster_file(gcs: str) -> dict[str, Any]:
     """What `ray up` would have left on the head."""
     kinds = {
-        "head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
         "rented": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": MOST},
     }
     commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
@@ -52,7 +52,8 @@ def cluster_file(gcs: str) -> dict[str, Any]:
         "provider": {
             "type": "fake_multinode", "gcs_address": gcs, "launch_multiple": True, "disable_node_updaters": True,
         },
-        "available_node_types": kinds, "head_node_type": "head", "file_mounts": {}, "cluster_synced_files": [],
+        "available_node_types": kinds, "head_node_type": "ray.head.default",
+        "file_mounts": {}, "cluster_synced_files": [],
         "file_mounts_sync_continuously": False, "rsync_exclude": [], "rsync_filter": [], **empty,
     }  # fmt: skip
 

@@ -128,6 +128,19 @@ def test_sums_that_stream_in_give_the_ridge_solution(bias):
     assert update.after == pytest.approx(float((left * root).square().sum()))
 
 
+def test_sums_of_bf16_products_give_nearly_the_same_solution():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 24, generator=generator)
+    y = x @ torch.randn(24, 16, generator=generator) + torch.randn(400, 16, generator=generator)
+    solved = []
+    for is_bf16 in (False, True):
+        sums = Sums(24, 16, bias=False, bf16=is_bf16)
+        sums.add(x, y)
+        solved.append(sums.solve(0.1).weight)
+    assert float((solved[1] - solved[0]).norm() / solved[0].norm()) < 2e-3
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
 def test_inputs_that_are_always_zero_change_nothing():
     sums = Sums(4, 2, bias=True)
     sums.add(torch.zeros(7, 4), torch.ones(7, 2))
