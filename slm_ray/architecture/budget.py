@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from slm_ray.architecture.cost import flops_per_token, kv_bytes_per_token, num_params
 from slm_ray.architecture.shape import Architecture
@@ -32,11 +32,19 @@ def measure_cost(architecture: Architecture, quantity: str, sequence_length: int
 
 @dataclass(frozen=True)
 class Budget:
-    """A hard range of one quantity: every candidate's cost lies in ``low..high``, both ends included."""
+    """A hard range of one quantity: every candidate's cost lies in ``low..high``, both ends included.
+
+    Attributes:
+        quantity: Which.
+        low: Its least.
+        high: Its most.
+        is_ceiling: Only the most was asked for; the least merely keeps a search from models far smaller.
+    """
 
     quantity: str
     low: int
     high: int
+    is_ceiling: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.quantity not in QUANTITIES:
@@ -82,4 +90,4 @@ def parse_budget(quantity: str, text: str, teacher: Architecture, sequence_lengt
     low = _resolve_end(ends[0].strip(), whole, flag) if len(ends) == 2 else int(high * DEFAULT_FLOOR_SHARE)
     if high <= 0 or low > high:
         raise UserError(f"{flag} '{text}' is an empty range: it needs 0 <= low <= high and high > 0")
-    return Budget(quantity, low, high)
+    return Budget(quantity, low, high, is_ceiling=len(ends) == 1)

@@ -41,9 +41,13 @@ def blend(old: UnitScores, new: UnitScores, memory: float) -> UnitScores:
 
 
 def target_costs(budget: Budget, reach: tuple[int, int]) -> list[int]:
-    """The sizes to learn scores at, largest first: both ends of the budget, or one where they are close together."""
+    """The sizes to learn scores at, largest first: both ends of the budget.
+
+    The upper end alone where they are close together, or where it is all that was asked for: learning at two ends
+    leaves each half of the steps, and what a ceiling asks for lies just below it.
+    """
     low, high = max(budget.low, reach[0]), min(budget.high, reach[1])
-    return [high] if low > 0.85 * high else [high, low]
+    return [high] if budget.is_ceiling or low > 0.85 * high else [high, low]
 
 
 def learn_scores(

@@ -41,6 +41,11 @@ def test_budgets_as_people_type_them(text, low, high):
     assert not budget.holds(budget.low - 1)
 
 
+@pytest.mark.parametrize("text, expected", [("0.5", True), ("67M", True), ("0..0.5", False), ("0.4..0.5", False)])
+def test_a_budget_knows_whether_a_ceiling_is_all_that_was_asked_for(text, expected):
+    assert parse_budget("params", text, SMOLLM2, 512).is_ceiling is expected
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

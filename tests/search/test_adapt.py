@@ -109,6 +109,10 @@ def test_scores_of_equal_steps_are_the_change_itself():
         np.testing.assert_allclose(scores.neurons, (CURVATURE * np.square(sums) + sums) / 50, rtol=1e-5)
 
 
+def test_only_the_upper_end_is_learned_at_where_it_is_all_that_was_asked_for():
+    assert target_costs(Budget("params", 50, 90, is_ceiling=True), (40, 100)) == [90]
+
+
 def test_blend_is_a_weighted_mean():
     old, new = scores_of(TEACHER, 0), scores_of(TEACHER, 1)
     mixed = blend(old, new, 0.8)
