@@ -30,15 +30,7 @@ def _run_plan(plan: SearchPlan, settings: EvaluatorSettings, *_: Any, **__: Any)
         plan.finish(job, evaluator.evaluate(spec, job.rival).to_json(), None)
 
 
-def _measure_held_out(settings: EvaluatorSettings, specs: Sequence[SubnetSpec], on_done: Any, *_: Any) -> list[Any]:
-    evaluator, found = Evaluator(settings), []
-    for spec in specs:
-        found.append(evaluator.evaluate(spec).measurements["perplexity"])
-        on_done(len(found))
-    return found
-
-
-def _measure_in_full(settings: EvaluatorSettings, specs: Mapping[int, SubnetSpec], _workers: int, on_done: Any) -> None:
+def _measure_in_full(settings: EvaluatorSettings, specs: Mapping[int, SubnetSpec], _: int | None, on_done: Any) -> None:
     evaluator = Evaluator(settings)
     for trial, spec in specs.items():
         on_done(trial, evaluator.evaluate(spec).measurements)
@@ -50,7 +42,7 @@ def without_ray() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for name, value in (
             ("run.ray_session", lambda *_: contextlib.nullcontext()), ("run.run_plan", _run_plan),
-            ("run.measure_held_out", _measure_held_out), ("audit.measure_in_full", _measure_in_full),
+            ("held_out.measure_in_full", _measure_in_full), ("audit.measure_in_full", _measure_in_full),
             ("rank.GatePool", GatesHere),
         ):  # fmt: skip
             stack.enter_context(mock.patch(f"slm_ray.search.{name}", value))

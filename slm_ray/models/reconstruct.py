@@ -177,9 +177,7 @@ class _Student:
         sums = Sums(len(channels), teacher.normed[0].shape[-1], bias=False, bf16=settings.bf16)
         for mine, theirs in zip(normed, teacher.normed, strict=True):
             mine, theirs = mine.flatten(0, 1), theirs.flatten(0, 1)
-            left = theirs.clone()
-            left[:, list(channels)] -= mine
-            sums.add(mine, left)
+            sums.add(mine, self._less(theirs, mine))
         change = sums.solve(settings.read_ridge).weight  # [teacher's hidden, kept channels]
         indices = layer_indices(units, None, self.teacher) | {HIDDEN: None}
         whole = dict(layer_slices(teacher.state, self.apart.family, units, indices))
@@ -219,6 +217,14 @@ class _Student:
         assert self._sub is not None
         with _multiplying(self.settings.bf16):
             return self._sub.writer(inputs)
+
+    def _less(self, theirs: torch.Tensor, mine: torch.Tensor) -> torch.Tensor:
+        """All of the teacher's channels, less what the student has of them."""
+        if self.hidden is None:
+            return theirs - mine
+        left = theirs.clone()
+        left[:, self.hidden] -= mine
+        return left
 
     def _kept(self, chunk: torch.Tensor) -> torch.Tensor:
         return chunk if self.hidden is None else chunk.index_select(-1, self.hidden)

@@ -97,7 +97,7 @@ class Sums:
             for rows, rest in self._blocks:  # the products are symmetric: what lies below these is not computed
                 self.gram[rows, rest] += weighted[:, rows].T @ inputs[:, rest]
             self.cross += weighted.T @ left
-        squares = left.square().sum(1, dtype=torch.float64)
+        squares = torch.linalg.vector_norm(left, dim=1).double().square()
         self.squares += float((squares if weights is None else squares * weights).sum())
 
     def solve(self, ridge: float) -> Update:

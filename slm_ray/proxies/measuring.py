@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import ray
 from ray.util import ActorPool
@@ -10,9 +10,10 @@ from ray.util import ActorPool
 from slm_ray.architecture import SubnetSpec
 from slm_ray.proxies.evaluator import Evaluator, EvaluatorSettings
 from slm_ray.proxies.measurement import Measurement
-from slm_ray.proxies.placing import actor_options
+from slm_ray.proxies.placing import actor_options, room
 
 Measurements = dict[str, Measurement]
+_Found = tuple[int, Measurements]
 
 
 class Measurer:
@@ -22,7 +23,7 @@ class Measurer:
         """Map the teacher and prepare the proxies."""
         self._evaluator = Evaluator(settings)
 
-    def measure(self, trial: int, spec: SubnetSpec) -> tuple[int, Measurements]:
+    def measure(self, trial: int, spec: SubnetSpec) -> _Found:
         """Measure a candidate on all tokens, with every proxy."""
         return trial, self._evaluator.evaluate(spec).measurements
 
@@ -30,7 +31,7 @@ class Measurer:
 def measure_in_full(
     settings: EvaluatorSettings,
     specs: Mapping[int, SubnetSpec],
-    workers: int,
+    workers: int | None,
     on_done: Callable[[int, Measurements], None],
 ) -> None:
     """Measure sub-networks with every proxy of ``settings``, on all of its tokens.
@@ -38,11 +39,37 @@ def measure_in_full(
     Args:
         settings: What to measure with; no early stages.
         specs: What each trial keeps.
-        workers: How many at once.
+        workers: How many at once; None: as many as the cluster has room for.
         on_done: Told of each as it is measured.
     """
+    measured = _by_actors if settings.device == "cuda" else _by_tasks
+    for trial, found in measured(settings, specs, workers):
+        on_done(trial, found)
+
+
+def _by_actors(settings: EvaluatorSettings, specs: Mapping[int, SubnetSpec], workers: int | None) -> Iterator[_Found]:
+    """On GPUs: actors go when it is over, and leave a GPU's memory to others."""
+    most = max(1, workers or room(settings.device, settings.threads, ray.cluster_resources()))
     shared = ray.put(settings)
     actor = ray.remote(**actor_options(settings.device, settings.threads))(Measurer)
-    pool = ActorPool([actor.remote(shared) for _ in range(min(workers, len(specs)))])
-    for trial, found in pool.map_unordered(lambda one, item: one.measure.remote(*item), list(specs.items())):
-        on_done(trial, found)
+    pool = ActorPool([actor.remote(shared) for _ in range(min(most, len(specs)))])
+    yield from pool.map_unordered(lambda one, item: one.measure.remote(*item), list(specs.items()))
+
+
+def _by_tasks(settings: EvaluatorSettings, specs: Mapping[int, SubnetSpec], workers: int | None) -> Iterator[_Found]:
+    """On processors: one task a candidate, in processes that Ray keeps from one call to the next."""
+    shared = ray.put(settings)
+    task = ray.remote(num_cpus=settings.threads)(_measure)
+    waiting: list[ray.ObjectRef] = []
+    for item in specs.items():
+        if workers is not None and len(waiting) >= workers:
+            (first,), waiting = ray.wait(waiting)
+            yield ray.get(first)
+        waiting.append(task.remote(shared, *item))
+    while waiting:
+        (first,), waiting = ray.wait(waiting)
+        yield ray.get(first)
+
+
+def _measure(settings: EvaluatorSettings, trial: int, spec: SubnetSpec) -> _Found:
+    return Measurer(settings).measure(trial, spec)

@@ -8,7 +8,6 @@ from benchmarks.algorithms import GatesHere
 from benchmarks.peers import search_here
 from slm_ray.proxies.measuring import measure_in_full
 from slm_ray.search.gate_pool import GatePool
-from slm_ray.search.held_out import measure_held_out
 from slm_ray.search.tuning import run_plan
 
 
@@ -16,7 +15,6 @@ from slm_ray.search.tuning import run_plan
     "real, stand_in",
     [
         (run_plan, search_here._run_plan),
-        (measure_held_out, search_here._measure_held_out),
         (measure_in_full, search_here._measure_in_full),
         (GatePool, GatesHere),
     ],

@@ -3,29 +3,46 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 
 from slm_ray.models.teachers import load_teacher
+from slm_ray.proxies import measuring
 from slm_ray.proxies.measurement import Measurement
 from slm_ray.search import gate_pool, held_out
 
 
-def test_held_out_text_is_measured_by_actors_and_comes_back_in_order(monkeypatch):
-    asked, done = {}, []
+def test_held_out_text_comes_back_in_order(monkeypatch):
+    done = []
 
-    def measure_in_full(settings, specs, workers, on_done):
-        asked.update(specs=specs, workers=workers)
+    def in_full(settings, specs, workers, on_done):
+        assert workers == 3
         for number in reversed(specs):  # the last is ready first
             on_done(number, {"perplexity": Measurement(float(specs[number]), None, 8, 0.0)})
 
-    monkeypatch.setattr(held_out, "measure_in_full", measure_in_full)
-    monkeypatch.setattr(held_out.ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 2.0})
-    settings = SimpleNamespace(device="cuda", threads=1)
-    found = held_out.measure_held_out(settings, [10, 20, 30], done.append)
+    monkeypatch.setattr(held_out, "measure_in_full", in_full)
+    found = held_out.measure_held_out(SimpleNamespace(device="cpu"), [10, 20, 30], done.append, 3)
     assert [one.value for one in found] == [10, 20, 30] and done == [1, 2, 3]
-    assert asked == {"specs": {0: 10, 1: 20, 2: 30}, "workers": 4}  # two for each GPU
-    held_out.measure_held_out(settings, [10], done.append, 1)
-    assert asked["workers"] == 1
+
+
+@pytest.mark.parametrize("workers, expected", [(None, 4), (1, 1)])  # two for each GPU
+def test_candidates_are_measured_by_actors_on_gpus(monkeypatch, workers, expected):
+    made, found = [], {}
+
+    def remote(**options):
+        made.append(options)
+        return lambda kind: SimpleNamespace(remote=lambda settings: made.append(kind))
+
+    pool = SimpleNamespace(map_unordered=lambda call, items: [(trial, spec * 2) for trial, spec in reversed(items)])
+    monkeypatch.setattr(measuring.ray, "remote", remote)
+    monkeypatch.setattr(measuring.ray, "put", lambda value: value)
+    monkeypatch.setattr(measuring.ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 2.0})
+    monkeypatch.setattr(measuring, "ActorPool", lambda actors: pool)
+    settings = SimpleNamespace(device="cuda", threads=1)
+    specs = dict(enumerate((10, 20, 30, 40, 50)))
+    measuring.measure_in_full(settings, specs, workers, found.__setitem__)
+    assert made == [{"num_cpus": 1, "num_gpus": 0.5}, *[measuring.Measurer] * expected]
+    assert found == {0: 20, 1: 40, 2: 60, 3: 80, 4: 100}
 
 
 def test_gate_gradients_of_actors_are_those_of_tasks(monkeypatch, tiny):

@@ -83,18 +83,15 @@ def run_without_ray(patch: pytest.MonkeyPatch) -> None:
 
         drive(plan, measure)
 
-    def measure_held_out(settings: Any, specs: Any, *_: Any) -> Any:
-        return [held_out._measure(settings, spec) for spec in specs]
-
-    def measure_in_full(settings: Any, specs: Any, _workers: int, on_done: Any) -> None:
+    def measure_in_full(settings: Any, specs: Any, _workers: int | None, on_done: Any) -> None:
         evaluator = Evaluator(settings)
         for trial, spec in specs.items():
             on_done(trial, evaluator.evaluate(spec).measurements)
 
     patch.setattr(audit, "measure_in_full", measure_in_full)
+    patch.setattr(held_out, "measure_in_full", measure_in_full)
     patch.setattr(run, "ray_session", lambda *_: contextlib.nullcontext())
     patch.setattr(run, "run_plan", run_plan)
-    patch.setattr(run, "measure_held_out", measure_held_out)
     patch.setattr(rank, "GatePool", OwnGates)
 
 
