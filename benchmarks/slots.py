@@ -35,7 +35,8 @@ def run(out: Path, slots: int, trials: int, more: list[str]) -> dict[str, float]
     """
     words = [
         sys.executable, "-m", "slm_ray.search", "--workers", str(slots), "--trials", str(trials), "--out", str(out),
-        "--winners", "1", "--reconstruct", "none", "--audit", "0", "--held-out-tokens", "512", "--tracker", "none", *more,
+        "--winners", "1", "--reconstruct", "none", "--audit", "0", "--held-out-tokens", "512", "--tracker", "none",
+        *more,
     ]  # fmt: skip
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
     spent: dict[str, Any] = json.loads((out / "result.json").read_text())["spent"]
