@@ -10,7 +10,7 @@ from slm_ray.core.errors import UserError, unknown_name
 from slm_ray.core.units import format_count, parse_number
 
 QUANTITIES = {"params": "parameters", "flops": "FLOPs/token", "kv_bytes": "KV-cache bytes/token"}
-DEFAULT_FLOOR_SHARE = 0.5
+DEFAULT_FLOOR_SHARE = 0.75
 
 
 def measure_cost(architecture: Architecture, quantity: str, sequence_length: int) -> int:
@@ -75,8 +75,8 @@ def _resolve_end(text: str, whole: int, flag: str) -> int:
 def parse_budget(quantity: str, text: str, teacher: Architecture, sequence_length: int) -> Budget:
     """Read a budget such as ``0.5``, ``50%``, ``60M``, ``60M..70M`` or ``0.4..0.7``.
 
-    Shares are of the teacher's own cost. A single value is a ceiling; the floor is then half of it, so that the search
-    is not spent on models far smaller than asked for (``0..60M`` has no floor).
+    Shares are of the teacher's own cost. A single value is a ceiling; the floor is then three quarters of it, so that
+    the search is not spent on models far smaller than asked for (``0..60M`` has no floor).
 
     Raises:
         UserError: It is not such a text, the range is empty, or it is more than the teacher has.

@@ -68,7 +68,7 @@ class SearchConfig:
     )
     seed: int = option(0, "seed of all randomness", check=at_least(0))
     order: str = option(None, "unit order instead of the space file's", choices=ORDERS, kind=str)
-    importance_steps: int = option(20, "steps that Taylor scores are learned in; 1: one-shot", check=_enough_steps)
+    importance_steps: int = option(24, "steps that Taylor scores are learned in; 1: one-shot", check=_enough_steps)
     importance_tokens: int = option(2048, "tokens of each importance step", check=at_least(1))
     calibration_tokens: int = option(8192, "tokens that candidates are measured on", check=at_least(1))
     held_out_tokens: int = option(8192, "tokens that the front is measured on", check=at_least(1))

@@ -18,16 +18,16 @@ WHOLE = num_params(SMOLLM2)
 @pytest.mark.parametrize(
     ("text", "low", "high"),
     [
-        ("0.5", WHOLE // 4, WHOLE // 2),
-        ("50%", WHOLE // 4, WHOLE // 2),
+        ("0.5", 3 * WHOLE // 8, WHOLE // 2),
+        ("50%", 3 * WHOLE // 8, WHOLE // 2),
         ("60M", 30_000_000, 60_000_000),
         ("60M..70M", 60_000_000, 70_000_000),
         ("60M .. 70M", 60_000_000, 70_000_000),
         ("0..60M", 0, 60_000_000),
         ("0.4..0.7", int(0.4 * WHOLE), int(0.7 * WHOLE)),
         ("40%..60M", int(0.4 * WHOLE), 60_000_000),
-        ("1", WHOLE // 2, WHOLE),
-        ("100%", WHOLE // 2, WHOLE),
+        ("1", 3 * WHOLE // 4, WHOLE),
+        ("100%", 3 * WHOLE // 4, WHOLE),
         ("134515008..134515008", WHOLE, WHOLE),
     ],
 )
