@@ -51,6 +51,7 @@ def cluster_file(gcs: str) -> dict[str, Any]:
         # Without updaters: a machine that does not answer is given back; else it would be repaired by ssh.
         "provider": {
             "type": "fake_multinode", "gcs_address": gcs, "launch_multiple": True, "disable_node_updaters": True,
+            "use_node_id_as_ip": True,  # they all have one address, by which they would be taken for one
         },
         "available_node_types": kinds, "head_node_type": "ray.head.default",
         "file_mounts": {}, "cluster_synced_files": [],
