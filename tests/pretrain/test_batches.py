@@ -1,5 +1,7 @@
 """Which tokens a step sees, and what each of them counts."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -97,6 +99,20 @@ def test_packed_documents_train_as_each_of_them_alone(name, shards):
     assert loss.item() == ce.item() == pytest.approx((total / count).item(), rel=1e-5)
     for key, parameter in model.named_parameters():
         torch.testing.assert_close(packed[key], parameter.grad, rtol=1e-3, atol=1e-5)
+
+
+class _Rounding(torch.nn.Module):
+    """Blows up the rounding of its products, which is another for other shapes, as some pruned models do."""
+
+    config = SimpleNamespace(vocab_size=50)
+
+    def base_model(self, ids, *, position_ids, use_cache):
+        hidden = torch.stack([ids + position_ids, ids * 0 + 1], -1).float()
+        return SimpleNamespace(last_hidden_state=hidden + 0.1 * ids.numel())
+
+
+def test_a_model_that_blows_up_rounding_does_not_look_across_documents():
+    check_documents(_Rounding(), "rounding")
 
 
 @pytest.mark.parametrize("name", NAMES)
