@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 
 import ray
@@ -59,17 +60,23 @@ def _by_actors(settings: EvaluatorSettings, specs: Mapping[int, SubnetSpec], wor
 def _by_tasks(settings: EvaluatorSettings, specs: Mapping[int, SubnetSpec], workers: int | None) -> Iterator[_Found]:
     """On processors: one task a candidate, in processes that Ray keeps from one call to the next."""
     shared = ray.put(settings)
-    task = ray.remote(num_cpus=settings.threads)(_measure)
+    task, call = ray.remote(num_cpus=settings.threads)(_measure), uuid.uuid4().hex
     waiting: list[ray.ObjectRef] = []
     for item in specs.items():
         if workers is not None and len(waiting) >= workers:
             (first,), waiting = ray.wait(waiting)
             yield ray.get(first)
-        waiting.append(task.remote(shared, *item))
+        waiting.append(task.remote(call, shared, *item))
     while waiting:
         (first,), waiting = ray.wait(waiting)
         yield ray.get(first)
 
 
-def _measure(settings: EvaluatorSettings, trial: int, spec: SubnetSpec) -> _Found:
-    return Measurer(settings).measure(trial, spec)
+_ready: dict[str, Measurer] = {}  # of this process: what the call it last worked for has prepared
+
+
+def _measure(call: str, settings: EvaluatorSettings, trial: int, spec: SubnetSpec) -> _Found:
+    if call not in _ready:
+        _ready.clear()
+        _ready[call] = Measurer(settings)
+    return _ready[call].measure(trial, spec)

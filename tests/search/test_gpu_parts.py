@@ -45,6 +45,19 @@ def test_candidates_are_measured_by_actors_on_gpus(monkeypatch, workers, expecte
     assert found == {0: 20, 1: 40, 2: 60, 3: 80, 4: 100}
 
 
+def test_a_process_prepares_once_for_all_candidates_of_a_call(monkeypatch):
+    made = []
+
+    def prepared(settings):
+        made.append(settings)
+        return SimpleNamespace(measure=lambda trial, spec: (trial, settings + spec))
+
+    monkeypatch.setattr(measuring, "Measurer", prepared)
+    monkeypatch.setattr(measuring, "_ready", {})
+    found = [measuring._measure(*one) for one in (("a", 10, 0, 1), ("a", 10, 1, 2), ("b", 20, 0, 1))]
+    assert found == [(0, 11), (1, 12), (0, 21)] and made == [10, 20]
+
+
 def test_gate_gradients_of_actors_are_those_of_tasks(monkeypatch, tiny):
     """The actors stand here in this process, and on its processor."""
     made = []
