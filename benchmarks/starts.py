@@ -3,6 +3,7 @@
 python benchmarks/starts.py                          # no search: what the learned rankings keep at 70% and 50%
 python benchmarks/starts.py --run RUN                # the front's best models of a finished search
 python benchmarks/starts.py --milp                   # the integer program's models at the same sizes, too
+python benchmarks/starts.py --data FOLDER --other python-docs   # calibrated on a folder of texts, measured on more
 
 Weights are fitted on train text. Held-out text and the other text are measured for the table and decide nothing.
 """
@@ -41,7 +42,12 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="folder of a finished search")
     parser.add_argument("--milp", action="store_true", help="the integer program's models too")
-    parser.add_argument("--other", default=None, help="a text not calibrated on: a file, or a hub id")
+    parser.add_argument(
+        "--data", default=SearchConfig.data, help="the text calibrated on: a name, a file, a folder, or a hub id"
+    )
+    parser.add_argument(
+        "--other", action="append", default=[], help="a text to measure on besides; may be given several times"
+    )
     parser.add_argument("--other-tokens", type=int, default=8192, help="how much of it")
     parser.add_argument("--held-out-tokens", type=int, default=8192, help="how much of the text calibrated on")
     default = SearchConfig.reconstruct_tokens
@@ -113,8 +119,9 @@ def main() -> None:
     if given.threads:
         torch.set_num_threads(given.threads)
     own = SearchConfig(
-        reconstruct_tokens=given.tokens, teacher_text=given.teacher_text, held_out_tokens=given.held_out_tokens
-    )
+        data=given.data, reconstruct_tokens=given.tokens, teacher_text=given.teacher_text,
+        held_out_tokens=given.held_out_tokens,
+    )  # fmt: skip
     config = load_result(given.run)[0] if given.run else own
     inputs = prepare_inputs(config, Console())
     assert inputs.reconstruction is not None
@@ -124,9 +131,9 @@ def main() -> None:
     specs = ranked_specs(inputs, stack)
     specs |= searched_specs(given.run, inputs, stack) if given.run else {}
     specs |= solved_specs(inputs, stack) if given.milp else {}
-    texts = {config.data: as_ids(inputs.held_out)}
-    if given.other:
-        texts[Path(given.other).stem] = other_ids(config, inputs, given.other, given.other_tokens)
+    texts = {Path(config.data).stem: as_ids(inputs.held_out)}
+    for name in given.other:
+        texts[Path(name).stem] = other_ids(config, inputs, name, given.other_tokens)
     family, hf_config, state = inputs.teacher.family(), inputs.teacher.config(), inputs.teacher.state_as(torch.float32)
 
     def student(spec: SubnetSpec) -> Any:
@@ -135,7 +142,7 @@ def main() -> None:
     base = {name: measure_model(student(full_subnet(inputs.architecture)), ids).value for name, ids in texts.items()}
     print(f"{machine_line()}, {torch.get_num_threads()} threads")
     written = f", {inputs.reconstruction.written_tokens:,} of them the teacher's own text"
-    print(f"fitted on {inputs.reconstruction.num_tokens:,} train tokens of {config.data}"
+    print(f"fitted on {inputs.reconstruction.num_tokens:,} train tokens of {Path(config.data).stem}"
           + (written if inputs.reconstruction.written_tokens else "") + "; teacher: "
           + ", ".join(f"{value:.2f} on {name}" for name, value in base.items()))  # fmt: skip
     print("| start | share | weights | " + " | ".join(f"{name} | × teacher | target" for name in texts) + " |")
@@ -154,8 +161,9 @@ def main() -> None:
     for (name, weights), values in rows.items():
         share = num_params(specs[name].architecture_in(inputs.architecture)) / whole
         target = next(limit for size, limit in TARGETS if name.endswith(f"{size:.0%}"))
+        scales = (1.0, *[FARTHEST] * len(given.other))
         cells = [f"{value:.2f} | {value / base[text]:.2f}× | {verdict(value / base[text], target * scale)}"
-                 for (text, value), scale in zip(values.items(), (1.0, FARTHEST), strict=False)]  # fmt: skip
+                 for (text, value), scale in zip(values.items(), scales, strict=True)]  # fmt: skip
         print(f"| {name} | {share:.1%} | {weights} | {' | '.join(cells)} |")
     print(f"fitting {len(models)} models side by side: {seconds:.0f} s")
 

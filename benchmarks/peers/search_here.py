@@ -36,15 +36,21 @@ def _measure_in_full(settings: EvaluatorSettings, specs: Mapping[int, SubnetSpec
         on_done(trial, evaluator.evaluate(spec).measurements)
 
 
+# What of the search's phases starts other processes, below ``slm_ray.search``, and what computes the same here.
+REPLACED: dict[str, Any] = {
+    "run.ray_session": lambda *_: contextlib.nullcontext(),
+    "run.run_plan": _run_plan,
+    "held_out.measure_in_full": _measure_in_full,
+    "audit.measure_in_full": _measure_in_full,
+    "rank.GatePool": GatesHere,
+}
+
+
 @contextlib.contextmanager
 def without_ray() -> Iterator[None]:
     """Inside the block, a search in this process starts no other."""
     with contextlib.ExitStack() as stack:
-        for name, value in (
-            ("run.ray_session", lambda *_: contextlib.nullcontext()), ("run.run_plan", _run_plan),
-            ("held_out.measure_in_full", _measure_in_full), ("audit.measure_in_full", _measure_in_full),
-            ("rank.GatePool", GatesHere),
-        ):  # fmt: skip
+        for name, value in REPLACED.items():
             stack.enter_context(mock.patch(f"slm_ray.search.{name}", value))
         yield
 

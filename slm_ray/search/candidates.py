@@ -16,7 +16,7 @@ from slm_ray.core.runfolder import CONFIG_FILE, TRIALS_FILE
 from slm_ray.proxies.candidates import SearchedTeacher
 from slm_ray.proxies.registry import PROXIES
 from slm_ray.search.config import SearchConfig
-from slm_ray.search.inputs import INPUTS_FILE, SearchInputs, prepare_inputs
+from slm_ray.search.inputs import INPUTS_FILE, SearchInputs, prepare_inputs, with_kept_precision
 from slm_ray.search.rank import ACTIVATION_SEQUENCES, bind_genomes, rank_units, scores_by_method
 
 RESULT_FILE = "result.json"
@@ -71,7 +71,7 @@ class FinishedSearch:
         Raises:
             UserError: The teacher, the text or the space is no longer what it was.
         """
-        inputs = prepare_inputs(self.config, console)
+        inputs = prepare_inputs(with_kept_precision(self.config, self.path), console)
         self._check_digests(inputs)
         progress = Progress(console, "unit importance", self.config.importance_steps, "steps")
         stack = bind_genomes(self.config, inputs, rank_units(self.config, inputs, progress))

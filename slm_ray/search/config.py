@@ -83,7 +83,7 @@ class SearchConfig:
         metavar="BYTES",
     )
     precision: str = option(
-        "auto", "compute type; auto: bf16 where the processor multiplies it natively", choices=("auto", "fp32", "bf16")
+        "auto", "compute type; auto: bf16 where products in it are found faster", choices=("auto", "fp32", "bf16")
     )
     audit: int = option(
         6, "stopped candidates to measure to the end, to see what shortcuts got wrong; 0: none", check=at_least(0)

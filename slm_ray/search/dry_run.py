@@ -19,7 +19,7 @@ from slm_ray.data.bundled import BUNDLED
 from slm_ray.data.hub import is_hub_id
 from slm_ray.data.local import is_supported
 from slm_ray.hardware.device import device_of
-from slm_ray.models.precision import choose_precision
+from slm_ray.models.precision import measure_precision
 from slm_ray.models.teacher_sizes import TeacherSizes, look_up_teacher
 from slm_ray.search import estimates
 from slm_ray.search.config import DEFAULT_BUDGET, SearchConfig
@@ -80,7 +80,7 @@ def make_plan(config: SearchConfig, space: SearchSpace, teacher: Architecture) -
     candidate = genome.architecture(genome.ranked(middle, budget, length))
     workers = config.workers or search_workers(config)
     device = device_of(config.device, config.address)
-    precision = choose_precision(config.precision, device)
+    precision = measure_precision(config.precision, device)
     return Plan(config, space, teacher, budget, reach, genome.num_genes, candidate, precision, device, workers)
 
 

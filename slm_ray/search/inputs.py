@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from slm_ray.core.progress import Console
 from slm_ray.core.runfolder import RunFolder
 from slm_ray.data import CALIBRATION, HELD_OUT, TRAIN, Corpus, PackedTokens, load_corpus, prepare_tokens
 from slm_ray.hardware.device import device_of
-from slm_ray.models.precision import choose_precision
+from slm_ray.models.precision import bf16_gain, measure_precision
 from slm_ray.models.teachers import Teacher, load_teacher
 from slm_ray.proxies.evaluator import DTYPES
 from slm_ray.proxies.placing import room
@@ -217,10 +218,11 @@ def prepare_inputs(config: SearchConfig, console: Console) -> SearchInputs:
         check_space(genome)
     corpus, calibration, train, held_out = prepare_parts(config, teacher, console)
     device = device_of(config.device, config.address)
-    precision = choose_precision(config.precision, device)
+    precision = measure_precision(config.precision, device)
     teacher.state_as(DTYPES[precision])  # made here once, so that no two workers make it at the same time
     console.line(
         f"teacher {teacher.name}, {budget}, {calibration.num_tokens:,} calibration tokens, {precision} on {device}"
+        + (f" (products in bf16 {bf16_gain():.1f}× as fast)" if (config.precision, device) == ("auto", "cpu") else "")
     )
     written, aside, written_tokens = _written(config, teacher, precision, console) or (None, None, 0)
     fitted = _reconstruction_tokens(config, corpus, teacher, train, written, console)
@@ -230,6 +232,20 @@ def prepare_inputs(config: SearchConfig, console: Console) -> SearchInputs:
         teacher, architecture, space, budget, corpus, calibration, train, held_out, precision, device, fitted,
         aside, written_tokens,
     )  # fmt: skip
+
+
+def with_kept_precision(config: SearchConfig, folder: Path) -> SearchConfig:
+    """Options with what a run of them was begun in: what products take is not measured a second time.
+
+    Args:
+        config: The options.
+        folder: The run's folder, begun or not.
+
+    Raises:
+        UserError: Its record is damaged.
+    """
+    path = folder / INPUTS_FILE
+    return replace(config, precision=read_json(path)["precision"]) if path.exists() else config
 
 
 def keep_digests(folder: RunFolder, inputs: SearchInputs) -> None:

@@ -31,7 +31,7 @@ from slm_ray.search.export import export_winner, write_cards
 from slm_ray.search.finalists import pick_trained_winners, train_finalists
 from slm_ray.search.finish import Chosen, baselines_at, front_entries, pick_winners, teacher_entry, with_held_out
 from slm_ray.search.held_out import measure_held_out
-from slm_ray.search.inputs import SearchInputs, keep_digests, prepare_inputs, search_workers
+from slm_ray.search.inputs import SearchInputs, keep_digests, prepare_inputs, search_workers, with_kept_precision
 from slm_ray.search.journal import Journal
 from slm_ray.search.milp import CutPrices
 from slm_ray.search.phases import PHASES_FILE, PhaseRecord
@@ -124,7 +124,9 @@ class SearchRun:
         return value
 
     def _inputs(self) -> SearchInputs:
-        return prepare_inputs(self.config, self.console) if self.inputs is None else self.inputs
+        if self.inputs is not None:
+            return self.inputs
+        return prepare_inputs(with_kept_precision(self.config, self.folder.path), self.console)
 
     def _take_steps(self, given: SearchInputs) -> SearchInputs:
         """Search and train at larger sizes first, and begin with what came of that."""

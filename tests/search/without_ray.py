@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slm_ray.proxies.evaluator import Evaluator
+from benchmarks.peers.search_here import REPLACED
 from slm_ray.proxies.race import full_estimate, is_beaten
 from slm_ray.search.plan import Job, SearchPlan
 
@@ -60,7 +59,7 @@ def made_up(plan: SearchPlan) -> Callable[[Job], Answer]:
 
 def run_without_ray(patch: pytest.MonkeyPatch) -> None:
     """Make the command measure in this process, one candidate after the other."""
-    from slm_ray.search import audit, gate_pool, held_out, rank, run
+    from slm_ray.search import gate_pool
 
     class OwnGates(gate_pool.GatePool):
         def __init__(self, *arguments: Any) -> None:
@@ -74,25 +73,8 @@ def run_without_ray(patch: pytest.MonkeyPatch) -> None:
                 inner.setattr(gate_pool.ray, "get", lambda value: value)
                 return super().collect(*arguments)
 
-    def run_plan(plan: SearchPlan, settings: Any, *_: Any) -> None:
-        evaluator = Evaluator(settings)
-
-        def measure(job: Job) -> Answer:
-            spec = plan.stack.decode(plan.stack.from_text(job.genes))
-            return evaluator.evaluate(spec, job.rival).to_json(), None
-
-        drive(plan, measure)
-
-    def measure_in_full(settings: Any, specs: Any, _workers: int | None, on_done: Any) -> None:
-        evaluator = Evaluator(settings)
-        for trial, spec in specs.items():
-            on_done(trial, evaluator.evaluate(spec).measurements)
-
-    patch.setattr(audit, "measure_in_full", measure_in_full)
-    patch.setattr(held_out, "measure_in_full", measure_in_full)
-    patch.setattr(run, "ray_session", lambda *_: contextlib.nullcontext())
-    patch.setattr(run, "run_plan", run_plan)
-    patch.setattr(rank, "GatePool", OwnGates)
+    for name, value in {**REPLACED, "rank.GatePool": OwnGates}.items():
+        patch.setattr(f"slm_ray.search.{name}", value)
 
 
 class _Task:
