@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from slm_ray.architecture.budget import QUANTITIES
 from slm_ray.core.units import format_count
+from slm_ray.report.fitted import fitted_perplexity
 from slm_ray.report.model import Model, RunRecords
 
 # The front and the teacher keep at least 40% of the height; what lies higher is drawn at the top edge.
@@ -54,6 +55,7 @@ class Chart:
         x_label: Its name with the unit.
         candidates: Those inside the axes.
         num_above: How many candidates lie above the axis and are not drawn.
+        fitted: Models of the front with fitted weights, as they are exported.
         budget: The range to shade, where the budget is of the same quantity.
         is_held_out: The front was measured on held-out text (else on the calibration text).
     """
@@ -65,6 +67,7 @@ class Chart:
     candidates: tuple[Point, ...]
     num_above: int
     front: tuple[Point, ...]
+    fitted: tuple[Point, ...]
     baselines: tuple[Point, ...]
     teacher: Point | None
     budget: tuple[float, float] | None
@@ -138,6 +141,11 @@ def _points(models: Sequence[Model], quantity: str) -> list[Point]:
     return [Point(x, y, model) for x, y, model in placed if x is not None and y is not None]
 
 
+def _fitted_points(front: Sequence[Point]) -> tuple[Point, ...]:
+    placed = [(point, fitted_perplexity(point.model)[0]) for point in front]
+    return tuple(Point(point.x, value, point.model) for point, value in placed if value is not None)
+
+
 def edge_rows(points: Sequence[Point], y_high: float, x_span: float) -> tuple[Point, ...]:
     """Give the points above the axis a row each where they would share a place; the worst is in the first row."""
     rows: list[Point] = []
@@ -157,7 +165,8 @@ def chart_data(run: RunRecords) -> Chart:
     on_front = {model.trial for model in run.front}
     candidates = _points([model for model in run.candidates if model.trial not in on_front], quantity)
     everything = [*front, *baselines, *teachers, *candidates]
-    core = [point.y for point in (*front, *teachers)]
+    fitted = _fitted_points(front)
+    core = [point.y for point in (*front, *fitted, *teachers)]
     y_low, y_high = choose_y_range(core, [point.y for point in (*baselines, *candidates)])
     budget = (run.budget[1], run.budget[2]) if run.budget and run.budget[0] == quantity else None
     x_low, x_high = _choose_x_range([point.x for point in everything])
@@ -171,6 +180,7 @@ def chart_data(run: RunRecords) -> Chart:
         candidates=inside,
         num_above=len(candidates) - len(inside),
         front=tuple(front),
+        fitted=fitted,
         baselines=edge_rows(baselines, y_high, x_high - x_low),
         teacher=teachers[0] if teachers else None,
         budget=budget,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from slm_ray.report.chart import Axis, Point, chart_data, linear_ticks, log_ticks
+from slm_ray.report.fitted import fitted_perplexity
 from slm_ray.report.model import Model, RunRecords, Shape
 from slm_ray.report.tables import teacher_perplexity
 from slm_ray.report.wording import MISSING, count_text, perplexity_text, ratio_text, shape_text, share_text
@@ -58,6 +59,11 @@ def model_facts(run: RunRecords, model: Model) -> list[str]:
         ratio = ratio_text(model.held_out_perplexity, teacher_perplexity(run, model))
         times = "" if ratio == MISSING or model is teacher else f", {ratio} the teacher's"
         lines.append(f"held-out perplexity {perplexity_text(model.held_out_perplexity, model.held_out_stderr)}{times}")
+    fitted, stderr = fitted_perplexity(model)
+    if fitted is not None:
+        ratio = ratio_text(fitted, teacher_perplexity(run, model))
+        times = "" if ratio == MISSING else f", {ratio} the teacher's"
+        lines.append(f"with fitted weights {perplexity_text(fitted, stderr)}{times}")
     if model.calibration_perplexity is not None:
         tokens = model.detail("tokens")
         on = f" on {tokens:,.0f} tokens" if tokens else ""
@@ -84,6 +90,12 @@ def _point(run: RunRecords, point: Point, name: str | None = None) -> dict[str, 
         "row": point.edge_row,
     }
     return {key: value for key, value in values.items() if value is not None}
+
+
+def _front_point(run: RunRecords, point: Point, fitted: float | None) -> dict[str, Any]:
+    """A model of the front; where its weights were fitted, with its perplexity then."""
+    after = {} if fitted is None else {"fitted": float(f"{fitted:.6g}"), "fittedLabel": perplexity_text(fitted)}
+    return _point(run, point, _front_name(point.model)) | after
 
 
 def _front_name(model: Model) -> str:
@@ -123,6 +135,7 @@ def front_data(run: RunRecords, most: int = MOST_CANDIDATES) -> dict[str, Any]:
     chart = chart_data(run)
     shown = thinned(chart.candidates, most)
     best = run.best
+    fitted = {point.model.trial: point.y for point in chart.fitted}
     return {
         "xLabel": chart.x_label,
         "yLabel": f"Perplexity, {'held-out' if chart.is_held_out else 'calibration'} text (log scale)",
@@ -133,7 +146,7 @@ def front_data(run: RunRecords, most: int = MOST_CANDIDATES) -> dict[str, Any]:
         "candidatesNote": bool(chart.candidates) and chart.is_held_out,
         "numLeftOut": len(chart.candidates) - len(shown),
         "candidates": [_point(run, point) for point in shown],
-        "front": [_point(run, point, _front_name(point.model)) for point in chart.front],
+        "front": [_front_point(run, point, fitted.get(point.model.trial)) for point in chart.front],
         "best": next((i for i, point in enumerate(chart.front) if point.model is best), None),
         "baselines": [_point(run, point) for point in sorted(chart.baselines, key=lambda p: p.model.name)],
         "teacher": _point(run, chart.teacher) if chart.teacher else None,

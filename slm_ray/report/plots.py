@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +25,7 @@ _INK, _MUTED, _GRID, _CANDIDATE, _FRONT, _TEACHER, _BUDGET = (
     "#1f2328", "#59636e", "#e6e9ec", "#9aa5b1", "#0072b2", "#1f2328", "#56b4e9",
 )  # fmt: skip
 _BASELINES = (("#d55e00", "s"), ("#cc79a7", "^"), ("#009e73", "D"), ("#e69f00", "v"), ("#7a5195", "P"))
-_LEGEND_ORDER = ("front", "winners", "teacher", "budget")
+_LEGEND_ORDER = ("front", "winners", "weights fitted", "teacher", "budget")
 _CROWDED = 50
 _LINE_STEP_PIXELS, _LEADER_PIXELS = 24, 24.0
 _EDGE_TOP_PIXELS, _EDGE_ROW_PIXELS = 20.0, 24.0
@@ -76,6 +78,19 @@ def _draw_points(ax: Axes, chart: Chart) -> None:
         ring: dict[str, Any] = {"s": 150, "facecolor": _FRONT, "edgecolor": "white", "linewidth": 1.6, "zorder": 5}
         if winners:
             ax.scatter([p.x for p in winners], [p.y for p in winners], label="winners", **ring)
+        _draw_fitted(ax, chart)
+
+
+def _draw_fitted(ax: Axes, chart: Chart) -> None:
+    """Where models of the front are with fitted weights, each joined to where it was cut out."""
+    cut = {point.model.trial: point.y for point in chart.front}
+    for point in chart.fitted:
+        ends = (point.y, cut[point.model.trial])
+        ax.plot([point.x, point.x], ends, color=_FRONT, linewidth=1.2, alpha=0.7, zorder=3)
+    if chart.fitted:
+        xs, ys = [point.x for point in chart.fitted], [point.y for point in chart.fitted]
+        ring: dict[str, Any] = {"facecolor": "white", "edgecolor": _FRONT, "linewidth": 2.0}
+        ax.scatter(xs, ys, s=70, label="weights fitted, as exported", zorder=5, **ring)
 
 
 @dataclass(frozen=True)
@@ -112,12 +127,23 @@ def _pixels(ax: Axes, point: Point) -> tuple[float, float]:
     return float(x), float(y)
 
 
+def _along(corners: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Points along a line through pixels, its corners among them, so close that no label fits between."""
+    found = corners[:1]
+    for (x0, y0), (x1, y1) in itertools.pairwise(corners):
+        count = max(1, math.ceil(math.hypot(x1 - x0, y1 - y0) / _LINE_STEP_PIXELS))
+        found += [(x0 + (x1 - x0) * i / count, y0 + (y1 - y0) * i / count) for i in range(1, count + 1)]
+    return found
+
+
 def _model_labels(ax: Axes, chart: Chart, run: RunRecords) -> list[_Wanted]:
     """The labels of the winners (of the best model where there are none) and of the teacher."""
     winners = [point for point in chart.front if point.model.winner is not None]
+    fitted = {point.model.trial: point for point in chart.fitted}
     labels = []
-    for point in winners or [point for point in chart.front if point.model is run.best]:
-        name = f"winner {point.model.winner}" if point.model.winner is not None else best_name(run)
+    for cut in winners or [point for point in chart.front if point.model is run.best]:
+        point = fitted.get(cut.model.trial, cut)
+        name = f"winner {cut.model.winner}" if cut.model.winner is not None else best_name(run)
         text = f"{name}  {perplexity_text(point.y)}  ({count_text(point.model.params)})"
         labels.append(
             _Wanted(*_pixels(ax, point), text, _FRONT, (-1, -1), "bold" if point.model is run.best else "normal")
@@ -137,7 +163,8 @@ def _draw_labels(ax: Axes, chart: Chart, run: RunRecords) -> None:
     texts = [ax.text(0, 0, w.text, color=w.color, weight=w.weight, parse_math=False, **style) for w in wanted]
     sizes = [text.get_window_extent() for text in texts]
     frame = ax.get_window_extent()
-    points = [_pixels(ax, point) for point in (*chart.front, *chart.candidates)] + [(w.x, w.y) for w in wanted]
+    points = [_pixels(ax, point) for point in (*chart.candidates, *chart.fitted)] + [(w.x, w.y) for w in wanted]
+    points += _along([_pixels(ax, point) for point in chart.front])
     if chart.teacher:
         level = _pixels(ax, chart.teacher)[1]
         points += [(float(x), level) for x in range(int(frame.x0), int(frame.x1), _LINE_STEP_PIXELS)]
@@ -161,7 +188,7 @@ def _draw_legend(ax: Axes) -> None:
     # The front first, as it is what the picture is about; the points behind it last.
     ranks = [next((i for i, key in enumerate(_LEGEND_ORDER) if name.startswith(key)), 9) for name in names]
     order = sorted(range(len(names)), key=lambda index: ranks[index])
-    style = {"loc": "upper left", "bbox_to_anchor": (0.022, 0.93), "ncols": 5, "frameon": False, "fontsize": 11}
+    style = {"loc": "upper left", "bbox_to_anchor": (0.022, 0.93), "ncols": 6, "frameon": False, "fontsize": 11}
     style |= {"labelcolor": _MUTED, "handletextpad": 0.5, "columnspacing": 1.6}
     ax.get_figure(root=True).legend([handles[i] for i in order], [names[i] for i in order], **style)  # type: ignore[union-attr]
 

@@ -1,4 +1,5 @@
 import itertools
+import json
 import math
 
 import pytest
@@ -7,6 +8,7 @@ from synthetic_run import finished_run, make_result, make_trials, write_run
 from slm_ray.report import Model, load_run
 from slm_ray.report.chart import Point, chart_data, choose_y_range, edge_rows, linear_ticks, log_ticks
 from slm_ray.report.labels import Box, Label, place_labels
+from slm_ray.report.payload import front_data
 from slm_ray.report.plots import draw_front
 
 PNG = b"\x89PNG"
@@ -72,6 +74,22 @@ def test_the_chart_of_a_run(tmp_path):
     assert not {p.model.trial for p in chart.candidates} & {p.model.trial for p in chart.front}
     assert len(chart.candidates) + chart.num_above == 160 - len(chart.front)
     assert all(chart.y.low <= point.y <= chart.y.high for point in (*chart.candidates, *chart.front, chart.teacher))
+
+
+def test_what_is_exported_is_in_the_picture_below_what_was_cut_out(tmp_path):
+    folder = finished_run(tmp_path)
+    result = json.loads((folder / "result.json").read_text())
+    for entry in result["front"]:
+        kept = entry["winner"] == 0
+        entry["reconstruction"] = {"kept": kept, "after": {"held_out_perplexity": 20.5, "held_out_stderr": 0.7}}
+    (folder / "result.json").write_text(json.dumps(result))
+    run = load_run(folder)
+    chart = chart_data(run)
+    assert [(point.model, point.x, point.y) for point in chart.fitted] == [(run.best, run.best.params, 20.5)]
+    assert chart.y.low < 20.5 and draw_front(run).startswith(PNG)
+    (shown,) = [point for point in front_data(run)["front"] if "fitted" in point]
+    assert (shown["winner"], shown["fitted"], shown["fittedLabel"]) == (0, 20.5, "20.5")
+    assert any(line.startswith("with fitted weights 20.5 ± 0.7, ") for line in shown["facts"])
 
 
 def test_another_objective_is_the_horizontal_axis(tmp_path):

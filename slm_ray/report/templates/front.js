@@ -48,7 +48,10 @@ function drawFront(holder, data, tip, select, chosen) {
   const cloud = data.candidates.map((p) => `M${(p.px - 2.6).toFixed(1)} ${p.py.toFixed(1)}a2.6 2.6 0 1 0 5.2 0a2.6 2.6 0 1 0 -5.2 0z`);
   svg("path", { d: cloud.join(""), class: "cand" }, picture);
   const labels = [], crowded = data.front.length > 50;
-  data.front.forEach(place);
+  data.front.forEach((point) => { place(point).fy = y(point.fitted === undefined ? point.y : point.fitted); });
+  const fitted = data.front.filter((point) => point.fitted !== undefined);
+  fitted.forEach((point) => svg("path", { d: `M${point.px} ${point.py}V${point.fy}`, class: "fitted-line" }, picture));
+  fitted.forEach((point) => svg("path", { d: circlePath(5), transform: `translate(${point.px} ${point.fy})`, class: "fitted-point" }, picture));
   svg("path", { d: data.front.map((p, i) => `${i ? "L" : "M"}${p.px} ${p.py}`).join(""), class: "front-line" }, picture);
   if (data.teacher) {
     const star = place(data.teacher);
@@ -60,7 +63,7 @@ function drawFront(holder, data, tip, select, chosen) {
   for (const point of [...data.front.filter((p) => !isBig(p)), ...data.front.filter(isBig)]) {
     const big = isBig(point), strong = point === data.front[data.best];
     addMark(picture, point, circlePath(big ? 7.5 : crowded ? 3 : 4.5), "front-point", tip, select, "");
-    const label = { x: point.px, y: point.py, text: `${point.winner === undefined ? "best" : `winner ${point.winner}`}  ${point.label}`, prefer: [-1, 1], strong };
+    const label = { x: point.px, y: point.fy, text: `${point.winner === undefined ? "best" : `winner ${point.winner}`}  ${point.fittedLabel || point.label}`, prefer: [-1, 1], strong };
     if (strong) labels.unshift(label); else if (big) labels.push(label);
   }
   data.baselines.forEach((point, i) => {
@@ -69,9 +72,14 @@ function drawFront(holder, data, tip, select, chosen) {
     labels.unshift({ x: point.px, y: point.py, text: `${point.row === undefined ? "" : "↑ "}${point.name}  ${point.label}`, prefer: [1, 0] });
   });
   const line = data.teacher ? [...Array(Math.ceil(width / 24)).keys()].map((i) => ({ px: i * 24, py: data.teacher.py })) : [];
+  const along = data.front.slice(1).flatMap((end, i) => {
+    const start = data.front[i], count = Math.ceil(Math.hypot(end.px - start.px, end.py - start.py) / 24);
+    return [...Array(count).keys()].map((n) => ({ px: start.px + ((end.px - start.px) * n) / count, py: start.py + ((end.py - start.py) * n) / count }));
+  });
+  const covered = [...along, ...fitted.map((point) => ({ px: point.px, py: point.fy }))];
   const solid = [...data.front, ...data.baselines, ...(data.teacher ? [data.teacher] : [])];
   const frame = { x: box.left, y: box.top, w: width - box.left, h: box.bottom - box.top };
-  drawLabels(picture, labels, [...solid, ...data.candidates, ...line], frame);
+  drawLabels(picture, labels, [...solid, ...data.candidates, ...line, ...covered], frame);
   if (chosen && chosen.px !== undefined) svg("path", { d: circlePath(11), transform: `translate(${chosen.px} ${chosen.py})`, class: "chosen" }, picture);
   // The front first, so that it is what a pointer finds where points crowd.
   return [...solid, ...data.candidates];
@@ -86,6 +94,7 @@ function drawFrontLegend(holder, data) {
   };
   const mark = (path, name) => (parent) => svg("path", { d: path, transform: "translate(11 8)", class: name }, parent);
   if (data.front.length) entry("front", (p) => { svg("path", { d: "M0 8H22", class: "front-line" }, p); mark(circlePath(4.5), "front-point")(p); });
+  if (data.front.some((point) => point.fitted !== undefined)) entry("weights fitted, as exported", mark(circlePath(5), "fitted-point"));
   if (data.candidates.length) entry("candidates", mark(circlePath(3), "cand"));
   if (data.teacher) entry("teacher", mark(starPath(8), "teacher-star"));
   data.baselines.forEach((point, i) => entry(point.name, mark(MARKS[MARK_NAMES[i % 5]](5), `mark b${i % 5}`)));
