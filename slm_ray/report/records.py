@@ -16,6 +16,7 @@ from slm_ray.report.model import Model, RunRecords, Shape
 
 RESULT_FILE, FIDELITY_FILE = "result.json", "fidelity.json"
 _BASELINE_ORIGIN = "baseline:"
+_OTHER = ("other_perplexity", "other_stderr")  # on text of another kind
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
@@ -94,7 +95,7 @@ def _candidate(record: Mapping[str, Any]) -> Model:
 
 
 def _front_member(entry: Mapping[str, Any]) -> Model:
-    details = {key: entry.get(key) for key in ("digest", "short_training", "reconstruction")}
+    details = {key: entry.get(key) for key in ("digest", "short_training", "reconstruction", *_OTHER)}
     trial, winner = entry.get("trial"), entry.get("winner")
     return _model(
         entry, f"trial {trial}", trial=trial, winner=winner if number(winner) is not None else None, details=details
@@ -150,7 +151,7 @@ def parse_run(
         front = _provisional_front(candidates, quantity)
     teacher, budget = mapping(given.get("teacher")), mapping(given.get("budget"))
     low, high = number(budget.get("low")), number(budget.get("high"))
-    kept = {key: teacher.get(key) for key in ("family", "digest", "licence")}
+    kept = {key: teacher.get(key) for key in ("family", "digest", "licence", *_OTHER)}
     points = [
         [number(p.get(key)) for key in ("evaluations", "seconds", "value")] for p in items(given.get("hypervolume"))
     ]

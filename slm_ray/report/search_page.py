@@ -12,6 +12,7 @@ from slm_ray.report.finalists import finalists_section
 from slm_ray.report.fitted import fitted_perplexity
 from slm_ray.report.html import escape, tile
 from slm_ray.report.model import Model, RunRecords
+from slm_ray.report.other_text import other_text_section
 from slm_ray.report.page import markdown_of, page_of
 from slm_ray.report.payload import MOST_CANDIDATES, front_data, progress_data
 from slm_ray.report.steps import next_steps
@@ -184,6 +185,7 @@ def search_sections(
     return [
         *picture_sections(run, f"{prefix}front", file, most),
         Section("Against the teacher and the baselines", comparison, _COMPARISON_LEAD),
+        other_text_section(run),
         progress_section(run, f"{prefix}progress"),
         finalists_section(run, f"{prefix}finalists"),
         fidelity_section(run, f"{prefix}fidelity"),

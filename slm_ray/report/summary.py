@@ -6,6 +6,7 @@ from slm_ray.core.units import format_count, format_seconds
 from slm_ray.report.fidelity import fidelity_line
 from slm_ray.report.fitted import fitted_perplexity, fitted_tokens
 from slm_ray.report.model import Model, RunRecords
+from slm_ray.report.other_text import other_text_line
 from slm_ray.report.records import number
 from slm_ray.report.steps import load_command, needs_remote_code, resume_command, tighter_command
 from slm_ray.report.tables import (
@@ -98,6 +99,8 @@ def summary_text(run: RunRecords) -> str:
     lines += _best_lines(run, best) if best else ["No model was found: no candidate has been measured."]
     if best:
         lines.append(_front_line(run))
+    if other := other_text_line(run):
+        lines.append(other)
     if shortcuts := fidelity_line(run):
         lines.append(shortcuts)
     lines += _spent_lines(run)

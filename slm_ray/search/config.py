@@ -72,6 +72,10 @@ class SearchConfig:
     importance_tokens: int = option(2048, "tokens of each importance step", check=at_least(1))
     calibration_tokens: int = option(8192, "tokens that candidates are measured on", check=at_least(1))
     held_out_tokens: int = option(8192, "tokens that the front is measured on", check=at_least(1))
+    other_data: str = option(
+        None, "corpus of another kind, to see what winners are worth on it; it decides nothing", kind=str
+    )
+    other_tokens: int = option(8192, "tokens of it that they are measured on", check=at_least(1))
     sequence_length: int = option(512, "tokens per sequence", check=at_least(8))
     stages: str = option("512,2048", "tokens after which a beaten candidate is stopped; 'none' measures all in full")
     confidence: float = option(
@@ -202,6 +206,10 @@ class SearchConfig:
             raise UserError(
                 f"--calibration-tokens {self.calibration_tokens} and --held-out-tokens {self.held_out_tokens} must "
                 f"each be at least one sequence of --sequence-length {self.sequence_length}"
+            )
+        if self.other_data and self.other_tokens < self.sequence_length:
+            raise UserError(
+                f"--other-tokens {self.other_tokens} is below one sequence: give {self.sequence_length:,} or more"
             )
         screened = (*SCREENED, MILP_NSGA2)
         if self.screen > 1 and self.algorithm not in screened:

@@ -100,9 +100,9 @@ def print_plan(config: SearchConfig) -> None:
         check_run_folder(Path(config.out))
     sizes = look_up_teacher(config.teacher)
     plan = None if sizes.architecture is None else make_plan(config, space, sizes.architecture)
-    text = check_text(config)
+    texts = [check_text(name, config.text_field) for name in (config.data, config.other_data) if name]
     sections = [("Options", option_rows(config, plan)), ("Teacher", teacher_rows(sizes, config.sequence_length))]
-    sections += [("Text", [text])]
+    sections += [("Text", texts)]
     if plan is None:
         sections += [("Search", [f"space {space.name}; the rest is known once the teacher's sizes are"])]
     else:
@@ -233,20 +233,20 @@ def machine_rows(plan: Plan, weight_bytes: int) -> list[str]:
     return rows
 
 
-def check_text(config: SearchConfig) -> str:
+def check_text(name: str, text_field: str) -> str:
     """Check that there is such text, as far as that can be seen without a network, and say where it comes from.
 
     Raises:
         UserError: There is none, it is empty, or its first record lacks the text field.
     """
-    path = Path(config.data).expanduser()
-    if config.data in BUNDLED:
-        return f"{config.data}: made from this Python's own documentation"
-    on_hub = is_hub_id(config.data) and not path.exists() and not is_supported(path) and config.data[0] not in ".~"
+    path = Path(name).expanduser()
+    if name in BUNDLED:
+        return f"{name}: made from this Python's own documentation"
+    on_hub = is_hub_id(name) and not path.exists() and not is_supported(path) and name[0] not in ".~"
     if on_hub:
-        return f"{config.data}: on the hub, not looked at"
-    load_corpus(config.data, config.text_field)
-    return f"{config.data}: local; its first document is readable"
+        return f"{name}: on the hub, not looked at"
+    load_corpus(name, text_field)
+    return f"{name}: local; its first document is readable"
 
 
 def check_run_folder(path: Path) -> None:

@@ -95,6 +95,10 @@ def estimate_phases(
     front = min(FRONT_SIZE, config.trials)
     final = config.held_out_tokens * (front + NUM_BASELINES + 1)
     final_flops = float(config.held_out_tokens) * ((front + NUM_BASELINES) * part + whole)
+    if config.other_data:
+        winners = min(config.winners, config.trials)
+        final += config.other_tokens * (winners + 1)
+        final_flops += float(config.other_tokens) * (winners * part + whole)
     start = START_SECONDS
     return [
         _inputs(config, teacher),
@@ -168,6 +172,7 @@ def _reconstruction(config: SearchConfig, teacher: Architecture, candidate: Arch
     usual = min(config.winners if config.reconstruct == "winners" else FRONT_SIZE, config.trials)
     most = min(config.winners, config.trials) if config.reconstruct == "winners" else config.trials
     measured = 2 * config.calibration_tokens + config.held_out_tokens
+    measured += config.other_tokens if config.other_data else 0
     flops = reconstruction_flops(teacher, [candidate] * usual, config.reconstruct_tokens, length)
     flops += float(usual * measured) * flops_per_token(candidate, length)
     tokens, at_most = (

@@ -122,7 +122,12 @@ def teacher_entry(inputs: SearchInputs, sequence_length: int) -> Chosen:
     return Chosen("teacher", spec, entry | describe(inputs, spec, sequence_length))
 
 
-def with_held_out(chosen: Chosen, measured: Measurement) -> dict[str, Any]:
-    """An entry with its held-out perplexity."""
+def perplexity_fields(text: str, measured: Measurement) -> dict[str, float | None]:
+    """A perplexity as results hold it.
+
+    Args:
+        text: ``held_out`` or ``other``.
+        measured: The measurement.
+    """
     stderr = None if measured.stderr is None else round(measured.stderr, 4)
-    return chosen.entry | {"held_out_perplexity": round(measured.value, 4), "held_out_stderr": stderr}
+    return {f"{text}_perplexity": round(measured.value, 4), f"{text}_stderr": stderr}

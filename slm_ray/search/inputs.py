@@ -46,6 +46,7 @@ class SearchInputs:
         calibration: Tokens that candidates are measured on.
         train: Tokens that unit scores are learned from.
         held_out: Tokens that the front is measured on.
+        other: Tokens of another kind of text, that winners are measured on besides; None where none was asked for.
         precision: ``fp32`` or ``bf16``.
         device: ``cpu`` or ``cuda``: what candidates and unit scores are computed on.
         reconstruction: Tokens that weights are fitted on, some of them the teacher's own text where that is asked for;
@@ -72,6 +73,7 @@ class SearchInputs:
     written_tokens: int = 0
     original: Teacher | None = None
     left: SubnetSpec | None = None
+    other: PackedTokens | None = None
 
     @property
     def given(self) -> Teacher:
@@ -86,6 +88,7 @@ class SearchInputs:
             "calibration_tokens": self.calibration.digest,
             "train_tokens": self.train.digest,
             "held_out_tokens": self.held_out.digest,
+            "other_tokens": None if self.other is None else self.other.digest,
             "budget": [self.budget.quantity, self.budget.low, self.budget.high],
             "precision": self.precision,
             "device": self.device,
@@ -146,6 +149,21 @@ def prepare_parts(
         for part, count in wanted.items()
     ]  # fmt: skip
     return corpus, parts[0], parts[1], parts[2]
+
+
+def _other_tokens(config: SearchConfig, teacher: Teacher, console: Console) -> PackedTokens | None:
+    """The held-out part of another corpus, where one was given.
+
+    Raises:
+        UserError: That corpus is wrong or too short.
+    """
+    if not config.other_data:
+        return None
+    return prepare_tokens(
+        load_corpus(config.other_data, config.text_field, console), teacher.tokenizer(), HELD_OUT,
+        num_tokens=config.other_tokens, sequence_length=config.sequence_length, cache=cache_folder() / "tokens",
+        console=console, flag="--other-tokens",
+    )  # fmt: skip
 
 
 def tokens_to_write(config: SearchConfig) -> int:
@@ -217,6 +235,7 @@ def prepare_inputs(config: SearchConfig, console: Console) -> SearchInputs:
     if config.algorithm in SOLVED:
         check_space(genome)
     corpus, calibration, train, held_out = prepare_parts(config, teacher, console)
+    other = _other_tokens(config, teacher, console)
     device = device_of(config.device, config.address)
     precision = measure_precision(config.precision, device)
     teacher.state_as(DTYPES[precision])  # made here once, so that no two workers make it at the same time
@@ -230,7 +249,7 @@ def prepare_inputs(config: SearchConfig, console: Console) -> SearchInputs:
         teacher.state_as(DTYPES["fp32"])
     return SearchInputs(
         teacher, architecture, space, budget, corpus, calibration, train, held_out, precision, device, fitted,
-        aside, written_tokens,
+        aside, written_tokens, other=other,
     )  # fmt: skip
 
 

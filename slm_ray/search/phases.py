@@ -13,7 +13,8 @@ from slm_ray.core.files import read_json, write_json
 
 PHASES_FILE = "phases.json"
 # What is paid for once, because it is kept in the cache, or measured again only where a process was killed after it.
-TEACHER_TEXT, UNIT_SCORES, CUT_PRICES, HELD_OUT = "teacher text", "unit scores", "prices of cuts", "held-out text"
+TEACHER_TEXT, UNIT_SCORES, CUT_PRICES = "teacher text", "unit scores", "prices of cuts"
+HELD_OUT, OTHER_TEXT = "held-out text", "other text"
 _NOTE_EVERY_SECONDS = 2.0  # a killed process loses so much of its time at most, besides one candidate's
 
 

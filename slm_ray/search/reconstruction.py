@@ -224,7 +224,8 @@ class Reconstruction:
         return measure_texts(model, texts, self.inputs.precision)
 
     def _held_out(self, model: Any) -> dict[str, float | None]:
-        return _all_figures(self._measured(model, {"held_out": _ids(self.inputs.held_out.ids)}))
+        texts = {"held_out": self.inputs.held_out} | ({"other": self.inputs.other} if self.inputs.other else {})
+        return _all_figures(self._measured(model, {name: _ids(text.ids) for name, text in texts.items()}))
 
     def spent(self, members: Sequence[Member]) -> dict[str, Any]:
         """What reconstructing members costs, whichever process of a run did it.
@@ -233,7 +234,7 @@ class Reconstruction:
         """
         inputs, length = self.inputs, self.tokens.sequence_length
         decided = inputs.calibration.num_tokens + (0 if inputs.aside is None else inputs.aside.size)
-        measured = 2 * decided + inputs.held_out.num_tokens
+        measured = 2 * decided + inputs.held_out.num_tokens + (inputs.other.num_tokens if inputs.other else 0)
         tokens, flops = 0, 0.0
         for group in self._groups(members):
             sizes = [member.spec.architecture_in(inputs.architecture) for member in group]

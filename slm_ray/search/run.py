@@ -29,12 +29,12 @@ from slm_ray.search.config import SearchConfig
 from slm_ray.search.cut_prices import num_cuts, price_cuts
 from slm_ray.search.export import export_winner, write_cards
 from slm_ray.search.finalists import pick_trained_winners, train_finalists
-from slm_ray.search.finish import Chosen, baselines_at, front_entries, pick_winners, teacher_entry, with_held_out
-from slm_ray.search.held_out import measure_held_out
+from slm_ray.search.finish import baselines_at, front_entries, pick_winners, teacher_entry
+from slm_ray.search.held_out import TextMeasurement
 from slm_ray.search.inputs import SearchInputs, keep_digests, prepare_inputs, search_workers, with_kept_precision
 from slm_ray.search.journal import Journal
 from slm_ray.search.milp import CutPrices
-from slm_ray.search.phases import PHASES_FILE, PhaseRecord
+from slm_ray.search.phases import HELD_OUT, OTHER_TEXT, PHASES_FILE, PhaseRecord
 from slm_ray.search.plan import SearchPlan
 from slm_ray.search.rank import Ranking, bind_genomes, rank_units
 from slm_ray.search.reconstruction import (
@@ -244,11 +244,14 @@ class SearchRun:
         given, stack, scores = self._given(inputs, plan, ranking)
         baselines = baselines_at(given, stack, scores, best_cost, length, self.config.seed)
         others = [teacher_entry(given, length), *baselines]
-        if given is inputs:
-            entries = self._held_out(inputs, [*others, *chosen])
-        else:
-            entries = self._held_out(given, others) + self._held_out(inputs, chosen)
-        spending.pay_held_out(self.phases, inputs, [*others, *chosen])
+        work = TextMeasurement(self.config, self.phases, self.console)
+        entries = work.measure(HELD_OUT, inputs.held_out, (given, others), (inputs, chosen))
+        if inputs.other is not None:
+            won = [chosen[position] for position in winners]
+            found = work.measure(OTHER_TEXT, inputs.other, (given, others[:1]), (inputs, won))
+            places = [0, *(len(others) + position for position in winners)]
+            for place, more in zip(places, found, strict=True):
+                entries[place] |= more
         spent = spending.spent(self.phases, plan, trained, self.workers)
         if self.config.steps > 1:
             add_spent(spent, self.steps)
@@ -281,15 +284,6 @@ class SearchRun:
         spending.pay_unit_scores(self.phases, self.config, given, scores.tokens)
         return given, bind_genomes(self.config, given, scores), scores
 
-    def _held_out(self, inputs: SearchInputs, chosen: list[Chosen]) -> list[dict[str, Any]]:
-        settings = EvaluatorSettings(
-            teacher=inputs.teacher, precision=inputs.precision, ids=inputs.held_out.ids, proxies=("perplexity",),
-            stage_tokens=(), confidence=self.config.confidence, threads=self.config.threads, device=inputs.device,
-        )  # fmt: skip
-        progress = Progress(self.console, "held-out text", len(chosen), "models")
-        measured = measure_held_out(settings, [one.spec for one in chosen], progress.update, self.config.workers)
-        return [with_held_out(one, value) for one, value in zip(chosen, measured, strict=True)]
-
     def _corpus(self, inputs: SearchInputs) -> dict[str, Any]:
         tokens = {
             "calibration_tokens": inputs.calibration.num_tokens,
@@ -302,7 +296,7 @@ class SearchRun:
             "digest": digest,
             **tokens,
             "parts": describe_parts(summarise_parts(inputs.corpus)),
-        }
+        } | ({"other": {"name": self.config.other_data, "tokens": inputs.other.num_tokens}} if inputs.other else {})
 
     def _reconstruct(self, inputs: SearchInputs, plan: SearchPlan, result: dict[str, Any]) -> None:
         """Fit the weights of winners, or of the whole front; winners' folders are written as they are done."""

@@ -12,7 +12,7 @@ from slm_ray.search.cut_prices import num_cuts, price_flops, priced_tokens
 from slm_ray.search.finalists import training_spent
 from slm_ray.search.finish import Chosen
 from slm_ray.search.inputs import SearchInputs
-from slm_ray.search.phases import CUT_PRICES, HELD_OUT, TEACHER_TEXT, UNIT_SCORES, PhaseRecord
+from slm_ray.search.phases import CUT_PRICES, TEACHER_TEXT, UNIT_SCORES, PhaseRecord
 from slm_ray.search.plan import SearchPlan
 
 
@@ -45,10 +45,16 @@ def pay_cut_prices(phases: PhaseRecord, config: SearchConfig, inputs: SearchInpu
     phases.pay(CUT_PRICES, tokens, price_flops(inputs.space, inputs.architecture, length))
 
 
-def pay_held_out(phases: PhaseRecord, inputs: SearchInputs, measured: Sequence[Chosen]) -> None:
-    """Note what measuring models on the held-out text cost."""
-    tokens = inputs.held_out.num_tokens
-    phases.pay(HELD_OUT, tokens * len(measured), float(tokens) * sum(one.entry["cost"]["flops"] for one in measured))
+def pay_held_out(phases: PhaseRecord, name: str, tokens: int, measured: Sequence[Chosen]) -> None:
+    """Note what measuring models on a text that decides nothing cost.
+
+    Args:
+        phases: Where it is noted.
+        name: What it is noted as.
+        tokens: Tokens of the text.
+        measured: The models.
+    """
+    phases.pay(name, tokens * len(measured), float(tokens) * sum(one.entry["cost"]["flops"] for one in measured))
 
 
 def spent(phases: PhaseRecord, plan: SearchPlan, trained: Mapping[int, Trained], workers: int) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class StepPlan:
 
     def search_config(self, config: SearchConfig) -> SearchConfig:
         """The options of its search: the run's, but for the size, and for what only a last search is asked for."""
-        own: dict[str, Any] = dict.fromkeys((*QUANTITIES, "storage", "out"))
+        own: dict[str, Any] = dict.fromkeys((*QUANTITIES, "storage", "out", "other_data"))
         own[self.budget.quantity] = f"{self.budget.low}..{self.budget.high}"
         return dataclasses.replace(
             config, **own, steps=1, winners=1, finalists=0, audit=0,

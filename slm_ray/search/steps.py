@@ -90,7 +90,7 @@ def take_steps(
     for plan in step_plans(config, given.architecture):
         folder, own = plan.folder(run), plan.search_config(config)
         console.line(f"step {plan.number} of {config.steps}: search at {plan.budget}")
-        inputs = dataclasses.replace(inputs_after(given, steps), budget=plan.budget)
+        inputs = dataclasses.replace(inputs_after(given, steps), budget=plan.budget, other=None)
         _search(own, folder / _SEARCH, command, inputs, steps, search)
         console.line(f"step {plan.number} of {config.steps}: training on {config.step_tokens} tokens")
         trained = _train(config, given.teacher, folder, command, console)

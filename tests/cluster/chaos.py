@@ -227,7 +227,9 @@ def make_stages(inputs: Inputs) -> dict[str, Stage]:
         stages.search_stage(inputs), stages.capture_stage(inputs),
         stages.pretrain_stage(inputs, "pretraining", ("--launcher", "local")),
         stages.pretrain_stage(inputs, "pretraining on Ray", ()),
-        stages.evaluate_stage(inputs, "evaluation", 1), stages.evaluate_stage(inputs, "evaluation on Ray", 2),
+        # Long enough that most of a run is measuring, so that most blows come in the middle of it.
+        stages.evaluate_stage(inputs, "evaluation", 1, tokens=8192),
+        stages.evaluate_stage(inputs, "evaluation on Ray", 2, tokens=32768),
     ]  # fmt: skip
     return {stage.name: stage for stage in made}
 

@@ -71,7 +71,7 @@ def make_inputs(folder: Path) -> Inputs:
     text = tiny.corpus.read_text()
     for number in range(12):
         (inputs.long / f"{number}.txt").write_text(f"Chapter {number}.\n{text}")
-    lines = [json.dumps({"text": sentences(6, seed=i), "of": f"d{i % DOMAINS}"}) for i in range(DOMAINS * 40)]
+    lines = [json.dumps({"text": sentences(6, seed=i), "of": f"d{i % DOMAINS}"}) for i in range(DOMAINS * 400)]
     inputs.domains.write_text("\n".join(lines))
     tokenizer = make_tokenizer(text)
     for seed, place in enumerate(inputs.models):
@@ -176,10 +176,10 @@ def pretrain_stage(inputs: Inputs, name: str, more: Sequence[str]) -> Stage:
     )  # fmt: skip
 
 
-def evaluate_stage(inputs: Inputs, name: str, workers: int) -> Stage:
+def evaluate_stage(inputs: Inputs, name: str, workers: int, tokens: int) -> Stage:
     def start(run: Path) -> list[str]:
         given = {
-            "data": f"mixed={inputs.domains}", "domain-field": "of", "part": "whole", "eval-tokens": 2048,
+            "data": f"mixed={inputs.domains}", "domain-field": "of", "part": "whole", "eval-tokens": tokens,
             "sequence-length": 16, "precision": "fp32", "threads": 1, "peers": "none", "workers": workers, "out": run,
             "batch": 2,
         }  # fmt: skip

@@ -1,0 +1,76 @@
+"""Winners measured on text of another kind, which decides nothing."""
+
+import json
+import math
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from slm_ray.core.progress import Console
+from slm_ray.data import HELD_OUT, load_corpus, prepare_tokens
+from slm_ray.models.teachers import load_teacher
+from tests.search.tiny_run import sentences
+
+OPTIONS = ("--trials", "10", "--reconstruct-tokens", "2048", "--other-tokens", "256")
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Text with the words of every sentence the other way round."""
+    lines = [" ".join(reversed(line.split())) for line in sentences(300, seed=5).splitlines()]
+    (tmp_path / "other.txt").write_text("\n".join(lines))
+    return tmp_path / "other.txt"
+
+
+def _result(run):
+    return json.loads((run / "result.json").read_text())
+
+
+def test_winners_are_measured_there_and_nothing_else_changes(command, tiny, tmp_path, other, capsys):
+    plain, run = tmp_path / "plain", tmp_path / "run"
+    assert command(tiny.arguments(plain, *OPTIONS)) == 0
+    assert command(tiny.arguments(run, *OPTIONS, "--other-data", other)) == 0
+    shown = capsys.readouterr().out
+    assert f"On {other}, 256 tokens: " in shown and "of the teacher's with fitted weights" in shown
+    assert "On text of another kind" in (run / "report.md").read_text()
+    assert "On text of another kind" not in (plain / "report.md").read_text()
+
+    before, found = _result(plain), _result(run)
+    for old, new in zip(before["front"], found["front"], strict=True):
+        assert old["held_out_perplexity"] == new["held_out_perplexity"] and old["winner"] == new["winner"]
+        assert ("other_perplexity" in new) == (new["winner"] is not None)
+    assert found["corpus"]["other"] == {"name": str(other), "tokens": 256}
+    assert found["teacher"]["other_perplexity"] > found["teacher"]["held_out_perplexity"]
+    winners = [entry for entry in found["front"] if entry["winner"] is not None]
+    flops = sum(entry["cost"]["flops"] for entry in [found["teacher"], *winners])
+    assert found["spent"]["paid"]["other text"] == {"tokens": 256 * (1 + len(winners)), "flops": 256 * flops}
+
+
+def test_the_figure_is_that_of_the_exported_model(command, tiny, tmp_path, other):
+    run = tmp_path / "run"
+    assert command(tiny.arguments(run, *OPTIONS, "--other-data", other)) == 0
+    ids = prepare_tokens(
+        load_corpus(str(other), "text", Console()), load_teacher(str(tiny.teacher)).tokenizer(), HELD_OUT,
+        num_tokens=256, sequence_length=32, cache=tmp_path / "tokens", console=Console(),
+    ).ids  # fmt: skip
+    (entry,) = [entry for entry in _result(run)["front"] if entry["winner"] == 0]
+    fits = entry["reconstruction"]
+    expected = fits["after"]["other_perplexity"] if fits["kept"] else entry["other_perplexity"]
+    model = AutoModelForCausalLM.from_pretrained(run / "winners/0")
+    ids = torch.from_numpy(ids.copy()).long()
+    with torch.no_grad():
+        assert math.exp(model(ids, labels=ids).loss) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--other-data", "nowhere.txt"), "nowhere.txt"),
+        (("--other-data", "python-docs", "--other-tokens", "4"), "--other-tokens 4 is below one sequence: give 32"),
+    ],
+)
+def test_a_mistake_is_one_sentence(command, tiny, tmp_path, capsys, flags, said):
+    assert command(tiny.arguments(tmp_path / "run", *flags)) == 2
+    errors = capsys.readouterr().err
+    assert said in errors and "Traceback" not in errors
