@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from slm_ray.cluster.home import open_home, sent_files
+from slm_ray.cluster.localhost import is_on_localhost, on_localhost
 from slm_ray.core.commands import EXIT_USER_ERROR
 from slm_ray.core.environment import usable_cpus
 from slm_ray.core.errors import UserError, first_line
@@ -153,7 +154,8 @@ def _start(ray: object, address: str | None, num_cpus: int) -> None:
     common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address:
         _knock(address)
-        ray.init(address=address, **common)  # type: ignore[attr-defined]
+        with on_localhost() if is_on_localhost(address) else contextlib.nullcontext():
+            ray.init(address=address, **common)  # type: ignore[attr-defined]
         return
     from ray._private import ray_constants
 
