@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slm_ray.cluster.localhost import on_localhost
 from tests.cluster import work
 from tests.cluster.nodes import Nodes
 from tests.search.tiny_run import Tiny, environment
@@ -69,7 +70,8 @@ def _machines_of(kind: str, address: str) -> int:
     import ray
     from ray._private.state import actors
 
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    with on_localhost():
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     found = {actor["Address"]["NodeID"] for actor in actors().values() if actor["ActorClassName"] == kind}
     ray.shutdown()
     return len(found)
