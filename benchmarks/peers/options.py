@@ -39,7 +39,7 @@ class PeerOptions:
         calibration_samples: Samples of train text that activations are gathered on.
         calibration_length: Tokens of each.
         rates: Learning rates that are tried for every row.
-        pilot_tokens: Tokens that each rate is tried on.
+        pilot_tokens: Tokens that each rate is tried on; as many as ``tokens`` train every row at every rate.
         seed: Of the order of sequences and of random units.
         precision: Compute type of measuring and training.
         run: A finished search to take our winner from; None runs one.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from slm_ray.models.starts import save_start
 TEACHER = "teacher"
 NOT_TRAINED = (OURS_CUT,)  # shown for what its weights are worth before training
 _BATCH = 4
+_DECIDES = "calibration"  # the text that decides between rates
 
 
 def row_folder(study: Study, name: str) -> Path:
@@ -78,9 +80,8 @@ def make_row(study: Study, name: str) -> None:
     tokens = study.options.tokens
     if not tokens or name in NOT_TRAINED:
         return
-    rate = _best_rate(study, name)
-    trained = kept(folder / f"after-{tokens}.json", lambda: _trained(study, name, tokens, rate, start))
-    study.console.line(f"{name}: after {trained['tokens']:,} tokens at {rate:g}: {_perplexities(trained)}")
+    trained = kept(folder / f"after-{tokens}.json", lambda: _best_training(study, name, tokens, start))
+    study.console.line(f"{name}: after {trained['tokens']:,} tokens at {trained['rate']:g}: {_perplexities(trained)}")
 
 
 def _perplexities(record: Mapping[str, Any]) -> str:
@@ -118,8 +119,8 @@ def _pilot(study: Study, name: str, rate: float) -> float:
         try:
             found = train(study, folder / "start", run, tokens=study.options.pilot_tokens, rate=rate,
                           shards=_shards(study))  # fmt: skip
-            record = measure(study, found["model"], {"calibration": study.deciding_shards()})
-            loss, error = mean_of(record["texts"]["calibration"]), None
+            record = measure(study, found["model"], {_DECIDES: study.deciding_shards()})
+            loss, error = mean_of(record["texts"][_DECIDES]), None
         except UserError as problem:  # a loss that is no number; the other rates may do
             found, loss, error = {"seconds": None, "tokens": study.options.pilot_tokens}, None, str(problem)
         forget(run)
@@ -129,13 +130,37 @@ def _pilot(study: Study, name: str, rate: float) -> float:
     return math.inf if loss is None else float(loss)
 
 
+def _best_training(study: Study, name: str, tokens: int, start: Mapping[str, Any]) -> dict[str, Any]:
+    """The best by calibration text of a training at every rate, where tries are as long; else one at the best try's."""
+    rates = study.options.rates
+    if study.options.pilot_tokens < tokens or len(rates) == 1:
+        return _trained(study, name, tokens, _best_rate(study, name), start)
+
+    def at(rate: float) -> dict[str, Any]:
+        try:
+            found = _trained(study, name, tokens, rate, start)
+        except UserError as problem:
+            return {"rate": rate, "loss": None, "error": str(problem)}
+        study.console.line(f"{name}: {rate:g} gives {found['loss']:.4f} on calibration text, {_perplexities(found)}")
+        return found
+
+    paths = {rate: row_folder(study, name) / f"after-{tokens}-{rate:g}.json" for rate in rates}
+    made = [kept(path, partial(at, rate)) for rate, path in paths.items()]
+    good = [record for record in made if record["loss"] is not None]
+    if not good:
+        raise UserError(f"{name} cannot be trained at any of the rates: {made[0]['error']}")
+    return dict(min(good, key=lambda record: record["loss"]))
+
+
 def _trained(study: Study, name: str, tokens: int, rate: float, start: Mapping[str, Any]) -> dict[str, Any]:
     folder = row_folder(study, name)
-    run = folder / f"training-{tokens}"
+    run = folder / f"training-{tokens}-{rate:g}"
     found = train(study, folder / "start", run, tokens=tokens, rate=rate, shards=_shards(study))
-    measured = measure(study, found["model"], study.texts)
+    measured = measure(study, found["model"], {**study.texts, _DECIDES: study.deciding_shards()})
+    loss = mean_of(measured["texts"].pop(_DECIDES))
     forget(run)
     # Of shapes that pretraining does not know it can only estimate: the row's own count is exact for all.
     own = 3.0 * start["flops_per_token"] * found["tokens"]
     flops = {"own": own, "teacher": float(study.teacher_flops()) * found["tokens"]}
-    return measured | {"rate": rate, "tokens": found["tokens"], "seconds": found["seconds"], "flops": flops}
+    return measured | {"rate": rate, "loss": loss, "tokens": found["tokens"], "seconds": found["seconds"],
+                       "flops": flops}  # fmt: skip

@@ -32,6 +32,16 @@ def _options(tiny: Tiny, out: Path, **changes: object) -> PeerOptions:
     return PeerOptions(**{**given, **changes})
 
 
+def test_every_rate_is_trained_on_all_tokens_where_tries_are_as_long(tiny: Tiny, tmp_path: Path) -> None:
+    study = Study(_options(tiny, tmp_path / "study", pilot_tokens=128, rates=(1e-3, 1e-2, 1e-4)))
+    rows.make_row(study, "random")
+    folder = rows.row_folder(study, "random")
+    tried = [read_json(folder / f"after-128-{rate:g}.json") for rate in (1e-3, 1e-2, 1e-4)]
+    assert read_json(folder / "after-128.json") == min(tried, key=lambda record: record["loss"])
+    assert len({record["loss"] for record in tried}) == 3 and "calibration" not in tried[0]["texts"]
+    assert not list(folder.glob("pilot-*")) and not list(folder.glob("training-*"))
+
+
 def test_rows_are_made_measured_and_trained_once(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
