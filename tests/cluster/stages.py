@@ -183,8 +183,9 @@ def evaluate_stage(inputs: Inputs, name: str, workers: int, tokens: int) -> Stag
             "sequence-length": 16, "precision": "fp32", "threads": 1, "peers": "none", "workers": workers, "out": run,
             "batch": 2,
         }  # fmt: skip
+        # Fresh, or what the undisturbed run left in the cache would be found, and nothing measured.
         return ["-m", "slm_ray.evaluate", *(word for model in inputs.models for word in ("--model", str(model))),
-                *flags(given)]  # fmt: skip
+                *flags(given), "--fresh"]  # fmt: skip
 
     def records(run: Path) -> dict[str, Any]:
         return {str(path.relative_to(run)): path.stat().st_mtime_ns for path in sorted(run.glob("models/*/*.json"))}
