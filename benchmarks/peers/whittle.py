@@ -117,7 +117,8 @@ def whittle_start(study: Study) -> tuple[SubnetSpec, Spent, dict[str, Any]]:
     if not (folder / "result.json").is_file():
         python = environment((study.out / "whittle-env").resolve())
         variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        done = subprocess.run([str(python), str(_SCRIPT), str(folder.resolve())], capture_output=True, text=True,
+        # -P: what it imports must not find the files beside the script, which have names such as training.
+        done = subprocess.run([str(python), "-P", str(_SCRIPT), str(folder.resolve())], capture_output=True, text=True,
                               env=variables)  # fmt: skip
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]

@@ -4,7 +4,8 @@ python whittle_search.py FOLDER      # reads problem.json, weights and ids there
 
 Nothing of slm_ray is installed there. The choices are those of whittle's own command, except that numbers of heads are
 multiples of the query groups and neurons never more than the teacher's, without which it stops on such a teacher, and
-that embedding and depth begin at half of the teacher's, so that candidates are not spent on far smaller models.
+that embedding and depth begin at a third of the teacher's, so that candidates are not spent on far smaller models: not
+above, for whittle begins with half the width of every range, which must lie in it.
 """
 
 from __future__ import annotations
@@ -60,10 +61,10 @@ def main(folder: Path) -> None:
     whole = mean_loss(model, ids)
     groups = problem["n_query_groups"]
     space = {
-        "embed_dim": lograndint(problem["n_embd"] // 2, problem["n_embd"]),
+        "embed_dim": lograndint(problem["n_embd"] // 3, problem["n_embd"]),
         "num_heads": choice([groups * kept for kept in range(1, problem["n_head"] // groups + 1)]),
         "mlp_ratio": uniform(0.5, problem["intermediate_size"] / problem["n_embd"]),
-        "depth": randint(max(1, problem["n_layer"] // 2), problem["n_layer"]),
+        "depth": randint(max(1, problem["n_layer"] // 3), problem["n_layer"]),
     }
     tried: list[dict[str, Any]] = []
 
