@@ -101,7 +101,7 @@ def on_ray(options: argparse.Namespace) -> dict[str, Any]:
         environment = {**os.environ, "SLM_RAY_CACHE": str(tiny.cache), "OMP_NUM_THREADS": "1"}
         rows: list[dict[str, Any]] = []
         try:
-            process = subprocess.Popen([sys.executable, "-c", _COMMAND, *words], env=environment)
+            process = subprocess.Popen([sys.executable, "-m", "slm_ray.search", *words], env=environment)
             ended = threading.Event()
             sampler = threading.Thread(target=_sample, args=(process.pid, cluster, run, rows, ended), daemon=True)
             sampler.start()
@@ -120,17 +120,6 @@ def on_ray(options: argparse.Namespace) -> dict[str, Any]:
         "at_once": options.at_once, "status": status, "search_seconds": result.get("spent", {}).get("seconds"),
         "busy_seconds": result.get("spent", {}).get("busy_seconds"), "rows": rows,
     }  # fmt: skip
-
-
-# Unless told otherwise, Ray takes a loopback address for the machine's own, on which such a cluster does not listen.
-_COMMAND = """
-import sys
-import ray._private.ray_constants as constants
-constants.ENABLE_RAY_CLUSTER = False
-from slm_ray.core.commands import run_command
-from slm_ray.search.command import main
-sys.exit(run_command(main, sys.argv[1:]))
-"""
 
 
 def _rss(pids: Iterable[int]) -> float:
@@ -219,14 +208,13 @@ def fetch_on_node(place: Path, caches: Path) -> str:
 def fetched(options: argparse.Namespace) -> dict[str, Any]:
     """A folder sent to many simulated machines."""
     import ray
-    from ray._private import ray_constants
     from ray._private.internal_api import node_stats
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from slm_ray.cluster.home import open_home, sent_files
+    from slm_ray.cluster.localhost import on_localhost
     from tests.cluster.nodes import Nodes
 
-    ray_constants.ENABLE_RAY_CLUSTER = False
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch) / "teacher"
         place.mkdir()
@@ -235,7 +223,8 @@ def fetched(options: argparse.Namespace) -> dict[str, Any]:
         size = sum(path.stat().st_size for path in place.iterdir())
         cluster = Nodes(options.nodes, 2)
         try:
-            ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+            with on_localhost():
+                ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
             home = open_home()
             began = time.monotonic()
             nodes = [node for node in ray.nodes() if node["Resources"].get("CPU")]

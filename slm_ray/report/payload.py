@@ -55,15 +55,15 @@ def model_facts(run: RunRecords, model: Model) -> list[str]:
     teacher = run.teacher
     share = share_text(model.params, teacher.params if teacher else None)
     lines = [f"{count_text(model.params)} parameters" + ("" if share == MISSING else f", {share} of the teacher")]
-    if model.held_out_perplexity is not None:
-        ratio = ratio_text(model.held_out_perplexity, teacher_perplexity(run, model))
-        times = "" if ratio == MISSING or model is teacher else f", {ratio} the teacher's"
-        lines.append(f"held-out perplexity {perplexity_text(model.held_out_perplexity, model.held_out_stderr)}{times}")
-    fitted, stderr = fitted_perplexity(model)
-    if fitted is not None:
-        ratio = ratio_text(fitted, teacher_perplexity(run, model))
-        times = "" if ratio == MISSING else f", {ratio} the teacher's"
-        lines.append(f"with fitted weights {perplexity_text(fitted, stderr)}{times}")
+    fitted, fitted_stderr = fitted_perplexity(model)
+    for name, value, stderr in (
+        ("held-out perplexity", model.held_out_perplexity, model.held_out_stderr),
+        ("with fitted weights", fitted, fitted_stderr),
+    ):
+        if value is not None:
+            ratio = ratio_text(value, teacher_perplexity(run, model))
+            times = "" if ratio == MISSING or model is teacher else f", {ratio} the teacher's"
+            lines.append(f"{name} {perplexity_text(value, stderr)}{times}")
     if model.calibration_perplexity is not None:
         tokens = model.detail("tokens")
         on = f" on {tokens:,.0f} tokens" if tokens else ""

@@ -126,7 +126,7 @@ def perplexity_fields(text: str, measured: Measurement) -> dict[str, float | Non
     """A perplexity as results hold it.
 
     Args:
-        text: ``held_out`` or ``other``.
+        text: What the text is called there, such as ``held_out``.
         measured: The measurement.
     """
     stderr = None if measured.stderr is None else round(measured.stderr, 4)

@@ -123,6 +123,17 @@ def written_sequences(config: SearchConfig) -> int:
     return int(max(1, config.reconstruct_tokens // config.sequence_length) * config.teacher_text + 1e-9)
 
 
+def _pack(
+    config: SearchConfig, corpus: Corpus, tokenizer: Any, part: str, num_tokens: int, console: Console,
+    flag: str | None = None,
+) -> PackedTokens:  # fmt: skip
+    """Tokens of a part of a corpus, in the search's sequences."""
+    return prepare_tokens(
+        corpus, tokenizer, part, num_tokens=num_tokens, sequence_length=config.sequence_length,
+        cache=cache_folder() / "tokens", console=console, flag=flag,
+    )  # fmt: skip
+
+
 def prepare_parts(
     config: SearchConfig, teacher: Teacher, console: Console
 ) -> tuple[Corpus, PackedTokens, PackedTokens, PackedTokens]:
@@ -141,13 +152,7 @@ def prepare_parts(
         TRAIN: config.importance_steps * config.importance_tokens,
         HELD_OUT: config.held_out_tokens,
     }
-    parts = [
-        prepare_tokens(
-            corpus, tokenizer, part, num_tokens=count, sequence_length=config.sequence_length,
-            cache=cache_folder() / "tokens", console=console,
-        )
-        for part, count in wanted.items()
-    ]  # fmt: skip
+    parts = [_pack(config, corpus, tokenizer, part, count, console) for part, count in wanted.items()]
     return corpus, parts[0], parts[1], parts[2]
 
 
@@ -159,11 +164,8 @@ def _other_tokens(config: SearchConfig, teacher: Teacher, console: Console) -> P
     """
     if not config.other_data:
         return None
-    return prepare_tokens(
-        load_corpus(config.other_data, config.text_field, console), teacher.tokenizer(), HELD_OUT,
-        num_tokens=config.other_tokens, sequence_length=config.sequence_length, cache=cache_folder() / "tokens",
-        console=console, flag="--other-tokens",
-    )  # fmt: skip
+    corpus = load_corpus(config.other_data, config.text_field, console)
+    return _pack(config, corpus, teacher.tokenizer(), HELD_OUT, config.other_tokens, console, "--other-tokens")
 
 
 def tokens_to_write(config: SearchConfig) -> int:
@@ -198,11 +200,7 @@ def _reconstruction_tokens(
     num_written, length = written_sequences(config), config.sequence_length
     wanted = max(config.reconstruct_tokens, length) - num_written * length
     try:
-        own = prepare_tokens(
-            corpus, teacher.tokenizer(), TRAIN, num_tokens=wanted,
-            sequence_length=config.sequence_length, cache=cache_folder() / "tokens", console=console,
-            flag="--reconstruct-tokens",
-        )  # fmt: skip
+        own = _pack(config, corpus, teacher.tokenizer(), TRAIN, wanted, console, "--reconstruct-tokens")
     except UserError as error:
         if train.num_tokens >= wanted:
             raise

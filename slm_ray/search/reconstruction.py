@@ -29,6 +29,7 @@ from slm_ray.models.teachers import quiet_transformers
 from slm_ray.proxies.evaluator import DTYPES
 from slm_ray.proxies.measurement import Measurement
 from slm_ray.proxies.staged import StagedLoss, perplexity_of, stage_ends
+from slm_ray.search.finish import perplexity_fields
 from slm_ray.search.inputs import SearchInputs
 
 RECONSTRUCTION_FOLDER = "reconstruction"
@@ -82,11 +83,6 @@ def _ids(ids: NDArray[np.int32]) -> torch.Tensor:
     return torch.from_numpy(ids.astype(np.int64))
 
 
-def _figures(name: str, measured: Measurement) -> dict[str, float | None]:
-    stderr = None if measured.stderr is None else round(measured.stderr, _DIGITS)
-    return {f"{name}_perplexity": round(measured.value, _DIGITS), f"{name}_stderr": stderr}
-
-
 def measure_texts(model: Any, texts: Mapping[str, torch.Tensor], precision: str) -> dict[str, Measurement]:
     """A model's perplexity on several texts, in the type that candidates are measured in.
 
@@ -105,7 +101,7 @@ def measure_texts(model: Any, texts: Mapping[str, torch.Tensor], precision: str)
 def _all_figures(measured: Mapping[str, Measurement]) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     for name, one in measured.items():
-        found |= _figures(name, one)
+        found |= perplexity_fields(name, one)
     return found
 
 
@@ -224,7 +220,7 @@ class Reconstruction:
         return measure_texts(model, texts, self.inputs.precision)
 
     def _held_out(self, model: Any) -> dict[str, float | None]:
-        texts = {"held_out": self.inputs.held_out} | ({"other": self.inputs.other} if self.inputs.other else {})
+        texts = {"held_out": self.inputs.held_out} | ({} if self.inputs.other is None else {"other": self.inputs.other})
         return _all_figures(self._measured(model, {name: _ids(text.ids) for name, text in texts.items()}))
 
     def spent(self, members: Sequence[Member]) -> dict[str, Any]:
@@ -234,7 +230,7 @@ class Reconstruction:
         """
         inputs, length = self.inputs, self.tokens.sequence_length
         decided = inputs.calibration.num_tokens + (0 if inputs.aside is None else inputs.aside.size)
-        measured = 2 * decided + inputs.held_out.num_tokens + (inputs.other.num_tokens if inputs.other else 0)
+        measured = 2 * decided + inputs.held_out.num_tokens + (0 if inputs.other is None else inputs.other.num_tokens)
         tokens, flops = 0, 0.0
         for group in self._groups(members):
             sizes = [member.spec.architecture_in(inputs.architecture) for member in group]
