@@ -8,7 +8,7 @@
 fronts, the race. ``ray`` runs the command on so many raylets of this machine, each of which declares so many CPUs, with
 a zero-cost objective (what is kept, by magnitude) on a tiny teacher; ``--at-once`` workers is what fits this machine,
 and each takes a whole node. ``fetch`` has two workers of every node ask at once for a folder of the command's machine,
-with a cache of its own for each node, and counts what crossed Ray's object store.
+with a cache of its own for each node, and counts what crossed Ray's object store (it needs the extra ``cluster``).
 """
 
 from __future__ import annotations
@@ -207,6 +207,7 @@ def fetch_on_node(place: Path, caches: Path) -> str:
 
 def fetched(options: argparse.Namespace) -> dict[str, Any]:
     """A folder sent to many simulated machines."""
+    import grpc  # noqa: F401 - node_stats needs it, which would say so at the end of it all
     import ray
     from ray._private.internal_api import node_stats
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -228,8 +229,8 @@ def fetched(options: argparse.Namespace) -> dict[str, Any]:
             home = open_home()
             began = time.monotonic()
             nodes = [node for node in ray.nodes() if node["Resources"].get("CPU")]
-            task = ray.remote(fetch_on_node)
-            for few in range(0, len(nodes), options.at_once):  # a worker's process is large
+            task = ray.remote(max_calls=1)(fetch_on_node)  # its process ends with it: it is large, and there are many
+            for few in range(0, len(nodes), options.at_once):
                 asked = [
                     task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
                     .remote(place, Path(scratch) / "caches")

@@ -54,25 +54,35 @@ def headline(run: RunRecords) -> str:
     if best is None:
         return "No model was found: no candidate has been measured."
     name = best_name(run).capitalize()
-    text = "calibration" if best.held_out_perplexity is None else "held-out"
     first = f"{name} has {count_text(best.params)} parameters"
     if run.teacher and best.params is not None:
         first += f", {share_text(best.params, run.teacher.params)} of {run.teacher.name}"
-    second = f"Before any training its perplexity on {text} text is {perplexity_text(best.perplexity, best.stderr)}"
-    ratio = ratio_text(best.perplexity, teacher_perplexity(run, best))
-    times = "" if ratio == MISSING else f", {ratio} the teacher's"
-    fitted = _when_fitted(run, best)
-    exported = f"; with fitted weights, as it was exported, {fitted}" if fitted else ""
-    return f"{first}. {second}{times}{exported}."
+    value, times, cut = _stated(run, best)
+    when = "As it was exported, with fitted weights and before any training," if cut else "Before any training"
+    return f"{first}. {when} its perplexity on {_text_of(best)} text is {value}{times}{f'; {cut}' if cut else ''}."
 
 
-def _when_fitted(run: RunRecords, best: Model) -> str:
-    """The winner's perplexity with fitted weights, which it is exported with, and its ratio; empty without any."""
-    fitted, _ = fitted_perplexity(best)
+def _text_of(best: Model) -> str:
+    return "calibration" if best.held_out_perplexity is None else "held-out"
+
+
+def _stated(run: RunRecords, best: Model) -> tuple[str, str, str]:
+    """The perplexity of a winner as it was exported, its ratio to the teacher's, and what it was before a fit.
+
+    The last is empty where no weights were fitted, the second where the teacher's perplexity is not known.
+    """
+    reference = teacher_perplexity(run, best)
+
+    def times(value: float | None, least: str) -> str:
+        ratio = ratio_text(value, reference)
+        return "" if ratio == MISSING else f", {ratio}{least}"
+
+    whose = f" the teacher's {perplexity_text(reference)}"
+    fitted, stderr = fitted_perplexity(best)
     if fitted is None:
-        return ""
-    ratio = ratio_text(fitted, teacher_perplexity(run, best))
-    return perplexity_text(fitted) + ("" if ratio == MISSING else f", {ratio}")
+        return perplexity_text(best.perplexity, best.stderr), times(best.perplexity, whose), ""
+    cut = f"as cut out {perplexity_text(best.perplexity)}{times(best.perplexity, '')}"
+    return perplexity_text(fitted, stderr), times(fitted, whose), cut
 
 
 def _tiles(run: RunRecords) -> str:
@@ -81,16 +91,9 @@ def _tiles(run: RunRecords) -> str:
         return ""
     share = f", {share_text(best.params, teacher.params)} of {teacher.name}" if teacher and teacher.params else ""
     tiles = [tile("Size", count_text(best.params), f"parameters{share}")]
-    text = "calibration" if best.held_out_perplexity is None else "held-out"
-    reference = teacher_perplexity(run, best)
-    ratio = (
-        ""
-        if reference is None
-        else f", {ratio_text(best.perplexity, reference)} the teacher's {perplexity_text(reference)}"
-    )
-    fitted = _when_fitted(run, best)
-    said = f"{text} text, before training{ratio}" + (f"; with fitted weights {fitted}" if fitted else "")
-    tiles.append(tile("Perplexity", perplexity_text(best.perplexity, best.stderr), said))
+    value, times, cut = _stated(run, best)
+    said = f"{_text_of(best)} text, before training{times}" + (f"; {cut}" if cut else "")
+    tiles.append(tile("Perplexity", value, said))
     nearest = min((item for item in comparisons(run) if item.ratio), key=lambda item: item.ratio or 0, default=None)
     if nearest:
         value = perplexity_text(nearest.model.held_out_perplexity)

@@ -7,7 +7,7 @@ from synthetic_run import finished_run, make_result, make_trials, write_run
 
 from slm_ray.report import load_run, model_card, summary_text
 from slm_ray.report.markdown import code_block, markdown_table, plain
-from slm_ray.report.search_page import report_markdown
+from slm_ray.report.search_page import report_markdown, report_page
 from slm_ray.report.steps import load_code, load_command, needs_remote_code, tighter_command
 from slm_ray.report.tables import Table
 
@@ -107,7 +107,9 @@ def test_the_summary_tables_and_card_say_that_weights_were_fitted(tmp_path):
     assert "ridge regression on 16,384 train tokens of" in card and "26.4" in card
     assert "its sub-network, as it was cut out" in card and "its weights are the teacher's own" not in card
     assert "weights fitted on 16,384 train tokens" in page and "26.4 ± 0.7" in page
-    assert "; with fitted weights, as it was exported, 26.4, " in page
+    assert "As it was exported, with fitted weights and before any training, its perplexity on held-out" in page
+    assert "text is 26.4 ± 0.7, " in page and "; as cut out " in page
+    assert "<dt>Perplexity</dt><dd><b>26.4 ± 0.7</b>" in report_page(run)
     entry["reconstruction"]["kept"] = False
     (folder / "result.json").write_text(json.dumps(result))
     run = load_run(folder)
