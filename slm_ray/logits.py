@@ -42,9 +42,7 @@ class LogitsConfig:
     data: str = option(None, f"corpus to prepare tokens from [default: {DEFAULT_CORPUS}]", kind=str)
     text_field: str = option(None, "field of the text in records [default: text]", kind=str)
     tokens: str = option(None, f"at least so many tokens: 300k, 20M, all [default: {DEFAULT_TOKENS}]", kind=str)
-    sequence_length: int = option(
-        None, f"tokens per sequence [default: {DEFAULT_LENGTH}]", check=at_least(2), kind=int
-    )
+    sequence_length: int = option(None, f"tokens per sequence [default: {DEFAULT_LENGTH}]", check=at_least(2), kind=int)
     shards: str = option(None, "folder of prepared token shards, instead of the four options above", kind=str)
     kind: str = option(TOP_K, "the likeliest words and the mass of the rest, or words drawn", choices=STORE_KINDS)
     k: int = option(32, "words kept of a token, for top-k", check=at_least(1))

@@ -109,9 +109,7 @@ def _before(rows: Mapping[str, Any], texts: list[str], teacher: Mapping[str, Any
     return lines
 
 
-def _after(
-    rows: Mapping[str, Any], texts: list[str], teacher: Mapping[str, Any] | None, tokens: int
-) -> list[str]:
+def _after(rows: Mapping[str, Any], texts: list[str], teacher: Mapping[str, Any] | None, tokens: int) -> list[str]:
     trained = {name: row for name, row in rows.items() if row["after"]}
     if not trained:
         return []

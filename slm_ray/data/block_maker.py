@@ -122,9 +122,7 @@ class BlockMaker:
             UserError: Reading or writing fails, or they are less than one sequence.
         """
         write_bytes(self.work / TOKENIZER_FILE, self.backend.to_str().encode())
-        self.progress = Progress(
-            self.console, f"preparing {self.part} tokens", self.plan.expected_tokens, "tokens"
-        )
+        self.progress = Progress(self.console, f"preparing {self.part} tokens", self.plan.expected_tokens, "tokens")
         names, found = self._stream() if not self.corpus.is_finite else self._rounds()
         if found < self.length:
             discard(self.work)
@@ -174,9 +172,7 @@ class BlockMaker:
 
     def _blocks(self, round: int, low: int, high: int, limit_bytes: int | None = None) -> Iterator[tuple[str, int]]:
         separator = self.made_from["separator"]
-        job = Job(
-            self.work, round, self.part, low, high, self.plan.block_bytes, self.length, separator, limit_bytes
-        )
+        job = Job(self.work, round, self.part, low, high, self.plan.block_bytes, self.length, separator, limit_bytes)
         return _finished_blocks(job, self.plan.slices, self.workers)
 
     def _say(self, num_tokens: int) -> None:

@@ -108,9 +108,7 @@ class _Files:
         if always_cut:
             share = sum(path.stat().st_size for path in texts) // _ENOUGH_TEXT_FILES
             size = min(max(share, _LEAST_PIECE_CHARACTERS), _PIECE_CHARACTERS)
-        return _FileSlice(
-            self.root, self.paths, self.text_field, self.domain_field, size, always_cut, num_bytes=0
-        )
+        return _FileSlice(self.root, self.paths, self.text_field, self.domain_field, size, always_cut, num_bytes=0)
 
     def documents(self) -> Iterator[Document]:
         yield from self._slice().documents()

@@ -129,9 +129,7 @@ def write_shards(
         for number, first in enumerate(range(0, len(rows), shard_sequences)):
             part_rows = rows[first : first + shard_sequences]
             low, high = np.searchsorted(starts, [first * length, (first + len(part_rows)) * length])
-            entries.append(
-                write_shard(temporary, f"shard-{number:05d}", part_rows, starts[low:high] - first * length)
-            )
+            entries.append(write_shard(temporary, f"shard-{number:05d}", part_rows, starts[low:high] - first * length))
         write_manifest(
             temporary, entries, sequence_length=length, num_bytes=num_bytes, separator=separator, vocab_size=vocab_size,
             part=part, corpus=corpus, corpus_digest=corpus_digest, tokenizer_digest=tokenizer_digest,

@@ -88,9 +88,7 @@ class _Rest:
         return self._ids
 
 
-def complete(
-    folder: Path, final: Path, names: Sequence[str], tokenizer: Tokenizer, about: dict[str, Any]
-) -> None:
+def complete(folder: Path, final: Path, names: Sequence[str], tokenizer: Tokenizer, about: dict[str, Any]) -> None:
     """Make the folder of finished blocks a folder of shards, and give it its name.
 
     Args:

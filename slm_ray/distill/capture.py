@@ -148,9 +148,11 @@ def _capture_parts(job: Job, shards: TokenShards, console: Console, workers: int
     """Capture every part that has no record yet."""
     count = -(-shards.num_sequences // job.part_sequences)
     missing = [number for number in range(count) if not store_format.record_file(job.work, number).is_file()]
-    done = shards.num_tokens - sum(
-        min(job.part_sequences, shards.num_sequences - number * job.part_sequences) for number in missing
-    ) * shards.sequence_length
+    done = (
+        shards.num_tokens
+        - sum(min(job.part_sequences, shards.num_sequences - number * job.part_sequences) for number in missing)
+        * shards.sequence_length
+    )
     if not missing:
         return
     if done:

@@ -83,5 +83,3 @@ class CaptureSettings:
             "sequence_length": shards.sequence_length,
             "num_sequences": shards.num_sequences,
         }
-
-

@@ -100,9 +100,7 @@ def workers_that_fit(wanted: int, job: Job, console: Console) -> int:
             break
         time.sleep(0.2)
     if room < 1:
-        needs, there = (
-            ", ".join(f"{amounts.get(name, 0):g} {name}" for name in asked) for amounts in (asked, free)
-        )
+        needs, there = (", ".join(f"{amounts.get(name, 0):g} {name}" for name in asked) for amounts in (asked, free))
         raise UserError(f"a capture worker needs {needs}, and {there} of the Ray cluster are free: give it room")
     if room < wanted:
         console.line(f"there is room for {room} of {wanted} workers")

@@ -201,9 +201,7 @@ def top_k(hidden: torch.Tensor, head: torch.Tensor, k: int, temperature: float =
     Raises:
         UserError: Logits are not finite.
     """
-    parts = [
-        take_top(read_blocks(hidden[group], head, temperature), k) for group in spans(len(hidden), _group_size(k))
-    ]
+    parts = [take_top(read_blocks(hidden[group], head, temperature), k) for group in spans(len(hidden), _group_size(k))]
     return TopK(*(torch.cat([getattr(part, name) for part in parts]) for name in ("ids", "log_probs", "tail_log_mass")))
 
 

@@ -90,5 +90,3 @@ def measure_on_ray(
                     continue
                 receive(job, (SAY, f"its worker died ({type(error).__name__}); what was measured is kept, going on"))
                 waiting.insert(0, left(job))
-
-

@@ -147,9 +147,7 @@ class SlmRayPositionsModel(LlamaModel):
             if position_ids is None:
                 position_ids = positions_of(attention_mask, seen, embeds)
             embeds = embeds + self._learned(position_ids)
-        return super().forward(
-            attention_mask=attention_mask, position_ids=position_ids, inputs_embeds=embeds, **kwargs
-        )
+        return super().forward(attention_mask=attention_mask, position_ids=position_ids, inputs_embeds=embeds, **kwargs)
 
     def _learned(self, position_ids: torch.Tensor) -> torch.Tensor:
         rows = self.config.max_position_embeddings

@@ -37,9 +37,7 @@ def write_first_checkpoint(
     state = TrainingState(weights, optimizer or {})
     with tempfile.TemporaryDirectory(prefix="slm_ray-start-") as scratch:
         save_start(model, tokenizer, Path(scratch))
-        CheckpointFolder(storage).save(
-            0, lambda folder: write_state(folder, Path(scratch), state, TrainerState()), {}
-        )
+        CheckpointFolder(storage).save(0, lambda folder: write_state(folder, Path(scratch), state, TrainerState()), {})
     flops, exact = forward_flops_per_token(model.config, size_of(model.config, model), sequence_length)
     architecture = config_architecture(model.config)
     return {

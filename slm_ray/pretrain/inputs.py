@@ -197,9 +197,7 @@ def _check_vocabulary(config: PretrainConfig, name: str, tokenizer: Any, teacher
     )
 
 
-def load_scratch(
-    config: PretrainConfig, teacher: Teacher | None, run: Path, console: Console
-) -> tuple[Student, ...]:
+def load_scratch(config: PretrainConfig, teacher: Teacher | None, run: Path, console: Console) -> tuple[Student, ...]:
     """The models from nothing, with their tokenizer.
 
     Args:

@@ -145,9 +145,7 @@ def _earlier(model: Mapping[str, Any], origin: Mapping[str, Any], run: Path) -> 
     return _whole(before) if before else None
 
 
-def description_files(
-    model: Path, folder: Path, step: int, config: Mapping[str, Any] | None = None
-) -> dict[str, str]:
+def description_files(model: Path, folder: Path, step: int, config: Mapping[str, Any] | None = None) -> dict[str, str]:
     """Name to text of the files that an exported model gets: its lineage and its card.
 
     Args:

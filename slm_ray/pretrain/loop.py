@@ -82,7 +82,12 @@ class Trainer:
         torch.manual_seed(job.seed)
         module = build_module(job, place, student)
         self.batches = Batches(
-            self.shards, job.seed, job.batch_size, separate=self.separate, rank=place.rank, world=place.world,
+            self.shards,
+            job.seed,
+            job.batch_size,
+            separate=self.separate,
+            rank=place.rank,
+            world=place.world,
             sequences=job.sequences,
         )
         share = job.batch_size // place.world

@@ -97,9 +97,7 @@ def _fits(try_batch: Callable[[int], None], size: int, reserve: int) -> bool:
     return True
 
 
-def _double(
-    try_batch: Callable[[int], None], share: int, spare: int, memory: Callable[[], tuple[int, int]]
-) -> int:
+def _double(try_batch: Callable[[int], None], share: int, spare: int, memory: Callable[[], tuple[int, int]]) -> int:
     """Sizes 1, 2, 4 … until the peak rose twice in a row: before that, it may be one of loading the model."""
     held, peak = memory()
     tried, peaks = [0], [peak]

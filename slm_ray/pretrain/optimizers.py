@@ -20,6 +20,7 @@ OPTIMIZERS = ("adamw", "lion", "lamb", "muon")
 # tensor and Muon the matrix itself.
 ELEMENTWISE = frozenset({"adamw", "lion"})
 
+
 def _embeddings(model: nn.Module) -> set[int]:
     """Ids of the token embedding's and the output head's weights."""
     found = set()

@@ -253,5 +253,3 @@ class Watcher:
     def finish(self) -> None:
         """End the phase."""
         self._progress.finish(f"{sum(self._steps.values()):,} steps")
-
-

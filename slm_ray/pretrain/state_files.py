@@ -67,9 +67,7 @@ def write_state(folder: Path, static: Path, state: TrainingState, trainer: Train
     copy_static_files(static, folder)
     _save_tensors(folder / WEIGHTS_FILE, state.weights)
     flat = {
-        f"{name}{_SEPARATOR}{key}": value
-        for name, entry in state.optimizer.items()
-        for key, value in entry.items()
+        f"{name}{_SEPARATOR}{key}": value for name, entry in state.optimizer.items() for key, value in entry.items()
     }
     if flat:
         _save_tensors(folder / OPTIMIZER_FILE, flat)

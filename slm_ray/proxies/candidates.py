@@ -79,8 +79,6 @@ def choose_candidates(
     return [record for record in done if record["trial"] in chosen]
 
 
-def _one_of_each_stratum(
-    group: list[dict[str, Any]], wanted: int, rng: np.random.Generator
-) -> list[dict[str, Any]]:
+def _one_of_each_stratum(group: list[dict[str, Any]], wanted: int, rng: np.random.Generator) -> list[dict[str, Any]]:
     strata = [stratum for stratum in np.array_split(np.arange(len(group)), wanted) if len(stratum)] if wanted else []
     return [group[int(rng.choice(stratum))] for stratum in strata]

@@ -161,9 +161,7 @@ class CorrelationRun:
             "first_loss": trained.first_loss, "loss": trained.loss, "flops": trained.flops, "seconds": trained.seconds,
         }  # fmt: skip
 
-    def _flops(
-        self, name: str, measured: Measurement, candidate: dict[str, Any], searched: SearchedTeacher
-    ) -> float:
+    def _flops(self, name: str, measured: Measurement, candidate: dict[str, Any], searched: SearchedTeacher) -> float:
         """What measuring one candidate computed."""
         per_token = candidate["cost"]["flops"]
         if name == "latency":

@@ -97,7 +97,8 @@ def _tiles(run: RunRecords) -> str:
     nearest = min((item for item in comparisons(run) if item.ratio), key=lambda item: item.ratio or 0, default=None)
     if nearest:
         value = perplexity_text(nearest.model.held_out_perplexity)
-        than = "" if nearest.is_clear is False else f" than {best_name(run)}"
+        like_it = " as cut out" if cut else ""  # baselines are not fitted, so one is held against the other as it was
+        than = "" if nearest.is_clear is False else f" than {best_name(run)}{like_it}"
         tiles.append(tile("Best baseline", value, f"{nearest.model.name}: {verdict(nearest)}{than}"))
     tiles.append(tile("Front", str(len(run.front)), f"models out of {candidates_text(run).split(' (')[0]}"))
     if seconds := sum(value for _, value in phases(run)):

@@ -124,9 +124,7 @@ def training_chart(run: TrainingRecords, *, marked: bool = True) -> TrainingChar
         marked: With the places where the best model was as good as another ended.
     """
     best = run.best
-    curves = tuple(
-        TrainingCurve(model, _points(model), model is best) for model in run.models if model.evaluations
-    )
+    curves = tuple(TrainingCurve(model, _points(model), model is best) for model in run.models if model.evaluations)
     everything = [point for curve in curves for point in curve.points]
     core = [curve.points[-1].perplexity for curve in curves]
     core += [point.perplexity for curve in curves if curve.is_best for point in curve.points]

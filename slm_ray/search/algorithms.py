@@ -197,9 +197,7 @@ class RandomSearch:
         """One more draw of a generation."""
         low, high = self.stack.reach()
         edges = np.linspace(low, high, self.population + 1)
-        targets = [
-            int(self.rng.uniform(a, b)) if self.stratified else None for a, b in itertools.pairwise(edges)
-        ]
+        targets = [int(self.rng.uniform(a, b)) if self.stratified else None for a, b in itertools.pairwise(edges)]
         origin = "stratified" if self.stratified else "random"
         return [Proposal(self.stack.random(self.rng, target), origin) for target in targets]
 

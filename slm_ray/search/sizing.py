@@ -128,7 +128,6 @@ class Sizer:
         hidden = int(choice.hidden[0] @ self.axes["hidden"].sizes)
         return Sizes(hidden, kept, units["heads"], units["queries"], units["neurons"], rescued)
 
-
     def _rescued(self, kept: BoolArray) -> int:
         """The best kept layer that has heads, where the teacher has any left in one of those kept."""
         has = np.broadcast_to(self.axes["heads"].allowed.any(axis=1), (self.num_layers,))

@@ -42,7 +42,6 @@ class TestWithoutACluster:
             assert folder == disk
         assert pinned_to_home(1) == {"num_cpus": 1}
 
-
     def test_rays_client_is_refused_with_what_to_do_instead(self):
         says = r"ray://head:10001 is Ray's client.*ray job submit .* --address auto"
         with pytest.raises(UserError, match=says), ray_session("ray://head:10001", 1):

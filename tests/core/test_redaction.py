@@ -20,8 +20,15 @@ def test_keys_are_known_by_their_shape(secret):
 @pytest.mark.parametrize(
     "name",
     [
-        "WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "db_password", "APIKEY", "AZURE_STORAGE_KEY",
-        "AWS_ACCESS_KEY_ID", "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_ACCOUNT_KEY",
+        "WANDB_API_KEY",
+        "HF_TOKEN",
+        "AWS_SECRET_ACCESS_KEY",
+        "db_password",
+        "APIKEY",
+        "AZURE_STORAGE_KEY",
+        "AWS_ACCESS_KEY_ID",
+        "AZURE_STORAGE_CONNECTION_STRING",
+        "AZURE_STORAGE_ACCOUNT_KEY",
     ],
 )
 def test_values_of_secret_looking_variables_are_masked(monkeypatch, name):

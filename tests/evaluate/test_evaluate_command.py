@@ -35,7 +35,6 @@ def arguments(place, out, *names, **options):
     return [*(text for name in names for text in ("--model", str(place / name))), *flags, "--out", str(out)]
 
 
-
 def result_of(place, out, *names, **options):
     assert run_command(main, arguments(place, out, *names, **options)) == 0
     return json.loads((out / "evaluate.json").read_text())

@@ -248,5 +248,3 @@ def test_deepspeed_trains_positions_as_torch_does_with_weights_cut_up(data, tmp_
     jobs = [make_job(start_of(tmp_path / kind, kind), data, 3, engine="deepspeed", zero=3) for kind in kinds]
     for records, same in zip(run_apart(jobs, tmp_path / "apart"), expected, strict=True):
         assert steps_of(records) == pytest.approx(steps_of(same), rel=1e-5), records
-
-

@@ -32,7 +32,7 @@ STUDENT, TEACHER = "winner-0.student", "smollm2-135m"
 
 def rows_of(table, *keys):
     """A table's rows as mappings, by the first columns."""
-    return {row[:keys[0]] if keys[0] > 1 else row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
+    return {row[: keys[0]] if keys[0] > 1 else row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
 
 
 def test_the_command_knows_an_evaluation_and_writes_its_report(tmp_path, capsys):
