@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slm_ray.architecture import Architecture, flops_per_token
+from slm_ray.cluster.outside import also_from_outside
 from slm_ray.core.commands import run_command
 from slm_ray.core.config import Parser, add_command_flags, at_least, load_config, option
 from slm_ray.core.errors import UserError
@@ -99,6 +100,7 @@ def make_parser() -> Parser:
     return parser
 
 
+@also_from_outside("slm_ray.logits")
 def main(argv: Sequence[str]) -> int:
     """Capture a store; the same command again goes on where an earlier one ended.
 

@@ -59,8 +59,8 @@ def ray_session(address: str | None, num_cpus: int) -> Iterator[None]:
     """
     if address and address.startswith("ray://"):
         raise UserError(
-            f"--address {address} is Ray's client, which Ray does not support for Tune and Train: run the command on "
-            "the cluster instead, with `ray job submit --address http://HEAD:8265 -- python -m … --address auto`"
+            f"address {address} of a file of options is Ray's client: give it as an option, --address {address}, so "
+            "that the command runs on the cluster's head and its files go there"
         )
     for name, value in (_QUIET | _KEEP_MEMORY).items():
         os.environ.setdefault(name, value)

@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from slm_ray.cluster.outside import also_from_outside
 from slm_ray.core.commands import command_line
 from slm_ray.core.config import Parser, add_command_flags, build_config, load_config, refuse_changes
 from slm_ray.core.errors import UserError
@@ -30,6 +31,7 @@ def make_parser() -> Parser:
     return parser
 
 
+@also_from_outside("slm_ray.proxies")
 def main(argv: Sequence[str]) -> int:
     """Report on proxies.
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from slm_ray.cluster.outside import also_from_outside
 from slm_ray.core.commands import command_line
 from slm_ray.core.config import Parser, parse_yaml
 from slm_ray.core.errors import UserError
@@ -56,6 +57,7 @@ def make_parser() -> Parser:
     return parser
 
 
+@also_from_outside("slm_ray.sweep")
 def main(argv: Sequence[str]) -> int:
     """Sweep.
 

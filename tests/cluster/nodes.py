@@ -17,9 +17,9 @@ from tests.cluster.victims import MARK, marked
 
 
 class Nodes:
-    """A head without CPUs, and machines of one CPU each."""
+    """A head without CPUs, and machines of one CPU each; with a port, the head listens there for Ray's client."""
 
-    def __init__(self, count: int, cpus: int = 1) -> None:
+    def __init__(self, count: int, cpus: int = 1, client_port: int | None = None) -> None:
         from ray.cluster_utils import Cluster
 
         self.mark, self._cpus = uuid.uuid4().hex, cpus
@@ -30,7 +30,12 @@ class Nodes:
         os.environ |= {MARK: self.mark, "RAY_TMPDIR": self._scratch}
         try:
             self._cluster = Cluster(
-                initialize_head=True, head_node_args={**self._arguments(0), "temp_dir": self._scratch}
+                initialize_head=True,
+                head_node_args={
+                    **self._arguments(0),
+                    "temp_dir": self._scratch,
+                    "ray_client_server_port": client_port,
+                },
             )
             self.machines = [self._add() for _ in range(count)]
         finally:
