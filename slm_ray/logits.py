@@ -131,7 +131,10 @@ def _capture(config: LogitsConfig) -> int:
     console = Console()
     check_place(Path(config.out))
     teacher = load_teacher(config.teacher)
-    settings, ready = _settings(config), TokenShards.open(Path(config.shards)) if config.shards else None
+    settings, ready = (
+        _settings(config),
+        TokenShards.open(Path(config.shards).expanduser().resolve()) if config.shards else None,
+    )
     length = ready.sequence_length if ready else config.sequence_length or DEFAULT_LENGTH
     settings.check(teacher.architecture().structure, length)
     workers = config.workers or default_workers(config.threads)

@@ -97,7 +97,7 @@ class HeadCommand:
         with self._logs["output"].open("wb") as output, self._logs["errors"].open("wb") as errors:
             self._process = subprocess.Popen(
                 command, cwd=self.root, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=errors,
-                start_new_session=True, preexec_fn=_end_with_parent,
+                start_new_session=True, preexec_fn=_as_a_command,
             )  # fmt: skip
 
     def said(self, starts: tuple[int, int]) -> tuple[bytes, bytes, int | None]:
@@ -132,8 +132,10 @@ class HeadCommand:
         return path
 
 
-def _end_with_parent() -> None:
-    """In the child: be killed when the actor is, as when the connection to it is lost."""
+def _as_a_command() -> None:
+    """In the child: take an interrupt, which Ray's processes block, and be killed when the actor is."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if hasattr(_LIBC, "prctl"):
         _LIBC.prctl(_PARENT_DEATH, signal.SIGKILL)
 

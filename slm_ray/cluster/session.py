@@ -28,6 +28,7 @@ _QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is to end the command, not only what Tune is at
 }
 # glibc gives large blocks back to the system and faults them in again at every layer of every candidate, unless told to
 # keep them; read by workers when they start.

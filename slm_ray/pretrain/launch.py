@@ -197,7 +197,8 @@ def _make_recorders(jobs: Sequence[TrainJob], folders: Sequence[Path]) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
-    places = {job.name: str(folder) for job, folder in zip(jobs, folders, strict=True)}
+    # The actor's process has a working folder of its own: the one that Ray was started in.
+    places = {job.name: str(folder.absolute()) for job, folder in zip(jobs, folders, strict=True)}
     return ray.remote(Recorders).options(num_cpus=0, scheduling_strategy=here).remote(places)
 
 
@@ -225,9 +226,13 @@ def run_on_ray(
     scratch = tempfile.mkdtemp(prefix="slm_ray-train-")
     recorders = _make_recorders(jobs, folders)
     try:
-        with ThreadPoolExecutor(min(fits, concurrent or fits, len(jobs))) as pool:
+        pool = ThreadPoolExecutor(min(fits, concurrent or fits, len(jobs)))
+        try:
             running = {pool.submit(_fit, job, recorders, resources, scratch): job.name for job in jobs}
             errors = _watch_all(running, recorders, resources, watch)
+        finally:
+            # Not waited for: after Ctrl-C they go on until Ray itself is shut down, which ends them.
+            pool.shutdown(wait=False, cancel_futures=True)
         return {job.name: _final_status(job.name, recorders, errors.get(job.name)) for job in jobs}
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -115,7 +114,6 @@ def run_on_tune(
     """
     import ray
 
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is to end the sweep, not only this wave
     # The trials are on this machine, where the sweep's folder is, and take no CPU: what they would take, their tasks'
     # workers might wait for.
     here = tune.PlacementGroupFactory([{f"node:{ray.util.get_node_ip_address()}": 0.001}])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 
 import pytest
 
@@ -163,7 +164,11 @@ class TestCommand:
             return answer
 
         monkeypatch.setattr(head, "call", interrupted)
-        status, _ = run(desk, "--wait", "--out", "runs/x", "--data", "texts/a.txt", head=head)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # as in a process of Ray's
+        try:
+            status, _ = run(desk, "--wait", "--out", "runs/x", "--data", "texts/a.txt", head=head)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         assert status == 130 and (desk / "runs/x/interrupted").read_text() == "yes"
 
     def test_one_that_was_killed_there_says_so(self, desk, monkeypatch):

@@ -174,10 +174,10 @@ def command(tiny, shards, out, *more):
 LOCAL = ("--launcher", "local", "--engine", "torch")
 
 
-def start(tiny, arguments):
+def start(tiny, arguments, **options):
     return subprocess.Popen(
         [sys.executable, "-m", "slm_ray.pretrain", *arguments], env={**environment(), "SLM_RAY_CACHE": str(tiny.cache)},
-        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
     )  # fmt: skip
 
 
@@ -255,3 +255,16 @@ def test_a_worker_and_then_the_driver_of_ray_are_killed(tiny, shards, uninterrup
     for kind in found:
         for ours, theirs in zip(found[kind], whole[kind], strict=True):
             assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_training_on_ray_in_one_sentence(tiny, shards, tmp_path):
+    out = tmp_path / "run"
+    words = command(tiny, shards, out)
+    words[words.index("--tokens") + 1] = "10M"
+    process = start(tiny, words, start_new_session=True)
+    wait_until(lambda: len(steps_on_record(out)) >= 5 or process.poll() is not None, 400, "five steps")
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal's Ctrl-C
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, errors[-2000:]
+    assert errors.splitlines()[-1].startswith("interrupted: what was finished is kept") and "Traceback" not in errors

@@ -1,7 +1,9 @@
 """A search whose driver, worker or Ray head was killed: nothing repeated, nothing lost, the same front."""
 
 import json
+import os
 import shutil
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -34,22 +36,38 @@ def battered(tiny, search, finished, tmp_path_factory):
     torn.write('{"trial": 7, "generation": 1, "orig')  # as a kill in the middle of a write leaves it
     torn.close()
 
-    process = start(tiny, ["--resume", str(run)])
+    process = start(tiny, ["--resume", str(run)], start_new_session=True)
     wait_until(lambda: len(lines_of(run)) > len(after_driver), 90, "one more trial after the driver died")
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal's Ctrl-C
+    interrupted = process.communicate(timeout=60)[1]
+    after_interrupt = lines_of(run)
+    interrupt_status = process.returncode
+
+    process = start(tiny, ["--resume", str(run)])
+    wait_until(lambda: len(lines_of(run)) > len(after_interrupt), 90, "one more trial after the interruption")
     assert kill_below(process.pid, "gcs_server")
     output, errors = process.communicate(timeout=60)
     after_head = lines_of(run)
 
     status = search(["--resume", str(run)])
     return SimpleNamespace(
-        run=run, after_driver=after_driver, after_head=after_head, head_status=process.returncode, head_output=output,
+        run=run, after_driver=after_driver, after_interrupt=after_interrupt, interrupt_status=interrupt_status,
+        interrupted=interrupted, after_head=after_head, head_status=process.returncode, head_output=output,
         head_errors=errors, status=status,
     )  # fmt: skip
 
 
 @pytest.mark.slow
 def test_each_blow_came_in_the_middle(battered):
-    assert 0 < len(battered.after_driver) < len(battered.after_head) < TRIALS
+    lengths = [len(battered.after_driver), len(battered.after_interrupt), len(battered.after_head), TRIALS]
+    assert lengths == sorted(set(lengths)) and lengths[0] > 0
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_command_in_one_sentence(battered):
+    assert battered.interrupt_status == 130
+    assert "Traceback" not in battered.interrupted
+    assert battered.interrupted.splitlines()[-1].startswith("interrupted: what was finished is kept")
 
 
 @pytest.mark.slow
@@ -64,6 +82,7 @@ def test_a_dead_head_ends_the_command_in_one_sentence(battered):
 def test_no_finished_trial_is_repeated_or_lost(battered):
     lines = lines_of(battered.run)
     assert lines[: len(battered.after_driver)] == battered.after_driver
+    assert lines[: len(battered.after_interrupt)] == battered.after_interrupt
     assert lines[: len(battered.after_head)] == battered.after_head
     records = trials_of(battered.run)
     assert sorted(record["trial"] for record in records) == list(range(TRIALS))
