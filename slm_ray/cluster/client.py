@@ -80,8 +80,14 @@ def connected(address: str) -> Iterator[tuple[Head, str]]:
         ) from error
     try:
         actor = ray.remote(**_ON_HEAD)(HeadCommand).remote(_name_of_here())
-        head = ActorHead(ray, actor, address)
-        yield head, head.call("cluster")
+        try:
+            cluster = ray.get(actor.cluster.remote(), timeout=_ANSWER_SECONDS)
+        except ray.exceptions.RayError as error:
+            raise UserError(
+                f"the head at {address} cannot run commands ({first_line(error, 160)}): see that slm_ray is installed "
+                "there, in the Python that Ray runs in"
+            ) from error
+        yield ActorHead(ray, actor, address), cluster
     finally:
         ray.shutdown()
 

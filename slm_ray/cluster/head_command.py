@@ -50,11 +50,12 @@ class HeadCommand:
         """The files of some places, by their name in the folder."""
         return files_below(self.root, [self._inside(place).relative_to(self.root).as_posix() for place in places])
 
-    def write(self, name: str, data: bytes, entry: Entry | None) -> None:
+    def write(self, name: str, start: int, data: bytes, entry: Entry | None) -> None:
         """Take a portion of a file; it takes its name with the last one.
 
         Args:
             name: In the folder.
+            start: Where the bytes belong; 0 begins the file anew.
             data: The next bytes.
             entry: What the whole file is, with the last portion; None before.
 
@@ -65,7 +66,7 @@ class HeadCommand:
         partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("ab") as file:
+            with partial.open("ab" if start else "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

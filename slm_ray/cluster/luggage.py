@@ -22,6 +22,7 @@ from slm_ray.core.files import explain_os_error
 _ELSEWHERE = "outside/"
 _THERE = re.compile(r"\boutside(/[^\s:;,'\"()]+)")
 _RUN_FLAGS = ("--out", "--resume")
+_AS_THEY_ARE = ("--storage", "--address")  # the same place for both machines
 _HAS_NAMES = (".yaml", ".yml", ".json")
 _WILD = re.compile(r"[*?\[]")
 
@@ -82,7 +83,11 @@ def pack(words: Sequence[str], here: Path) -> Luggage:
             flag = word
             found.words.append(word)
             continue
-        is_run = (name or flag) in _RUN_FLAGS
+        of = name or flag
+        is_run = of in _RUN_FLAGS
+        if of in _AS_THEY_ARE:
+            found.words.append(word)
+            continue
         parts = [value] if is_run else re.split(r"([,=])", value)
         changed = "".join(_take(found, part, is_run) for part in parts)
         found.words.append(f"{name}={changed}" if is_pair else changed)
@@ -96,11 +101,11 @@ def _take(found: Luggage, part: str, is_run: bool) -> str:
     """Take along what a part of a word names; gives what it is called on the head."""
     if not part or part.startswith("-"):
         return part
+    is_wild = not _exists(found.here, part) and not is_run
+    if is_wild and not _WILD.search(part):
+        return part
     path = Path(os.path.normpath(found.here / Path(part).expanduser()))
-    if is_run or path.exists():
-        paths = [path]
-    else:
-        paths = [Path(one) for one in glob.glob(str(path))] if _WILD.search(part) else []
+    paths = [Path(one) for one in glob.glob(str(path))] if is_wild else [path]
     if not paths:
         return part
     for one in paths:

@@ -45,13 +45,13 @@ def send(head: Head, luggage: Luggage, console: Console) -> None:
 
 
 def _send_file(head: Head, path: Path, name: str, entry: Entry, progress: Progress) -> None:
-    left, is_last = entry.size, False
+    start, is_last = 0, False
     with _reading(path) as file:
         while not is_last:
-            data = file.read(min(_PORTION_BYTES, left))
-            left -= len(data)
-            is_last = not left or not data
-            head.call("write", name, data, entry if is_last else None)
+            data = file.read(min(_PORTION_BYTES, entry.size - start))
+            is_last = start + len(data) == entry.size or not data
+            head.call("write", name, start, data, entry if is_last else None)
+            start += len(data)
             progress.update(progress.done + len(data) / _MEGA)
 
 
@@ -87,6 +87,8 @@ def _fetch_file(head: Head, path: Path, name: str, entry: Entry, progress: Progr
                 progress.update(progress.done + len(data) / _MEGA)
             file.flush()
             os.fsync(file.fileno())
+        if partial.stat().st_size != entry.size:
+            raise UserError(f"{path} changed on the head while it was fetched: give the command again, with --resume")
         os.utime(partial, ns=(entry.time, entry.time))
         os.replace(partial, path)
         fsync_folder(path.parent)

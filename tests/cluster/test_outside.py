@@ -9,12 +9,13 @@ import signal
 import pytest
 
 import slm_ray
-from slm_ray.cluster import head_command
+from slm_ray.cluster import head_command, transfers
 from slm_ray.cluster.client import client_address, connected
 from slm_ray.cluster.head_command import HeadCommand
 from slm_ray.cluster.luggage import Entry, pack
 from slm_ray.cluster.outside import run_on
 from slm_ray.core.errors import UserError
+from slm_ray.core.progress import Console
 
 CLUSTER = "10.0.0.1:6379"
 ADDRESS = "ray://head:10001"
@@ -105,6 +106,11 @@ class TestLuggage:
         with pytest.raises(UserError, match=r"options\.yaml names .*far\.txt, which is not below"):
             pack(["--config", "options.yaml"], desk)
 
+    def test_a_storage_is_the_same_place_for_both(self, desk, tmp_path):
+        words = ["--storage", str(tmp_path), f"--storage={tmp_path}", "--note", "x" * 5000, "--model", "~nobody-here/x"]
+        found = pack(words, desk)
+        assert found.words == words and not found.places
+
     def test_the_whole_folder_is_not_sent(self, desk):
         with pytest.raises(UserError, match="would be sent whole"):
             pack(["--data", "."], desk)
@@ -123,7 +129,7 @@ class TestCommand:
         shown = capfd.readouterr()
         assert shown.out == "run folder: runs/x\n"
         assert f"at {ADDRESS} of far away" in shown.err, "the cluster's own address is nothing to a reader here"
-        sent = b"".join(args[2] for args in head.calls if args[0] == "write")
+        sent = b"".join(args[3] for args in head.calls if args[0] == "write")
         assert sent == (b"far away " * 500)
         assert not list(head.command.root.glob(".*")), "what was printed is not kept"
 
@@ -139,6 +145,27 @@ class TestCommand:
         (desk / "runs/x/lines.txt").write_text("begun here\n")
         run(desk, "--resume", "runs/x", "--data", "texts/a.txt")
         assert (desk / "runs/x/lines.txt").read_text().startswith("begun here\n--address")
+
+    def test_a_large_file_goes_in_portions_and_comes_back_whole(self, desk, monkeypatch):
+        monkeypatch.setattr(transfers, "_PORTION_BYTES", 1000)
+        (desk / "large.bin").write_bytes(os.urandom(3500) + b"\n")
+        (desk / "empty").write_bytes(b"")
+        head = Here()
+        luggage = pack(["--data", "large.bin,empty"], desk)
+        transfers.send(head, luggage, Console())
+        assert [args[2] for args in head.calls if args[0] == "write"] == [0, 1000, 2000, 3000, 0]
+        before = (desk / "large.bin").read_bytes()
+        (desk / "large.bin").unlink()
+        transfers.fetch(head, luggage, Console())
+        assert (desk / "large.bin").read_bytes() == before == (head.command.root / "large.bin").read_bytes()
+
+    def test_a_file_that_grows_while_it_is_fetched_is_not_taken(self, desk, monkeypatch):
+        head = Here()
+        monkeypatch.setattr(head.command, "files", lambda places: {"texts/new.txt": Entry(3, 1)})
+        monkeypatch.setattr(head.command, "read", lambda name, start: b"four" if not start else b"")
+        with pytest.raises(UserError, match=r"new\.txt changed on the head while it was fetched"):
+            transfers.fetch(head, pack(["--data", "texts"], desk), Console())
+        assert [path.name for path in (desk / "texts").iterdir()] == ["a.txt"]
 
     def test_without_a_run_folder_it_is_given_one(self, desk):
         (desk / "stage").mkdir()
@@ -203,14 +230,14 @@ class TestSafety:
 
     @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "."])
     def test_the_head_serves_its_own_folder_only(self, desk, name):
-        for method, args in (("read", (0,)), ("write", (b"", None))):
+        for method, args in (("read", (0,)), ("write", (0, b"", None))):
             with pytest.raises(UserError, match="is not a file of the command's folder"):
                 getattr(HeadCommand("desk"), method)(name, *args)
 
     def test_a_file_that_changed_on_its_way_is_not_taken(self, desk):
         head = HeadCommand("desk")
         with pytest.raises(UserError, match="changed while it was sent"):
-            head.write("a.txt", b"abc", Entry(4, 0))
+            head.write("a.txt", 0, b"abc", Entry(4, 0))
         assert list(head.root.iterdir()) == []
 
     def test_a_full_disk_there_is_one_sentence(self, desk, monkeypatch):
@@ -218,7 +245,7 @@ class TestSafety:
             os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device"))
         )
         with pytest.raises(UserError, match=r"on the head"):
-            HeadCommand("desk").write("a.txt", b"abc", Entry(3, 0))
+            HeadCommand("desk").write("a.txt", 0, b"abc", Entry(3, 0))
 
     def test_nobody_at_the_address(self):
         with (
