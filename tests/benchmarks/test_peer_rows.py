@@ -68,7 +68,12 @@ def test_rows_are_made_measured_and_trained_once(
     shown = render(study.out, 128)
     assert all(len(line.split("|")) == len(head.split("|")) for head, *body in _tables(shown) for line in body)
     row = next(line for line in shown.splitlines() if line.startswith("| SliceGPT-like"))
-    assert "[" in row and "×" in row
+    assert "[" in row and "×" in row and "other trainings" not in shown
+    write_json(folder / "after-256.json", after | {"tokens": 256, "rate": 0.5})
+    write_json(folder / "after-128-0.7.json", {"rate": 0.7, "tokens": 128, "loss": None, "error": "it ran away"})
+    *_, others = _tables(render(study.out, 128))
+    assert others[0].startswith("| other trainings") and others[-1].startswith("| SliceGPT-like | 256 | 0.5 | ")
+    assert "[" in others[-1], "held against ours after the table's own number of tokens"
     assert str(tiny.corpus.parent) not in json.dumps(study.options.fixed()["other"])
 
 
