@@ -152,8 +152,9 @@ def _trainings(
              "FLOPs in all |", "|---" * (6 + 3 * len(texts)) + "|"]  # fmt: skip
     for name, after in trained:
         flops, cells = sum(after["flops"].values()), _cells(after, ours, texts, teacher)
+        whole = flops + rows[name]["start"]["spent"]["flops"]
         lines.append(
             f"| {TITLES[name]} | {after['tokens']:,} | {after['rate']:g} | {cells} | "
-            f"{format_seconds(after['seconds'])} | {_flops(flops)} | {_flops(flops + rows[name]['start']['spent']['flops'])} |"
+            f"{format_seconds(after['seconds'])} | {_flops(flops)} | {_flops(whole)} |"
         )
     return lines
