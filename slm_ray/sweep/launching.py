@@ -38,6 +38,7 @@ class Setting:
 
     Attributes:
         run: The sweep's folder.
+        folder: The one that the sweep was given in, and that relative places of its tasks are below.
         address: The Ray that tasks join; None: they start their own, or use the one of this process.
         local_ray: Whether that Ray is one that this sweep has started on this machine alone.
         tracker: Where tasks send their metrics.
@@ -46,6 +47,7 @@ class Setting:
     """
 
     run: str
+    folder: str
     address: str | None
     local_ray: bool
     tracker: str
@@ -148,6 +150,7 @@ class ChildTask:
         self._process = subprocess.Popen(
             [sys.executable, "-u", "-m", "slm_ray.sweep.child", task.stage.module, *argv],
             stdin=subprocess.PIPE, stdout=self._log, stderr=subprocess.STDOUT, env=_environment(setting),
+            cwd=setting.folder,
         )  # fmt: skip
 
     def wait(self, seconds: float) -> Outcome | None:

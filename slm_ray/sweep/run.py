@@ -148,7 +148,8 @@ class SweepRun:
 
             address = ray.get_runtime_context().gcs_address
         threads = max(1, usable_cpus() // concurrent) if concurrent > 1 and is_local else None
-        return Setting(str(self.run.resolve()), address, is_local, self.options.tracker, threads, self.sweep.name)
+        run, folder = str(self.run.resolve()), str(Path.cwd())
+        return Setting(run, folder, address, is_local, self.options.tracker, threads, self.sweep.name)
 
     def _run_wave(self, tasks: list[Task], is_local: bool) -> None:
         left = [task for task in tasks if not self._is_decided(task)]
