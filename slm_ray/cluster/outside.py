@@ -70,10 +70,11 @@ def run_on(head: Head, cluster: str, module: str, words: list[str], here: Path) 
         raise UserError(
             f"the head has slm_ray {there} and this machine {slm_ray.__version__}: install the same on both"
         )
-    luggage = pack(_with_out(_with_address(words, cluster), module), here)
-    luggage.names[cluster] = client_address(words) or cluster
+    address = str(client_address(words))
+    luggage = pack(_with_out([word.replace(address, cluster) for word in words], module), here)
+    luggage.names[cluster] = address
     console = Console()
-    send(head, luggage, console)
+    before = send(head, luggage, console)
     head.call("start", module, luggage.words)
     printed = _Printed(luggage)
     try:
@@ -82,24 +83,13 @@ def run_on(head: Head, cluster: str, module: str, words: list[str], here: Path) 
         head.call("interrupt")
         _follow(head, printed)
         status = EXIT_INTERRUPTED
-    fetch(head, luggage, console)
+    fetch(head, luggage, before, console)
     head.call("clear")
     if status < 0:
         raise UserError(
             f"the command was ended on the head by signal {-status}: what was finished is kept; use --resume"
         )
     return status
-
-
-def _with_address(words: list[str], cluster: str) -> list[str]:
-    """The words with the address by which the head itself joins its cluster."""
-    changed = list(words)
-    for index, word in enumerate(words):
-        if word == "--address":
-            changed[index + 1] = cluster
-        elif word.startswith("--address="):
-            changed[index] = f"--address={cluster}"
-    return changed
 
 
 def _with_out(words: list[str], module: str) -> list[str]:

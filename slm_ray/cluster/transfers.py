@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from slm_ray.cluster.luggage import Entry, Luggage, files_below
 from slm_ray.core.errors import UserError
-from slm_ray.core.files import explain_os_error, fsync_folder
+from slm_ray.core.files import explain_os_error, fsync_folder, temporary_name
 from slm_ray.core.progress import Console, Progress
 
 _PORTION_BYTES = 8 << 20
@@ -24,13 +24,16 @@ class Head(Protocol):
         """Call a method; gives what it returns."""
 
 
-def send(head: Head, luggage: Luggage, console: Console) -> None:
+def send(head: Head, luggage: Luggage, console: Console) -> dict[str, Entry]:
     """Send what the head has not, or has otherwise; a run that it has is its own.
 
     Args:
         head: Takes the files.
         luggage: Which.
         console: Where to say how far it is.
+
+    Returns:
+        What the head has then.
 
     Raises:
         UserError: One cannot be read here or written there.
@@ -42,6 +45,7 @@ def send(head: Head, luggage: Luggage, console: Console) -> None:
     with _telling(console, "sending files to the head", wanted) as progress:
         for name, (place, entry) in wanted.items():
             _send_file(head, _local(luggage, place, name), name, entry, progress)
+    return there | {name: entry for name, (_, entry) in wanted.items()}
 
 
 def _send_file(head: Head, path: Path, name: str, entry: Entry, progress: Progress) -> None:
@@ -55,12 +59,16 @@ def _send_file(head: Head, path: Path, name: str, entry: Entry, progress: Progre
             progress.update(progress.done + len(data) / _MEGA)
 
 
-def fetch(head: Head, luggage: Luggage, console: Console) -> None:
-    """Bring back what the command wrote: what lies in its places there and is not here, or is otherwise here.
+def fetch(head: Head, luggage: Luggage, before: Mapping[str, Entry], console: Console) -> None:
+    """Bring back what the command wrote.
+
+    Of a run's folder that is all that is not here, or is otherwise here; elsewhere what the command has changed there,
+    for what was changed here since it was sent is newer.
 
     Args:
         head: Has the files.
         luggage: Where they belong.
+        before: What the head had before the command.
         console: Where to say how far it is.
 
     Raises:
@@ -69,16 +77,16 @@ def fetch(head: Head, luggage: Luggage, console: Console) -> None:
     found: dict[str, Entry] = head.call("files", list(luggage.places))
     wanted = dict[str, tuple[str, Entry]]()
     for place in luggage.places:
-        mine = _files_of(luggage, place)
+        known = _files_of(luggage, place) if place in luggage.runs else before
         wanted |= {name: (place, entry) for name, entry in found.items()
-                   if _is_below(name, place) and mine.get(name) != entry}  # fmt: skip
+                   if _is_below(name, place) and known.get(name) != entry}  # fmt: skip
     with _telling(console, "fetching files from the head", wanted) as progress:
         for name, (place, entry) in wanted.items():
             _fetch_file(head, _local(luggage, place, name), name, entry, progress)
 
 
 def _fetch_file(head: Head, path: Path, name: str, entry: Entry, progress: Progress) -> None:
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:

@@ -152,19 +152,35 @@ class TestCommand:
         (desk / "empty").write_bytes(b"")
         head = Here()
         luggage = pack(["--data", "large.bin,empty"], desk)
-        transfers.send(head, luggage, Console())
+        assert set(transfers.send(head, luggage, Console())) == {"large.bin", "empty"}
         assert [args[2] for args in head.calls if args[0] == "write"] == [0, 1000, 2000, 3000, 0]
         before = (desk / "large.bin").read_bytes()
         (desk / "large.bin").unlink()
-        transfers.fetch(head, luggage, Console())
+        transfers.fetch(head, luggage, {}, Console())
         assert (desk / "large.bin").read_bytes() == before == (head.command.root / "large.bin").read_bytes()
+
+    def test_what_was_changed_here_meanwhile_is_not_overwritten(self, desk, monkeypatch):
+        """And a file that the command changed beside its run comes back."""
+        head = Here()
+        call = head.call
+
+        def edited(method, *args):
+            if method == "start":
+                (desk / "texts" / "a.txt").write_text("edited while it ran")
+                (head.command.root / "texts" / "README.md").write_text("a card")
+            return call(method, *args)
+
+        monkeypatch.setattr(head, "call", edited)
+        assert run(desk, "--data", "texts", "--out", "runs/x", "--model", "texts/a.txt", head=head)[0] == 0
+        assert (desk / "texts" / "a.txt").read_text() == "edited while it ran"
+        assert (desk / "texts" / "README.md").read_text() == "a card"
 
     def test_a_file_that_grows_while_it_is_fetched_is_not_taken(self, desk, monkeypatch):
         head = Here()
         monkeypatch.setattr(head.command, "files", lambda places: {"texts/new.txt": Entry(3, 1)})
         monkeypatch.setattr(head.command, "read", lambda name, start: b"four" if not start else b"")
         with pytest.raises(UserError, match=r"new\.txt changed on the head while it was fetched"):
-            transfers.fetch(head, pack(["--data", "texts"], desk), Console())
+            transfers.fetch(head, pack(["--data", "texts"], desk), {}, Console())
         assert [path.name for path in (desk / "texts").iterdir()] == ["a.txt"]
 
     def test_without_a_run_folder_it_is_given_one(self, desk):
