@@ -7,6 +7,7 @@ import getpass
 import os
 import platform
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from slm_ray.core.errors import UserError, first_line
 _CLIENT = "ray://"
 _ON_HEAD = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
 _ANSWER_SECONDS = 120.0
+_DIED_IN_ITS_FORK = "Starting Ray client server failed"
+_TRIES, _BETWEEN_SECONDS = 5, 1.0
 
 
 def client_address(words: Sequence[str]) -> str | None:
@@ -71,11 +74,11 @@ def connected(address: str) -> Iterator[tuple[Head, str]]:
     try:
         host, _, port = address.removeprefix(_CLIENT).rpartition(":")
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-        ray.init(address, log_to_driver=False, logging_level="ERROR")
+        _join(ray, address)
     except Exception as error:
         # A refused connection, no answer (a token that is missing on one side), or a Ray or Python of another version.
         raise UserError(
-            f"--address {address} could not be joined ({first_line(error, 160)}): check the address, that Ray and "
+            f"--address {address} could not be joined ({_reason(error)}): check the address, that Ray and "
             "Python have the head's versions, and that RAY_AUTH_MODE and the token are the head's"
         ) from error
     try:
@@ -90,6 +93,28 @@ def connected(address: str) -> Iterator[tuple[Head, str]]:
         yield ActorHead(ray, actor, address), cluster
     finally:
         ray.shutdown()
+
+
+def _join(ray: Any, address: str) -> None:
+    """Connect to a head, which starts a process for it.
+
+    One in some ten of these dies in its fork, of a race in gRPC; the next one is as good as any. See
+    https://github.com/ray-project/ray/issues/63202.
+    """
+    for left in reversed(range(_TRIES)):
+        try:
+            ray.init(address, log_to_driver=False, logging_level="ERROR")
+            return
+        except ConnectionAbortedError as error:
+            if not left or _DIED_IN_ITS_FORK not in str(error):
+                raise
+            time.sleep(_BETWEEN_SECONDS)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in a line: the last one where it happened on the head, whose answer is a traceback."""
+    last = str(error).strip().rpartition("\n")[2] if isinstance(error, ConnectionAbortedError) else ""
+    return last[:160] or first_line(error, 160)
 
 
 def _name_of_here() -> str:

@@ -9,7 +9,7 @@ import signal
 import pytest
 
 import slm_ray
-from slm_ray.cluster import head_command, transfers
+from slm_ray.cluster import client, head_command, transfers
 from slm_ray.cluster.client import client_address, connected
 from slm_ray.cluster.head_command import HeadCommand
 from slm_ray.cluster.luggage import Entry, pack
@@ -269,6 +269,50 @@ class TestSafety:
             connected("ray://127.0.0.1:9"),
         ):
             pass
+
+
+class Aborting:
+    """Ray's ``init``, on a head whose first processes for us end with some answer."""
+
+    def __init__(self, answer, times):
+        self.answer, self.left, self.calls = answer, times, 0
+
+    def __call__(self, *args, **options):
+        self.calls += 1
+        self.left -= 1
+        if self.left >= 0:
+            raise ConnectionAbortedError(
+                f"Initialization failure from server:\nTraceback (most recent call last):\n{self.answer}\n"
+            )
+
+
+class TestAHeadWhoseProcessesDie:
+    DIED = "RuntimeError: Starting Ray client server failed. See ray_client_server_23000.err for detailed logs."
+
+    def join(self, monkeypatch, answer, times):
+        import ray
+
+        init = Aborting(answer, times)
+        monkeypatch.setattr(ray, "init", init)
+        monkeypatch.setattr(client, "_BETWEEN_SECONDS", 0)
+        return init, lambda: client._join(ray, ADDRESS)
+
+    def test_the_next_one_is_tried(self, monkeypatch):
+        init, join = self.join(monkeypatch, self.DIED, 2)
+        join()
+        assert init.calls == 3
+
+    def test_not_for_ever(self, monkeypatch):
+        init, join = self.join(monkeypatch, self.DIED, 100)
+        with pytest.raises(ConnectionAbortedError) as caught:
+            join()
+        assert init.calls == 5 and client._reason(caught.value) == self.DIED
+
+    def test_another_answer_stands(self, monkeypatch):
+        init, join = self.join(monkeypatch, "RuntimeError: Version mismatch", 1)
+        with pytest.raises(ConnectionAbortedError) as caught:
+            join()
+        assert init.calls == 1 and client._reason(caught.value) == "RuntimeError: Version mismatch"
 
 
 def test_what_was_printed_and_never_read_is_removed(desk):
