@@ -24,7 +24,6 @@ def ray_worker(config: dict[str, Any]) -> None:
     context = ray_train.get_context()
     device = ray_train.torch.get_device()
     place = Place(context.get_world_rank(), context.get_world_size(), device)
-    prepare_process(job, device.type, config["threads"])
 
     def say(kind: str, record: dict[str, Any]) -> None:
         told = recorders.say.remote(job.name, kind, record)
@@ -32,6 +31,7 @@ def ray_worker(config: dict[str, Any]) -> None:
             ray.get(told)  # and with it everything said before: a checkpoint comes after its records
 
     try:
+        prepare_process(job, device.type, config["threads"], say)
         train(job, place, say)
     except UserError as error:
         ray.get(recorders.say.remote(job.name, "failure", {"message": str(error)}))

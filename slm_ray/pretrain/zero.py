@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import os
-import shutil
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from slm_ray.core.errors import UserError
-from slm_ray.core.files import cache_folder
+from slm_ray.pretrain.compiled import choose_folder, compile_once, find_tools
 from slm_ray.pretrain.engine import DTYPES, EngineSettings, Tensors, TrainingState, autocast
 from slm_ray.pretrain.module import StudentLoss
 from slm_ray.pretrain.optimizers import load_state_by_name, state_by_name
@@ -19,23 +19,28 @@ from slm_ray.pretrain.optimizers import load_state_by_name, state_by_name
 _STEP = "step"
 
 
-def prepare_deepspeed(device: str) -> None:
+def prepare_deepspeed(device: str, note: Callable[[str], None]) -> None:
     """Set what DeepSpeed reads when it is imported; call it before that, in every process.
 
+    Args:
+        device: ``cpu`` or ``cuda``.
+        note: Told what takes long.
+
     Raises:
-        UserError: There is no C++ compiler, which DeepSpeed needs on a CPU, or DeepSpeed is not installed.
+        UserError: There is no C++ compiler or no ninja, which DeepSpeed needs on a CPU, or they fail, or DeepSpeed is
+            not installed.
     """
-    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(cache_folder() / "torch_extensions"))
+    choose_folder()
     os.environ.setdefault("DS_ACCELERATOR", device)
-    if device == "cpu" and not (shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")):
-        raise UserError(
-            "DeepSpeed builds a small C++ module on a CPU and finds no compiler: install g++, or give --engine torch"
-        )
+    if device == "cpu":
+        find_tools()
     try:
         import deepspeed  # noqa: F401
     except ImportError as error:
         raise UserError("DeepSpeed is not installed: pip install deepspeed, or give --engine torch") from error
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    if device == "cpu":
+        compile_once(note)
 
 
 def deepspeed_config(settings: EngineSettings) -> dict[str, Any]:

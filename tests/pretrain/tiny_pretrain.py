@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -117,12 +116,8 @@ def failure_of(records: Records) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Of a process of its own; what DeepSpeed compiles is kept between runs of the tests."""
-    extensions = Path(tempfile.gettempdir()) / f"slm_ray-test-extensions-{os.getuid()}"
-    return {
-        **os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1",
-        "TORCH_EXTENSIONS_DIR": os.environ.get("TORCH_EXTENSIONS_DIR", str(extensions)),
-    }  # fmt: skip
+    """Of a process of its own."""
+    return os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
 
 
 def run_apart(jobs: list[TrainJob], scratch: Path, workers: int = 0) -> list[Records]:
@@ -145,7 +140,7 @@ def main(given: str, taken: str) -> None:
     torch.set_num_threads(1)
     jobs = [TrainJob(**job) for job in json.loads(Path(given).read_text())]
     if any(job.option("engine") == "deepspeed" for job in jobs):
-        prepare_deepspeed("cpu")
+        prepare_deepspeed("cpu", print)
     with local_group("cpu") as place:
         records = [run(job, place) for job in jobs]
         if place.rank == 0:
