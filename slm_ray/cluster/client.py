@@ -6,12 +6,12 @@ import contextlib
 import getpass
 import os
 import platform
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from slm_ray.cluster.addresses import knock, split_address
 from slm_ray.cluster.head_command import HeadCommand
 from slm_ray.cluster.transfers import Head
 from slm_ray.core.digest import digest_json
@@ -67,13 +67,15 @@ def connected(address: str) -> Iterator[tuple[Head, str]]:
         The head, and the address by which it joins its own cluster.
 
     Raises:
-        UserError: It cannot be reached.
+        UserError: It is no address, or cannot be reached.
     """
     import ray
 
+    place = split_address(address.removeprefix(_CLIENT))
+    if place is None:
+        raise UserError(f"--address {address} has no port: give it as {_CLIENT}HEAD:10001")
     try:
-        host, _, port = address.removeprefix(_CLIENT).rpartition(":")
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        knock(*place, seconds=10)
         _join(ray, address)
     except Exception as error:
         # A refused connection, no answer (a token that is missing on one side), or a Ray or Python of another version.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import Iterator
+
+from slm_ray.cluster.addresses import knock, split_address
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _SECONDS = 3.0
@@ -21,11 +22,11 @@ def is_on_localhost(address: str) -> bool:
     from ray._private import services
 
     given = services.get_ray_address_from_environment(address, None) if address == "auto" else address
-    host, _, port = str(given).rpartition(":")
-    if host.strip("[]") not in _LOOPBACK or not port.isdigit():
+    place = split_address(str(given))
+    if place is None or place[0] not in _LOOPBACK:
         return False
     try:
-        socket.create_connection((services.get_node_ip_address(), int(port)), timeout=_SECONDS).close()
+        knock(services.get_node_ip_address(), place[1], _SECONDS)
     except OSError:
         return True
     return False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
 import sys
 import threading
 import time
@@ -13,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from slm_ray.cluster.addresses import knock, split_address
 from slm_ray.cluster.home import open_home, sent_files
 from slm_ray.cluster.localhost import is_on_localhost, on_localhost
 from slm_ray.core.commands import EXIT_USER_ERROR
@@ -118,12 +118,14 @@ def _head_runs(ray: Any) -> Callable[[], bool]:
 
 def _head_answers(ray: Any) -> Callable[[], bool]:
     """Whether the head of a cluster that was joined has taken a connection in the last seconds."""
-    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    place = split_address(ray.get_runtime_context().gcs_address)
     last = time.monotonic()
 
     def answers() -> bool:
         nonlocal last
-        with contextlib.suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=5):
+        with contextlib.suppress(OSError):
+            if place:
+                knock(*place, seconds=5)
             last = time.monotonic()
         return time.monotonic() - last < _PATIENCE_SECONDS
 
@@ -140,34 +142,21 @@ def _watch_head(is_alive: Callable[[], bool], ended: threading.Event) -> None:
             os._exit(EXIT_USER_ERROR)
 
 
-def _knock(address: str) -> None:
-    """Make sure that somebody listens at ``host:port``: Ray itself goes on trying for ten minutes and more.
-
-    Raises:
-        OSError: Nobody does.
-    """
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-
-
 def _start(ray: object, address: str | None, num_cpus: int) -> None:
     common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address:
-        _knock(address)
+        if place := split_address(address):  # Ray itself goes on trying for ten minutes and more
+            knock(*place, seconds=10)
         with on_localhost() if is_on_localhost(address) else contextlib.nullcontext():
             ray.init(address=address, **common)  # type: ignore[attr-defined]
         return
-    from ray._private import ray_constants
-
-    # Ray's own switch (RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER, read when it is imported) for a node that is alone. With it
-    # every port is bound to localhost; without it the address below becomes the machine's own, on all interfaces.
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    ray.init(  # type: ignore[attr-defined]
-        address="local",
-        num_cpus=num_cpus,
-        include_dashboard=False,
-        _node_ip_address="127.0.0.1",
-        object_store_memory=256 * 1024**2,
-        **common,
-    )
+    # Every port is bound to localhost; otherwise the address below becomes the machine's own, on all interfaces.
+    with on_localhost():
+        ray.init(  # type: ignore[attr-defined]
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            object_store_memory=256 * 1024**2,
+            **common,
+        )

@@ -270,6 +270,11 @@ class TestSafety:
         ):
             pass
 
+    @pytest.mark.parametrize("address", ["ray://head", "ray://:10001", "ray://head:port"])
+    def test_an_address_without_a_port(self, address):
+        with pytest.raises(UserError, match=r"has no port: give it as ray://HEAD:10001"), connected(address):
+            pass
+
 
 class Aborting:
     """Ray's ``init``, on a head whose first processes for us end with some answer."""
