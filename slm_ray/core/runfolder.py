@@ -33,6 +33,7 @@ class RunFolder:
             UserError: Another process holds the lock, or the folder cannot be written.
         """
         self.path = path
+        self._made: list[Path] = []  # folders above it, nearest first
         self._mirror: Mirror | None = None
         try:
             self._lock = (path / LOCK_FILE).open("w")
@@ -51,6 +52,7 @@ class RunFolder:
         Raises:
             UserError: The folder already holds a run, holds other files, or cannot be written.
         """
+        missing = [above for above in path.parents if not above.exists()]
         try:
             path.mkdir(parents=True, exist_ok=True)
             entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
@@ -63,6 +65,7 @@ class RunFolder:
         if entries:
             raise UserError(f"{path} is not empty and holds no run: choose another --out")
         folder = cls(path)
+        folder._made = missing
         write_json(path / ENVIRONMENT_FILE, describe_environment())
         write_json(path / CONFIG_FILE, config)
         try:
@@ -137,7 +140,8 @@ class RunFolder:
             shutil.rmtree(self.file(name), ignore_errors=True)
         self.close()  # and with it what a mirror has of the run by now
         with contextlib.suppress(OSError):  # it was there before, with something in it that is not ours
-            self.path.rmdir()
+            for empty in (self.path, *self._made):
+                empty.rmdir()
 
     def close(self) -> None:
         """Bring the mirror up to date, if there is one, and let go of the lock.

@@ -24,6 +24,17 @@ def test_a_new_run_has_its_config_and_environment_and_can_be_opened_again(tmp_pa
     again.close()
 
 
+@pytest.mark.parametrize("before", [[], ["runs"], ["runs/other.txt"]])
+def test_a_mistake_leaves_the_folders_that_were_there_before(before, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in before:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch() if "." in name else (tmp_path / name).mkdir()
+    RunFolder.create(Path("runs/deep/a"), CONFIG).forget()
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if "cache" not in path.parts)
+    assert left == sorted({*before, *(["runs"] if before else [])})
+
+
 def test_a_folder_in_use_is_refused_and_free_once_closed(tmp_path):
     folder = RunFolder.create(tmp_path / "a", CONFIG)
     with pytest.raises(UserError, match="in use by another process"):
