@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from slm_ray.core.digest import digest_json
 from slm_ray.core.errors import UserError
 from slm_ray.core.files import cache_folder, explain_os_error
@@ -36,6 +38,19 @@ def find_tools() -> None:
         if not shutil.which("ninja", path=str(programs)):
             raise UserError("DeepSpeed needs ninja on a CPU: pip install ninja, or give --engine torch")
         os.environ["PATH"] = os.pathsep.join([str(programs), os.environ.get("PATH", os.defpath)])
+
+
+def check_tools_here(device: str) -> None:
+    """The same before anything is begun, where this machine is the one that trains.
+
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        UserError: They are missing.
+    """
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        find_tools()
 
 
 def choose_folder() -> None:
