@@ -130,10 +130,10 @@ def own_cache(out: Path) -> None:
 def config_of(base: SearchConfig, way: str) -> SearchConfig:
     """The options of one way."""
     if way == PLAIN:
-        return dataclasses.replace(base, order="activation", stages="none", algorithm="nsga2")
+        return dataclasses.replace(base, order="activation", stages="none", algorithm="nsga2", screen=1)
     if way == SCREEN:
         return dataclasses.replace(base, algorithm="nsga2", screen=SCREEN_FACTOR)
-    return dataclasses.replace(base, algorithm=way)
+    return dataclasses.replace(base, algorithm=way, screen=1)
 
 
 def _once(path: Path, work: Callable[[], float]) -> dict[str, float]:
@@ -199,7 +199,7 @@ def make_algorithm(config: SearchConfig, way: str, stack: GenomeStack, prices: A
         solve = stack_solver(stack, prices)
         return solved_algorithm(config.algorithm, stack, solve, config.seed, config.population, len(objectives))
     made = ALGORITHMS[config.algorithm](stack, config.seed, config.population, len(objectives))
-    return with_screen(made, stack, objectives, config.screen, config.seed)
+    return with_screen(made, stack, objectives, config.screen_factor(), config.seed)
 
 
 def _follow(

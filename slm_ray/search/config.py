@@ -20,6 +20,7 @@ from slm_ray.search.solved import MILP_NSGA2, SOLVED
 from slm_ray.search.space import ORDERS
 
 DEFAULT_BUDGET = "0.45..0.7"
+_SCREEN = 4  # of nsga2; no gain was measured for others
 RECONSTRUCT = ("none", "winners", "all")
 
 
@@ -64,8 +65,9 @@ class SearchConfig:
     trials: int = option(80, "candidates to measure", check=at_least(1))
     population: int = option(24, "population and generation size", check=at_least(4))
     screen: int = option(
-        1, "offspring per candidate measured, of which a regression picks; 1: no screening", check=at_least(1)
-    )
+        None, "offspring per candidate measured, of which a regression picks; 1: no screening [default: 4 for nsga2, "
+        "else 1]", check=at_least(1), kind=int,
+    )  # fmt: skip
     seed: int = option(0, "seed of all randomness", check=at_least(0))
     order: str = option(None, "unit order instead of the space file's", choices=ORDERS, kind=str)
     importance_steps: int = option(24, "steps that Taylor scores are learned in; 1: one-shot", check=_enough_steps)
@@ -152,6 +154,12 @@ class SearchConfig:
         except UserError as error:
             raise UserError(f"--prefix-cache: {error}") from error
 
+    def screen_factor(self) -> int:
+        """How many offspring are made for each candidate that is measured."""
+        if self.screen is None:
+            return _SCREEN if self.algorithm == "nsga2" else 1
+        return self.screen
+
     def objective_names(self) -> tuple[str, ...]:
         """The objectives, checked against the algorithm.
 
@@ -212,7 +220,7 @@ class SearchConfig:
                 f"--other-tokens {self.other_tokens} is below one sequence: give {self.sequence_length:,} or more"
             )
         screened = (*SCREENED, MILP_NSGA2)
-        if self.screen > 1 and self.algorithm not in screened:
+        if self.screen_factor() > 1 and self.algorithm not in screened:
             raise UserError(
                 f"--screen {self.screen} picks among offspring, and --algorithm {self.algorithm} makes none: leave it "
                 f"out, or use {', '.join(screened)}"

@@ -123,6 +123,7 @@ def option_rows(config: SearchConfig, plan: Plan | None) -> list[str]:
     if not any(values[name] for name in QUANTITIES):
         values["params"] = DEFAULT_BUDGET
     values["out"] = values["out"] or f"runs/{Path(config.space).stem}-TIME"
+    values["screen"] = config.screen_factor()
     shown = {name: value for name, value in values.items() if value is not None}
     width = max(map(len, shown))
     return [f"{name.ljust(width)}  {value}" for name, value in shown.items()]
@@ -148,7 +149,7 @@ def search_rows(plan: Plan) -> list[str]:
     """What is searched, and for what."""
     config, unit, (low, high) = plan.config, _UNITS[plan.budget.quantity], plan.reach
     stages = ", ".join(f"{end:,}" for end in config.stage_tokens())
-    screen = f", picked of {config.screen} times as many offspring" if config.screen > 1 else ""
+    screen = f", picked of {config.screen_factor()} times as many offspring" if config.screen_factor() > 1 else ""
     race = f"; beaten ones stop after {stages} tokens" if stages else ""
     return [
         f"space {plan.space.name}: {plan.num_genes} choices, reaching {low:,} to {high:,} {unit}",

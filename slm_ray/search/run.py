@@ -157,7 +157,7 @@ class SearchRun:
         stack = bind_genomes(self.config, inputs, ranking)
         objectives = self.config.objective_names()
         algorithm = self._algorithm(inputs, stack, len(objectives))
-        algorithm = with_screen(algorithm, stack, objectives, self.config.screen, self.config.seed)
+        algorithm = with_screen(algorithm, stack, objectives, self.config.screen_factor(), self.config.seed)
         journal = Journal(self.folder.file(TRIALS_FILE))
         if journal.resumed:
             self.console.line(f"{journal.resumed} trials are on record and are not measured again")

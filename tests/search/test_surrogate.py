@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from slm_ray.search.algorithms import ALGORITHMS, SCREENED, with_screen
+from slm_ray.search.config import SearchConfig
 from slm_ray.search.journal import Journal
 from slm_ray.search.plan import FAILED_VALUE, SearchPlan
 from slm_ray.search.surrogate import FEWEST_TOLD, PENALTIES, UNSCREENED_SHARE, Screen, fit_ridge
@@ -119,3 +120,12 @@ def test_a_resumed_search_picks_the_same(name, tmp_path):
 def test_without_a_factor_nothing_is_screened():
     stack = stack_of()
     assert with_screen(ALGORITHMS["nsga2"](stack, 0, 8, 2), stack, ("perplexity", "params"), 1, 0).screen is None
+
+
+@pytest.mark.parametrize(("algorithm", "given", "factor"), [("nsga2", None, 4), ("nsga2", 1, 1), ("ga", None, 1),
+                                                            ("ga", 3, 3), ("random", None, 1)])  # fmt: skip
+def test_what_is_screened_unless_something_is_asked_for(algorithm, given, factor):
+    names = "perplexity" if algorithm == "ga" else "perplexity,params"
+    config = SearchConfig(algorithm=algorithm, screen=given, objectives=names)
+    config.check()
+    assert config.screen_factor() == factor
