@@ -180,7 +180,7 @@ def run_way(base: SearchConfig, way: str, out: Path, console: Console) -> Course
     if config.algorithm in SOLVED:
 
         def price() -> float:
-            found["prices"] = price_cuts(inputs, stack.genomes[-1], lambda done: None)[0]
+            found["prices"] = price_cuts(inputs, stack.genomes[stack.smallest()], lambda done: None)[0]
             return price_flops(inputs.space, inputs.architecture, config.sequence_length)
 
         charge("prices", price)

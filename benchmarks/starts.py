@@ -72,7 +72,7 @@ def ranked_specs(inputs: SearchInputs, stack: GenomeStack) -> dict[str, SubnetSp
 def solved_specs(inputs: SearchInputs, stack: GenomeStack) -> dict[str, SubnetSpec]:
     """What the integer program keeps at each size."""
     start = time.perf_counter()
-    prices, was_cached = price_cuts(inputs, stack.genomes[-1], lambda done: None)
+    prices, was_cached = price_cuts(inputs, stack.genomes[stack.smallest()], lambda done: None)
     priced = time.perf_counter()
     solve, whole, found = stack_solver(stack, prices), num_params(inputs.architecture), {}
     for share, _ in TARGETS:

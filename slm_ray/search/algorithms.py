@@ -52,11 +52,13 @@ class Algorithm(Protocol):
 
 
 def seed_genes(stack: GenomeStack, count: int) -> list[IntArray]:
-    """What each ranking alone gives, at sizes spread over the budget, largest first."""
+    """What rankings alone give at sizes spread over the budget, largest first: each at its own sizes, or all at all."""
     low, high = stack.reach()
     seeds: dict[bytes, IntArray] = {}
-    for target in np.linspace(high, low, max(1, count // len(stack.genomes))):
-        for which in range(len(stack.genomes)):
+    number = count if stack.sizes else max(1, count // len(stack.genomes))
+    for target in np.linspace(high, low, number):
+        own = stack.nearest(float(target))
+        for which in range(len(stack.genomes)) if own is None else [own]:
             genes = stack.ranked(which, int(target))
             seeds.setdefault(genes.tobytes(), genes)
     return list(seeds.values())[:count]

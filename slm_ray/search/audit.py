@@ -245,7 +245,8 @@ class Audit:
         """What an integer program expects, where the search began with one: its prices are in the cache by now."""
         if self.config.algorithm not in SOLVED:
             return []
-        genome = self.plan.stack.genomes[-1]
+        stack = self.plan.stack
+        genome = stack.genomes[stack.smallest()]
         prices, _ = price_cuts(self.inputs, genome, lambda _: None)
         axes = genome.bound_axes()
         values = {trial: fidelity.summed_price(self._spec(trial), prices, axes) for trial in trials}

@@ -16,7 +16,7 @@ from slm_ray.models.runner import SubnetRunner
 from slm_ray.models.score_cache import cached_scores
 from slm_ray.proxies.evaluator import DTYPES
 from slm_ray.proxies.registry import PROXIES
-from slm_ray.search.adapt import CURVATURE, LearnedScores, learn_scores, target_costs
+from slm_ray.search.adapt import CURVATURE, LearnedScores, blend, learn_scores, target_costs
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.gate_pool import GatePool
 from slm_ray.search.genome import Genome
@@ -26,6 +26,7 @@ from slm_ray.search.stack import GenomeStack
 
 ACTIVATION_SEQUENCES = 16
 _METHOD_VERSION = 1
+_BETWEEN = (0.75, 0.5, 0.25)  # shares of the larger end's scores
 
 
 @dataclass(frozen=True)
@@ -147,13 +148,21 @@ def _learn(config: SearchConfig, inputs: SearchInputs, progress: Progress) -> Le
 def bind_genomes(config: SearchConfig, inputs: SearchInputs, ranking: Ranking) -> GenomeStack:
     """The genomes a search works with: one per learned ranking, or one where nothing was learned.
 
+    Where rankings were learned at both ends of the budget there are also some between, whose scores are those of both
+    ends by their distance: at sizes between they choose better units than either does.
+
     Raises:
         UserError: The space cannot meet the budget.
     """
     guides: list[UnitScores | None] = list(ranking.learned) or [None]
+    sizes = None
+    if len(ranking.learned) == 2:
+        high, low = _targets(config, inputs)
+        guides += [blend(*ranking.learned, share) for share in _BETWEEN]
+        sizes = [high, low, *(round(share * high + (1 - share) * low) for share in _BETWEEN)]
     genomes = []
     for guide in guides:
         scores = dict(ranking.others) | ({"taylor": guide} if guide is not None else {})
         scores = {order: scores[order] for order in inputs.space.orders() if order != NATURAL}
         genomes.append(Genome(inputs.space, inputs.architecture, scores, guide=guide, left=inputs.left))
-    return GenomeStack(genomes, inputs.budget, config.sequence_length)
+    return GenomeStack(genomes, inputs.budget, config.sequence_length, sizes)

@@ -168,7 +168,7 @@ class SearchRun:
         config = self.config
         if config.algorithm not in SOLVED:
             return ALGORITHMS[config.algorithm](stack, config.seed, config.population, num_objectives)
-        genome = stack.genomes[-1]
+        genome = stack.genomes[stack.smallest()]
         progress = Progress(self.console, "prices of cuts", num_cuts(inputs.space, inputs.architecture), "cuts")
 
         def price() -> CutPrices:

@@ -19,7 +19,7 @@ Solve = Callable[[int], IntArray | None]
 
 
 def stack_solver(stack: GenomeStack, prices: CutPrices) -> Solve:
-    """Solves a stack's last genome, the one whose ranking was learned at the smallest size, at any ceiling of cost.
+    """Solves a stack's genome whose ranking was learned at the smallest size, at any ceiling of cost.
 
     Args:
         stack: What is searched.
@@ -28,7 +28,7 @@ def stack_solver(stack: GenomeStack, prices: CutPrices) -> Solve:
     Raises:
         UserError: The space has choices that the integer program has not.
     """
-    which = len(stack.genomes) - 1
+    which = stack.smallest()
     budget = stack.budget
     program = IntegerProgram(stack.genomes[which], prices, budget.quantity, stack.sequence_length)
 

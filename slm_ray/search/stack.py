@@ -24,18 +24,28 @@ class GenomeStack:
 
     Attributes:
         genomes: One per ranking.
+        sizes: The cost that each ranking is meant for, in the budget's quantity; None where they are for any.
         num_genes: One more than each of them has.
         lower: ``[genes]``, the least value of each.
         upper: ``[genes]``, the greatest value of each.
     """
 
-    def __init__(self, genomes: Sequence[Genome], budget: Budget, sequence_length: int) -> None:
+    def __init__(
+        self, genomes: Sequence[Genome], budget: Budget, sequence_length: int, sizes: Sequence[int] | None = None
+    ) -> None:
         """Stack genomes and check that their space can meet a budget.
+
+        Args:
+            genomes: One per ranking.
+            budget: What candidates may cost.
+            sequence_length: The context at which FLOPs are counted.
+            sizes: See the attributes.
 
         Raises:
             UserError: It cannot; the message says what the space can reach.
         """
         self.genomes, self.budget, self.sequence_length = tuple(genomes), budget, sequence_length
+        self.sizes = None if sizes is None else tuple(sizes)
         first = self.genomes[0]
         first.check_budget(budget, sequence_length)
         self.teacher, self.space = first.teacher, first.space
@@ -85,6 +95,17 @@ class GenomeStack:
     def ranked(self, which: int, target: int) -> IntArray:
         """The genes that one ranking alone gives at a target cost."""
         return self._join(which, self.genomes[which].ranked(target, self.budget, self.sequence_length))
+
+    def nearest(self, cost: float) -> int | None:
+        """Which ranking is meant for the size that is nearest to a cost; None where they are for any."""
+        if self.sizes is None:
+            return None
+        distances = [abs(size - cost) for size in self.sizes]
+        return distances.index(min(distances))
+
+    def smallest(self) -> int:
+        """Which ranking is meant for the smallest size; the last one where they are for any."""
+        return len(self.genomes) - 1 if self.sizes is None else self.sizes.index(min(self.sizes))
 
     def reach(self) -> tuple[int, int]:
         """The costs that are both inside the budget and expressible."""

@@ -87,7 +87,8 @@ class Features:
         self.stack, self._known = stack, dict[str, Array]()
         shape = stack.teacher.layers[0]
         self._heads, self._neurons = shape.num_attention_heads, shape.intermediate_size
-        guides = {id(genome.guide): genome.guide for genome in stack.genomes}
+        # Rankings between the two that were learned are sums of these: they would say nothing more.
+        guides = {id(genome.guide): genome.guide for genome in stack.genomes[:2]}
         self._guides = [guide for guide in guides.values() if guide.comparable]
 
     def of(self, genes: IntArray) -> Array:

@@ -1,5 +1,7 @@
 """Learning which units to keep, with gate gradients made up from a known truth, and on a real tiny teacher."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,9 @@ from slm_ray.architecture.budget import measure_cost
 from slm_ray.models.gates import GatedTeacher, GateGradients
 from slm_ray.models.runner import SubnetRunner
 from slm_ray.search.adapt import CURVATURE, blend, learn_scores, target_costs
+from slm_ray.search.config import SearchConfig
 from slm_ray.search.genome import Genome
+from slm_ray.search.rank import Ranking, bind_genomes
 from tests.models.tiny import tiny_family, tiny_ids, tiny_model
 from tests.search.genome_cases import LENGTH, TEACHERS, scores_of, space_of
 
@@ -150,3 +154,20 @@ def test_learning_on_a_real_teacher_beats_one_shot_scores_on_its_own_tokens():
         )
 
     assert loss(learned.by_target[0]) < loss(learned.one_shot)
+
+
+@pytest.mark.parametrize(("low", "rankings"), [(0.5, 5), (0.9, 1)])
+def test_between_two_learned_ends_there_are_rankings_of_both(low, rankings):
+    """The size of each is as far from the ends as its scores are; with one size learned there is that alone."""
+    budget = Budget("params", round(low * 0.7 * WHOLE), round(0.7 * WHOLE))
+    inputs = SimpleNamespace(space=SPACE, architecture=TEACHER, left=None, budget=budget)
+    targets = target_costs(budget, (0, WHOLE))
+    learned = learn(MadeUp(steady()), targets=[target / WHOLE for target in targets]).by_target
+    stack = bind_genomes(SearchConfig(sequence_length=LENGTH), inputs, Ranking(learned, None, {}, 0))
+    assert len(stack.genomes) == rankings
+    if rankings == 1:
+        assert stack.sizes is None
+        return
+    assert stack.sizes[:2] == tuple(targets) and stack.sizes[3] == pytest.approx(sum(targets) / 2, abs=1)
+    high, small, middle = (stack.genomes[which].guide.arrays() for which in (0, 1, 3))
+    assert all(middle[name] == pytest.approx((high[name] + small[name]) / 2) for name in middle)

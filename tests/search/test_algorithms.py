@@ -3,6 +3,7 @@ import pytest
 
 from slm_ray.search.algorithms import ALGORITHMS, seed_genes
 from slm_ray.search.pareto import hypervolume
+from slm_ray.search.stack import GenomeStack
 from tests.search.test_plan import stack_of
 
 PAIRS = sorted(set(ALGORITHMS) - {"ga"})
@@ -88,3 +89,13 @@ def test_the_seed_decides(name):
     stack = stack_of()
     first, second = (search(name, stack, 4, 3)[0] for _ in range(2))
     assert np.array_equal(first, second)
+
+
+def test_each_ranking_is_a_seed_at_its_own_sizes():
+    stack = stack_of()
+    low, high = stack.reach()
+    sized = GenomeStack([*stack.genomes, stack.genomes[0]], stack.budget, stack.sequence_length,
+                        [high, low, (low + high) // 2])  # fmt: skip
+    seeds = seed_genes(sized, 9)
+    assert [int(genes[0]) for genes in seeds] == [0, 0, 0, 2, 2, 2, 1, 1, 1]
+    assert sized.smallest() == 1 and stack.smallest() == 1 and stack.nearest(low) is None
