@@ -7,14 +7,13 @@ sizes and times of the files, so the next run finds it, and it appears whole or 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-from collections.abc import Iterator
 from pathlib import Path
 
 from slm_ray.cluster.home import Home, away
 from slm_ray.core.digest import digest_json
 from slm_ray.core.errors import UserError
 from slm_ray.core.files import cache_folder, explain_os_error, whole_folder
+from slm_ray.core.locks import held
 
 _CHUNK_BYTES = 32 << 20  # in Ray's object store at once
 _COPIES = "copies"
@@ -42,7 +41,7 @@ def local_copy(place: Path) -> Path:
         if _listing(place) == listing:
             return place
     target = cache_folder() / _COPIES / f"{place.name}-{digest_json([str(place), listing])[:16]}"
-    with _locked(target):
+    with held(target.parent / f".{target.name}.lock"):
         if not target.is_dir():
             _fetch(home, place, listing, target)
     return target / place.name if listing and not listing[0][0] else target
@@ -59,19 +58,6 @@ def _listing(place: Path) -> _Listing:
     except OSError as error:
         raise explain_os_error(error, f"reading {place}") from error
     return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in entries]
-
-
-@contextlib.contextmanager
-def _locked(target: Path) -> Iterator[None]:
-    """Hold a copy against the machine's other processes."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        file = (target.parent / f".{target.name}.lock").open("w")
-    except OSError as error:
-        raise explain_os_error(error, f"writing {target.parent}") from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _fetch(home: Home, place: Path, listing: _Listing, target: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slm_ray.core.files import explain_os_error, fsync_folder, read_json
+from slm_ray.core.locks import held
 from slm_ray.core.progress import Console
 from slm_ray.data.shard_files import IDS, MANIFEST_FILE, STARTS, write_manifest, write_shard
 
@@ -28,19 +29,8 @@ def locked(folder: Path, console: Console) -> Iterator[None]:
     Raises:
         UserError: The folder cannot be made or written.
     """
-    import fcntl
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / _LOCK_FILE).open("a")
-    except OSError as error:
-        raise explain_os_error(error, f"writing {folder}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            console.line(f"another process prepares the same shards in {folder}: waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
+    waits = f"another process prepares the same shards in {folder}: waiting for it"
+    with held(folder / _LOCK_FILE, lambda: console.line(waits)):
         yield
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import shutil
@@ -15,7 +14,8 @@ import torch
 
 from slm_ray.core.digest import digest_json
 from slm_ray.core.errors import UserError
-from slm_ray.core.files import cache_folder, explain_os_error
+from slm_ray.core.files import cache_folder
+from slm_ray.core.locks import held
 
 _FOLDER = "TORCH_EXTENSIONS_DIR"
 _LOCK_FILE = ".slm_ray.lock"
@@ -78,13 +78,7 @@ def compile_once(note: Callable[[str], None]) -> None:
     if builder is None or not deepspeed.ops.__compatible_ops__.get(builder.NAME, False):
         return  # then DeepSpeed does without
     folder = Path(os.environ[_FOLDER])
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / _LOCK_FILE).open("a")
-    except OSError as error:
-        raise explain_os_error(error, f"writing {folder}") from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with held(folder / _LOCK_FILE):
         if not (folder / builder.name / f"{builder.name}.so").is_file():
             note("compiles DeepSpeed's C++ module, once per machine")
         if folder == _own_folder():  # in a folder that the user chose others may compile, who do not know our lock
