@@ -53,6 +53,7 @@ class SubnetRunner:
         self.head = state.get(HEAD, self._embedding)
         self.dtype, self.device = self._embedding.dtype, self._embedding.device
         self._rotary: nn.Module | None = None
+        self._last: tuple[SubnetSpec, Any] | None = None
         self._prefixes = PrefixCache(prefix_bytes, self.teacher.num_hidden_layers) if prefix_bytes else None
         self.reused_flops = 0
 
@@ -77,25 +78,41 @@ class SubnetRunner:
             ``[batch, sequence, hidden]`` in the teacher's type.
         """
         hidden, ids = hidden_index(spec, self.teacher), ids.to(self.device)
-        base = self._empty_base(spec)
-        self._bind_globals(base, hidden)
-        layers = list(base.get_submodule(self.family.layers_path.split(".", 1)[1]))
-        known = self._use_prefixes(layers, spec, batch, ids)
-        for module, units in list(zip(layers, spec.layers, strict=True))[known:]:
-            self._bind_when_called(module, units, hidden)
-        if watch is not None:
-            watch(base)
+        by_prefixes = self._prefixes is not None and batch is not None
+        if watch is None and not by_prefixes:
+            base = self._bound_base(spec, hidden)
+        else:  # what is hooked onto it is not to stay
+            base = self._empty_base(spec)
+            known = self._use_prefixes(self._layers_of(base), spec, batch, ids) if by_prefixes else 0
+            self._bind(base, spec, hidden, known)
+            if watch is not None:
+                watch(base)
         embedded = functional.embedding(ids, self._embedding)
         if hidden is not None:
             embedded = embedded.index_select(-1, hidden.to(self.device))
         return base(inputs_embeds=embedded, use_cache=False).last_hidden_state
 
-    def _use_prefixes(
-        self, layers: list[nn.Module], spec: SubnetSpec, batch: Hashable | None, ids: torch.Tensor
-    ) -> int:
+    def _bound_base(self, spec: SubnetSpec, hidden: Index) -> Any:
+        """The model of a sub-network; that of the last one is kept, for most run on batch after batch."""
+        if self._last is None or self._last[0] != spec:
+            base = self._empty_base(spec)
+            self._bind(base, spec, hidden)
+            self._last = spec, base
+        return self._last[1]
+
+    def _layers_of(self, base: nn.Module) -> list[nn.Module]:
+        layers: Any = base.get_submodule(self.family.layers_path.split(".", 1)[1])
+        return list(layers)
+
+    def _bind(self, base: nn.Module, spec: SubnetSpec, hidden: Index, known: int = 0) -> None:
+        """Give a model its weights: those of layers, but of the first ``known``, whenever they run."""
+        self._bind_globals(base, hidden)
+        for module, units in list(zip(self._layers_of(base), spec.layers, strict=True))[known:]:
+            self._bind_when_called(module, units, hidden)
+
+    def _use_prefixes(self, layers: list[nn.Module], spec: SubnetSpec, batch: Hashable, ids: torch.Tensor) -> int:
         """How many first layers need not run; they give what is kept, and what others give is going to be kept."""
-        if self._prefixes is None or batch is None:
-            return 0
+        assert self._prefixes is not None
         keys = prefix_keys(spec)
         known, output = self._prefixes.deepest(keys, batch)
         replay(layers[:known], output)

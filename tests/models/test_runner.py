@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional
 
 from slm_ray.architecture import full_subnet
-from slm_ray.models.extraction import extract
+from slm_ray.models import runner as runner_module
+from slm_ray.models.extraction import build_empty, extract
 from slm_ray.models.runner import SubnetRunner
 from tests.models.tiny import NAMES, axis_specs, random_spec, tiny_family, tiny_ids, tiny_model
 
@@ -78,3 +79,28 @@ def test_only_the_layer_that_runs_has_its_weights_in_memory():
     runner.hidden_states(axis_specs(runner.teacher)["neurons"], tiny_ids(), watch=watch)
     assert present == [[True, False, False], [False, True, False], [False, False, True]]
     assert bound(watched[0]) == [False, False, False]
+
+
+def test_a_model_is_built_once_for_all_batches_of_a_sub_network(monkeypatch):
+    runner, _, _ = runner_of("llama")
+    first, second = axis_specs(runner.teacher)["neurons"], axis_specs(runner.teacher)["hidden"]
+    one, two = tiny_ids(), tiny_ids().flip(1)
+    runs = (first, one), (first, two), (second, one)
+    expected = [runner_of("llama")[0].token_losses(spec, ids) for spec, ids in runs]
+    built: list[object] = []
+    monkeypatch.setattr(runner_module, "build_empty", lambda *given: built.append(build_empty(*given)) or built[-1])
+    found = [runner.token_losses(first, one), runner.token_losses(first, two)]
+    assert len(built) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(runner_module, "layer_slices", broken_slices)
+        with pytest.raises(RuntimeError, match="no memory"):
+            runner.token_losses(first, one)  # leaves a layer that had no weights
+    assert torch.equal(runner.token_losses(first, two), expected[1])
+    assert len(built) == 1
+    found.append(runner.token_losses(second, one))
+    assert len(built) == 2
+    assert all(torch.equal(mine, its) for mine, its in zip(found, expected, strict=True))
+
+
+def broken_slices(*_):
+    raise RuntimeError("no memory")
