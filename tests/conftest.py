@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: a test that needs the network must fail at once
@@ -22,7 +23,32 @@ for left in _EXTENSIONS.glob("*/lock"):  # of tests that were killed while they 
     if time.time() - left.stat().st_mtime > 300:
         left.unlink(missing_ok=True)
 
+# Files that take longest, which are begun first: one that is begun last leaves all processes but its own idle.
+_LONG = (
+    "pretrain/test_training_resume", "search/test_resume", "pretrain/test_engines", "test_pipeline",
+    "pretrain/test_command", "pretrain/test_growth", "cluster/test_outside_on_ray", "test_logits_command",
+    "pretrain/test_torchrun", "sweep/test_on_tune", "search/test_baselines", "pretrain/test_scratch_command",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    here = Path(__file__).parent
+    place = {here / f"{name}.py": number for number, name in enumerate(_LONG)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
+
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLM_RAY_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def one_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One Ray for all commands of a file: a command that finds Ray running in its process starts none."""
+    from slm_ray.cluster import ray_session
+
+    with pytest.MonkeyPatch.context() as patch:  # what Ray's processes are started with
+        patch.setenv("SLM_RAY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        with ray_session(None, 2):
+            yield

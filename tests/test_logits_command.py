@@ -125,7 +125,7 @@ def test_a_killed_capture_goes_on_where_it_was(tiny: Tiny, long: Path, tmp_path:
         return subprocess.Popen(argv, start_new_session=True, **options)  # type: ignore[call-overload,no-any-return]
 
     first = start()
-    wait_until(lambda: list(partial.glob("part-*.json")), 120, "the first part")
+    wait_until(lambda: list(partial.glob("part-*.json")), 400, "the first part")
     first.kill()
     first.communicate()
     done = [path.name for path in partial.glob("part-*.json")]
@@ -137,9 +137,9 @@ def test_a_killed_capture_goes_on_where_it_was(tiny: Tiny, long: Path, tmp_path:
         killed.extend(kill_below(second.pid, "ray::Map"))  # Ray names a process by the task it is at
         return bool(killed) or second.poll() is not None
 
-    wait_until(strike, 120, "a worker to kill")
+    wait_until(strike, 400, "a worker to kill")
     assert killed
-    _, said = second.communicate(timeout=180)
+    _, said = second.communicate(timeout=400)
     assert second.returncode == 0, said
     assert " parts are there already" in said
     store = LogitStore.open(tmp_path / "store")

@@ -295,7 +295,7 @@ def test_another_pipeline_in_the_same_folder_is_refused(stages, tmp_path, capsys
 
 
 @pytest.mark.slow
-def test_a_whole_pipeline_in_one_process(tmp_path, monkeypatch, capsys):
+def test_a_whole_pipeline_in_one_process(one_ray, tmp_path, monkeypatch, capsys):
     tiny = make_tiny(tmp_path)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "p.yaml").write_text(f"""

@@ -37,6 +37,9 @@ _KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
     "MALLOC_TOP_PAD_": str(64 << 20),
 }
+# Of a cluster of this machine alone: it is not taken away, so no process need watch for that (one per training, which
+# takes seconds to start).
+_ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 _LOOK_EVERY_SECONDS = 0.5
 # Of silence before a cluster that was joined counts as lost; Ray itself waits 60 seconds and then kills the process.
 _PATIENCE_SECONDS = 20.0
@@ -63,7 +66,7 @@ def ray_session(address: str | None, num_cpus: int) -> Iterator[None]:
             f"address {address} of a file of options is Ray's client: give it as an option, --address {address}, so "
             "that the command runs on the cluster's head and its files go there"
         )
-    for name, value in (_QUIET | _KEEP_MEMORY).items():
+    for name, value in (_QUIET | _KEEP_MEMORY | ({} if address else _ALONE)).items():
         os.environ.setdefault(name, value)
     import ray
 

@@ -359,7 +359,7 @@ with ray_session(None, 1):
         def finished():
             return {path: path.stat().st_mtime_ns for path in (tmp_path / "shards").glob(".*.work/shard-*.json")}
 
-        wait_until(lambda: len(finished()) >= 5, 90, "five blocks")
+        wait_until(lambda: len(finished()) >= 5, 400, "five blocks")
         process.kill()
         process.wait()
         assert [path.name for path in (tmp_path / "shards").iterdir() if not path.name.startswith(".")] == []

@@ -1,4 +1,4 @@
-"""The command: what it refuses, in one sentence each, and a whole run on Ray of several models at once."""
+"""The command: what it refuses, in one sentence each, and whole runs: of several models, and on Ray."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ def tiny(tmp_path_factory) -> Tiny:
 
 
 @pytest.fixture(autouse=True)
-def cache(tiny, monkeypatch):
+def cache(tiny, one_ray, monkeypatch):
     monkeypatch.setenv("SLM_RAY_CACHE", str(tiny.cache))
 
 
@@ -39,20 +39,30 @@ def arguments(tiny: Tiny, out: Path | None = None, *more: str) -> list[str]:
     return [*flags, *(["--out", str(out)] if out else []), *more]
 
 
-@pytest.fixture(scope="module")
-def finished(tiny, tmp_path_factory) -> Path:
-    """A comparison that was run on Ray to its end."""
-    out = tmp_path_factory.mktemp("finished") / "run"
+def run_to_its_end(tiny: Tiny, out: Path, *flags: str) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLM_RAY_CACHE", str(tiny.cache))
-        assert run_command(main, arguments(tiny, out, "--compare")) == 0
+        assert run_command(main, arguments(tiny, out, *flags)) == 0
     return out
 
 
 @pytest.fixture(scope="module")
-def shards(finished, tiny) -> Path:
-    """The token shards that the comparison prepared."""
+def on_ray(tiny, one_ray, tmp_path_factory) -> Path:
+    """A model trained on Ray."""
+    return run_to_its_end(tiny, tmp_path_factory.mktemp("on-ray") / "run")
+
+
+@pytest.fixture(scope="module")
+def shards(on_ray, tiny) -> Path:
+    """The token shards that it prepared."""
     return next((tiny.cache / "shards").glob("train-shards-*"))
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, shards, tmp_path_factory) -> Path:
+    """A comparison of three models, trained in this process."""
+    flags = ["--compare", "--launcher", "local", "--shards", str(shards)]
+    return run_to_its_end(tiny, tmp_path_factory.mktemp("finished") / "run", *flags)
 
 
 def refused(capsys, given: list[str]) -> str:
@@ -188,12 +198,11 @@ def test_a_model_that_fails_does_not_stop_the_others(tiny, shards, tmp_path, cap
     assert json.loads((out / "teacher.student" / "result.json").read_text())["status"] == "done"
 
 
-def test_local_and_ray_give_the_same_losses(finished, tiny, shards, tmp_path):
-    out = tmp_path / "run"
-    flags = ["--launcher", "local", "--shards", str(shards)]
-    assert run_command(main, arguments(tiny, out, *flags)) == 0
-    here, there = (read_records(run / "teacher.student" / "steps.jsonl") for run in (out, finished))
+def test_local_and_ray_give_the_same_losses(finished, on_ray):
+    here, there = (read_records(run / "teacher.student" / "steps.jsonl") for run in (finished, on_ray))
     assert [record["loss"] for record in here] == [record["loss"] for record in there]
+    result = json.loads((on_ray / "result.json").read_text())
+    assert [model["status"] for model in result["models"]] == ["done"]
 
 
 def test_a_model_of_another_family_trains_without_a_teacher(tiny, shards, tmp_path):

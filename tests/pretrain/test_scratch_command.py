@@ -8,7 +8,6 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from slm_ray.architecture import num_params
-from slm_ray.cluster import ray_session
 from slm_ray.core.commands import run_command
 from slm_ray.core.config import build_config
 from slm_ray.core.errors import UserError
@@ -57,14 +56,7 @@ def config_of(**changes) -> PretrainConfig:
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    """One Ray for all runs: a command that finds Ray running starts none."""
-    with ray_session(None, 2):
-        yield
-
-
-@pytest.fixture(scope="module")
-def finished(tiny, cluster, tmp_path_factory) -> Path:
+def finished(tiny, one_ray, tmp_path_factory) -> Path:
     """Two models from nothing, trained on Ray to the end."""
     out = tmp_path_factory.mktemp("finished") / "run"
     with pytest.MonkeyPatch.context() as patch:

@@ -20,7 +20,7 @@ def tiny(tmp_path_factory) -> Tiny:
 
 
 @pytest.fixture(autouse=True)
-def cache(tiny, monkeypatch):
+def cache(tiny, one_ray, monkeypatch):
     monkeypatch.setenv("SLM_RAY_CACHE", str(tiny.cache))
 
 
@@ -33,7 +33,7 @@ def _capture(tiny: Tiny, out: Path, *more: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def store(tiny, tmp_path_factory) -> Path:
+def store(tiny, one_ray, tmp_path_factory) -> Path:
     """The whole vocabulary, so that top-k is the full distribution."""
     out = tmp_path_factory.mktemp("stores") / "top-k"
     data = ["--data", str(tiny.corpus), "--tokens", "768", "--sequence-length", str(LENGTH)]

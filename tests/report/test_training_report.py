@@ -181,7 +181,7 @@ def test_it_needs_no_torch(tmp_path):
         f"assert main([{str(folder)!r}]) == 0\n"
         "print(sorted({'torch', 'transformers', 'ray', 'deepspeed'} & set(sys.modules)))\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
     assert done.stdout.endswith("[]\n")
 
 

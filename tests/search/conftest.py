@@ -1,23 +1,39 @@
-"""Inputs of a tiny search, made once, and one finished run of it that others are compared with."""
+"""Inputs of a tiny search, and one finished run of it that others are compared with: made once for all processes."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from slm_ray.core.commands import run_command
-from tests.search.tiny_run import Tiny, make_tiny
+from slm_ray.core.locks import held
+from tests.search.tiny_run import Tiny, make_tiny, tiny_in
 from tests.search.without_ray import run_without_ray
 
 Command = Callable[[list[str]], int]
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that is made by the first of pytest's processes that wants it; nobody may change what is in it."""
+    base = factory.getbasetemp()
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"once-{name}"
+    with held(place.with_suffix(".lock")):
+        if not (place / "made").exists():
+            place.mkdir(exist_ok=True)
+            make(place / "it")
+            (place / "made").touch()
+    return place / "it"
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
+    inputs = tiny_in(made_once(tmp_path_factory, "inputs", make_tiny))
+    return replace(inputs, cache=tmp_path_factory.mktemp("tiny") / "cache")
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +63,8 @@ def command(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Callable[[Iterable[A
 @pytest.fixture(scope="session")
 def finished(tiny: Tiny, search: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of an uninterrupted search with two workers."""
-    out = tmp_path_factory.mktemp("finished") / "run"
-    assert search(tiny.arguments(out)) == 0
-    return out
+
+    def run(out: Path) -> None:
+        assert search(tiny.arguments(out)) == 0
+
+    return made_once(tmp_path_factory, "finished", run)

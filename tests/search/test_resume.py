@@ -1,4 +1,4 @@
-"""A search whose driver, worker or Ray head was killed: nothing repeated, nothing lost, the same front."""
+"""A search that loses a worker, is killed, or interrupted: nothing repeated, nothing lost, the same front."""
 
 import json
 import os
@@ -15,10 +15,10 @@ from tests.search.without_ray import run_without_ray
 
 @pytest.fixture(scope="module")
 def battered(tiny, search, finished, tmp_path_factory):
-    """A run that loses a worker and then its driver, then Ray's head, and then finishes; with what was seen."""
+    """A run that loses a worker and then its driver, is interrupted, and then finishes; with what was seen."""
     run = tmp_path_factory.mktemp("battered") / "run"
 
-    process = start(tiny, tiny.arguments(run))
+    process = start(tiny, tiny.arguments(run, "--workers", "1"))  # what came of two is the same: see below
     killed_workers: list[int] = []
 
     def worker_killed() -> bool:
@@ -26,9 +26,9 @@ def battered(tiny, search, finished, tmp_path_factory):
             killed_workers.extend(kill_below(process.pid, "ray::CandidateTrial"))
         return bool(killed_workers)
 
-    wait_until(worker_killed, 90, "two trials and a worker")
+    wait_until(worker_killed, 400, "two trials and a worker")
     before = len(lines_of(run))
-    wait_until(lambda: len(lines_of(run)) >= before + 3, 90, "three more trials after a worker died")
+    wait_until(lambda: len(lines_of(run)) >= before + 3, 400, "three more trials after a worker died")
     process.kill()
     process.communicate()
     after_driver = lines_of(run)
@@ -37,29 +37,22 @@ def battered(tiny, search, finished, tmp_path_factory):
     torn.close()
 
     process = start(tiny, ["--resume", str(run)], start_new_session=True)
-    wait_until(lambda: len(lines_of(run)) > len(after_driver), 90, "one more trial after the driver died")
+    wait_until(lambda: len(lines_of(run)) > len(after_driver), 400, "one more trial after the driver died")
     os.killpg(process.pid, signal.SIGINT)  # as a terminal's Ctrl-C
-    interrupted = process.communicate(timeout=60)[1]
+    interrupted = process.communicate(timeout=400)[1]
     after_interrupt = lines_of(run)
     interrupt_status = process.returncode
-
-    process = start(tiny, ["--resume", str(run)])
-    wait_until(lambda: len(lines_of(run)) > len(after_interrupt), 90, "one more trial after the interruption")
-    assert kill_below(process.pid, "gcs_server")
-    output, errors = process.communicate(timeout=60)
-    after_head = lines_of(run)
 
     status = search(["--resume", str(run)])
     return SimpleNamespace(
         run=run, after_driver=after_driver, after_interrupt=after_interrupt, interrupt_status=interrupt_status,
-        interrupted=interrupted, after_head=after_head, head_status=process.returncode, head_output=output,
-        head_errors=errors, status=status,
+        interrupted=interrupted, status=status,
     )  # fmt: skip
 
 
 @pytest.mark.slow
 def test_each_blow_came_in_the_middle(battered):
-    lengths = [len(battered.after_driver), len(battered.after_interrupt), len(battered.after_head), TRIALS]
+    lengths = [len(battered.after_driver), len(battered.after_interrupt), TRIALS]
     assert lengths == sorted(set(lengths)) and lengths[0] > 0
 
 
@@ -71,19 +64,10 @@ def test_ctrl_c_ends_the_command_in_one_sentence(battered):
 
 
 @pytest.mark.slow
-def test_a_dead_head_ends_the_command_in_one_sentence(battered):
-    assert battered.head_status == 2
-    assert "Traceback" not in battered.head_errors + battered.head_output
-    assert "error: Ray's head has died" in battered.head_errors
-    assert "--resume" in battered.head_errors.splitlines()[-1]
-
-
-@pytest.mark.slow
 def test_no_finished_trial_is_repeated_or_lost(battered):
     lines = lines_of(battered.run)
     assert lines[: len(battered.after_driver)] == battered.after_driver
     assert lines[: len(battered.after_interrupt)] == battered.after_interrupt
-    assert lines[: len(battered.after_head)] == battered.after_head
     records = trials_of(battered.run)
     assert sorted(record["trial"] for record in records) == list(range(TRIALS))
     assert len({record["genes"] for record in records}) == TRIALS
@@ -94,7 +78,7 @@ def test_the_front_is_that_of_an_uninterrupted_run(battered, finished):
     assert battered.status == 0
     assert outcome_of(battered.run) == outcome_of(finished)
     spent = json.loads((battered.run / "result.json").read_text())["spent"]
-    assert spent["resumed"] == len(battered.after_head)
+    assert spent["resumed"] == len(battered.after_interrupt)
     assert "trials are on record" in (battered.run / "run.log").read_text()
 
 

@@ -101,10 +101,15 @@ def make_teacher(folder: Path, text: str, steps: int = 80) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def tiny_in(folder: Path) -> Tiny:
+    """What :func:`make_tiny` has written."""
+    return Tiny(*(folder / name for name in ("teacher", "corpus.txt", "tiny.yaml", "natural.yaml", "cache")))
+
+
 def make_tiny(folder: Path) -> Tiny:
     """Write everything a search is given."""
-    text = sentences(900)
-    tiny = Tiny(*(folder / name for name in ("teacher", "corpus.txt", "tiny.yaml", "natural.yaml", "cache")))
+    folder.mkdir(exist_ok=True)
+    text, tiny = sentences(900), tiny_in(folder)
     tiny.corpus.write_text(text)
     make_teacher(tiny.teacher, text)
     tiny.space.write_text(SPACE.format(order="taylor"))
