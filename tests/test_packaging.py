@@ -72,7 +72,7 @@ def test_an_installed_wheel_has_its_spaces_and_templates(tmp_path):
     environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment,
-        capture_output=True, text=True, check=True, timeout=120,
+        capture_output=True, text=True, check=True, timeout=600,
     )  # fmt: skip
     from slm_ray.search.space import load_space, space_names
 

@@ -46,12 +46,12 @@ def test_a_search_from_outside_that_is_killed_and_resumed(tmp_path, monkeypatch)
         there = some_trials(tmp_path / "head")[0].parent
         begun.kill()
         begun.wait()
-        assert wait_until(lambda: not drivers(nodes), 60), "the driver on the head went on"
+        assert wait_until(lambda: not drivers(nodes), 300), "the driver on the head went on"
         before = (there / "trials.jsonl").read_bytes()
         assert before.count(b"\n") < 60, "it had ended before"
         assert not (desk / "runs").exists()
         done = subprocess.run(
-            [*words, "--resume", "runs/x"], cwd=desk, env=environment, capture_output=True, text=True, timeout=200
+            [*words, "--resume", "runs/x"], cwd=desk, env=environment, capture_output=True, text=True, timeout=900
         )
     finally:
         nodes.close()
