@@ -41,7 +41,7 @@ def test_a_search_from_outside_that_is_killed_and_resumed(tmp_path, monkeypatch)
     try:
         first = [*words, *tiny.arguments(None, "--workers", "1", "--trials", "60"), "--out", "runs/x"]
         begun = subprocess.Popen(first, cwd=desk, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        assert wait_until(lambda: begun.poll() is not None or some_trials(tmp_path / "head"), 150)
+        assert wait_until(lambda: begun.poll() is not None or some_trials(tmp_path / "head"), 600)
         assert begun.poll() is None, begun.stderr.read().decode()[-2000:]
         there = some_trials(tmp_path / "head")[0].parent
         begun.kill()
