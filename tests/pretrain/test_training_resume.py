@@ -250,7 +250,7 @@ def test_a_worker_of_ray_is_killed_and_then_the_command_interrupted(tiny, shards
     errors = process.communicate(timeout=400)[1]
     assert process.returncode == 130, errors[-2000:]
     assert errors.splitlines()[-1].startswith("interrupted: what was finished is kept") and "Traceback" not in errors
-    assert before < len(steps_on_record(out)) < STEPS
+    assert before < len(steps_on_record(out)) <= STEPS  # workers may get to the end while Ray is shut down
     finish(start(tiny, ["--resume", str(out)]))
     assert [record["step"] for record in steps_on_record(out)] == list(range(1, STEPS + 1))
     found, whole = outcome(out), outcome(uninterrupted)
