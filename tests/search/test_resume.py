@@ -1,4 +1,4 @@
-"""A search that loses a worker, is killed, or interrupted: nothing repeated, nothing lost, the same front."""
+"""A search whose driver, worker or Ray head was killed: nothing repeated, nothing lost, the same front."""
 
 import json
 import os
@@ -15,10 +15,10 @@ from tests.search.without_ray import run_without_ray
 
 @pytest.fixture(scope="module")
 def battered(tiny, search, finished, tmp_path_factory):
-    """A run that loses a worker and then its driver, is interrupted, and then finishes; with what was seen."""
+    """A run that loses a worker and then its driver, then Ray's head, and then finishes; with what was seen."""
     run = tmp_path_factory.mktemp("battered") / "run"
 
-    process = start(tiny, tiny.arguments(run, "--workers", "1"))  # what came of two is the same: see below
+    process = start(tiny, tiny.arguments(run))
     killed_workers: list[int] = []
 
     def worker_killed() -> bool:
@@ -43,16 +43,23 @@ def battered(tiny, search, finished, tmp_path_factory):
     after_interrupt = lines_of(run)
     interrupt_status = process.returncode
 
+    process = start(tiny, ["--resume", str(run)])
+    wait_until(lambda: len(lines_of(run)) > len(after_interrupt), 400, "one more trial after the interruption")
+    assert kill_below(process.pid, "gcs_server")
+    output, errors = process.communicate(timeout=400)
+    after_head = lines_of(run)
+
     status = search(["--resume", str(run)])
     return SimpleNamespace(
         run=run, after_driver=after_driver, after_interrupt=after_interrupt, interrupt_status=interrupt_status,
-        interrupted=interrupted, status=status,
+        interrupted=interrupted, after_head=after_head, head_status=process.returncode, head_output=output,
+        head_errors=errors, status=status,
     )  # fmt: skip
 
 
 @pytest.mark.slow
 def test_each_blow_came_in_the_middle(battered):
-    lengths = [len(battered.after_driver), len(battered.after_interrupt), TRIALS]
+    lengths = [len(battered.after_driver), len(battered.after_interrupt), len(battered.after_head), TRIALS]
     assert lengths == sorted(set(lengths)) and lengths[0] > 0
 
 
@@ -64,10 +71,19 @@ def test_ctrl_c_ends_the_command_in_one_sentence(battered):
 
 
 @pytest.mark.slow
+def test_a_dead_head_ends_the_command_in_one_sentence(battered):
+    assert battered.head_status == 2
+    assert "Traceback" not in battered.head_errors + battered.head_output
+    assert "error: Ray's head has died" in battered.head_errors
+    assert "--resume" in battered.head_errors.splitlines()[-1]
+
+
+@pytest.mark.slow
 def test_no_finished_trial_is_repeated_or_lost(battered):
     lines = lines_of(battered.run)
     assert lines[: len(battered.after_driver)] == battered.after_driver
     assert lines[: len(battered.after_interrupt)] == battered.after_interrupt
+    assert lines[: len(battered.after_head)] == battered.after_head
     records = trials_of(battered.run)
     assert sorted(record["trial"] for record in records) == list(range(TRIALS))
     assert len({record["genes"] for record in records}) == TRIALS
@@ -78,7 +94,7 @@ def test_the_front_is_that_of_an_uninterrupted_run(battered, finished):
     assert battered.status == 0
     assert outcome_of(battered.run) == outcome_of(finished)
     spent = json.loads((battered.run / "result.json").read_text())["spent"]
-    assert spent["resumed"] == len(battered.after_interrupt)
+    assert spent["resumed"] == len(battered.after_head)
     assert "trials are on record" in (battered.run / "run.log").read_text()
 
 
