@@ -51,18 +51,15 @@ def run(tiny: Tiny, argv: list[str]) -> int:
         return run_command(main, argv)
 
 
-def test_a_store_from_text(tiny: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    from slm_ray.cluster import ray_session
-
-    with ray_session(None, 2):
-        assert run(tiny, arguments(tiny, tmp_path / "top")) == 0
-        told, said = capfd.readouterr()
-        assert "top-k, 4.0 words" in told and "FLOPs in" in told
-        assert "capturing" in said and "Running Dataset" not in said + told
-        shards = told.strip().splitlines()[-1].removeprefix("tokens: ")
-        prepared = ["--teacher", str(tiny.teacher), "--precision", "fp32", "--workers", "1", "--shards", shards]
-        assert run(tiny, [*prepared, "--kind", "sampled", "--draws", "9", "--out", str(tmp_path / "drawn")]) == 0
-        assert run(tiny, arguments(tiny, tmp_path / "top")) == 0  # there already
+def test_a_store_from_text(one_ray: None, tiny: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(tiny, arguments(tiny, tmp_path / "top")) == 0
+    told, said = capfd.readouterr()
+    assert "top-k, 4.0 words" in told and "FLOPs in" in told
+    assert "capturing" in said and "Running Dataset" not in said + told
+    shards = told.strip().splitlines()[-1].removeprefix("tokens: ")
+    prepared = ["--teacher", str(tiny.teacher), "--precision", "fp32", "--workers", "1", "--shards", shards]
+    assert run(tiny, [*prepared, "--kind", "sampled", "--draws", "9", "--out", str(tmp_path / "drawn")]) == 0
+    assert run(tiny, arguments(tiny, tmp_path / "top")) == 0  # there already
     top, drawn = LogitStore.open(tmp_path / "top"), LogitStore.open(tmp_path / "drawn")
     assert top.manifest["request"]["tokens_digest"] == drawn.manifest["request"]["tokens_digest"]
     assert top.num_sequences * 32 >= 2000

@@ -78,12 +78,11 @@ class SubnetRunner:
             ``[batch, sequence, hidden]`` in the teacher's type.
         """
         hidden, ids = hidden_index(spec, self.teacher), ids.to(self.device)
-        by_prefixes = self._prefixes is not None and batch is not None
-        if watch is None and not by_prefixes:
+        if watch is None and (self._prefixes is None or batch is None):
             base = self._bound_base(spec, hidden)
         else:  # what is hooked onto it is not to stay
             base = self._empty_base(spec)
-            known = self._use_prefixes(self._layers_of(base), spec, batch, ids) if by_prefixes else 0
+            known = self._use_prefixes(self._layers_of(base), spec, batch, ids)
             self._bind(base, spec, hidden, known)
             if watch is not None:
                 watch(base)
@@ -110,9 +109,12 @@ class SubnetRunner:
         for module, units in list(zip(self._layers_of(base), spec.layers, strict=True))[known:]:
             self._bind_when_called(module, units, hidden)
 
-    def _use_prefixes(self, layers: list[nn.Module], spec: SubnetSpec, batch: Hashable, ids: torch.Tensor) -> int:
+    def _use_prefixes(
+        self, layers: list[nn.Module], spec: SubnetSpec, batch: Hashable | None, ids: torch.Tensor
+    ) -> int:
         """How many first layers need not run; they give what is kept, and what others give is going to be kept."""
-        assert self._prefixes is not None
+        if self._prefixes is None or batch is None:
+            return 0
         keys = prefix_keys(spec)
         known, output = self._prefixes.deepest(keys, batch)
         replay(layers[:known], output)

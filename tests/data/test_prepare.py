@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slm_ray.cluster import ray_session
 from slm_ray.core.errors import UserError
 from slm_ray.core.progress import Console
 from slm_ray.data import Corpus, Document, TokenShards, load_corpus, part_of, prepare_shards, tokenizer_digest
@@ -25,12 +24,6 @@ from tests.data.conftest import make_texts
 from tests.search.processes import wait_until
 
 LENGTH = 32
-
-
-@pytest.fixture(scope="module")
-def ray():
-    with ray_session(None, 2):
-        yield
 
 
 @pytest.fixture
@@ -142,7 +135,7 @@ def packed_by_hand(texts, tokenizer, block_bytes, length):
     return np.array(whole + rest, dtype=np.int32).reshape(-1, length)
 
 
-def test_the_sequences_of_one_file_are_those_packed_by_hand(ray, prepare, small_blocks, tokenizer, texts, tmp_path):
+def test_the_sequences_of_one_file_are_those_packed_by_hand(one_ray, prepare, small_blocks, tokenizer, texts, tmp_path):
     shards = prepare(jsonl(tmp_path / "a.jsonl", texts))
     assert np.array_equal(all_rows(shards), packed_by_hand(texts, tokenizer, 1 << 12, LENGTH))
     whole = sum(len(text.encode()) for text in texts if part_of(text) == "train")
@@ -153,7 +146,7 @@ def test_the_sequences_of_one_file_are_those_packed_by_hand(ray, prepare, small_
     shards.verify()
 
 
-def test_positions_begin_anew_behind_every_separator(ray, prepare, small_blocks, texts, tmp_path):
+def test_positions_begin_anew_behind_every_separator(one_ray, prepare, small_blocks, texts, tmp_path):
     shards = prepare(jsonl(tmp_path / "a.jsonl", texts))
     rows, positions = all_rows(shards), shards.positions(np.arange(shards.num_sequences))
     assert (positions[:, 0] == 0).all()
@@ -166,7 +159,7 @@ def test_positions_begin_anew_behind_every_separator(ray, prepare, small_blocks,
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "folder", "memory"])
-def test_the_same_for_any_number_of_workers(ray, prepare, small_blocks, texts, tmp_path, corpus_of, kind):
+def test_the_same_for_any_number_of_workers(one_ray, prepare, small_blocks, texts, tmp_path, corpus_of, kind):
     if kind == "jsonl":
         corpus = jsonl(tmp_path / "a.jsonl", texts)
     elif kind == "folder":
@@ -184,7 +177,7 @@ def test_the_same_for_any_number_of_workers(ray, prepare, small_blocks, texts, t
     assert sorted(path.name for path in first.folder.iterdir()) == sorted(path.name for path in second.folder.iterdir())
 
 
-def test_documents_of_the_part_and_no_others(ray, prepare, texts, tokenizer, tmp_path):
+def test_documents_of_the_part_and_no_others(one_ray, prepare, texts, tokenizer, tmp_path):
     corpus = jsonl(tmp_path / "a.jsonl", texts)
     seen = {}
     for part in ("calibration", "train", "held_out"):
@@ -199,7 +192,7 @@ def test_documents_of_the_part_and_no_others(ray, prepare, texts, tokenizer, tmp
 
 
 class TestCache:
-    def test_a_second_call_reads_nothing_and_needs_no_ray(self, ray, prepare, corpus_of, texts):
+    def test_a_second_call_reads_nothing_and_needs_no_ray(self, one_ray, prepare, corpus_of, texts):
         corpus = corpus_of(texts)
         first = prepare(corpus)
 
@@ -210,14 +203,14 @@ class TestCache:
         same = Corpus("made-up", never, compute_digest=corpus.compute_digest, split=sized)
         assert prepare(same).digest == first.digest
 
-    def test_other_lengths_parts_and_texts_are_kept_apart(self, ray, prepare, corpus_of, texts, tmp_path):
+    def test_other_lengths_parts_and_texts_are_kept_apart(self, one_ray, prepare, corpus_of, texts, tmp_path):
         prepare(corpus_of(texts))
         prepare(corpus_of(texts), length=LENGTH + 1)
         prepare(corpus_of(texts), "held_out")
         prepare(corpus_of(texts[1:]))
         assert len(list((tmp_path / "shards").iterdir())) == 4
 
-    def test_a_shard_that_is_missing_is_said_and_all_made_again(self, ray, prepare, corpus_of, texts):
+    def test_a_shard_that_is_missing_is_said_and_all_made_again(self, one_ray, prepare, corpus_of, texts):
         good = prepare(corpus_of(texts))
         next(good.folder.glob("*.ids.npy")).unlink()
         said = io.StringIO()
@@ -226,7 +219,7 @@ class TestCache:
         assert "is missing" in said.getvalue()
         assert "making them again" in said.getvalue()
 
-    def test_nothing_but_shards_and_manifest_is_left(self, ray, prepare, small_blocks, corpus_of, texts, tmp_path):
+    def test_nothing_but_shards_and_manifest_is_left(self, one_ray, prepare, small_blocks, corpus_of, texts, tmp_path):
         shards = prepare(corpus_of(texts))
         assert list((tmp_path / "shards").iterdir()) == [shards.folder]
         manifest = json.loads((shards.folder / "manifest.json").read_text())
@@ -240,7 +233,7 @@ class TestNumTokens:
     def many(self):
         return make_texts(1500, seed=5)
 
-    def test_a_fair_sample_of_about_that_many(self, ray, prepare, small_blocks, many, tmp_path):
+    def test_a_fair_sample_of_about_that_many(self, one_ray, prepare, small_blocks, many, tmp_path):
         corpus = jsonl(tmp_path / "a.jsonl", many)
         whole = prepare(corpus)
         some = prepare(corpus, num_tokens=whole.num_tokens // 8)
@@ -249,7 +242,7 @@ class TestNumTokens:
         # Spread over the whole file: the numbers that texts begin with.
         assert some.num_documents > 60
 
-    def test_a_guess_that_falls_short_is_widened(self, ray, prepare, small_blocks, many, tmp_path):
+    def test_a_guess_that_falls_short_is_widened(self, one_ray, prepare, small_blocks, many, tmp_path):
         corpus = jsonl(tmp_path / "a.jsonl", many, other="x" * 20_000)
         whole = prepare(corpus, cache=tmp_path / "whole")
         wanted = whole.num_tokens // 8
@@ -260,10 +253,10 @@ class TestNumTokens:
         starts = [tuple(ids[:6]) for ids in documents_in(found)]
         assert len(set(starts)) > 0.9 * len(starts), "documents were taken twice"
 
-    def test_all_of_a_part_that_has_fewer(self, ray, prepare, corpus_of, texts):
+    def test_all_of_a_part_that_has_fewer(self, one_ray, prepare, corpus_of, texts):
         assert prepare(corpus_of(texts), num_tokens=10**9).digest == prepare(corpus_of(texts)).digest
 
-    def test_less_than_a_sequence(self, ray, prepare, corpus_of, texts, tmp_path):
+    def test_less_than_a_sequence(self, one_ray, prepare, corpus_of, texts, tmp_path):
         with pytest.raises(UserError) as caught:
             prepare(corpus_of(texts), length=10**6)
         assert "the train part of the corpus 'made-up' has " in str(caught.value)
@@ -280,7 +273,9 @@ class TestStreams:
 
         return make
 
-    def test_the_beginning_and_no_more_than_is_needed(self, ray, prepare, small_blocks, stream, tokenizer, tmp_path):
+    def test_the_beginning_and_no_more_than_is_needed(
+        self, one_ray, prepare, small_blocks, stream, tokenizer, tmp_path
+    ):
         texts = make_texts(600, seed=6)
         bad = [*texts, 7]  # reading on to the end would fail
         some = prepare(stream(bad), num_tokens=6000)
@@ -292,21 +287,21 @@ class TestStreams:
         assert some.corpus_digest is None
         assert prepare(stream(bad), num_tokens=6000, workers=1, cache=tmp_path / "b").digest == some.digest
 
-    def test_a_limit_that_falls_short_is_raised(self, ray, prepare, small_blocks, stream, tokenizer):
+    def test_a_limit_that_falls_short_is_raised(self, one_ray, prepare, small_blocks, stream, tokenizer):
         texts = [f"{number}" + " teacher" * 500 for number in range(400)]
         bytes_per_token = len(texts[0]) / len(tokenizer(texts[0])["input_ids"])
         assert bytes_per_token > module._SPARE * module._BYTES_PER_TOKEN
         some = prepare(stream([*texts, 7]), num_tokens=40_000)
         assert 40_000 <= some.num_tokens < 50_000
 
-    def test_all_of_it(self, ray, prepare, small_blocks, stream, texts, tokenizer):
+    def test_all_of_it(self, one_ray, prepare, small_blocks, stream, texts, tokenizer):
         expected = packed_by_hand(texts, tokenizer, 1 << 23, LENGTH)
         assert np.array_equal(all_rows(prepare(stream(texts))), expected)
         assert prepare(stream(texts), num_tokens=10**9).num_sequences == pytest.approx(len(expected), abs=1)
 
 
 class TestInterrupted:
-    def test_what_is_finished_is_not_made_again(self, ray, prepare, small_blocks, texts, tmp_path):
+    def test_what_is_finished_is_not_made_again(self, one_ray, prepare, small_blocks, texts, tmp_path):
         corpus = jsonl(tmp_path / "a.jsonl", texts)
         expected = prepare(corpus, cache=tmp_path / "undisturbed")
         work = tmp_path / "shards" / f".{expected.folder.name}.work"
@@ -325,7 +320,7 @@ class TestInterrupted:
         for name, time in arrays.items():
             assert (found.folder / name).stat().st_mtime_ns == time
 
-    def test_killed_at_the_very_end(self, ray, prepare, small_blocks, texts, tmp_path, monkeypatch):
+    def test_killed_at_the_very_end(self, one_ray, prepare, small_blocks, texts, tmp_path, monkeypatch):
         corpus = jsonl(tmp_path / "a.jsonl", texts)
 
         def killed(*_):
@@ -339,7 +334,7 @@ class TestInterrupted:
         assert not list((tmp_path / "shards").glob(".*"))
 
     @pytest.mark.slow
-    def test_kill_9_of_the_driver(self, ray, prepare, small_blocks, tokenizer_folder, tmp_path):
+    def test_kill_9_of_the_driver(self, one_ray, prepare, small_blocks, tokenizer_folder, tmp_path):
         texts = make_texts(1500, seed=7)
         corpus = jsonl(tmp_path / "a.jsonl", texts)
         script = f"""
@@ -390,7 +385,7 @@ class TestBadInput:
         assert "the disk is full: free some space and run the same command again" in row["error"]
         assert sorted(path.name for path in tmp_path.iterdir() if "shard" in path.name) == []
 
-    def test_a_dataset_that_cannot_be_reached(self, ray, prepare):
+    def test_a_dataset_that_cannot_be_reached(self, one_ray, prepare):
         with pytest.raises(UserError, match=r"cannot read 'no-one/nothing' from the Hugging Face hub"):
             prepare(hub_corpus("no-one/nothing", "text"), num_tokens=100)
 
@@ -407,7 +402,7 @@ class TestBadInput:
             prepare(corpus_of(texts), **options)
         assert said in str(caught.value)
 
-    def test_a_bad_line_is_named(self, ray, prepare, texts, tmp_path):
+    def test_a_bad_line_is_named(self, one_ray, prepare, texts, tmp_path):
         corpus = jsonl(tmp_path / "a.jsonl", texts)
         with (tmp_path / "a.jsonl").open("a") as file:
             file.write("{'no': json}\n")
@@ -427,6 +422,6 @@ class TestBadInput:
             prepare(corpus_of(texts), cache=tmp_path / "file")
 
 
-def test_shards_open_by_their_folder_alone(ray, prepare, corpus_of, texts):
+def test_shards_open_by_their_folder_alone(one_ray, prepare, corpus_of, texts):
     shards = prepare(corpus_of(texts))
     assert TokenShards.open(shards.folder).describe() == shards.describe()

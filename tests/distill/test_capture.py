@@ -6,7 +6,6 @@ import io
 import itertools
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -41,15 +40,7 @@ def shards(teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> TokenS
 
 
 @pytest.fixture(scope="module")
-def _ray() -> Iterator[None]:
-    from slm_ray.cluster import ray_session
-
-    with ray_session(None, 2):
-        yield
-
-
-@pytest.fixture(scope="module")
-def store(_ray: None, teacher: Teacher, shards: TokenShards, tmp_path_factory: pytest.TempPathFactory) -> LogitStore:
+def store(one_ray: None, teacher: Teacher, shards: TokenShards, tmp_path_factory: pytest.TempPathFactory) -> LogitStore:
     """An uninterrupted capture by two workers."""
     out = tmp_path_factory.mktemp("stores") / "store"
     return capture(teacher, shards, SAMPLED, out, console=Console(stream=io.StringIO()), workers=2, threads=1)
@@ -198,7 +189,7 @@ def test_tokens_of_another_tokenizer_and_long_sequences_are_refused(
 
 
 def test_more_threads_than_the_cluster_has_are_said_at_once(
-    _ray: None, teacher: Teacher, shards: TokenShards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    one_ray: None, teacher: Teacher, shards: TokenShards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("slm_ray.distill.capture_workers._PATIENCE_SECONDS", 0.0)
     console = Console(stream=io.StringIO())
@@ -207,7 +198,7 @@ def test_more_threads_than_the_cluster_has_are_said_at_once(
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(
-    _ray: None, teacher: Teacher, shards: TokenShards, tmp_path: Path
+    one_ray: None, teacher: Teacher, shards: TokenShards, tmp_path: Path
 ) -> None:
     """What goes wrong in a worker reaches the user as it was said there."""
     work = tmp_path / "store.partial"
