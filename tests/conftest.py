@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -12,6 +13,8 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: a test that needs the network must fail at once
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny matrices run slower on many threads
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # a test that calls Ray without a session would leave one to all others
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what they run behind (&) ignore it, for good
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests.references and tests.models.tiny, also under plain `pytest`
 
 import pytest

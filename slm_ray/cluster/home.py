@@ -148,8 +148,9 @@ def pinned_to_home(num_cpus: float) -> dict[str, Any]:
     Args:
         num_cpus: CPUs of the task. A machine that gives Ray none, as the heads of many clusters, is asked for none.
     """
-    import ray
-
+    ray: Any = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return {"num_cpus": num_cpus}
     try:
         ray.get_actor(_NAME)
     except ValueError:

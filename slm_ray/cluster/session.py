@@ -29,6 +29,7 @@ _QUIET = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is to end the command, not only what Tune is at
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a call without a cluster is a fault; Ray would start one, on all interfaces
 }
 # glibc gives large blocks back to the system and faults them in again at every layer of every candidate, unless told to
 # keep them; read by workers when they start.
