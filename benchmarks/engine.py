@@ -84,7 +84,7 @@ def measure(arguments: argparse.Namespace) -> None:
     from slm_ray.pretrain.zero import prepare_deepspeed
 
     torch.set_num_threads(1)
-    prepare_deepspeed("cpu", print)
+    prepare_deepspeed("cpu")
     with local_group("cpu") as place:
         model = make_model(arguments)
         share = arguments.batch // place.world

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,17 +12,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: a test th
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny matrices run slower on many threads
 os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # a test that calls Ray without a session would leave one to all others
-signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what they run behind (&) ignore it, for good
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests.references and tests.models.tiny, also under plain `pytest`
 
 import pytest
-
-# What DeepSpeed compiles, in the better part of a minute, is kept for all tests, and for the next time they are run.
-_EXTENSIONS = Path(tempfile.gettempdir()) / f"slm_ray-test-extensions-{os.getuid()}"
-os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(_EXTENSIONS))
-for left in _EXTENSIONS.glob("*/lock"):  # of tests that were killed while they compiled: torch would wait for ever
-    if time.time() - left.stat().st_mtime > 300:
-        left.unlink(missing_ok=True)
 
 # Files that take longest, which are begun first: one that is begun last leaves all processes but its own idle.
 _LONG = (
@@ -32,6 +22,11 @@ _LONG = (
     "pretrain/test_command", "pretrain/test_growth", "cluster/test_outside_on_ray", "test_logits_command",
     "pretrain/test_torchrun", "sweep/test_on_tune", "search/test_baselines", "pretrain/test_scratch_command",
 )  # fmt: skip
+
+
+def pytest_configure() -> None:
+    """Have Ctrl-C end what tests start: shells let what they run in the background (&) ignore it, for good."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import select
 import shlex
@@ -19,6 +21,9 @@ from slm_ray.core.redact import redact
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_NO_READER = 141  # what a shell reports of a process that SIGPIPE ended
+
+# A process that ends looks for garbage among all that torch and transformers have made: over a second, for nothing.
+atexit.register(gc.freeze)
 
 
 def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:

@@ -22,7 +22,7 @@ from slm_ray.core.errors import UserError
 from slm_ray.pretrain.build import Place
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.job import TrainJob
-from slm_ray.pretrain.loop import Say, train
+from slm_ray.pretrain.loop import train
 from slm_ray.pretrain.on_ray import Recorders, ray_worker
 from slm_ray.pretrain.process_group import local_group
 from slm_ray.pretrain.recorder import Recorder
@@ -92,14 +92,13 @@ class Resources:
         return fits
 
 
-def prepare_process(job: TrainJob, device: str, threads: int, say: Say) -> None:
+def prepare_process(job: TrainJob, device: str, threads: int) -> None:
     """Make a process ready to train: its threads, and DeepSpeed where that is the engine.
 
     Args:
         job: What it is to train.
         device: ``cpu`` or ``cuda``.
         threads: CPU threads.
-        say: Takes notes on what takes long, as :meth:`Recorder.say`.
 
     Raises:
         UserError: DeepSpeed cannot run here.
@@ -108,7 +107,7 @@ def prepare_process(job: TrainJob, device: str, threads: int, say: Say) -> None:
     if job.option("engine") == "deepspeed":
         from slm_ray.pretrain.zero import prepare_deepspeed
 
-        prepare_deepspeed(device, lambda message: say("note", {"message": message}))
+        prepare_deepspeed(device)
 
 
 def run_local(
@@ -135,7 +134,7 @@ def run_local(
             watch(job.name, recorder.status())
 
         try:
-            prepare_process(job, place.device.type, threads, say)
+            prepare_process(job, place.device.type, threads)
             train(job, place, say)
         except UserError as error:
             recorder.say("failure", {"message": str(error)})
@@ -264,8 +263,7 @@ def _watch_all(
             if future.running() or future in done:
                 status = ray.get(recorders.status.remote(name))
                 is_waiting = status["begin"] is None and future not in done and _somebody_waits()
-                waits_for = resources.waiting_for(ray.available_resources()) if is_waiting else None
-                watch(name, status | ({"note": waits_for} if waits_for else {}))
+                watch(name, status | {"note": resources.waiting_for(ray.available_resources()) if is_waiting else None})
     return errors
 
 

@@ -31,7 +31,7 @@ def ray_worker(config: dict[str, Any]) -> None:
             ray.get(told)  # and with it everything said before: a checkpoint comes after its records
 
     try:
-        prepare_process(job, device.type, config["threads"], say)
+        prepare_process(job, device.type, config["threads"])
         train(job, place, say)
     except UserError as error:
         ray.get(recorders.say.remote(job.name, "failure", {"message": str(error)}))

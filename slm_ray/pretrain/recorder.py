@@ -38,10 +38,10 @@ class Recorder:
         """Write into a folder."""
         self.folder = Path(folder)
         self._files: dict[str, RecordWriter] = {}
-        self._status: dict[str, Any] = {"step": 0, "failure": None, "end": None, "begin": None, "note": None}
+        self._status: dict[str, Any] = {"step": 0, "failure": None, "end": None, "begin": None}
 
     def say(self, kind: str, record: dict[str, Any]) -> None:
-        """Take one record: ``note``, ``begin``, ``step``, ``eval``, ``checkpoint``, ``end`` or ``failure``."""
+        """Take one record: ``begin``, ``step``, ``eval``, ``checkpoint``, ``end`` or ``failure``."""
         if kind == "begin":
             self._begin(record)
         elif kind == "step":
@@ -50,8 +50,6 @@ class Recorder:
         elif kind == "eval":
             self._files[EVALS_FILE].append(record)
             self._status["eval"] = record["loss"]
-        elif kind == "note":
-            self._status["note"] = record["message"]
         elif kind in ("end", "failure"):
             self._status[kind] = record
 
@@ -61,7 +59,7 @@ class Recorder:
         for name in (STEPS_FILE, EVALS_FILE):
             drop_records_after(self.folder / name, record["step"], inclusive=record["step"] == 0)
             self._files[name] = RecordWriter(self.folder / name)
-        self._status |= {"begin": record, "step": record["step"], "note": None}
+        self._status |= {"begin": record, "step": record["step"]}
 
     def status(self) -> dict[str, Any]:
         """Where the training stands."""

@@ -20,7 +20,6 @@ from slm_ray.core.runfolder import LOG_FILE, RunFolder
 from slm_ray.core.units import format_count
 from slm_ray.models.scratch import build_scratch
 from slm_ray.models.starts import build_start
-from slm_ray.pretrain.compiled import check_tools_here
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.first_checkpoint import write_first_checkpoint
 from slm_ray.pretrain.inputs import (
@@ -75,8 +74,6 @@ class PretrainRun:
 
     @contextlib.contextmanager
     def _ray(self) -> Iterator[None]:
-        if self.config.engine == "deepspeed" and self.config.address is None:
-            check_tools_here(self.config.device)
         if self.config.launcher == "local":
             if self.config.shards is None:
                 raise UserError(

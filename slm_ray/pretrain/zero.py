@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from slm_ray.core.errors import UserError
-from slm_ray.pretrain.compiled import choose_folder, compile_once, find_tools
 from slm_ray.pretrain.engine import DTYPES, EngineSettings, Tensors, TrainingState, autocast
 from slm_ray.pretrain.module import StudentLoss
 from slm_ray.pretrain.optimizers import load_state_by_name, state_by_name
@@ -19,28 +17,24 @@ from slm_ray.pretrain.optimizers import load_state_by_name, state_by_name
 _STEP = "step"
 
 
-def prepare_deepspeed(device: str, note: Callable[[str], None]) -> None:
-    """Set what DeepSpeed reads when it is imported; call it before that, in every process.
+def prepare_deepspeed(device: str) -> None:
+    """Import DeepSpeed as our trainings use it; call it in every process before anything else imports it.
 
     Args:
         device: ``cpu`` or ``cuda``.
-        note: Told what takes long.
 
     Raises:
-        UserError: There is no C++ compiler or no ninja, which DeepSpeed needs on a CPU, or they fail, or DeepSpeed is
-            not installed.
+        UserError: DeepSpeed is not installed.
     """
-    choose_folder()
     os.environ.setdefault("DS_ACCELERATOR", device)
-    if device == "cpu":
-        find_tools()
     try:
-        import deepspeed  # noqa: F401
+        import deepspeed
     except ImportError as error:
         raise UserError("DeepSpeed is not installed: pip install deepspeed, or give --engine torch") from error
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    if device == "cpu":
-        compile_once(note)
+    # Its table of what it can compile. On a CPU it would compile a module for exchanging activations, which only
+    # inference does: the better part of a minute, and no training where there is no compiler.
+    deepspeed.ops.__compatible_ops__ = {}
 
 
 def deepspeed_config(settings: EngineSettings) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from slm_ray.core.commands import run_command
 from slm_ray.core.records import read_records
-from slm_ray.pretrain import compiled
 from slm_ray.pretrain.command import main
 from tests.models.tiny import tiny_model
 from tests.search.tiny_run import LENGTH, Tiny, make_tiny, make_tokenizer, sentences
@@ -115,13 +114,6 @@ def test_a_mistake_gets_one_sentence_and_leaves_nothing(flags, says, tiny, tmp_p
 
 def test_no_student_is_named_with_an_example(capsys):
     assert "--student is missing: give a winner like" in refused(capsys, [])
-
-
-def test_a_machine_without_a_compiler_is_told_before_anything_is_begun(tiny, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(compiled.shutil, "which", lambda name, path=None: None)
-    given = arguments(tiny, tmp_path / "runs/a", "--engine", "deepspeed")
-    assert "finds no compiler: install g++, or give --engine torch" in refused(capsys, given)
-    assert not (tmp_path / "runs").exists()
 
 
 def test_another_tokenizer_than_the_teachers_is_refused(tiny, tmp_path, capsys):

@@ -67,7 +67,7 @@ def overflowing(data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(data, overflowing, tmp_path_factory):
-    """What DeepSpeed makes of them, all in one process."""
+    """What DeepSpeed makes of them, all in one process, where there is no compiler; and nothing is compiled."""
     folder = tmp_path_factory.mktemp("deepspeed")
     jobs = []
     for name, stage, changes in cases():
@@ -75,7 +75,12 @@ def found(data, overflowing, tmp_path_factory):
         start = write_start(folder / f"{name}-{stage}")
         jobs.append(make_job(start, data, engine="deepspeed", zero=number, **changes))
     names = [*((name, stage) for name, stage, _ in cases()), *overflowing]
-    return dict(zip(names, run_apart([*jobs, *overflowing.values()], folder / "run"), strict=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(folder / "no-compiler-here"))
+        patch.setenv("TORCH_EXTENSIONS_DIR", str(folder / "compiled"))
+        records = run_apart([*jobs, *overflowing.values()], folder / "run")
+    assert not (folder / "compiled").exists()
+    return dict(zip(names, records, strict=True))
 
 
 @pytest.mark.slow

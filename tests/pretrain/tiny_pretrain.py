@@ -140,7 +140,7 @@ def main(given: str, taken: str) -> None:
     torch.set_num_threads(1)
     jobs = [TrainJob(**job) for job in json.loads(Path(given).read_text())]
     if any(job.option("engine") == "deepspeed" for job in jobs):
-        prepare_deepspeed("cpu", print)
+        prepare_deepspeed("cpu")
     with local_group("cpu") as place:
         records = [run(job, place) for job in jobs]
         if place.rank == 0:
