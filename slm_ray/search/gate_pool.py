@@ -1,7 +1,7 @@
 """Gate gradients of one step's tokens, shared out as Ray tasks.
 
-On processors they are tasks and not actors, so that the processes, which took seconds to import torch, are there for
-later trials.
+On processors they are tasks and not actors: processes, which take seconds to import torch, go on to other tasks. Trials
+have others, for Ray makes no actor of a process that has run tasks.
 """
 
 from __future__ import annotations

@@ -63,6 +63,7 @@ class _ActorsToKeep(FIFOScheduler):
         self._starting: set[Any] = set()
         self._looked, self._most = float("-inf"), 1
         self._lost_in_a_row = 0
+        self._actor_class: Any = None
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Take the controller over with the first trial; give all trials one folder, which stays empty."""
@@ -123,7 +124,7 @@ class _ActorsToKeep(FIFOScheduler):
         controller = self._controller
         key = trial.placement_group_factory
         actor = controller._actor_manager.add_actor(
-            cls=controller._class_cache.get(trial.get_trainable_cls()),
+            cls=self._class(trial),
             resource_request=key,
             kwargs=_get_trainable_kwargs(trial=trial),
             on_start=lambda started: self._started(started, key),
@@ -131,6 +132,12 @@ class _ActorsToKeep(FIFOScheduler):
             on_error=self._never_started,
         )
         self._starting.add(actor)
+
+    def _class(self, trial: Any) -> Any:
+        """What actors are of. Tune's own has an environment variable, so that no process that Ray has ready will do."""
+        if self._actor_class is None:
+            self._actor_class = ray.remote(trial.get_trainable_cls())
+        return self._actor_class
 
     def _started(self, actor: Any, key: Any) -> None:
         self._starting.discard(actor)
