@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from slm_ray.core.commands import run_command
 from slm_ray.core.progress import Console
 from slm_ray.core.records import read_records
 from slm_ray.data import TRAIN, load_corpus, prepare_tokens
+from slm_ray.pretrain.command import main
 from slm_ray.pretrain.inputs import keep_tokens
 from tests.distill.store_cases import VOCABULARY, make_teacher
 from tests.models.tiny import tiny_model
@@ -181,11 +183,6 @@ def start(tiny, arguments, **options):
     )  # fmt: skip
 
 
-def finish(process):
-    output, errors = process.communicate(timeout=550)
-    assert process.returncode == 0, output[-2000:] + errors[-4000:]
-
-
 def steps_on_record(run_folder):
     return read_records(run_folder / "teacher.random" / "steps.jsonl")
 
@@ -202,10 +199,17 @@ def evals_on_record(run_folder):
     return read_records(run_folder / "teacher.random" / "evals.jsonl")
 
 
+def run_here(tiny, *arguments):
+    """Run the command in this process to its end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLM_RAY_CACHE", str(tiny.cache))
+        assert run_command(main, [*map(str, arguments)]) == 0
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tiny, shards, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "run"
-    finish(start(tiny, command(tiny, shards, out, *LOCAL)))
+    run_here(tiny, *command(tiny, shards, out, *LOCAL))
     return out
 
 
@@ -220,7 +224,7 @@ def test_the_driver_is_killed_and_the_run_resumed(tiny, shards, uninterrupted, t
     assert 10 <= before < STEPS
     with (out / "teacher.random" / "steps.jsonl").open("a") as file:
         file.write('{"step": 11, "tok')  # as a kill in the middle of a write leaves it
-    finish(start(tiny, ["--resume", str(out)]))
+    run_here(tiny, "--resume", out)
     assert [record["step"] for record in steps_on_record(out)] == list(range(1, STEPS + 1))
     assert outcome(out) == outcome(uninterrupted)
     result, whole = (json.loads((path / "result.json").read_text()) for path in (out, uninterrupted))
@@ -249,7 +253,7 @@ def test_a_worker_and_then_the_driver_of_ray_are_killed(tiny, shards, uninterrup
     process.kill()
     printed = process.communicate()
     assert ended in (None, 0) and len(steps_on_record(out)) >= 14, printed
-    finish(start(tiny, ["--resume", str(out)]))
+    run_here(tiny, "--resume", out)
     assert [record["step"] for record in steps_on_record(out)] == list(range(1, STEPS + 1))
     found, whole = outcome(out), outcome(uninterrupted)
     for kind in found:

@@ -12,7 +12,6 @@ from ray import tune
 from ray.exceptions import ActorDiedError
 
 from slm_ray.cluster import ray_session
-from slm_ray.proxies.evaluator import EvaluatorSettings
 from slm_ray.search import tuning
 from tests.search.test_plan import plan_in, records_of, state_of
 from tests.search.without_ray import drive
@@ -95,10 +94,7 @@ def run(tmp_path, monkeypatch):
         monkeypatch.setattr(tuning, "CandidateTrial", candidate_trial(folder, dies))
         monkeypatch.setattr(tuning, "_ActorsToKeep", Watched)
         plan = plan_in(folder, trials=TRIALS, population=6)
-        settings = EvaluatorSettings(
-            teacher=None, precision="float32", ids=None, proxies=("perplexity",), stage_tokens=(), confidence=0.9,
-            threads=1, scores={},
-        )  # fmt: skip
+        settings = SimpleNamespace(device="cpu", threads=1)  # all that is asked of them; real ones bring torch along
         tuning.run_plan(plan, settings, WORKERS, folder / "scratch")
         plan.journal.close()
         return plan, sorted(folder.glob("process-*")), held
