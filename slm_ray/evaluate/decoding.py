@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
@@ -16,6 +17,7 @@ from slm_ray.evaluate.models import LoadedModel
 from slm_ray.models.teachers import quiet_transformers
 
 _PROBE_TOKENS, _PROBE_PADS = 5, 3
+_LEAST_DRAW = 2.0**-24  # below it the type has nothing but 0, which would be drawn whatever its logit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +52,14 @@ class GumbelNoise(LogitsProcessor):
         """
         digests = [hashlib.sha256(f"{seed}/{name}".encode()).digest() for name in names]
         seeds = [int.from_bytes(digest[:8], "big") >> 1 for digest in digests]
-        self._generators = [torch.Generator().manual_seed(number) for number in seeds]
+        self._generators = [np.random.Generator(np.random.PCG64(number)) for number in seeds]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Add noise to scores ``[rows, vocabulary]``, drawn on the processor whatever the device."""
-        draws = [torch.empty(scores.shape[1]).exponential_(generator=generator) for generator in self._generators]
-        return scores - torch.stack(draws).log().to(scores)
+        draws = np.empty(scores.shape, dtype=np.float32)  # numpy draws them in a quarter of torch's time
+        for generator, row in zip(self._generators, draws, strict=True):
+            generator.standard_exponential(out=row, dtype=np.float32)
+        return scores - torch.from_numpy(draws).clamp_(min=_LEAST_DRAW).log_().to(scores)
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:

@@ -7,6 +7,7 @@ node maps the same pages of it. Its manifest holds the SHA-256 that the file is 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import re
@@ -317,7 +318,7 @@ def _plain_copy_of(config: Any, dtype: torch.dtype) -> Any:
 def _load_pretrained(source: dict[str, Any]) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with quiet_transformers():
+    with quiet_transformers(), _gguf_read_once() if source["gguf_file"] else contextlib.nullcontext():
         gguf = {"gguf_file": source["gguf_file"]} if source["gguf_file"] else {}
         arguments: dict[str, Any] = gguf or {"use_safetensors": True}
         kind: Any = torch.float32 if gguf else "auto"
@@ -335,6 +336,19 @@ def _load_pretrained(source: dict[str, Any]) -> tuple[Any, Any]:
     if empty:
         raise UserError("its tokenizer could not be loaded: a teacher needs its tokenizer files beside it")
     return model, tokenizer
+
+
+@contextlib.contextmanager
+def _gguf_read_once() -> Iterator[None]:
+    """Have a GGUF file parsed once; transformers parses it three times, and makes a table of names for every module."""
+    import gguf
+
+    reader, names = gguf.GGUFReader, gguf.get_tensor_name_map
+    gguf.GGUFReader, gguf.get_tensor_name_map = functools.cache(reader), functools.cache(names)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader, gguf.get_tensor_name_map = reader, names
 
 
 @contextlib.contextmanager

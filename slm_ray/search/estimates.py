@@ -167,11 +167,11 @@ def _prices(config: SearchConfig, space: SearchSpace, teacher: Architecture) -> 
 
 
 def _reconstruction(config: SearchConfig, teacher: Architecture, candidate: Architecture) -> PhaseEstimate:
-    """Fits, the calibration text before and after, and the held-out text after."""
+    """Fits, the calibration text after, and before where the search does not measure it, the held-out text after."""
     length = config.sequence_length
     usual = min(config.winners if config.reconstruct == "winners" else FRONT_SIZE, config.trials)
     most = min(config.winners, config.trials) if config.reconstruct == "winners" else config.trials
-    measured = 2 * config.calibration_tokens + config.held_out_tokens
+    measured = (1 + ("perplexity" not in config.needed_proxies())) * config.calibration_tokens + config.held_out_tokens
     measured += config.other_tokens if config.other_data else 0
     flops = reconstruction_flops(teacher, [candidate] * usual, config.reconstruct_tokens, length)
     flops += float(usual * measured) * flops_per_token(candidate, length)

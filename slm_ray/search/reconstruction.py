@@ -47,12 +47,14 @@ class Member:
         spec: What it keeps.
         params: How many parameters it has.
         is_winner: It is exported.
+        measured: Its perplexity on all of the calibration text as the search found it; None where that is not known.
     """
 
     trial: int
     spec: SubnetSpec
     params: int
     is_winner: bool
+    measured: Measurement | None = None
 
 
 Save = Callable[[int, Any, dict[str, Any]], None]
@@ -184,7 +186,7 @@ class Reconstruction:
         texts = {"calibration": _ids(inputs.calibration.ids)}
         if inputs.aside is not None:
             texts["teacher_text"] = _ids(inputs.aside)
-        before = [self._measured(student, texts) for student in students]
+        before = [self._before(student, member, texts) for student, member in zip(students, group, strict=True)]
         pairs = [(student, member.spec) for student, member in zip(students, group, strict=True)]
         layers = inputs.architecture.num_hidden_layers
 
@@ -216,6 +218,11 @@ class Reconstruction:
             self.on_part(self._done + _FITTING_SHARE * len(group) + (1 - _FITTING_SHARE) * number)
             self.on_member(member.trial, record)
 
+    def _before(self, model: Any, member: Member, texts: Mapping[str, torch.Tensor]) -> dict[str, Measurement]:
+        known = {} if member.measured is None else {"calibration": member.measured}
+        left = {name: ids for name, ids in texts.items() if name not in known}
+        return known | (self._measured(model, left) if left else {})
+
     def _measured(self, model: Any, texts: Mapping[str, torch.Tensor]) -> dict[str, Measurement]:
         return measure_texts(model, texts, self.inputs.precision)
 
@@ -226,7 +233,7 @@ class Reconstruction:
     def spent(self, members: Sequence[Member]) -> dict[str, Any]:
         """What reconstructing members costs, whichever process of a run did it.
 
-        The fits, the text that decides before and after, and the held-out text after.
+        The fits, the text that decides before (but what the search has measured) and after, the held-out text after.
         """
         inputs, length = self.inputs, self.tokens.sequence_length
         decided = inputs.calibration.num_tokens + (0 if inputs.aside is None else inputs.aside.size)
@@ -234,9 +241,10 @@ class Reconstruction:
         tokens, flops = 0, 0.0
         for group in self._groups(members):
             sizes = [member.spec.architecture_in(inputs.architecture) for member in group]
-            tokens += (1 + len(group)) * self.tokens.num_tokens + measured * len(group)
+            each = [measured - (one.measured.tokens if one.measured else 0) for one in group]
+            tokens += (1 + len(group)) * self.tokens.num_tokens + sum(each)
             flops += reconstruction_flops(inputs.architecture, sizes, self.tokens.num_tokens, length)
-            flops += sum(float(measured) * flops_per_token(size, length) for size in sizes)
+            flops += sum(count * flops_per_token(size, length) for count, size in zip(each, sizes, strict=True))
         return {"models": len(members), "tokens": tokens, "flops": flops}
 
 

@@ -30,7 +30,7 @@ ASIDE_TOKENS = 2048  # of them that nothing is fitted on
 _TEXT_TOKENS = 256  # of one text: attention over longer ones takes most of the time
 _BATCH_TEXTS = 64  # the weights are read once for all of them
 _SEED = 0  # of the teacher, not of the run: the text is made once for all runs
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True)

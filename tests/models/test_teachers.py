@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 from string import ascii_lowercase
 
+import gguf
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -234,6 +235,15 @@ def test_a_quantised_teacher_is_one_sentence(folder, tmp_path):
 def test_a_corrupt_gguf_file_is_one_sentence(tmp_path, content):
     (tmp_path / "teacher.gguf").write_bytes(content)
     assert "teacher.gguf" in refuses(tmp_path / "teacher.gguf", tmp_path / "cache")
+
+
+def test_a_gguf_file_is_parsed_once_a_load(monkeypatch):
+    parsed = []
+    monkeypatch.setattr(gguf, "GGUFReader", lambda path: parsed.append(path) or object())
+    own = gguf.GGUFReader
+    with teachers._gguf_read_once():
+        assert gguf.GGUFReader("file") is gguf.GGUFReader("file")
+    assert parsed == ["file"] and gguf.GGUFReader is own
 
 
 def test_a_name_that_is_nothing_is_one_sentence(folder, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from slm_ray.architecture import flops_per_token
 from slm_ray.models.reconstruct_cost import reconstruction_flops
 from slm_ray.search import reconstruction
 from tests.models.tiny import tiny_config, tiny_family, tiny_ids, tiny_model
-from tests.search.tiny_run import outcome_of
+from tests.search.tiny_run import outcome_of, trials_of
 
 
 def few(tiny, run, *more):
@@ -28,8 +28,13 @@ def test_winners_are_fitted_and_the_front_is_measured_as_it_was(command, tiny, t
     assert command(few(tiny, tmp_path / "fitted")) == 0
     assert command(few(tiny, tmp_path / "plain", "--reconstruct", "none")) == 0
     fitted, plain = result_of(tmp_path / "fitted"), result_of(tmp_path / "plain")
+    trials = trials_of(tmp_path / "fitted")
+    measured = {trial["trial"]: trial["measurements"]["perplexity"]["value"] for trial in trials}
     for mine, other in zip(fitted["front"], plain["front"], strict=True):
-        assert (mine.pop("reconstruction", None) is not None) == (mine["winner"] is not None)
+        fit = mine.pop("reconstruction", None)
+        assert (fit is not None) == (mine["winner"] is not None)
+        if fit:  # the search has measured it before
+            assert fit["before"]["calibration_perplexity"] == round(measured[mine["trial"]], 4)
         assert mine == other
     spent = fitted["spent"]["reconstruction"]
     assert spent["models"] == 2 and "reconstruction" not in plain["spent"]
