@@ -83,9 +83,11 @@ def _precision_sentence(run: RunRecords) -> str | None:
     audited, median, largest = (number(found.get(key)) for key in ("audited", "median_miss", "largest_difference"))
     if not audited or median is None or largest is None:
         return None
+    tokens = number(found.get("tokens"))
+    text = f" on {tokens:,.0f} tokens" if tokens else ""
     return (
-        f"{audited:.0f} candidates were measured again in fp32: {found.get('computed_in')} had half of their losses to "
-        f"within {median:.4f} nats per token, all to within {largest:.4f}."
+        f"{audited:.0f} candidates were measured again in fp32{text}: {found.get('computed_in')} had half of their "
+        f"losses to within {median:.4f} nats per token, all to within {largest:.4f}."
     )
 
 

@@ -96,12 +96,13 @@ class Audit:
                        for trial, record in self.records.items() if record["decided"] == "full"}  # fmt: skip
         losses = {trial: fidelity.full_loss(values) for trial, values in blocks.items() if trial in self.records}
         spent = self._spent()
-        shortcuts = self._compare({trial: blocks[trial] for trial in losses}, losses, front)
+        blocks = {trial: blocks[trial] for trial in losses}
+        shortcuts = self._compare(blocks, losses, front)
         record: dict[str, Any] = {
             "audit": self.config.audit, "seed": self.config.seed, "resamples": RESAMPLES, "proxy": self.proxy,
             "shortcuts": shortcuts,
             "race": self._race(losses) if self.is_staged and self.config.stage_tokens() else None,
-            "precision": self._precision(losses), "spent": spent,
+            "precision": self._precision(blocks), "spent": spent,
         }  # fmt: skip
         write_json(self.folder / FIDELITY_FILE, record)
         shown = [{name: part for name, part in one.items() if name != "points"} for one in shortcuts]
@@ -141,8 +142,10 @@ class Audit:
                     done += 1
                     progress.update(done)
 
+                ids = self.inputs.calibration.ids
                 settings = EvaluatorSettings(
-                    teacher=self.inputs.teacher, precision=precision, ids=self.inputs.calibration.ids,
+                    teacher=self.inputs.teacher, precision=precision,
+                    ids=ids if precision == self.inputs.precision else ids[: fidelity.num_in_fp32(len(ids))],
                     proxies=(self.proxy,), stage_tokens=(), confidence=self.config.confidence,
                     threads=self.config.threads, device=self.inputs.device,
                 )  # fmt: skip
@@ -185,8 +188,9 @@ class Audit:
             found.append(fidelity.compare(self._raced(), FULL, losses, seed))
         found.append(fidelity.compare(whole, HELD_OUT, held_out, seed))
         if self.inputs.precision != "fp32":
-            name = f"{self.inputs.precision} on all calibration tokens"
-            found.append(fidelity.compare(self._read(name, "precision", losses, tokens), FP32, self._fp32(), seed))
+            ours, theirs, read = self._in_both(blocks)
+            name = f"{self.inputs.precision} on {read:,} tokens"
+            found.append(fidelity.compare(self._read(name, "precision", ours, read), FP32, theirs, seed))
         if predicted := self._predicted():
             recorded = {trial: self._estimate(trial) for trial in self.records}
             found.append(fidelity.compare(Shortcut("prediction", "surrogate", predicted), RECORDED, recorded, seed))
@@ -257,10 +261,13 @@ class Audit:
         values = {trial: -float(record["cost"]["params"]) for trial, record in self.records.items()}
         return Shortcut("parameters", "size", values)
 
-    def _fp32(self) -> dict[int, float]:
-        known = self._known.items()
-        return {trial: fidelity.full_loss(one.blocks) for (precision, trial), one in known
-                if precision == "fp32" and trial in self.records}  # fmt: skip
+    def _in_both(self, blocks: Mapping[int, Sequence[float]]) -> tuple[dict[int, float], dict[int, float], int]:
+        """Losses in the search's type and in fp32, by trial, on what both have read, and how many tokens that is."""
+        in_fp32 = {trial: one for (precision, trial), one in self._known.items() if precision == "fp32"}
+        known = {trial: one for trial, one in in_fp32.items() if trial in blocks}
+        ours = {trial: fidelity.full_loss(blocks[trial][: len(one.blocks)]) for trial, one in known.items()}
+        theirs = {trial: fidelity.full_loss(one.blocks) for trial, one in known.items()}
+        return ours, theirs, max((one.tokens for one in known.values()), default=0)
 
     def _predicted(self) -> dict[int, float]:
         """What a surrogate expected of candidates before they were measured."""
@@ -282,10 +289,11 @@ class Audit:
         wrong = fidelity.wrongly_stopped(values, front)
         return fidelity.race_record(len(stopped), {trial: self._estimate(trial) for trial in audited}, losses, wrong)
 
-    def _precision(self, losses: Losses) -> dict[str, Any] | None:
+    def _precision(self, blocks: Mapping[int, Sequence[float]]) -> dict[str, Any] | None:
         if self.inputs.precision == "fp32":
             return None
-        return {"computed_in": self.inputs.precision, **fidelity.off_by(losses, self._fp32())}
+        ours, theirs, tokens = self._in_both(blocks)
+        return {"computed_in": self.inputs.precision, "tokens": tokens, **fidelity.off_by(ours, theirs)}
 
 
 def audit_search(audit: Audit, result: dict[str, Any]) -> None:

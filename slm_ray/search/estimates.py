@@ -17,6 +17,7 @@ from slm_ray.models.reconstruct_cost import reconstruction_flops
 from slm_ray.proxies.registry import PROXIES
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.cut_prices import num_cuts, price_flops, priced_tokens
+from slm_ray.search.fidelity import num_in_fp32
 from slm_ray.search.genome import Genome
 from slm_ray.search.inputs import tokens_to_write
 from slm_ray.search.solved import SOLVED
@@ -152,11 +153,13 @@ def _finalists(config: SearchConfig, whole: float, part: float) -> PhaseEstimate
 
 
 def _audit(config: SearchConfig, part: float) -> PhaseEstimate:
-    """Candidates measured to the end, and where the search does not run in fp32 by itself, as many again in fp32."""
-    one = min(config.audit, config.trials) * config.calibration_tokens
+    """Candidates measured to the end, and where the search does not run in fp32, as many in that on some text."""
+    sequences = max(1, config.calibration_tokens // config.sequence_length)
     staged = any(PROXIES[name].staged for name in config.needed_proxies())
-    parts = [not staged or bool(config.stage_tokens()), staged and config.precision != "fp32"]
-    tokens = one * sum(parts)
+    read = sequences if not staged or config.stage_tokens() else 0
+    if staged and config.precision != "fp32":
+        read += num_in_fp32(sequences)
+    tokens = min(config.audit, config.trials) * read * config.sequence_length
     return PhaseEstimate("audit of shortcuts", tokens, tokens, tokens * part, START_SECONDS["audit"] if tokens else 0)
 
 

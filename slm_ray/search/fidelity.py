@@ -24,6 +24,7 @@ from slm_ray.search.milp import CutPrices
 FEWEST = 3  # candidates that a rank correlation is given of; of two it is 1 or -1 whatever they are
 MOST = 500  # that it is worked out over, and of which points are kept: of more, as many spread evenly over the trials
 MOST_POINTS = 100
+_FP32_SHARE = 0.25  # of the calibration text: rounding moves the loss of every token a little, which shows on few
 
 # What a shortcut is set against.
 FULL, TRAINED, HELD_OUT, FP32, RECORDED = "full", "trained", "held-out", "fp32", "recorded"
@@ -102,6 +103,11 @@ def summed_price(spec: SubnetSpec, prices: CutPrices, axes: Mapping[str, BoundAx
         total += float(np.interp(len(layer.kv_heads), sizes["heads"], prices.heads[number]))
         total += float(np.interp(len(layer.neurons), sizes["neurons"], prices.neurons[number]))
     return total
+
+
+def num_in_fp32(num_sequences: int) -> int:
+    """Of so many calibration sequences, on how many candidates are measured in fp32 too: the first ones."""
+    return max(1, int(num_sequences * _FP32_SHARE))
 
 
 def spread(trials: Sequence[int], count: int, seed: Sequence[int]) -> list[int]:
