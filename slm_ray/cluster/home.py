@@ -119,15 +119,24 @@ def home_of(folder: Path) -> Home | None:
 
 def away() -> Home | None:
     """The way to the command's machine; None on that machine itself, and where no cluster was joined."""
+    actor = _open_home()
+    if actor is None:
+        return None
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    return None if ray.get(actor.where.remote()) == here else Home(actor, here)
+
+
+def _open_home() -> Any:
+    """The actor of the cluster that this process is in; None where it is in none, or none was joined."""
     ray: Any = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         return None
     try:
-        actor = ray.get_actor(_NAME)
+        return ray.get_actor(_NAME)
     except ValueError:
         return None
-    here = ray.get_runtime_context().get_node_id()
-    return None if ray.get(actor.where.remote()) == here else Home(actor, here)
 
 
 def _put_probe(path: Path) -> None:
@@ -148,13 +157,10 @@ def pinned_to_home(num_cpus: float) -> dict[str, Any]:
     Args:
         num_cpus: CPUs of the task. A machine that gives Ray none, as the heads of many clusters, is asked for none.
     """
-    ray: Any = sys.modules.get("ray")
-    if ray is None or not ray.is_initialized():
+    if _open_home() is None:
         return {"num_cpus": num_cpus}
-    try:
-        ray.get_actor(_NAME)
-    except ValueError:
-        return {"num_cpus": num_cpus}
+    import ray
+
     node = ray.get_runtime_context().get_node_id()
     there = next(entry for entry in ray.nodes() if entry["NodeID"] == node)["Resources"]
     return {"num_cpus": min(num_cpus, there.get("CPU", 0)), "scheduling_strategy": _on(node)}
