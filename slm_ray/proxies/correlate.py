@@ -19,7 +19,7 @@ from slm_ray.proxies.config import ProxiesConfig
 from slm_ray.proxies.correlation import RESAMPLES
 from slm_ray.proxies.evaluator import EvaluatorSettings
 from slm_ray.proxies.latency import FORWARD_PASSES
-from slm_ray.proxies.measurement import Measurement
+from slm_ray.proxies.measurement import Measurement, measured_on_all
 from slm_ray.proxies.measuring import Measurements, measure_in_full
 from slm_ray.proxies.registry import PROXIES
 from slm_ray.proxies.report import BEFORE, as_csv, as_table, correlate
@@ -79,7 +79,7 @@ class CorrelationRun:
 
     def _measure(self, searched: SearchedTeacher, proxies: tuple[str, ...]) -> dict[int, Measurements]:
         """Every proxy of every candidate; what the search measured on all tokens is not measured again."""
-        known: dict[int, Measurements] = {record["trial"]: _measured_in_run(record) for record in self.chosen}
+        known: dict[int, Measurements] = {record["trial"]: measured_on_all(record) for record in self.chosen}
         for record in read_records(self.folder.file(MEASUREMENTS_FILE)):
             entries = record["measurements"].items()
             known[record["trial"]] |= {name: Measurement.from_json(entry) for name, entry in entries}
@@ -203,13 +203,6 @@ class CorrelationRun:
         write_text(self.folder.file(TABLE_FILE), "\n".join(lines) + "\n")
         write_json(self.folder.file(REPORT_FILE), report)  # the last: it says that the run is finished
         print("\n".join(lines))
-
-
-def _measured_in_run(record: dict[str, Any]) -> Measurements:
-    """What the search measured on all calibration tokens; a candidate that was beaten early was not."""
-    if record["decided"] != "full":
-        return {}
-    return {name: Measurement.from_json(entry) for name, entry in record["measurements"].items()}
 
 
 def _losses(trained: Trained) -> str:

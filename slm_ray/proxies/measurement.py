@@ -47,6 +47,13 @@ class Measurement:
         return cls(entry["value"], entry["stderr"], entry["tokens"], entry["seconds"], tuple(entry.get("blocks", ())))
 
 
+def measured_on_all(record: dict[str, Any]) -> dict[str, Measurement]:
+    """What a trial was measured at on all calibration tokens, by proxy; one that was beaten early was not."""
+    if record["decided"] != "full":
+        return {}
+    return {name: Measurement.from_json(entry) for name, entry in record["measurements"].items()}
+
+
 def block_means(losses: NDArray[np.float64]) -> list[float]:
     """Mean loss of each block of one sequence.
 

@@ -19,7 +19,7 @@ from slm_ray.core.trackers import NoTracker, Tracker, group_of, make_tracker
 from slm_ray.core.units import format_count, format_seconds
 from slm_ray.data import describe_parts, summarise_parts
 from slm_ray.proxies.evaluator import EvaluatorSettings
-from slm_ray.proxies.measurement import Measurement
+from slm_ray.proxies.measurement import measured_on_all
 from slm_ray.proxies.trained import Trained
 from slm_ray.report import build_report, load_run, summary_text
 from slm_ray.report.tracked import send_results
@@ -308,7 +308,7 @@ class SearchRun:
         members = [
             Member(
                 trial, self._spec_of(plan, by_trial[trial]), entry["cost"]["params"], trial in folders,
-                _perplexity_in_full(by_trial[trial], inputs.calibration.num_tokens),
+                measured_on_all(by_trial[trial]).get("perplexity"),
             )
             for trial, entry in entries.items()
         ]  # fmt: skip
@@ -364,9 +364,3 @@ class SearchRun:
 def print_summary(folder: Path) -> None:
     """Print what a finished run found, what it cost and what to do next."""
     print(summary_text(load_run(folder)))
-
-
-def _perplexity_in_full(record: dict[str, Any], num_tokens: int) -> Measurement | None:
-    """What a trial's record says of its perplexity, if it was measured on all of so many tokens."""
-    entry = record["measurements"].get("perplexity")
-    return Measurement.from_json(entry) if entry and entry["tokens"] == num_tokens else None
