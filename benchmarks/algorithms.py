@@ -31,15 +31,16 @@ import torch
 from numpy.typing import NDArray
 from pymoo.algorithms.moo.nsga2 import NSGA2
 
-from slm_ray.architecture import flops_per_token, full_subnet
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import cache_folder, read_json, write_json
-from slm_ray.core.progress import Console, Progress
+from slm_ray.config.errors import UserError
 from slm_ray.models.gates import GatedTeacher, GateGradients, Masks
-from slm_ray.proxies.evaluator import DTYPES, Evaluator, EvaluatorSettings
+from slm_ray.records.cost import flops_per_token
+from slm_ray.records.files import cache_folder, read_json, write_json
+from slm_ray.records.subnet import full_subnet
+from slm_ray.runtime.progress import Console, Progress
 from slm_ray.search.algorithms import ALGORITHMS, Algorithm, PymooAlgorithm, with_screen
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.cut_prices import price_cuts, price_flops
+from slm_ray.search.evaluator import DTYPES, Evaluator, EvaluatorSettings
 from slm_ray.search.inputs import SearchInputs, prepare_inputs
 from slm_ray.search.journal import Journal
 from slm_ray.search.pareto import hypervolume

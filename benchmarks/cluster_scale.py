@@ -30,8 +30,8 @@ from typing import Any
 
 import psutil
 
-from slm_ray.cluster import copies
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
+from slm_ray.runtime import copies
 
 
 def plan_alone(options: argparse.Namespace) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def plan_alone(options: argparse.Namespace) -> dict[str, Any]:
 
 def on_ray(options: argparse.Namespace) -> dict[str, Any]:
     """The command on simulated machines."""
-    from tests.cluster.nodes import Nodes
+    from tests.runtime.nodes import Nodes
     from tests.search.tiny_run import make_tiny
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -212,9 +212,9 @@ def fetched(options: argparse.Namespace) -> dict[str, Any]:
     from ray._private.internal_api import node_stats
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from slm_ray.cluster.home import open_home, sent_files
-    from slm_ray.cluster.localhost import on_localhost
-    from tests.cluster.nodes import Nodes
+    from slm_ray.runtime.home import open_home, sent_files
+    from slm_ray.runtime.localhost import on_localhost
+    from tests.runtime.nodes import Nodes
 
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch) / "teacher"

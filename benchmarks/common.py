@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from slm_ray.core.environment import describe_environment
+from slm_ray.runtime.environment import describe_environment
 from slm_ray.search.config import SearchConfig
 
 

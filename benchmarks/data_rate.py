@@ -18,10 +18,10 @@ from pathlib import Path
 
 from common import machine_line
 
-from slm_ray.cluster import ray_session
-from slm_ray.core.progress import Console
 from slm_ray.data import DEFAULT_CORPUS, Corpus, SequenceOrder, TokenShards, load_corpus, part_of, prepare_shards
 from slm_ray.models.teachers import load_teacher
+from slm_ray.runtime.progress import Console
+from slm_ray.runtime.session import ray_session
 
 SEQUENCE_LENGTH = 2048
 BATCH_DOCUMENTS = 32

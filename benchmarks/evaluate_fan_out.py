@@ -17,10 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from slm_ray.core.progress import Console
 from slm_ray.evaluate.models import find_model
 from slm_ray.evaluate.peers import random_twin
 from slm_ray.models.bundled import BUNDLED_NAME
+from slm_ray.runtime.progress import Console
 
 
 def evaluate(models: list[str], out: Path, tokens: int, workers: int) -> tuple[float, dict]:

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from common import gemm_rate, machine_line
 
-from slm_ray.architecture import LayerUnits, SubnetSpec, flops_per_token, full_subnet
 from slm_ray.models.runner import SubnetRunner
 from slm_ray.models.teachers import load_teacher
+from slm_ray.records.cost import flops_per_token
+from slm_ray.records.subnet import LayerUnits, SubnetSpec, full_subnet
 
 ROUNDS = 5
 

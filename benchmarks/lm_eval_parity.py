@@ -23,7 +23,6 @@ import torch
 import yaml
 from common import machine_line
 
-from slm_ray.architecture import LayerUnits, SubnetSpec, full_subnet
 from slm_ray.evaluate.models import LoadedModel, find_model, load_tokenizer
 from slm_ray.evaluate.tasks.groups import group_rows
 from slm_ray.evaluate.tasks.harness import tasks_root
@@ -31,6 +30,7 @@ from slm_ray.evaluate.tasks.plan import TaskPlan, plan_tasks
 from slm_ray.evaluate.tasks.run import run_task
 from slm_ray.models.extraction import extract, save_student
 from slm_ray.models.teachers import load_teacher
+from slm_ray.records.subnet import LayerUnits, SubnetSpec, full_subnet
 
 TASKS = "arc_easy,arc_challenge,hellaswag,piqa,lambada_openai,winogrande,boolq,xcopa_sw,blimp"
 

@@ -21,9 +21,6 @@ import numpy as np
 import torch
 from common import machine_line
 
-from slm_ray.cluster.session import _KEEP_MEMORY
-from slm_ray.core.files import cache_folder
-from slm_ray.core.progress import Console
 from slm_ray.data import TRAIN, load_corpus, prepare_tokens, tokenizer_digest
 from slm_ray.data.shard_files import write_shards
 from slm_ray.data.shards import TokenShards
@@ -32,6 +29,9 @@ from slm_ray.distill.capture_reader import SignalReader
 from slm_ray.distill.capture_settings import CaptureSettings
 from slm_ray.distill.store import LogitStore
 from slm_ray.models.teachers import Teacher, load_teacher
+from slm_ray.records.files import cache_folder
+from slm_ray.runtime.progress import Console
+from slm_ray.runtime.session import _KEEP_MEMORY
 
 LENGTH = 512
 TRAINING_RATE = 2000  # tokens per second: what training a student of half the size reaches on this machine

@@ -29,12 +29,12 @@ def rollup() -> dict[str, int]:
 
 def measure(precision: str, queue: Any) -> None:
     """Measure candidates in a fresh process and report its private memory."""
-    from slm_ray.architecture import LayerUnits, SubnetSpec
     from slm_ray.models.teachers import load_teacher
-    from slm_ray.proxies.evaluator import Evaluator, EvaluatorSettings
+    from slm_ray.records.subnet import LayerUnits, SubnetSpec
+    from slm_ray.search.evaluator import Evaluator, EvaluatorSettings
 
     teacher = load_teacher("smollm2-135m")
-    from slm_ray.architecture import full_subnet
+    from slm_ray.records.subnet import full_subnet
 
     full = full_subnet(teacher.architecture())
     rng = np.random.default_rng(os.getpid())
@@ -70,8 +70,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, default=2)
     workers = parser.parse_args().workers
-    from slm_ray.cluster.session import _KEEP_MEMORY
     from slm_ray.models.teachers import load_teacher
+    from slm_ray.runtime.session import _KEEP_MEMORY
 
     os.environ.update(_KEEP_MEMORY)
     teacher = load_teacher("smollm2-135m")

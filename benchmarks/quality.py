@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from common import as_ids, load_result, machine_line, run_argument
 
-from slm_ray.core.progress import Console, Progress
 from slm_ray.models.extraction import extract
+from slm_ray.runtime.progress import Console, Progress
 from slm_ray.search.inputs import prepare_inputs
 from slm_ray.search.rank import bind_genomes, rank_units
 

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.units import format_bytes
+from slm_ray.config.units import format_bytes
 
 NUM_LAYERS, HIDDEN, TEACHER_PARAMS = 30, 576, 134_515_008
 STARTS = {"student": (4.0, 2.6, 65e12), "random": (11.0, 4.5, 0.0), "first-n": (11.2, 3.9, 0.0)}

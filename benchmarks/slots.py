@@ -19,7 +19,7 @@ from typing import Any
 
 from common import machine_line
 
-from slm_ray.core.records import read_records
+from slm_ray.records.jsonl import read_records
 
 SLOTS = (1, 2)
 

@@ -17,11 +17,11 @@ import torch
 from common import as_ids, load_result, machine_line, run_argument
 from quality import perplexity
 
-from slm_ray.cluster import ray_session
-from slm_ray.core.environment import usable_cpus
-from slm_ray.core.progress import Console, Progress
 from slm_ray.models.extraction import extract
-from slm_ray.proxies.evaluator import EvaluatorSettings
+from slm_ray.runtime.environment import usable_cpus
+from slm_ray.runtime.progress import Console, Progress
+from slm_ray.runtime.session import ray_session
+from slm_ray.search.evaluator import EvaluatorSettings
 from slm_ray.search.held_out import measure_held_out
 from slm_ray.search.inputs import prepare_inputs
 from slm_ray.search.pareto import front_of

@@ -18,13 +18,14 @@ from typing import Any
 import torch
 from common import as_ids, load_result, machine_line
 
-from slm_ray.architecture import SubnetSpec, full_subnet, num_params
-from slm_ray.cluster import default_workers, ray_session
-from slm_ray.core.files import cache_folder
-from slm_ray.core.progress import Console, Progress
 from slm_ray.data import HELD_OUT, load_corpus, prepare_tokens
 from slm_ray.models.extraction import extract
 from slm_ray.models.reconstruct import ReconstructionSettings, reconstruct
+from slm_ray.records.cost import num_params
+from slm_ray.records.files import cache_folder
+from slm_ray.records.subnet import SubnetSpec, full_subnet
+from slm_ray.runtime.progress import Console, Progress
+from slm_ray.runtime.session import default_workers, ray_session
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.cut_prices import price_cuts
 from slm_ray.search.inputs import SearchInputs, prepare_inputs

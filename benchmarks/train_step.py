@@ -19,17 +19,17 @@ from pathlib import Path
 
 import torch
 
-from slm_ray.core.environment import usable_cpus
 from slm_ray.data.shards import TokenShards
 from slm_ray.distill.losses import Divergence
 from slm_ray.distill.online import OnlineTeacher
 from slm_ray.distill.store import LogitStore
+from slm_ray.models.loading import load_student
 from slm_ray.models.teachers import load_teacher
 from slm_ray.pretrain.batches import Batches
 from slm_ray.pretrain.engine import DTYPES, autocast
 from slm_ray.pretrain.module import StudentLoss
 from slm_ray.pretrain.optimizers import build_optimizer
-from slm_ray.pretrain.state_files import load_student
+from slm_ray.runtime.environment import usable_cpus
 
 CPU = torch.device("cpu")
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from slm_ray.cluster import ray_session
-from slm_ray.core.units import parse_number
+from slm_ray.config.units import parse_number
 from slm_ray.pretrain.command import main as pretrain
+from slm_ray.runtime.session import ray_session
 from slm_ray.search.command import main as search
-from tests.proxies.short_runs import pretrain_without_ray
 from tests.search.tiny_run import make_teacher, make_tiny, sentences
 from tests.search.without_ray import run_without_ray
+from tests.studies.short_runs import pretrain_without_ray
 
 
 def flags(**given: Any) -> list[str]:

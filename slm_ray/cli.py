@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import slm_ray
-from slm_ray.core.commands import run_command
-from slm_ray.core.errors import UserError, unknown_name
+from slm_ray.config.errors import UserError, unknown_name
+from slm_ray.runtime.commands import run_command
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Stage:
 
 STAGES = {
     "search": Stage("slm_ray.search.command", "search a teacher for its best sub-networks and extract them"),
-    "proxies": Stage("slm_ray.proxies.command", "how well each proxy agrees with quality after training"),
-    "logits": Stage("slm_ray.logits", "keep what a teacher says at every token, to distill from it again and again"),
-    "tokenizer": Stage("slm_ray.tokenizer", "train a tokenizer, or give a model a language's words"),
+    "proxies": Stage("slm_ray.studies.proxies_command", "how well each proxy agrees with quality after training"),
+    "logits": Stage("slm_ray.distill.command", "write a teacher's logits to a store, to distill from it many times"),
+    "tokenizer": Stage("slm_ray.pretrain.tokenizer_command", "train a tokenizer, or give a model a language's words"),
     "pretrain": Stage("slm_ray.pretrain.command", "train winners and other starts with the teacher's help"),
     "evaluate": Stage("slm_ray.evaluate.command", "measure models on the same held-out text and compare them"),
     "rate": Stage("slm_ray.evaluate.rating.command", "people compare what models wrote: a blinded page, and its table"),
-    "sweep": Stage("slm_ray.sweep.command", "run a sweep file: many runs, one table, its plots"),
+    "sweep": Stage("slm_ray.studies.command", "run a sweep file: many runs, one table, its plots"),
     "report": Stage("slm_ray.report.command", "rebuild the table, picture and pages of runs from their records"),
     "dashboard": Stage("slm_ray.dashboard", "a W&B workspace or report of all runs; read back what W&B keeps of a run"),
     "pipeline": Stage("slm_ray.pipeline", "all of these after one another, each where it is needed"),

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from slm_ray.core.commands import run_command
-from slm_ray.core.config import Parser
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import write_json
-from slm_ray.core.wandb_key import has_key, wandb_project
+from slm_ray.config.errors import UserError
+from slm_ray.config.options import Parser
+from slm_ray.records.files import write_json
+from slm_ray.runtime.commands import run_command
+from slm_ray.runtime.wandb_key import has_key, wandb_project
 
 
 def make_parser() -> Parser:

@@ -7,15 +7,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from slm_ray.core.commands import EXIT_INTERRUPTED, run_command
-from slm_ray.core.config import Parser, add_flags
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import explain_os_error
-from slm_ray.core.mirror import bring_back, storage_of
-from slm_ray.core.progress import Console
-from slm_ray.core.runfolder import RunFolder
+from slm_ray.config.errors import UserError
+from slm_ray.config.options import Parser, add_flags
 from slm_ray.pipeline_options import PipelineConfig, read_options
 from slm_ray.pipeline_stages import SKIP, STAGES, Pipeline, Plan
+from slm_ray.records.files import explain_os_error
+from slm_ray.runtime.commands import EXIT_INTERRUPTED, run_command
+from slm_ray.runtime.mirror import bring_back, storage_of
+from slm_ray.runtime.progress import Console
+from slm_ray.runtime.runfolder import RunFolder
 
 
 def make_parser() -> Parser:

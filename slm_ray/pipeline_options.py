@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.config import build_config, flag_of, option, read_yaml
-from slm_ray.core.errors import ConfigError, UserError, nearest
-from slm_ray.core.mirror import STORAGE_HELP
+from slm_ray.config.errors import ConfigError, UserError, nearest
+from slm_ray.config.options import build_config, flag_of, option, read_yaml
+from slm_ray.distill.command import LogitsConfig
 from slm_ray.evaluate.config import EvaluateConfig
-from slm_ray.logits import LogitsConfig
 from slm_ray.pretrain.config import DISTILL, FROM_STORE, PretrainConfig
+from slm_ray.runtime.mirror import STORAGE_HELP
 from slm_ray.search.config import SearchConfig
 
 SECTIONS: dict[str, type] = {

@@ -14,14 +14,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.config import given_flags
-from slm_ray.core.digest import digest_json, sha256_file
-from slm_ray.core.files import read_json, write_json
-from slm_ray.core.runfolder import CONFIG_FILE
+from slm_ray.config.digest import digest_json, sha256_file
+from slm_ray.config.options import given_flags
 from slm_ray.distill.store_format import work_folder
 from slm_ray.evaluate.config import MAY_CHANGE as EVALUATE_MAY_CHANGE
 from slm_ray.pipeline_options import Options
 from slm_ray.pretrain.command import MAY_CHANGE as PRETRAIN_MAY_CHANGE
+from slm_ray.records.files import read_json, write_json
+from slm_ray.runtime.runfolder import CONFIG_FILE
 from slm_ray.search.command import MAY_CHANGE as SEARCH_MAY_CHANGE
 
 STATE_FILE = "pipeline.json"
@@ -32,7 +32,7 @@ _NEEDS = {
     "report": ("search", "logits", "pretrain", "evaluate"),
 }  # fmt: skip
 _MODULES = {
-    "search": "slm_ray.search.command", "logits": "slm_ray.logits", "pretrain": "slm_ray.pretrain.command",
+    "search": "slm_ray.search.command", "logits": "slm_ray.distill.command", "pretrain": "slm_ray.pretrain.command",
     "evaluate": "slm_ray.evaluate.command", "report": "slm_ray.report.command",
 }  # fmt: skip
 # Options that change how a stage is run and not what comes of it.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: a test that needs the network must fail at once
@@ -44,9 +46,25 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def one_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One Ray for all commands of a file: a command that finds Ray running in its process starts none."""
-    from slm_ray.cluster import ray_session
+    from slm_ray.runtime.session import ray_session
 
     with pytest.MonkeyPatch.context() as patch:  # what Ray's processes are started with
         patch.setenv("SLM_RAY_CACHE", str(tmp_path_factory.mktemp("cache")))
         with ray_session(None, 2):
             yield
+
+
+@contextlib.contextmanager
+def limited(num_bytes: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def file_size_limit() -> Callable[[int], contextlib.AbstractContextManager[None]]:
+    """While it holds, the system writes a file up to so many bytes and refuses the rest."""
+    return limited

@@ -11,8 +11,8 @@ def greedy_ranking(teacher, scores, step, target, quantity, sequence_length, wit
     Returns:
         For every layer that is kept, its index, the set of its key-value heads and the set of its neurons.
     """
-    from slm_ray.architecture import Architecture, LayerShape
-    from slm_ray.architecture.budget import measure_cost
+    from slm_ray.records.architecture import Architecture, LayerShape
+    from slm_ray.records.budget import measure_cost
 
     shape = teacher.layers[0]
     per_head = shape.num_attention_heads // shape.num_key_value_heads

@@ -5,7 +5,7 @@ import pytest
 
 import slm_ray
 from slm_ray.cli import STAGES, dispatch
-from slm_ray.core.commands import run_command
+from slm_ray.runtime.commands import run_command
 
 
 def test_help_names_every_stage(capsys):
@@ -52,7 +52,7 @@ def test_the_report_needs_no_torch_and_starts_no_ray(tmp_path):
     program = (
         "import sys\n"
         "from slm_ray.cli import dispatch\n"
-        "from slm_ray.core.commands import run_command\n"
+        "from slm_ray.runtime.commands import run_command\n"
         f"assert run_command(dispatch, ['report', {str(tmp_path)!r}]) == 2\n"
         "print(sorted({'torch', 'transformers', 'ray', 'pymoo'} & set(sys.modules)))\n"
     )

@@ -15,14 +15,14 @@ import pytest
 import yaml
 
 from slm_ray.cli import STAGES
-from slm_ray.core.commands import run_command
-from slm_ray.core.config import flag_of
+from slm_ray.config.options import flag_of
 from slm_ray.pretrain.config import PretrainConfig
+from slm_ray.runtime.commands import run_command
 from slm_ray.search import estimates
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.space import parse_space
-from slm_ray.sweep.points import expand
-from slm_ray.sweep.reader import parse_sweep
+from slm_ray.studies.points import expand
+from slm_ray.studies.reader import parse_sweep
 from tests.models import tiny
 
 ROOT = Path(__file__).parents[1]

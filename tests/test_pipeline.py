@@ -5,15 +5,15 @@ from types import SimpleNamespace
 import pytest
 
 from slm_ray import pipeline_stages
-from slm_ray.core.commands import run_command
-from slm_ray.core.config import build_config
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
+from slm_ray.config.options import build_config
+from slm_ray.distill.command import LogitsConfig
+from slm_ray.distill.command import make_parser as logits_parser
 from slm_ray.evaluate import command as evaluate_command
-from slm_ray.logits import LogitsConfig
-from slm_ray.logits import make_parser as logits_parser
 from slm_ray.pipeline import main
 from slm_ray.pretrain import command as pretrain_command
 from slm_ray.pretrain.config import PretrainConfig
+from slm_ray.runtime.commands import run_command
 from slm_ray.search import command as search_command
 from slm_ray.search.config import SearchConfig
 from tests.search.tiny_run import make_tiny
@@ -285,7 +285,7 @@ def test_flags_come_over_the_file_and_sections_over_common_options(stages, tmp_p
 
 
 def test_another_pipeline_in_the_same_folder_is_refused(stages, tmp_path, capsys):
-    from slm_ray.core.runfolder import RunFolder
+    from slm_ray.runtime.runfolder import RunFolder
 
     (tmp_path / "out").mkdir()
     held = RunFolder(tmp_path / "out")

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from benchmarks.peers.options import PeerOptions, from_arguments, parser
 from benchmarks.peers.study import Study, use_threads
 from benchmarks.peers.table import render
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import write_json
+from slm_ray.config.errors import UserError
+from slm_ray.records.files import write_json
 
 
 def _one_row(options: PeerOptions) -> None:

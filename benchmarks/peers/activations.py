@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from torch.nn import functional
 
-from slm_ray.architecture import Architecture, full_subnet
-from slm_ray.core.files import write_bytes
 from slm_ray.models.families import Family
 from slm_ray.models.runner import SubnetRunner
+from slm_ray.records.architecture import Architecture
+from slm_ray.records.files import write_bytes
+from slm_ray.records.subnet import full_subnet
 
 Array = NDArray[np.float64]
 

@@ -7,8 +7,8 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from slm_ray.core.errors import UserError, unknown_name
-from slm_ray.core.units import parse_number
+from slm_ray.config.errors import UserError, unknown_name
+from slm_ray.config.units import parse_number
 from slm_ray.models.bundled import BUNDLED_NAME
 
 OURS, OURS_CUT, MINITRON, SLICEGPT, SHORTGPT = "ours", "ours-cut", "minitron", "slicegpt", "shortgpt"

@@ -14,9 +14,11 @@ import numpy as np
 import torch
 
 from benchmarks.peers.activations import Activations, Array
-from slm_ray.architecture import Architecture, LayerUnits, SubnetSpec, full_subnet, num_params
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.models.runner import SubnetRunner
+from slm_ray.records.architecture import Architecture
+from slm_ray.records.cost import num_params
+from slm_ray.records.subnet import LayerUnits, SubnetSpec, full_subnet
 
 _NEAR = 0.95  # shapes are taken from this share of the budget up to all of it, as Minitron's are from within 5%
 _DEPTH_SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)

@@ -16,12 +16,12 @@ from benchmarks.peers.options import OURS_CUT
 from benchmarks.peers.starts import make_start
 from benchmarks.peers.study import Study
 from benchmarks.peers.training import forget, train
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import read_json, write_json
+from slm_ray.config.errors import UserError
 from slm_ray.data import TokenShards
 from slm_ray.evaluate.models import LoadedModel, find_model
 from slm_ray.evaluate.text_record import measure_packed
 from slm_ray.models.starts import save_start
+from slm_ray.records.files import read_json, write_json
 
 TEACHER = "teacher"
 NOT_TRAINED = (OURS_CUT,)  # shown for what its weights are worth before training

@@ -15,10 +15,10 @@ from typing import Any
 from unittest import mock
 
 from benchmarks.algorithms import GatesHere
-from slm_ray.architecture import SubnetSpec
-from slm_ray.core.commands import run_command
-from slm_ray.proxies.evaluator import Evaluator, EvaluatorSettings
+from slm_ray.records.subnet import SubnetSpec
+from slm_ray.runtime.commands import run_command
 from slm_ray.search.command import main as search
+from slm_ray.search.evaluator import Evaluator, EvaluatorSettings
 from slm_ray.search.plan import SearchPlan
 
 

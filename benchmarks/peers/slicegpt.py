@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional
 
 from benchmarks.peers.sliced import SlicedLlamaConfig, SlicedLlamaForCausalLM, WideNorm
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.models.extraction import reset_rotary
 
 WIDTH_STEP = 8  # widths are rounded to it, as in the paper's code

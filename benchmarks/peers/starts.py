@@ -18,16 +18,18 @@ from benchmarks.peers.options import FIRST_N, MINITRON, OURS, OURS_CUT, RANDOM, 
 from benchmarks.peers.search_here import without_ray
 from benchmarks.peers.study import Spent, Study
 from benchmarks.peers.whittle import whittle_start
-from slm_ray.architecture import Budget, SubnetSpec, flops_per_token, num_params
-from slm_ray.architecture.first_layers import first_n
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import read_json
-from slm_ray.core.lineage import read_lineage
+from slm_ray.config.errors import UserError
 from slm_ray.models.extraction import extract
+from slm_ray.models.first_layers import first_n
 from slm_ray.models.loading import load_student
 from slm_ray.models.sizes import config_architecture
 from slm_ray.models.teachers import quiet_transformers
-from slm_ray.proxies.evaluator import DTYPES
+from slm_ray.records.budget import Budget
+from slm_ray.records.cost import flops_per_token, num_params
+from slm_ray.records.files import read_json
+from slm_ray.records.lineage import read_lineage
+from slm_ray.records.subnet import SubnetSpec
+from slm_ray.search.evaluator import DTYPES
 from slm_ray.search.genome import Genome
 from slm_ray.search.space import NATURAL, load_space
 

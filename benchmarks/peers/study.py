@@ -17,17 +17,18 @@ import torch
 from benchmarks.common import as_ids
 from benchmarks.peers.activations import Activations, gather_activations
 from benchmarks.peers.options import PeerOptions
-from slm_ray.architecture import Architecture, flops_per_token, num_params
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import cache_folder, read_json, write_json
-from slm_ray.core.progress import Console
+from slm_ray.config.errors import UserError
 from slm_ray.data import CALIBRATION, HELD_OUT, TRAIN, Corpus, PackedTokens, TokenShards, load_corpus, prepare_tokens
 from slm_ray.evaluate.text import held_out_shards
 from slm_ray.models.precision import choose_precision
 from slm_ray.models.runner import SubnetRunner
 from slm_ray.models.teachers import Teacher, load_teacher
 from slm_ray.pretrain.inputs import keep_tokens
-from slm_ray.proxies.evaluator import DTYPES
+from slm_ray.records.architecture import Architecture
+from slm_ray.records.cost import flops_per_token, num_params
+from slm_ray.records.files import cache_folder, read_json, write_json
+from slm_ray.runtime.progress import Console
+from slm_ray.search.evaluator import DTYPES
 
 _BATCH_TOKENS = 2048
 

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.peers.study import Study
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import read_json
+from slm_ray.config.errors import UserError
 from slm_ray.distill.online import OnlineTeacher
 from slm_ray.distill.signal import DenseSignal
 from slm_ray.pretrain.command import main as pretrain
+from slm_ray.records.files import read_json
 
 
 class RememberingTeacher(OnlineTeacher):

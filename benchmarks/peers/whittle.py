@@ -20,9 +20,11 @@ from safetensors.torch import save_file
 from benchmarks.common import as_ids
 from benchmarks.peers.pruned import mean_loss
 from benchmarks.peers.study import CALIBRATION, Spent, Study
-from slm_ray.architecture import Architecture, LayerUnits, SubnetSpec, flops_per_token, num_params
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import read_json, whole_folder, write_json
+from slm_ray.config.errors import UserError
+from slm_ray.records.architecture import Architecture
+from slm_ray.records.cost import flops_per_token, num_params
+from slm_ray.records.files import read_json, whole_folder, write_json
+from slm_ray.records.subnet import LayerUnits, SubnetSpec
 
 VERSION = "0.6.0"
 _SCRIPT = Path(__file__).with_name("whittle_search.py")

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_ray.cluster import pinned_to_home
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import write_bytes, write_json
-from slm_ray.core.progress import Console, Progress
+from slm_ray.config.errors import UserError
 from slm_ray.data.blocks import WHOLE
 from slm_ray.data.documents import Corpus, Slice
 from slm_ray.data.shard_tasks import TOKENIZER_FILE, Job, finish_block, read_slice
 from slm_ray.data.shard_work import block_records, discard
 from slm_ray.data.split import share_of_part
+from slm_ray.records.files import write_bytes, write_json
+from slm_ray.runtime.home import pinned_to_home
+from slm_ray.runtime.progress import Console, Progress
 
 _BYTES_PER_TOKEN = 4  # of English and of code, with the tokenizers of today; for estimates only
 _SPARE = 1.25  # how much more than seems needed is chosen

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.digest import digest_json
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import cache_folder, read_json, write_json
-from slm_ray.core.progress import Console
+from slm_ray.config.digest import digest_json
+from slm_ray.config.errors import UserError
 from slm_ray.data.documents import Corpus, Document, digest_texts
+from slm_ray.records.files import cache_folder, read_json, write_json
+from slm_ray.runtime.progress import Console
 
 PYTHON_DOCS, PYTHON_DOCS_FULL = "python-docs", "python-docs-full"
 BUNDLED = (PYTHON_DOCS, PYTHON_DOCS_FULL)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 
-from slm_ray.core.digest import canonical_json, sha256_bytes
-from slm_ray.core.errors import UserError
+from slm_ray.config.digest import canonical_json, sha256_bytes
+from slm_ray.config.errors import UserError
 from slm_ray.data.documents import Corpus, Document
 
 MOST_DOMAINS = 64

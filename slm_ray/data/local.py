@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from slm_ray.core.digest import canonical_json, sha256_bytes, sha256_file
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import explain_os_error
+from slm_ray.config.digest import canonical_json, sha256_bytes, sha256_file
+from slm_ray.config.errors import UserError
 from slm_ray.data.documents import Corpus, Document
 from slm_ray.data.record_files import csv_documents, json_documents, parquet_documents
 from slm_ray.data.text_files import COMPRESSIONS, text_documents
+from slm_ray.records.files import explain_os_error
 
 TEXT_ENDINGS = (".txt", ".md")
 RECORD_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")

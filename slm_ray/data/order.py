@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 
 _ROUNDS = 8
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slm_ray.core.digest import canonical_json
+from slm_ray.config.digest import canonical_json
 
 
 @dataclass(frozen=True)

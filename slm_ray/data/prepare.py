@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.digest import digest_json
-from slm_ray.core.errors import UserError, unknown_name
-from slm_ray.core.progress import Console
+from slm_ray.config.digest import digest_json
+from slm_ray.config.errors import UserError, unknown_name
 from slm_ray.data.block_maker import BlockMaker, make_plan
 from slm_ray.data.documents import Corpus
 from slm_ray.data.shard_work import complete, discard, is_complete, locked, take_name
 from slm_ray.data.shards import TokenShards
 from slm_ray.data.split import PARTS
 from slm_ray.data.tokens import tokenizer_digest
+from slm_ray.runtime.progress import Console
 
 _FORMAT = 1  # raise it when the choice of documents, their packing or the files change
 

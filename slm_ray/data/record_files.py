@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.errors import UserError, nearest
+from slm_ray.config.errors import UserError, nearest
 from slm_ray.data.documents import Document
 from slm_ray.data.text_files import not_utf8, open_bytes, read_text
 

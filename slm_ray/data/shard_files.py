@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slm_ray.core.digest import canonical_json, digest_json, sha256_bytes
-from slm_ray.core.files import whole_folder, write_bytes, write_json
+from slm_ray.config.digest import canonical_json, digest_json, sha256_bytes
+from slm_ray.records.files import whole_folder, write_bytes, write_json
 
 MANIFEST_FILE = "manifest.json"
 IDS, STARTS = ".ids.npy", ".starts.npy"  # endings of a shard's two files

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slm_ray.cluster import local_copy, outbox
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import read_json, write_json
+from slm_ray.config.errors import UserError
 from slm_ray.data.blocks import Piece, cut_blocks, pack_block
 from slm_ray.data.shard_files import write_shard
+from slm_ray.records.files import read_json, write_json
+from slm_ray.runtime.copies import local_copy
+from slm_ray.runtime.deliveries import outbox
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

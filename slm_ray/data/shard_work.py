@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slm_ray.core.files import explain_os_error, fsync_folder, read_json
-from slm_ray.core.locks import held
-from slm_ray.core.progress import Console
 from slm_ray.data.shard_files import IDS, MANIFEST_FILE, STARTS, write_manifest, write_shard
+from slm_ray.records.files import explain_os_error, fsync_folder, read_json
+from slm_ray.runtime.locks import held
+from slm_ray.runtime.progress import Console
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

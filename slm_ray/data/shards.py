@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slm_ray.core.digest import digest_json, sha256_file
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import check_inside, explain_os_error, read_json
-from slm_ray.core.progress import Console, Progress
+from slm_ray.config.digest import digest_json, sha256_file
+from slm_ray.config.errors import UserError
 from slm_ray.data.shard_files import FORMAT, IDS, MANIFEST_FILE, STARTS
+from slm_ray.records.files import check_inside, explain_os_error, read_json
+from slm_ray.runtime.progress import Console, Progress
 
 # Every mapped file costs a file descriptor, of which a process often has 1,024.
 _MAPPED_FILES = 128

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from slm_ray.core.digest import sha256_bytes
+from slm_ray.config.digest import sha256_bytes
 from slm_ray.data.documents import Corpus
 
 CALIBRATION, TRAIN, HELD_OUT = "calibration", "train", "held_out"

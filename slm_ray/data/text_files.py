@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
 
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import explain_os_error
+from slm_ray.config.errors import UserError
 from slm_ray.data.documents import Document
 from slm_ray.data.pieces import split_text
+from slm_ray.records.files import explain_os_error
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 LARGE_TEXT_CHARACTERS = 1 << 20

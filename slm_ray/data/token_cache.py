@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from slm_ray.core.digest import digest_json
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import read_json, whole_folder, write_json
-from slm_ray.core.progress import Console
+from slm_ray.config.digest import digest_json
+from slm_ray.config.errors import UserError
 from slm_ray.data.packed import PackedTokens, digest_array
+from slm_ray.records.files import read_json, whole_folder, write_json
+from slm_ray.runtime.progress import Console
 
 IDS_FILE, STARTS_FILE, MANIFEST_FILE = "ids.npy", "document_starts.npy", "manifest.json"
 _FORMAT = 1  # raise it when the files, or the choice and order of documents, change

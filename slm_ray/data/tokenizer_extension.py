@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 
 _FILE = "tokenizer.json"
 _LEAST_COUNT = 2  # a pair that occurs once is no word of the language

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.digest import digest_json
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import whole_folder
-from slm_ray.core.progress import Console
+from slm_ray.config.digest import digest_json
+from slm_ray.config.errors import UserError
 from slm_ray.data.documents import Corpus
 from slm_ray.data.pieces import sample_part
 from slm_ray.data.split import TRAIN
+from slm_ray.records.files import whole_folder
+from slm_ray.runtime.progress import Console
 
 END_OF_TEXT, PADDING = "<|endoftext|>", "<|padding|>"
 SPECIAL_TOKENS = (END_OF_TEXT, PADDING)

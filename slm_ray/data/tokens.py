@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slm_ray.core.digest import sha256_bytes
-from slm_ray.core.errors import UserError, unknown_name
-from slm_ray.core.progress import Console
+from slm_ray.config.digest import sha256_bytes
+from slm_ray.config.errors import UserError, unknown_name
 from slm_ray.data.documents import Corpus
 from slm_ray.data.packed import PackedTokens, digest_array
 from slm_ray.data.pieces import sample_part
 from slm_ray.data.split import PARTS
 from slm_ray.data.token_cache import load_or_build
+from slm_ray.runtime.progress import Console
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -14,13 +14,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from slm_ray.architecture import flops_per_token
-from slm_ray.core.digest import digest_json
-from slm_ray.core.environment import describe_environment
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import explain_os_error, fsync_folder, read_json, write_json
-from slm_ray.core.progress import Console, Progress
-from slm_ray.core.units import format_count
+from slm_ray.config.digest import digest_json
+from slm_ray.config.errors import UserError
+from slm_ray.config.units import format_count
 from slm_ray.data.shards import TokenShards
 from slm_ray.distill import store_format
 from slm_ray.distill.capture_settings import CaptureSettings
@@ -28,6 +24,10 @@ from slm_ray.distill.capture_workers import Job, finished_parts, workers_that_fi
 from slm_ray.distill.store import LogitStore, difference
 from slm_ray.distill.store_format import LOG_FILE, REQUEST_FILE
 from slm_ray.models.teachers import Teacher
+from slm_ray.records.cost import flops_per_token
+from slm_ray.records.files import explain_os_error, fsync_folder, read_json, write_json
+from slm_ray.runtime.environment import describe_environment
+from slm_ray.runtime.progress import Console, Progress
 
 _LOCK_FILE = ".lock"
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from slm_ray.architecture.shape import Structure
-from slm_ray.core.errors import UserError, unknown_name
+from slm_ray.config.errors import UserError, unknown_name
 from slm_ray.data.shards import TokenShards
 from slm_ray.distill.store_format import SAMPLED, STORE_KINDS, TOP_K
 from slm_ray.models.teachers import Teacher
+from slm_ray.records.architecture import Structure
 
 DOCUMENTS = ("separate", "joined")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -17,14 +17,16 @@ from typing import Any
 
 import torch
 
-from slm_ray.cluster import free_room, local_copy, outbox
-from slm_ray.core.errors import UserError
-from slm_ray.core.progress import Console
+from slm_ray.config.errors import UserError
 from slm_ray.data.shards import TokenShards
 from slm_ray.distill import store_format
 from slm_ray.distill.capture_reader import SignalReader
 from slm_ray.distill.capture_settings import CaptureSettings
 from slm_ray.models.teachers import Teacher
+from slm_ray.runtime.copies import local_copy
+from slm_ray.runtime.deliveries import outbox
+from slm_ray.runtime.progress import Console
+from slm_ray.runtime.room import free_room
 
 _PATIENCE_SECONDS = 10.0
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from slm_ray.core.errors import UserError, unknown_name
+from slm_ray.config.errors import UserError, unknown_name
 from slm_ray.distill.signal import KINDS, SparseSignal, TeacherSignal
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.distill.blocks import Objective
 from slm_ray.distill.divergences import DIVERGENCES, Divergence
 from slm_ray.distill.fused import Batch, FusedLoss

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.models.heads import spans
 
 BLOCK_WORDS = 16

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from slm_ray.core.errors import UserError, unknown_name
+from slm_ray.config.errors import UserError, unknown_name
 
 FULL = "full"
 SPARSE_KINDS = ("top-k", "top-k-tail", "sampled")

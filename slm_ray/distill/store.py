@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from slm_ray.core.digest import sha256_file
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import explain_os_error
-from slm_ray.core.progress import Console, Progress
+from slm_ray.config.digest import sha256_file
+from slm_ray.config.errors import UserError
 from slm_ray.distill import store_format
 from slm_ray.distill.signal import SparseSignal
 from slm_ray.distill.store_format import SAMPLED, TOP_K, TOP_K_TAIL, Array, damaged, map_part
+from slm_ray.records.files import explain_os_error
+from slm_ray.runtime.progress import Console, Progress
 
 # Every mapped file costs a file descriptor, of which a process often has 1,024.
 _MAPPED_FILES = 256

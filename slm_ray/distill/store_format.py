@@ -25,9 +25,9 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save
 
-from slm_ray.core.digest import digest_json, sha256_bytes
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import check_inside, explain_os_error, read_json, write_bytes, write_json
+from slm_ray.config.digest import digest_json, sha256_bytes
+from slm_ray.config.errors import UserError
+from slm_ray.records.files import check_inside, explain_os_error, read_json, write_bytes, write_json
 
 TOP_K, TOP_K_TAIL, SAMPLED = "top-k", "top-k-tail", "sampled"
 STORE_KINDS = (TOP_K, SAMPLED)

@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from slm_ray.core.mirror import Mirror, bring_back, lies_in_a_mirror, storage_of
-from slm_ray.core.progress import Console
 from slm_ray.distill.store_format import work_folder
+from slm_ray.runtime.mirror import Mirror, bring_back, lies_in_a_mirror, storage_of
+from slm_ray.runtime.progress import Console
 
 
 @contextlib.contextmanager

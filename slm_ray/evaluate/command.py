@@ -8,14 +8,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from slm_ray.cluster.outside import also_from_outside
-from slm_ray.core.commands import command_line
-from slm_ray.core.config import Parser, add_command_flags, build_config, load_config, refuse_changes
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import read_json, write_json
-from slm_ray.core.runfolder import CONFIG_FILE, RunFolder, find_run
+from slm_ray.config.errors import UserError
+from slm_ray.config.options import Parser, add_command_flags, build_config, load_config, refuse_changes
 from slm_ray.evaluate.config import MAY_CHANGE, SEVERAL, EvaluateConfig
+from slm_ray.records.files import read_json, write_json
 from slm_ray.report.evaluation_records import MODELS_FOLDER, RESULT_FILE
+from slm_ray.runtime.commands import command_line
+from slm_ray.runtime.outside import also_from_outside
+from slm_ray.runtime.runfolder import CONFIG_FILE, RunFolder, find_run
 
 PROG = "python -m slm_ray.evaluate"
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.config import at_least, option
-from slm_ray.core.errors import UserError, nearest
-from slm_ray.core.mirror import STORAGE_HELP
+from slm_ray.config.errors import UserError, nearest
+from slm_ray.config.options import at_least, option
 from slm_ray.data import DEFAULT_CORPUS
+from slm_ray.runtime.mirror import STORAGE_HELP
 
 PRECISIONS = ("auto", "fp32", "bf16")
 TEACHER, RANDOM, FIRST_N, PUBLISHED = "teacher", "random", "first-n", "published"

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slm_ray.core.digest import digest_json
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import read_json, whole_folder, write_json
+from slm_ray.config.digest import digest_json
+from slm_ray.config.errors import UserError
 from slm_ray.data.packed import digest_array
+from slm_ray.records.files import read_json, whole_folder, write_json
 
 _FORMAT = 1
 _MANIFEST, _IDS, _ENDS, _BYTES = "manifest.json", "ids.npy", "ends.npy", "bytes.npy"

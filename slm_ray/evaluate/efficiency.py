@@ -7,18 +7,18 @@ from typing import Any
 
 import torch
 
-from slm_ray.architecture.cost import kv_bytes_per_token
-from slm_ray.core.environment import describe_environment
 from slm_ray.evaluate.bench import Bench
 from slm_ray.evaluate.forward_flops import token_flops
 from slm_ray.evaluate.models import LoadedModel
 from slm_ray.evaluate.serving import Serving, cache_bytes
 from slm_ray.evaluate.ticker import Ticker
-from slm_ray.hardware.matmul import matmul_flops_per_second
-from slm_ray.hardware.neighbours import Neighbours
-from slm_ray.hardware.peaks import peak_flops
-from slm_ray.hardware.timing import Effort
 from slm_ray.models.sizes import config_architecture, context_length
+from slm_ray.records.cost import kv_bytes_per_token
+from slm_ray.runtime.environment import describe_environment
+from slm_ray.runtime.matmul import matmul_flops_per_second
+from slm_ray.runtime.neighbours import Neighbours
+from slm_ray.runtime.peaks import peak_flops
+from slm_ray.runtime.timing import Effort
 
 Say = Callable[[str], None]
 # Tokens of prompts, and prompts at once: every length with the smallest batch, every batch with the shortest length.

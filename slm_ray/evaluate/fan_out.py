@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from slm_ray.cluster import ray_session
 from slm_ray.evaluate.measure import FAILED, SAY, Message, ModelJob, measure_model
+from slm_ray.runtime.session import ray_session
 
 _RESTARTS = 2  # of a model whose worker died
 Receive = Callable[[ModelJob, Message], None]

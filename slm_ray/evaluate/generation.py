@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.evaluate.decoding import Sampling, continue_rows, end_tokens, padding_is_ignored
 from slm_ray.evaluate.models import LoadedModel
 from slm_ray.evaluate.prompts import Prompt, prompts_digest

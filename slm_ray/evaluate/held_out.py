@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from slm_ray.core.units import perplexity_of_loss
+from slm_ray.config.units import perplexity_of_loss
 from slm_ray.data.shards import TokenShards
 
 Losses = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]

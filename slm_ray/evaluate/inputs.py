@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slm_ray.core.progress import Console
 from slm_ray.data import TokenShards, tokenizer_digest
 from slm_ray.evaluate.config import SLIDING, WHOLE, EvaluateConfig, several
 from slm_ray.evaluate.documents import DocumentTokens
@@ -16,8 +15,9 @@ from slm_ray.evaluate.parts import EFFICIENCY, GENERATION, TASK, TEXT, Part
 from slm_ray.evaluate.prompts import Prompt, load_prompts, prompts_digest
 from slm_ray.evaluate.subjects import Subject, find_subjects
 from slm_ray.evaluate.text import Domain, document_folder, held_out_shards, load_domains, whole_shards
-from slm_ray.hardware.device import device_of
 from slm_ray.models.precision import choose_precision
+from slm_ray.runtime.device import device_of
+from slm_ray.runtime.progress import Console
 
 if TYPE_CHECKING:
     from slm_ray.evaluate.tasks.plan import TaskPlan

@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
-from slm_ray.cluster import local_copy
-from slm_ray.core.errors import UserError, first_line
+from slm_ray.config.errors import UserError, first_line
 from slm_ray.data import TokenShards
 from slm_ray.evaluate.config import SEPARATE, SLIDING
 from slm_ray.evaluate.models import LoadedModel, ModelFolder, load_tokenizer
 from slm_ray.evaluate.parts import EFFICIENCY, GENERATION, TASK, TEXT, Part
+from slm_ray.runtime.copies import local_copy
 
 SAY, LOADED, RECORD, PART_FAILED, FAILED = "say", "loaded", "record", "part failed", "failed"
 Message = tuple[str, Any]

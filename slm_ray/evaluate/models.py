@@ -12,14 +12,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch.nn import functional
 
-from slm_ray.core.digest import digest_json, sha256_file
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import explain_os_error
+from slm_ray.config.digest import digest_json, sha256_file
+from slm_ray.config.errors import UserError
 from slm_ray.models.bundled import BUNDLED_NAME
 from slm_ray.models.heads import next_token_losses
 from slm_ray.models.loading import load_fp32
 from slm_ray.models.sizes import context_length
 from slm_ray.models.teachers import load_teacher, quiet_transformers
+from slm_ray.records.files import explain_os_error
 
 _PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.digest import digest_json
-from slm_ray.core.files import cache_folder, read_json, write_json
+from slm_ray.config.digest import digest_json
+from slm_ray.records.files import cache_folder, read_json, write_json
 
 TEXT, TASK, GENERATION, EFFICIENCY = "text", "task", "generation", "efficiency"
 CACHE_FOLDER = "evaluations"

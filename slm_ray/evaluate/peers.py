@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.digest import digest_json
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import cache_folder, whole_folder
-from slm_ray.core.progress import Console
+from slm_ray.config.digest import digest_json
+from slm_ray.config.errors import UserError
 from slm_ray.evaluate.models import ModelFolder, find_model
 from slm_ray.models.starts import build_start, save_start
 from slm_ray.models.teachers import load_teacher
+from slm_ray.records.files import cache_folder, whole_folder
+from slm_ray.runtime.progress import Console
 
 _FOLDER = "peers"
 _FORMAT = 1

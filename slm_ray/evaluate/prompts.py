@@ -9,9 +9,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.digest import digest_json
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import explain_os_error
+from slm_ray.config.digest import digest_json
+from slm_ray.config.errors import UserError
+from slm_ray.records.files import explain_os_error
 
 DEFAULT_PROMPTS = "default"
 _BUNDLED = "prompts.jsonl"

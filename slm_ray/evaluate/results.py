@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from slm_ray.core.units import perplexity_of_loss
+from slm_ray.config.units import perplexity_of_loss
 from slm_ray.evaluate.compare import mean_interval, normal_interval, ratio_interval, ratio_stderr
 from slm_ray.evaluate.config import EvaluateConfig
 from slm_ray.evaluate.differences import differences

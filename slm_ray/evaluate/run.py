@@ -10,21 +10,21 @@ from typing import Any
 
 import torch
 
-from slm_ray.core.digest import digest_json
-from slm_ray.core.environment import describe_environment, usable_cpus
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import write_json, write_text
-from slm_ray.core.progress import Console, Progress
-from slm_ray.core.runfolder import ENVIRONMENT_FILE, LOG_FILE, RunFolder
-from slm_ray.core.trackers import group_of, make_tracker
+from slm_ray.config.digest import digest_json
+from slm_ray.config.errors import UserError
 from slm_ray.evaluate.config import EvaluateConfig
 from slm_ray.evaluate.fan_out import measure_here, measure_on_ray
 from slm_ray.evaluate.inputs import Inputs, Subject, gather
 from slm_ray.evaluate.measure import FAILED, LOADED, PART_FAILED, RECORD, SAY, Message, ModelJob
 from slm_ray.evaluate.parts import TASK, Part, RecordFolder, file_name
 from slm_ray.evaluate.results import make_result
+from slm_ray.records.files import write_json, write_text
 from slm_ray.report.evaluation import evaluation_text, write_evaluation_report
 from slm_ray.report.evaluation_records import MODELS_FOLDER, RESULT_FILE
+from slm_ray.runtime.environment import describe_environment, usable_cpus
+from slm_ray.runtime.progress import Console, Progress
+from slm_ray.runtime.runfolder import ENVIRONMENT_FILE, LOG_FILE, RunFolder
+from slm_ray.runtime.trackers import group_of, make_tracker
 
 TABLE_FILE = "table.txt"
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from slm_ray.core.errors import UserError
-from slm_ray.core.lineage import read_lineage
-from slm_ray.core.progress import Console
+from slm_ray.config.errors import UserError
 from slm_ray.evaluate.config import AUTO, FIRST_N, PUBLISHED, RANDOM, TEACHER, EvaluateConfig
 from slm_ray.evaluate.models import ModelFolder, count_params, find_model
 from slm_ray.evaluate.peers import first_layers, random_twin
 from slm_ray.evaluate.published import published_peer
+from slm_ray.records.lineage import read_lineage
+from slm_ray.runtime.progress import Console
 
 MODEL = "model"
 

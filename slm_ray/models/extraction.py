@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from slm_ray.architecture import Architecture, LayerShape, SubnetSpec
 from slm_ray.models import hetero
 from slm_ray.models.families import Family
 from slm_ray.models.slicing import slice_state
+from slm_ray.records.architecture import Architecture, LayerShape
+from slm_ray.records.subnet import SubnetSpec
 
 # Fields that describe the checkpoint a config came from, or that transformers derives anew.
 _FORGET = (

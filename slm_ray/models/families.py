@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from slm_ray.architecture import Architecture, LayerShape, Structure
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
+from slm_ray.records.architecture import Architecture, LayerShape, Structure
 
 # The axes a tensor's dimensions may run along. A dimension with no axis (None) is kept whole.
 HIDDEN = "hidden"  # residual channels

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from slm_ray.architecture import Architecture, SubnetSpec
 from slm_ray.models.extraction import build_empty, reset_rotary
 from slm_ray.models.families import Family
 from slm_ray.models.heads import spans
 from slm_ray.models.slicing import HEAD
+from slm_ray.records.architecture import Architecture
+from slm_ray.records.subnet import SubnetSpec
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from slm_ray.architecture import Architecture, UnitScores, full_subnet
 from slm_ray.models.families import (
     HIDDEN,
     KEYS,
@@ -23,6 +22,9 @@ from slm_ray.models.families import (
 )
 from slm_ray.models.gates import GateGradients
 from slm_ray.models.runner import SubnetRunner
+from slm_ray.models.scores import UnitScores
+from slm_ray.records.architecture import Architecture
+from slm_ray.records.subnet import full_subnet
 
 Array = NDArray[np.float64]
 METHODS = ("magnitude", "activation", "taylor")

@@ -11,10 +11,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from slm_ray.architecture import Architecture, LayerShape, Structure, num_params
-from slm_ray.architecture.cost import embedding_params
-from slm_ray.core.errors import UserError
-from slm_ray.core.units import format_count
+from slm_ray.config.errors import UserError
+from slm_ray.config.units import format_count
+from slm_ray.records.architecture import Architecture, LayerShape, Structure
+from slm_ray.records.cost import embedding_params, num_params
 
 STEP = 64  # widths are multiples of it
 # Width over depth: 64 in nanochat, GPT-2 and Pythia-160M, 19 in SmolLM2; small models gain from depth (MobileLLM, arXiv

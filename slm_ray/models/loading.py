@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from slm_ray.core.errors import UserError, first_line
+from slm_ray.config.errors import UserError, first_line
 from slm_ray.models.teachers import check_weight_files, quiet_transformers
 
 

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from slm_ray.architecture import SubnetSpec
-from slm_ray.core.files import whole_folder
 from slm_ray.models.families import HIDDEN, Axes, Family
 from slm_ray.models.slicing import HEAD, Index, layer_indices
 from slm_ray.models.teachers import WEIGHTS_FILE, Teacher, quiet_transformers
+from slm_ray.records.files import whole_folder
+from slm_ray.records.subnet import SubnetSpec
 
 
 def pad_state(

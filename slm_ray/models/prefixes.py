@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from slm_ray.architecture import LayerUnits, SubnetSpec
+from slm_ray.records.subnet import LayerUnits, SubnetSpec
 
 PARTS = 6  # a model's layers are kept after at most so many parts of it, for each place costs as much memory
 

@@ -23,12 +23,13 @@ from typing import Any
 
 import torch
 
-from slm_ray.architecture import Architecture, SubnetSpec
 from slm_ray.models.extraction import build_empty, reset_rotary
 from slm_ray.models.families import HIDDEN, Family
 from slm_ray.models.reconstruct_layers import ATTENTION, MLP, SubLayer, TakenApart
 from slm_ray.models.reconstruct_sums import Sums
 from slm_ray.models.slicing import Index, hidden_index, layer_indices, layer_slices
+from slm_ray.records.architecture import Architecture
+from slm_ray.records.subnet import SubnetSpec
 
 Chunks = list[torch.Tensor]
 _BATCH_SEQUENCES = 4

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from slm_ray.architecture import Architecture, flops_per_token
 from slm_ray.models.reconstruct_sums import square_flops
+from slm_ray.records.architecture import Architecture
+from slm_ray.records.cost import flops_per_token
 
 
 def _body_flops(architecture: Architecture, sequence_length: int) -> int:

@@ -10,12 +10,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from slm_ray.architecture import LayerUnits, SubnetSpec, flops_per_token
 from slm_ray.models.extraction import build_empty, heterogeneous_config
 from slm_ray.models.families import HIDDEN, Family
 from slm_ray.models.heads import next_token_losses
 from slm_ray.models.prefixes import PrefixCache, prefix_keys, replay
 from slm_ray.models.slicing import HEAD, Index, hidden_index, layer_indices, layer_slices, slice_tensor
+from slm_ray.records.cost import flops_per_token
+from slm_ray.records.subnet import LayerUnits, SubnetSpec
 
 
 def _assign(module: nn.Module, name: str, tensor: torch.Tensor) -> None:

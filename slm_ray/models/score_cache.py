@@ -9,9 +9,9 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from slm_ray.architecture import UnitScores
-from slm_ray.core.digest import digest_json
-from slm_ray.core.files import read_json, whole_folder, write_json
+from slm_ray.config.digest import digest_json
+from slm_ray.models.scores import UnitScores
+from slm_ray.records.files import read_json, whole_folder, write_json
 
 _SCORES_FILE, _MANIFEST_FILE = "scores.safetensors", "manifest.json"
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from slm_ray.architecture import Architecture
-from slm_ray.core.errors import unknown_name
+from slm_ray.config.errors import unknown_name
 from slm_ray.models.sizes import POSITIONS_TYPE
+from slm_ray.records.architecture import Architecture
 
 ROTARY, LEARNED = "rotary", "learned"
 POSITIONS = (ROTARY, LEARNED, "alibi", "none")

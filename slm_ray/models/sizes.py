@@ -6,8 +6,8 @@ import copy
 import dataclasses
 from typing import Any
 
-from slm_ray.architecture import Architecture, LayerShape
 from slm_ray.models.families import FAMILIES, Family
+from slm_ray.records.architecture import Architecture, LayerShape
 
 _PREFIX = "slm_ray_"
 POSITIONS_TYPE = "slm_ray_positions"  # the classes of positions.py

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from slm_ray.architecture import Architecture, LayerUnits, SubnetSpec
 from slm_ray.models.families import (
     HIDDEN,
     KEYS,
@@ -17,6 +16,8 @@ from slm_ray.models.families import (
     Axes,
     Family,
 )
+from slm_ray.records.architecture import Architecture
+from slm_ray.records.subnet import LayerUnits, SubnetSpec
 
 Index = torch.Tensor | None
 HEAD = "lm_head.weight"

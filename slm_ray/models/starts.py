@@ -8,13 +8,16 @@ from typing import Any
 
 import torch
 
-from slm_ray.architecture import Architecture, Budget, LayerShape, LayerUnits, SubnetSpec, num_params
-from slm_ray.architecture.first_layers import first_n
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.models.extraction import extract, save_student
+from slm_ray.models.first_layers import first_n
 from slm_ray.models.loading import load_student
 from slm_ray.models.sizes import config_architecture
 from slm_ray.models.teachers import Teacher, quiet_transformers
+from slm_ray.records.architecture import Architecture, LayerShape
+from slm_ray.records.budget import Budget
+from slm_ray.records.cost import num_params
+from slm_ray.records.subnet import LayerUnits, SubnetSpec
 
 
 def build_start(start: str, student: Path | str, name: str, seed: int, teacher: Teacher | None) -> Any:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_ray.architecture import Architecture, LayerShape, Structure
-from slm_ray.core.errors import UserError, first_line
-from slm_ray.core.files import cache_folder
+from slm_ray.config.errors import UserError, first_line
 from slm_ray.models.bundled import BUNDLED_NAME, GGUF_MEMBER
 from slm_ray.models.families import family_of
 from slm_ray.models.teachers import check_family, check_shards, load_teacher, quiet_transformers
+from slm_ray.records.architecture import Architecture, LayerShape, Structure
+from slm_ray.records.files import cache_folder
 
 BUNDLED_DOWNLOAD = "93 MB"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

@@ -22,13 +22,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from slm_ray.architecture import Architecture
-from slm_ray.cluster import local_copy
-from slm_ray.core.digest import digest_json, sha256_file
-from slm_ray.core.errors import UserError, first_line, nearest
-from slm_ray.core.files import cache_folder, explain_os_error, read_json, whole_folder, write_json
+from slm_ray.config.digest import digest_json, sha256_file
+from slm_ray.config.errors import UserError, first_line, nearest
 from slm_ray.models.bundled import BUNDLED_NAME, LICENCE, fetch_bundled_gguf
 from slm_ray.models.families import FAMILIES, Family, family_of, unsupported_family
+from slm_ray.records.architecture import Architecture
+from slm_ray.records.files import cache_folder, explain_os_error, read_json, whole_folder, write_json
+from slm_ray.runtime.copies import local_copy
 
 WEIGHTS_FILE = "model.safetensors"
 MANIFEST_FILE = "manifest.json"
@@ -53,7 +53,7 @@ class Teacher:
     licence: str
 
     def here(self) -> Teacher:
-        """The teacher where this machine can read it; see :func:`slm_ray.cluster.local_copy`."""
+        """The teacher where this machine can read it; see :func:`slm_ray.runtime.copies.local_copy`."""
         return replace(self, folder=local_copy(self.folder))
 
     def config(self) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.models.ladder import pad_vocabulary
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from slm_ray.hardware.memory import peak_memory_bytes
+from slm_ray.runtime.memory import peak_memory_bytes
 
 # Looking for child processes reads the whole process table.
 _CHILDREN_SECONDS = 10.0
@@ -22,7 +22,7 @@ def training_flops(forward_flops: float, *, activation_checkpointing: bool = Fal
     optimiser's own work and evaluations are not counted.
 
     Args:
-        forward_flops: Matrix multiplications of the forward pass; see :func:`slm_ray.architecture.flops_per_token`.
+        forward_flops: Matrix multiplications of the forward pass; see :func:`slm_ray.records.cost.flops_per_token`.
         activation_checkpointing: Whether activations are computed again in the backward pass.
     """
     return forward_flops * (4 if activation_checkpointing else 3)

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from slm_ray.cluster import local_copy
 from slm_ray.data.shards import TokenShards
 from slm_ray.distill.losses import Divergence
 from slm_ray.distill.online import OnlineTeacher
@@ -21,6 +20,7 @@ from slm_ray.pretrain.engine import DTYPES, Engine, EngineSettings, TorchEngine
 from slm_ray.pretrain.job import TrainJob
 from slm_ray.pretrain.module import StudentLoss, check_documents, check_logits
 from slm_ray.pretrain.optimizers import build_optimizer
+from slm_ray.runtime.copies import local_copy
 
 Signal = Callable[[npt.NDArray[np.int64], torch.Tensor, torch.Tensor | None], TeacherSignal]
 

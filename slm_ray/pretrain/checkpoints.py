@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from slm_ray.core.digest import sha256_file
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import write_json
+from slm_ray.config.digest import sha256_file
+from slm_ray.config.errors import UserError
 from slm_ray.pretrain.storage import MANIFEST, open_storage
+from slm_ray.records.files import write_json
 
 _NAME = re.compile(r"step-(\d{8,})")
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.config import at_least, option
-from slm_ray.core.errors import UserError, unknown_name
-from slm_ray.core.units import format_count, parse_number
+from slm_ray.config.errors import UserError, unknown_name
+from slm_ray.config.options import at_least, option
+from slm_ray.config.units import format_count, parse_number
 from slm_ray.data import DEFAULT_CORPUS
 from slm_ray.distill.losses import DIVERGENCES, Divergence
 from slm_ray.models.scratch import POSITIONS, ROTARY

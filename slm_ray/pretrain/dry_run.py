@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_ray.architecture import Architecture, flops_per_token, num_params
-from slm_ray.core.environment import describe_environment, usable_cpus
-from slm_ray.core.errors import UserError
-from slm_ray.core.lineage import read_lineage
-from slm_ray.core.units import format_bytes, format_count, format_seconds
+from slm_ray.config.errors import UserError
+from slm_ray.config.units import format_bytes, format_count, format_seconds
 from slm_ray.data import load_corpus
 from slm_ray.models.loading import read_config
 from slm_ray.models.sizes import config_architecture
@@ -20,6 +17,10 @@ from slm_ray.pretrain.accounting import training_flops
 from slm_ray.pretrain.config import FROM_STORE, SCRATCH, PretrainConfig
 from slm_ray.pretrain.growth_steps import first_layers, stage_depths
 from slm_ray.pretrain.scratch import ScratchModel, known_vocabulary, plan_scratch
+from slm_ray.records.architecture import Architecture
+from slm_ray.records.cost import flops_per_token, num_params
+from slm_ray.records.lineage import read_lineage
+from slm_ray.runtime.environment import describe_environment, usable_cpus
 
 # Weights, gradient and AdamW's two moments, fp32.
 _BYTES_PER_PARAMETER = 16

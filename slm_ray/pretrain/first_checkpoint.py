@@ -6,13 +6,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from slm_ray.architecture import flops_per_token, num_params
 from slm_ray.models.sizes import config_architecture
 from slm_ray.models.starts import save_start
 from slm_ray.pretrain.checkpoints import CheckpointFolder
 from slm_ray.pretrain.engine import Tensors, TrainingState
 from slm_ray.pretrain.inputs import check_positions
 from slm_ray.pretrain.state_files import TrainerState, write_state
+from slm_ray.records.cost import flops_per_token, num_params
 
 
 def write_first_checkpoint(

@@ -6,10 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.environment import usable_cpus
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import read_json, write_json, write_text
-from slm_ray.core.units import format_count, format_seconds
+from slm_ray.config.errors import UserError
+from slm_ray.config.units import format_count, format_seconds
 from slm_ray.models.teachers import Teacher, load_teacher
 from slm_ray.pretrain.first_checkpoint import write_first_checkpoint
 from slm_ray.pretrain.growth_steps import Measurement, grow, inherit, measure_on_ray, stage_depths
@@ -20,7 +18,9 @@ from slm_ray.pretrain.process_group import choose_device
 from slm_ray.pretrain.results import MODEL_FILE, RESULT_FILE, finish_model
 from slm_ray.pretrain.run import PretrainRun, make_job, resources_of
 from slm_ray.pretrain.tracking import track_results
+from slm_ray.records.files import read_json, write_json, write_text
 from slm_ray.report import build_training_report
+from slm_ray.runtime.environment import usable_cpus
 
 GROWTH_FILE = "growth.json"
 

@@ -9,9 +9,7 @@ from typing import Any
 
 import torch
 
-from slm_ray.architecture import Architecture, SubnetSpec, full_subnet
-from slm_ray.cluster import local_copy
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.data.shards import TokenShards
 from slm_ray.evaluate.held_out import held_out_loss
 from slm_ray.models.extraction import extract
@@ -23,6 +21,9 @@ from slm_ray.pretrain.engine import DTYPES, Tensors, autocast
 from slm_ray.pretrain.micro_batch import default_micro_batch
 from slm_ray.pretrain.module import StudentLoss, check_logits
 from slm_ray.pretrain.state_files import read_state
+from slm_ray.records.architecture import Architecture
+from slm_ray.records.subnet import SubnetSpec, full_subnet
+from slm_ray.runtime.copies import local_copy
 
 
 def stage_depths(source_layers: int, grow_from: int, grow_by: int) -> tuple[int, ...]:

@@ -8,11 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import cache_folder, read_json, write_json
-from slm_ray.core.lineage import read_lineage
-from slm_ray.core.progress import Console
-from slm_ray.core.runfolder import RunFolder
+from slm_ray.config.errors import UserError
 from slm_ray.data import HELD_OUT, TRAIN, PackedTokens, load_corpus, prepare_tokens, tokenizer_digest
 from slm_ray.data.prepare import prepare_shards
 from slm_ray.data.shard_files import write_shards
@@ -30,6 +26,10 @@ from slm_ray.pretrain.scratch import (
     vocabulary_rows,
     with_kept_settings,
 )
+from slm_ray.records.files import cache_folder, read_json, write_json
+from slm_ray.records.lineage import read_lineage
+from slm_ray.runtime.progress import Console
+from slm_ray.runtime.runfolder import RunFolder
 
 INPUTS_FILE = "inputs.json"
 TOKENIZER_FOLDER = "tokenizer"

@@ -16,9 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from slm_ray.cluster import cluster_room
-from slm_ray.core.environment import usable_cpus
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.pretrain.build import Place
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.job import TrainJob
@@ -26,6 +24,8 @@ from slm_ray.pretrain.loop import train
 from slm_ray.pretrain.on_ray import Recorders, ray_worker
 from slm_ray.pretrain.process_group import local_group
 from slm_ray.pretrain.recorder import Recorder
+from slm_ray.runtime.environment import usable_cpus
+from slm_ray.runtime.room import cluster_room
 
 _POLL_SECONDS = 0.5
 _RESTARTS = 3  # of a model whose workers died

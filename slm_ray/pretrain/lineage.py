@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from slm_ray import __version__
-from slm_ray.core.files import read_json
-from slm_ray.core.lineage import CARD_FILE, LINEAGE_FILE, read_lineage
-from slm_ray.core.records import read_records
-from slm_ray.core.redact import redact_value
-from slm_ray.core.runfolder import CONFIG_FILE
+from slm_ray.config.redact import redact_value
 from slm_ray.models.teachers import Teacher
 from slm_ray.pretrain.inputs import PretrainInputs, Student
 from slm_ray.pretrain.recorder import EVALS_FILE
+from slm_ray.records.files import read_json
+from slm_ray.records.jsonl import read_records
+from slm_ray.records.lineage import CARD_FILE, LINEAGE_FILE, read_lineage
 from slm_ray.report.records import mapping
 from slm_ray.report.training_card import training_card
+from slm_ray.runtime.runfolder import CONFIG_FILE
 
 MODEL_FILE, STATUS_FILE, ORIGIN = "model.json", "status.json", "origin"
 _DISTILLATION = ("distill", "loss", "temperature", "kd_weight", "kd_schedule")

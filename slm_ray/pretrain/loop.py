@@ -17,12 +17,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from slm_ray.cluster import local_copy
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.data.shards import TokenShards
 from slm_ray.evaluate.held_out import HeldOutLoss, held_out_loss
-from slm_ray.hardware.energy import EnergyMeter
-from slm_ray.hardware.peaks import model_flops_utilization
 from slm_ray.models.loading import load_student
 from slm_ray.pretrain.accounting import UsageSampler
 from slm_ray.pretrain.batches import Batches, MicroBatch
@@ -34,6 +31,9 @@ from slm_ray.pretrain.micro_batch import STATE_BYTES, default_micro_batch, find_
 from slm_ray.pretrain.module import StudentLoss
 from slm_ray.pretrain.schedules import Schedule, WeightSchedule
 from slm_ray.pretrain.state_files import copy_static_files, read_state, write_state
+from slm_ray.runtime.copies import local_copy
+from slm_ray.runtime.energy import EnergyMeter
+from slm_ray.runtime.peaks import model_flops_utilization
 
 Say = Callable[[str, dict[str, Any]], None]
 _SPIKE_MEMORY = 0.9  # of the running mean loss that spikes are judged by

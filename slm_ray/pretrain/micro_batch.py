@@ -9,8 +9,8 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from slm_ray.hardware.memory import peak_memory_bytes
 from slm_ray.pretrain.build import Place
+from slm_ray.runtime.memory import peak_memory_bytes
 
 # Of every parameter, in training: its gradient, two moments, and what an engine copies.
 STATE_BYTES = 16

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.distill.losses import Divergence, causal_lm_loss
 from slm_ray.distill.signal import TeacherSignal
 from slm_ray.models.heads import next_token_losses

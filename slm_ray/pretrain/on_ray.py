@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.pretrain.job import TrainJob
 from slm_ray.pretrain.recorder import Recorder
 

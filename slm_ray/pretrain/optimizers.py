@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from slm_ray.core.errors import UserError, unknown_name
+from slm_ray.config.errors import UserError, unknown_name
 
 OPTIMIZERS = ("adamw", "lion", "lamb", "muon")
 # Every element is updated by itself, so ZeRO may cut the parameters into flat shards. LAMB needs the norm of a whole

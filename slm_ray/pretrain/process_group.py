@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.pretrain.build import Place
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.files import write_text
-from slm_ray.core.records import RecordWriter, read_records
+from slm_ray.records.files import write_text
+from slm_ray.records.jsonl import RecordWriter, read_records
 
 STEPS_FILE = "steps.jsonl"
 EVALS_FILE = "evals.jsonl"

@@ -7,10 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.files import read_json, whole_folder, write_json, write_text
-from slm_ray.core.progress import Console
-from slm_ray.core.records import read_records
-from slm_ray.core.units import format_count, format_seconds, perplexity_of_loss
+from slm_ray.config.units import format_count, format_seconds, perplexity_of_loss
 from slm_ray.pretrain.checkpoints import CheckpointFolder
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.job import TrainJob
@@ -18,8 +15,11 @@ from slm_ray.pretrain.lineage import description_files
 from slm_ray.pretrain.recorder import EVALS_FILE
 from slm_ray.pretrain.state_files import WEIGHTS_FILE, copy_static_files
 from slm_ray.pretrain.tracking import track_results
+from slm_ray.records.files import read_json, whole_folder, write_json, write_text
+from slm_ray.records.jsonl import read_records
 from slm_ray.report import build_training_report
 from slm_ray.report.matching import Curve, make_curve, table
+from slm_ray.runtime.progress import Console
 
 RESULT_FILE, STATUS_FILE, MODEL_FILE = "result.json", "status.json", "model.json"
 EXPORT_FOLDER = "model"
@@ -43,7 +43,7 @@ def export_checkpoint(
     Raises:
         UserError: There is no such checkpoint, or it is damaged.
     """
-    from slm_ray.core.errors import UserError
+    from slm_ray.config.errors import UserError
 
     checkpoints = CheckpointFolder(storage)
     found = checkpoints.all()
@@ -130,7 +130,7 @@ def finish_run(
     Raises:
         UserError: A model failed; the others are finished.
     """
-    from slm_ray.core.errors import UserError
+    from slm_ray.config.errors import UserError
 
     failed = [result for result in results if result["status"] == "failed"]
     lines = results_table(results)

@@ -8,16 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from slm_ray.architecture import flops_per_token
-from slm_ray.cluster import cluster_room, ray_session
-from slm_ray.core.digest import digest_json
-from slm_ray.core.environment import usable_cpus
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import read_json, write_json
-from slm_ray.core.progress import Console, Progress
-from slm_ray.core.remote import below, is_address
-from slm_ray.core.runfolder import LOG_FILE, RunFolder
-from slm_ray.core.units import format_count
+from slm_ray.config.digest import digest_json
+from slm_ray.config.errors import UserError
+from slm_ray.config.units import format_count
 from slm_ray.models.scratch import build_scratch
 from slm_ray.models.starts import build_start
 from slm_ray.pretrain.config import PretrainConfig
@@ -34,6 +27,14 @@ from slm_ray.pretrain.launch import Resources, RunHere, local_workers, run_on_ra
 from slm_ray.pretrain.lineage import ORIGIN, origin_of
 from slm_ray.pretrain.results import finish_model, finish_run
 from slm_ray.pretrain.tracking import ModelTracking
+from slm_ray.records.cost import flops_per_token
+from slm_ray.records.files import read_json, write_json
+from slm_ray.runtime.environment import usable_cpus
+from slm_ray.runtime.progress import Console, Progress
+from slm_ray.runtime.remote import below, is_address
+from slm_ray.runtime.room import cluster_room
+from slm_ray.runtime.runfolder import LOG_FILE, RunFolder
+from slm_ray.runtime.session import ray_session
 
 MODEL_FILE = "model.json"
 RESULT_FILE = "result.json"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from slm_ray.core.errors import UserError, unknown_name
+from slm_ray.config.errors import UserError, unknown_name
 
 SCHEDULES = ("cosine", "wsd", "linear", "constant")
 WEIGHT_SCHEDULES = ("constant", "linear", "wsd")

@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_ray.architecture import Architecture
-from slm_ray.core.digest import digest_json
-from slm_ray.core.errors import UserError, first_line
-from slm_ray.core.files import cache_folder, read_json
-from slm_ray.core.progress import Console
+from slm_ray.config.digest import digest_json
+from slm_ray.config.errors import UserError, first_line
 from slm_ray.data import load_corpus
 from slm_ray.data.tokenizer_training import check_size, train_tokenizer
 from slm_ray.models.bundled import BUNDLED_NAME
@@ -21,6 +18,9 @@ from slm_ray.models.scratch import ROTARY, with_positions
 from slm_ray.models.teacher_sizes import BUNDLED_ARCHITECTURE, look_up_teacher
 from slm_ray.models.teachers import Teacher, load_teacher, quiet_transformers
 from slm_ray.pretrain.config import SCRATCH, PretrainConfig
+from slm_ray.records.architecture import Architecture
+from slm_ray.records.files import cache_folder, read_json
+from slm_ray.runtime.progress import Console
 
 TRAIN_PREFIX = "train:"
 MODEL_FILE = "model.json"

@@ -13,9 +13,9 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import read_json, write_json
+from slm_ray.config.errors import UserError
 from slm_ray.pretrain.engine import Tensors, TrainingState
+from slm_ray.records.files import read_json, write_json
 
 WEIGHTS_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"

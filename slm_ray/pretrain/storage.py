@@ -18,9 +18,11 @@ from typing import Any, Protocol
 import psutil
 from pyarrow import fs
 
-from slm_ray.cluster import Home, fetch_file, home_of, send_file
-from slm_ray.core.files import explain_os_error, temporary_name, whole_folder
-from slm_ray.core.remote import is_address, open_filesystem, reaching
+from slm_ray.records.files import explain_os_error, temporary_name, whole_folder
+from slm_ray.runtime.copies import fetch_file
+from slm_ray.runtime.deliveries import send_file
+from slm_ray.runtime.home import Home, home_of
+from slm_ray.runtime.remote import is_address, open_filesystem, reaching
 
 # What temporary_name calls folders that are written, deleted or on their way, and what staging folders are called.
 _TEMPORARY = re.compile(r"\.step-\d{8,}\.(\d+)-[0-9a-f]{8}\.tmp")

@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core import metric_names as names
-from slm_ray.core.digest import digest_json
-from slm_ray.core.files import read_json
-from slm_ray.core.progress import Console
-from slm_ray.core.runfolder import CONFIG_FILE
-from slm_ray.core.trackers import NoTracker, Tracker, group_of, make_tracker
-from slm_ray.core.units import perplexity_of_loss
+from slm_ray.config.digest import digest_json
+from slm_ray.config.units import perplexity_of_loss
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.recorder import EVALS_FILE, STEPS_FILE
+from slm_ray.records import metric_names as names
+from slm_ray.records.files import read_json
 from slm_ray.report.tracked import send_results
+from slm_ray.runtime.progress import Console
+from slm_ray.runtime.runfolder import CONFIG_FILE
+from slm_ray.runtime.trackers import NoTracker, Tracker, group_of, make_tracker
 
 MODEL_FILE = "model.json"
 

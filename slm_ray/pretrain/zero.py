@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.pretrain.engine import DTYPES, EngineSettings, Tensors, TrainingState, autocast
 from slm_ray.pretrain.module import StudentLoss
 from slm_ray.pretrain.optimizers import load_state_by_name, state_by_name

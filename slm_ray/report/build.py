@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from slm_ray.core.files import write_bytes, write_text
+from slm_ray.records.files import write_bytes, write_text
 from slm_ray.report.model import RunRecords
 from slm_ray.report.plots import write_front_png
 from slm_ray.report.records import load_run

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 import yaml
 
 from slm_ray import __version__
-from slm_ray.architecture.budget import QUANTITIES
-from slm_ray.core.redact import redact
-from slm_ray.core.units import format_bytes, format_count
+from slm_ray.config.redact import redact
+from slm_ray.config.units import format_bytes, format_count
+from slm_ray.records.budget import QUANTITIES
 from slm_ray.report.fitted import fitted_perplexity, fitted_tokens, reconstruction_of
 from slm_ray.report.markdown import code_block, markdown_table, plain
 from slm_ray.report.model import Model, RunRecords

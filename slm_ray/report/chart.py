@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from slm_ray.architecture.budget import QUANTITIES
-from slm_ray.core.units import format_count
+from slm_ray.config.units import format_count
+from slm_ray.records.budget import QUANTITIES
 from slm_ray.report.fitted import fitted_perplexity
 from slm_ray.report.model import Model, RunRecords
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slm_ray.core.units import format_seconds
+from slm_ray.config.units import format_seconds
 from slm_ray.report.blocks import Rows, Section
 from slm_ray.report.evaluation_records import EvaluationRecords
 from slm_ray.report.matching import format_flops

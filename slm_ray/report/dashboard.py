@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from slm_ray.core import metric_names as names
+from slm_ray.records import metric_names as names
 
 LINE, SCATTER, BARS, PARALLEL, COMPARER, TABLE, PICTURES = (
     "line", "scatter", "bars", "parallel", "comparer", "table", "pictures",

@@ -8,8 +8,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from slm_ray.core.errors import UserError, first_line
-from slm_ray.core.redact import redact
+from slm_ray.config.errors import UserError, first_line
+from slm_ray.config.redact import redact
 from slm_ray.report import dashboard as spec
 
 NAME = "slm_ray"

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.columns import aligned
-from slm_ray.core.files import write_bytes, write_text
+from slm_ray.config.columns import aligned
+from slm_ray.records.files import write_bytes, write_text
 from slm_ray.report.evaluation_page import EVALUATION_PICTURE, evaluation_markdown, evaluation_page
 from slm_ray.report.evaluation_plot import draw_evaluation
 from slm_ray.report.evaluation_records import EvaluationRecords, load_evaluation, parse_evaluation

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import explain_os_error, write_text
-from slm_ray.core.lineage import CARD_FILE, LINEAGE_FILE
-from slm_ray.core.redact import redact
+from slm_ray.config.errors import UserError
+from slm_ray.config.redact import redact
+from slm_ray.records.files import explain_os_error, write_text
+from slm_ray.records.lineage import CARD_FILE, LINEAGE_FILE
 from slm_ray.report.evaluation_card_tables import card_tables, rows_beside
 from slm_ray.report.evaluation_names import names_of
 from slm_ray.report.markdown import code_block, markdown_table, plain

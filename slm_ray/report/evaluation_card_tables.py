@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.units import format_bytes, format_count
+from slm_ray.config.units import format_bytes, format_count
 from slm_ray.report.evaluation_names import names_of
 from slm_ray.report.public_name import public_name
 from slm_ray.report.records import interval_of, items, mapping, number

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slm_ray.core.units import format_bytes, format_count
+from slm_ray.config.units import format_bytes, format_count
 from slm_ray.report.evaluation_records import TEACHER, EvaluatedModel, EvaluationRecords, Score
 from slm_ray.report.evaluation_tables import difference_cells, domains_of, ends_of, full_name, normal_range
 from slm_ray.report.evaluation_tasks import TaskRow, is_share, score_text, task_models, task_rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slm_ray.core.units import format_count, format_seconds
+from slm_ray.config.units import format_count, format_seconds
 from slm_ray.report.blocks import Block, Chapter, Drawing, Fold, Markup, Picture, Report, Rows, Section, Words
 from slm_ray.report.evaluation_chart import (
     Intervals,

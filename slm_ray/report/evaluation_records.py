@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.errors import UserError
-from slm_ray.core.runfolder import CONFIG_FILE, ENVIRONMENT_FILE
-from slm_ray.core.units import perplexity_of_loss
+from slm_ray.config.errors import UserError
+from slm_ray.config.units import perplexity_of_loss
 from slm_ray.report.evaluation_names import names_of
 from slm_ray.report.records import interval_of, items, mapping, number, read_part
+from slm_ray.runtime.runfolder import CONFIG_FILE, ENVIRONMENT_FILE
 
 RESULT_FILE, MODELS_FOLDER, FORMAT = "evaluate.json", "models", 2
 MODEL, TEACHER, RANDOM, FIRST_N, PUBLISHED = "model", "teacher", "random", "first-n", "published"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from slm_ray.core.units import format_bytes, format_count, format_seconds
+from slm_ray.config.units import format_bytes, format_count, format_seconds
 from slm_ray.report.evaluation_records import (
     MODEL,
     ROLES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from slm_ray.core.units import format_count
+from slm_ray.config.units import format_count
 from slm_ray.report.blocks import Block, Drawing, Fold, Rows, Section, Words
 from slm_ray.report.matching import format_flops
 from slm_ray.report.model import RunRecords

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slm_ray.core.units import format_count
+from slm_ray.config.units import format_count
 from slm_ray.report.blocks import Block, Drawing, Fold, Rows, Section
 from slm_ray.report.model import Model, RunRecords
 from slm_ray.report.panels import Panel, PanelPoint, panels_data

@@ -9,8 +9,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from slm_ray.core.columns import aligned
-from slm_ray.core.units import format_count, perplexity_of_loss
+from slm_ray.config.columns import aligned
+from slm_ray.config.units import format_count, perplexity_of_loss
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.errors import UserError, first_line
-from slm_ray.core.files import explain_os_error, read_json
-from slm_ray.core.units import format_count
+from slm_ray.config.errors import UserError, first_line
+from slm_ray.config.units import format_count
+from slm_ray.records.files import explain_os_error, read_json
 from slm_ray.report.records import mapping
 
 _SECONDS = 120.0

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from slm_ray.core.redact import redact
+from slm_ray.config.redact import redact
 from slm_ray.report.blocks import Chapter, Report, Section
 from slm_ray.report.html import escape
 from slm_ray.report.markdown import plain

@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import write_bytes, write_text
-from slm_ray.core.runfolder import CONFIG_FILE
-from slm_ray.core.units import format_seconds
+from slm_ray.config.errors import UserError
+from slm_ray.config.units import format_seconds
+from slm_ray.records.files import write_bytes, write_text
 from slm_ray.report.blocks import Chapter, Links, Report, Rows, Section
 from slm_ray.report.costs import Cost, capture_costs, cost_section, evaluation_costs, search_costs, training_costs
 from slm_ray.report.evaluation_page import EVALUATION_PICTURE, evaluation_sections
@@ -34,6 +33,7 @@ from slm_ray.report.training_page import (
 )
 from slm_ray.report.training_plot import draw_training
 from slm_ray.report.training_tables import settings_text
+from slm_ray.runtime.runfolder import CONFIG_FILE
 
 STATE_FILE = "pipeline.json"
 _STAGES = ("search", "logits", "pretrain", "evaluate")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slm_ray.core.files import write_bytes
+from slm_ray.records.files import write_bytes
 from slm_ray.report.chart import Chart, Point, chart_data
 from slm_ray.report.labels import Box, Label, place_labels
 from slm_ray.report.model import RunRecords

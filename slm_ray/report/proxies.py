@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import write_bytes, write_text
-from slm_ray.core.runfolder import CONFIG_FILE, ENVIRONMENT_FILE
-from slm_ray.core.units import format_count, format_seconds
+from slm_ray.config.errors import UserError
+from slm_ray.config.units import format_count, format_seconds
+from slm_ray.records.files import write_bytes, write_text
 from slm_ray.report.blocks import Block, Chapter, Drawing, Picture, Report, Rows, Section
 from slm_ray.report.costs import Cost
 from slm_ray.report.facts import environment_section, reproduce_section
@@ -20,6 +19,7 @@ from slm_ray.report.panels import Panel, PanelPoint, draw_panels, panels_data
 from slm_ray.report.records import items, mapping, number, read_lines, read_part
 from slm_ray.report.tables import Table, without_empty_columns
 from slm_ray.report.wording import MISSING, count_text
+from slm_ray.runtime.runfolder import CONFIG_FILE, ENVIRONMENT_FILE
 
 CANDIDATES_FILE, CORRELATIONS_FILE = "candidates.jsonl", "correlations.json"
 PROXIES_PICTURE = "proxies.png"

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import read_json
-from slm_ray.core.records import read_records
-from slm_ray.core.runfolder import CONFIG_FILE, ENVIRONMENT_FILE, TRIALS_FILE
+from slm_ray.config.errors import UserError
+from slm_ray.records.files import read_json
+from slm_ray.records.jsonl import read_records
 from slm_ray.report.model import Model, RunRecords, Shape
+from slm_ray.runtime.runfolder import CONFIG_FILE, ENVIRONMENT_FILE, TRIALS_FILE
 
 RESULT_FILE, FIDELITY_FILE = "result.json", "fidelity.json"
 _BASELINE_ORIGIN = "baseline:"

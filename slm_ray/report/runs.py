@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.errors import UserError
-from slm_ray.core.runfolder import CONFIG_FILE
+from slm_ray.config.errors import UserError
 from slm_ray.report.build import write_report, write_training_report
 from slm_ray.report.evaluation import write_evaluation
 from slm_ray.report.evaluation_records import is_evaluation, load_evaluation
@@ -16,6 +15,7 @@ from slm_ray.report.pipeline import STATE_FILE, load_pipeline, write_pipeline_re
 from slm_ray.report.proxies import is_proxies_run, load_proxies, write_proxy_report
 from slm_ray.report.records import load_run, read_part
 from slm_ray.report.training import is_training_run, load_training
+from slm_ray.runtime.runfolder import CONFIG_FILE
 
 SEARCH, TRAINING, PIPELINE, EVALUATION, PROXIES = "search", "pretraining", "pipeline", "evaluation", "proxies"
 _LOAD: dict[str, Callable[[Path], Any]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from slm_ray.core.units import format_seconds
+from slm_ray.config.units import format_seconds
 from slm_ray.report.blocks import Block, Chapter, Drawing, Fold, Markup, Picture, Report, Rows, Section
 from slm_ray.report.facts import environment_section, reproduce_section
 from slm_ray.report.fidelity import fidelity_section

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.units import format_count
+from slm_ray.config.units import format_count
 from slm_ray.report.chart import chart_data, choose_y_range, linear_ticks, log_ticks
 from slm_ray.report.evaluation_names import short_names
 from slm_ray.report.evaluation_records import EvaluationRecords

@@ -8,9 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import write_bytes, write_text
-from slm_ray.core.runfolder import CONFIG_FILE
+from slm_ray.config.errors import UserError
+from slm_ray.records.files import write_bytes, write_text
 from slm_ray.report.blocks import Block, Chapter, CodeText, Drawing, Picture, Report, Rows, Section, Words
 from slm_ray.report.costs import (
     Cost,
@@ -44,6 +43,7 @@ from slm_ray.report.tables import Table
 from slm_ray.report.training_page import curves_section, training_chapter
 from slm_ray.report.training_plot import draw_training
 from slm_ray.report.training_tables import models_table
+from slm_ray.runtime.runfolder import CONFIG_FILE
 
 _FRONTS_PICTURE, _TRAINING_PICTURE = "fronts.png", "training.png"
 _OPEN_RUNS, _MARKED_CURVES, _CANDIDATES_IN_ALL = 3, 8, 6000

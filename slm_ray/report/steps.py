@@ -6,8 +6,8 @@ import json
 import shlex
 from collections.abc import Mapping
 
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import read_json
+from slm_ray.config.errors import UserError
+from slm_ray.records.files import read_json
 from slm_ray.report.model import Model, RunRecords
 from slm_ray.report.tables import best_name
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slm_ray.core.units import format_count, format_seconds
+from slm_ray.config.units import format_count, format_seconds
 from slm_ray.report.fidelity import fidelity_line
 from slm_ray.report.fitted import fitted_perplexity, fitted_tokens
 from slm_ray.report.model import Model, RunRecords

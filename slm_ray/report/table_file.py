@@ -7,8 +7,8 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from slm_ray.architecture.budget import QUANTITIES
-from slm_ray.core.files import write_text
+from slm_ray.records.budget import QUANTITIES
+from slm_ray.records.files import write_text
 from slm_ray.report.model import RunRecords
 from slm_ray.report.tables import teacher_perplexity
 

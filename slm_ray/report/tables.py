@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from slm_ray.architecture.budget import QUANTITIES
-from slm_ray.core.units import format_count, format_seconds
+from slm_ray.config.units import format_count, format_seconds
+from slm_ray.records.budget import QUANTITIES
 from slm_ray.report.fitted import fitted_perplexity, fitted_tokens
 from slm_ray.report.model import Model, RunRecords, Shape
 from slm_ray.report.records import items, mapping, number

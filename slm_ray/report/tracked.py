@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core import metric_names as names
-from slm_ray.core.files import read_json
-from slm_ray.core.runfolder import CONFIG_FILE
-from slm_ray.core.trackers import NoTracker, Tracker
-from slm_ray.core.units import perplexity_of_loss
+from slm_ray.config.units import perplexity_of_loss
+from slm_ray.records import metric_names as names
+from slm_ray.records.files import read_json
 from slm_ray.report.evaluation_records import RESULT_FILE as EVALUATION_FILE
 from slm_ray.report.matching import equal_flops, match
 from slm_ray.report.model import Model, RunRecords
@@ -23,6 +21,8 @@ from slm_ray.report.records import load_run, mapping, number, read_part
 from slm_ray.report.tables import cost_table, phases, teacher_perplexity
 from slm_ray.report.tracked_evaluation import evaluation_figures, evaluation_tables
 from slm_ray.report.training import TrainedModel, TrainingRecords, is_training_run, load_training
+from slm_ray.runtime.runfolder import CONFIG_FILE
+from slm_ray.runtime.trackers import NoTracker, Tracker
 
 FRONT_FILE, TRAINING_FILE, EVALUATION_PICTURE_FILE = "front.png", "training.png", "evaluation.png"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from slm_ray.core import metric_names as names
+from slm_ray.records import metric_names as names
 from slm_ray.report.evaluation_names import names_of
 from slm_ray.report.records import interval_of, items, mapping, number
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.errors import UserError
-from slm_ray.core.runfolder import CONFIG_FILE, ENVIRONMENT_FILE
+from slm_ray.config.errors import UserError
 from slm_ray.report.matching import Curve, make_curve
 from slm_ray.report.records import mapping, number, read_lines, read_part
+from slm_ray.runtime.runfolder import CONFIG_FILE, ENVIRONMENT_FILE
 
 MODEL_FILE, RESULT_FILE, STATUS_FILE, GROWTH_FILE = "model.json", "result.json", "status.json", "growth.json"
 STEPS_FILE, EVALS_FILE = "steps.jsonl", "evals.jsonl"

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from slm_ray import __version__
-from slm_ray.core.redact import redact
-from slm_ray.core.units import format_count, format_seconds
+from slm_ray.config.redact import redact
+from slm_ray.config.units import format_count, format_seconds
 from slm_ray.report.markdown import code_block, markdown_table, plain
 from slm_ray.report.matching import format_flops
 from slm_ray.report.public_name import public_name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from slm_ray.core.units import format_count
+from slm_ray.config.units import format_count
 from slm_ray.report.payload import axis_data, thinned
 from slm_ray.report.training_chart import CurvePoint, TrainingChart, TrainingCurve, mark_labels
 from slm_ray.report.wording import perplexity_text

@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Mapping
 
-from slm_ray.core.units import format_seconds
+from slm_ray.config.units import format_seconds
 from slm_ray.report.blocks import Chapter, Drawing, Picture, Report, Rows, Section, Words
 from slm_ray.report.facts import environment_section, reproduce_section
 from slm_ray.report.html import tile

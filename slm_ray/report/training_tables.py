@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from slm_ray.core.units import format_bytes, format_count, format_seconds
+from slm_ray.config.units import format_bytes, format_count, format_seconds
 from slm_ray.report.matching import equal_flops, format_flops, match
 from slm_ray.report.tables import Table, without_empty_columns
 from slm_ray.report.training import DONE, TrainedModel, TrainingRecords

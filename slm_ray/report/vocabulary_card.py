@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from slm_ray import __version__
-from slm_ray.core.redact import redact
-from slm_ray.core.units import format_count
+from slm_ray.config.redact import redact
+from slm_ray.config.units import format_count
 from slm_ray.report.markdown import code_block, markdown_table
 from slm_ray.report.public_name import public_name
 from slm_ray.report.records import mapping, number

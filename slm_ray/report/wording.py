@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from slm_ray.core.units import format_count
+from slm_ray.config.units import format_count
 from slm_ray.report.model import Shape
 
 MISSING = "–"

@@ -2,7 +2,7 @@
 
 import sys
 
-from slm_ray.core.commands import run_command
+from slm_ray.runtime.commands import run_command
 from slm_ray.search.command import main
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from slm_ray.architecture import Architecture, Budget, SubnetSpec, UnitScores
-from slm_ray.architecture.budget import measure_cost
 from slm_ray.models.gates import GateGradients, Masks
 from slm_ray.models.importance import taylor_change
+from slm_ray.models.scores import UnitScores
+from slm_ray.records.architecture import Architecture
+from slm_ray.records.budget import Budget, measure_cost
+from slm_ray.records.subnet import SubnetSpec
 from slm_ray.search.genome import Genome
 from slm_ray.search.space import SearchSpace
 

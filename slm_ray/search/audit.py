@@ -14,25 +14,27 @@ from typing import Any
 import numpy as np
 from ray.exceptions import RayError
 
-from slm_ray.architecture import SubnetSpec, UnitScores, flops_per_token
-from slm_ray.core.files import write_json
-from slm_ray.core.progress import Console, Progress
-from slm_ray.core.records import RecordWriter, read_records
-from slm_ray.proxies.correlation import RESAMPLES
-from slm_ray.proxies.evaluator import DTYPES, EvaluatorSettings
-from slm_ray.proxies.measurement import Measurement
-from slm_ray.proxies.measuring import Measurements, measure_in_full
-from slm_ray.proxies.registry import PROXIES
-from slm_ray.proxies.staged import perplexity_of
-from slm_ray.proxies.static import block_influence_kept, importance_lost, magnitude_kept
+from slm_ray.models.scores import UnitScores
+from slm_ray.records.cost import flops_per_token
+from slm_ray.records.files import write_json
+from slm_ray.records.jsonl import RecordWriter, read_records
+from slm_ray.records.subnet import SubnetSpec
+from slm_ray.runtime.progress import Console, Progress
 from slm_ray.search import fidelity
 from slm_ray.search.config import SearchConfig
+from slm_ray.search.correlation import RESAMPLES
 from slm_ray.search.cut_prices import price_cuts, price_flops
+from slm_ray.search.evaluator import DTYPES, EvaluatorSettings
 from slm_ray.search.fidelity import FP32, FULL, HELD_OUT, RECORDED, TRAINED, Losses, Shortcut
 from slm_ray.search.inputs import SearchInputs
+from slm_ray.search.measurement import Measurement
+from slm_ray.search.measuring import Measurements, measure_in_full
 from slm_ray.search.plan import SearchPlan
 from slm_ray.search.rank import ACTIVATION_SEQUENCES, Ranking
+from slm_ray.search.registry import PROXIES
 from slm_ray.search.solved import SOLVED
+from slm_ray.search.staged import perplexity_of
+from slm_ray.search.static import block_influence_kept, importance_lost, magnitude_kept
 
 AUDIT_FILE, FIDELITY_FILE = "audit.jsonl", "fidelity.json"
 _STOPPED, _WHOLE, _SCORED = 1, 2, 3  # so that the draws of one list do not depend on those of another

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from slm_ray.architecture import Architecture, SubnetSpec, UnitScores
-from slm_ray.architecture.scores import natural_scores
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
+from slm_ray.models.scores import UnitScores, natural_scores
+from slm_ray.records.architecture import Architecture
+from slm_ray.records.subnet import SubnetSpec
 from slm_ray.search.space import AXES, NATURAL, Axis, SearchSpace
 
 IntArray = NDArray[np.int64]

@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_ray.architecture import UnitScores, flops_per_token
-from slm_ray.core.config import build_config
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import read_json
-from slm_ray.core.progress import Console, Progress
-from slm_ray.core.records import read_records
-from slm_ray.core.runfolder import CONFIG_FILE, TRIALS_FILE
-from slm_ray.proxies.candidates import SearchedTeacher
-from slm_ray.proxies.registry import PROXIES
+from slm_ray.config.errors import UserError
+from slm_ray.config.options import build_config
+from slm_ray.models.scores import UnitScores
+from slm_ray.records.cost import flops_per_token
+from slm_ray.records.files import read_json
+from slm_ray.records.jsonl import read_records
+from slm_ray.runtime.progress import Console, Progress
+from slm_ray.runtime.runfolder import CONFIG_FILE, TRIALS_FILE
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.inputs import INPUTS_FILE, SearchInputs, prepare_inputs, with_kept_precision
+from slm_ray.search.proxy_candidates import SearchedTeacher
 from slm_ray.search.rank import ACTIVATION_SEQUENCES, bind_genomes, rank_units, scores_by_method
+from slm_ray.search.registry import PROXIES
 
 RESULT_FILE = "result.json"
 

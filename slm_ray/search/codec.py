@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from slm_ray.architecture import LayerUnits, SubnetSpec
+from slm_ray.records.subnet import LayerUnits, SubnetSpec
 from slm_ray.search.axes import BoolArray, BoundAxis, IntArray
 from slm_ray.search.sizing import Choice, Sizer
 

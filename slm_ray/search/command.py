@@ -7,11 +7,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from slm_ray.cluster.outside import also_from_outside
-from slm_ray.core.commands import command_line
-from slm_ray.core.config import Parser, add_command_flags, build_config, load_config, refuse_changes
-from slm_ray.core.errors import UserError
-from slm_ray.core.runfolder import RunFolder
+from slm_ray.config.errors import UserError
+from slm_ray.config.options import Parser, add_command_flags, build_config, load_config, refuse_changes
+from slm_ray.runtime.commands import command_line
+from slm_ray.runtime.outside import also_from_outside
+from slm_ray.runtime.runfolder import RunFolder
 from slm_ray.search.config import SearchConfig, default_out
 
 MAY_CHANGE = ("workers", "threads", "address", "storage", "tracker")

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_ray.architecture import Architecture, Budget, parse_budget
-from slm_ray.core.config import at_least, option
-from slm_ray.core.errors import UserError, unknown_name
-from slm_ray.core.mirror import STORAGE_HELP
-from slm_ray.core.units import parse_number
+from slm_ray.config.errors import UserError, unknown_name
+from slm_ray.config.options import at_least, option
+from slm_ray.config.units import parse_number
 from slm_ray.data import DEFAULT_CORPUS
 from slm_ray.models.bundled import BUNDLED_NAME
-from slm_ray.proxies.registry import PROXIES, parse_objectives
+from slm_ray.records.architecture import Architecture
+from slm_ray.records.budget import Budget, parse_budget
+from slm_ray.runtime.mirror import STORAGE_HELP
 from slm_ray.search.algorithms import ALGORITHMS, SCREENED
+from slm_ray.search.registry import PROXIES, parse_objectives
 from slm_ray.search.solved import MILP_NSGA2, SOLVED
 from slm_ray.search.space import ORDERS
 

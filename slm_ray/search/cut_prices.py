@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from scipy.interpolate import PchipInterpolator
 
-from slm_ray.architecture import Architecture, flops_per_token
-from slm_ray.core.digest import digest_json
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import cache_folder, read_json, write_json
+from slm_ray.config.digest import digest_json
+from slm_ray.config.errors import UserError
 from slm_ray.models.cut_scores import POSITION_STEP, CutTeacher, unit_mask
 from slm_ray.models.reconstruct_layers import ATTENTION, MLP
+from slm_ray.records.architecture import Architecture
+from slm_ray.records.cost import flops_per_token
+from slm_ray.records.files import cache_folder, read_json, write_json
 from slm_ray.search.axes import BoundAxis, FloatArray
 from slm_ray.search.genome import Genome
 from slm_ray.search.inputs import SearchInputs

@@ -6,21 +6,22 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from slm_ray.architecture import Architecture, Budget, num_params
-from slm_ray.architecture.budget import QUANTITIES, measure_cost
-from slm_ray.cluster import default_workers
-from slm_ray.core.columns import aligned
-from slm_ray.core.environment import describe_environment, usable_cpus
-from slm_ray.core.errors import UserError
-from slm_ray.core.runfolder import CONFIG_FILE
-from slm_ray.core.units import format_bytes, format_count, format_seconds
+from slm_ray.config.columns import aligned
+from slm_ray.config.errors import UserError
+from slm_ray.config.units import format_bytes, format_count, format_seconds
 from slm_ray.data import load_corpus
 from slm_ray.data.bundled import BUNDLED
 from slm_ray.data.hub import is_hub_id
 from slm_ray.data.local import is_supported
-from slm_ray.hardware.device import device_of
 from slm_ray.models.precision import measure_precision
 from slm_ray.models.teacher_sizes import TeacherSizes, look_up_teacher
+from slm_ray.records.architecture import Architecture
+from slm_ray.records.budget import QUANTITIES, Budget, measure_cost
+from slm_ray.records.cost import num_params
+from slm_ray.runtime.device import device_of
+from slm_ray.runtime.environment import describe_environment, usable_cpus
+from slm_ray.runtime.runfolder import CONFIG_FILE
+from slm_ray.runtime.session import default_workers
 from slm_ray.search import estimates
 from slm_ray.search.config import DEFAULT_BUDGET, SearchConfig
 from slm_ray.search.genome import Genome

@@ -11,15 +11,16 @@ from dataclasses import dataclass
 
 import torch
 
-from slm_ray.architecture import Architecture, flops_per_token, num_params
-from slm_ray.core.units import parse_number
+from slm_ray.config.units import parse_number
 from slm_ray.models.reconstruct_cost import reconstruction_flops
-from slm_ray.proxies.registry import PROXIES
+from slm_ray.records.architecture import Architecture
+from slm_ray.records.cost import flops_per_token, num_params
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.cut_prices import num_cuts, price_flops, priced_tokens
 from slm_ray.search.fidelity import num_in_fp32
 from slm_ray.search.genome import Genome
 from slm_ray.search.inputs import tokens_to_write
+from slm_ray.search.registry import PROXIES
 from slm_ray.search.solved import SOLVED
 from slm_ray.search.space import NATURAL, SearchSpace
 from slm_ray.search.step_plan import step_plans, step_tokens

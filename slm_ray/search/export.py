@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from slm_ray import __version__
-from slm_ray.architecture import SubnetSpec
-from slm_ray.core.files import whole_folder, write_json, write_text
-from slm_ray.core.lineage import CARD_FILE, LINEAGE_FILE
 from slm_ray.models.extraction import extract, save_student
 from slm_ray.models.teachers import quiet_transformers
+from slm_ray.records.files import whole_folder, write_json, write_text
+from slm_ray.records.lineage import CARD_FILE, LINEAGE_FILE
+from slm_ray.records.subnet import SubnetSpec
 from slm_ray.report import model_card, parse_run
 from slm_ray.search.inputs import SearchInputs
 

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slm_ray.architecture import SubnetSpec
 from slm_ray.evaluate.compare import wilson_interval
-from slm_ray.proxies.correlation import rank_correlations
-from slm_ray.proxies.staged import stage_ends
+from slm_ray.records.subnet import SubnetSpec
 from slm_ray.search.axes import BoundAxis
+from slm_ray.search.correlation import rank_correlations
 from slm_ray.search.milp import CutPrices
+from slm_ray.search.staged import stage_ends
 
 FEWEST = 3  # candidates that a rank correlation is given of; of two it is 1 or -1 whatever they are
 MOST = 500  # that it is worked out over, and of which points are kept: of more, as many spread evenly over the trials

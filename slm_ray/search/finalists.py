@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from slm_ray.core.errors import UserError
-from slm_ray.core.progress import Console
-from slm_ray.core.runfolder import RunFolder
-from slm_ray.proxies.short_training import ShortTrainer, short_config
-from slm_ray.proxies.trained import Trained
+from slm_ray.config.errors import UserError
+from slm_ray.runtime.progress import Console
+from slm_ray.runtime.runfolder import RunFolder
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.finish import pick_winners
 from slm_ray.search.inputs import SearchInputs
 from slm_ray.search.pareto import front_of
 from slm_ray.search.plan import SearchPlan
+from slm_ray.search.short_training import ShortTrainer, short_config
+from slm_ray.search.trained import Trained
 
 FINALISTS_FOLDER = "finalists"
 

@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from slm_ray.architecture import Budget, SubnetSpec, full_subnet
-from slm_ray.architecture.first_layers import first_n
-from slm_ray.core.errors import UserError
-from slm_ray.proxies.measurement import Measurement
-from slm_ray.proxies.trained import Trained
+from slm_ray.config.errors import UserError
+from slm_ray.models.first_layers import first_n
+from slm_ray.records.budget import Budget
+from slm_ray.records.subnet import SubnetSpec, full_subnet
 from slm_ray.search.genome import Genome
 from slm_ray.search.inputs import SearchInputs
+from slm_ray.search.measurement import Measurement
 from slm_ray.search.plan import SearchPlan, all_costs, describe_architecture
 from slm_ray.search.rank import Ranking
 from slm_ray.search.stack import GenomeStack
+from slm_ray.search.trained import Trained
 
 
 @dataclass(frozen=True)

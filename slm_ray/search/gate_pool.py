@@ -17,8 +17,8 @@ from ray.util import ActorPool
 
 from slm_ray.models.gates import GatedTeacher, GateGradients, Masks
 from slm_ray.models.teachers import Teacher
-from slm_ray.proxies.evaluator import DTYPES
-from slm_ray.proxies.placing import actor_options, room
+from slm_ray.search.evaluator import DTYPES
+from slm_ray.search.placing import actor_options, room
 
 # Sequences go through the model in pairs whatever the number of workers, so that the result does not depend on it.
 _BATCH_SEQUENCES = 2

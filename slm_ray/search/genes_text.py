@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.search.axes import BoundAxis, IntArray
 
 _COUNTS = re.compile(r"[0-9]+(,[0-9]+)*", re.ASCII)

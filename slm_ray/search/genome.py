@@ -6,10 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from slm_ray.architecture import Architecture, Budget, SubnetSpec, UnitScores
-from slm_ray.architecture.budget import QUANTITIES, measure_cost
-from slm_ray.core.errors import UserError
-from slm_ray.core.units import format_count
+from slm_ray.config.errors import UserError
+from slm_ray.config.units import format_count
+from slm_ray.models.scores import UnitScores
+from slm_ray.records.architecture import Architecture
+from slm_ray.records.budget import QUANTITIES, Budget, measure_cost
+from slm_ray.records.subnet import SubnetSpec
 from slm_ray.search import genes_text
 from slm_ray.search.axes import (
     BoolArray,

@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from slm_ray.architecture import SubnetSpec
-from slm_ray.core.progress import Console, Progress
 from slm_ray.data import PackedTokens
-from slm_ray.proxies.evaluator import EvaluatorSettings
-from slm_ray.proxies.measurement import Measurement
-from slm_ray.proxies.measuring import Measurements, measure_in_full
+from slm_ray.records.subnet import SubnetSpec
+from slm_ray.runtime.progress import Console, Progress
 from slm_ray.search import spending
 from slm_ray.search.config import SearchConfig
+from slm_ray.search.evaluator import EvaluatorSettings
 from slm_ray.search.finish import Chosen, perplexity_fields
 from slm_ray.search.inputs import SearchInputs
+from slm_ray.search.measurement import Measurement
+from slm_ray.search.measuring import Measurements, measure_in_full
 from slm_ray.search.phases import HELD_OUT, OTHER_TEXT, PhaseRecord
 
 Group = tuple[SearchInputs, list[Chosen]]

@@ -10,21 +10,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from slm_ray.architecture import Architecture, Budget, SubnetSpec
-from slm_ray.cluster import default_workers
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import cache_folder, read_json, write_json
-from slm_ray.core.progress import Console
-from slm_ray.core.runfolder import RunFolder
+from slm_ray.config.errors import UserError
 from slm_ray.data import CALIBRATION, HELD_OUT, TRAIN, Corpus, PackedTokens, load_corpus, prepare_tokens
-from slm_ray.hardware.device import device_of
 from slm_ray.models.precision import bf16_gain, measure_precision
 from slm_ray.models.teachers import Teacher, load_teacher
-from slm_ray.proxies.evaluator import DTYPES
-from slm_ray.proxies.placing import room
+from slm_ray.records.architecture import Architecture
+from slm_ray.records.budget import Budget
+from slm_ray.records.files import cache_folder, read_json, write_json
+from slm_ray.records.subnet import SubnetSpec
+from slm_ray.runtime.device import device_of
+from slm_ray.runtime.progress import Console
+from slm_ray.runtime.runfolder import RunFolder
+from slm_ray.runtime.session import default_workers
 from slm_ray.search.config import SearchConfig
+from slm_ray.search.evaluator import DTYPES
 from slm_ray.search.genome import Genome
 from slm_ray.search.milp import check_space
+from slm_ray.search.placing import room
 from slm_ray.search.solved import SOLVED
 from slm_ray.search.space import NATURAL, SearchSpace, load_space
 from slm_ray.search.step_plan import check_steps

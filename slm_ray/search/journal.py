@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, overload
 
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import explain_os_error
-from slm_ray.core.records import RecordWriter, scan_records
+from slm_ray.config.errors import UserError
+from slm_ray.records.files import explain_os_error
+from slm_ray.records.jsonl import RecordWriter, scan_records
 
 Record = dict[str, Any]
 

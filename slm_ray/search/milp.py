@@ -13,7 +13,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import lil_matrix
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.search.axes import FloatArray, IntArray
 from slm_ray.search.genome import Genome
 from slm_ray.search.sizing import Choice

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import read_json, write_json
+from slm_ray.config.errors import UserError
+from slm_ray.records.files import read_json, write_json
 
 PHASES_FILE = "phases.json"
 # What is paid for once, because it is kept in the cache, or measured again only where a process was killed after it.

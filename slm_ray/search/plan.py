@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from slm_ray.architecture import Architecture
-from slm_ray.architecture.budget import QUANTITIES, measure_cost
-from slm_ray.core.digest import digest_json
-from slm_ray.core.errors import UserError
-from slm_ray.proxies.race import Rival
-from slm_ray.proxies.registry import PROXIES
+from slm_ray.config.digest import digest_json
+from slm_ray.config.errors import UserError
+from slm_ray.records.architecture import Architecture
+from slm_ray.records.budget import QUANTITIES, measure_cost
 from slm_ray.search.algorithms import Algorithm
 from slm_ray.search.axes import IntArray
 from slm_ray.search.journal import Journal
 from slm_ray.search.pareto import RunningFront, hypervolume
+from slm_ray.search.race import Rival
+from slm_ray.search.registry import PROXIES
 from slm_ray.search.stack import COST_STEPS, GenomeStack
 
 FAILED_VALUE = 1e9  # finite, so that a failed candidate can never sit on a front

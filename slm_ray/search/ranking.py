@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from slm_ray.architecture import UnitScores
+from slm_ray.models.scores import UnitScores
 from slm_ray.search.axes import BoundAxis, FloatArray
 
 

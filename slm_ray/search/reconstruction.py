@@ -19,18 +19,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from slm_ray.architecture import SubnetSpec, flops_per_token
-from slm_ray.core.files import read_json, write_json
 from slm_ray.models.extraction import extract, reset_rotary
 from slm_ray.models.heads import next_token_losses
 from slm_ray.models.reconstruct import ReconstructionSettings, SubLayerFit, reconstruct
 from slm_ray.models.reconstruct_cost import reconstruction_flops
 from slm_ray.models.teachers import quiet_transformers
-from slm_ray.proxies.evaluator import DTYPES
-from slm_ray.proxies.measurement import Measurement
-from slm_ray.proxies.staged import StagedLoss, perplexity_of, stage_ends
+from slm_ray.records.cost import flops_per_token
+from slm_ray.records.files import read_json, write_json
+from slm_ray.records.subnet import SubnetSpec
+from slm_ray.search.evaluator import DTYPES
 from slm_ray.search.finish import perplexity_fields
 from slm_ray.search.inputs import SearchInputs
+from slm_ray.search.measurement import Measurement
+from slm_ray.search.staged import StagedLoss, perplexity_of, stage_ends
 
 RECONSTRUCTION_FOLDER = "reconstruction"
 _GROUP_BYTES = 4 * 1024**3  # weights of students that share one pass of the teacher

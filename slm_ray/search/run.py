@@ -8,32 +8,31 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from slm_ray.architecture import SubnetSpec
-from slm_ray.cluster import ray_session
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import write_json
-from slm_ray.core.lineage import LINEAGE_FILE
-from slm_ray.core.progress import Console, Progress
-from slm_ray.core.runfolder import LOG_FILE, TRIALS_FILE, RunFolder
-from slm_ray.core.trackers import NoTracker, Tracker, group_of, make_tracker
-from slm_ray.core.units import format_count, format_seconds
+from slm_ray.config.errors import UserError
+from slm_ray.config.units import format_count, format_seconds
 from slm_ray.data import describe_parts, summarise_parts
-from slm_ray.proxies.evaluator import EvaluatorSettings
-from slm_ray.proxies.measurement import measured_on_all
-from slm_ray.proxies.trained import Trained
+from slm_ray.records.files import write_json
+from slm_ray.records.lineage import LINEAGE_FILE
+from slm_ray.records.subnet import SubnetSpec
 from slm_ray.report import build_report, load_run, summary_text
 from slm_ray.report.tracked import send_results
+from slm_ray.runtime.progress import Console, Progress
+from slm_ray.runtime.runfolder import LOG_FILE, TRIALS_FILE, RunFolder
+from slm_ray.runtime.session import ray_session
+from slm_ray.runtime.trackers import NoTracker, Tracker, group_of, make_tracker
 from slm_ray.search import spending
 from slm_ray.search.algorithms import ALGORITHMS, Algorithm, with_screen
 from slm_ray.search.audit import Audit, audit_search
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.cut_prices import num_cuts, price_cuts
+from slm_ray.search.evaluator import EvaluatorSettings
 from slm_ray.search.export import export_winner, write_cards
 from slm_ray.search.finalists import pick_trained_winners, train_finalists
 from slm_ray.search.finish import baselines_at, front_entries, pick_winners, teacher_entry
 from slm_ray.search.held_out import TextMeasurement
 from slm_ray.search.inputs import SearchInputs, keep_digests, prepare_inputs, search_workers, with_kept_precision
 from slm_ray.search.journal import Journal
+from slm_ray.search.measurement import measured_on_all
 from slm_ray.search.milp import CutPrices
 from slm_ray.search.phases import HELD_OUT, OTHER_TEXT, PHASES_FILE, PhaseRecord
 from slm_ray.search.plan import SearchPlan
@@ -48,6 +47,7 @@ from slm_ray.search.solved import SOLVED, solved_algorithm, stack_solver
 from slm_ray.search.stack import GenomeStack
 from slm_ray.search.steps import Step, add_spent, describe_step, inputs_after, take_steps
 from slm_ray.search.tracking import SearchTracking
+from slm_ray.search.trained import Trained
 from slm_ray.search.tuning import run_plan, scratch_folder
 
 RESULT_FILE = "result.json"

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from slm_ray.architecture import Architecture, LayerShape
-from slm_ray.architecture.budget import measure_cost
+from slm_ray.records.architecture import Architecture, LayerShape
+from slm_ray.records.budget import measure_cost
 from slm_ray.search.axes import BoolArray, BoundAxis, IntArray
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from slm_ray.architecture import flops_per_token
-from slm_ray.proxies.trained import Trained
+from slm_ray.records.cost import flops_per_token
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.cut_prices import num_cuts, price_flops, priced_tokens
 from slm_ray.search.finalists import training_spent
@@ -14,6 +13,7 @@ from slm_ray.search.finish import Chosen
 from slm_ray.search.inputs import SearchInputs
 from slm_ray.search.phases import CUT_PRICES, TEACHER_TEXT, UNIT_SCORES, PhaseRecord
 from slm_ray.search.plan import SearchPlan
+from slm_ray.search.trained import Trained
 
 
 def teacher_flops(config: SearchConfig, inputs: SearchInputs) -> float:

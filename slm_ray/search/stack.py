@@ -11,8 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from slm_ray.architecture import Architecture, Budget, SubnetSpec
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
+from slm_ray.records.architecture import Architecture
+from slm_ray.records.budget import Budget
+from slm_ray.records.subnet import SubnetSpec
 from slm_ray.search.axes import IntArray
 from slm_ray.search.genome import Genome
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_ray.architecture import Architecture, Budget
-from slm_ray.architecture.budget import QUANTITIES, measure_cost
-from slm_ray.core.errors import UserError
-from slm_ray.core.units import parse_number
+from slm_ray.config.errors import UserError
+from slm_ray.config.units import parse_number
+from slm_ray.records.architecture import Architecture
+from slm_ray.records.budget import QUANTITIES, Budget, measure_cost
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.genome import Genome
 from slm_ray.search.space import NATURAL, SearchSpace
@@ -107,7 +107,7 @@ def step_tokens(config: SearchConfig) -> int:
 def training_options(config: SearchConfig) -> dict[str, Any]:
     """The options of a step's training that follow from its tokens: those of short training where there are few."""
     from slm_ray.pretrain.config import DEFAULTS
-    from slm_ray.proxies.trained import LEARNING_RATE, batch_size_of
+    from slm_ray.search.trained import LEARNING_RATE, batch_size_of
 
     tokens = step_tokens(config)
     rate = config.step_learning_rate or (LEARNING_RATE if tokens < _MANY_TOKENS else DEFAULTS["learning_rate"])

@@ -15,21 +15,21 @@ from typing import Any
 
 import torch
 
-from slm_ray.architecture import SubnetSpec
-from slm_ray.core.config import build_config
-from slm_ray.core.environment import usable_cpus
-from slm_ray.core.files import read_json
-from slm_ray.core.lineage import read_lineage
-from slm_ray.core.progress import Console
-from slm_ray.core.runfolder import CONFIG_FILE, RunFolder
-from slm_ray.core.units import format_count
+from slm_ray.config.options import build_config
+from slm_ray.config.units import format_count
 from slm_ray.models.loading import load_student
 from slm_ray.models.padding import save_padded
 from slm_ray.models.teachers import Teacher, load_teacher
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.run import CHECKPOINTS, PretrainRun
-from slm_ray.proxies.evaluator import DTYPES
+from slm_ray.records.files import read_json
+from slm_ray.records.lineage import read_lineage
+from slm_ray.records.subnet import SubnetSpec
+from slm_ray.runtime.environment import usable_cpus
+from slm_ray.runtime.progress import Console
+from slm_ray.runtime.runfolder import CONFIG_FILE, RunFolder
 from slm_ray.search.config import SearchConfig
+from slm_ray.search.evaluator import DTYPES
 from slm_ray.search.inputs import SearchInputs
 from slm_ray.search.step_plan import StepPlan, step_plans, training_options
 

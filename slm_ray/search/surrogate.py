@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from slm_ray.architecture.budget import QUANTITIES
-from slm_ray.proxies.static import importance_lost
+from slm_ray.records.budget import QUANTITIES
 from slm_ray.search.axes import IntArray
 from slm_ray.search.stack import GenomeStack
+from slm_ray.search.static import importance_lost
 
 FEWEST_TOLD = 12  # candidates before anything is predicted
 UNSCREENED_SHARE = 0.25  # of the picks are drawn whatever is predicted of them

@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from slm_ray.core.files import cache_folder
-from slm_ray.core.progress import Console, Progress
 from slm_ray.data import TRAIN, PackedTokens, tokenizer_digest
 from slm_ray.data.packed import digest_array
 from slm_ray.data.token_cache import load_or_build
 from slm_ray.evaluate.decoding import Sampling, continue_rows
 from slm_ray.evaluate.models import LoadedModel, ModelFolder
 from slm_ray.models.teachers import Teacher
+from slm_ray.records.files import cache_folder
+from slm_ray.runtime.progress import Console, Progress
 
 MOST_WRITTEN_TOKENS = 16384  # written anew; where more are wanted, they are taken again from the first
 ASIDE_TOKENS = 2048  # of them that nothing is fitted on

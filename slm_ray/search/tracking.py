@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from slm_ray.core import metric_names as names
-from slm_ray.core.trackers import Tracker
+from slm_ray.records import metric_names as names
+from slm_ray.runtime.trackers import Tracker
 from slm_ray.search.plan import SearchPlan
 
 

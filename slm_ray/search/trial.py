@@ -10,10 +10,10 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
-from slm_ray.core.redact import redact
-from slm_ray.proxies.evaluator import Evaluator, EvaluatorSettings
-from slm_ray.proxies.race import Rival
+from slm_ray.config.redact import redact
+from slm_ray.search.evaluator import Evaluator, EvaluatorSettings
 from slm_ray.search.plan import Job, SearchPlan
+from slm_ray.search.race import Rival
 from slm_ray.search.stack import GenomeStack
 
 _MOST_ERROR_CHARACTERS = 300

@@ -16,10 +16,10 @@ from ray.tune.callback import CallbackList
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.schedulers import FIFOScheduler
 
-from slm_ray.core.digest import digest_json
-from slm_ray.core.errors import UserError
-from slm_ray.proxies.evaluator import EvaluatorSettings
-from slm_ray.proxies.placing import resources, room
+from slm_ray.config.digest import digest_json
+from slm_ray.config.errors import UserError
+from slm_ray.search.evaluator import EvaluatorSettings
+from slm_ray.search.placing import resources, room
 from slm_ray.search.plan import SearchPlan
 from slm_ray.search.trial import CandidateTrial, PlanSearcher
 

@@ -12,13 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.peers import pruned, slicegpt
 from benchmarks.peers.activations import Activations, gather_activations
 from benchmarks.peers.whittle import first_units, lit_weights
-from slm_ray.architecture import num_params
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.models.extraction import extract
 from slm_ray.models.families import FAMILIES
 from slm_ray.models.loading import load_student
 from slm_ray.models.runner import SubnetRunner
 from slm_ray.models.starts import save_start
+from slm_ray.records.cost import num_params
 from tests.models.tiny import LENGTH, tiny_ids, tiny_model
 
 PLAIN = {"attention_bias": False, "mlp_bias": False}

@@ -12,8 +12,8 @@ from benchmarks.peers.__main__ import main
 from benchmarks.peers.options import PEERS, PeerOptions, from_arguments, parser
 from benchmarks.peers.study import Study
 from benchmarks.peers.table import render
-from slm_ray.core.errors import UserError
-from slm_ray.core.files import read_json, write_json
+from slm_ray.config.errors import UserError
+from slm_ray.records.files import read_json, write_json
 from tests.search.tiny_run import LENGTH, Tiny, make_tiny
 
 

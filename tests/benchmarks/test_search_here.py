@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks.algorithms import GatesHere
 from benchmarks.peers import search_here
-from slm_ray.proxies.measuring import measure_in_full
 from slm_ray.search.gate_pool import GatePool
+from slm_ray.search.measuring import measure_in_full
 from slm_ray.search.tuning import run_plan
 
 

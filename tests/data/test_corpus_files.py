@@ -7,7 +7,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.data import load_corpus, summarise_parts
 from slm_ray.data.text_files import LARGE_TEXT_CHARACTERS
 

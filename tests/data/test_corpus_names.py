@@ -4,10 +4,10 @@ import sys
 import datasets
 import pytest
 
-from slm_ray.core.errors import UserError
-from slm_ray.core.progress import Console
+from slm_ray.config.errors import UserError
 from slm_ray.data import DEFAULT_CORPUS, bundled, load_corpus, summarise_parts
 from slm_ray.data.bundled import module_text
+from slm_ray.runtime.progress import Console
 
 
 def message(name):

@@ -6,10 +6,10 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from slm_ray.core.errors import UserError
-from slm_ray.core.progress import Console
+from slm_ray.config.errors import UserError
 from slm_ray.data import Corpus, Document, load_corpus, part_of, prepare_tokens, tokenizer_digest
 from slm_ray.data.packed import digest_array
+from slm_ray.runtime.progress import Console
 
 LENGTH = 32
 

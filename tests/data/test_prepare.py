@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slm_ray.core.errors import UserError
-from slm_ray.core.progress import Console
+from slm_ray.config.errors import UserError
 from slm_ray.data import Corpus, Document, TokenShards, load_corpus, part_of, prepare_shards, tokenizer_digest
 from slm_ray.data import block_maker as module
 from slm_ray.data.blocks import cut_blocks, pack_block, selection_key
@@ -20,6 +19,7 @@ from slm_ray.data.documents import DocumentSlice
 from slm_ray.data.hub import hub_corpus
 from slm_ray.data.shard_tasks import Job, finish_block
 from slm_ray.data.split import text_digest
+from slm_ray.runtime.progress import Console
 from tests.data.conftest import make_texts
 from tests.search.processes import wait_until
 
@@ -339,8 +339,8 @@ class TestInterrupted:
         corpus = jsonl(tmp_path / "a.jsonl", texts)
         script = f"""
 from pathlib import Path
-from slm_ray.cluster import ray_session
-from slm_ray.core.progress import Console
+from slm_ray.runtime.session import ray_session
+from slm_ray.runtime.progress import Console
 from slm_ray.data import load_corpus, prepare_shards
 from slm_ray.data import block_maker as module
 module._LEAST_BLOCK_BYTES, module._LEAST_SLICE_BYTES = 1 << 12, 1 << 14

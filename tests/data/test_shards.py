@@ -5,9 +5,9 @@ import shutil
 import numpy as np
 import pytest
 
-from slm_ray.core.errors import UserError
-from slm_ray.core.progress import Console
+from slm_ray.config.errors import UserError
 from slm_ray.data import TokenShards, write_shards
+from slm_ray.runtime.progress import Console
 
 LENGTH = 8
 

@@ -13,15 +13,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from slm_ray.architecture import flops_per_token
-from slm_ray.core.errors import UserError
-from slm_ray.core.progress import Console
+from slm_ray.config.errors import UserError
 from slm_ray.data.shards import TokenShards
 from slm_ray.distill.capture import capture
 from slm_ray.distill.capture_reader import SignalReader, draw_points
 from slm_ray.distill.capture_settings import CaptureSettings
 from slm_ray.distill.store import LogitStore
 from slm_ray.models.teachers import Teacher
+from slm_ray.records.cost import flops_per_token
+from slm_ray.runtime.progress import Console
 from tests.distill.store_cases import make_shards, make_teacher
 from tests.models.tiny import NAMES
 

@@ -4,7 +4,7 @@ import re
 import pytest
 import torch
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.distill import fused
 from slm_ray.distill.losses import DenseSignal, Divergence, SparseSignal, causal_lm_loss
 from tests.references import naive_losses

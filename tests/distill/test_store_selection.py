@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.distill.selection import sample, top_k
 
 SIZES = (5, 61, 4096, 9001)  # words: below a block, below a slice, a slice, two slices and a bit

@@ -14,9 +14,9 @@ from slm_ray.evaluate.bench import Bench
 from slm_ray.evaluate.efficiency import measure_efficiency, shapes_that_fit
 from slm_ray.evaluate.forward_flops import COUNTED, SIZES, counted_flops, reading_flops, token_flops
 from slm_ray.evaluate.serving import Serving, cache_bytes
-from slm_ray.hardware import matmul
-from slm_ray.hardware.timing import Effort
 from slm_ray.models.extraction import extract
+from slm_ray.runtime import matmul
+from slm_ray.runtime.timing import Effort
 from tests.models import tiny
 
 QUICK = {"prompt_tokens": [8, 16], "batches": [1, 3], "least_runs": 2, "least_seconds": 0.0, "most_seconds": 0.1}

@@ -5,9 +5,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
 
-from slm_ray.core.commands import run_command
 from slm_ray.data import HELD_OUT, load_corpus, prepare_tokens
 from slm_ray.evaluate.command import main
+from slm_ray.runtime.commands import run_command
 from tests.models import tiny
 from tests.search.tiny_run import make_tokenizer, sentences
 from tests.text_references import sliding_losses
@@ -169,7 +169,7 @@ def test_a_model_that_fails_does_not_stop_the_others_and_resume_measures_what_is
 
 
 def test_a_text_that_does_not_suit_a_model_leaves_its_other_texts(place, tmp_path, capsys, monkeypatch):
-    from slm_ray.core.errors import UserError
+    from slm_ray.config.errors import UserError
     from slm_ray.evaluate import measure
 
     real = measure._MEASURES["text"]

@@ -5,9 +5,9 @@ import os
 
 import pytest
 
-from slm_ray.core.commands import run_command
 from slm_ray.evaluate import run
 from slm_ray.evaluate.command import main
+from slm_ray.runtime.commands import run_command
 from tests.models import tiny
 from tests.search.processes import kill_below
 from tests.search.tiny_run import make_tokenizer, sentences

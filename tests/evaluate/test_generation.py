@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.evaluate.decoding import GumbelNoise, Sampling, continue_rows, end_tokens, padding_is_ignored
 from slm_ray.evaluate.generation import generate
 from slm_ray.evaluate.prompts import Prompt

@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from slm_ray.core.commands import run_command
 from slm_ray.evaluate import efficiency
 from slm_ray.evaluate.command import main as evaluate
 from slm_ray.evaluate.rating.command import main as rate
-from slm_ray.hardware import matmul
-from slm_ray.hardware.timing import Effort
+from slm_ray.runtime import matmul
+from slm_ray.runtime.commands import run_command
+from slm_ray.runtime.timing import Effort
 from tests.evaluate.rating_run import save_ratings
 from tests.models import tiny
 from tests.search.tiny_run import make_tokenizer, sentences

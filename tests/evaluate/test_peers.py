@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from slm_ray.core.commands import run_command
 from slm_ray.evaluate import subjects
 from slm_ray.evaluate.command import main
 from slm_ray.evaluate.published import published_peer
 from slm_ray.models.extraction import extract, save_student
 from slm_ray.models.loading import load_student
+from slm_ray.runtime.commands import run_command
 from tests.models import tiny
 from tests.search.tiny_run import make_tokenizer, sentences
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.evaluate.prompts import Prompt, load_prompts, prompts_digest
 
 

@@ -12,9 +12,9 @@ from collections import Counter
 
 import pytest
 
-from slm_ray.core.commands import run_command
 from slm_ray.evaluate.rating.command import main
 from slm_ray.evaluate.rating.page import rating_page
+from slm_ray.runtime.commands import run_command
 from tests.evaluate.rating_run import PROMPTS, SETTINGS, write_model, write_run
 
 

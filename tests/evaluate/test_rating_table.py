@@ -10,13 +10,13 @@ import random
 import numpy as np
 import pytest
 
-from slm_ray.core.commands import run_command
 from slm_ray.evaluate.compare import wilson_interval
 from slm_ray.evaluate.rating.agreement import cohen_kappa, krippendorff_alpha
 from slm_ray.evaluate.rating.bradley_terry import is_connected, log_strengths
 from slm_ray.evaluate.rating.command import main
 from slm_ray.evaluate.rating.preferences import BOOTSTRAP, WILSON, preferences
 from slm_ray.evaluate.rating.ratings import Rating
+from slm_ray.runtime.commands import run_command
 from tests.evaluate.rating_run import save_ratings, write_run
 from tests.text_references import naive_bradley_terry, naive_kappa, naive_krippendorff
 

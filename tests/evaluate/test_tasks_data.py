@@ -6,7 +6,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.evaluate.tasks.build import build_task
 from slm_ray.evaluate.tasks.plan import plan_tasks
 from tests.evaluate.task_cases import PAIRS, arc, bhs, rows, write_lines

@@ -10,7 +10,7 @@ import pytest
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import Kind
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.evaluate.tasks import harness
 from slm_ray.evaluate.tasks.build import read_leaf
 from slm_ray.evaluate.tasks.expand import Expansion

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.evaluate.models import load_tokenizer
 from slm_ray.evaluate.tasks.groups import group_rows
 from slm_ray.evaluate.tasks.model import task_model
@@ -186,7 +186,7 @@ def test_bf16_multiplies_in_bf16_and_adds_in_fp32(data, models):
 
 
 def test_progress_is_said_and_lm_eval_s_own_is_not(data, models, monkeypatch, capfd):
-    monkeypatch.setattr("slm_ray.core.progress._LINE_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr("slm_ray.runtime.progress._LINE_INTERVAL_SECONDS", 0.0)
     plan = plan_of(data, "lambada_openai")
     run_task(load(models["plain"]), load_tokenizer(models["plain"]), plan, "lambada_openai", batch=1, say=print)
     seen = capfd.readouterr()

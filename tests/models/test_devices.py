@@ -7,10 +7,10 @@ these are made up where they are read.
 import pytest
 import torch
 
-from slm_ray.architecture import full_subnet
 from slm_ray.models.gates import GatedTeacher, Masks
 from slm_ray.models.runner import SubnetRunner
-from slm_ray.proxies.staged import StagedLoss, TeacherKL, next_token_losses
+from slm_ray.records.subnet import full_subnet
+from slm_ray.search.staged import StagedLoss, TeacherKL, next_token_losses
 from tests.models.tiny import NAMES, axis_specs, random_spec, tiny_family, tiny_ids, tiny_model
 
 

@@ -3,8 +3,9 @@ import copy
 import pytest
 import torch
 
-from slm_ray.architecture import LayerUnits, SubnetSpec, full_subnet, num_params
 from slm_ray.models.extraction import extract
+from slm_ray.records.cost import num_params
+from slm_ray.records.subnet import LayerUnits, SubnetSpec, full_subnet
 from tests.models.tiny import NAMES, axes_of, axis_specs, random_spec, tiny_config, tiny_family, tiny_ids, tiny_model
 from tests.references import masked_logits
 

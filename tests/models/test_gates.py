@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from slm_ray.architecture import full_subnet
 from slm_ray.models.gates import GatedTeacher, GateGradients, Masks
 from slm_ray.models.runner import SubnetRunner
+from slm_ray.records.subnet import full_subnet
 from tests.models.tiny import NAMES, axis_specs, random_spec, tiny_family, tiny_ids, tiny_model
 from tests.references import gated_loss
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.models.gates import GatedTeacher, GateGradients
 from slm_ray.models.importance import activation_scores, magnitude_scores, taylor_change
 from slm_ray.models.runner import SubnetRunner

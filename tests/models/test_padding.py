@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from slm_ray.architecture import SubnetSpec, full_subnet
 from slm_ray.models.extraction import extract
 from slm_ray.models.padding import pad_state
+from slm_ray.records.subnet import SubnetSpec, full_subnet
 from tests.models.tiny import NAMES, axis_specs, random_spec, tiny_config, tiny_family, tiny_ids, tiny_model
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}

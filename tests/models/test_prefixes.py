@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from slm_ray.architecture import flops_per_token, full_subnet
 from slm_ray.models.prefixes import PrefixCache, prefix_keys
 from slm_ray.models.runner import SubnetRunner
+from slm_ray.records.cost import flops_per_token
+from slm_ray.records.subnet import full_subnet
 from tests.models.tiny import NAMES, axis_specs, random_spec, tiny_family, tiny_ids, tiny_model
 
 ROOM = 10**7

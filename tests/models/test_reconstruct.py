@@ -4,10 +4,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from slm_ray.architecture import SubnetSpec, full_subnet
 from slm_ray.models.extraction import extract
 from slm_ray.models.reconstruct import ReconstructionSettings, reconstruct
 from slm_ray.models.reconstruct_sums import Sums
+from slm_ray.records.subnet import SubnetSpec, full_subnet
 from tests.models.tiny import NAMES, axis_specs, random_spec, tiny_family, tiny_ids, tiny_model
 from tests.references import naive_reconstruction
 

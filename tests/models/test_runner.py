@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from slm_ray.architecture import full_subnet
 from slm_ray.models import runner as runner_module
 from slm_ray.models.extraction import build_empty, extract
 from slm_ray.models.runner import SubnetRunner
+from slm_ray.records.subnet import full_subnet
 from tests.models.tiny import NAMES, axis_specs, random_spec, tiny_family, tiny_ids, tiny_model
 
 

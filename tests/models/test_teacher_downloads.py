@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import errors as hub_errors
 from test_teachers import refuses, save
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.models import bundled
 from slm_ray.models.bundled import fetch_bundled_gguf
 from slm_ray.models.teachers import load_teacher

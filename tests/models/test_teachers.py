@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, T5Config
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.models import teachers
 from slm_ray.models.teachers import MANIFEST_FILE, WEIGHTS_FILE, load_teacher
 from tests.models.tiny import NAMES, tiny_ids, tiny_model

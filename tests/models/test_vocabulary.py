@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.models.extraction import extract
 from slm_ray.models.vocabulary import extend_vocabulary
 from tests.models.tiny import NAMES, VOCAB, axis_specs, tiny_family, tiny_ids, tiny_model

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, Qwen2Config, Qwen3Config
 
-from slm_ray.architecture import Architecture, LayerUnits, SubnetSpec, full_subnet
 from slm_ray.models.families import FAMILIES, Family
+from slm_ray.records.architecture import Architecture
+from slm_ray.records.subnet import LayerUnits, SubnetSpec, full_subnet
 
 VOCAB = 61
 LENGTH = 12

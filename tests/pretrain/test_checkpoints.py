@@ -14,11 +14,11 @@ from types import SimpleNamespace
 import pytest
 from pyarrow import fs
 
-from slm_ray.core.errors import UserError
-from slm_ray.core.remote import open_filesystem
+from slm_ray.config.errors import UserError
 from slm_ray.pretrain import storage
 from slm_ray.pretrain.checkpoints import Checkpoint, CheckpointFolder
 from slm_ray.pretrain.storage import MANIFEST
+from slm_ray.runtime.remote import open_filesystem
 
 BUCKET = "s3://bucket/runs/1"
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from slm_ray.core.commands import run_command
-from slm_ray.core.records import read_records
 from slm_ray.pretrain.command import main
+from slm_ray.records.jsonl import read_records
+from slm_ray.runtime.commands import run_command
 from tests.models.tiny import tiny_model
 from tests.search.tiny_run import LENGTH, Tiny, make_tiny, make_tokenizer, sentences
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from slm_ray.core.errors import UserError
-from slm_ray.core.progress import Console
+from slm_ray.config.errors import UserError
 from slm_ray.pretrain import inputs
 from slm_ray.pretrain.config import PretrainConfig
+from slm_ray.runtime.progress import Console
 
 
 def config(**more) -> PretrainConfig:

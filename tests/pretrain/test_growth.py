@@ -16,9 +16,6 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from slm_ray.core.commands import run_command
-from slm_ray.core.progress import Console
-from slm_ray.core.records import read_records
 from slm_ray.data import TRAIN, load_corpus, prepare_tokens
 from slm_ray.data.shards import TokenShards
 from slm_ray.models import teachers
@@ -28,8 +25,11 @@ from slm_ray.pretrain.command import main
 from slm_ray.pretrain.growth_steps import Measurement, stage_depths
 from slm_ray.pretrain.inputs import keep_tokens
 from slm_ray.pretrain.recorder import Recorder
-from slm_ray.sweep.points import expand
-from slm_ray.sweep.reader import read_sweep
+from slm_ray.records.jsonl import read_records
+from slm_ray.runtime.commands import run_command
+from slm_ray.runtime.progress import Console
+from slm_ray.studies.points import expand
+from slm_ray.studies.reader import read_sweep
 from tests.models.tiny import tiny_model
 from tests.pretrain.tiny_pretrain import environment
 from tests.search.tiny_run import LENGTH, Tiny, make_tiny, make_tokenizer, sentences

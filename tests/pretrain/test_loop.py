@@ -7,8 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, BloomConfig, Gemma2Config, GraniteConfig, MambaConfig, PhiConfig
 
-from slm_ray.core.errors import UserError
-from slm_ray.core.records import read_records
+from slm_ray.config.errors import UserError
 from slm_ray.pretrain import loop
 from slm_ray.pretrain.checkpoints import CheckpointFolder
 from slm_ray.pretrain.engine import TorchEngine
@@ -16,6 +15,7 @@ from slm_ray.pretrain.loop import Trainer, train
 from slm_ray.pretrain.module import check_documents, check_logits
 from slm_ray.pretrain.recorder import Recorder
 from slm_ray.pretrain.zero import DeepSpeedEngine
+from slm_ray.records.jsonl import read_records
 from tests.models.tiny import tiny_model
 from tests.pretrain.tiny_pretrain import (
     HERE,

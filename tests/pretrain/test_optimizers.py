@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.models.extraction import extract
 from slm_ray.pretrain.optimizers import (
     ELEMENTWISE,

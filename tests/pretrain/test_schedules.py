@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.pretrain.schedules import SCHEDULES, WEIGHT_SCHEDULES, Schedule, WeightSchedule
 from tests.references import schedule_factor
 

@@ -7,12 +7,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from slm_ray.architecture import num_params
-from slm_ray.core.commands import run_command
-from slm_ray.core.config import build_config
-from slm_ray.core.errors import UserError
-from slm_ray.core.progress import Console
-from slm_ray.core.records import read_records
+from slm_ray.config.errors import UserError
+from slm_ray.config.options import build_config
 from slm_ray.data.tokenizer_extension import extend_tokenizer
 from slm_ray.models.ladder import find_rung, make_shape
 from slm_ray.models.scratch import POSITIONS, build_scratch, with_positions
@@ -23,6 +19,10 @@ from slm_ray.pretrain.command import main
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.inputs import load_scratch
 from slm_ray.pretrain.scratch import plan_scratch, with_kept_settings
+from slm_ray.records.cost import num_params
+from slm_ray.records.jsonl import read_records
+from slm_ray.runtime.commands import run_command
+from slm_ray.runtime.progress import Console
 from tests.pretrain.tiny_pretrain import make_job, make_shards, run, run_apart, steps_of, write_start
 from tests.search.tiny_run import LENGTH, Tiny, make_tiny
 

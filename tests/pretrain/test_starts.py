@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from slm_ray.architecture import SubnetSpec, full_subnet, num_params
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.models.extraction import extract, save_student
 from slm_ray.models.sizes import config_architecture
 from slm_ray.models.starts import build_start, save_start
 from slm_ray.pretrain.first_checkpoint import check_positions, write_first_checkpoint
+from slm_ray.records.cost import num_params
+from slm_ray.records.subnet import SubnetSpec, full_subnet
 from tests.distill.store_cases import VOCABULARY, make_teacher
 from tests.models.tiny import NAMES, random_spec, tiny_config, tiny_family, tiny_model
 from tests.pretrain.tiny_pretrain import make_job, make_shards, run, steps_of, write_start

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.pretrain import state_files
 from slm_ray.pretrain.engine import TrainingState
 from slm_ray.pretrain.state_files import TrainerState, read_state, write_state

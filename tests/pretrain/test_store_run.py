@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from slm_ray import logits
-from slm_ray.core.commands import run_command
-from slm_ray.core.records import read_records
+from slm_ray.distill import command as logits
 from slm_ray.pretrain.command import main
+from slm_ray.records.jsonl import read_records
+from slm_ray.runtime.commands import run_command
 from tests.pretrain.test_command import arguments, refused
 from tests.search.tiny_run import LENGTH, Tiny, make_tiny
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from slm_ray.core.commands import run_command
-from slm_ray.core.progress import Console
-from slm_ray.core.records import read_records
 from slm_ray.data import TRAIN, load_corpus, prepare_tokens
 from slm_ray.pretrain.command import main
 from slm_ray.pretrain.inputs import keep_tokens
+from slm_ray.records.jsonl import read_records
+from slm_ray.runtime.commands import run_command
+from slm_ray.runtime.progress import Console
 from tests.distill.store_cases import VOCABULARY, make_teacher
 from tests.models.tiny import tiny_model
 from tests.pretrain.tiny_pretrain import (

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from slm_ray.core import metric_names as names
-from slm_ray.core.trackers import NoTracker
 from slm_ray.pretrain import tracking
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.tracking import ModelTracking, track_results
+from slm_ray.records import metric_names as names
+from slm_ray.runtime.trackers import NoTracker
 from tests.report.synthetic_training import training_run
 
 
@@ -68,7 +68,7 @@ def append(folder, name, *records):
 
 
 def track(folder, kind="wandb"):
-    from slm_ray.core.progress import Console
+    from slm_ray.runtime.progress import Console
 
     return ModelTracking(PretrainConfig(student="x", tracker=kind), folder, Console())
 
@@ -147,7 +147,7 @@ def test_without_wandb_the_records_are_enough(kind, folder, seen, tmp_path):
 
 
 def test_the_models_of_a_run_are_compared_in_a_run_of_their_own(seen, tmp_path):
-    from slm_ray.core.progress import Console
+    from slm_ray.runtime.progress import Console
 
     run = training_run(tmp_path / "compare")
     track_results(PretrainConfig(student="x", tracker="wandb"), run, Console())

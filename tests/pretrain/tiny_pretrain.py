@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.data.shard_files import write_shards
 from slm_ray.pretrain.build import Place
 from slm_ray.pretrain.checkpoints import CheckpointFolder

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.report.evaluation_card import BEGIN, END, add_evaluation
 from tests.report.synthetic_evaluation import evaluation, task
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from slm_ray import dashboard as command
-from slm_ray.core import metric_names as names
-from slm_ray.core.commands import run_command
 from slm_ray.pretrain.config import PretrainConfig
+from slm_ray.records import metric_names as names
 from slm_ray.report import dashboard, dashboard_wandb
 from slm_ray.report.dashboard import BARS, CONFIG, CONFIG_KEYS, LINE, SECTIONS, Panel, Section, unknown_keys
+from slm_ray.runtime.commands import run_command
 from tests.report.wandb_server import wandb_server
 
 pytest.importorskip("wandb_workspaces")
@@ -210,7 +210,7 @@ def test_a_file_that_is_no_run_is_said(code, stderr, says, monkeypatch, tmp_path
 
 
 def test_a_table_outside_its_folder_is_not_read(monkeypatch, tmp_path):
-    from slm_ray.core.errors import UserError
+    from slm_ray.config.errors import UserError
     from slm_ray.report.offline_run import read_offline_run
 
     file = tmp_path / "w" / "run-abc.wandb"
@@ -228,10 +228,10 @@ def test_a_table_outside_its_folder_is_not_read(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_a_real_offline_run_is_read_back_whole(no_key, monkeypatch, capfd):
     pytest.importorskip("wandb")
-    from slm_ray.core.trackers import make_tracker
     from slm_ray.report.build import build_report
     from slm_ray.report.offline_run import find_offline_runs, read_offline_run
     from slm_ray.report.tracked import send_results
+    from slm_ray.runtime.trackers import make_tracker
     from tests.report.synthetic_run import finished_run
 
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked for something"))

@@ -7,8 +7,7 @@ import pytest
 from made_evaluation import MODELS, evaluation_run, make_result, unfinished_evaluation
 from test_report_page import EVIL, outline, page_json
 
-from slm_ray.core.commands import run_command
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.report.command import main
 from slm_ray.report.evaluation import evaluation_text, load_evaluation, parse_evaluation, write_evaluation_report
 from slm_ray.report.evaluation_chart import difference_intervals, scatter_data, task_intervals, text_intervals
@@ -25,6 +24,7 @@ from slm_ray.report.evaluation_tables import (
     text_table,
 )
 from slm_ray.report.evaluation_tasks import task_rows, tasks_table
+from slm_ray.runtime.commands import run_command
 
 FILES = ["evaluation.png", "report.md", "report.html"]
 STUDENT, TEACHER = "winner-0.student", "smollm2-135m"

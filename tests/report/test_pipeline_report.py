@@ -7,11 +7,11 @@ from synthetic_run import finished_run
 from synthetic_training import training_run
 from test_report_page import outline, page_json
 
-from slm_ray.core.commands import run_command
 from slm_ray.report.command import main
 from slm_ray.report.costs import whole_cost_table
 from slm_ray.report.page import page_of
 from slm_ray.report.pipeline import load_pipeline, pipeline_costs, pipeline_report
+from slm_ray.runtime.commands import run_command
 
 FILES = ["training.png", "evaluation.png", "front.png", "report.md", "report.html"]
 

@@ -3,11 +3,11 @@ from synthetic_proxies import proxies_run
 from synthetic_run import make_result, make_trials, write_run
 from test_report_page import outline, page_json
 
-from slm_ray.core.commands import run_command
 from slm_ray.report import load_run
 from slm_ray.report.command import main
 from slm_ray.report.proxies import correlations_table, load_proxies, proxy_costs, proxy_panels
 from slm_ray.report.search_page import report_page
+from slm_ray.runtime.commands import run_command
 
 FILES = ["proxies.png", "report.md", "report.html"]
 

@@ -6,9 +6,9 @@ import pytest
 from synthetic_run import finished_run, make_trials, write_run
 
 import slm_ray
-from slm_ray.core.commands import run_command
 from slm_ray.report import build_report
 from slm_ray.report.command import main
+from slm_ray.runtime.commands import run_command
 
 ROOT = Path(slm_ray.__file__).parents[1]
 FILES = ("front.csv", "front.png", "report.md", "report.html")

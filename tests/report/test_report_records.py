@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from synthetic_run import CONFIG, finished_run, make_result, make_trials, write_run
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.report import load_run, parse_run
 
 

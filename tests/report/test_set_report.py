@@ -15,13 +15,13 @@ from synthetic_training import evaluations, lines, training_run
 from test_pipeline_report import pipeline_folder
 from test_report_page import EVIL, outline, page_json
 
-from slm_ray.core.commands import run_command
 from slm_ray.report.command import main
 from slm_ray.report.payload import thinned
 from slm_ray.report.runs import kind_of, load_any
 from slm_ray.report.set_data import best_matching_table, held_out_note, merge_training, run_names
 from slm_ray.report.set_page import set_report
 from slm_ray.report.training import load_training
+from slm_ray.runtime.commands import run_command
 
 
 def build(folders, out):

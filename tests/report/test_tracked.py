@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from slm_ray.core import metric_names as names
-from slm_ray.core.errors import UserError
-from slm_ray.core.trackers import JsonlTracker, NoTracker
+from slm_ray.config.errors import UserError
+from slm_ray.records import metric_names as names
 from slm_ray.report.build import build_report, build_training_report
 from slm_ray.report.tracked import results_of, send_results
+from slm_ray.runtime.trackers import JsonlTracker, NoTracker
 from tests.report.synthetic_evaluation import evaluation
 from tests.report.synthetic_run import finished_run, make_trials, write_run
 from tests.report.synthetic_training import training_run

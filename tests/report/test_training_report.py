@@ -9,13 +9,13 @@ import pytest
 from synthetic_training import CONFIG, STARTS, evaluations, lines, training_run, write_model
 from test_report_page import EVIL, outline, page_json
 
-from slm_ray.core.commands import run_command
 from slm_ray.report import build_training_report
 from slm_ray.report.command import main
 from slm_ray.report.training import load_training
 from slm_ray.report.training_chart import mark_labels, training_chart
 from slm_ray.report.training_page import training_headline, training_markdown, training_page
 from slm_ray.report.training_tables import equal_flops_table, matching_table, models_table, training_cost_table
+from slm_ray.runtime.commands import run_command
 
 FILES = ["training.png", "report.md", "report.html"]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from slm_ray.core.commands import run_command
-from slm_ray.core.locks import held
+from slm_ray.runtime.commands import run_command
+from slm_ray.runtime.locks import held
 from tests.search.tiny_run import Tiny, make_tiny, tiny_in
 from tests.search.without_ray import run_without_ray
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from slm_ray.architecture import Architecture, Budget, LayerShape, Structure, UnitScores
-from slm_ray.architecture.budget import measure_cost
+from slm_ray.models.scores import UnitScores
+from slm_ray.records.architecture import Architecture, LayerShape, Structure
+from slm_ray.records.budget import Budget, measure_cost
 from slm_ray.search.genome import Genome
 from slm_ray.search.space import SearchSpace, load_space, parse_space
 

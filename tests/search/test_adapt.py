@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from slm_ray.architecture import Architecture, Budget, LayerShape
-from slm_ray.architecture.budget import measure_cost
 from slm_ray.models.gates import GatedTeacher, GateGradients
 from slm_ray.models.runner import SubnetRunner
+from slm_ray.records.architecture import Architecture, LayerShape
+from slm_ray.records.budget import Budget, measure_cost
 from slm_ray.search.adapt import CURVATURE, blend, learn_scores, target_costs
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.genome import Genome

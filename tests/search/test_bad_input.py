@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from slm_ray.cluster import session
-from slm_ray.core.commands import run_command
 from slm_ray.models import bundled
+from slm_ray.runtime import session
+from slm_ray.runtime.commands import run_command
 from slm_ray.search.command import main
 from tests.search.processes import wait_until
 from tests.search.tiny_run import lines_of

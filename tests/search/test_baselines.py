@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from slm_ray.core.commands import run_command
+from slm_ray.runtime.commands import run_command
 from slm_ray.search.algorithms import ALGORITHMS
 from slm_ray.search.command import main
 from slm_ray.search.space import space_names, spaces_folder

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from slm_ray.architecture import flops_per_token
-from slm_ray.core.commands import run_command
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.models import teachers
 from slm_ray.models.teacher_sizes import BUNDLED_ARCHITECTURE, look_up_teacher
+from slm_ray.records.cost import flops_per_token
+from slm_ray.runtime.commands import run_command
 from slm_ray.search import estimates
 from slm_ray.search.command import main
 from slm_ray.search.config import SearchConfig

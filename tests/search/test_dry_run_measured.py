@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from slm_ray.core.files import cache_folder
 from slm_ray.models.teacher_sizes import BUNDLED_ARCHITECTURE, look_up_teacher
+from slm_ray.records.files import cache_folder
 from slm_ray.search.estimates import multiplication_rate
 
 

@@ -5,11 +5,11 @@ import math
 
 import pytest
 
-from slm_ray.core.errors import UserError
-from slm_ray.proxies.trained import Trained
+from slm_ray.config.errors import UserError
 from slm_ray.search.finalists import pick_finalists, pick_trained_winners
-from tests.proxies.short_runs import train_without_ray
+from slm_ray.search.trained import Trained
 from tests.search.tiny_run import trials_of
+from tests.studies.short_runs import train_without_ray
 
 # Without a screen the front has the three models that there are to train.
 FINALISTS = ("--finalists", "3", "--finalist-tokens", "4096", "--winners", "2", "--trials", "12", "--screen", "1")

@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 from genome_cases import LENGTH, QUANTITIES, QUERY_SPACES, SPACES, TEACHERS, genome_of, random_genes, scores_of
 
-from slm_ray.architecture import Architecture, LayerShape, LayerUnits, SubnetSpec, full_subnet, num_params
-from slm_ray.architecture.budget import measure_cost
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
+from slm_ray.records.architecture import Architecture, LayerShape
+from slm_ray.records.budget import measure_cost
+from slm_ray.records.cost import num_params
+from slm_ray.records.subnet import LayerUnits, SubnetSpec, full_subnet
 from slm_ray.search.genome import Genome
 from slm_ray.search.space import load_space
 

@@ -18,9 +18,10 @@ from genome_cases import (
     space_of,
 )
 
-from slm_ray.architecture import Budget, num_params
-from slm_ray.architecture.first_layers import first_n
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
+from slm_ray.models.first_layers import first_n
+from slm_ray.records.budget import Budget
+from slm_ray.records.cost import num_params
 from slm_ray.search.genome import Genome
 from slm_ray.search.space import load_space
 from tests.references import every_cost, greedy_ranking

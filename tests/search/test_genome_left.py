@@ -5,9 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from slm_ray.architecture import Budget
-from slm_ray.architecture.budget import measure_cost
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
+from slm_ray.records.budget import Budget, measure_cost
 from slm_ray.search.genome import Genome
 from slm_ray.search.milp import CutPrices, IntegerProgram
 from slm_ray.search.space import load_space

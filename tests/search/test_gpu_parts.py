@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from slm_ray.models.teachers import load_teacher
-from slm_ray.proxies import measuring
-from slm_ray.proxies.measurement import Measurement
-from slm_ray.search import gate_pool, held_out
+from slm_ray.search import gate_pool, held_out, measuring
+from slm_ray.search.measurement import Measurement
 
 
 def test_held_out_text_comes_back_in_order(monkeypatch):

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from slm_ray.architecture import Budget, flops_per_token, full_subnet
-from slm_ray.architecture.budget import measure_cost
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.models.cut_scores import POSITION_STEP, CutTeacher, unit_mask
+from slm_ray.records.budget import Budget, measure_cost
+from slm_ray.records.cost import flops_per_token
+from slm_ray.records.subnet import full_subnet
 from slm_ray.search.cut_prices import interpolate, levels_of, price_flops
 from slm_ray.search.genome import Genome
 from slm_ray.search.milp import CutPrices, IntegerProgram

@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from slm_ray.core.progress import Console
 from slm_ray.data import HELD_OUT, load_corpus, prepare_tokens
 from slm_ray.models.teachers import load_teacher
+from slm_ray.runtime.progress import Console
 from tests.search.tiny_run import sentences
 
 OPTIONS = ("--trials", "10", "--reconstruct-tokens", "2048", "--other-tokens", "256")

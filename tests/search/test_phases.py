@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from slm_ray.core.commands import run_command
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
+from slm_ray.runtime.commands import run_command
 from slm_ray.search.command import main
 from slm_ray.search.phases import PhaseRecord
 from tests.search.tiny_run import trials_of

@@ -6,14 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from slm_ray.architecture import Budget
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
+from slm_ray.records.budget import Budget
 from slm_ray.search.algorithms import ALGORITHMS
 from slm_ray.search.journal import Journal
 from slm_ray.search.plan import Job, SearchPlan
 from slm_ray.search.stack import GenomeStack
 from slm_ray.search.trial import PlanSearcher
-from tests.core.conftest import _limited as file_size_limit
+from tests.conftest import limited as file_size_limit
 from tests.search.genome_cases import LENGTH, TEACHERS, budget_of, genome_of, space_of
 from tests.search.without_ray import drive, made_up
 

@@ -9,7 +9,7 @@ import pytest
 
 _SCRIPT = """
 import psutil, ray
-from slm_ray.cluster import ray_session
+from slm_ray.runtime.session import ray_session
 with ray_session(None, 1):
     ray.get(ray.remote(lambda: 1).remote())
     me = psutil.Process()

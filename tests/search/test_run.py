@@ -72,8 +72,8 @@ def test_winners_load_and_generate(finished):
 def test_a_winner_has_the_perplexity_that_was_reported(finished, tiny, monkeypatch):
     """Measured once more, by Hugging Face, on the very tokens of the run."""
     monkeypatch.setenv("SLM_RAY_CACHE", str(tiny.cache))
-    from slm_ray.core.progress import Console
     from slm_ray.models.teachers import load_teacher
+    from slm_ray.runtime.progress import Console
     from slm_ray.search.config import SearchConfig
     from slm_ray.search.inputs import prepare_parts
 

@@ -2,8 +2,8 @@
 
 import types
 
-from slm_ray.core import metric_names as names
-from slm_ray.core.trackers import NoTracker
+from slm_ray.records import metric_names as names
+from slm_ray.runtime.trackers import NoTracker
 from slm_ray.search.tracking import SearchTracking
 
 

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from genome_cases import SPACES
 
-from slm_ray.core.errors import ConfigError, UserError
+from slm_ray.config.errors import ConfigError, UserError
 from slm_ray.search.space import load_space, parse_space, space_names, spaces_folder
 
 

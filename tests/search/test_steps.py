@@ -5,21 +5,21 @@ import json
 import pytest
 import torch
 
-from slm_ray.architecture import SubnetSpec
-from slm_ray.architecture.budget import measure_cost
-from slm_ray.core.lineage import read_lineage
-from slm_ray.core.records import read_records
 from slm_ray.models.loading import load_student
 from slm_ray.models.teachers import load_teacher
 from slm_ray.pretrain import results
+from slm_ray.records.budget import measure_cost
+from slm_ray.records.jsonl import read_records
+from slm_ray.records.lineage import read_lineage
+from slm_ray.records.subnet import SubnetSpec
 from slm_ray.report import load_run
 from slm_ray.report.costs import search_costs
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.step_plan import step_plans
-from tests.proxies.short_runs import pretrain_without_ray, train_without_ray
 from tests.search.genome_cases import TEACHERS
 from tests.search.test_genome_left import is_within
 from tests.search.tiny_run import trials_of
+from tests.studies.short_runs import pretrain_without_ray, train_without_ray
 
 STEPS = ("--steps", "3", "--step-tokens", "1024", "--params", "0.3..0.4", "--trials", "5", "--winners", "1",
          "--finalists", "1", "--finalist-tokens", "512", "--held-out-tokens", "64")  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 from ray import tune
 from ray.exceptions import ActorDiedError
 
-from slm_ray.cluster import ray_session
+from slm_ray.runtime.session import ray_session
 from slm_ray.search import tuning
 from tests.search.test_plan import plan_in, records_of, state_of
 from tests.search.without_ray import drive

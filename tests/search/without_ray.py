@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from benchmarks.peers.search_here import REPLACED
-from slm_ray.proxies.race import full_estimate, is_beaten
 from slm_ray.search.plan import Job, SearchPlan
+from slm_ray.search.race import full_estimate, is_beaten
 
 Answer = tuple[dict[str, Any] | None, str | None]
 

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from slm_ray.core.commands import run_command
-from slm_ray.core.digest import digest_json, sha256_bytes
-from slm_ray.core.errors import UserError
+from slm_ray.config.digest import digest_json, sha256_bytes
+from slm_ray.config.errors import UserError
 from slm_ray.data.shards import TokenShards
 from slm_ray.distill.capture_settings import CaptureSettings
 from slm_ray.distill.store import LogitStore
+from slm_ray.runtime.commands import run_command
 from tests.distill.store_cases import VOCABULARY, make_store, make_teacher
 from tests.distill.store_cases import make_shards as make_tokens
 from tests.pretrain.tiny_pretrain import failure_of, make_job, make_shards, run, write_start
@@ -175,11 +175,11 @@ def test_words_that_the_teacher_does_not_know_are_damage(store):
 
 
 def yaml_commands(path):
+    from slm_ray.distill.command import main as logits
     from slm_ray.evaluate.command import main as evaluate
-    from slm_ray.logits import main as logits
     from slm_ray.pretrain.command import main as pretrain
     from slm_ray.search.command import main as search
-    from slm_ray.sweep.command import main as sweep
+    from slm_ray.studies.command import main as sweep
 
     return {
         "space": (search, ["--space", path, "--params", "0.5", "--dry-run"]),
@@ -221,7 +221,7 @@ def test_yaml_that_grows_without_end_is_refused(text, tmp_path, capsys):
 
 
 def test_a_setting_of_a_sweep_is_not_obeyed(planted, capsys):
-    from slm_ray.sweep.command import main
+    from slm_ray.studies.command import main
 
     assert run_command(main, ["sweeps/debug.yaml", "--set", f"data={planted.yaml()}", "--dry-run"]) == 2
     assert "is not valid YAML" in capsys.readouterr().err and not planted.went_off

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from slm_ray.core.commands import run_command
+from slm_ray.runtime.commands import run_command
 from tests.security.planted import Planted, change_json, model_folder
 
 CLASSES = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
@@ -52,7 +52,7 @@ def evaluate(folder, out):
 
 
 def extend(folder, out):
-    from slm_ray.tokenizer import main
+    from slm_ray.pretrain.tokenizer_command import main
 
     return main, ["--extend", "--model", folder, "--data", folder.parent / "corpus.txt", "--add", "5", "--out", out]
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.config import Parser
-from slm_ray.core.errors import UserError, unknown_name
-from slm_ray.core.files import explain_os_error, read_json, write_json, write_text
+from slm_ray.config.errors import UserError, unknown_name
+from slm_ray.config.options import Parser
+from slm_ray.records.files import explain_os_error, read_json, write_json, write_text
 
 PROG = "python -m slm_ray.rate"
 _KEY = "rating_key.json"

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from itertools import combinations, zip_longest
 from typing import Any
 
-from slm_ray.core.digest import digest_json
-from slm_ray.core.errors import UserError
+from slm_ray.config.digest import digest_json
+from slm_ray.config.errors import UserError
 from slm_ray.evaluate.rating.records import Writing
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.errors import UserError, nearest
-from slm_ray.core.files import read_json
+from slm_ray.config.errors import UserError, nearest
 from slm_ray.evaluate.rating.pairs import KEY_FORMAT, opponents
+from slm_ray.records.files import read_json
 
 RATINGS_FORMAT = "slm_ray ratings 1"
 LEFT, RIGHT, TIE, BOTH_BAD = "left", "right", "tie", "both_bad"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.errors import UserError, unknown_name
-from slm_ray.core.files import read_json
+from slm_ray.config.errors import UserError, unknown_name
+from slm_ray.records.files import read_json
 from slm_ray.report.evaluation_records import RESULT_FILE
 
 _FIX = "evaluate the models with --prompts first"

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from slm_ray.core.columns import aligned
+from slm_ray.config.columns import aligned
 
 _COLUMNS = (
     "model", "other", "wins", "ties", "losses", "both_bad", "ratings", "prompts", "raters", "same_text", "win_rate",

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from slm_ray.core.errors import UserError, first_line
+from slm_ray.config.errors import UserError, first_line
 from slm_ray.evaluate.tasks.expand import Leaf
 from slm_ray.evaluate.tasks.fields import expected_fields
 from slm_ray.evaluate.tasks.harness import build, few_shot_seed, quiet, read_config, with_functions

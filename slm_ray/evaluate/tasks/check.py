@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.evaluate.tasks.build import GENERATE, PlannedTask, build_task, explained
 from slm_ray.evaluate.tasks.fields import template_fields
 from slm_ray.evaluate.tasks.harness import quiet

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.evaluate.tasks.harness import lm_eval_version
 from slm_ray.evaluate.tasks.index import GROUP, PYTHON, TAG, Entry
 from slm_ray.evaluate.tasks.suites import SUITES

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.digest import sha256_file
-from slm_ray.core.errors import UserError
+from slm_ray.config.digest import sha256_file
+from slm_ray.config.errors import UserError
 
 
 def lm_eval_version() -> str:

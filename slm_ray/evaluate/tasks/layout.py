@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from slm_ray.core.errors import UserError, nearest
-from slm_ray.core.plain_yaml import plain_yaml
+from slm_ray.config.errors import UserError, nearest
+from slm_ray.config.plain_yaml import plain_yaml
 from slm_ray.evaluate.tasks.expand import Ancestry, Expansion, Leaf
 from slm_ray.evaluate.tasks.harness import read_config
 from slm_ray.evaluate.tasks.index import Entry

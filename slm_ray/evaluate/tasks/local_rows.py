@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slm_ray.cluster import local_copy
-from slm_ray.core.digest import sha256_file
-from slm_ray.core.errors import UserError, first_line
-from slm_ray.core.files import explain_os_error
+from slm_ray.config.digest import sha256_file
+from slm_ray.config.errors import UserError, first_line
+from slm_ray.records.files import explain_os_error
+from slm_ray.runtime.copies import local_copy
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 Row = Mapping[str, Any]

@@ -11,10 +11,10 @@ from lm_eval.api.model import CacheHook
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 
-from slm_ray.core.errors import UserError
-from slm_ray.core.progress import Console, Progress
+from slm_ray.config.errors import UserError
 from slm_ray.evaluate.models import LoadedModel
 from slm_ray.evaluate.tasks.harness import quiet
+from slm_ray.runtime.progress import Console, Progress
 
 Say = Callable[[str], None]
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from slm_ray.core.errors import UserError
+from slm_ray.config.errors import UserError
 from slm_ray.evaluate.tasks.build import PlannedTask, build_task, read_leaf, refuse_unsafe
 from slm_ray.evaluate.tasks.check import check_local
 from slm_ray.evaluate.tasks.expand import Expansion, Group, Leaf

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from slm_ray.core.digest import digest_json
+from slm_ray.config.digest import digest_json
 from slm_ray.evaluate.compare import LESS, MORE
 from slm_ray.evaluate.tasks.build import PlannedTask
 from slm_ray.evaluate.tasks.suites import main_metric, title_of

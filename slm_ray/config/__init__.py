@@ -1,0 +1,1 @@
+"""Options, units and errors: one declaration for flag, YAML field and check."""

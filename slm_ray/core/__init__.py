@@ -1,1 +1,0 @@
-"""Errors, configuration, files, run folders, records, trackers and units: what every other package stands on."""

@@ -1,1 +1,0 @@
-"""What machines can do, and what they use: peak speeds, memory, energy."""

@@ -1,0 +1,108 @@
+"""The sizes of a decoder-only language model, in Hugging Face's field names."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from slm_ray.config.digest import digest_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Structure:
+    """What a model family and its checkpoint fix, and what no search changes.
+
+    Attributes:
+        family: Hugging Face's ``model_type``.
+        vocab_size: Rows of the token embedding.
+        head_dim: Width of one attention head.
+        tie_word_embeddings: The output head is the token embedding.
+        gated_mlp: The MLP has gate, up and down projections (else up and down).
+        qkv_bias: The query, key and value projections have biases.
+        attention_output_bias: The attention's output projection has a bias.
+        mlp_bias: The MLP's projections have biases.
+        norm_bias: Norms have a bias (LayerNorm), else only a scale (RMSNorm).
+        qk_norm: Queries and keys are normalised per head (two scales of ``head_dim``).
+        learned_positions: Rows of the learned position table; 0 for rotary positions.
+        output_head_bias: The output head has a bias.
+        max_position_embeddings: The longest sequence the model is made for.
+    """
+
+    family: str
+    vocab_size: int
+    head_dim: int
+    tie_word_embeddings: bool
+    gated_mlp: bool
+    qkv_bias: bool
+    attention_output_bias: bool
+    mlp_bias: bool
+    norm_bias: bool
+    qk_norm: bool
+    learned_positions: int
+    output_head_bias: bool
+    max_position_embeddings: int
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """The sizes of one transformer layer. Zero heads, or zero neurons, means that sub-layer is skipped."""
+
+    num_attention_heads: int
+    num_key_value_heads: int
+    intermediate_size: int
+
+    def __post_init__(self) -> None:
+        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
+        if min(heads, kv_heads, self.intermediate_size) < 0:
+            raise ValueError(f"sizes must not be negative, got {self}")
+        if (heads == 0) != (kv_heads == 0) or (kv_heads and heads % kv_heads):
+            raise ValueError(
+                f"num_attention_heads must be a multiple of num_key_value_heads, got {heads} and {kv_heads}"
+            )
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model's sizes: a structure, a width, and the sizes of every layer."""
+
+    structure: Structure
+    hidden_size: int
+    layers: tuple[LayerShape, ...]
+
+    def __post_init__(self) -> None:
+        if self.hidden_size <= 0:
+            raise ValueError(f"hidden_size must be positive, got {self.hidden_size}")
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """How many layers there are, those with one skipped sub-layer included."""
+        return len(self.layers)
+
+    @property
+    def is_uniform(self) -> bool:
+        """Every layer has the same sizes and skips nothing."""
+        shapes = set(self.layers)
+        return len(shapes) <= 1 and all(shape.num_attention_heads and shape.intermediate_size for shape in shapes)
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary; :meth:`from_json` reads it back."""
+        return {
+            "structure": dataclasses.asdict(self.structure),
+            "hidden_size": self.hidden_size,
+            "num_attention_heads": [layer.num_attention_heads for layer in self.layers],
+            "num_key_value_heads": [layer.num_key_value_heads for layer in self.layers],
+            "intermediate_size": [layer.intermediate_size for layer in self.layers],
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Architecture:
+        """Read what :meth:`to_json` wrote."""
+        sizes = zip(value["num_attention_heads"], value["num_key_value_heads"], value["intermediate_size"], strict=True)
+        layers = tuple(LayerShape(*map(int, triple)) for triple in sizes)
+        return cls(Structure(**value["structure"]), int(value["hidden_size"]), layers)
+
+    @property
+    def digest(self) -> str:
+        """Equal architectures have equal digests."""
+        return digest_json(self.to_json())

@@ -1,0 +1,1 @@
+"""Where a run happens: Ray, storage, run folder, console, hardware."""

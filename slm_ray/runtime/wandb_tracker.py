@@ -1,0 +1,273 @@
+"""A run in Weights & Biases that can do no harm: W&B has a thread of its own, and nobody waits for it for long.
+
+A server that is down, a key that is wrong, a package that is missing, a process of W&B's that hangs: each is said once,
+and the run goes on. What does not reach the server is kept on disk, to be sent later with ``wandb sync``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import shutil
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from slm_ray.config.errors import UserError, first_line
+from slm_ray.config.redact import redact, redact_value
+from slm_ray.records.files import read_json, write_json
+from slm_ray.records.metric_names import AXES, AXIS_OF
+from slm_ray.runtime.environment import describe_environment
+from slm_ray.runtime.wandb_key import wandb_mode, wandb_project
+
+ID_FILE = "wandb.json"
+INIT_SECONDS, FINISH_SECONDS, LATE_SECONDS = 20.0, 30.0, 5.0
+MOST_WAITING = 20_000  # rows that W&B has not taken yet; more are not kept
+MOST_FAILURES = 3  # in a row, before W&B is left alone
+LEAST_FREE_BYTES = 64 << 20  # on a full disk W&B fills the terminal with tracebacks
+_LONGEST_TAG, _LONGEST_NAME = 64, 128  # W&B refuses longer ones
+_SETTINGS = {
+    "console": "off", "silent": True, "disable_git": True, "save_code": False,
+    "init_timeout": INIT_SECONDS, "login_timeout": 10, "finish_timeout": FINISH_SECONDS,
+    # Command line, paths, user and host stay here: the config says what a reader needs, without secrets.
+    "x_disable_meta": True, "host": "",
+}  # fmt: skip
+Say = Callable[[str], None]
+Action = Callable[[Any], object]
+
+# Set once W&B has kept this process waiting in vain: from then on it is given little time.
+IS_LATE = threading.Event()
+
+
+def run_id_of(folder: Path) -> str:
+    """The id of a folder's W&B run, made once and kept in the folder, so that a resumed run is the same one there.
+
+    It is drawn, not derived from the path: a path may be moved, and may be the same on two machines.
+    """
+    path = folder / ID_FILE
+    try:
+        return str(read_json(path)["id"])
+    except (UserError, KeyError, TypeError):
+        made = uuid.uuid4().hex[:12]
+        write_json(path, {"id": made})
+        return made
+
+
+def earlier_runs(folder: Path, run_id: str) -> list[Path]:
+    """What W&B kept on disk of earlier processes of a run."""
+    return sorted((folder / "wandb").glob(f"*run-*-{run_id}*"))
+
+
+class WandbTracker:
+    """A run in W&B; see :class:`slm_ray.runtime.trackers.Tracker`."""
+
+    def __init__(
+        self, folder: Path, group: str, job_type: str, tags: Sequence[str], config: Mapping[str, Any], say: Say
+    ) -> None:
+        """Start it; offline where there is no key.
+
+        Args:
+            folder: The run folder; W&B's own files go below it.
+            group: The runs it belongs with; ``WANDB_RUN_GROUP`` comes over it.
+            job_type: ``search``, ``pretrain``, …
+            tags: Words to find it by.
+            config: The resolved options; secrets in it are masked, and what the run runs on is added.
+            say: Told what goes wrong, once.
+        """
+        self._folder, self._say, self._mode = folder, say, wandb_mode()
+        self._id: str | None = None
+        self._why = "no key, or WANDB_MODE says so"
+        self._first_step, self._failures, self._exit_code = 0, 0, 0
+        self._complained = self._gave_up = self._ended = False
+        self._queue: queue.Queue[Action | None] = queue.Queue(MOST_WAITING)
+        self.wants_earlier = True
+        try:
+            if (free := shutil.disk_usage(folder).free) < LEAST_FREE_BYTES:
+                raise UserError(f"the disk of {folder} has only {free >> 20} MiB free")
+            self._id = run_id_of(folder)
+            self.wants_earlier = self._mode == "online" or not earlier_runs(folder, self._id)
+        except (UserError, OSError) as error:
+            self._give_up(error)
+        self._kept = f"wandb sync {folder}/wandb/*run-*-{self._id}*"
+        self._options: dict[str, Any] = {
+            "project": wandb_project(), "id": self._id, "resume": "allow",
+            "group": (os.environ.get("WANDB_RUN_GROUP") or group)[:_LONGEST_NAME], "job_type": job_type,
+            "tags": list(dict.fromkeys(str(tag)[:_LONGEST_TAG] for tag in tags if tag)),
+            "config": redact_value({**config, "environment": describe_environment()}),
+            "name": folder.resolve().name[:_LONGEST_NAME], "dir": str(folder),
+            "reinit": "create_new",  # several models of one command are tracked at once
+        }  # fmt: skip
+        self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
+        if not self._gave_up:
+            self._thread.start()
+
+    # What the run calls: nothing here waits, but finish.
+
+    def log(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Log scalars at a step; one that the server has already is passed over."""
+        row = dict(metrics)
+        self._put(lambda run: run.log(row, step=step) if step >= self._first_step else None)
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Log a table."""
+        header, data = list(columns), [[_cell(cell) for cell in row] for row in rows]
+
+        def send(run: Any) -> None:
+            import wandb
+
+            try:
+                table = wandb.Table(columns=header, data=data)
+            except TypeError:  # a column of numbers and words: W&B wants to be told
+                table = wandb.Table(columns=header, data=data, allow_mixed_types=True)
+            run.log({name: table})
+
+        self._put(send)
+
+    def image(self, name: str, path: Path) -> None:
+        """Log a picture file."""
+
+        def send(run: Any) -> None:
+            import wandb
+
+            run.log({name: wandb.Image(str(path))})
+
+        self._put(send)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Set what the run comes to."""
+        found = redact_value(dict(values))
+        self._put(lambda run: run.summary.update(found))
+
+    def end(self) -> None:
+        """Begin to close, so that several runs close at once; one that ends in an exception counts as failed."""
+        if not self._ended:
+            self._ended = True
+            self._exit_code = int(sys.exc_info()[0] is not None)
+            with contextlib.suppress(queue.Full):
+                self._queue.put_nowait(None)
+
+    def finish(self) -> None:
+        """Send the rest and close; wait a bounded time for it."""
+        self.end()
+        if not self._thread.is_alive():
+            return
+        self._thread.join(LATE_SECONDS if IS_LATE.is_set() else INIT_SECONDS + FINISH_SECONDS + LATE_SECONDS)
+        if self._thread.is_alive():
+            self._is_late()
+
+    def _put(self, action: Action) -> None:
+        if self._gave_up or self._ended:
+            return
+        try:
+            self._queue.put_nowait(action)
+        except queue.Full:
+            self._give_up(TimeoutError("it takes nothing any more"))
+
+    # What W&B's own thread does.
+
+    def _work(self) -> None:
+        run = self._start()
+        while (action := self._queue.get()) is not None:
+            if run is not None and not self._gave_up:
+                self._do(action, run)
+        if run is not None:
+            self._close(run)
+
+    def _start(self) -> Any:
+        """The run, with the axes of its figures; None where there is none."""
+        if self._mode == "online" and IS_LATE.is_set():
+            self._mode, self._why = "offline", "it kept this process waiting before"
+        # What W&B stages of tables until they are sent, which offline is later: not in the user's home, which may be
+        # another one then, or read-only.
+        os.environ.setdefault("WANDB_DATA_DIR", str(self._folder.resolve() / "wandb"))
+        try:
+            import wandb
+
+            known = getattr(wandb.Settings, "model_fields", _SETTINGS)
+            settings = wandb.Settings(**{name: value for name, value in _SETTINGS.items() if name in known})
+            run = self._init(wandb, settings)
+            for axis in AXES:
+                run.define_metric(axis, hidden=True)
+            for pattern, axis in AXIS_OF.items():
+                run.define_metric(pattern, step_metric=axis)
+            return run
+        except Exception as error:  # whatever W&B does, the run goes on
+            self._give_up(error)
+            return None
+
+    def _init(self, wandb: Any, settings: Any) -> Any:
+        """The run; one kept on disk where the server does not take it."""
+        try:
+            run = wandb.init(**self._options, mode=self._mode, settings=settings)
+        except Exception as error:
+            if self._mode != "online":
+                raise
+            IS_LATE.set()
+            self._mode = "offline"
+            # W&B still holds the id of the one that failed, so this one has another until it is sent.
+            self._kept = f"wandb sync --id {self._id} {self._folder}/wandb/offline-run-*"
+            self._say(f"W&B cannot be reached ({_reason(error)}): this run is kept on disk; {self._send_later()}")
+            return wandb.init(**self._options | {"id": f"{self._id}-kept"}, mode="offline", settings=settings)
+        if self._mode == "online":
+            self._first_step = int(run.starting_step)  # 0, or behind what the server has of a resumed run
+        elif self._mode == "offline":
+            self._say(f"W&B is offline ({self._why}): {self._send_later()}")
+        return run
+
+    def _do(self, action: Action, run: Any) -> None:
+        """Pass one thing on. What fails is left out, and W&B is left alone when nothing goes through any more."""
+        try:
+            action(run)
+            self._failures = 0
+        except Exception as error:
+            self._failures += 1
+            if self._failures >= MOST_FAILURES:
+                self._give_up(error)
+            else:
+                self._complain(f"W&B did not take something ({_reason(error)}); the run goes on")
+
+    def _close(self, run: Any) -> None:
+        start = time.monotonic()
+        try:
+            run.finish(exit_code=self._exit_code)
+        except Exception as error:
+            self._give_up(error)
+            # Its process has died: without this, W&B prints a traceback when ours ends.
+            with contextlib.suppress(Exception):
+                import wandb
+
+                wandb.teardown()
+        if time.monotonic() - start >= FINISH_SECONDS:
+            self._is_late()
+
+    def _is_late(self) -> None:
+        IS_LATE.set()
+        self._complain(f"W&B did not finish in time: what it has not sent is kept on disk; {self._send_later()}")
+
+    def _send_later(self) -> str:
+        return f"send it later with `{self._kept}`"
+
+    def _give_up(self, error: Exception) -> None:
+        self._gave_up = True
+        self._complain(f"W&B is not available ({_reason(error)}); the run goes on without it")
+
+    def _complain(self, sentence: str) -> None:
+        if not self._complained:
+            self._complained = True
+            self._say(sentence)
+
+
+def _reason(error: Exception) -> str:
+    return redact(f"{type(error).__name__}: {first_line(error, 120)}")
+
+
+def _cell(value: Any) -> Any:
+    """What a cell of a W&B table may hold."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return redact(str(value))

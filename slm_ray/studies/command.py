@@ -1,0 +1,227 @@
+"""``python -m slm_ray.sweep``: the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from slm_ray.config.errors import UserError
+from slm_ray.config.options import Parser, parse_yaml
+from slm_ray.records.files import explain_os_error, read_json, write_json, write_text
+from slm_ray.runtime.commands import command_line
+from slm_ray.runtime.mirror import STORAGE_HELP
+from slm_ray.runtime.outside import also_from_outside
+from slm_ray.runtime.runfolder import CONFIG_FILE, RunFolder, find_run
+from slm_ray.studies.finish import table_rows, track, write_results
+from slm_ray.studies.machine import make_machine
+from slm_ray.studies.model import SweepFile
+from slm_ray.studies.points import Point, expand
+from slm_ray.studies.reader import parse_sweep, read_sweep
+from slm_ray.studies.run import Options, SweepRun, raise_failures, read_outcomes
+from slm_ray.studies.table import FORMATS, as_text, export
+
+PROG = "python -m slm_ray.sweep"
+_MACHINE = ("device_flops", "mfu", "price_per_hour", "memory")
+
+
+def make_parser() -> Parser:
+    """The command's parser."""
+    parser = Parser(prog=PROG, description="Run a sweep file: a base run and what varies over it. docs/sweeps.md.")
+    parser.add_argument("file", nargs="?", type=Path, default=None, help="sweep file, e.g. sweeps/sizes.yaml")
+    parser.add_argument("--scale", default=None, help="which of the file's scales, e.g. tiny or paper [default: tiny]")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="settings",
+                        help="over everything that the file says; may be given several times")  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="print points and what they cost; spend nothing")
+    parser.add_argument("--resume", type=Path, default=None, metavar="RUN", help="continue the sweep in this folder")
+    parser.add_argument("--max-runs", type=int, default=None, metavar="N", help="allow so many points [default: 200]")
+    parser.add_argument("--concurrent", type=int, default=None, metavar="N",
+                        help="points at once [default: as many as fit]")  # fmt: skip
+    parser.add_argument("--launcher", choices=("ray", "local"), default="ray",
+                        help="ray: trials of Ray Tune; local: one after the other in this process")  # fmt: skip
+    parser.add_argument("--storage", default=None, help=STORAGE_HELP)
+    parser.add_argument("--address", default=None, help="Ray cluster to join, e.g. auto [default: start one here]")
+    parser.add_argument("--tracker", choices=("none", "jsonl", "wandb"), default="jsonl",
+                        help="where metrics go beside the records")  # fmt: skip
+    parser.add_argument("--out", type=Path, default=None, help="run folder [default: runs/NAME-SCALE-TIME]")
+    parser.add_argument("--table", type=Path, nargs="+", default=None, metavar="RUN",
+                        help="print the table of these sweeps, finished or not")  # fmt: skip
+    parser.add_argument("--format", choices=FORMATS, default=None, help="of --table")
+    parser.add_argument("--wandb-sweep", type=Path, default=None, metavar="FILE", help="write the equivalent W&B sweep")
+    parser.add_argument("--device-flops", default=None, metavar="N", help="dry run: FLOP/s of a device, e.g. 312T")
+    parser.add_argument("--mfu", default=None, metavar="SHARE", help="dry run: the share of them that is reached")
+    parser.add_argument("--price-per-hour", default=None, metavar="DOLLARS", help="dry run: of a device")
+    parser.add_argument("--device-memory", default=None, metavar="BYTES", help="of a device, e.g. 80G", dest="memory")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser
+
+
+@also_from_outside("slm_ray.sweep")
+def main(argv: Sequence[str]) -> int:
+    """Sweep.
+
+    Args:
+        argv: The arguments.
+
+    Returns:
+        0 when every point is done.
+
+    Raises:
+        UserError: Something the user can fix; points that failed are named, and the others are finished.
+    """
+    given = make_parser().parse_args(list(argv))
+    _check(given)
+    if given.table is not None:
+        return _tables(given.table, given.format, given.out)
+    if given.resume is not None:
+        return _resume(given)
+    sweep = read_sweep(given.file, given.scale, given.settings)
+    if given.wandb_sweep is not None:
+        return _write_wandb(sweep, given.wandb_sweep)
+    if given.dry_run:
+        return _dry_run(sweep, given)
+    points = _points(sweep, given.max_runs)
+    _check_memory(sweep, points, given)
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    out = given.out or Path("runs") / "-".join(filter(None, (sweep.name, sweep.scale, stamp)))
+    command = command_line(PROG, argv)
+    text = _read(given.file)
+    folder = RunFolder.create(out, {
+        "command": command, "name": sweep.name, "source": str(given.file), "scale": given.scale,
+        "settings": given.settings, "max_runs": given.max_runs, "storage": given.storage, "file": text,
+    })  # fmt: skip
+    write_text(folder.file("sweep.yaml"), text)
+    return _execute(sweep, folder, given, command)
+
+
+def _check(given: Any) -> None:
+    """Refuse what does not go together.
+
+    Raises:
+        UserError: Something does not.
+    """
+    for name in ("max_runs", "concurrent"):
+        value = getattr(given, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    if given.format and given.table is None:
+        raise UserError("--format is of --table RUN: give that as well")
+    if given.file is None and given.table is None and given.resume is None:
+        raise UserError("name a sweep file, e.g. sweeps/debug.yaml, or --resume RUN, or --table RUN (see --help)")
+    if given.resume is not None and given.dry_run:
+        raise UserError("--dry-run shows what a new sweep would cost, and --resume continues one: give one of them")
+    if given.resume is not None and (given.scale or given.settings or given.out):
+        flag = "--scale" if given.scale else "--set" if given.settings else "--out"
+        raise UserError(f"{flag} cannot be changed when a sweep is resumed: start a new one for that")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise explain_os_error(error, f"reading {path}") from error
+
+
+def _points(sweep: SweepFile, max_runs: int | None) -> list[Point]:
+    """A sweep's points; of a search by nsga2, the middle of its ranges."""
+    if sweep.search is not None and sweep.search.algorithm == "nsga2":
+        from slm_ray.studies.evolve import middle_points
+
+        return middle_points(sweep)
+    return expand(sweep, max_runs)
+
+
+def _dry_run(sweep: SweepFile, given: Any) -> int:
+    from slm_ray.studies.dry_run import print_plan
+
+    machine = make_machine(sweep.machine, {name: getattr(given, name) for name in _MACHINE})
+    print_plan(sweep, _points(sweep, given.max_runs), machine)
+    return 0
+
+
+def _check_memory(sweep: SweepFile, points: Sequence[Point], given: Any) -> None:
+    from slm_ray.studies.dry_run import check_before_start
+
+    flags = {name: getattr(given, name) for name in _MACHINE}
+    # What is stated counts for a cluster; here, it is this machine that the points must fit into.
+    stated = given.memory is not None or (given.address is not None and sweep.machine)
+    if stated:
+        check_before_start(points, make_machine(sweep.machine, flags))
+    elif given.address is None:
+        check_before_start(points, None)
+
+
+def _write_wandb(sweep: SweepFile, path: Path) -> int:
+    from slm_ray.studies.wandb_file import wandb_sweep
+
+    write_text(path, wandb_sweep(sweep))
+    print(f"{path}: start it with `wandb sweep {path}`, then the agents that it names")
+    return 0
+
+
+def _saved(path: Path) -> tuple[SweepFile, dict[str, Any]]:
+    """The sweep that a folder was started with."""
+    if not (path / CONFIG_FILE).is_file():
+        raise UserError(f"{path} holds no sweep ({CONFIG_FILE} is missing): give the folder of one")
+    saved = read_json(path / CONFIG_FILE)
+    if not isinstance(saved, dict) or "file" not in saved or "settings" not in saved:
+        raise UserError(f"{path} is the folder of another command, not of a sweep: give the folder of one")
+    loaded = parse_yaml(str(saved["file"]), str(path / CONFIG_FILE))
+    sweep = parse_sweep(loaded, str(saved["source"]), saved["scale"], saved["settings"], Path(saved["source"]).stem)
+    return sweep, saved
+
+
+def _resume(given: Any) -> int:
+    """Continue a sweep; with a file, what that adds is run too, and what is done is not done again."""
+    find_run(given.resume, given.storage)
+    sweep, saved = _saved(given.resume)
+    if given.file is not None:
+        sweep = read_sweep(given.file, saved["scale"], saved["settings"])
+    given.max_runs = given.max_runs or saved["max_runs"]
+    _check_memory(sweep, _points(sweep, given.max_runs), given)
+    folder = RunFolder.open_existing(given.resume, given.storage)
+    if given.file is not None:
+        text = _read(given.file)
+        write_text(folder.file("sweep.yaml"), text)
+        write_json(folder.file(CONFIG_FILE), saved | {"file": text, "source": str(given.file)})
+    return _execute(sweep, folder, given, str(saved["command"]))
+
+
+def _execute(sweep: SweepFile, folder: RunFolder, given: Any, command: str) -> int:
+    try:
+        options = Options(given.launcher, given.concurrent, given.address, given.tracker, given.max_runs)
+        run = SweepRun(sweep, folder, options)
+        run.console.line(f"run folder: {folder.path}")
+        points = run.execute()
+        rows, findings, pictures = write_results(sweep, points, folder.path, run.outcomes, command)
+        print(as_text(rows))
+        print("\n".join(["", *findings.lines]) if findings.lines else "")
+        track(sweep, given.tracker, folder.path, rows, pictures, run.console)
+        run.console.line(f"table: {folder.path / 'table.csv'} (also .parquet, .md, .txt)")
+        raise_failures(points, folder.path, run.outcomes)
+    finally:
+        folder.close()
+    return 0
+
+
+def _tables(runs: Sequence[Path], kind: str | None, out: Path | None) -> int:
+    """The tables of sweeps, one under the other."""
+    rows = []
+    for path in runs:
+        sweep, saved = _saved(path)  # only read: a sweep that is running may be looked at
+        points = _known_points(sweep, path, saved["max_runs"])
+        rows += table_rows(sweep, points, path, read_outcomes(path))
+    if kind is None and out is None:
+        print(as_text(rows))
+    else:
+        print(export(rows, kind or "csv", out), end="")
+    return 0
+
+
+def _known_points(sweep: SweepFile, path: Path, max_runs: int | None) -> list[Point]:
+    if sweep.search is not None and sweep.search.algorithm == "nsga2":
+        from slm_ray.studies.evolve import known_points
+
+        return known_points(sweep, path)
+    return expand(sweep, max_runs)

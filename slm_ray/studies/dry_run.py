@@ -1,0 +1,119 @@
+"""``--dry-run``: what every point and the whole sweep would cost; nothing is downloaded, started or written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from slm_ray.config.columns import aligned
+from slm_ray.config.errors import UserError
+from slm_ray.config.units import format_bytes, format_count, format_seconds
+from slm_ray.studies.costs import Cost, all_costs, total
+from slm_ray.studies.machine import Machine, this_machine
+from slm_ray.studies.model import SweepFile
+from slm_ray.studies.points import Point, Task, all_tasks
+
+_HEADER = ("point", "tokens", "FLOPs", "teacher", "search+capture", "memory", "hours", "cost", "disk")
+
+
+def print_plan(sweep: SweepFile, points: Sequence[Point], machine: Machine) -> None:
+    """Print what a sweep would cost.
+
+    Args:
+        sweep: The sweep.
+        points: Its points.
+        machine: The device that hours and money are stated for.
+
+    Raises:
+        UserError: A model does not exist, or a point does not fit into the memory.
+    """
+    tasks = all_tasks(points)
+    costs = all_costs(tasks, on_gpu=machine.is_gpu)
+    print("\n".join(plan_lines(sweep, points, tasks, costs, machine)))
+    check_memory(points, costs, machine)
+
+
+def plan_lines(
+    sweep: SweepFile, points: Sequence[Point], tasks: Sequence[Task], costs: Mapping[str, Cost], machine: Machine
+) -> list[str]:  # fmt: skip
+    """The plan as text: a row per point, and the sum of all runs, each counted once."""
+    scale = f" at scale {sweep.scale}" if sweep.scale else ""
+    whole = total([costs[task.name] for task in tasks])
+    rows: list[tuple[str, ...]] = [_HEADER]
+    for point in points:
+        cost = total([costs[task.name] for task in point.tasks])
+        rows.append(_row(f"{point.number} {_varied(point)}".strip(), cost, machine))
+    rows.append(_row("all runs, each once", whole, machine))
+    for step in sweep.steps if len(sweep.steps) > 1 else ():
+        of_step = [costs[task.name] for task in tasks if task.step == step.name]
+        if of_step:
+            rows.append(_row(f"  of them {step.name} ({len(of_step)})", total(of_step), machine))
+    steps = ", ".join(step.name for step in sweep.steps)
+    lines = [f"{sweep.name}{scale}: {len(points)} points, {len(tasks)} runs ({steps})", *aligned(rows), ""]
+    if sweep.search is not None and sweep.search.algorithm == "nsga2":
+        lines.append(f"nsga2 asks for {sweep.search.tries} points; those of its middle values are shown")
+    lines += [
+        f"Hours and cost of {machine.describe()}.",
+        "Memory is an estimate for one worker: state, activations of a micro-batch, teacher, process.",
+        "FLOPs are of matrix multiplications; evaluations during training are not in them.",
+    ]
+    lines += [f"Note: {note}." for note in whole.note.split("; ") if note]
+    return [*lines, "Nothing was downloaded, started or written."]
+
+
+def _varied(point: Point) -> str:
+    text = ", ".join(f"{name}={value}" for name, value in point.values.items())
+    return f"{point.group}: {text}" if point.group else text
+
+
+def _row(title: str, cost: Cost, machine: Machine) -> tuple[str, ...]:
+    hours = machine.hours(cost.flops)
+    time = format_seconds(3600 * hours) if hours < 1 else f"{hours:,.1f} h"
+    found = cost.search_flops + cost.capture_flops
+    return (
+        title, format_count(cost.tokens), f"{cost.flops:.3g}", f"{cost.teacher_flops:.3g}", f"{found:.3g}",
+        format_bytes(cost.memory_bytes), time, f"${hours * machine.price_per_hour:,.2f}",
+        format_bytes(cost.disk_bytes),
+    )  # fmt: skip
+
+
+def check_memory(points: Sequence[Point], costs: Mapping[str, Cost], machine: Machine) -> None:
+    """Make sure that every point fits into a device's memory.
+
+    Raises:
+        UserError: One does not; the first is named with what would help.
+    """
+    if machine.memory is None:
+        return
+    over: list[tuple[Point, Task, float]] = []
+    for point in points:
+        for task in point.tasks:
+            cost = costs[task.name]
+            # On a machine of processors, all workers share its memory.
+            needed = cost.memory_bytes * (1 if machine.is_gpu or task.stage.name == "search" else cost.workers)
+            if needed > machine.memory:
+                over.append((point, task, needed))
+    if over:
+        point, task, needed = over[0]
+        names = len({point.number for point, _, _ in over})
+        raise UserError(
+            f"{names} of {len(points)} points do not fit into the memory: {task.step} of {point.title()} needs "
+            f"about {format_bytes(needed)} and {machine.name} has {format_bytes(machine.memory)}: give a "
+            "smaller micro-batch, "
+            "activation-checkpointing: true, a higher zero stage with more workers, or a smaller model"
+        )
+
+
+def check_before_start(points: Sequence[Point], machine: Machine | None) -> None:
+    """The same before a sweep is started, for the machine stated or this one.
+
+    Raises:
+        UserError: A point does not fit.
+    """
+    import torch
+
+    device = machine
+    if device is None and torch.cuda.is_available():
+        memory = float(torch.cuda.get_device_properties(0).total_memory)
+        device = Machine(torch.cuda.get_device_name(0), 1.0, 1.0, 0.0, memory, is_gpu=True)
+    device = device or this_machine()
+    check_memory(points, all_costs(all_tasks(points), on_gpu=device.is_gpu), device)

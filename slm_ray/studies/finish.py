@@ -1,0 +1,88 @@
+"""How a sweep ends: one table in four forms, its plots and analyses, and the tracker's copy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from slm_ray.records.files import write_json, write_text
+from slm_ray.records.metric_names import SWEEP_TABLE
+from slm_ray.runtime.progress import Console
+from slm_ray.runtime.trackers import make_tracker
+from slm_ray.studies.launching import Outcome
+from slm_ray.studies.metrics import Row
+from slm_ray.studies.model import SweepFile
+from slm_ray.studies.plot_data import Findings, find_all
+from slm_ray.studies.plots import draw
+from slm_ray.studies.points import Point
+from slm_ray.studies.rows import columns_of, curve_rows, point_rows
+from slm_ray.studies.table import as_markdown, as_text, write_table
+
+TABLE, CURVES, RESULT_FILE = "table", "curves", "sweep.json"
+
+
+def table_rows(sweep: SweepFile, points: Sequence[Point], run: Path, outcomes: Mapping[str, Outcome]) -> list[Row]:
+    """The table of a sweep."""
+    return [row for point in points
+            for row in point_rows(sweep.name, point, run, outcomes, is_single=sweep.is_single)]  # fmt: skip
+
+
+def write_results(
+    sweep: SweepFile, points: Sequence[Point], run: Path, outcomes: Mapping[str, Outcome], command: str
+) -> tuple[list[Row], Findings, list[Path]]:
+    """Write the table, the curves, the plots, the page and ``sweep.json``, the last one last.
+
+    Returns:
+        The table, what was found, and the pictures.
+    """
+    rows = table_rows(sweep, points, run, outcomes)
+    curves = [row for point in points for row in curve_rows(point, run)]
+    write_table(run, TABLE, rows)
+    if curves:
+        write_table(run, CURVES, curves)
+    findings = find_all(sweep.plots, rows, curves)
+    pictures = [draw(plot, run) for plot in findings.plots]
+    write_text(
+        run / f"{TABLE}.txt", "\n".join([as_text(rows), *(["", *findings.lines] if findings.lines else [])]) + "\n"
+    )
+    write_text(run / f"{TABLE}.md", _page(sweep, rows, findings, pictures, command))
+    states = [row["status"] for row in rows]
+    write_json(run / RESULT_FILE, {
+        "name": sweep.name, "scale": sweep.scale or None, "command": command, "points": len(points),
+        "rows": len(rows), "states": {state: states.count(state) for state in dict.fromkeys(states)},
+        "pictures": [picture.name for picture in pictures], "found": findings.lines, "figures": findings.figures,
+    })  # fmt: skip
+    return rows, findings, pictures
+
+
+def _page(sweep: SweepFile, rows: Sequence[Row], findings: Findings, pictures: Sequence[Path], command: str) -> str:
+    scale = f", scale {sweep.scale}" if sweep.scale else ""
+    lines = [f"# {sweep.name}{scale}", "", *([sweep.about.strip(), ""] if sweep.about else []), f"    {command}", ""]
+    lines += [as_markdown(rows), ""]
+    lines += [*(f"    {line}" for line in findings.lines), ""] if findings.lines else []
+    lines += [text for picture in pictures for text in (f"![{picture.stem}]({picture.name})", "")]
+    return "\n".join(lines)
+
+
+def track(
+    sweep: SweepFile, kind: str, run: Path, rows: Sequence[Row], pictures: Sequence[Path], console: Console
+) -> None:  # fmt: skip
+    """Send the table and the pictures; the points' own runs are in the same group."""
+    tracker = make_tracker(
+        kind, run, group=sweep.name, job_type="sweep", tags=[sweep.name, *([sweep.scale] if sweep.scale else [])],
+        config={"sweep": sweep.name, "scale": sweep.scale}, say=console.line,
+    )  # fmt: skip
+    for number, row in enumerate(rows):
+        numbers: dict[str, float] = {name: float(value) for name, value in row.items()
+                                     if isinstance(value, (int, float)) and not isinstance(value, bool)}  # fmt: skip
+        tracker.log(numbers, step=number)
+    columns = columns_of(rows)
+    tracker.table(SWEEP_TABLE, columns, [[_sent(row.get(name)) for name in columns] for row in rows])
+    for picture in pictures:
+        tracker.image(picture.stem, picture)
+    tracker.finish()
+
+
+def _sent(value: Any) -> Any:
+    return value if value is None or isinstance(value, (int, float, str)) else str(value)

@@ -1,0 +1,236 @@
+"""What a sweep's plots show, as plain numbers made from its table; :mod:`slm_ray.studies.plots` draws them."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from slm_ray.config.errors import UserError, nearest
+from slm_ray.config.units import parse_number
+from slm_ray.studies.rows import Row, columns_of
+from slm_ray.studies.stages import normal_name
+
+KEYS = (
+    "name", "title", "x", "y", "group", "log", "where", "curves", "analysis", "by", "metric", "flops", "params",
+    "tokens", "loss", "resamples",
+)  # fmt: skip
+ANALYSES = ("scaling", "best")
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line, or set of points, of a plot.
+
+    Attributes:
+        name: What the legend calls it.
+        xs: Places along the axis.
+        ys: Means of the rows at that place.
+        lows: Least values, where several rows are at a place.
+        highs: Greatest values.
+        style: ``points`` (joined), ``line`` (no marks), ``band`` (between lows and highs) or ``dashed``.
+    """
+
+    name: str
+    xs: tuple[float, ...]
+    ys: tuple[float, ...]
+    lows: tuple[float, ...] = ()
+    highs: tuple[float, ...] = ()
+    style: str = "points"
+
+
+@dataclass(frozen=True)
+class PlotData:
+    """A plot.
+
+    Attributes:
+        name: Its file's name.
+        title: Its title.
+        x_label: What is along.
+        y_label: What is up.
+        log_x: Logarithmic along.
+        log_y: Logarithmic up.
+        series: Its lines.
+        categories: Names of the places along, where x is no number.
+        legend: What the lines' names are values of.
+    """
+
+    name: str
+    title: str
+    x_label: str
+    y_label: str
+    log_x: bool
+    log_y: bool
+    series: tuple[Series, ...]
+    categories: tuple[str, ...] = ()
+    legend: str = ""
+
+
+@dataclass
+class Findings:
+    """What came of a sweep's plots and analyses: pictures, lines for people, and figures."""
+
+    plots: list[PlotData] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+def check_plots(plots: Any, problems: list[str]) -> None:
+    """Check the section ``plots``; what is wrong goes to ``problems``."""
+    for number, plot in enumerate(plots or ()):
+        path = f"plots[{number}]"
+        if not isinstance(plot, Mapping):
+            problems.append(f"{path}: must be like {{x: tokens, y: loss, group: optimizer}}, got {plot!r}")
+            continue
+        problems += [f"{path}.{key}: no such entry; {nearest(str(key), KEYS)}" for key in plot if key not in KEYS]
+        analysis = plot.get("analysis")
+        if analysis is not None and analysis not in ANALYSES:
+            problems.append(f"{path}.analysis: no analysis '{analysis}'; {nearest(str(analysis), ANALYSES)}")
+        if analysis is None and not (plot.get("x") and plot.get("y")):
+            problems.append(f"{path}: name the columns x and y, or an analysis")
+
+
+def column(name: str, rows: Sequence[Row]) -> str:
+    """A column of the table by the name that a plot gives it.
+
+    Raises:
+        UserError: There is none; the nearest is offered.
+    """
+    known = columns_of(rows)
+    for one in (name, normal_name(name)):
+        if one in known:
+            return one
+    raise UserError(f"the table has no column '{name}': {nearest(name, known)}")
+
+
+def find_all(specs: Sequence[Mapping[str, Any]], rows: Sequence[Row], curves: Sequence[Row]) -> Findings:
+    """Every plot and analysis; one that cannot be made says why and stops no other.
+
+    Args:
+        specs: The section ``plots``.
+        rows: The table.
+        curves: The training curves.
+    """
+    findings = Findings()
+    done = [row for row in rows if row.get("status") == "done"]
+    for number, spec in enumerate(specs):
+        name = str(spec.get("name") or f"plot-{number}")
+        try:
+            if spec.get("analysis") == "scaling":
+                from slm_ray.studies.scaling_plots import add_scaling
+
+                add_scaling(findings, name, spec, done)
+            elif spec.get("analysis") == "best":
+                findings.lines += best_lines(spec, done)
+            else:
+                findings.plots.append(make_plot(name, spec, curves if spec.get("curves") else done))
+        except UserError as error:
+            findings.lines.append(f"{name}: {error}")
+    return findings
+
+
+def _matches(row: Row, where: Mapping[str, Any], rows: Sequence[Row]) -> bool:
+    return all(row.get(column(str(name), rows)) in (value if isinstance(value, list) else [value])
+               for name, value in where.items())  # fmt: skip
+
+
+def as_number(value: Any) -> float | None:
+    """A value as a number; ``20M`` is one, and what is none is None."""
+    if isinstance(value, bool) or value is None:
+        return None
+    if isinstance(value, (int, float)):
+        return float(value) if math.isfinite(value) else None
+    try:
+        return parse_number(str(value))
+    except UserError:
+        return None
+
+
+def make_plot(name: str, spec: Mapping[str, Any], rows: Sequence[Row]) -> PlotData:
+    """One plot of columns of the table.
+
+    Rows of one group at the same place are averaged, with the least and greatest beside the mean.
+
+    Raises:
+        UserError: There are no finished rows, or no such columns.
+    """
+    if not rows:
+        raise UserError("there are no finished points to show")
+    x, y = column(str(spec["x"]), rows), column(str(spec["y"]), rows)
+    groups = spec.get("group") or []
+    keys = [column(str(one), rows) for one in (groups if isinstance(groups, list) else [groups])]
+    shown = [row for row in rows if row.get(x) is not None and as_number(row.get(y)) is not None
+             and _matches(row, spec.get("where") or {}, rows)]  # fmt: skip
+    if not shown:
+        raise UserError(f"no finished point has both {x} and {y}")
+    is_number = all(as_number(row[x]) is not None for row in shown)
+    categories = () if is_number else tuple(dict.fromkeys(str(row[x]) for row in shown))
+    gathered: dict[str, dict[float, list[float]]] = {}
+    for row in shown:
+        group = ", ".join(_shown(row.get(key)) for key in keys) or y
+        place = as_number(row[x]) if is_number else float(categories.index(str(row[x])))
+        gathered.setdefault(group, {}).setdefault(place or 0.0, []).append(as_number(row[y]) or 0.0)
+    log = spec.get("log") or []
+    series = tuple(_series(group, places, is_line=bool(spec.get("curves"))) for group, places in gathered.items())
+    positive_x = is_number and all(place > 0 for one in series for place in one.xs)
+    positive_y = all(value > 0 for one in series for value in one.ys)
+    return PlotData(
+        name, str(spec.get("title") or f"{y} by {x}"), _label(x), _label(y), "x" in log and positive_x,
+        "y" in log and positive_y, series, categories, ", ".join(key.replace("_", " ") for key in keys),
+    )  # fmt: skip
+
+
+def _shown(value: Any) -> str:
+    """A value as tables have it."""
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
+
+
+def _series(name: str, places: Mapping[float, list[float]], *, is_line: bool) -> Series:
+    xs = tuple(sorted(places))
+    means = tuple(statistics.fmean(places[x]) for x in xs)
+    several = any(len(places[x]) > 1 for x in xs)
+    lows, highs = (tuple(min(places[x]) for x in xs), tuple(max(places[x]) for x in xs)) if several else ((), ())
+    return Series(name, xs, means, lows, highs, "line" if is_line else "points")
+
+
+_UNITS = {
+    "loss": "held-out loss (nats per token)", "perplexity": "held-out perplexity", "tokens": "tokens trained on",
+    "params": "parameters", "flops": "FLOPs, search and teacher counted", "tokens_per_second": "tokens per second",
+    "memory_bytes": "memory (bytes)", "bits_per_byte": "bits per byte", "learning_rate": "peak learning rate",
+}  # fmt: skip
+
+
+def _label(name: str) -> str:
+    return _UNITS.get(name.rpartition(".")[2], name.replace("_", " "))
+
+
+def best_lines(spec: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
+    """The best row of every group, groups ordered by it; each with how many rows it was chosen from.
+
+    Raises:
+        UserError: There are no finished rows, or no such columns.
+    """
+    if not rows:
+        raise UserError("there are no finished points to choose from")
+    metric = column(str(spec.get("metric") or "loss"), rows)
+    by = [column(str(name), rows) for name in (spec.get("by") or [])]
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        if as_number(row.get(metric)) is not None:
+            groups.setdefault(tuple(str(row.get(name)) for name in by), []).append(row)
+    if not groups:
+        raise UserError(f"no finished point has {metric}")
+    options = [{name: None for name in list(row)[2 : list(row).index("status")]} for row in rows]
+    varied = [name for name in columns_of(options) if name not in (*by, "group")]
+    best = {key: min(found, key=lambda row: float(row[metric])) for key, found in groups.items()}
+    lines = [f"best {metric} of every {', '.join(by) or 'sweep'}:"]
+    for key in sorted(best, key=lambda one: float(best[one][metric])):
+        row = best[key]
+        chosen = ", ".join(f"{name}={row[name]}" for name in varied if row.get(name) is not None)
+        title = ", ".join(key) or "all"
+        lines.append(
+            f"  {title}: {float(row[metric]):.4g} at {chosen or 'its only setting'}, of {len(groups[key])} points"
+        )
+    return lines

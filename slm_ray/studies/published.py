@@ -1,0 +1,80 @@
+"""Sizes of published models, as their own config.json says, so that a dry run needs no hub."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from slm_ray.config.errors import UserError
+from slm_ray.models.loading import read_config
+from slm_ray.models.sizes import config_architecture
+from slm_ray.models.teacher_sizes import look_up_teacher
+from slm_ray.records.architecture import Architecture
+
+
+def _llama(hidden: int, layers: int, heads: int, kv_heads: int, mlp: int, vocab: int, **more: Any) -> dict[str, Any]:
+    return {
+        "model_type": "llama", "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads, "intermediate_size": mlp, "vocab_size": vocab, "tie_word_embeddings": True,
+        "max_position_embeddings": 8192, **more,
+    }  # fmt: skip
+
+
+def _pythia(hidden: int, layers: int, heads: int) -> dict[str, Any]:
+    return {
+        "model_type": "gpt_neox", "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
+        "intermediate_size": 4 * hidden, "vocab_size": 50304, "max_position_embeddings": 2048,
+        "tie_word_embeddings": False,
+    }  # fmt: skip
+
+
+def _gpt2(hidden: int, layers: int, heads: int) -> dict[str, Any]:
+    return {"model_type": "gpt2", "n_embd": hidden, "n_layer": layers, "n_head": heads, "vocab_size": 50257}
+
+
+_PUBLISHED: dict[str, dict[str, Any]] = {
+    "HuggingFaceTB/SmolLM2-135M": _llama(576, 30, 9, 3, 1536, 49152),
+    "HuggingFaceTB/SmolLM2-360M": _llama(960, 32, 15, 5, 2560, 49152),
+    "HuggingFaceTB/SmolLM2-1.7B": _llama(2048, 24, 32, 32, 8192, 49152),
+    "EleutherAI/pythia-70m": _pythia(512, 6, 8),
+    "EleutherAI/pythia-160m": _pythia(768, 12, 12),
+    "EleutherAI/pythia-410m": _pythia(1024, 24, 16),
+    "EleutherAI/pythia-1b": _pythia(2048, 16, 8),
+    "EleutherAI/pythia-1.4b": _pythia(2048, 24, 16),
+    "openai-community/gpt2": _gpt2(768, 12, 12),
+    "openai-community/gpt2-medium": _gpt2(1024, 24, 16),
+    "openai-community/gpt2-large": _gpt2(1280, 36, 20),
+    "openai-community/gpt2-xl": _gpt2(1600, 48, 25),
+    "openlm-research/open_llama_3b": _llama(3200, 26, 32, 32, 8640, 32000, tie_word_embeddings=False,
+                                            max_position_embeddings=2048),
+    "Qwen/Qwen2.5-0.5B": _llama(896, 24, 14, 2, 4864, 151936, model_type="qwen2", max_position_embeddings=32768),
+}  # fmt: skip
+
+
+@cache
+def published_architecture(name: str) -> Architecture | None:
+    """The sizes of a published model that we know; None for any other name."""
+    from transformers import AutoConfig
+
+    fields = dict(_PUBLISHED.get(name, {}))
+    if not fields:
+        return None
+    return config_architecture(AutoConfig.for_model(fields.pop("model_type"), **fields))
+
+
+def find_architecture(name: str) -> Architecture | None:
+    """A model's sizes without a download: published, on this disk, or bundled; None where only the hub knows.
+
+    Raises:
+        UserError: There is no such model, or its family is not supported.
+    """
+    known = published_architecture(name)
+    if known is not None:
+        return known
+    try:
+        return look_up_teacher(name).architecture
+    except UserError:
+        found = config_architecture(read_config(name))  # a student that is no teacher: a winner of mixed layers
+        if found is None:
+            raise
+        return found

@@ -1,0 +1,135 @@
+"""Tasks through Ray Tune: each trial drives one task, whose training runs on Ray Train in the same cluster."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune import Callback
+
+from slm_ray.records.jsonl import read_records
+from slm_ray.studies.launching import FAILED, STOPPED, ChildTask, Outcome, Setting
+from slm_ray.studies.points import Task, task_folder
+from slm_ray.studies.schedulers import METRIC, TIME, make_scheduler
+
+_LOOK_SECONDS = 0.5
+_HEARTBEAT_LOOKS = 10
+_BAD_LOSS = 1e9  # of a training whose loss is no number: a scheduler can compare it
+Report = Callable[[Task, Outcome], None]
+
+
+def evaluations(task: Task, run: Path) -> list[tuple[int, float]]:
+    """(tokens, loss) of every evaluation of a pretraining's first model so far."""
+    places = sorted(task_folder(task, run).glob("*/evals.jsonl"))
+    records = read_records(places[0]) if places else []
+    return [(one["tokens"], _BAD_LOSS if one["loss"] is None else one["loss"]) for one in records]
+
+
+class TaskTrial(tune.Trainable):
+    """A trial that starts a task, passes its evaluations on to Tune's scheduler, and ends it where that says so.
+
+    A task that was decided before is only read, so that a scheduler of a resumed sweep knows of it.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Start the task."""
+        config = config["trial"]
+        self._task: Task = config["task"]
+        self._setting: Setting = config["setting"]
+        self._decided: Outcome | None = config["decided"]
+        self._streams: bool = config["streams"]
+        self._sent = 0
+        self._last: dict[str, float] = {TIME: 0, METRIC: _BAD_LOSS}
+        self._child = None if self._decided else ChildTask(self._task, self._setting)
+
+    def step(self) -> dict[str, Any]:
+        """The next evaluation, or the end, or a sign of life."""
+        for _ in range(_HEARTBEAT_LOOKS):
+            outcome = self._decided if self._child is None else self._child.wait(_LOOK_SECONDS)
+            found = evaluations(self._task, Path(self._setting.run)) if self._streams else []
+            if len(found) > self._sent:
+                self._last = dict(zip((TIME, METRIC), found[self._sent], strict=True))
+                self._sent += 1
+                return dict(self._last)
+            if outcome is not None:
+                ended = [outcome.status, outcome.error, outcome.seconds]
+                return self._last | {"outcome": json.dumps(ended), tune.result.DONE: True}
+        return dict(self._last)
+
+    def cleanup(self) -> None:
+        """End the task's process."""
+        if self._child is not None:
+            self._child.stop()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: a task keeps its own checkpoints."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing."""
+
+
+class _Told(Callback):
+    """Tells of every task's end at once."""
+
+    def __init__(self, tasks: Mapping[str, Task], report: Report) -> None:
+        self._tasks, self._report = tasks, report
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune keeps a copy of its settings; it is never read, because a sweep resumes from its own records
+
+    def _task(self, trial: Any) -> Task:
+        return self._tasks[trial.config["trial"]["task"].name]
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A task ended, or its scheduler ended it; one that was decided before is no news."""
+        if trial.config["trial"]["decided"] is not None:
+            return
+        ended = trial.last_result.get("outcome")
+        outcome = Outcome(*json.loads(ended)) if ended else Outcome(STOPPED, None, trial.last_result["time_total_s"])
+        self._report(self._task(trial), outcome)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """The trial itself broke down."""
+        self._report(self._task(trial), Outcome(FAILED, "its trial's process died", 0.0))
+
+
+def run_on_tune(
+    tasks: Sequence[Task], decided: Mapping[str, Outcome], setting: Setting, concurrent: int,
+    scheduler: Mapping[str, Any], report: Report,
+) -> None:  # fmt: skip
+    """Run tasks as trials; Ray must run.
+
+    Args:
+        tasks: The tasks; none needs another of them.
+        decided: Name to outcome of those that an earlier attempt finished or stopped.
+        setting: How they are run.
+        concurrent: The most at once.
+        scheduler: The settings of Tune's scheduler; empty without one.
+        report: Told of every task's end, in this process.
+    """
+    import ray
+
+    # The trials are on this machine, where the sweep's folder is, and take no CPU: what they would take, their tasks'
+    # workers might wait for.
+    here = tune.PlacementGroupFactory([{f"node:{ray.util.get_node_ip_address()}": 0.001}])
+    trials = [{"task": task, "setting": setting, "decided": decided.get(task.name), "streams": bool(scheduler)}
+              for task in tasks]  # fmt: skip
+    scratch = tempfile.mkdtemp(prefix="slm_ray-sweep-")
+    try:
+        tuner = tune.Tuner(
+            tune.with_resources(TaskTrial, here),
+            param_space={"trial": tune.grid_search(trials)},
+            tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, scheduler=make_scheduler(scheduler)),
+            run_config=tune.RunConfig(
+                name="sweep", storage_path=scratch, verbose=0,
+                callbacks=[_Told({task.name: task for task in tasks}, report)],
+            ),
+        )  # fmt: skip
+        tuner.fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

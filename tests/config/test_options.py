@@ -1,0 +1,125 @@
+from dataclasses import dataclass
+
+import pytest
+
+from slm_ray.config.errors import ConfigError, UserError
+from slm_ray.config.options import Parser, add_flags, at_least, load_config, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    trials: int = option(100, "how many candidates", check=at_least(1))
+    rate: float = option(0.5, "mutation rate, 50% by default", check=at_least(0))
+    space: str = option("fine", "search space", choices=["fine", "coarse", "depth"])
+    teacher: str = option(None, "teacher", kind=str)
+    dry_run: bool = option(False, "spend nothing")
+    picture: bool = option(True, "draw a picture")
+
+
+def _load(yaml: str | None, tmp_path, *flags: str) -> Options:
+    parser = Parser(prog="search")
+    add_flags(parser, Options)
+    file = None
+    if yaml is not None:
+        file = tmp_path / "run.yaml"
+        file.write_text(yaml, encoding="utf-8")
+    return load_config(Options, file, vars(parser.parse_args(flags)))
+
+
+def test_flags_win_over_yaml_and_yaml_over_defaults(tmp_path):
+    config = _load("trials: 7\nspace: depth\n", tmp_path, "--trials", "1_000")
+    assert config == Options(trials=1000, space="depth")
+
+
+def test_dashes_and_underscores_name_the_same_option(tmp_path):
+    assert _load("dry-run: true", tmp_path).dry_run
+    assert _load("dry_run: true", tmp_path).dry_run
+
+
+def test_switches_go_both_ways(tmp_path):
+    config = _load(None, tmp_path, "--dry-run", "--no-picture")
+    assert config.dry_run
+    assert not config.picture
+    assert not _load("dry_run: true", tmp_path, "--no-dry-run").dry_run
+
+
+def test_an_empty_file_means_the_defaults(tmp_path):
+    assert _load("# nothing\n", tmp_path) == Options()
+
+
+def test_all_mistakes_are_found_at_once_with_the_nearest_names(tmp_path):
+    with pytest.raises(ConfigError) as raised:
+        _load("trails: 5\nspace: fines\nrate: -1\ndry_run: 3\n", tmp_path, "--trials", "none")
+    message = str(raised.value)
+    assert len(raised.value.problems) == 5
+    assert message.startswith(f"{tmp_path / 'run.yaml'}: 5 mistakes:")
+    assert "did you mean 'trials'?" in message
+    assert "did you mean 'fine'?" in message
+    assert "--rate: must be at least 0, got -1" in message
+    assert "--dry-run: must be true or false, got 3" in message
+    assert "--trials: must be a whole number, got 'none'" in message
+
+
+@pytest.mark.parametrize(
+    "value", ["0", "-3", "1.5", "true", "[1]", "{a: 1}", ".inf", ".nan", "2020-01-01", "null", "x"]
+)
+def test_what_is_no_count_is_refused(tmp_path, value):
+    with pytest.raises(ConfigError, match="--trials: must"):
+        _load(f"trials: {value}", tmp_path)
+
+
+@pytest.mark.parametrize("value", ["true", "[1]", "{a: 1}", ".nan", "2020-01-01", "x"])
+def test_what_is_no_number_is_refused(tmp_path, value):
+    with pytest.raises(ConfigError, match="--rate: must"):
+        _load(f"rate: {value}", tmp_path)
+
+
+def test_what_is_no_text_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="--teacher: must be text"):
+        _load("teacher: [a, b]", tmp_path)
+
+
+def test_bad_yaml_names_its_line(tmp_path):
+    with pytest.raises(UserError, match=r"run\.yaml is not valid YAML at line 2, column"):
+        _load("trials: 5\nspace: fine: coarse\n", tmp_path)
+    with pytest.raises(UserError, match="must hold a mapping of option names to values, got list"):
+        _load("- trials\n", tmp_path)
+
+
+def test_yaml_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        load_config(Options, tmp_path / "none.yaml", {})
+    with pytest.raises(UserError, match="is a folder"):
+        load_config(Options, tmp_path, {})
+    (tmp_path / "latin.yaml").write_bytes("teacher: é".encode("latin-1"))
+    with pytest.raises(UserError, match="not UTF-8 text"):
+        load_config(Options, tmp_path / "latin.yaml", {})
+
+
+def test_yaml_cannot_run_code(tmp_path):
+    with pytest.raises(UserError, match="not valid YAML"):
+        _load("teacher: !!python/object/apply:os.getcwd []", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--trails", "5"], r"unknown argument '--trails': did you mean '--trials'\?"),
+        (["--trial=5"], "unknown argument '--trial'"),
+        (["--trials"], "expected one argument"),
+    ],
+)
+def test_a_wrong_flag_is_one_sentence(tmp_path, flags, message):
+    with pytest.raises(UserError, match=message):
+        _load(None, tmp_path, *flags)
+
+
+def test_help_shows_every_option_and_its_default(capsys):
+    parser = Parser(prog="search")
+    add_flags(parser, Options)
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert ended.value.code == 0
+    assert "mutation rate, 50% by default [default: 0.5]" in text
+    assert "search space (fine, coarse, depth) [default: fine]" in text

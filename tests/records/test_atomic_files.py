@@ -1,0 +1,116 @@
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from slm_ray.config.errors import UserError
+from slm_ray.records.files import (
+    cache_folder,
+    explain_os_error,
+    read_json,
+    whole_folder,
+    write_bytes,
+    write_json,
+    write_text,
+)
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def _disk_full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_text_and_json_come_back_as_written(tmp_path):
+    value = {"name": "注意 é", "sizes": [1, 2.5, None, True]}
+    write_json(tmp_path / "new" / "folder" / "a.json", value)
+    write_text(tmp_path / "a.txt", "one\ntwo\n")
+    assert read_json(tmp_path / "new" / "folder" / "a.json") == value
+    assert (tmp_path / "a.txt").read_bytes() == b"one\ntwo\n"
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_failing_write_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_path, monkeypatch, failing):
+    write_text(tmp_path / "front.json", "old")
+    monkeypatch.setattr(os, failing, _disk_full)
+    with pytest.raises(UserError, match=r"writing .*front\.json: the disk is full: free some space"):
+        write_text(tmp_path / "front.json", "new")
+    assert _names(tmp_path) == ["front.json"]
+    assert (tmp_path / "front.json").read_text() == "old"
+
+
+def test_a_write_cut_short_by_the_system_leaves_nothing(tmp_path, file_size_limit):
+    with file_size_limit(1000), pytest.raises(UserError, match="writing"):
+        write_bytes(tmp_path / "big.bin", b"x" * 5000)
+    assert _names(tmp_path) == []
+
+
+def test_a_path_through_a_file_is_one_sentence(tmp_path):
+    write_text(tmp_path / "file", "")
+    with pytest.raises(UserError, match=r"a\.json: a file of that name is in the way"):
+        write_text(tmp_path / "file" / "a.json", "x")
+    with (
+        pytest.raises(UserError, match=r"folder: a part of the path is a file"),
+        whole_folder(tmp_path / "file" / "folder"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("number", "fix"),
+    [
+        (errno.EACCES, "permission denied"),
+        (errno.EROFS, "read-only"),
+        (errno.EDQUOT, "quota"),
+        (errno.EIO, "Input/output error"),
+    ],
+)
+def test_system_errors_say_what_was_being_done_and_what_to_do(number, fix):
+    message = str(explain_os_error(OSError(number, os.strerror(number)), "writing runs/x"))
+    assert message.startswith("writing runs/x: ")
+    assert fix in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xff\xfe"])
+def test_damaged_json_is_named(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.json is not valid JSON"):
+        read_json(tmp_path / "a.json")
+
+
+def test_missing_json_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"none\.json does not exist"):
+        read_json(tmp_path / "none.json")
+
+
+def test_a_folder_appears_whole_and_replaces_an_older_one(tmp_path):
+    for text in ("first", "second"):
+        with whole_folder(tmp_path / "model") as folder:
+            write_text(folder / text, text)
+            assert folder != tmp_path / "model"
+    assert _names(tmp_path) == ["model"]
+    assert _names(tmp_path / "model") == ["second"]
+
+
+def test_a_folder_whose_filling_fails_does_not_appear_and_the_older_one_stays(tmp_path):
+    with whole_folder(tmp_path / "model") as folder:
+        write_text(folder / "weights", "old")
+    with pytest.raises(RuntimeError, match="half way"), whole_folder(tmp_path / "model") as folder:
+        write_text(folder / "weights", "new")
+        raise RuntimeError("half way")
+    with pytest.raises(UserError, match="the disk is full"), whole_folder(tmp_path / "model") as folder:
+        _disk_full()
+    assert _names(tmp_path) == ["model"]
+    assert (tmp_path / "model" / "weights").read_text() == "old"
+
+
+def test_the_cache_folder_is_where_the_user_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLM_RAY_CACHE", str(tmp_path / "a"))
+    assert cache_folder() == tmp_path / "a"
+    monkeypatch.delenv("SLM_RAY_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
+    assert cache_folder() == tmp_path / "b" / "slm_ray"

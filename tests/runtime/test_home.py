@@ -1,0 +1,134 @@
+"""The command's files, for workers on machines that do not see them."""
+
+from __future__ import annotations
+
+import pytest
+
+from slm_ray.config.errors import UserError
+from slm_ray.pretrain import storage
+from slm_ray.pretrain.checkpoints import CheckpointFolder
+from slm_ray.runtime import copies, deliveries, home
+from slm_ray.runtime.copies import local_copy
+from slm_ray.runtime.deliveries import outbox
+from slm_ray.runtime.home import home_of, pinned_to_home
+from slm_ray.runtime.session import ray_session
+from tests.runtime.elsewhere import Elsewhere
+
+
+@pytest.fixture
+def disk(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLM_RAY_CACHE", str(tmp_path / "cache"))
+    disk = tmp_path / "disk"
+    (disk / "teacher" / "bfloat16").mkdir(parents=True)
+    (disk / "teacher" / "config.json").write_text("{}")
+    (disk / "teacher" / "model.safetensors").write_bytes(bytes(range(256)) * 40)
+    (disk / "teacher" / "bfloat16" / "model.safetensors").write_bytes(b"made here")
+    (disk / "teacher" / ".lock").write_text("")
+    return disk
+
+
+@pytest.fixture
+def away(disk, monkeypatch):
+    """This process on another machine than the one whose disk it is."""
+    away = Elsewhere(disk)
+    monkeypatch.setattr(copies, "away", lambda: away)
+    monkeypatch.setattr(copies, "_CHUNK_BYTES", 4096)
+    monkeypatch.setattr(home, "away", lambda: away)
+    monkeypatch.setattr(deliveries, "_CHUNK_BYTES", 4096)
+    return away
+
+
+class TestWithoutACluster:
+    def test_folders_are_used_as_they_are(self, disk):
+        assert local_copy(disk / "teacher") == disk / "teacher"
+        assert home_of(disk) is None
+        with outbox(disk) as folder:
+            assert folder == disk
+        assert pinned_to_home(1) == {"num_cpus": 1}
+
+    def test_rays_client_in_a_file_of_options_is_refused_with_what_to_do_instead(self):
+        says = r"ray://head:10001 of a file of options is Ray's client: give it as an option, --address ray://head"
+        with pytest.raises(UserError, match=says), ray_session("ray://head:10001", 1):
+            pass
+
+
+class TestCopies:
+    def test_a_folder_is_fetched_once(self, away, disk):
+        copy = local_copy(disk / "teacher")
+        assert sorted(path.name for path in copy.iterdir()) == ["config.json", "model.safetensors"]
+        assert (copy / "model.safetensors").read_bytes() == bytes(range(256)) * 40
+        assert sum(num_bytes for *_, num_bytes in away.sent) == 256 * 40 + 2
+        away.calls.clear()
+        assert local_copy(disk / "teacher") == copy
+        assert away.calls == ["_listing"]
+
+    def test_a_file(self, away, disk):
+        copy = local_copy(disk / "teacher" / "config.json")
+        assert copy.name == "config.json" and copy.read_text() == "{}"
+
+    def test_a_folder_that_changed_is_another_one(self, away, disk):
+        before = local_copy(disk / "teacher")
+        away.run(lambda: (disk / "teacher" / "config.json").write_text('{"a": 1}'))
+        after = local_copy(disk / "teacher")
+        assert after != before and (after / "config.json").read_text() == '{"a": 1}'
+        assert (before / "config.json").read_text() == "{}"
+
+    def test_a_disk_that_machines_share_is_read_as_it_is(self, away, disk):
+        away.back()
+        away.run = lambda function, *args: function(*args)
+        assert local_copy(disk / "teacher") == disk / "teacher"
+        assert home_of(disk) is None
+
+    def test_a_folder_that_is_gone(self, away, disk):
+        with pytest.raises(UserError, match=r"reading .*nothing: No such file"):
+            local_copy(disk / "nothing")
+
+    def test_a_copy_that_breaks_off_leaves_nothing(self, away, disk, tmp_path, monkeypatch):
+        monkeypatch.setattr(copies, "fetch_file", lambda *_: 3)
+        with pytest.raises(UserError, match=r"teacher/config.json changed while it was copied"):
+            local_copy(disk / "teacher")
+        assert [path.name for path in (tmp_path / "cache" / "copies").iterdir() if path.is_dir()] == []
+
+
+class TestOutbox:
+    def test_files_arrive_whole_and_in_order(self, away, disk):
+        with outbox(disk / "store") as folder:
+            (folder / "part.safetensors").write_bytes(b"x" * 10_000)
+            (folder / "part.json").write_text("{}")
+            (folder / "empty").write_bytes(b"")
+        away.back()
+        found = {path.name: path.stat().st_size for path in (disk / "store").iterdir()}
+        assert found == {"part.safetensors": 10_000, "part.json": 2, "empty": 0}
+        assert away.calls.count("_append") == 5 and away.calls.count("_take_name") == 3
+
+    def test_a_block_that_fails_sends_nothing(self, away, disk):
+        with pytest.raises(ZeroDivisionError), outbox(disk / "store") as folder:
+            (folder / "part.json").write_text("{}")
+            1 / 0  # noqa: B018
+        away.back()
+        assert list((disk / "store").iterdir()) == []
+
+
+class TestCheckpoints:
+    def write(self, folder):
+        (folder / "model.safetensors").write_bytes(b"w" * 9000)
+        (folder / "sub").mkdir()
+        (folder / "sub" / "state.json").write_text("[]")
+
+    def test_they_lie_on_the_commands_machine(self, away, disk):
+        there = CheckpointFolder(disk / "checkpoints")
+        assert isinstance(there._storage, storage.HomeStorage)
+        for step in (0, 5, 10):
+            there.save(step, self.write, {"loss": step})
+        there.prune(1, best=5)
+        latest = there.latest()
+        with there.open(latest) as folder:
+            assert (folder / "model.safetensors").read_bytes() == b"w" * 9000
+            assert (folder / "sub" / "state.json").read_text() == "[]"
+        assert not folder.exists()
+        away.back()
+        names = sorted(path.name for path in (disk / "checkpoints").iterdir())
+        assert names == ["step-00000005", "step-00000010"]
+        assert sorted(path.name for path in (disk / "checkpoints" / "step-00000010").rglob("*")) == [
+            "checkpoint.json", "model.safetensors", "state.json", "sub",
+        ]  # fmt: skip

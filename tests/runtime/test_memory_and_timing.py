@@ -1,0 +1,83 @@
+"""Peaks of memory, times of runs, and the rate of a matrix product."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from slm_ray.runtime import memory, neighbours, timing
+from slm_ray.runtime.matmul import matmul_flops_per_second
+from slm_ray.runtime.memory import KERNEL, POLLED, PeakMemory
+from slm_ray.runtime.timing import Effort, distribution_ms, time_runs
+
+CPU, MIB = torch.device("cpu"), 1 << 20
+
+
+@pytest.mark.parametrize("source", [KERNEL, POLLED])
+def test_a_peak_is_counted_from_its_own_beginning(source, monkeypatch):
+    if source == POLLED:
+        monkeypatch.setattr(memory, "_reset_kernel_peak", lambda: False)
+    elif not memory._reset_kernel_peak():
+        pytest.skip("this kernel does not reset its mark")
+    before = torch.ones(64 * MIB, dtype=torch.uint8)
+    del before  # higher than what follows, and over
+    kept = torch.ones(16 * MIB, dtype=torch.uint8)
+    with PeakMemory(CPU) as peak:
+        for _ in range(20):  # long enough to be seen by one who looks now and then
+            held = torch.ones(32 * MIB, dtype=torch.uint8)
+            del held
+    assert peak.source == source and kept.numel()
+    assert 28 * MIB <= peak.bytes <= 40 * MIB
+
+
+def test_where_the_kernel_only_seems_to_reset_its_mark_it_is_polled(monkeypatch):
+    monkeypatch.setattr(memory, "peak_memory_bytes", lambda: memory.resident_bytes() + 512 * MIB)
+    with PeakMemory(CPU) as peak:
+        pass
+    assert peak.source == POLLED and peak.bytes < 64 * MIB
+
+
+@pytest.mark.parametrize(
+    ("each", "runs"),
+    [(0.001, 500), (0.01, 50), (0.1, 10), (1.0, 5), (3.0, 3)],
+)
+def test_runs_are_many_enough_and_take_long_enough(monkeypatch, each, runs):
+    clock = itertools.count()
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: each * next(clock))
+    effort = Effort(warm_up=0, least_runs=10, least_seconds=0.4995, most_seconds=4.9)
+    times = time_runs(lambda: None, CPU, effort)
+    assert len(times) == runs and sum(times) == pytest.approx(runs * each)
+
+
+def test_a_warm_up_is_not_counted():
+    seen = []
+    times = time_runs(lambda: seen.append(1), CPU, Effort(warm_up=4, least_runs=5, least_seconds=0, most_seconds=1))
+    assert len(times) == 5 and len(seen) == 9
+
+
+def test_a_distribution_is_in_milliseconds():
+    found = distribution_ms([0.001 * number for number in range(1, 102)])
+    assert found == pytest.approx({"median": 51, "p90": 91, "p99": 100, "min": 1, "max": 101})
+
+
+def test_the_rate_of_a_product_is_counted_from_its_size():
+    small = matmul_flops_per_second(CPU, torch.float32, size=64)
+    assert 1e7 < small < 1e14
+
+
+def test_own_work_is_no_neighbour(monkeypatch):
+    moments = iter([(0.0, 100.0, 5.0), (2.0, 107.0, 6.0)])  # clock, work of all since the start, own work
+
+    def begin():
+        clock, busy, own = next(moments)
+        monkeypatch.setattr(neighbours.time, "monotonic", lambda: clock)
+        monkeypatch.setattr(neighbours, "_busy_seconds", lambda: busy)
+        monkeypatch.setattr(neighbours, "_own_seconds", lambda: own)
+
+    monkeypatch.setattr(neighbours.psutil, "cpu_count", lambda: 4)
+    begin()
+    beside = neighbours.Neighbours()
+    begin()
+    assert beside.share() == pytest.approx(6 / 8)

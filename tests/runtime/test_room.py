@@ -1,0 +1,99 @@
+"""What a cluster has room for, and the interface that its machines talk by."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import ray
+import yaml
+from ray._private.state import state
+
+from slm_ray.distill import capture_workers
+from slm_ray.pretrain.config import PretrainConfig
+from slm_ray.pretrain.ray_group import name_interface
+from slm_ray.pretrain.run import resources_of
+from slm_ray.runtime import room
+from slm_ray.runtime.room import cluster_room
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A cluster of a head whose file allows four machines with a GPU, none of which is up."""
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "memory": 1e9})
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 6.0, "memory": 1e9})
+    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: {"CPU": 40, "GPU": 4})
+
+
+def test_machines_that_would_come_count(cluster):
+    assert cluster_room() == {"CPU": 40.0, "GPU": 4.0, "memory": 1e9}
+    config = PretrainConfig(student="a", device="cuda", workers=4, batch_size=8, threads=8)
+    resources = resources_of(config, 1)
+    assert resources.use_gpu and resources.how_many_fit(cluster_room()) == 1
+    job = SimpleNamespace(threads=2, device="cuda")
+    assert capture_workers.workers_that_fit(4, job, None) == 4
+
+
+def test_without_a_file_there_is_what_is_up(cluster, monkeypatch):
+    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: None)
+    assert cluster_room() == {"CPU": 8.0, "memory": 1e9}
+    assert not resources_of(PretrainConfig(student="a"), 1).use_gpu
+
+
+KINDS = {
+    "head": {"resources": {"CPU": 8, "memory": 100}, "max_workers": 0},
+    "gpu": {"resources": {"CPU": 8, "GPU": 1}, "min_workers": 0, "max_workers": 4},
+    "big": {"resources": {"CPU": 32, "GPU": 8}, "max_workers": 2},
+}
+
+
+@pytest.mark.parametrize(("most", "expected"), [
+    (10, {"CPU": 8 + 64 + 32, "GPU": 16 + 4, "memory": 100}),
+    (3, {"CPU": 8 + 64 + 8, "GPU": 16 + 1, "memory": 100}),  # of all kinds together
+    (0, {"CPU": 8, "GPU": 0, "memory": 100}),
+])  # fmt: skip
+def test_limits_are_of_the_head_and_the_best_workers(most, expected):
+    config = {"max_workers": most, "head_node_type": "head", "available_node_types": KINDS}
+    assert room.limits_of(config) == expected
+
+
+def test_machines_of_ones_own_say_nothing_of_themselves():
+    kinds = {"local.cluster.node": {"resources": {}, "max_workers": 2}}
+    config = {"max_workers": 2, "head_node_type": "local.cluster.node", "available_node_types": kinds}
+    assert room.limits_of(config) == {} == room.limits_of({})
+
+
+def test_the_file_is_the_one_that_this_clusters_autoscaler_was_given(tmp_path):
+    """Its process is found by the cluster's port; one whose file is gone, or is no YAML, has no limits."""
+    path = tmp_path / "bootstrap.yaml"
+    path.write_text(yaml.safe_dump({"max_workers": 4, "head_node_type": "head", "available_node_types": KINDS}))
+    words = [sys.executable, "-c", "input()", "--gcs-address=10.0.0.1:64321", f"--autoscaling-config={path}"]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE)
+    try:
+        assert room.limits_on_head("64321")["GPU"] == 18
+        assert room.limits_on_head("64322") == {}
+        for text in ("a: [", None):
+            path.write_text(text) if text else path.unlink()
+            assert room.limits_on_head("64321") == {}
+    finally:
+        process.communicate(b"\n")
+
+
+def test_the_files_of_this_project_allow_gpus():
+    config = yaml.safe_load((Path(__file__).parents[2] / "cluster.yaml").read_text())
+    config["available_node_types"]["gpu"]["resources"] = {"CPU": 8, "GPU": 1}  # which `ray up` looks up at AWS
+    assert room.limits_of(config)["GPU"] == 4
+
+
+def test_gloo_talks_by_the_interface_with_rays_address(monkeypatch):
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
+    name_interface()
+    assert os.environ.pop("GLOO_SOCKET_IFNAME") == "lo"
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "mine")
+    name_interface()
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "mine"

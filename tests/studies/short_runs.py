@@ -1,0 +1,114 @@
+"""Short training and measuring without Ray: tokens prepared, and every model trained, in the test's own process."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from slm_ray.config.errors import UserError
+from slm_ray.data import TRAIN, load_corpus, prepare_tokens
+from slm_ray.data.shards import TokenShards
+from slm_ray.pretrain.build import Place
+from slm_ray.pretrain.inputs import keep_tokens
+from slm_ray.pretrain.job import TrainJob
+from slm_ray.pretrain.launch import Resources
+from slm_ray.pretrain.loop import train
+from slm_ray.pretrain.recorder import Recorder
+from slm_ray.records.files import cache_folder
+
+Break = Callable[[TrainJob], None]
+
+
+def _shards(config: Any, tokenizer: Any, folder: Any, console: Any, workers: int) -> TokenShards:
+    place = folder / "shards"
+    if not place.is_dir():
+        packed = prepare_tokens(
+            load_corpus(config.data, config.text_field, console), tokenizer, TRAIN, num_tokens=config.num_tokens(),
+            sequence_length=config.sequence_length, cache=cache_folder() / "tokens", console=console,
+        )  # fmt: skip
+        keep_tokens(packed, len(tokenizer), place)
+    return TokenShards.open(place.resolve())
+
+
+def train_without_ray(patch: pytest.MonkeyPatch, break_down: Break = lambda job: None) -> list[str]:
+    """Train in this process with torch's engine; gives the names of the jobs that were really trained, as they end.
+
+    Args:
+        patch: Undone at the test's end.
+        break_down: Called before each job; what it raises is the job's failure, or ends the process's work.
+    """
+    from slm_ray.search import short_training
+
+    trained: list[str] = []
+    patch.setattr(short_training, "run_on_ray", _runner(break_down, trained))
+    patch.setattr(short_training, "_room_for", lambda config, count: (Resources(1, 1, False), 2))
+    patch.setattr(short_training, "training_shards", _shards)
+    return trained
+
+
+def pretrain_without_ray(patch: pytest.MonkeyPatch, watch_step: Break = lambda job: None) -> list[str]:
+    """Let pretraining's own command train in this process; gives the names of the jobs that were trained, as they end.
+
+    Args:
+        patch: Undone at the test's end.
+        watch_step: Called after each step; what it raises ends the process's work.
+    """
+    from slm_ray.pretrain import inputs
+    from slm_ray.pretrain import run as pretrain_run
+
+    trained: list[str] = []
+    patch.setattr(pretrain_run, "ray_session", lambda *_: contextlib.nullcontext())
+    patch.setattr(pretrain_run, "resources_of", lambda config, count: Resources(1, 1, False))
+    patch.setattr(pretrain_run, "run_on_ray", _runner(lambda job: None, trained, watch_step))
+    patch.setattr(inputs, "training_shards", _shards)
+    return trained
+
+
+def _runner(break_down: Break, trained: list[str], watch_step: Break = lambda job: None) -> Callable[..., Any]:
+    def run(jobs: Any, folders: Any, resources: Any, concurrent: Any, watch: Any) -> dict[str, Any]:
+        statuses = {}
+        for job, folder in zip(jobs, folders, strict=True):
+            recorder = Recorder(str(folder))
+            options = {**job.options, "engine": "torch", "precision": "fp32"}
+
+            def say(
+                kind: str, body: dict[str, Any], job: TrainJob = job, say: Callable[..., Any] = recorder.say
+            ) -> None:
+                say(kind, body)
+                if kind == "step":
+                    watch_step(job)
+
+            try:
+                break_down(job)
+                train(dataclasses.replace(job, options=options), Place(0, 1, torch.device("cpu")), say)
+                trained.append(job.name)
+            except UserError as error:
+                recorder.say("failure", {"message": str(error)})
+            statuses[job.name] = recorder.status()
+            watch(job.name, statuses[job.name])
+        return statuses
+
+    return run
+
+
+def report_without_ray(patch: pytest.MonkeyPatch) -> list[tuple[int, tuple[str, ...]]]:
+    """Let the command measure in this process; gives what was measured: trials, and with which proxies."""
+    from slm_ray.search.measuring import Measurer
+    from slm_ray.studies import correlate
+
+    measured: list[tuple[int, tuple[str, ...]]] = []
+
+    def measure(settings: Any, specs: Any, workers: int, on_done: Any) -> None:
+        measurer = Measurer(settings)
+        for trial, spec in specs.items():
+            measured.append((trial, settings.proxies))
+            on_done(*measurer.measure(trial, spec))
+
+    patch.setattr(correlate, "ray_session", lambda *_: contextlib.nullcontext())
+    patch.setattr(correlate, "measure_in_full", measure)
+    return measured
