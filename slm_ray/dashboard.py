@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slm_ray.config.errors import UserError
-from slm_ray.config.options import Parser
+from slm_ray.config.parser import Parser
 from slm_ray.records.files import write_json
 from slm_ray.runtime.commands import run_command
 from slm_ray.runtime.wandb_key import has_key, wandb_project

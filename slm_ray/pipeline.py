@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slm_ray.config.errors import UserError
-from slm_ray.config.options import Parser, add_flags
+from slm_ray.config.options import add_flags
+from slm_ray.config.parser import Parser
 from slm_ray.pipeline_options import PipelineConfig, read_options
 from slm_ray.pipeline_stages import SKIP, STAGES, Pipeline, Plan
 from slm_ray.records.files import explain_os_error

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from slm_ray.config.errors import ConfigError, UserError, nearest
-from slm_ray.config.options import build_config, flag_of, option, read_yaml
+from slm_ray.config.options import build_config, flag_of, option
+from slm_ray.config.yaml_files import read_yaml
 from slm_ray.distill.command import LogitsConfig
 from slm_ray.evaluate.config import EvaluateConfig
 from slm_ray.pretrain.config import DISTILL, FROM_STORE, PretrainConfig

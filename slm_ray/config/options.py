@@ -10,13 +10,11 @@ import argparse
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
-
-import yaml
+from typing import Any, TypeVar
 
 from slm_ray.config.errors import ConfigError, UserError, nearest
-from slm_ray.config.plain_yaml import plain_yaml
 from slm_ray.config.redact import MASK, secret_in
+from slm_ray.config.yaml_files import read_yaml
 
 T = TypeVar("T")
 Check = Callable[[Any], str | None]
@@ -48,28 +46,6 @@ def option(
 def at_least(low: float) -> Check:
     """A check that a number is ``low`` or more."""
     return lambda value: None if value >= low else f"must be at least {low:g}, got {value:g}"
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose mistakes are one sentence, with the nearest flag offered."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("allow_abbrev", False)
-        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
-        super().__init__(*args, **kwargs)
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage and exiting."""
-        raise UserError(f"{message} (see --help)")
-
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse, and name the nearest flag for one that does not exist."""
-        parsed, extra = self.parse_known_args(args, namespace)
-        if extra:
-            flags = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
-            flag = extra[0].split("=")[0]
-            raise UserError(f"unknown argument '{flag}': {nearest(flag, flags)}")
-        return parsed
 
 
 def flag_of(name: str) -> str:
@@ -163,40 +139,6 @@ def build_config(cls: type[T], given: Mapping[str, Any], *, source: str = "optio
     if problems:
         raise ConfigError(source, problems)
     return cls(**values)
-
-
-def read_yaml(path: Path) -> Any:
-    """Read a YAML file as plain data.
-
-    Raises:
-        UserError: It is missing, not UTF-8, or not YAML; the line is named.
-    """
-    try:
-        return parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist") from error
-    except IsADirectoryError as error:
-        raise UserError(f"{path} is a folder, not a YAML file") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: save it as UTF-8") from error
-
-
-def parse_yaml(text: str, source: str) -> Any:
-    """Plain data from YAML.
-
-    Args:
-        text: The YAML.
-        source: What an error names.
-
-    Raises:
-        UserError: It is not YAML; the line is named.
-    """
-    try:
-        return plain_yaml(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"{source} is not valid YAML{where}: {getattr(error, 'problem', None) or error}") from error
 
 
 def add_command_flags(parser: argparse.ArgumentParser, cls: type, *, dry_run: str) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slm_ray.config.errors import UserError
-from slm_ray.config.options import Parser, add_command_flags, at_least, load_config, option
+from slm_ray.config.options import add_command_flags, at_least, load_config, option
+from slm_ray.config.parser import Parser
 from slm_ray.config.units import format_bytes, format_count, format_seconds, parse_number
 from slm_ray.data import DEFAULT_CORPUS
 from slm_ray.distill.store_format import STORE_KINDS, TOP_K

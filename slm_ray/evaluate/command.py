@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from slm_ray.config.errors import UserError
-from slm_ray.config.options import Parser, add_command_flags, build_config, load_config, refuse_changes
+from slm_ray.config.options import add_command_flags, build_config, load_config, refuse_changes
+from slm_ray.config.parser import Parser
 from slm_ray.evaluate.config import MAY_CHANGE, SEVERAL, EvaluateConfig
 from slm_ray.records.files import read_json, write_json
 from slm_ray.report.evaluation_records import MODELS_FOLDER, RESULT_FILE

@@ -10,7 +10,8 @@ from typing import Any
 
 from slm_ray.config.digest import digest_json, sha256_file
 from slm_ray.config.errors import UserError, unknown_name
-from slm_ray.config.options import Parser, add_command_flags, at_least, load_config, option
+from slm_ray.config.options import add_command_flags, at_least, load_config, option
+from slm_ray.config.parser import Parser
 from slm_ray.data.documents import Corpus
 from slm_ray.data.load import DEFAULT_CORPUS, load_corpus
 from slm_ray.data.pieces import sample_part

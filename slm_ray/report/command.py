@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from slm_ray.config.options import Parser
+from slm_ray.config.parser import Parser
 from slm_ray.report.runs import load_any
 
 

@@ -12,6 +12,7 @@ from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError
 from slm_ray.config.redact import redact
 from slm_ray.records.files import explain_os_error, read_json, write_json
+from slm_ray.records.run import RunRecord
 from slm_ray.runtime.environment import describe_environment
 from slm_ray.runtime.mirror import Mirror, bring_back, lies_in_a_mirror, storage_of
 from slm_ray.runtime.progress import Console
@@ -34,6 +35,7 @@ class RunFolder:
         """
         self.path = path
         self._made: list[Path] = []  # folders above it, nearest first
+        self.begun = (path / CONFIG_FILE).exists()
         self._mirror: Mirror | None = None
         try:
             self._lock = (path / LOCK_FILE).open("w")
@@ -46,12 +48,16 @@ class RunFolder:
             raise UserError(f"{path} is in use by another process: wait for it, or choose another --out") from error
 
     @classmethod
-    def create(cls, path: Path, config: dict[str, Any]) -> RunFolder:
+    def create(cls, path: Path, config: RunRecord | dict[str, Any]) -> RunFolder:
         """Make a new run folder and write its resolved config and environment.
 
         Raises:
             UserError: The folder already holds a run, holds other files, or cannot be written.
         """
+        if isinstance(config, RunRecord):
+            storage, config = config.options.get("storage"), config.to_json()
+        else:  # stages whose config is not a slm_ray.config.base.Config yet
+            storage = config.get("storage")
         missing = [above for above in path.parents if not above.exists()]
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -69,7 +75,7 @@ class RunFolder:
         write_json(path / ENVIRONMENT_FILE, describe_environment())
         write_json(path / CONFIG_FILE, config)
         try:
-            folder.mirror_to(config.get("storage"), is_new=True)
+            folder.mirror_to(storage, is_new=True)
         except UserError:
             folder.forget()
             raise
@@ -88,7 +94,8 @@ class RunFolder:
         """
         find_run(path, storage)
         folder = cls(path)
-        folder.mirror_to(storage or folder.config().get("storage"))
+        config = folder.config()
+        folder.mirror_to(storage or config.get("options", config).get("storage"))
         return folder
 
     def mirror_to(self, storage: str | None, *, is_new: bool = False) -> None:
@@ -116,6 +123,10 @@ class RunFolder:
                 self.close()
                 raise
             self._mirror.start()
+
+    def begin(self) -> None:
+        """Say that the command's mistakes are behind it: from here on, a failure leaves a run to resume."""
+        self.begun = True
 
     def config(self) -> dict[str, Any]:
         """The resolved config the run was started with."""

@@ -12,7 +12,7 @@ from typing import Any
 import slm_ray
 from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import ConfigError, UserError, nearest, unknown_name
-from slm_ray.config.options import read_yaml
+from slm_ray.config.yaml_files import read_yaml
 
 AXES = ("hidden", "layers", "heads", "queries", "neurons")
 ORDERS = ("natural", "magnitude", "activation", "taylor")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from slm_ray.config.errors import UserError
-from slm_ray.config.options import Parser, parse_yaml
+from slm_ray.config.parser import Parser
+from slm_ray.config.yaml_files import parse_yaml
 from slm_ray.records.files import explain_os_error, read_json, write_json, write_text
 from slm_ray.runtime.commands import command_line
 from slm_ray.runtime.mirror import STORAGE_HELP

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from slm_ray.config.errors import UserError, nearest
-from slm_ray.config.plain_yaml import plain_yaml
+from slm_ray.config.yaml_files import plain_yaml
 from slm_ray.studies.stages import STAGES, normal_name
 
 _MERGED = ("base", "grid", "vars", "machine", "required")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from slm_ray.config.errors import UserError
-from slm_ray.config.options import Parser, add_command_flags, build_config, load_config, refuse_changes
+from slm_ray.config.options import add_command_flags, build_config, load_config, refuse_changes
+from slm_ray.config.parser import Parser
 from slm_ray.config.units import format_count, parse_number
 from slm_ray.runtime.commands import command_line
 from slm_ray.runtime.outside import also_from_outside

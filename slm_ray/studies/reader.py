@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_ray.config.errors import ConfigError, UserError, nearest
-from slm_ray.config.options import read_yaml
+from slm_ray.config.yaml_files import read_yaml
 from slm_ray.studies.merge import apply_scale, apply_settings, choose_scale
 from slm_ray.studies.model import Group, Step, SweepFile, Values
 from slm_ray.studies.plan_search import read_search

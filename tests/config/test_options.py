@@ -3,7 +3,8 @@ from dataclasses import dataclass
 import pytest
 
 from slm_ray.config.errors import ConfigError, UserError
-from slm_ray.config.options import Parser, add_flags, at_least, load_config, option
+from slm_ray.config.options import add_flags, at_least, load_config, option
+from slm_ray.config.parser import Parser
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_ray.config.errors import UserError, unknown_name
-from slm_ray.config.options import Parser
+from slm_ray.config.parser import Parser
 from slm_ray.records.files import explain_os_error, read_json, write_json, write_text
 
 PROG = "python -m slm_ray.rate"

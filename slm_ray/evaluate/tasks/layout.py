@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from slm_ray.config.errors import UserError, nearest
-from slm_ray.config.plain_yaml import plain_yaml
+from slm_ray.config.yaml_files import plain_yaml
 from slm_ray.evaluate.tasks.expand import Ancestry, Expansion, Leaf
 from slm_ray.evaluate.tasks.harness import read_config
 from slm_ray.evaluate.tasks.index import Entry

@@ -1,10 +1,13 @@
-"""YAML as plain data, from whoever wrote it."""
+"""YAML files as plain data, whoever wrote them."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
+
+from slm_ray.config.errors import UserError
 
 _MOST_VALUES = 1_000_000
 
@@ -36,3 +39,37 @@ def _count(value: Any, known: dict[int, int]) -> int:
         entries = value.values() if isinstance(value, dict) else value
         known[id(value)] = 1 + sum(_count(entry, known) for entry in entries)
     return known[id(value)]
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file as plain data.
+
+    Raises:
+        UserError: It is missing, not UTF-8, or not YAML; the line is named.
+    """
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path} is a folder, not a YAML file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: save it as UTF-8") from error
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Plain data from YAML.
+
+    Args:
+        text: The YAML.
+        source: What an error names.
+
+    Raises:
+        UserError: It is not YAML; the line is named.
+    """
+    try:
+        return plain_yaml(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"{source} is not valid YAML{where}: {getattr(error, 'problem', None) or error}") from error

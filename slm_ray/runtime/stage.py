@@ -1,0 +1,124 @@
+"""A stage's command, declared once: flags, ``--config``, ``--resume``, ``--dry-run``, its run folder, its summary."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from slm_ray.config.base import Config, add_flags, build_config, flatten, load_config, refuse_changes
+from slm_ray.config.errors import UserError
+from slm_ray.config.parser import Parser
+from slm_ray.records.base import read_record
+from slm_ray.records.run import RunRecord
+from slm_ray.runtime.commands import command_line, run_command
+from slm_ray.runtime.runfolder import RunFolder
+
+C = TypeVar("C", bound=Config)
+
+
+@dataclass(frozen=True)
+class Stage(Generic[C]):
+    """A command that works in a run folder and can be resumed.
+
+    Attributes:
+        name: As in ``slm-ray NAME``.
+        summary: One line for ``--help``.
+        config: Its options, among them ``out`` and ``storage``.
+        execute: Does the work in a run's folder, and goes on from whatever is finished there; it imports what is
+            heavy itself, and calls ``folder.begin()`` once mistakes in the command are behind it.
+        show: Prints the summary of a finished run.
+        plan: The text of ``--dry-run``; spends nothing.
+        result_file: The file whose existence says that a run is finished.
+        may_change: The options that may be given with ``--resume``.
+        default_out: The run's folder when none is given, from the config and a time stamp.
+    """
+
+    name: str
+    summary: str
+    config: type[C]
+    execute: Callable[[C, RunFolder], None]
+    show: Callable[[Path], None]
+    plan: Callable[[C], str]
+    result_file: str
+    may_change: tuple[str, ...]
+    default_out: Callable[[C, str], str]
+
+    @property
+    def prog(self) -> str:
+        """How the command is called."""
+        return f"python -m slm_ray.{self.name}"
+
+    def parser(self) -> Parser:
+        """The command's parser: a flag per option, and those that are no options of a run."""
+        parser = Parser(prog=self.prog, description=self.summary[0].upper() + self.summary[1:] + ".")
+        parser.add_argument("--resume", type=Path, default=None, metavar="RUN", help="continue the run in this folder")
+        parser.add_argument("--config", type=Path, default=None, help="YAML file of options; flags come over it")
+        parser.add_argument("--dry-run", action="store_true", help="print what would be done and what it costs")
+        parser.add_argument("--debug", action="store_true", help="show tracebacks")
+        add_flags(parser, self.config)
+        return parser
+
+    def main(self, argv: Sequence[str]) -> int:
+        """Run the command.
+
+        Returns:
+            The exit status: 0 when done.
+
+        Raises:
+            UserError: Something the user can fix.
+        """
+        given = vars(self.parser().parse_args(list(argv)))
+        config_file, resume, dry_run = given.pop("config"), given.pop("resume"), given.pop("dry_run")
+        given.pop("debug")
+        if resume is not None:
+            if dry_run or config_file:
+                flag = "--dry-run" if dry_run else "--config"
+                raise UserError(f"{flag} belongs to a new run, and --resume continues one: give one of them")
+            return self._resume(resume, given)
+        config = load_config(self.config, config_file, given)
+        if dry_run:
+            print(self.plan(config))
+            return 0
+        values = flatten(config)
+        out = Path(values["out"] or self.default_out(config, datetime.now().strftime("%Y%m%d-%H%M%S")))
+        record = RunRecord(stage=self.name, command=command_line(self.prog, argv), options=values)
+        folder = RunFolder.create(out, record)
+        try:
+            self.execute(config, folder)
+        except BaseException:
+            if not folder.begun:  # the corrected command may use the same folder
+                folder.forget()
+            raise
+        finally:
+            folder.close()
+        self.show(out)
+        return 0
+
+    def _resume(self, path: Path, given: dict[str, Any]) -> int:
+        """Continue a run with the options it was started with."""
+        refuse_changes(given, self.may_change, path)
+        folder = RunFolder.open_existing(path, given.get("storage"))
+        try:
+            record = read_record(path, RunRecord)
+            if record.stage != self.name:
+                raise UserError(
+                    f"{path} is a run of `slm-ray {record.stage}`, not of `slm-ray {self.name}`: continue it with "
+                    f"slm-ray {record.stage} --resume {path}"
+                )
+            if (path / self.result_file).exists():
+                print(f"{path} is finished already:\n")
+            else:
+                config = build_config(self.config, record.options | given, source=str(path / RunRecord.FILE))
+                self.execute(config, folder)
+        finally:
+            folder.close()
+        self.show(path)
+        return 0
+
+    def run(self) -> None:
+        """End the process with the command's exit status; for ``__main__``."""
+        sys.exit(run_command(self.main))
