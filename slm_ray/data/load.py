@@ -6,14 +6,12 @@ import difflib
 from pathlib import Path
 
 from slm_ray.config.errors import UserError, nearest
-from slm_ray.data.bundled import BUNDLED, PYTHON_DOCS, bundled_corpus
+from slm_ray.data.bundled import BUNDLED, bundled_corpus
 from slm_ray.data.documents import Corpus
 from slm_ray.data.hub import hub_corpus, is_hub_id
 from slm_ray.data.local import is_supported, local_corpus
 from slm_ray.records.files import explain_os_error
 from slm_ray.runtime.progress import Console
-
-DEFAULT_CORPUS = PYTHON_DOCS
 
 
 def load_corpus(

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import torch
 
 from slm_ray.config.errors import UserError, unknown_name
-from slm_ray.distill.signal import KINDS, SparseSignal, TeacherSignal
+from slm_ray.distill.config import DIVERGENCES, check_loss
+from slm_ray.distill.signal import SparseSignal, TeacherSignal
 
 
 class Softmax(NamedTuple):
@@ -112,20 +113,6 @@ _CLOSED_FORMS: dict[str, Callable[[Softmax, Softmax], Slope]] = {
     "total_variation": _total_variation,
     "soft_ce": _soft_ce,
 }
-DIVERGENCES = tuple(_CLOSED_FORMS)
-
-# What a kind of signal cannot be used with, and why.
-_LINEAR = ("forward_kl", "soft_ce")  # in the teacher's probabilities, up to its own entropy
-_REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
-    "top-k": (
-        ("reverse_kl", "symmetric"),
-        "infinite with top-k targets, which give the other words no probability",
-    ),
-    "sampled": (
-        tuple(name for name in DIVERGENCES if name not in _LINEAR),
-        "biased with sampled targets, because it is not linear in the teacher's probabilities",
-    ),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,12 +140,7 @@ class Divergence:
         Raises:
             UserError: It would be infinite or biased; the message names what can be used.
         """
-        if kind not in KINDS:
-            raise unknown_name("kind of distillation", kind, KINDS)
-        names, reason = _REFUSED.get(kind, ((), ""))
-        if self.name in names:
-            rest = ", ".join(name for name in DIVERGENCES if name not in names)
-            raise UserError(f"loss {self.name} is {reason}: use one of {rest}, or full or top-k-tail distillation")
+        check_loss(self.name, kind)
 
     def check_signal(self, signal: TeacherSignal) -> None:
         """Refuse a signal of the wrong kind, or taken at another temperature.

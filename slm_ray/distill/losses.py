@@ -8,7 +8,8 @@ import torch
 
 from slm_ray.config.errors import UserError
 from slm_ray.distill.blocks import Objective
-from slm_ray.distill.divergences import DIVERGENCES, Divergence
+from slm_ray.distill.config import DIVERGENCES
+from slm_ray.distill.divergences import Divergence
 from slm_ray.distill.fused import Batch, FusedLoss
 from slm_ray.distill.signal import DenseSignal, SparseSignal, TeacherSignal
 

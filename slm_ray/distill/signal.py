@@ -7,10 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from slm_ray.config.errors import UserError, unknown_name
-
-FULL = "full"
-SPARSE_KINDS = ("top-k", "top-k-tail", "sampled")
-KINDS = (FULL, *SPARSE_KINDS)
+from slm_ray.distill.config import FULL, SPARSE_KINDS
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from slm_ray.config.errors import UserError
+from slm_ray.distill.config import KINDS
 from slm_ray.distill.losses import DIVERGENCES, DenseSignal, Divergence, SparseSignal, causal_lm_loss
-from slm_ray.distill.signal import KINDS
 from tests.references import naive_distillation
 
 TOKENS, WORDS, WIDTH, TEACHER_WIDTH = 6, 13, 5, 3
