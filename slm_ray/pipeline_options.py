@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from slm_ray.config.errors import ConfigError, UserError, nearest
-from slm_ray.config.options import build_config, flag_of, option
+from slm_ray.config.options import build_config, check_config, defaults_of, flag_of, option, values_of
 from slm_ray.config.yaml_files import read_yaml
 from slm_ray.distill.command import LogitsConfig
 from slm_ray.evaluate.config import EvaluateConfig
@@ -102,7 +101,7 @@ class _Reader:
 
     def read(self, loaded: dict[str, Any]) -> Options:
         top = {name: value for name, value in loaded.items() if name not in SECTIONS}
-        known = {field.name for field in dataclasses.fields(PipelineConfig)}
+        known = set(defaults_of(PipelineConfig))
         for name in sorted(set(top) - known):
             self.problems.append(f"{name}: no such section or option; {nearest(name, [*SECTIONS, *known])}")
             del top[name]
@@ -116,10 +115,13 @@ class _Reader:
         evaluate = self._build("evaluate", EvaluateConfig, self._evaluate_values(out, pretrain, given["evaluate"]))
         logits = self._logits(out, search, pretrain, given["logits"])
         if search and pretrain:
-            self._check("search", search.check)
-            self._check("pretrain", pretrain.check)
-        if evaluate:
-            self._check("evaluate", evaluate.check_measurements)
+            self._check("search", search)
+            self._check("pretrain", pretrain)
+        if evaluate and hasattr(evaluate, "check_measurements"):
+            try:
+                evaluate.check_measurements()
+            except UserError as error:
+                self.problems.append(f"evaluate: {error}")
         if self.problems or not (common and search and pretrain and evaluate):
             raise ConfigError(self.source, self.problems)
         return Options(out, common.storage, search, logits, pretrain, evaluate)
@@ -145,57 +147,60 @@ class _Reader:
         try:
             return build_config(cls, given)
         except ConfigError as error:
-            paths = {flag_of(field.name): field.name for field in dataclasses.fields(cls)}
+            paths = {flag_of(name): name for name in defaults_of(cls)}
             for problem in error.problems:
                 name, _, rest = problem.partition(":")
                 path = f"{section}.{paths.get(name, name)}" if section else flag_of(paths.get(name, name))
                 self.problems.append(f"{path}:{rest}")
             return None
 
-    def _check(self, section: str, check: Any) -> None:
+    def _check(self, section: str, config: Any) -> None:
         try:
-            check()
+            check_config(config)
         except UserError as error:
             self.problems.append(f"{section}: {error}")
 
     def _pretrain_values(self, out: Path, search: SearchConfig | None, given: dict[str, Any]) -> dict[str, Any]:
-        winners = search.winners if search else 1
+        found = values_of(search) if search else {"winners": 1}
+        winners = found["winners"]
         students = ",".join(str(out / "search" / "winners" / str(number)) for number in range(winners))
-        inherited = {name: getattr(search, name) for name in ("teacher", "data", "text_field")} if search else {}
+        inherited = {name: found[name] for name in ("teacher", "data", "text_field") if name in found}
         values = inherited | given | {"student": students, "out": str(out / "pretrain")}
         reads_store = values.get("distill") in FROM_STORE
         return values | ({"store": str(out / "logits")} if reads_store else {})
 
     def _evaluate_values(self, out: Path, pretrain: PretrainConfig | None, given: dict[str, Any]) -> dict[str, Any]:
         names = ("data", "text_field", "eval_tokens", "sequence_length", "documents")
-        inherited = {name: getattr(pretrain, name) for name in names} if pretrain else {}
+        found = values_of(pretrain) if pretrain else {}
+        inherited = {name: found[name] for name in names if name in found}
         return inherited | given | {"out": str(out / "evaluate")}
 
     def _logits(
         self, out: Path, search: SearchConfig | None, pretrain: PretrainConfig | None, given: dict[str, Any]
     ) -> LogitsConfig | None:
         """The capture of exactly the tokens that pretraining reads."""
-        if search is None or pretrain is None or pretrain.distill not in FROM_STORE:
-            if given and pretrain is not None and pretrain.distill not in FROM_STORE:
+        known = values_of(pretrain) if pretrain is not None else {}
+        if search is None or pretrain is None or known["distill"] not in FROM_STORE:
+            if given and pretrain is not None and known["distill"] not in FROM_STORE:
                 self.problems.append(
-                    f"logits: pretrain.distill {pretrain.distill} reads no store; leave the section out, or give "
+                    f"logits: pretrain.distill {known['distill']} reads no store; leave the section out, or give "
                     "pretrain.distill: top-k"
                 )
             self._build("logits", LogitsConfig, given)
             return None
         values: dict[str, Any] = {
-            "teacher": pretrain.teacher, "documents": pretrain.documents, "out": str(out / "logits"),
-            "kind": "sampled" if pretrain.distill == "sampled" else "top-k",
-            "temperature": 1.0 if pretrain.distill == "top-k" else pretrain.temperature,
+            "teacher": known["teacher"], "documents": known["documents"], "out": str(out / "logits"),
+            "kind": "sampled" if known["distill"] == "sampled" else "top-k",
+            "temperature": 1.0 if known["distill"] == "top-k" else known["temperature"],
         }  # fmt: skip
-        if pretrain.shards:
-            values["shards"] = pretrain.shards
+        if known["shards"]:
+            values["shards"] = known["shards"]
         else:
-            values |= {"data": pretrain.data, "text_field": pretrain.text_field}
-            values |= {"tokens": self._num_tokens(pretrain), "sequence_length": pretrain.sequence_length}
+            values |= {"data": known["data"], "text_field": known["text_field"]}
+            values |= {"tokens": self._num_tokens(pretrain), "sequence_length": known["sequence_length"]}
         config: LogitsConfig | None = self._build("logits", LogitsConfig, given | values)
         if config is not None:
-            self._check("logits", config.check)
+            self._check("logits", config)
         return config
 
     def _num_tokens(self, pretrain: PretrainConfig) -> str | None:

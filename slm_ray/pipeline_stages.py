@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import importlib
 import os
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_ray.config.digest import digest_json, sha256_file
-from slm_ray.config.options import given_flags
+from slm_ray.config.options import defaults_of, given_flags, names_in, replaced, values_of
 from slm_ray.distill.store_format import work_folder
 from slm_ray.evaluate.config import MAY_CHANGE as EVALUATE_MAY_CHANGE
 from slm_ray.pipeline_options import Options
@@ -148,17 +147,17 @@ class Pipeline:
             return [str(self.out)]
         config = getattr(self.options, name)
         if name == "pretrain":
-            config = dataclasses.replace(config, student=",".join(map(str, self._winners())))
-        argv = to_argv(dataclasses.replace(config, model=None) if name == "evaluate" else config)
+            config = replaced(config, student=",".join(map(str, self._winners())))
+        argv = to_argv(replaced(config, model=None) if name == "evaluate" else config)
         if name == "evaluate":
             argv = [text for model in self.models() for text in ("--model", model)] + argv
         return argv
 
     def _resume_argv(self, name: str) -> list[str]:
         config = getattr(self.options, name)
-        fields = {field.name: field.default for field in dataclasses.fields(config)}
-        same = {field: default for field, default in fields.items() if field not in _MAY_CHANGE[name]}
-        return ["--resume", str(self.out / name), *to_argv(dataclasses.replace(config, **same))]
+        defaults = defaults_of(type(config))
+        same = {field: default for field, default in defaults.items() if field not in _MAY_CHANGE[name]}
+        return ["--resume", str(self.out / name), *to_argv(replaced(config, **same))]
 
     def _result(self, name: str) -> Mapping[str, Any] | None:
         path = self.out / name / "result.json"
@@ -168,7 +167,7 @@ class Pipeline:
         """The search's winners, those expected while it has not found them."""
         result = self._result("search")
         if result is None:
-            return [Path(path) for path in self.options.pretrain.students()]
+            return [Path(path) for path in names_in(values_of(self.options.pretrain)["student"])]
         return [self.out / "search" / entry["folder"] for entry in result["winners"]]
 
     def models(self) -> tuple[str, ...]:
@@ -181,18 +180,18 @@ class Pipeline:
             trained = [str(self.out / "pretrain" / "NAME" / "model")]
         else:
             trained = [str(self.out / "pretrain" / model["model"]) for model in result["models"]]
-        added = self.options.evaluate.models() if self.options.evaluate.model else ()
+        added = names_in(values_of(self.options.evaluate)["model"])
         return tuple(dict.fromkeys([trained[0], self.teacher, *map(str, self._winners()), *trained[1:], *added]))
 
     @property
     def teacher(self) -> str:
         """The teacher that pretraining distills from."""
-        return self.options.pretrain.teacher or self.options.search.teacher
+        return str(values_of(self.options.pretrain)["teacher"] or values_of(self.options.search)["teacher"])
 
     def key(self, name: str) -> str:
         """The digest of all that a stage's output depends on."""
         config = getattr(self.options, name, None)
-        values = dataclasses.asdict(config) if config is not None else {}
+        values = values_of(config) if config is not None else {}
         left_out = {*_MAY_CHANGE.get(name, ()), *_SET_BY_STAGES}
         options = {key: value for key, value in values.items() if key not in left_out}
         named = {key: file_signature(Path(str(options[key])).expanduser()) for key in _PATHS

@@ -242,9 +242,8 @@ def flatten(config: Config) -> dict[str, Any]:
     return dict(leaves(config.model_dump(mode="json"), type(config)))
 
 
-def given_flags(config: Config) -> list[str]:
-    """The words of a command that give this config: a flag for every option that is not at its default."""
-    words: list[str] = []
+def given_flag_pairs(config: Config) -> Iterator[tuple[str, ...]]:
+    """The flags that give this config, each with its value: one for every option that is not at its default."""
     values = flatten(config)
     for name, option in options_of(type(config)).items():
         value = values[name]
@@ -252,10 +251,14 @@ def given_flags(config: Config) -> list[str]:
         if value is None or value == default or (isinstance(value, list) and tuple(value) == default):
             continue
         if option.is_switch:
-            words.append(option.flag if value else flag_of(f"no_{name}"))
+            yield (option.flag if value else flag_of(f"no_{name}"),)
         else:
-            words += [option.flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
-    return words
+            yield option.flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def given_flags(config: Config) -> list[str]:
+    """The words of a command that give this config."""
+    return [word for flag in given_flag_pairs(config) for word in flag]
 
 
 def add_flags(parser: argparse.ArgumentParser, cls: type[Config]) -> None:

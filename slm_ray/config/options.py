@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from slm_ray.config import base
 from slm_ray.config.errors import ConfigError, UserError, nearest
 from slm_ray.config.redact import MASK, secret_in
 from slm_ray.config.yaml_files import read_yaml
@@ -55,6 +56,9 @@ def flag_of(name: str) -> str:
 
 def given_flags(config: Any) -> Iterator[tuple[str, ...]]:
     """The flags that give a config, with their values: every option that would be another one if it were left out."""
+    if isinstance(config, base.Config):
+        yield from base.given_flag_pairs(config)
+        return
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         without = dataclasses.replace(config, **{field.name: field.default})  # some defaults depend on other options
@@ -127,6 +131,8 @@ def build_config(cls: type[T], given: Mapping[str, Any], *, source: str = "optio
     Raises:
         ConfigError: A field does not exist, or a value breaks its rule; all of them are listed.
     """
+    if issubclass(cls, base.Config):
+        return base.build_config(cls, given, source=source)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     problems, values = [], {}
     for name, raw in given.items():
@@ -191,3 +197,41 @@ def load_config(cls: type[T], config_file: Path | None, flags: Mapping[str, Any]
         given.update({str(key).replace("-", "_"): value for key, value in (loaded or {}).items()})
     given.update(flags)
     return build_config(cls, given, source=str(config_file) if config_file else "options")
+
+
+# Of both kinds of configs, until every stage has the nested one of slm_ray.config.base.
+
+
+def defaults_of(cls: type) -> dict[str, Any]:
+    """Every option's default by name."""
+    if issubclass(cls, base.Config):
+        return {name: option.field.get_default() for name, option in base.options_of(cls).items()}
+    return {field.name: field.default for field in dataclasses.fields(cls)}
+
+
+def values_of(config: Any) -> dict[str, Any]:
+    """Every option's value by name, as records hold them."""
+    return base.flatten(config) if isinstance(config, base.Config) else dataclasses.asdict(config)
+
+
+def replaced(config: Any, **changes: Any) -> Any:
+    """A config in which options have other values."""
+    if isinstance(config, base.Config):
+        return config.replace(**changes)
+    return dataclasses.replace(config, **changes)
+
+
+def check_config(config: Any, *action: str) -> None:
+    """Check a config's options against each other; a nested one did so when it was made.
+
+    Raises:
+        UserError: Some do not go together.
+    """
+    if not isinstance(config, base.Config):
+        config.check(*action)
+
+
+def names_in(value: Any) -> list[str]:
+    """The names in an option's value: a list, or text with commas between them."""
+    parts = value if isinstance(value, (list, tuple)) else str(value or "").split(",")
+    return [part.strip() for part in map(str, parts) if part.strip()]

@@ -207,6 +207,8 @@ def read_part(path: Path, notes: list[str]) -> Mapping[str, Any] | None:
     if not isinstance(value, Mapping):
         notes.append(f"{path} holds no mapping: restore it")
         return None
+    if path.name == CONFIG_FILE and "stage" in value and isinstance(value.get("options"), Mapping):  # a RunRecord
+        return {**value["options"], "command": value.get("command"), "stage": value["stage"]}
     return value
 
 

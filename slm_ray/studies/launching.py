@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib
 import os
 import re
@@ -20,6 +19,7 @@ from typing import Any
 import yaml
 
 from slm_ray.config.errors import UserError, first_line
+from slm_ray.config.options import replaced, values_of
 from slm_ray.records.files import write_text
 from slm_ray.runtime.runfolder import CONFIG_FILE
 from slm_ray.studies.points import Task, resolved_options, task_folder
@@ -81,19 +81,19 @@ def arguments(task: Task, setting: Setting) -> list[str]:
     config = task.stage.config(options, out=str(folder))
     if isinstance(config, dict):
         return _sections(task, options, run, folder)
-    fields = {field.name for field in dataclasses.fields(config)}
+    known = values_of(config)
     where: dict[str, Any] = {"tracker": setting.tracker}
     if task.stage.name in _ON_RAY or num_workers(task) > 1:
         where["address"] = setting.address
-    if setting.threads is not None and getattr(config, "threads", 1) is None:
+    if setting.threads is not None and known.get("threads", 1) is None:
         where["threads"] = setting.threads
-    where = {name: value for name, value in where.items() if name in fields and value is not None}
+    where = {name: value for name, value in where.items() if name in known and value is not None}
     if task.stage.resumes and (folder / CONFIG_FILE).is_file():
         return ["--resume", str(folder), *(f"--{name}={value}" for name, value in where.items())]
     if task.stage.resumes and folder.exists():
         shutil.rmtree(folder)  # killed before its options were written: nothing was done
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return [*action_of(task.stage, config), *to_argv(dataclasses.replace(config, **where))]
+    return [*action_of(task.stage, config), *to_argv(replaced(config, **where))]
 
 
 def num_workers(task: Task) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import ConfigError, UserError
+from slm_ray.config.options import values_of
 from slm_ray.records.files import read_json
 from slm_ray.studies.model import Step, SweepFile, Values
 from slm_ray.studies.plan_search import draw
@@ -165,11 +166,9 @@ def _task(step: Step, options: dict[str, Any], before: Mapping[str, Task]) -> Ta
 
 def config_json(config: Any) -> dict[str, Any]:
     """A stage's resolved options without those that the sweep sets."""
-    import dataclasses
-
     if isinstance(config, Mapping):
         return {section: config_json(one) for section, one in config.items()}
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in SET_BY_SWEEP}
+    return {name: value for name, value in values_of(config).items() if name not in SET_BY_SWEEP}
 
 
 def substitute(value: Any, variables: Mapping[str, Any]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_ray.config.errors import ConfigError, UserError, nearest
-from slm_ray.config.options import build_config, given_flags
+from slm_ray.config.options import build_config, check_config, defaults_of, given_flags, replaced
 
 # Options that say where a run is put or how it is watched. The sweep sets them; they are no part of what a point is.
 SET_BY_SWEEP = ("out", "address", "tracker", "concurrent", "storage")
@@ -44,8 +43,8 @@ class Stage:
         """Every option, as a sweep file writes it, to its section and its field."""
         names = {}
         for section in self.configs:
-            for field in dataclasses.fields(self.config_class(section)):
-                names[f"{section}.{field.name}" if section else field.name] = (section, field.name)
+            for field in defaults_of(self.config_class(section)):
+                names[f"{section}.{field}" if section else field] = (section, field)
         return names
 
     def check_value(self, name: str, value: Any) -> str | None:
@@ -78,9 +77,9 @@ class Stage:
         }
         if set(configs) != {""}:
             return configs
-        config = dataclasses.replace(configs[""], out=out)
+        config = replaced(configs[""], out=out)
         action = action_of(self, config)
-        config.check(*action)
+        check_config(config, *action)
         return config
 
 
