@@ -1,13 +1,13 @@
 """Ways to search at equal cost on one teacher: the hypervolume that each reaches, over FLOPs and over seconds.
 
-python benchmarks/algorithms.py --out FOLDER --trials 40 --ways plain,nsga2,screen,milp,milp+nsga2
+python benchmarks/algorithms.py --out FOLDER --trials 40 --ways plain,nsga2,screen
 python benchmarks/algorithms.py --out FOLDER --table
 
 Each way runs in this process on one thread, so that seconds are those of its processor and other work on the machine
 changes them little. All measure candidates on the same calibration tokens; only candidates measured on all of them
-count. Learned scores and the integer program's prices are computed once, and charged in full to every way that uses
-them. ``plain`` is NSGA-II as it would be without this project: units in activation order, a first population drawn at
-random, everything measured in full, nothing learned or shared between candidates.
+count. Learned scores are computed once, and charged in full to every way that uses them. ``plain`` is NSGA-II as it
+would be without this project: units in activation order, a first population drawn at random, everything measured in
+full, nothing learned.
 """
 
 from __future__ import annotations
@@ -39,18 +39,16 @@ from slm_ray.records.subnet import full_subnet
 from slm_ray.runtime.progress import Console, Progress
 from slm_ray.search.algorithms import ALGORITHMS, Algorithm, PymooAlgorithm, with_screen
 from slm_ray.search.config import SearchConfig
-from slm_ray.search.cut_prices import price_cuts, price_flops
 from slm_ray.search.evaluator import DTYPES, Evaluator, EvaluatorSettings
 from slm_ray.search.inputs import SearchInputs, prepare_inputs
 from slm_ray.search.journal import Journal
 from slm_ray.search.pareto import hypervolume
 from slm_ray.search.plan import SearchPlan
 from slm_ray.search.rank import ACTIVATION_SEQUENCES, bind_genomes, rank_units
-from slm_ray.search.solved import SOLVED, solved_algorithm, stack_solver
 from slm_ray.search.stack import GenomeStack
 
 PLAIN, SCREEN = "plain", "screen"
-WAYS = (PLAIN, "nsga2", SCREEN, "milp", "milp+nsga2")
+WAYS = (PLAIN, "nsga2", SCREEN)
 SCREEN_FACTOR = 4
 _PAIR = 2  # sequences of one gate-gradient pass, as the search's own
 
@@ -118,7 +116,7 @@ class Course:
 
 
 def own_cache(out: Path) -> None:
-    """Compute scores and prices anew, but take teachers and tokens from the user's cache."""
+    """Compute scores anew, but take teachers and tokens from the user's cache."""
     users, own = cache_folder(), (out / "cache").resolve()
     own.mkdir(parents=True, exist_ok=True)
     for name in ("bundled", "teachers", "tokens", "corpora"):
@@ -178,27 +176,17 @@ def run_way(base: SearchConfig, way: str, out: Path, console: Console) -> Course
 
     charge("activation" if way == PLAIN else "scores", rank)
     stack = bind_genomes(config, inputs, found["ranking"])
-    if config.algorithm in SOLVED:
-
-        def price() -> float:
-            found["prices"] = price_cuts(inputs, stack.genomes[stack.smallest()], lambda done: None)[0]
-            return price_flops(inputs.space, inputs.architecture, config.sequence_length)
-
-        charge("prices", price)
     prepared = dataclasses.asdict(spent)
     with spent.running():
-        algorithm = make_algorithm(config, way, stack, found.get("prices"))
+        algorithm = make_algorithm(config, way, stack)
     return _follow(config, way, inputs, stack, algorithm, spent, prepared, console)
 
 
-def make_algorithm(config: SearchConfig, way: str, stack: GenomeStack, prices: Any) -> Algorithm:
+def make_algorithm(config: SearchConfig, way: str, stack: GenomeStack) -> Algorithm:
     """What proposes candidates."""
     objectives = config.objective_names()
     if way == PLAIN:
         return PlainNSGA2(NSGA2, stack, config.seed, config.population, len(objectives))
-    if config.algorithm in SOLVED:
-        solve = stack_solver(stack, prices)
-        return solved_algorithm(config.algorithm, stack, solve, config.seed, config.population, len(objectives))
     made = ALGORITHMS[config.algorithm](stack, config.seed, config.population, len(objectives))
     return with_screen(made, stack, objectives, config.screen_factor(), config.seed)
 
@@ -212,7 +200,6 @@ def _follow(
     evaluator = Evaluator(EvaluatorSettings(
         teacher=inputs.teacher, precision=inputs.precision, ids=inputs.calibration.ids, proxies=("perplexity",),
         stage_tokens=config.stage_tokens(), confidence=config.confidence, threads=config.threads,
-        prefix_bytes=0 if way == PLAIN else config.prefix_bytes(),
     ))  # fmt: skip
     progress = Progress(console, way, config.trials, "trials")
     with tempfile.TemporaryDirectory() as scratch:
@@ -227,7 +214,7 @@ def _follow(
                 plan.finish(job, outcome.to_json(), None)
             record = plan.journal.records[-1]
             measured = record["measurements"]["perplexity"]
-            spent.flops += float(measured["tokens"]) * record["cost"]["flops"] - record["reused_flops"]
+            spent.flops += float(measured["tokens"]) * record["cost"]["flops"]
             whole = record["decided"] == "full"
             course.events.append({
                 "seconds": spent.seconds, "flops": spent.flops, "cost": record["cost"][inputs.budget.quantity],

@@ -2,7 +2,6 @@
 
 python benchmarks/starts.py                          # no search: what the learned rankings keep at 70% and 50%
 python benchmarks/starts.py --run RUN                # the front's best models of a finished search
-python benchmarks/starts.py --milp                   # the integer program's models at the same sizes, too
 python benchmarks/starts.py --data FOLDER --other python-docs   # calibrated on a folder of texts, measured on more
 
 Weights are fitted on train text. Held-out text and the other text are measured for the table and decide nothing.
@@ -27,11 +26,9 @@ from slm_ray.records.subnet import SubnetSpec, full_subnet
 from slm_ray.runtime.progress import Console, Progress
 from slm_ray.runtime.session import default_workers, ray_session
 from slm_ray.search.config import SearchConfig
-from slm_ray.search.cut_prices import price_cuts
 from slm_ray.search.inputs import SearchInputs, prepare_inputs
 from slm_ray.search.rank import bind_genomes, rank_units
 from slm_ray.search.reconstruction import measure_model
-from slm_ray.search.solved import stack_solver
 from slm_ray.search.stack import GenomeStack
 
 TARGETS = ((0.70, 1.4), (0.50, 2.4))  # share of the teacher's parameters, times its perplexity to reach
@@ -42,7 +39,6 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="folder of a finished search")
-    parser.add_argument("--milp", action="store_true", help="the integer program's models too")
     parser.add_argument(
         "--data", default=SearchConfig.data, help="the text calibrated on: a name, a file, a folder, or a hub id"
     )
@@ -67,23 +63,6 @@ def ranked_specs(inputs: SearchInputs, stack: GenomeStack) -> dict[str, SubnetSp
     for number, (share, _) in enumerate(TARGETS):
         which = min(number, len(stack.genomes) - 1)
         found[f"ranking, {share:.0%}"] = stack.decode(stack.ranked(which, int(share * whole)))
-    return found
-
-
-def solved_specs(inputs: SearchInputs, stack: GenomeStack) -> dict[str, SubnetSpec]:
-    """What the integer program keeps at each size."""
-    start = time.perf_counter()
-    prices, was_cached = price_cuts(inputs, stack.genomes[stack.smallest()], lambda done: None)
-    priced = time.perf_counter()
-    solve, whole, found = stack_solver(stack, prices), num_params(inputs.architecture), {}
-    for share, _ in TARGETS:
-        genes = solve(int(share * whole))
-        if genes is not None:
-            found[f"integer program, {share:.0%}"] = stack.decode(genes)
-    cached = " (cached)" if was_cached else ""
-    print(
-        f"prices of cuts {priced - start:.0f} s{cached}, {len(TARGETS)} solutions {time.perf_counter() - priced:.1f} s"
-    )
     return found
 
 
@@ -131,7 +110,6 @@ def main() -> None:
     stack = bind_genomes(config, inputs, ranking)
     specs = ranked_specs(inputs, stack)
     specs |= searched_specs(given.run, inputs, stack) if given.run else {}
-    specs |= solved_specs(inputs, stack) if given.milp else {}
     texts = {Path(config.data).stem: as_ids(inputs.held_out)}
     for name in given.other:
         texts[Path(name).stem] = other_ids(config, inputs, name, given.other_tokens)

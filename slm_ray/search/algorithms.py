@@ -6,8 +6,6 @@ its seed and on the results alone, never on how many trials run at once or which
 
 from __future__ import annotations
 
-import itertools
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -25,7 +23,6 @@ from pymoo.core.problem import Problem
 from pymoo.problems.static import StaticProblem
 
 from slm_ray.search.axes import IntArray
-from slm_ray.search.pareto import front_of
 from slm_ray.search.stack import GenomeStack
 from slm_ray.search.surrogate import Screen
 from slm_ray.search.variation import Variation
@@ -97,7 +94,6 @@ class PymooAlgorithm:
         seed: int,
         population: int,
         num_objectives: int,
-        seeds: Sequence[IntArray] = (),
     ) -> None:
         """Set up pymoo with an importance-seeded first population.
 
@@ -107,12 +103,10 @@ class PymooAlgorithm:
             seed: Of all its randomness.
             population: Its size, and that of every generation.
             num_objectives: How many objectives there are.
-            seeds: Candidates to begin with, before those that importance gives.
         """
         self.name, self.population = kind.__name__.lower(), population
         self.screen: Screen | None = None
-        first = {genes.tobytes(): genes for genes in [*seeds, *seed_genes(stack, max(1, population // 3))]}
-        self._seeds = list(first.values())[:population]
+        self._seeds = seed_genes(stack, max(1, population // 3))
         variation = Variation(stack)
         self._algorithm = kind(
             pop_size=population,
@@ -183,99 +177,19 @@ class PymooAlgorithm:
         self._algorithm.tell(infills=asked)
 
 
-def _screened(screen: Screen | None, children: list[IntArray], count: int) -> list[IntArray]:
-    """All children, or those that a screen picks."""
-    return children if screen is None else [children[at] for at in screen.pick(children, count)]
-
-
 class RandomSearch:
-    """Candidates drawn at random, importance playing no part; optionally spread evenly over the budget's sizes."""
+    """Candidates drawn at random; importance plays no part."""
 
-    def __init__(self, stack: GenomeStack, seed: int, population: int, *, stratified: bool) -> None:
-        self.stack, self.population, self.stratified = stack, population, stratified
+    def __init__(self, stack: GenomeStack, seed: int, population: int) -> None:
+        self.stack, self.population = stack, population
         self.rng = np.random.default_rng(seed)
 
     def ask(self) -> list[Proposal]:
         """One more draw of a generation."""
-        low, high = self.stack.reach()
-        edges = np.linspace(low, high, self.population + 1)
-        targets = [int(self.rng.uniform(a, b)) if self.stratified else None for a, b in itertools.pairwise(edges)]
-        origin = "stratified" if self.stratified else "random"
-        return [Proposal(self.stack.random(self.rng, target), origin) for target in targets]
+        return [Proposal(self.stack.random(self.rng), "random") for _ in range(self.population)]
 
     def tell(self, objectives: Array) -> None:
         """Nothing is learned."""
-
-
-class LocalSearch:
-    """Pareto local search: every generation is neighbours of the front so far, starting from the ranked seeds."""
-
-    def __init__(self, stack: GenomeStack, seed: int, population: int) -> None:
-        self.variation, self.population = Variation(stack), population
-        self.rng = np.random.default_rng(seed)
-        self.archive = np.zeros((0, stack.num_genes), dtype=np.int64)
-        self.values = np.zeros((0, 0))
-        self._asked = np.array(seed_genes(stack, max(1, population // 3)))
-        self.screen: Screen | None = None
-        self._origin = "seed"
-
-    def ask(self) -> list[Proposal]:
-        """The seeds, then neighbours of front members."""
-        if len(self.archive):
-            count = self.population * (self.screen.factor if self.screen else 1)
-            parents = self.archive[self.rng.integers(len(self.archive), size=count)]
-            children = [self.variation.mutate(genes, self.rng) for genes in parents]
-            self._asked = np.array(_screened(self.screen, children, self.population))
-            self._origin = "local"
-        return [Proposal(genes, self._origin) for genes in self._asked]
-
-    def tell(self, objectives: Array) -> None:
-        """Keep the front of all seen so far."""
-        if self.screen is not None:
-            self.screen.learn(list(self._asked), objectives)
-        genes = np.concatenate([self.archive, self._asked])
-        values = np.concatenate([self.values, objectives]) if len(self.values) else objectives
-        kept = front_of(values)
-        self.archive, self.values = genes[kept], values[kept]
-
-
-class RegularizedEvolution:
-    """Ageing evolution (Real et al., arXiv 1802.01548): tournaments, mutation only, the oldest dies.
-
-    With two objectives a tournament is won by a weighted sum whose weights are drawn anew each time.
-    """
-
-    def __init__(self, stack: GenomeStack, seed: int, population: int) -> None:
-        self.stack, self.population, self.variation = stack, population, Variation(stack)
-        self.rng = np.random.default_rng(seed)
-        self.alive: deque[tuple[IntArray, Array]] = deque(maxlen=population)
-        self._asked: list[IntArray] = []
-        self.screen: Screen | None = None
-
-    def ask(self) -> list[Proposal]:
-        """Random candidates first, then children of tournament winners."""
-        if not self.alive:
-            self._asked = [self.stack.random(self.rng) for _ in range(self.population)]
-        else:
-            count = max(2, self.population // 2)
-            made = count * (self.screen.factor if self.screen else 1)
-            children = [self.variation.mutate(self._winner(), self.rng) for _ in range(made)]
-            self._asked = _screened(self.screen, children, count)
-        return [Proposal(genes, "regularized_evolution") for genes in self._asked]
-
-    def _winner(self) -> IntArray:
-        chosen = self.rng.integers(len(self.alive), size=min(5, len(self.alive)))
-        values = np.array([self.alive[index][1] for index in chosen])
-        span = np.ptp(np.array([value for _, value in self.alive]), axis=0)
-        scaled = values / np.where(span > 0, span, 1.0)
-        weights = self.rng.dirichlet(np.ones(values.shape[1]))
-        return self.alive[chosen[int(np.argmin(scaled @ weights))]][0]
-
-    def tell(self, objectives: Array) -> None:
-        """The young join, the oldest leave."""
-        if self.screen is not None:
-            self.screen.learn(self._asked, objectives)
-        self.alive.extend(zip(self._asked, objectives, strict=True))
 
 
 class RankedSweep:
@@ -305,15 +219,12 @@ Maker = Callable[[GenomeStack, int, int, int], Algorithm]
 ALGORITHMS: dict[str, Maker] = {
     "nsga2": lambda stack, seed, size, objectives: PymooAlgorithm(NSGA2, stack, seed, size, objectives),
     "ga": lambda stack, seed, size, objectives: PymooAlgorithm(GA, stack, seed, size, objectives),
-    "random": lambda stack, seed, size, _: RandomSearch(stack, seed, size, stratified=False),
-    "stratified": lambda stack, seed, size, _: RandomSearch(stack, seed, size, stratified=True),
-    "local": lambda stack, seed, size, _: LocalSearch(stack, seed, size),
-    "regularized_evolution": lambda stack, seed, size, _: RegularizedEvolution(stack, seed, size),
+    "random": lambda stack, seed, size, _: RandomSearch(stack, seed, size),
     "importance": lambda stack, seed, size, _: RankedSweep(stack, seed, size),
 }
 
 # Those that vary candidates, and so can make more of them than are measured.
-SCREENED = ("nsga2", "ga", "local", "regularized_evolution")
+SCREENED = ("nsga2", "ga")
 
 
 def with_screen(
@@ -329,6 +240,6 @@ def with_screen(
         seed: Of the screen's own randomness.
     """
     if factor > 1:
-        assert isinstance(algorithm, PymooAlgorithm | LocalSearch | RegularizedEvolution), "the options are checked"
+        assert isinstance(algorithm, PymooAlgorithm), "the options are checked"
         algorithm.screen = Screen(stack, objectives, factor, seed)
     return algorithm

@@ -23,7 +23,6 @@ from slm_ray.runtime.progress import Console, Progress
 from slm_ray.search import fidelity
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.correlation import RESAMPLES
-from slm_ray.search.cut_prices import price_cuts, price_flops
 from slm_ray.search.evaluator import DTYPES, EvaluatorSettings
 from slm_ray.search.fidelity import FP32, FULL, HELD_OUT, RECORDED, TRAINED, Losses, Shortcut
 from slm_ray.search.inputs import SearchInputs
@@ -32,7 +31,6 @@ from slm_ray.search.measuring import Measurements, measure_in_full
 from slm_ray.search.plan import SearchPlan
 from slm_ray.search.rank import ACTIVATION_SEQUENCES, Ranking
 from slm_ray.search.registry import PROXIES
-from slm_ray.search.solved import SOLVED
 from slm_ray.search.staged import perplexity_of
 from slm_ray.search.static import block_influence_kept, importance_lost, magnitude_kept
 
@@ -181,7 +179,7 @@ class Audit:
         held_out = {entry["trial"]: math.log(entry["held_out_perplexity"]) for entry in front}
         looked_at = fidelity.evenly(sorted({*losses, *trained}), fidelity.MOST)
         whole = self._read("all calibration tokens", "full", losses, tokens)
-        cheap = [*self._stages(blocks), *self._scores(looked_at), *self._prices(looked_at), self._size()]
+        cheap = [*self._stages(blocks), *self._scores(looked_at), self._size()]
         if not self.is_staged:
             values = {trial: self._estimate(trial) for trial in self.records}
             cheap.insert(0, Shortcut(self.plan.objectives[0], "objective", values))
@@ -246,18 +244,6 @@ class Audit:
 
     def _teacher_flops(self) -> float:
         return float(flops_per_token(self.inputs.architecture, self.config.sequence_length))
-
-    def _prices(self, trials: Sequence[int]) -> list[Shortcut]:
-        """What an integer program expects, where the search began with one: its prices are in the cache by now."""
-        if self.config.algorithm not in SOLVED:
-            return []
-        stack = self.plan.stack
-        genome = stack.genomes[stack.smallest()]
-        prices, _ = price_cuts(self.inputs, genome, lambda _: None)
-        axes = genome.bound_axes()
-        values = {trial: fidelity.summed_price(self._spec(trial), prices, axes) for trial in trials}
-        flops = price_flops(self.inputs.space, self.inputs.architecture, self.config.sequence_length)
-        return [Shortcut("sum of prices", "prices", values, shared_flops=flops)]
 
     def _size(self) -> Shortcut:
         values = {trial: -float(record["cost"]["params"]) for trial, record in self.records.items()}

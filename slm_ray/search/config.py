@@ -17,7 +17,6 @@ from slm_ray.records.budget import Budget, parse_budget
 from slm_ray.runtime.mirror import STORAGE_HELP
 from slm_ray.search.algorithms import ALGORITHMS, SCREENED
 from slm_ray.search.registry import PROXIES, parse_objectives
-from slm_ray.search.solved import MILP_NSGA2, SOLVED
 from slm_ray.search.space import ORDERS
 
 DEFAULT_BUDGET = "0.45..0.7"
@@ -26,20 +25,11 @@ RECONSTRUCT = ("none", "winners", "all")
 
 
 def _known_algorithm(name: str) -> str | None:
-    known = (*ALGORITHMS, *SOLVED)
-    return None if name in known else str(unknown_name("algorithm", name, known))
+    return None if name in ALGORITHMS else str(unknown_name("algorithm", name, ALGORITHMS))
 
 
 def _enough_steps(value: int) -> str | None:
     return None if value == 1 or value >= 3 else f"must be 1 (one-shot), or 3 or more to learn in, got {value}"
-
-
-def _above_zero(value: float) -> str | None:
-    return None if value > 0 else f"must be above 0, got {value:g}"
-
-
-def _few_steps(value: int) -> str | None:
-    return None if 1 <= value <= 4 else f"must lie between 1 and 4, got {value}"
 
 
 def _share(value: float) -> str | None:
@@ -84,23 +74,11 @@ class SearchConfig:
     confidence: float = option(
         0.6, "one-sided confidence that a stopped candidate is beaten", check=_in_confidence_range
     )
-    prefix_cache: str = option(
-        "0",
-        "memory of a worker for what first layers gave, for candidates that begin alike; 0: every layer runs",
-        metavar="BYTES",
-    )
     precision: str = option(
         "auto", "compute type; auto: bf16 where products in it are found faster", choices=("auto", "fp32", "bf16")
     )
     audit: int = option(
         6, "stopped candidates to measure to the end, to see what shortcuts got wrong; 0: none", check=at_least(0)
-    )
-    steps: int = option(
-        1, "cuts, each but the first out of what training made of the one before, 1 to 4", check=_few_steps
-    )
-    step_tokens: str = option("100k", "tokens that a cut is trained on before the next one", metavar="COUNT")
-    step_learning_rate: float = option(
-        None, "peak rate of that training [default: 0.0002 below 1M tokens, else 0.001]", check=_above_zero, kind=float
     )
     finalists: int = option(0, "members of the front to train shortly before winners are picked", check=at_least(0))
     finalist_tokens: str = option("16k", "tokens that each finalist is trained on", metavar="COUNT")
@@ -144,17 +122,6 @@ class SearchConfig:
             raise UserError(f"--stages '{self.stages}' must be ascending token counts like 512,2048, or none")
         return ends
 
-    def prefix_bytes(self) -> int:
-        """Memory of a worker for what first layers gave, in bytes.
-
-        Raises:
-            UserError: ``--prefix-cache`` is no number.
-        """
-        try:
-            return round(parse_number(self.prefix_cache))
-        except UserError as error:
-            raise UserError(f"--prefix-cache: {error}") from error
-
     def screen_factor(self) -> int:
         """How many offspring are made for each candidate that is measured."""
         if self.screen is None:
@@ -172,10 +139,9 @@ class SearchConfig:
             raise UserError(
                 f"--algorithm ga takes one objective, got '{self.objectives}': give e.g. --objectives perplexity"
             )
-        if self.algorithm in ("nsga2", MILP_NSGA2) and len(names) != 2:
+        if self.algorithm == "nsga2" and len(names) != 2:
             raise UserError(
-                f"--algorithm {self.algorithm} takes two objectives, got '{self.objectives}': "
-                "give e.g. perplexity,params"
+                f"--algorithm nsga2 takes two objectives, got '{self.objectives}': give e.g. perplexity,params"
             )
         return names
 
@@ -210,7 +176,6 @@ class SearchConfig:
         """
         self.objective_names()
         self.stage_tokens()
-        self.prefix_bytes()
         if self.calibration_tokens < self.sequence_length or self.held_out_tokens < self.sequence_length:
             raise UserError(
                 f"--calibration-tokens {self.calibration_tokens} and --held-out-tokens {self.held_out_tokens} must "
@@ -220,17 +185,12 @@ class SearchConfig:
             raise UserError(
                 f"--other-tokens {self.other_tokens} is below one sequence: give {self.sequence_length:,} or more"
             )
-        screened = (*SCREENED, MILP_NSGA2)
-        if self.screen_factor() > 1 and self.algorithm not in screened:
+        if self.screen_factor() > 1 and self.algorithm not in SCREENED:
             raise UserError(
                 f"--screen {self.screen} picks among offspring, and --algorithm {self.algorithm} makes none: leave it "
-                f"out, or use {', '.join(screened)}"
+                f"out, or use {' or '.join(SCREENED)}"
             )
         self._check_finalists()
-        if self.steps > 1 and parse_number(self.step_tokens) < self.sequence_length:
-            raise UserError(
-                f"--step-tokens {self.step_tokens} is below one sequence: give {self.sequence_length:,} or more"
-            )
 
     def _check_finalists(self) -> None:
         if not self.finalists:

@@ -26,10 +26,7 @@ from slm_ray.search import estimates
 from slm_ray.search.config import DEFAULT_BUDGET, SearchConfig
 from slm_ray.search.genome import Genome
 from slm_ray.search.inputs import check_sequence_length, search_workers
-from slm_ray.search.milp import check_space
-from slm_ray.search.solved import SOLVED
 from slm_ray.search.space import NATURAL, SearchSpace, load_space
-from slm_ray.search.step_plan import check_steps, step_plans
 
 _UNITS = {"params": "parameters", "flops": "FLOPs/token", "kv_bytes": "KV-cache bytes/token"}
 
@@ -73,9 +70,6 @@ def make_plan(config: SearchConfig, space: SearchSpace, teacher: Architecture) -
     budget, length = config.budget(teacher), config.sequence_length
     genome = Genome(space.with_order(NATURAL), teacher)  # what a space can reach does not depend on the order
     genome.check_budget(budget, length)
-    check_steps(config, space, teacher)
-    if config.algorithm in SOLVED:
-        check_space(genome)
     reach = genome.reach(budget.quantity, length)
     middle = (max(budget.low, reach[0]) + min(budget.high, reach[1])) // 2
     candidate = genome.architecture(genome.ranked(middle, budget, length))
@@ -155,7 +149,6 @@ def search_rows(plan: Plan) -> list[str]:
     return [
         f"space {plan.space.name}: {plan.num_genes} choices, reaching {low:,} to {high:,} {unit}",
         f"budget: {plan.budget.low:,} to {plan.budget.high:,} {unit}",
-        *_step_rows(plan),
         f"candidates: {config.trials} by {config.algorithm}, {config.population} a generation, on {config.objectives}"
         + screen,
         f"measured on {config.calibration_tokens:,} calibration tokens in sequences of {config.sequence_length}{race}",
@@ -168,16 +161,6 @@ def search_rows(plan: Plan) -> list[str]:
 
 def _audit_row(config: SearchConfig) -> str:
     return f"audit: up to {config.audit} candidates measured again, to see how far shortcuts can be trusted"
-
-
-def _step_rows(plan: Plan) -> list[str]:
-    """The steps before the last; each has a search like the one described."""
-    config, unit = plan.config, _UNITS[plan.budget.quantity]
-    return [
-        f"step {step.number} of {config.steps}: {step.budget.low:,} to {step.budget.high:,} {unit}, its winner trained "
-        f"on {config.step_tokens} tokens"
-        for step in step_plans(config, plan.teacher)
-    ]
 
 
 def _reconstruction_row(config: SearchConfig) -> str:

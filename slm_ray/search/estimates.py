@@ -16,14 +16,10 @@ from slm_ray.models.reconstruct_cost import reconstruction_flops
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.cost import flops_per_token, num_params
 from slm_ray.search.config import SearchConfig
-from slm_ray.search.cut_prices import num_cuts, price_flops, priced_tokens
 from slm_ray.search.fidelity import num_in_fp32
-from slm_ray.search.genome import Genome
 from slm_ray.search.inputs import tokens_to_write
 from slm_ray.search.registry import PROXIES
-from slm_ray.search.solved import SOLVED
-from slm_ray.search.space import NATURAL, SearchSpace
-from slm_ray.search.step_plan import step_plans, step_tokens
+from slm_ray.search.space import SearchSpace
 
 # Measured on default searches of SmolLM2-135M; only estimates depend on these.
 RACED_SHARE = 0.4  # of all calibration tokens are read when beaten candidates stop at an early stage
@@ -40,7 +36,6 @@ START_SECONDS = {
     "winners": 5.0,
 }
 FINALIST_START_SECONDS = 15.0  # a training's processes, model and engine
-STEP_EVALUATIONS = 10  # on held-out text while a step's winner is trained, besides that at its start
 _BACKWARD = 2  # a gate's gradient takes a forward and a backward pass for activations, of the same cost
 _LATENCY_PASSES = 6
 _BATCH_SEQUENCES, _GATE_SEQUENCES = 4, 2
@@ -104,12 +99,10 @@ def estimate_phases(
     start = START_SECONDS
     return [
         _inputs(config, teacher),
-        *_steps(config, space, teacher),
         PhaseEstimate(
             "unit importance", importance, importance, float(importance) * whole * _BACKWARD,
             start["importance"] if importance else 0,
         ),
-        *([_prices(config, space, teacher)] if config.algorithm in SOLVED else []),
         PhaseEstimate("search", tokens, most, float(tokens) * per_token, start["search"]),
         *([_finalists(config, float(whole), float(part))] if config.finalists else []),
         PhaseEstimate("held-out text", final, max(final, _most_final(config)), final_flops, start["held-out"]),
@@ -124,24 +117,6 @@ def _inputs(config: SearchConfig, teacher: Architecture) -> PhaseEstimate:
     tokens = tokens_to_write(config)
     flops = float(tokens) * flops_per_token(teacher, config.sequence_length)
     return PhaseEstimate("teacher and text", tokens, tokens, flops, START_SECONDS["inputs"])
-
-
-def _steps(config: SearchConfig, space: SearchSpace, teacher: Architecture) -> list[PhaseEstimate]:
-    """The searches and trainings of the steps before the last; text is prepared once for all."""
-    found, genome = [], Genome(space.with_order(NATURAL), teacher)
-    for step in step_plans(config, teacher):
-        own, length = step.search_config(config), config.sequence_length
-        middle = genome.architecture(genome.ranked(step.budget.high, step.budget, length))
-        phases = estimate_phases(own, space, teacher, middle)[1:]
-        sums = {name: sum(getattr(phase, name) for phase in phases)
-                for name in ("tokens", "most_tokens", "flops", "start_seconds")}  # fmt: skip
-        found.append(PhaseEstimate(f"step {step.number}: search", **sums))
-        part, trained = float(flops_per_token(middle, length)), step_tokens(config)
-        measured = (STEP_EVALUATIONS + 1) * config.held_out_tokens
-        flops = trained * (3 * part + flops_per_token(teacher, length)) + measured * part
-        tokens, start = trained + measured, FINALIST_START_SECONDS
-        found.append(PhaseEstimate(f"step {step.number}: training", tokens, tokens, flops, start))
-    return found
 
 
 def _finalists(config: SearchConfig, whole: float, part: float) -> PhaseEstimate:
@@ -162,12 +137,6 @@ def _audit(config: SearchConfig, part: float) -> PhaseEstimate:
         read += num_in_fp32(sequences)
     tokens = min(config.audit, config.trials) * read * config.sequence_length
     return PhaseEstimate("audit of shortcuts", tokens, tokens, tokens * part, START_SECONDS["audit"] if tokens else 0)
-
-
-def _prices(config: SearchConfig, space: SearchSpace, teacher: Architecture) -> PhaseEstimate:
-    """Every cut that an integer program prices."""
-    tokens = num_cuts(space, teacher) * priced_tokens(config.sequence_length)
-    return PhaseEstimate("prices of cuts", tokens, tokens, price_flops(space, teacher, config.sequence_length), 5.0)
 
 
 def _reconstruction(config: SearchConfig, teacher: Architecture, candidate: Architecture) -> PhaseEstimate:
@@ -207,8 +176,7 @@ def worker_bytes(config: SearchConfig, teacher: Architecture, value_bytes: int) 
     per_layer = 6 * teacher.hidden_size + attention + 5 * layer.intermediate_size
     forward = _BATCH_SEQUENCES * per_layer
     gates = _GATE_SEQUENCES * per_layer * teacher.num_hidden_layers
-    measuring = config.prefix_bytes() + config.sequence_length * forward * value_bytes
-    return _PROCESS_BYTES + max(measuring, config.sequence_length * gates * value_bytes)
+    return _PROCESS_BYTES + config.sequence_length * max(forward, gates) * value_bytes
 
 
 def memory_bytes(config: SearchConfig, teacher: Architecture, precision: str, workers: int) -> int:

@@ -38,7 +38,6 @@ class EvaluatorSettings:
         threads: Threads a worker computes with.
         scores: Unit scores by method, for the proxies that need them.
         device: ``cpu`` or ``cuda``: what is computed on.
-        prefix_bytes: Memory for what first layers give, for candidates that begin alike; 0: every layer runs.
     """
 
     teacher: Teacher
@@ -50,7 +49,6 @@ class EvaluatorSettings:
     threads: int
     scores: dict[str, UnitScores] = field(default_factory=dict)
     device: str = "cpu"
-    prefix_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,14 +60,12 @@ class Outcome:
         values: By proxy name, the value to be searched on: for a staged proxy, its estimate over all tokens.
         decided: ``dominated`` where the race ended early, else ``full``.
         seconds: Wall time of it all.
-        reused_flops: FLOPs that were not spent, for first layers that another candidate had run.
     """
 
     measurements: dict[str, Measurement]
     values: dict[str, float]
     decided: str
     seconds: float
-    reused_flops: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The part of a trial's record that a worker fills in."""
@@ -78,7 +74,6 @@ class Outcome:
             "values": {name: float(f"{value:.7g}") for name, value in self.values.items()},
             "decided": self.decided,
             "seconds": round(self.seconds, 4),
-            "reused_flops": self.reused_flops,
         }
 
 
@@ -95,7 +90,7 @@ class Evaluator:
         self.config, self.family = teacher.config(), teacher.family()
         state = teacher.state_as(DTYPES[settings.precision])
         self.state = {name: tensor.to(self.device) for name, tensor in state.items()}
-        self.runner = SubnetRunner(self.state, self.config, self.family, settings.prefix_bytes)
+        self.runner = SubnetRunner(self.state, self.config, self.family)
         self._staged = {name: self._make_staged(name) for name in settings.proxies if PROXIES[name].staged}
 
     def _make_staged(self, name: str) -> StagedLoss:
@@ -110,7 +105,7 @@ class Evaluator:
             spec: What it keeps.
             rival: Whom its staged proxy has to beat; None to measure on all tokens.
         """
-        start, reused = time.perf_counter(), self.runner.reused_flops
+        start = time.perf_counter()
         measurements: dict[str, Measurement] = {}
         values: dict[str, float] = {}
         decided = "full"
@@ -123,8 +118,7 @@ class Evaluator:
             else:
                 measurements[name] = measured = self._measure_once(name, spec)
                 values[name] = measured.value
-        reused = self.runner.reused_flops - reused
-        return Outcome(measurements, values, decided, time.perf_counter() - start, reused)
+        return Outcome(measurements, values, decided, time.perf_counter() - start)
 
     def _measure_once(self, name: str, spec: SubnetSpec) -> Measurement:
         if name == "latency":

@@ -15,10 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slm_ray.evaluate.compare import wilson_interval
-from slm_ray.records.subnet import SubnetSpec
-from slm_ray.search.axes import BoundAxis
 from slm_ray.search.correlation import rank_correlations
-from slm_ray.search.milp import CutPrices
 from slm_ray.search.staged import stage_ends
 
 FEWEST = 3  # candidates that a rank correlation is given of; of two it is 1 or -1 whatever they are
@@ -81,28 +78,6 @@ def stage_losses(
             losses[trial] = float(np.mean(values[:share]))
         found[end * sequence_length] = losses
     return found
-
-
-def summed_price(spec: SubnetSpec, prices: CutPrices, axes: Mapping[str, BoundAxis]) -> float:
-    """What an integer program expects of a sub-network: the prices of all its cuts together, in nats per token.
-
-    Args:
-        spec: What is kept. Only how many heads and neurons of each layer count, not which.
-        prices: The prices.
-        axes: The genome's axes that they are of.
-    """
-    kept = {layer.source: layer for layer in spec.layers}
-    sizes = {name: np.concatenate([[0], np.cumsum(axes[name].sizes)]) for name in ("heads", "neurons")}
-    total = 0.0
-    for number in range(len(prices.layers)):
-        layer = kept.get(number)
-        if layer is None:
-            total += float(prices.layers[number])
-            continue
-        # Where a row keeps its smaller last block and not all others, it lies between two prices.
-        total += float(np.interp(len(layer.kv_heads), sizes["heads"], prices.heads[number]))
-        total += float(np.interp(len(layer.neurons), sizes["neurons"], prices.neurons[number]))
-    return total
 
 
 def num_in_fp32(num_sequences: int) -> int:

@@ -94,7 +94,7 @@ def train_finalists(
     records = [front[position] for position in picked]
     specs = {record["trial"]: plan.stack.decode(plan.stack.from_text(record["genes"])) for record in records}
     options = short_config(
-        inputs.given, config.finalist_tokens, config.sequence_length, data=config.data, threads=config.threads,
+        inputs.teacher, config.finalist_tokens, config.sequence_length, data=config.data, threads=config.threads,
         text_field=config.text_field, seed=str(config.seed),
     )  # fmt: skip
 
@@ -103,7 +103,7 @@ def train_finalists(
         console.line(f"finalist {trial}: {what}")
 
     trainer = ShortTrainer(
-        options, inputs.given, folder.file(FINALISTS_FOLDER), console, keep_models=True, weights=inputs.teacher,
+        options, inputs.teacher, folder.file(FINALISTS_FOLDER), console, keep_models=True, weights=inputs.teacher,
         measured_on=inputs.calibration,  # held-out text takes no part in any choice
     )  # fmt: skip
     return trainer.train(specs, on_done)

@@ -17,7 +17,6 @@ from slm_ray.models.teachers import Teacher, load_teacher
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.budget import Budget
 from slm_ray.records.files import cache_folder, read_json, write_json
-from slm_ray.records.subnet import SubnetSpec
 from slm_ray.runtime.device import device_of
 from slm_ray.runtime.progress import Console
 from slm_ray.runtime.runfolder import RunFolder
@@ -25,11 +24,8 @@ from slm_ray.runtime.session import default_workers
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.evaluator import DTYPES
 from slm_ray.search.genome import Genome
-from slm_ray.search.milp import check_space
 from slm_ray.search.placing import room
-from slm_ray.search.solved import SOLVED
 from slm_ray.search.space import NATURAL, SearchSpace, load_space
-from slm_ray.search.step_plan import check_steps
 from slm_ray.search.teacher_text import FitText, mix, num_aside, num_to_write, teacher_text
 
 INPUTS_FILE = "inputs.json"
@@ -56,8 +52,6 @@ class SearchInputs:
         aside: ``[sequences, length]`` of the teacher's own text that nothing is fitted on; it decides with the
             calibration text whether fitted weights are kept. None where the teacher writes nothing.
         written_tokens: Tokens that the teacher wrote just now; 0 where the cache had them.
-        original: The teacher that the user gave, where ``teacher`` is what a step before made of it, in its shape.
-        left: The units that ``teacher`` then has left; the others are zero, and no candidate keeps them.
     """
 
     teacher: Teacher
@@ -73,14 +67,7 @@ class SearchInputs:
     reconstruction: FitText | None = None
     aside: NDArray[np.int32] | None = None
     written_tokens: int = 0
-    original: Teacher | None = None
-    left: SubnetSpec | None = None
     other: PackedTokens | None = None
-
-    @property
-    def given(self) -> Teacher:
-        """The teacher that the user gave."""
-        return self.original or self.teacher
 
     def digests(self) -> dict[str, Any]:
         """What must be the same for a run to be continued."""
@@ -231,9 +218,6 @@ def prepare_inputs(config: SearchConfig, console: Console) -> SearchInputs:
     budget = config.budget(architecture)
     genome = Genome(space.with_order(NATURAL), architecture)
     genome.check_budget(budget, config.sequence_length)
-    check_steps(config, space, architecture)
-    if config.algorithm in SOLVED:
-        check_space(genome)
     corpus, calibration, train, held_out = prepare_parts(config, teacher, console)
     other = _other_tokens(config, teacher, console)
     device = device_of(config.device, config.address)

@@ -13,7 +13,7 @@ from slm_ray.records.files import read_json, write_json
 
 PHASES_FILE = "phases.json"
 # What is paid for once, because it is kept in the cache, or measured again only where a process was killed after it.
-TEACHER_TEXT, UNIT_SCORES, CUT_PRICES = "teacher text", "unit scores", "prices of cuts"
+TEACHER_TEXT, UNIT_SCORES = "teacher text", "unit scores"
 HELD_OUT, OTHER_TEXT = "held-out text", "other text"
 _NOTE_EVERY_SECONDS = 2.0  # a killed process loses so much of its time at most, besides one candidate's
 

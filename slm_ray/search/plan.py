@@ -198,7 +198,6 @@ class SearchPlan:
             else {name: outcome["values"].get(name, cost.get(name)) for name in self.objectives},
             "decided": outcome["decided"],
             "seconds": outcome["seconds"],
-            "reused_flops": outcome.get("reused_flops", 0),
         }
         self.journal.append(record)
         self._running.pop(job.trial, None)

@@ -126,7 +126,7 @@ def _simple_scores(inputs: SearchInputs, method: str) -> UnitScores:
 def _targets(config: SearchConfig, inputs: SearchInputs) -> list[int]:
     """Sizes to learn scores at; the reach of a space does not depend on scores, so any will do to ask for it."""
     space = inputs.space.with_order(NATURAL)
-    genome = Genome(space, inputs.architecture, left=inputs.left)
+    genome = Genome(space, inputs.architecture)
     return target_costs(inputs.budget, genome.reach(inputs.budget.quantity, config.sequence_length))
 
 
@@ -141,7 +141,7 @@ def _learn(config: SearchConfig, inputs: SearchInputs, progress: Progress) -> Le
 
     return learn_scores(
         inputs.space, inputs.architecture, inputs.budget.quantity, config.sequence_length,
-        _targets(config, inputs), config.importance_steps, collect, inputs.left,
+        _targets(config, inputs), config.importance_steps, collect,
     )  # fmt: skip
 
 
@@ -164,5 +164,5 @@ def bind_genomes(config: SearchConfig, inputs: SearchInputs, ranking: Ranking) -
     for guide in guides:
         scores = dict(ranking.others) | ({"taylor": guide} if guide is not None else {})
         scores = {order: scores[order] for order in inputs.space.orders() if order != NATURAL}
-        genomes.append(Genome(inputs.space, inputs.architecture, scores, guide=guide, left=inputs.left))
+        genomes.append(Genome(inputs.space, inputs.architecture, scores, guide=guide))
     return GenomeStack(genomes, inputs.budget, config.sequence_length, sizes)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,9 @@ from slm_ray.runtime.runfolder import LOG_FILE, TRIALS_FILE, RunFolder
 from slm_ray.runtime.session import ray_session
 from slm_ray.runtime.trackers import NoTracker, Tracker, group_of, make_tracker
 from slm_ray.search import spending
-from slm_ray.search.algorithms import ALGORITHMS, Algorithm, with_screen
+from slm_ray.search.algorithms import ALGORITHMS, with_screen
 from slm_ray.search.audit import Audit, audit_search
 from slm_ray.search.config import SearchConfig
-from slm_ray.search.cut_prices import num_cuts, price_cuts
 from slm_ray.search.evaluator import EvaluatorSettings
 from slm_ray.search.export import export_winner, write_cards
 from slm_ray.search.finalists import pick_trained_winners, train_finalists
@@ -33,7 +31,6 @@ from slm_ray.search.held_out import TextMeasurement
 from slm_ray.search.inputs import SearchInputs, keep_digests, prepare_inputs, search_workers, with_kept_precision
 from slm_ray.search.journal import Journal
 from slm_ray.search.measurement import measured_on_all
-from slm_ray.search.milp import CutPrices
 from slm_ray.search.phases import HELD_OUT, OTHER_TEXT, PHASES_FILE, PhaseRecord
 from slm_ray.search.plan import SearchPlan
 from slm_ray.search.rank import Ranking, bind_genomes, rank_units
@@ -43,35 +40,26 @@ from slm_ray.search.reconstruction import (
     Reconstruction,
     describe_reconstruction,
 )
-from slm_ray.search.solved import SOLVED, solved_algorithm, stack_solver
-from slm_ray.search.stack import GenomeStack
-from slm_ray.search.steps import Step, add_spent, describe_step, inputs_after, take_steps
 from slm_ray.search.tracking import SearchTracking
 from slm_ray.search.trained import Trained
 from slm_ray.search.tuning import run_plan, scratch_folder
 
 RESULT_FILE = "result.json"
-_PHASES = 6  # and one more each for steps before, prices, finalists, an audit and reconstruction
+_PHASES = 6  # and one more each for finalists, an audit and reconstruction
 
 
 class SearchRun:
     """One search. Its phases are run in order by :meth:`execute`; each reads what the earlier ones left."""
 
-    def __init__(
-        self, config: SearchConfig, folder: RunFolder, command: str, inputs: SearchInputs | None = None,
-        steps: Sequence[Step] = (),
-    ) -> None:  # fmt: skip
+    def __init__(self, config: SearchConfig, folder: RunFolder, command: str) -> None:
         """Prepare a run in an open folder.
 
         Args:
             config: The options.
             folder: Where everything goes.
             command: The command line, for the record.
-            inputs: What it starts from, where it is a step of another run, which has paid for that.
-            steps: The steps before it.
         """
         self.config, self.folder, self.command = config, folder, command
-        self.inputs, self.steps = inputs, steps
         self.console = Console(folder.file(LOG_FILE))
         self.workers = config.workers or search_workers(config)
         self.phases = PhaseRecord(folder.file(PHASES_FILE))
@@ -95,8 +83,6 @@ class SearchRun:
         inputs = self._timed("teacher and text", "inputs", self._inputs)
         keep_digests(self.folder, inputs)
         spending.pay_teacher_text(self.phases, self.config, inputs)
-        if self.config.steps > 1:
-            inputs = self._timed("steps before", "steps", lambda: self._take_steps(inputs))
         with ray_session(self.config.address, self.workers * self.config.threads):
             ranking = self._timed("unit importance", "importance", lambda: self._rank(inputs))
             plan = self._plan(inputs, ranking)
@@ -115,7 +101,7 @@ class SearchRun:
     def _timed(self, label: str, name: str, phase: Callable[[], Any]) -> Any:
         self._phase_number += 1
         phases = _PHASES + bool(self.config.finalists) + (self.config.reconstruct != "none")
-        phases += (self.config.algorithm in SOLVED) + bool(self.config.audit) + (self.config.steps > 1)
+        phases += bool(self.config.audit)
         number = f"[{self._phase_number}/{phases}]"
         self.console.line(f"{number} {label} …")
         before = self.phases.seconds().get(name, 0.0)
@@ -125,28 +111,7 @@ class SearchRun:
         return value
 
     def _inputs(self) -> SearchInputs:
-        if self.inputs is not None:
-            return self.inputs
         return prepare_inputs(with_kept_precision(self.config, self.folder.path), self.console)
-
-    def _take_steps(self, given: SearchInputs) -> SearchInputs:
-        """Search and train at larger sizes first, and begin with what came of that."""
-
-        def search(config: SearchConfig, folder: RunFolder, inputs: SearchInputs, before: Sequence[Step]) -> None:
-            run = SearchRun(config, folder, self.command, inputs, before)
-            own = run.console.on_progress
-
-            def note() -> None:
-                own()
-                self.phases.note()
-
-            run.console.on_progress = note
-            run.execute()
-
-        self.steps = take_steps(self.config, given, self.folder.path, self.command, self.console, search)
-        for step in self.steps:
-            self.console.line(describe_step(step))
-        return inputs_after(given, self.steps)
 
     def _rank(self, inputs: SearchInputs) -> Ranking:
         progress = Progress(self.console, "unit importance", self.config.importance_steps, "steps")
@@ -157,37 +122,21 @@ class SearchRun:
     def _plan(self, inputs: SearchInputs, ranking: Ranking) -> SearchPlan:
         stack = bind_genomes(self.config, inputs, ranking)
         objectives = self.config.objective_names()
-        algorithm = self._algorithm(inputs, stack, len(objectives))
-        algorithm = with_screen(algorithm, stack, objectives, self.config.screen_factor(), self.config.seed)
+        config = self.config
+        algorithm = ALGORITHMS[config.algorithm](stack, config.seed, config.population, len(objectives))
+        algorithm = with_screen(algorithm, stack, objectives, config.screen_factor(), config.seed)
         journal = Journal(self.folder.file(TRIALS_FILE))
         if journal.resumed:
             self.console.line(f"{journal.resumed} trials are on record and are not measured again")
         at = self.phases.generation_seconds
         return SearchPlan(stack, algorithm, objectives, journal, self.config.trials, seconds_at=at)
 
-    def _algorithm(self, inputs: SearchInputs, stack: GenomeStack, num_objectives: int) -> Algorithm:
-        config = self.config
-        if config.algorithm not in SOLVED:
-            return ALGORITHMS[config.algorithm](stack, config.seed, config.population, num_objectives)
-        genome = stack.genomes[stack.smallest()]
-        progress = Progress(self.console, "prices of cuts", num_cuts(inputs.space, inputs.architecture), "cuts")
-
-        def price() -> CutPrices:
-            prices, was_cached = price_cuts(inputs, genome, progress.update)
-            if not was_cached:
-                spending.pay_cut_prices(self.phases, self.config, inputs)
-            return prices
-
-        prices = self._timed("prices of cuts", "prices", price)
-        solve = stack_solver(stack, prices)
-        return solved_algorithm(config.algorithm, stack, solve, config.seed, config.population, num_objectives)
-
     def _settings(self, inputs: SearchInputs, ranking: Ranking) -> EvaluatorSettings:
         return EvaluatorSettings(
             teacher=inputs.teacher, precision=inputs.precision, ids=inputs.calibration.ids,
             proxies=self.config.needed_proxies(), stage_tokens=self.config.stage_tokens(),
             confidence=self.config.confidence, threads=self.config.threads, scores=ranking.by_method(),
-            device=inputs.device, prefix_bytes=self.config.prefix_bytes(),
+            device=inputs.device,
         )  # fmt: skip
 
     def _search(self, inputs: SearchInputs, ranking: Ranking, plan: SearchPlan) -> None:
@@ -242,20 +191,17 @@ class SearchRun:
             winners = pick_winners(front, quantity, self.config.winners)
         chosen = front_entries(plan, front, winners, trained)
         best_cost = front[winners[0]]["cost"][quantity]
-        given, stack, scores = self._given(inputs, plan, ranking)
-        baselines = baselines_at(given, stack, scores, best_cost, length, self.config.seed)
-        others = [teacher_entry(given, length), *baselines]
+        baselines = baselines_at(inputs, plan.stack, ranking, best_cost, length, self.config.seed)
+        others = [teacher_entry(inputs, length), *baselines]
         work = TextMeasurement(self.config, self.phases, self.console)
-        entries = work.measure(HELD_OUT, inputs.held_out, (given, others), (inputs, chosen))
+        entries = work.measure(HELD_OUT, inputs.held_out, (inputs, others), (inputs, chosen))
         if inputs.other is not None:
             won = [chosen[position] for position in winners]
-            found = work.measure(OTHER_TEXT, inputs.other, (given, others[:1]), (inputs, won))
+            found = work.measure(OTHER_TEXT, inputs.other, (inputs, others[:1]), (inputs, won))
             places = [0, *(len(others) + position for position in winners)]
             for place, more in zip(places, found, strict=True):
                 entries[place] |= more
         spent = spending.spent(self.phases, plan, trained, self.workers)
-        if self.config.steps > 1:
-            add_spent(spent, self.steps)
         return {
             "command": self.command,
             "objectives": list(plan.objectives),
@@ -271,19 +217,7 @@ class SearchRun:
                 {"folder": f"winners/{rank}", "trial": front[position]["trial"]}
                 for rank, position in enumerate(winners)
             ],
-        } | ({"steps": [step.record for step in self.steps]} if self.steps else {})
-
-    def _given(
-        self, inputs: SearchInputs, plan: SearchPlan, ranking: Ranking
-    ) -> tuple[SearchInputs, GenomeStack, Ranking]:
-        """The teacher that was given with its own scores: what baselines are cut from, whatever steps came before."""
-        if not self.steps:
-            return inputs, plan.stack, ranking
-        given, first = replace(inputs, teacher=inputs.given, original=None, left=None), self.steps[0]
-        progress = Progress(self.console, "unit importance", self.config.importance_steps, "steps")
-        scores = rank_units(first.config, replace(given, budget=first.plan.budget), progress)  # as the first step has
-        spending.pay_unit_scores(self.phases, self.config, given, scores.tokens)
-        return given, bind_genomes(self.config, given, scores), scores
+        }
 
     def _corpus(self, inputs: SearchInputs) -> dict[str, Any]:
         tokens = {
@@ -337,12 +271,12 @@ class SearchRun:
     def _lineage(self, inputs: SearchInputs, record: dict[str, Any]) -> dict[str, Any]:
         return {
             "teacher": {
-                "name": inputs.given.name, "family": inputs.architecture.structure.family,
-                "digest": inputs.given.digest, "licence": inputs.given.licence,
+                "name": inputs.teacher.name, "family": inputs.architecture.structure.family,
+                "digest": inputs.teacher.digest, "licence": inputs.teacher.licence,
             },
             "trial": record["trial"], "genes": record["genes"], "space": inputs.space.to_json(),
-            "inputs": inputs.digests() | {"teacher": inputs.given.digest}, "command": self.command,
-        } | ({"steps": [step.record for step in self.steps]} if self.steps else {})  # fmt: skip
+            "inputs": inputs.digests(), "command": self.command,
+        }  # fmt: skip
 
     def _export(self, inputs: SearchInputs, plan: SearchPlan, result: dict[str, Any]) -> None:
         """Extract the winners whose folders reconstruction has not written."""

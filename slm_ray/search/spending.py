@@ -7,11 +7,10 @@ from typing import Any
 
 from slm_ray.records.cost import flops_per_token
 from slm_ray.search.config import SearchConfig
-from slm_ray.search.cut_prices import num_cuts, price_flops, priced_tokens
 from slm_ray.search.finalists import training_spent
 from slm_ray.search.finish import Chosen
 from slm_ray.search.inputs import SearchInputs
-from slm_ray.search.phases import CUT_PRICES, TEACHER_TEXT, UNIT_SCORES, PhaseRecord
+from slm_ray.search.phases import TEACHER_TEXT, UNIT_SCORES, PhaseRecord
 from slm_ray.search.plan import SearchPlan
 from slm_ray.search.trained import Trained
 
@@ -38,13 +37,6 @@ def pay_unit_scores(phases: PhaseRecord, config: SearchConfig, inputs: SearchInp
     phases.pay(UNIT_SCORES, tokens, 2 * tokens * teacher_flops(config, inputs))
 
 
-def pay_cut_prices(phases: PhaseRecord, config: SearchConfig, inputs: SearchInputs) -> None:
-    """Note what measuring the prices of an integer program cost."""
-    length = config.sequence_length
-    tokens = num_cuts(inputs.space, inputs.architecture) * priced_tokens(length)
-    phases.pay(CUT_PRICES, tokens, price_flops(inputs.space, inputs.architecture, length))
-
-
 def pay_held_out(phases: PhaseRecord, name: str, tokens: int, measured: Sequence[Chosen]) -> None:
     """Note what measuring models on a text that decides nothing cost.
 
@@ -67,23 +59,21 @@ def spent(phases: PhaseRecord, plan: SearchPlan, trained: Mapping[int, Trained],
         workers: Trials at once.
     """
     records = plan.journal.records
-    tokens, flops, reused = 0, 0.0, 0
+    tokens, flops = 0, 0.0
     for record in records:
         read = max((entry["tokens"] for entry in record["measurements"].values()), default=0)
         tokens += read
-        reused += record.get("reused_flops", 0)
         flops += read * record["cost"]["flops"]
     training, paid = training_spent(trained), phases.paid()
     return {
         "seconds": phases.seconds(),
         "processes": phases.processes,
         "forward_tokens": tokens + training["tokens"] + sum(cost["tokens"] for cost in paid.values()),
-        "flops": flops - reused + training["flops"] + sum(cost["flops"] for cost in paid.values()),
+        "flops": flops + training["flops"] + sum(cost["flops"] for cost in paid.values()),
         "paid": paid,
         "candidates": len(records),
         "failed": sum(record["status"] == "failed" for record in records),
         "cache_hits": plan.repeats,
-        "reused_flops": reused,
         "resumed": plan.journal.resumed,
         "busy_seconds": round(sum(record["seconds"] for record in records), 2),
         "workers": workers,

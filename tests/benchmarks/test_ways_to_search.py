@@ -26,7 +26,6 @@ def test_all_ways_are_run_once_and_compared(tmp_path: Path, capsys: pytest.Captu
         assert 1 <= len(course["events"]) <= 6
         spent = [event["flops"] for event in course["events"]]
         assert spent == sorted(spent) and spent[0] > course["prepared"]["flops"] > 0
-    assert courses["milp"]["prepared"]["flops"] > courses["nsga2"]["prepared"]["flops"]
     assert courses["plain"]["prepared"]["flops"] < courses["nsga2"]["prepared"]["flops"]
     assert all(event["loss"] is not None for event in courses["plain"]["events"])
     first = {path: path.stat().st_mtime_ns for path in out.glob("*.json") if path.name != "options.json"}

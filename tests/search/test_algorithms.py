@@ -39,30 +39,21 @@ def test_proposals_are_inside_the_budget(name):
     assert all(stack.budget.low <= stack.cost(genes) <= stack.budget.high for genes in asked)
 
 
-@pytest.mark.parametrize("name", ["nsga2", "local", "regularized_evolution"])
-def test_a_search_beats_random_draws_of_as_many_candidates(name):
+def test_a_search_beats_random_draws_of_as_many_candidates():
     stack = stack_of()
     ideal, nadir = [0, stack.reach()[0]], [6, stack.reach()[1]]
 
     def reached(which, seed):
-        values, _ = search(which, stack, seed, 36 if which == "regularized_evolution" else 18)
+        values, _ = search(which, stack, seed, 18)
         return hypervolume(values[:200], ideal, nadir)
 
-    assert np.mean([reached(name, seed) for seed in range(3)]) > np.mean([reached("random", seed) for seed in range(3)])
+    ours, drawn = (np.mean([reached(name, seed) for seed in range(3)]) for name in ("nsga2", "random"))
+    assert ours > drawn
 
 
 def test_one_objective_improves():
     values, _ = search("ga", stack_of(), 0, 20, objectives=1)
     assert values.min() < values[:12].min()
-
-
-def test_stratified_draws_cover_the_sizes_evenly():
-    stack = stack_of()
-    low, high = stack.reach()
-    for seed in range(3):
-        values, _ = search("stratified", stack, seed, 1)
-        shares = (np.sort(values[:, 1]) - low) / (high - low)
-        assert np.all(np.abs(shares - (np.arange(12) + 0.5) / 12) < 0.15)
 
 
 def test_the_sweep_repeats_nothing_and_is_ranked_alone():

@@ -65,7 +65,6 @@ def find_error(text: str) -> str:
         (["--calibration-tokens", "16"], "at least one sequence"),
         (["--confidence", "2"], "between 0.5 and 1"),
         (["--audit", "-1"], "--audit: must be at least 0, got -1"),
-        (["--prefix-cache", "many"], "--prefix-cache: 'many' is not a number"),
         (["--device", "cuda"], "no GPU that torch can use: give --device cpu"),
         (["--screen", "0"], "--screen: must be at least 1, got 0"),
         (["--screen", "4", "--algorithm", "random"], "picks among offspring, and --algorithm random makes none"),

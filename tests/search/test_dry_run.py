@@ -91,7 +91,7 @@ def test_it_prints_every_option_resolved(capsys):
     assert rows["seed"] == "7"
     assert rows["params"] == "0.45..0.7"
     assert rows["out"] == "runs/fine-TIME"
-    optional = {"flops", "kv_bytes", "address", "storage", "step_learning_rate", "other_data"}
+    optional = {"flops", "kv_bytes", "address", "storage", "other_data"}
     assert set(rows) == {field.name for field in dataclasses.fields(SearchConfig)} - optional
 
 

@@ -16,12 +16,9 @@ from slm_ray.search.fidelity import (
     race_record,
     spread,
     stage_losses,
-    summed_price,
     wrongly_stopped,
 )
-from slm_ray.search.milp import IntegerProgram
 from tests.references import naive_kendall, naive_spearman
-from tests.search.test_milp import genome_of, prices_of
 from tests.search.tiny_run import trials_of
 
 
@@ -81,19 +78,6 @@ def test_a_stopped_candidate_is_wronged_where_no_member_of_the_front_is_as_good(
     assert 0.06 < low < 1 / 3 < high < 0.8  # Wilson's
     assert race_record(5, {}, {}, [])["wrong_share_interval"] is None
     assert off_by({}, {1: 2.0})["mean_difference"] is None
-
-
-def test_the_price_of_a_solution_is_the_integer_programs_own():
-    genome = genome_of(heads=0, neurons=0, layers=1)
-    prices = prices_of(genome, seed=3)
-    program = IntegerProgram(genome, prices, "params", 16)
-    low, high = genome.reach("params", 16)
-    for share in (0.2, 0.5, 0.9):
-        genes, price = program.solve(low, int(low + share * (high - low)))
-        assert summed_price(genome.decode(genes), prices, genome.bound_axes()) == pytest.approx(price)
-    whole = genome.decode(genome.upper)
-    kept_all = prices.heads[:, -1].sum() + prices.neurons[:, -1].sum()
-    assert summed_price(whole, prices, genome.bound_axes()) == pytest.approx(kept_all)
 
 
 OPTIONS = ("--audit", "3", "--trials", "18", "--precision", "bf16", "--reconstruct", "none", "--winners", "1")
