@@ -124,7 +124,7 @@ class Trial(Record):
     error: str | None = None
     architecture: ModelShape
     cost: ModelCost
-    measurements: dict[str, Measurement] = {}
+    measurements: dict[str, Measurement]
     objectives: dict[str, int | float] | None = None
     decided: Literal["full", "dominated"] | None = None
     seconds: float
@@ -340,7 +340,7 @@ class Corpus(Part):
     held_out_tokens: int
     train_tokens: int
     calibration_digest: str
-    parts: dict[str, dict[str, Any]] = {}
+    parts: dict[str, dict[str, Any]]
     other: OtherText | None = None
 
 
@@ -395,7 +395,7 @@ class Spent(Part):
     processes: int
     forward_tokens: int
     flops: float
-    paid: dict[str, Paid] = {}
+    paid: dict[str, Paid] = Field(default_factory=dict)
     candidates: int
     failed: int
     cache_hits: int
@@ -449,9 +449,9 @@ class Phases(Record):
 
     FILE: ClassVar[str] = "phases.json"
     processes: int = 0
-    seconds: dict[str, float] = {}
-    paid: dict[str, Paid] = {}
-    generations: dict[int, float] = {}
+    seconds: dict[str, float] = Field(default_factory=dict)
+    paid: dict[str, Paid] = Field(default_factory=dict)
+    generations: dict[int, float] = Field(default_factory=dict)
 
 
 class SearchInputsRecord(Record):
