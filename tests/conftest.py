@@ -23,6 +23,7 @@ _LONG = (
     "pretrain/test_training_resume", "search/test_resume", "pretrain/test_engines", "test_pipeline",
     "pretrain/test_command", "pretrain/test_growth", "cluster/test_outside_on_ray", "test_logits_command",
     "pretrain/test_torchrun", "sweep/test_on_tune", "search/test_baselines", "pretrain/test_scratch_command",
+    "test_pinned",
 )  # fmt: skip
 
 
