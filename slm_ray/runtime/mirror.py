@@ -6,9 +6,7 @@ moment would have left, and a run is continued from it as after one.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,10 +15,10 @@ from pathlib import Path
 
 from slm_ray.config.errors import UserError
 from slm_ray.records.files import explain_os_error, whole_folder
-from slm_ray.runtime.remote import below, check_location, is_address, open_filesystem, reaching
+from slm_ray.runtime.storage import STORAGE_HELP, Place, below, storage_of
 
-STORAGE_VARIABLE = "SLM_RAY_STORAGE"
-STORAGE_HELP = "keep the run here as well, a folder or s3://…; --resume fetches it from there on another machine"
+__all__ = ["STORAGE_HELP", "Mirror", "bring_back", "lies_in_a_mirror", "storage_of"]
+
 # Lies in a folder while that is mirrored: runs inside of it are not mirrored again.
 _MARK = ".mirrored"
 _EVERY_SECONDS = 5.0
@@ -28,9 +26,8 @@ _PATIENCE_SECONDS = 120.0  # with a storage that fails, once the run is over
 _TRY_AGAIN_SECONDS = 2.0
 # Where a training with --storage keeps its checkpoints itself: RUN/MODEL/step-00000100/…
 _DIRECT = re.compile(r"[^/]+/step-\d{8,}/")
-_GROWING = {".jsonl", ".log", ".wandb"}  # everything else is renamed into place and never changes
+_LINES = {".jsonl", ".log"}  # grow by whole lines; everything else is renamed into place and never changes
 _SURELY_SAME_BYTES = 1 << 20
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -39,70 +36,6 @@ class _State:
 
     num_bytes: int
     modified: int
-
-
-def storage_of(given: str | None) -> str | None:
-    """Where runs are mirrored: as given, else ``$SLM_RAY_STORAGE``, else nowhere.
-
-    Raises:
-        UserError: It names no place, or holds a login.
-    """
-    place = given or os.environ.get(STORAGE_VARIABLE) or None
-    if place:
-        check_location(place)
-    return place
-
-
-class _Files:
-    """The files of one place, a folder or an address."""
-
-    def __init__(self, place: str) -> None:
-        if is_address(place):
-            self._system, self._root = open_filesystem(place)
-        else:
-            from pyarrow import fs
-
-            self._system, self._root = fs.LocalFileSystem(), str(Path(place).expanduser().absolute())
-        self._place = place
-
-    def _path(self, name: str) -> str:
-        return f"{self._root.rstrip('/')}/{name}"
-
-    def sizes(self) -> dict[str, int]:
-        """Every file and its bytes."""
-        from pyarrow import fs
-
-        with reaching(self._place):
-            found = self._system.get_file_info(fs.FileSelector(self._root, recursive=True, allow_not_found=True))
-        files = [entry for entry in found if entry.type == fs.FileType.File]
-        return {entry.path[len(self._root.rstrip("/")) + 1 :]: entry.size for entry in files}
-
-    def put(self, source: Path, name: str) -> None:
-        """Copy a file there; readers see the old one or the new one, whole."""
-        from pyarrow import fs
-
-        local = isinstance(self._system, fs.LocalFileSystem)
-        target = self._path(name)
-        folder, _, last = target.rpartition("/")
-        arriving = f"{folder}/.{last}.{os.getpid()}.tmp" if local else target  # objects of a bucket appear whole
-        with reaching(self._place):
-            self._system.create_dir(folder, recursive=True)
-            fs.copy_files(str(source), arriving, fs.LocalFileSystem(), self._system)
-            if local:
-                self._system.move(arriving, target)
-
-    def get(self, name: str, target: Path) -> None:
-        """Copy a file from there."""
-        from pyarrow import fs
-
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with reaching(self._place):
-            fs.copy_files(self._path(name), str(target), self._system, fs.LocalFileSystem())
-
-    def remove(self, name: str) -> None:
-        """Delete a file there."""
-        with reaching(self._place):
-            self._system.delete_file(self._path(name))
 
 
 def _is_kept(name: str) -> bool:
@@ -128,13 +61,13 @@ def bring_back(run: Path, storage: str, name: str | None = None) -> bool:
     """
     if run.exists():
         return False
-    files = _Files(below(storage, name or run.resolve().name))
-    paths = [path for path in files.sizes() if _is_kept(path) and not _DIRECT.match(path)]
+    place = Place(below(storage, name or run.resolve().name))
+    paths = [path for path in place.sizes() if _is_kept(path) and not _DIRECT.match(path)]
     if not paths:
         return False
     with whole_folder(run) as temporary:
         for path in paths:
-            files.get(path, temporary / path)
+            place.get(path, temporary / path)
     return True
 
 
@@ -146,7 +79,7 @@ class Mirror:
         found: How many files were there before.
     """
 
-    def __init__(self, folder: Path, storage: str, say: Say, name: str | None = None) -> None:
+    def __init__(self, folder: Path, storage: str, say: Callable[[str], None], name: str | None = None) -> None:
         """Look at what is there; nothing is copied yet.
 
         Args:
@@ -159,13 +92,14 @@ class Mirror:
             UserError: The storage names no place, or cannot be reached.
         """
         self.folder, self.place, self._say = folder, below(storage, name or folder.resolve().name), say
-        self._files = _Files(self.place)
-        there = self._files.sizes()
-        self.found = len(there)
+        self._there = Place(self.place)
+        sizes = self._there.sizes()
+        self.found = len(sizes)
         self._copied: dict[str, _State] = {}
+        self._lines_there: dict[str, int] = {}  # bytes of the whole lines of a growing file
         for name, path in self._here():
             state = _state(path)
-            if there.get(name) == state.num_bytes >= _SURELY_SAME_BYTES:
+            if path.suffix not in _LINES and sizes.get(name) == state.num_bytes >= _SURELY_SAME_BYTES:
                 self._copied[name] = state  # weights need not go again; small files do, at no cost
         self._problem: str | None = None
         self._ended = threading.Event()
@@ -238,28 +172,41 @@ class Mirror:
             try:
                 state = _state(path)
                 if self._copied.get(name) != state:
-                    self._copy(name, path)
+                    self._copy(name, path, state.num_bytes)
                     self._copied[name] = state
             except (UserError, FileNotFoundError):
                 if path.exists():
                     raise
         for name in [name for name in self._copied if name not in here]:
-            self._files.remove(name)
+            self._there.remove(name)
             del self._copied[name]
+            self._lines_there.pop(name, None)
 
-    def _copy(self, name: str, path: Path) -> None:
-        """Copy a file; of one that grows meanwhile, what there is of it now."""
-        if path.suffix not in _GROWING:
-            self._files.put(path, name)
+    def _copy(self, name: str, path: Path, num_bytes: int) -> None:
+        """Copy a file; of one that grows, the whole lines that are not there yet."""
+        if path.suffix not in _LINES:
+            self._there.put(path, name)
             return
-        frozen = self.folder / f".mirror.{os.getpid()}.tmp"
+        start = self._lines_there.get(name, 0)
         try:
-            shutil.copyfile(path, frozen)
-            self._files.put(frozen, name)
+            if 0 < start <= num_bytes:
+                new = _lines_from(path, start)
+                if not new or self._there.append(new, name):
+                    self._lines_there[name] = start + len(new)
+                    return
+            lines = _lines_from(path, 0)
         except OSError as error:
             raise explain_os_error(error, f"copying {path}") from error
-        finally:
-            frozen.unlink(missing_ok=True)
+        self._there.write(name, lines)
+        self._lines_there[name] = len(lines)
+
+
+def _lines_from(path: Path, start: int) -> bytes:
+    """The whole lines behind an offset."""
+    with path.open("rb") as file:
+        file.seek(start)
+        data = file.read()
+    return data[: data.rfind(b"\n") + 1]
 
 
 def _state(path: Path) -> _State:

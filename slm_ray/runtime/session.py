@@ -19,6 +19,8 @@ from slm_ray.runtime.commands import EXIT_USER_ERROR
 from slm_ray.runtime.environment import usable_cpus
 from slm_ray.runtime.home import open_home, sent_files
 from slm_ray.runtime.localhost import is_on_localhost, on_localhost
+from slm_ray.runtime.shared import sharing
+from slm_ray.runtime.storage import storage_of
 
 # Read by Ray when it is imported and when its processes start.
 _QUIET = {
@@ -52,12 +54,13 @@ def default_workers(threads: int) -> int:
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None, num_cpus: int) -> Iterator[None]:
+def ray_session(address: str | None, num_cpus: int, storage: str | None = None) -> Iterator[None]:
     """Have Ray running inside the block.
 
     Args:
         address: A cluster to join; None starts one on this machine that listens on localhost only, without a dashboard.
         num_cpus: CPUs of a cluster started here.
+        storage: As ``--storage`` has it; machines of a cluster get through it what they do not see themselves.
 
     Raises:
         UserError: Ray cannot start, or the cluster cannot be reached.
@@ -72,9 +75,11 @@ def ray_session(address: str | None, num_cpus: int) -> Iterator[None]:
     import ray
 
     started_here = not ray.is_initialized()
+    shares = contextlib.ExitStack()
     if started_here:
+        workers_have = shares.enter_context(sharing(storage_of(storage))) if address else {}
         try:
-            _start(ray, address, num_cpus)
+            _start(ray, address, num_cpus, workers_have)
         except Exception as error:
             # Ray raises many types here (timeouts, connection errors, its own); each ends in one sentence.
             where = (
@@ -99,6 +104,7 @@ def ray_session(address: str | None, num_cpus: int) -> Iterator[None]:
         ended.set()
         if home is not None:
             _say_sent(home)
+        shares.close()
         if started_here:
             ray.shutdown()
 
@@ -146,8 +152,10 @@ def _watch_head(is_alive: Callable[[], bool], ended: threading.Event) -> None:
             os._exit(EXIT_USER_ERROR)
 
 
-def _start(ray: object, address: str | None, num_cpus: int) -> None:
-    common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+def _start(ray: object, address: str | None, num_cpus: int, workers_have: dict[str, str]) -> None:
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if workers_have:
+        common["runtime_env"] = {"env_vars": workers_have}
     if address:
         if place := split_address(address):  # Ray itself goes on trying for ten minutes and more
             knock(*place, seconds=10)

@@ -8,7 +8,6 @@ from slm_ray.config.errors import UserError
 from slm_ray.pretrain import storage
 from slm_ray.pretrain.checkpoints import CheckpointFolder
 from slm_ray.runtime import copies, deliveries, home
-from slm_ray.runtime.copies import local_copy
 from slm_ray.runtime.deliveries import outbox
 from slm_ray.runtime.home import home_of, pinned_to_home
 from slm_ray.runtime.session import ray_session
@@ -31,7 +30,6 @@ def disk(tmp_path, monkeypatch):
 def away(disk, monkeypatch):
     """This process on another machine than the one whose disk it is."""
     away = Elsewhere(disk)
-    monkeypatch.setattr(copies, "away", lambda: away)
     monkeypatch.setattr(copies, "_CHUNK_BYTES", 4096)
     monkeypatch.setattr(home, "away", lambda: away)
     monkeypatch.setattr(deliveries, "_CHUNK_BYTES", 4096)
@@ -40,7 +38,6 @@ def away(disk, monkeypatch):
 
 class TestWithoutACluster:
     def test_folders_are_used_as_they_are(self, disk):
-        assert local_copy(disk / "teacher") == disk / "teacher"
         assert home_of(disk) is None
         with outbox(disk) as folder:
             assert folder == disk
@@ -50,44 +47,6 @@ class TestWithoutACluster:
         says = r"ray://head:10001 of a file of options is Ray's client: give it as an option, --address ray://head"
         with pytest.raises(UserError, match=says), ray_session("ray://head:10001", 1):
             pass
-
-
-class TestCopies:
-    def test_a_folder_is_fetched_once(self, away, disk):
-        copy = local_copy(disk / "teacher")
-        assert sorted(path.name for path in copy.iterdir()) == ["config.json", "model.safetensors"]
-        assert (copy / "model.safetensors").read_bytes() == bytes(range(256)) * 40
-        assert sum(num_bytes for *_, num_bytes in away.sent) == 256 * 40 + 2
-        away.calls.clear()
-        assert local_copy(disk / "teacher") == copy
-        assert away.calls == ["_listing"]
-
-    def test_a_file(self, away, disk):
-        copy = local_copy(disk / "teacher" / "config.json")
-        assert copy.name == "config.json" and copy.read_text() == "{}"
-
-    def test_a_folder_that_changed_is_another_one(self, away, disk):
-        before = local_copy(disk / "teacher")
-        away.run(lambda: (disk / "teacher" / "config.json").write_text('{"a": 1}'))
-        after = local_copy(disk / "teacher")
-        assert after != before and (after / "config.json").read_text() == '{"a": 1}'
-        assert (before / "config.json").read_text() == "{}"
-
-    def test_a_disk_that_machines_share_is_read_as_it_is(self, away, disk):
-        away.back()
-        away.run = lambda function, *args: function(*args)
-        assert local_copy(disk / "teacher") == disk / "teacher"
-        assert home_of(disk) is None
-
-    def test_a_folder_that_is_gone(self, away, disk):
-        with pytest.raises(UserError, match=r"reading .*nothing: No such file"):
-            local_copy(disk / "nothing")
-
-    def test_a_copy_that_breaks_off_leaves_nothing(self, away, disk, tmp_path, monkeypatch):
-        monkeypatch.setattr(copies, "fetch_file", lambda *_: 3)
-        with pytest.raises(UserError, match=r"teacher/config.json changed while it was copied"):
-            local_copy(disk / "teacher")
-        assert [path.name for path in (tmp_path / "cache" / "copies").iterdir() if path.is_dir()] == []
 
 
 class TestOutbox:

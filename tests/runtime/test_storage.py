@@ -1,29 +1,32 @@
-"""A run's folder kept a second time, and fetched from there."""
+"""Storage anywhere: a run kept a second time and fetched from there, and folders for other machines."""
 
 from __future__ import annotations
 
 import errno
+import json
+import os
+from pathlib import Path
 
+import fsspec
 import pytest
-from pyarrow import fs
 
 from slm_ray.config.errors import UserError
 from slm_ray.runtime import mirror as module
+from slm_ray.runtime import shared
 from slm_ray.runtime.mirror import Mirror, bring_back
 from slm_ray.runtime.runfolder import CONFIG_FILE, RunFolder, find_run
-
-BUCKET = "s3://bucket/runs"
+from slm_ray.runtime.shared import SHARED_VARIABLE, local_copy, share, sharing
+from slm_ray.runtime.storage import Place
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def storage(request, tmp_path, monkeypatch):
-    """A place; behind the bucket is a folder, reached as S3 would be."""
+def storage(request, tmp_path):
+    """A place: a folder, and what fsspec has like a bucket."""
     if request.param == "folder":
-        return str(tmp_path / "storage")
-    bucket = fs.SubTreeFileSystem(str(tmp_path / "behind"), fs.LocalFileSystem())
-    (tmp_path / "behind").mkdir()
-    monkeypatch.setattr(module, "open_filesystem", lambda address: (bucket, address.removeprefix("s3://")))
-    return BUCKET
+        yield str(tmp_path / "storage")
+        return
+    yield "memory://bucket/runs"
+    fsspec.filesystem("memory").store.clear()
 
 
 def tree(folder):
@@ -64,17 +67,35 @@ def test_files_are_copied_in_the_order_in_which_they_were_written(storage, tmp_p
     run, names = tmp_path / "run", []
     run.mkdir()
     mirror = Mirror(run, storage, print)
-    put = module._Files.put
-    monkeypatch.setattr(module._Files, "put", lambda self, path, name: (names.append(name), put(self, path, name)))
+    put, write = Place.put, Place.write
+    monkeypatch.setattr(Place, "put", lambda self, path, name: (names.append(name), put(self, path, name)))
+    monkeypatch.setattr(Place, "write", lambda self, name, data: (names.append(name), write(self, name, data)))
     for number, name in enumerate(["z.json", "a.safetensors", "m.jsonl"]):
         (run / name).write_text(name)
-        import os
-
         os.utime(run / name, ns=(number, number))
     mirror._round()
     assert names == ["z.json", "a.safetensors", "m.jsonl"]
     mirror._round()
     assert len(names) == 3
+
+
+def test_lines_are_added_to_what_is_there_and_half_ones_wait(storage, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    run.mkdir()
+    mirror, added, append = Mirror(run, storage, print), [], Place.append
+    monkeypatch.setattr(Place, "append", lambda self, data, name: (added.append(data), append(self, data, name))[1])
+
+    def now(text):
+        (run / "trials.jsonl").write_text(text)
+        os.utime(run / "trials.jsonl", ns=(len(text), len(text)))
+        mirror._round()
+        return Place(mirror.place).read("trials.jsonl").decode()
+
+    assert now("1\n2") == "1\n" and added == []
+    assert now("1\n2\n3\n") == "1\n2\n3\n" and added == [b"2\n3\n"]
+    assert now("1\n2\n3\n4") == "1\n2\n3\n" and now("1\n") == "1\n"
+    monkeypatch.setattr(Place, "append", lambda *_: False)  # a file system that cannot
+    assert now("1\n5\n6\n") == "1\n5\n6\n"
 
 
 def test_weights_that_are_there_do_not_go_again(storage, tmp_path):
@@ -93,14 +114,14 @@ def test_a_storage_that_fails_for_a_while(storage, tmp_path, monkeypatch):
     run.mkdir()
     (run / "a.json").write_text("{}")
     mirror = Mirror(run, storage, said.append)
-    put = module._Files.put
+    put = Place.put
 
     def failing(self, path, name):
         if fails:
             raise UserError("the storage is away")
         put(self, path, name)
 
-    monkeypatch.setattr(module._Files, "put", failing)
+    monkeypatch.setattr(Place, "put", failing)
     assert not mirror._try() and not mirror._try()
     fails.clear()
     assert mirror._try()
@@ -118,7 +139,7 @@ def test_a_storage_that_stays_away_is_said_at_the_end(storage, tmp_path, monkeyp
 
     monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr(module, "_TRY_AGAIN_SECONDS", 0.0)
-    monkeypatch.setattr(module._Files, "put", full)
+    monkeypatch.setattr(Place, "put", full)
     mirror.start()
     with pytest.raises(UserError, match=r"run is as it should be, but its copy is not whole: the disk is full; then"):
         mirror.stop()
@@ -162,11 +183,77 @@ def test_bad_places(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"holds no run to resume .*storage has none of that name"):
         find_run(tmp_path / "c", str(tmp_path / "storage"))
 
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "run.log").write_text("x\n")
+
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module.shutil, "copyfile", full)
-    (tmp_path / "d").mkdir()
-    (tmp_path / "d" / "run.log").write_text("x")
-    with pytest.raises(UserError, match=r"copying .*run.log: the disk is full"):
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(UserError, match=r"storage/d cannot be used .*No space left on device"):
         Mirror(tmp_path / "d", str(tmp_path / "storage"), print)._round()
+
+
+class TestShared:
+    """Folders of the command's machine, for workers that may not see them."""
+
+    @pytest.fixture
+    def teacher(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(shared, "_is_needed_elsewhere", lambda *_: True)
+        folder = tmp_path / "teacher"
+        (folder / "bfloat16").mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(bytes(range(256)) * 40)
+        (folder / "bfloat16" / "model.safetensors").write_bytes(b"made here")
+        (folder / ".lock").write_text("")
+        return folder
+
+    def test_nothing_is_copied_with_one_machine(self, teacher):
+        assert share(teacher) == teacher == local_copy(teacher)
+        assert local_copy(Path("/nowhere")) == Path("/nowhere")
+
+    def test_a_machine_fetches_a_folder_once(self, storage, teacher, tmp_path, monkeypatch):
+        with sharing(storage) as environment:
+            share(teacher)
+            share(teacher / "config.json")
+            monkeypatch.setenv(SHARED_VARIABLE, environment[SHARED_VARIABLE])
+            assert local_copy(teacher) == teacher  # a disk that machines share
+            teacher.rename(tmp_path / "of another machine")
+            copy = local_copy(teacher)
+            assert sorted(path.name for path in copy.iterdir()) == ["config.json", "model.safetensors"]
+            assert (copy / "model.safetensors").read_bytes() == bytes(range(256)) * 40
+            one = local_copy(teacher / "config.json")
+            assert one.name == "config.json" and one.read_text() == "{}"
+            monkeypatch.setattr(Place, "get", lambda *_: 1 / 0)
+            assert local_copy(teacher) == copy and str(copy).startswith(str(tmp_path / "cache"))
+        assert {name.split("/")[1].rpartition("-")[0] for name in Place(storage).sizes()} == {"teacher", "config.json"}
+
+    def test_a_folder_that_changed_is_another_one(self, storage, teacher, tmp_path, monkeypatch):
+        with sharing(storage) as environment:
+            monkeypatch.setenv(SHARED_VARIABLE, environment[SHARED_VARIABLE])
+            share(teacher)
+            (teacher / "config.json").write_text(json.dumps({"changed": 1}))
+            share(teacher)
+            teacher.rename(tmp_path / "gone")
+            assert "changed" in (local_copy(teacher) / "config.json").read_text()
+
+    def test_without_a_storage_there_is_one_sentence(self, teacher, monkeypatch):
+        says = r"other machines of the cluster do not see .*teacher: give --storage, a folder that all of them see or a"
+        with sharing(None) as environment:
+            assert environment == {}
+            with pytest.raises(UserError, match=says):
+                share(teacher)
+        monkeypatch.setattr(shared, "_is_on_another_machine", lambda: True)
+        assert local_copy(teacher) == teacher
+        with pytest.raises(UserError, match="nothing is not on this machine of the cluster: give --storage"):
+            local_copy(teacher / "nothing")
+
+    def test_a_copy_that_is_not_whole_leaves_nothing(self, storage, teacher, tmp_path, monkeypatch):
+        with sharing(storage) as environment:
+            share(teacher)
+            monkeypatch.setenv(SHARED_VARIABLE, environment[SHARED_VARIABLE])
+            teacher.rename(tmp_path / "gone")
+            monkeypatch.setattr(Place, "get", lambda self, name, target: target.write_bytes(b"x"))
+            with pytest.raises(UserError, match=r"config.json at .* is not whole: delete that folder"):
+                local_copy(teacher)
+        assert not [path for path in (tmp_path / "cache" / "copies").iterdir() if path.is_dir()]

@@ -1,0 +1,293 @@
+"""Work spread over processes: every item is one call of a function that each worker has made ready once.
+
+This is how everything is distributed beside Ray Tune, Train and Data. Workers are Ray actors, on any machine of the
+cluster; an item whose worker or machine is lost goes back. Without workers, the same runs in this process, without Ray.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from slm_ray.config.errors import UserError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Work = Callable[..., Result]
+"""Takes an item; and, where messages are received, a function that sends one."""
+
+_WAITING_SECONDS = 10.0  # for the cluster's resources, until that is said
+_RESULT, _MESSAGE, _PROBLEM = "result", "message", "problem"
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one worker takes of a cluster.
+
+    Attributes:
+        cpus: Its CPUs, and threads where they are a whole number.
+        gpus: Its GPUs; 0.5 where two workers share one.
+    """
+
+    cpus: float = 1
+    gpus: float = 0
+
+    def needs(self) -> dict[str, float]:
+        """By Ray's names, without what is not needed."""
+        return {name: float(amount) for name, amount in (("CPU", self.cpus), ("GPU", self.gpus)) if amount}
+
+    def how_many_fit(self, there: Mapping[str, float]) -> int:
+        """How many such workers resources have room for.
+
+        Args:
+            there: By Ray's names, as ``ray.cluster_resources()`` gives them.
+        """
+        return min((int(there.get(name, 0.0) / amount) for name, amount in self.needs().items()), default=sys.maxsize)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{amount:g} {name}" for name, amount in self.needs().items()) or "nothing"
+
+
+class _Worker:
+    """The actor: a function made ready once, then called with one item after the other."""
+
+    def set_up(self, make: Callable[[], Work[Any]], threads: int | None) -> str:
+        """Make the function ready; gives the sentence of what a user can fix, or nothing."""
+        if threads and (torch := sys.modules.get("torch")):
+            torch.set_num_threads(threads)
+        try:
+            self._work = make()
+        except UserError as error:  # Ray would send it on with its traceback
+            return str(error)
+        return ""
+
+    def run(self, item: Any, talks: bool) -> Iterator[tuple[str, Any]]:
+        """The messages about an item as they come, and in the end its result or the sentence of a user's mistake."""
+        waiting: queue.Queue[tuple[str, Any] | BaseException] = queue.Queue()
+
+        def call() -> None:
+            try:
+                send = (lambda message: waiting.put((_MESSAGE, message)),) if talks else ()
+                waiting.put((_RESULT, self._work(item, *send)))
+            except UserError as error:
+                waiting.put((_PROBLEM, str(error)))
+            except BaseException as error:
+                waiting.put(error)
+
+        if talks:
+            threading.Thread(target=call, daemon=True).start()
+        else:
+            call()
+        while True:
+            if isinstance(said := waiting.get(), BaseException):
+                raise said
+            yield said
+            if said[0] != _MESSAGE:
+                return
+
+
+class FanOut(Generic[Item, Result]):
+    """Workers that take items, for as long as the ``with`` block lasts; items may be given in several rounds."""
+
+    def __init__(
+        self, make: Callable[[], Work[Result]], workers: int | None, share: Share | None = None, *,
+        name: str = "worker", spread: bool = False, retries: int = 2, say: Callable[[str], None] = lambda _text: None,
+    ) -> None:  # fmt: skip
+        """Declare the workers; they start with the first round.
+
+        Args:
+            make: Makes a worker's function ready, once per worker: loads the model, opens the files. Must pickle.
+            workers: How many; those that the cluster has no room for join when it has. None or 0: this process.
+            share: What each takes.
+            name: What to call a worker in messages.
+            spread: Place them on as many machines as possible, not on as few.
+            retries: How often an item is tried again after its worker was lost.
+            say: Told of lost workers, and of a cluster that has no room yet.
+        """
+        self.workers, self.share, self.name = workers or 0, share or Share(), name
+        self._make, self._spread, self._retries = make, spread, retries
+        self._say = say
+        self._here: Work[Result] | None = None
+        self._starting: dict[Any, Any] = {}  # what set_up gives -> the actor
+        self._idle: list[Any] = []
+        self._lost_starting = 0
+        self._shared_make: Any = None
+
+    def __enter__(self) -> FanOut[Item, Result]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers, and with them what they hold."""
+        self._end([*self._starting.values(), *self._idle])
+        self._starting, self._idle, self._here = {}, [], None
+
+    def map(self, items: Iterable[Item]) -> list[Result]:
+        """The results of items, in the order of the items; see :meth:`run`."""
+        return [result for _, result in sorted(self.run(items), key=lambda found: found[0])]
+
+    def run(
+        self,
+        items: Iterable[Item],
+        *,
+        receive: Callable[[int, Any], None] | None = None,
+        remaining: Callable[[int, Item], Item] | None = None,
+        on_failure: Callable[[int, UserError], None] | None = None,
+    ) -> Iterator[tuple[int, Result]]:
+        """Give out items, and yield each one's place and result as soon as it is there.
+
+        Args:
+            items: Read only as workers become free, so they may be many.
+            receive: Takes an item's place and a message about it; the workers' function is then given a second
+                argument, which sends one.
+            remaining: What is left of an item whose worker was lost; by default the whole item.
+            on_failure: Told of items that failed by a user's mistake or lost their worker too often, while the others
+                go on; without it the first such one ends the round.
+
+        Raises:
+            UserError: A worker raised it, workers are lost again and again, or the cluster is too small for one.
+        """
+        if not self.workers:
+            yield from self._run_here(items, receive, on_failure)
+            return
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
+        self._check_room(ray)
+        wanted = min(self.workers, len(items)) if isinstance(items, Sized) else self.workers
+        source, again = enumerate(items), deque[tuple[int, Item]]()
+        busy: dict[Any, tuple[Any, int, Item]] = {}  # the stream of an item's messages -> who works on it
+        lost, ended = Counter[int](), False
+
+        def fail(index: int, error: UserError) -> None:
+            if on_failure is None:
+                raise error
+            on_failure(index, error)
+
+        try:
+            while True:
+                while self._idle and not (ended and not again):
+                    entry = again.popleft() if again else next(source, None)
+                    if entry is None:
+                        ended = True
+                        break
+                    actor = self._idle.pop()
+                    stream = actor.run.options(num_returns="streaming").remote(entry[1], receive is not None)
+                    busy[stream] = (actor, *entry)
+                if ended and not again and not busy:
+                    return
+                self._start(ray, wanted - len(busy) - len(self._idle) - len(self._starting))
+                ready = self._first(ray, [*busy, *self._starting])
+                if ready in self._starting:
+                    self._started(ray, ready)
+                    continue
+                actor, index, item = busy[ready]
+                try:
+                    kind, value = ray.get(next(ready))
+                except RayTaskError:
+                    raise  # a fault of ours in the worker, not its death
+                except (RayError, StopIteration) as error:
+                    del busy[ready]
+                    self._end([actor])
+                    lost[index] += 1
+                    if lost[index] > self._retries:
+                        times = f"died {lost[index]} times" if lost[index] > 1 else "died"
+                        fail(index, UserError(f"the {self.name} of item {index} {times}: is memory short?"))
+                        continue
+                    self._say(f"a {self.name} died ({type(error).__name__}); its item is given to another one")
+                    again.append((index, remaining(index, item) if remaining else item))
+                    continue
+                if kind == _MESSAGE:
+                    assert receive is not None
+                    receive(index, value)
+                    continue
+                del busy[ready]
+                self._idle.append(actor)
+                if kind == _PROBLEM:
+                    fail(index, UserError(value))
+                else:
+                    yield index, value
+        finally:
+            self._end([actor for actor, *_ in busy.values()])
+
+    def _run_here(
+        self,
+        items: Iterable[Item],
+        receive: Callable[[int, Any], None] | None,
+        on_failure: Callable[[int, UserError], None] | None,
+    ) -> Iterator[tuple[int, Result]]:
+        self._here = self._here or self._make()
+        for index, item in enumerate(items):
+            try:
+                result = self._here(item, *((partial(receive, index),) if receive else ()))
+            except UserError as error:
+                if on_failure is None:
+                    raise
+                on_failure(index, error)
+                continue
+            yield index, result
+
+    def _check_room(self, ray: Any) -> None:
+        """Refuse what the cluster could never hold."""
+        from slm_ray.runtime.room import cluster_room
+
+        if self.share.how_many_fit(there := cluster_room()) < 1:
+            has = ", ".join(f"{there.get(name, 0.0):g} {name}" for name in self.share.needs())
+            raise UserError(f"a {self.name} needs {self.share}, and the Ray cluster has {has}: give it room")
+
+    def _first(self, ray: Any, references: list[Any]) -> Any:
+        """The first reference with an answer; a word where none comes for long because the cluster has no room."""
+        ready, _ = ray.wait(references, num_returns=1, timeout=_WAITING_SECONDS)
+        if not ready:
+            if len(references) == len(self._starting):
+                self._say(f"a {self.name} waits for {self.share} of the Ray cluster to be free")
+            ready, _ = ray.wait(references, num_returns=1)
+        return ready[0]
+
+    def _start(self, ray: Any, count: int) -> None:
+        if count <= 0:
+            return
+        if self._shared_make is None:
+            self._shared_make = ray.put(self._make)
+        strategy = "SPREAD" if self._spread else "DEFAULT"
+        options = {"num_cpus": self.share.cpus, "num_gpus": self.share.gpus, "scheduling_strategy": strategy}
+        threads = int(self.share.cpus) or None
+        for _ in range(count):
+            actor = ray.remote(_Worker).options(**options).remote()
+            self._starting[actor.set_up.remote(self._shared_make, threads)] = actor
+
+    def _started(self, ray: Any, ready: Any) -> None:
+        """Take a worker in that is set up; another one is started for one that was lost before."""
+        from ray.exceptions import RayError, RayTaskError
+
+        actor = self._starting.pop(ready)
+        try:
+            problem = ray.get(ready)
+        except RayTaskError:
+            raise
+        except RayError as error:
+            self._lost_starting += 1
+            if self._lost_starting > self._retries + self.workers:
+                raise UserError(f"a {self.name} dies again and again as it starts: is memory short?") from error
+            return
+        if problem:
+            self._end([actor])
+            raise UserError(problem)
+        self._lost_starting = 0
+        self._idle.append(actor)
+
+    def _end(self, actors: list[Any]) -> None:
+        if actors and (ray := sys.modules.get("ray")) and ray.is_initialized():
+            for actor in actors:
+                ray.kill(actor)
