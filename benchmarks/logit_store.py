@@ -22,8 +22,7 @@ import torch
 from common import machine_line
 
 from slm_ray.data import TRAIN, load_corpus, prepare_tokens, tokenizer_digest
-from slm_ray.data.shard_files import write_shards
-from slm_ray.data.shards import TokenShards
+from slm_ray.data.shards import TokenShards, write_shards
 from slm_ray.distill import store_format
 from slm_ray.distill.capture_reader import SignalReader
 from slm_ray.distill.capture_settings import CaptureSettings

@@ -18,12 +18,11 @@ from benchmarks.common import as_ids
 from benchmarks.peers.activations import Activations, gather_activations
 from benchmarks.peers.options import PeerOptions
 from slm_ray.config.errors import UserError
-from slm_ray.data import CALIBRATION, HELD_OUT, TRAIN, Corpus, PackedTokens, TokenShards, load_corpus, prepare_tokens
+from slm_ray.data import CALIBRATION, HELD_OUT, TRAIN, Corpus, TokenShards, load_corpus, prepare_tokens
 from slm_ray.evaluate.text import held_out_shards
 from slm_ray.models.precision import choose_precision
 from slm_ray.models.runner import SubnetRunner
 from slm_ray.models.teachers import Teacher, load_teacher
-from slm_ray.pretrain.inputs import keep_tokens
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.cost import flops_per_token, num_params
 from slm_ray.records.files import cache_folder, read_json, write_json
@@ -131,7 +130,7 @@ class Study:
         """FLOPs per token of the teacher's forward pass."""
         return flops_per_token(self.architecture, length or self.options.sequence_length)
 
-    def tokens(self, part: str, count: int, length: int | None = None) -> PackedTokens:
+    def tokens(self, part: str, count: int, length: int | None = None) -> TokenShards:
         """Packed tokens of one part of the text."""
         return prepare_tokens(
             self.corpus, self.tokenizer, part, num_tokens=count, console=self.console, cache=cache_folder() / "tokens",
@@ -174,10 +173,10 @@ class Study:
         """Train tokens as shards: as many as are trained on, or all there are."""
         place = (self.out / f"train-{tokens}").resolve()
         if not place.is_dir():
-            keep_tokens(self._as_many(tokens), len(self.tokenizer), place)
+            self._as_many(tokens).copy_to(place)
         return TokenShards.open(place)
 
-    def _as_many(self, tokens: int) -> PackedTokens:
+    def _as_many(self, tokens: int) -> TokenShards:
         """So many train tokens, or fewer where the text has not so many: they are then read again."""
         length = self.options.sequence_length
         for share in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.25, 0.1):
@@ -192,7 +191,7 @@ class Study:
         """The calibration tokens as shards, on which a learning rate is chosen."""
         place = (self.out / "decide").resolve()
         if not place.is_dir():
-            keep_tokens(self.tokens(CALIBRATION, self.options.decide_tokens), len(self.tokenizer), place)
+            self.tokens(CALIBRATION, self.options.decide_tokens).copy_to(place)
         return TokenShards.open(place)
 
     @functools.cached_property

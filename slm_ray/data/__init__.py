@@ -4,10 +4,9 @@ from slm_ray.data.config import DEFAULT_CORPUS
 from slm_ray.data.documents import Corpus, Document
 from slm_ray.data.load import load_corpus
 from slm_ray.data.order import SequenceOrder
-from slm_ray.data.packed import PackedTokens
 from slm_ray.data.prepare import prepare_shards
-from slm_ray.data.shard_files import write_shards
-from slm_ray.data.shards import TokenShards
+from slm_ray.data.sample import prepare_tokens
+from slm_ray.data.shards import TokenShards, digest_array, write_shards
 from slm_ray.data.split import (
     CALIBRATION,
     HELD_OUT,
@@ -18,7 +17,7 @@ from slm_ray.data.split import (
     part_of,
     summarise_parts,
 )
-from slm_ray.data.tokens import prepare_tokens, tokenizer_digest
+from slm_ray.data.tokenizers import load_tokenizer, tokenizer_digest
 
 __all__ = [
     "CALIBRATION",
@@ -28,12 +27,13 @@ __all__ = [
     "TRAIN",
     "Corpus",
     "Document",
-    "PackedTokens",
     "PartSummary",
     "SequenceOrder",
     "TokenShards",
     "describe_parts",
+    "digest_array",
     "load_corpus",
+    "load_tokenizer",
     "part_of",
     "prepare_shards",
     "prepare_tokens",

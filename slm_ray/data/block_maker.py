@@ -18,6 +18,7 @@ from slm_ray.data.documents import Corpus, Slice
 from slm_ray.data.shard_tasks import TOKENIZER_FILE, Job, finish_block, read_slice
 from slm_ray.data.shard_work import block_records, discard
 from slm_ray.data.split import share_of_part
+from slm_ray.data.tokenizers import plain_backend, vocab_size_of
 from slm_ray.records.files import write_bytes, write_json
 from slm_ray.runtime.home import pinned_to_home
 from slm_ray.runtime.progress import Console, Progress
@@ -94,17 +95,14 @@ class BlockMaker:
         self.console, self.workers = console, workers
         self.part: str = made_from["part"]
         self.length: int = made_from["sequence_length"]
-        backend = tokenizer.backend_tokenizer
-        self.backend = type(backend).from_str(backend.to_str())
-        self.backend.no_padding()
-        self.backend.no_truncation()
+        self.backend = plain_backend(tokenizer)
 
     def about(self) -> dict[str, Any]:
         """What the manifest says of the shards besides their content."""
         return {
             "sequence_length": self.length,
             "separator": self.made_from["separator"],
-            "vocab_size": max(self.backend.get_vocab(with_added_tokens=True).values()) + 1,
+            "vocab_size": vocab_size_of(self.backend),
             "part": self.part,
             "corpus": self.corpus.name,
             "corpus_digest": self.corpus.digest,
@@ -145,7 +143,7 @@ class BlockMaker:
                 write_json(done, {"low": low, "high": high})
             records = block_records(self.work, number)
             names += records
-            found += sum(int(record["num_tokens"]) for record in records.values())
+            found += sum(record.num_tokens for record in records.values())
             if high == WHOLE or wanted is None or found >= wanted:
                 return names, found
             low, high = high, _next_high(high, found, wanted)
@@ -164,8 +162,8 @@ class BlockMaker:
                 if wanted is not None and found >= wanted:
                     return names, found
                 names.append(name)
-                found += int(record["num_tokens"])
-            num_bytes = sum(int(record["num_bytes"]) for record in records.values())
+                found += record.num_tokens
+            num_bytes = sum(record.num_bytes for record in records.values())
             if wanted is None or limit is None or found >= wanted or num_bytes < limit:
                 return names, found
             limit *= 2

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from slm_ray.config.digest import digest_json
-from slm_ray.config.errors import UserError, unknown_name
+from slm_ray.config.errors import UserError
 from slm_ray.data.block_maker import BlockMaker, make_plan
 from slm_ray.data.documents import Corpus
+from slm_ray.data.sample import check_request
 from slm_ray.data.shard_work import complete, discard, is_complete, locked, take_name
 from slm_ray.data.shards import TokenShards
-from slm_ray.data.split import PARTS
-from slm_ray.data.tokens import tokenizer_digest
+from slm_ray.data.tokenizers import load_tokenizer, tokenizer_digest
 from slm_ray.runtime.progress import Console
 
-_FORMAT = 1  # raise it when the choice of documents, their packing or the files change
+_FORMAT = 2  # raise it when the choice of documents, their packing or the files change
 
 
 def prepare_shards(
@@ -53,13 +52,8 @@ def prepare_shards(
         UserError: The part has not one sequence, a size or the part's name is wrong, or a file cannot be read or
             written.
     """
-    if part not in PARTS:
-        raise unknown_name("part of a corpus", part, PARTS)
-    if sequence_length < 2:
-        raise UserError(f"--sequence-length must be at least 2, got {sequence_length}")
-    if num_tokens is not None and num_tokens < 1:
-        raise UserError(f"the number of {part} tokens must be at least 1, got {num_tokens}")
-    tokenizer = _load_tokenizer(tokenizer_folder)
+    check_request(part, num_tokens, sequence_length)
+    tokenizer = load_tokenizer(tokenizer_folder, local=True)
     plan = make_plan(corpus, part, num_tokens, sequence_length)
     made_from = {
         "corpus": corpus.identity,
@@ -95,15 +89,3 @@ def _find(final: Path, console: Console) -> TokenShards | None:
         console.line(f"{error}: making them again")
         discard(final)
         return None
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers raises OSError, ValueError, KeyError and more
-        reason = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
-        raise UserError(
-            f"no tokenizer can be loaded from {folder} ({reason}): give a model folder that has one"
-        ) from error

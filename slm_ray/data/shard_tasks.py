@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from slm_ray.config.errors import UserError
 from slm_ray.data.blocks import Piece, cut_blocks, pack_block
-from slm_ray.data.shard_files import write_shard
+from slm_ray.data.shards import write_shard
+from slm_ray.records.base import parse_record
+from slm_ray.records.data import PreparedBlock
 from slm_ray.records.files import read_json, write_json
 from slm_ray.runtime.copies import local_copy
 from slm_ray.runtime.deliveries import outbox
@@ -78,7 +80,7 @@ def read_slice(row: dict[str, int], job: Job, slices: Sequence[Any]) -> Iterator
         for index, block in enumerate(blocks):
             name = f"shard-{job.round}-{number:05d}-{index:07d}"
             if (done := record_path(job.folder, name)).exists():
-                yield _row(name) | {"tokens": int(read_json(done)["num_tokens"])}
+                yield _row(name) | {"tokens": parse_record(PreparedBlock, read_json(done), str(done)).num_tokens}
             else:
                 yield _row(name, json.dumps(block, ensure_ascii=False).encode())
     except UserError as error:
@@ -100,13 +102,13 @@ def finish_block(row: dict[str, Any], job: Job) -> dict[str, Any]:
         with outbox(job.folder) as folder:
             block = [Piece(*piece) for piece in json.loads(row["text"])]
             record = _make_shard(row["name"], block, job, folder)
-            write_json(record_path(folder, row["name"]), record)
+            write_json(record_path(folder, row["name"]), record.to_json())
     except UserError as error:
         return {"name": "", "tokens": 0, "error": str(error)}
-    return done | {"tokens": record["num_tokens"]}
+    return done | {"tokens": record.num_tokens}
 
 
-def _make_shard(name: str, block: list[Piece], job: Job, folder: Path) -> dict[str, Any]:
+def _make_shard(name: str, block: list[Piece], job: Job, folder: Path) -> PreparedBlock:
     packed = pack_block(block, _tokenizer(job.folder / TOKENIZER_FILE), job.separator)
     num_sequences = len(packed.ids) // job.sequence_length
     end = num_sequences * job.sequence_length
@@ -114,13 +116,13 @@ def _make_shard(name: str, block: list[Piece], job: Job, folder: Path) -> dict[s
     if num_sequences:
         rows = packed.ids[:end].reshape(num_sequences, job.sequence_length)
         entry = write_shard(folder, name, rows, packed.starts[packed.starts < end])
-    return {
-        "shard": entry,
-        "num_tokens": len(packed.ids),
-        "num_bytes": packed.num_bytes,
-        "rest": packed.ids[end:].tolist(),
-        "rest_starts": (packed.starts[packed.starts >= end] - end).tolist(),
-    }
+    return PreparedBlock(
+        shard=entry,
+        num_tokens=len(packed.ids),
+        num_bytes=packed.num_bytes,
+        rest=tuple(packed.ids[end:].tolist()),
+        rest_starts=tuple((packed.starts[packed.starts >= end] - end).tolist()),
+    )
 
 
 @functools.lru_cache(maxsize=1)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slm_ray.data.shard_files import IDS, MANIFEST_FILE, STARTS, write_manifest, write_shard
+from slm_ray.data.shards import IDS, STARTS, write_manifest, write_shard
+from slm_ray.records.base import parse_record
+from slm_ray.records.data import PreparedBlock, Shard, ShardManifest, read_sealed
 from slm_ray.records.files import explain_os_error, fsync_folder, read_json
 from slm_ray.runtime.locks import held
 from slm_ray.runtime.progress import Console
@@ -34,9 +36,13 @@ def locked(folder: Path, console: Console) -> Iterator[None]:
         yield
 
 
-def block_records(folder: Path, round: int) -> dict[str, dict[str, Any]]:
+def block_records(folder: Path, round: int) -> dict[str, PreparedBlock]:
     """The records of a round's finished blocks by name, in the order of the corpus."""
-    return {path.stem: read_json(path) for path in sorted(folder.glob(f"shard-{round}-*.json"))}
+    return {path.stem: _read_block(path) for path in sorted(folder.glob(f"shard-{round}-*.json"))}
+
+
+def _read_block(path: Path) -> PreparedBlock:
+    return parse_record(PreparedBlock, read_json(path), str(path))
 
 
 class _Rest:
@@ -44,20 +50,20 @@ class _Rest:
 
     def __init__(self, folder: Path, sequence_length: int) -> None:
         self.folder, self.length = folder, sequence_length
-        self.shards: list[dict[str, Any]] = []
+        self.shards: list[Shard] = []
         self._ids: list[int] = []
         self._starts: list[int] = []
         self._continued: set[int] = set()
 
-    def add(self, record: dict[str, Any]) -> None:
+    def add(self, record: PreparedBlock) -> None:
         """Append what a block left over; it begins anew even in the middle of a document."""
         begin = len(self._ids)
-        starts = record["rest_starts"]
-        if record["rest"] and (not starts or starts[0] != 0):
+        starts = record.rest_starts
+        if record.rest and (not starts or starts[0] != 0):
             self._starts.append(begin)
             self._continued.add(begin)
         self._starts += [begin + start for start in starts]
-        self._ids += record["rest"]
+        self._ids += record.rest
         if len(self._ids) >= _REST_SEQUENCES * self.length:
             self.flush()
 
@@ -70,8 +76,8 @@ class _Rest:
             starts = [start for start in self._starts if start < end]
             name = f"shard-rest-{len(self.shards):05d}"
             entry = write_shard(self.folder, name, rows, np.array(starts, dtype=np.int64))
-            entry["num_documents"] -= len(self._continued.intersection(starts))
-            self.shards.append(entry)
+            documents = entry.num_documents - len(self._continued.intersection(starts))
+            self.shards.append(entry.model_copy(update={"num_documents": documents}))
         self._ids = self._ids[end:]
         self._continued = {start - end for start in self._continued if start >= end}
         self._starts = [start - end for start in self._starts if start >= end]
@@ -86,7 +92,7 @@ def complete(folder: Path, final: Path, names: Sequence[str], tokenizer: Tokeniz
         final: What it is to be called.
         names: The blocks that belong to it, in the order of the corpus.
         tokenizer: Tells how much text stands for the last tokens, which fill no sequence and are left out.
-        about: What the manifest says besides; see :func:`slm_ray.data.shard_files.write_manifest`.
+        about: What the manifest says besides; see :func:`slm_ray.data.shards.write_manifest`.
 
     Raises:
         UserError: The disk is full, or the folder cannot be written.
@@ -94,10 +100,10 @@ def complete(folder: Path, final: Path, names: Sequence[str], tokenizer: Tokeniz
     rest = _Rest(folder, about["sequence_length"])
     shards, num_bytes = [], 0
     for name in names:
-        record = read_json(folder / f"{name}.json")
-        if record["shard"]:
-            shards.append(record["shard"])
-        num_bytes += record["num_bytes"]
+        record = _read_block(folder / f"{name}.json")
+        if record.shard:
+            shards.append(record.shard)
+        num_bytes += record.num_bytes
         rest.add(record)
     left_out = [id for id in rest.flush() if id != about["separator"]]
     num_bytes -= len(tokenizer.decode(left_out, skip_special_tokens=False).encode())
@@ -107,7 +113,7 @@ def complete(folder: Path, final: Path, names: Sequence[str], tokenizer: Tokeniz
 
 def is_complete(folder: Path) -> bool:
     """Whether a work folder only lacks its name: its process was killed at the very end."""
-    return (folder / MANIFEST_FILE).exists()
+    return (folder / ShardManifest.FILE).exists()
 
 
 def take_name(folder: Path, final: Path) -> None:
@@ -116,11 +122,11 @@ def take_name(folder: Path, final: Path) -> None:
     Raises:
         UserError: The folder cannot be written.
     """
-    manifest = read_json(folder / MANIFEST_FILE)
-    kept = {f"{shard['name']}{kind}" for shard in manifest["shards"] for kind in (IDS, STARTS)}
+    manifest = read_sealed(folder, ShardManifest, "delete the folder and prepare it again")
+    kept = {f"{shard.name}{kind}" for shard in manifest.shards for kind in (IDS, STARTS)}
     try:
         for path in folder.iterdir():
-            if path.name not in kept | {MANIFEST_FILE, _LOCK_FILE}:
+            if path.name not in kept | {ShardManifest.FILE, _LOCK_FILE}:
                 path.unlink()
         folder.rename(final)
         fsync_folder(final.parent)

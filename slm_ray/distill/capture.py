@@ -175,7 +175,7 @@ def _write_manifest(work: Path, teacher: Teacher, shards: TokenShards, request: 
         "digest": digest_json([request, [part["sha256"] for part in parts]]),
         "request": request,
         "teacher": {"name": teacher.name, "licence": teacher.licence},
-        "tokens": shards.describe(),
+        "tokens": shards.summary.to_json(),
         "num_tokens": shards.num_tokens,
         "flops": per_token * shards.num_tokens,
         "seconds": round(sum(part["seconds"] for part in parts), 3),  # of all workers together

@@ -73,9 +73,7 @@ class DistillConfig(Config):
         if self.from_store and not self.store:
             raise ValueError(f"--distill {self.distill} needs --store FOLDER: write one with slm-ray logits first")
         if self.store and not self.from_store:
-            raise ValueError(
-                f"--store is given, but --distill {self.distill or FULL} reads none: give --distill top-k"
-            )
+            raise ValueError(f"--store is given, but --distill {self.distill or FULL} reads none: give --distill top-k")
         if self.distill != "none":
             try:
                 check_loss(self.loss, self.distill or FULL)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError
-from slm_ray.data.packed import digest_array
+from slm_ray.data.shards import digest_array
 from slm_ray.records.files import read_json, whole_folder, write_json
 
 _FORMAT = 1

@@ -13,7 +13,6 @@ from slm_ray.config.errors import UserError
 from slm_ray.data import (
     HELD_OUT,
     Corpus,
-    PackedTokens,
     TokenShards,
     load_corpus,
     prepare_tokens,
@@ -21,7 +20,6 @@ from slm_ray.data import (
     write_shards,
 )
 from slm_ray.data.domains import split_domains
-from slm_ray.data.packed import digest_array
 from slm_ray.data.pieces import sample_part
 from slm_ray.evaluate.config import WHOLE
 from slm_ray.evaluate.documents import prefix_id, tokenise, write_documents
@@ -69,7 +67,7 @@ def load_domains(specs: tuple[str, ...], text_field: str, domain_field: str | No
     return found
 
 
-def _packed(corpus: Corpus, tokenizer: Any, num_tokens: int, sequence_length: int, console: Console) -> PackedTokens:
+def _packed(corpus: Corpus, tokenizer: Any, num_tokens: int, sequence_length: int, console: Console) -> TokenShards:
     return prepare_tokens(
         corpus, tokenizer, HELD_OUT, num_tokens=num_tokens, sequence_length=sequence_length,
         cache=cache_folder() / "tokens", console=console, flag="--eval-tokens",
@@ -78,7 +76,7 @@ def _packed(corpus: Corpus, tokenizer: Any, num_tokens: int, sequence_length: in
 
 def _as_much_text(
     corpus: Corpus, tokenizer: Any, num_bytes: int, first_guess: int, sequence_length: int, console: Console
-) -> PackedTokens:
+) -> TokenShards:
     """The same beginning of the held-out text in another tokenizer's tokens, equal to within a sequence."""
     found = _packed(corpus, tokenizer, first_guess, sequence_length, console)
     for _ in range(_ROUNDS):
@@ -121,16 +119,8 @@ def held_out_shards(
             packed = _packed(corpus, tokenizer, eval_tokens, sequence_length, console)
         else:
             packed = _as_much_text(corpus, tokenizer, num_bytes, eval_tokens, sequence_length, console)
-        _write(place, packed, tokenizer)
+        packed.copy_to(place)
     return TokenShards.open(place)
-
-
-def _write(place: Path, packed: PackedTokens, tokenizer: Any) -> None:
-    write_shards(
-        place, np.asarray(packed.ids), np.asarray(packed.document_starts), vocab_size=len(tokenizer),
-        num_bytes=packed.num_bytes, separator=packed.separator, part=packed.part, corpus=packed.corpus,
-        corpus_digest=packed.corpus_digest, tokenizer_digest=packed.tokenizer_digest,
-    )  # fmt: skip
 
 
 def whole_shards(corpus: Corpus, tokenizer: Any, folder: Path, *, sequence_length: int) -> TokenShards:
@@ -149,11 +139,13 @@ def whole_shards(corpus: Corpus, tokenizer: Any, folder: Path, *, sequence_lengt
     key = {"corpus": corpus.identity, "tokenizer": digest, "length": sequence_length, "part": WHOLE}
     place = folder / f"held_out-{digest_json(key)}"
     if not place.is_dir():
-        _write(place, _pack_whole(_whole_texts(corpus), corpus, tokenizer, digest, sequence_length), tokenizer)
+        _write_whole(place, _whole_texts(corpus), corpus, tokenizer, digest, sequence_length)
     return TokenShards.open(place)
 
 
-def _pack_whole(texts: list[str], corpus: Corpus, tokenizer: Any, digest: str, sequence_length: int) -> PackedTokens:
+def _write_whole(
+    place: Path, texts: list[str], corpus: Corpus, tokenizer: Any, digest: str, sequence_length: int
+) -> None:
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     flat: list[int] = []
     starts, ends = [], []
@@ -174,9 +166,10 @@ def _pack_whole(texts: list[str], corpus: Corpus, tokenizer: Any, digest: str, s
             num_bytes += len((text if last <= kept else _beginning(text, kept - start, tokenizer)).encode())
     ids = np.array(flat[:kept], dtype=np.int32).reshape(-1, sequence_length)
     inside = np.array([start for start in starts if start < kept], dtype=np.int64)
-    return PackedTokens(
-        ids, inside, WHOLE, num_bytes, tokenizer.eos_token_id, corpus.name, corpus.digest, digest, digest_array(ids)
-    )
+    write_shards(
+        place, ids, inside, vocab_size=len(tokenizer), num_bytes=num_bytes, separator=tokenizer.eos_token_id,
+        part=WHOLE, corpus=corpus.name, corpus_digest=corpus.digest, tokenizer_digest=digest,
+    )  # fmt: skip
 
 
 def _beginning(text: str, num_tokens: int, tokenizer: Any) -> str:

@@ -6,12 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from slm_ray.config.errors import UserError
-from slm_ray.data import HELD_OUT, TRAIN, PackedTokens, load_corpus, prepare_tokens, tokenizer_digest
+from slm_ray.data import HELD_OUT, TRAIN, load_corpus, prepare_tokens, tokenizer_digest
 from slm_ray.data.prepare import prepare_shards
-from slm_ray.data.shard_files import write_shards
 from slm_ray.data.shards import TokenShards
 from slm_ray.models.loading import read_config
 from slm_ray.models.sizes import context_length
@@ -274,17 +271,8 @@ def held_out_tokens(config: PretrainConfig, tokenizer: Any, folder: Path, consol
             corpus, tokenizer, HELD_OUT, num_tokens=config.eval_tokens, sequence_length=config.sequence_length,
             cache=cache_folder() / "tokens", console=console, flag="--eval-tokens",
         )  # fmt: skip
-        keep_tokens(packed, len(tokenizer), place)
+        packed.copy_to(place)
     return TokenShards.open(place)
-
-
-def keep_tokens(packed: PackedTokens, vocab_size: int, folder: Path) -> None:
-    """Write packed tokens as a folder of shards."""
-    write_shards(
-        folder, np.asarray(packed.ids), np.asarray(packed.document_starts), vocab_size=vocab_size,
-        num_bytes=packed.num_bytes, separator=packed.separator, part=packed.part, corpus=packed.corpus,
-        corpus_digest=packed.corpus_digest, tokenizer_digest=packed.tokenizer_digest,
-    )  # fmt: skip
 
 
 def _check_shards(config: PretrainConfig, shards: TokenShards, tokenizer: Any) -> None:

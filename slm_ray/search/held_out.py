@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from slm_ray.data import PackedTokens
+from slm_ray.data import TokenShards
 from slm_ray.records.subnet import SubnetSpec
 from slm_ray.runtime.progress import Console, Progress
 from slm_ray.search import spending
@@ -59,7 +59,7 @@ class TextMeasurement:
         """
         self._config, self._phases, self._console = config, phases, console
 
-    def measure(self, label: str, text: PackedTokens, first: Group, second: Group) -> list[dict[str, Any]]:
+    def measure(self, label: str, text: TokenShards, first: Group, second: Group) -> list[dict[str, Any]]:
         """Measure two groups on a text; side by side where they have the same inputs.
 
         Args:
@@ -82,7 +82,7 @@ class TextMeasurement:
             spending.pay_held_out(self._phases, label, text.num_tokens, chosen)
         return entries
 
-    def _settings(self, inputs: SearchInputs, text: PackedTokens) -> EvaluatorSettings:
+    def _settings(self, inputs: SearchInputs, text: TokenShards) -> EvaluatorSettings:
         return EvaluatorSettings(
             teacher=inputs.teacher, precision=inputs.precision, ids=text.ids, proxies=("perplexity",),
             stage_tokens=(), confidence=self._config.confidence, threads=self._config.threads, device=inputs.device,

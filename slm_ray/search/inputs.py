@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from slm_ray.config.errors import UserError
-from slm_ray.data import CALIBRATION, HELD_OUT, TRAIN, Corpus, PackedTokens, load_corpus, prepare_tokens
+from slm_ray.data import CALIBRATION, HELD_OUT, TRAIN, Corpus, TokenShards, load_corpus, prepare_tokens
 from slm_ray.models.precision import bf16_gain, measure_precision
 from slm_ray.models.teachers import Teacher, load_teacher
 from slm_ray.records.architecture import Architecture
@@ -59,15 +59,15 @@ class SearchInputs:
     space: SearchSpace
     budget: Budget
     corpus: Corpus
-    calibration: PackedTokens
-    train: PackedTokens
-    held_out: PackedTokens
+    calibration: TokenShards
+    train: TokenShards
+    held_out: TokenShards
     precision: str
     device: str = "cpu"
     reconstruction: FitText | None = None
     aside: NDArray[np.int32] | None = None
     written_tokens: int = 0
-    other: PackedTokens | None = None
+    other: TokenShards | None = None
 
     def digests(self) -> dict[str, Any]:
         """What must be the same for a run to be continued."""
@@ -115,7 +115,7 @@ def written_sequences(config: SearchConfig) -> int:
 def _pack(
     config: SearchConfig, corpus: Corpus, tokenizer: Any, part: str, num_tokens: int, console: Console,
     flag: str | None = None,
-) -> PackedTokens:  # fmt: skip
+) -> TokenShards:  # fmt: skip
     """Tokens of a part of a corpus, in the search's sequences."""
     return prepare_tokens(
         corpus, tokenizer, part, num_tokens=num_tokens, sequence_length=config.sequence_length,
@@ -125,7 +125,7 @@ def _pack(
 
 def prepare_parts(
     config: SearchConfig, teacher: Teacher, console: Console
-) -> tuple[Corpus, PackedTokens, PackedTokens, PackedTokens]:
+) -> tuple[Corpus, TokenShards, TokenShards, TokenShards]:
     """Tokenise and pack the three parts of the corpus.
 
     Returns:
@@ -145,7 +145,7 @@ def prepare_parts(
     return corpus, parts[0], parts[1], parts[2]
 
 
-def _other_tokens(config: SearchConfig, teacher: Teacher, console: Console) -> PackedTokens | None:
+def _other_tokens(config: SearchConfig, teacher: Teacher, console: Console) -> TokenShards | None:
     """The held-out part of another corpus, where one was given.
 
     Raises:
@@ -180,7 +180,7 @@ def _written(
 
 
 def _reconstruction_tokens(
-    config: SearchConfig, corpus: Corpus, teacher: Teacher, train: PackedTokens, written: NDArray[np.int32] | None,
+    config: SearchConfig, corpus: Corpus, teacher: Teacher, train: TokenShards, written: NDArray[np.int32] | None,
     console: Console,
 ) -> FitText | None:  # fmt: skip
     """Tokens to fit weights on: as many as were asked for; where the part has not so many, the scores' own instead."""

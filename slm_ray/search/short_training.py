@@ -11,13 +11,12 @@ from typing import Any
 import torch
 
 from slm_ray.config.units import parse_number
-from slm_ray.data import PackedTokens
 from slm_ray.data.shards import TokenShards
 from slm_ray.models.extraction import extract
 from slm_ray.models.teachers import Teacher
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.first_checkpoint import write_first_checkpoint
-from slm_ray.pretrain.inputs import PretrainInputs, held_out_tokens, keep_tokens, training_shards
+from slm_ray.pretrain.inputs import PretrainInputs, held_out_tokens, training_shards
 from slm_ray.pretrain.job import TrainJob
 from slm_ray.pretrain.launch import Resources, run_on_ray
 from slm_ray.pretrain.lineage import ORIGIN, describe_data, describe_teacher
@@ -57,7 +56,7 @@ class ShortTrainer:
 
     def __init__(
         self, config: PretrainConfig, teacher: Teacher, folder: Path, console: Console, *, keep_models: bool,
-        measured_on: PackedTokens | None = None, weights: Teacher | None = None,
+        measured_on: TokenShards | None = None, weights: Teacher | None = None,
     ) -> None:  # fmt: skip
         """Set up; nothing is prepared before there is something to train.
 
@@ -86,7 +85,7 @@ class ShortTrainer:
             return held_out_tokens(self.config, tokenizer, self.folder, self.console)
         place = (self.folder / self.measured_on.part).resolve()
         if not place.is_dir():
-            keep_tokens(self.measured_on, len(tokenizer), place)
+            self.measured_on.copy_to(place)
         return TokenShards.open(place)
 
     def train(

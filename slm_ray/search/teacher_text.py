@@ -10,15 +10,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from slm_ray.data import TRAIN, PackedTokens, tokenizer_digest
-from slm_ray.data.packed import digest_array
-from slm_ray.data.token_cache import load_or_build
+from slm_ray.data import TRAIN, TokenShards, digest_array, tokenizer_digest, write_shards
+from slm_ray.data.sample import load_or_build
 from slm_ray.evaluate.decoding import Sampling, continue_rows
 from slm_ray.evaluate.models import LoadedModel, ModelFolder
 from slm_ray.models.teachers import Teacher
@@ -60,7 +60,7 @@ class FitText:
         return int(self.ids.shape[1])
 
 
-def mix(own: PackedTokens, written: NDArray[np.int32] | None, num_written: int) -> FitText:
+def mix(own: TokenShards, written: NDArray[np.int32] | None, num_written: int) -> FitText:
     """Sequences of the user's text and of the teacher's, evenly in between each other.
 
     Args:
@@ -116,7 +116,7 @@ def teacher_text(
         "seed": _SEED, "version": _VERSION,
     }  # fmt: skip
 
-    def build() -> PackedTokens:
+    def build(folder: Path) -> None:
         nonlocal was_cached
         was_cached = False
         length = min(_TEXT_TOKENS, sequence_length)
@@ -127,7 +127,17 @@ def teacher_text(
         size = sum(len(tokenizer.decode(row.tolist()).encode()) for row in ids)
         starts = np.arange(0, ids.size, length, dtype=np.int64)
         name = f"text written by {teacher.name}"
-        return PackedTokens(ids, starts, TRAIN, size, None, name, None, wanted["tokenizer"], digest_array(ids))
+        write_shards(
+            folder,
+            ids,
+            starts,
+            vocab_size=len(tokenizer),
+            num_bytes=size,
+            part=TRAIN,
+            corpus=name,
+            tokenizer_digest=wanted["tokenizer"],
+            made_from=wanted,
+        )
 
     return load_or_build(cache_folder() / "tokens", wanted, build, console).ids, was_cached
 

@@ -173,7 +173,7 @@ def test_the_same_for_any_number_of_workers(one_ray, prepare, small_blocks, text
     assert first.digest == second.digest
     assert first.num_tokens > 0.9 * 12_000
     assert np.array_equal(all_rows(first), all_rows(second))
-    assert first.describe() == second.describe()
+    assert first.summary == second.summary
     assert sorted(path.name for path in first.folder.iterdir()) == sorted(path.name for path in second.folder.iterdir())
 
 
@@ -410,7 +410,7 @@ class TestBadInput:
             prepare(corpus)
 
     def test_a_folder_without_a_tokenizer(self, corpus_of, texts, tmp_path):
-        with pytest.raises(UserError, match=r"no tokenizer can be loaded from .*: give a model folder that has one"):
+        with pytest.raises(UserError, match=r"no tokenizer can be loaded from .*: give a model folder that has a tok"):
             prepare_shards(
                 corpus_of(texts), tmp_path, "train", sequence_length=LENGTH, num_tokens=None, cache=tmp_path / "shards",
                 console=Console(stream=io.StringIO()), workers=1,
@@ -424,4 +424,4 @@ class TestBadInput:
 
 def test_shards_open_by_their_folder_alone(one_ray, prepare, corpus_of, texts):
     shards = prepare(corpus_of(texts))
-    assert TokenShards.open(shards.folder).describe() == shards.describe()
+    assert TokenShards.open(shards.folder).summary == shards.summary

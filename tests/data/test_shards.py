@@ -1,5 +1,6 @@
 import io
 import json
+import pickle
 import shutil
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_more_shards_than_may_be_open_at_once(rows, starts, tmp_path, monkeypatc
 
 
 def test_the_record_says_what_it_is(folder):
-    said = TokenShards.open(folder).describe()
+    said = TokenShards.open(folder).summary.to_json()
     assert json.loads(json.dumps(said)) == said
     assert said["num_sequences"] == 50
     assert (said["num_bytes"], said["num_documents"], said["separator"], said["vocab_size"]) == (99, 8, 2, 1 << 20)
@@ -123,6 +124,25 @@ def test_a_flipped_byte_is_found_and_its_shard_named(folder, kind):
     TokenShards.open(folder).verify()
 
 
+def test_changed_ids_are_found_when_a_shard_is_first_read_and_only_then(folder, rows):
+    path = folder / "shard-00001.ids.npy"
+    data = bytearray(path.read_bytes())
+    data[-224:] = np.roll(rows[7:14], 1).tobytes()
+    path.write_bytes(data)
+    shards = TokenShards.open(folder)
+    shards.rows(np.array([0, 14]))
+    for indices in ([7], [0, 13]):
+        with pytest.raises(UserError, match=r"shard-00001.ids.npy is not what was written \(its checksum differs\)"):
+            shards.rows(np.array(indices))
+
+
+def test_ids_without_a_row_are_refused_and_all_others_accepted(folder, rows):
+    shards = TokenShards.open(folder)
+    shards.check_ids(int(rows.max()) + 1, "the model")
+    with pytest.raises(UserError, match=rf"has token id {rows.max():,}, and the model has {rows.max():,} embedding"):
+        shards.check_ids(int(rows.max()), "the model")
+
+
 def test_checking_says_how_far_it_is(folder):
     stream = io.StringIO()
     TokenShards.open(folder).verify(Console(stream=stream))
@@ -145,15 +165,22 @@ def test_a_manifest_cut_edited_or_missing_is_refused(folder):
     path.write_text(text[: len(text) // 2])
     with pytest.raises(UserError, match=r"manifest.json is not valid JSON"):
         TokenShards.open(folder)
-    for edited in (text.replace('"separator": 2', '"separator": 3'), "[]", "{}", "7"):
+    for edited in (text.replace('"separator": 2', '"separator": 3'), "[]", "7"):
         path.write_text(edited)
         with pytest.raises(UserError, match=r"manifest.json is not what was written \(its digest differs\)"):
             TokenShards.open(folder)
+    path.write_text("{}")
+    with pytest.raises(UserError, match=r"manifest.json has schema version 1, this slm_ray reads version 2: delete"):
+        TokenShards.open(folder)
     path.unlink()
     with pytest.raises(UserError, match=r"manifest.json does not exist"):
         TokenShards.open(folder)
 
 
-def test_shards_can_be_moved(folder, rows, tmp_path):
+def test_shards_can_be_moved_copied_and_sent(folder, rows, tmp_path):
+    copy = TokenShards.open(folder).copy_to(tmp_path / "copy")
+    assert np.array_equal(pickle.loads(pickle.dumps(copy)).rows(np.arange(50)), rows)
+    assert np.array_equal(copy.ids, rows)
+    assert copy.document_starts.tolist() == [0, 3, 8, 9, 30, 31, 100, 399]
     shutil.move(folder, tmp_path / "elsewhere")
     assert np.array_equal(TokenShards.open(tmp_path / "elsewhere").rows(np.arange(50)), rows)

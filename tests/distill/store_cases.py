@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from slm_ray.data import tokenizer_digest
-from slm_ray.data.shard_files import write_shards
-from slm_ray.data.shards import TokenShards
+from slm_ray.data.shards import TokenShards, write_shards
 from slm_ray.distill import store_format
 from slm_ray.distill.capture_reader import SignalReader
 from slm_ray.distill.capture_settings import CaptureSettings

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from slm_ray.config.errors import UserError
-from slm_ray.data.shards import TokenShards
+from slm_ray.data.shards import TokenShards, write_shards
 from slm_ray.distill.capture import capture
 from slm_ray.distill.capture_reader import SignalReader, draw_points
 from slm_ray.distill.capture_settings import CaptureSettings
@@ -179,11 +179,15 @@ def test_bad_settings_are_one_sentence(
 def test_tokens_of_another_tokenizer_and_long_sequences_are_refused(
     teacher: Teacher, shards: TokenShards, tmp_path: Path
 ) -> None:
-    manifest = json.loads((shards.folder / "manifest.json").read_text())
-    other = TokenShards(shards.folder, {**manifest, "tokenizer_digest": "f" * 64})
+    write_shards(tmp_path / "other", shards.ids, shards.document_starts, vocab_size=320, tokenizer_digest="f" * 64)
+    other = TokenShards.open(tmp_path / "other")
     with pytest.raises(UserError, match="were made with tokenizer ffffffffffffffff"):
         again(teacher, other, tmp_path / "store")
-    long = TokenShards(shards.folder, {**manifest, "sequence_length": 65})
+    write_shards(
+        tmp_path / "long", np.zeros((2, 65), dtype=np.int32), np.array([0]), vocab_size=320,
+        tokenizer_digest=shards.tokenizer_digest,
+    )  # fmt: skip
+    long = TokenShards.open(tmp_path / "long")
     with pytest.raises(UserError, match="--sequence-length 65 is over the teacher's 64 positions"):
         again(teacher, long, tmp_path / "store")
 

@@ -23,7 +23,6 @@ from slm_ray.models.teachers import Teacher, load_teacher
 from slm_ray.pretrain import growth, inputs
 from slm_ray.pretrain.command import main
 from slm_ray.pretrain.growth_steps import Measurement, stage_depths
-from slm_ray.pretrain.inputs import keep_tokens
 from slm_ray.pretrain.recorder import Recorder
 from slm_ray.records.jsonl import read_records
 from slm_ray.runtime.commands import run_command
@@ -55,7 +54,7 @@ def shards(tiny, tmp_path_factory) -> Path:
         corpus, tokenizer, TRAIN, num_tokens=1000, sequence_length=LENGTH, cache=folder.parent / "cache",
         console=Console(),
     )  # fmt: skip
-    keep_tokens(packed, len(tokenizer), folder)
+    packed.copy_to(folder)
     return folder
 
 

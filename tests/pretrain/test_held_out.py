@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from slm_ray.data.shard_files import write_shards
-from slm_ray.data.shards import TokenShards
+from slm_ray.data.shards import TokenShards, write_shards
 from slm_ray.evaluate.held_out import HeldOutLoss, held_out_loss
 
 COUNT, LENGTH = 7, 6

@@ -166,7 +166,7 @@ def test_no_checkpoint_to_start_from(data, tmp_path):
 def test_documents_of_one_token_train_nothing_and_break_nothing(tmp_path):
     import numpy as np
 
-    from slm_ray.data.shard_files import write_shards
+    from slm_ray.data.shards import write_shards
 
     rows = np.zeros((20, LENGTH), dtype=np.int32)
     for name in ("shards", "held_out"):

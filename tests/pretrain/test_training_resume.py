@@ -12,7 +12,6 @@ from transformers import AutoTokenizer
 
 from slm_ray.data import TRAIN, load_corpus, prepare_tokens
 from slm_ray.pretrain.command import main
-from slm_ray.pretrain.inputs import keep_tokens
 from slm_ray.records.jsonl import read_records
 from slm_ray.runtime.commands import run_command
 from slm_ray.runtime.progress import Console
@@ -159,7 +158,7 @@ def shards(tiny, tmp_path_factory):
         load_corpus(str(tiny.corpus), "text", Console()), tokenizer, TRAIN, num_tokens=1600, sequence_length=16,
         cache=folder.parent / "cache", console=Console(),
     )  # fmt: skip
-    keep_tokens(packed, len(tokenizer), folder)
+    packed.copy_to(folder)
     return folder
 
 

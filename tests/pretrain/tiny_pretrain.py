@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from slm_ray.config.errors import UserError
-from slm_ray.data.shard_files import write_shards
+from slm_ray.data.shards import write_shards
 from slm_ray.pretrain.build import Place
 from slm_ray.pretrain.checkpoints import CheckpointFolder
 from slm_ray.pretrain.engine import TrainingState

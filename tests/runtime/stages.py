@@ -86,7 +86,6 @@ def _make_shards(inputs: Inputs) -> None:
     from transformers import AutoTokenizer
 
     from slm_ray.data import TRAIN, load_corpus, prepare_tokens
-    from slm_ray.pretrain.inputs import keep_tokens
     from slm_ray.runtime.progress import Console
 
     tokenizer = AutoTokenizer.from_pretrained(inputs.tiny.teacher)
@@ -94,7 +93,7 @@ def _make_shards(inputs: Inputs) -> None:
         load_corpus(str(inputs.tiny.corpus), "text", Console()), tokenizer, TRAIN, num_tokens=1600, sequence_length=16,
         cache=inputs.shards.parent / "tokens", console=Console(),
     )  # fmt: skip
-    keep_tokens(packed, len(tokenizer), inputs.shards)
+    packed.copy_to(inputs.shards)
 
 
 def _lines(path: Path) -> list[str]:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from slm_ray.data.packed import PackedTokens, digest_array
+from slm_ray.data import TokenShards, write_shards
 from slm_ray.models.teachers import load_teacher
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.inputs import tokens_to_write, written_sequences
@@ -13,22 +13,27 @@ from slm_ray.search.teacher_text import first_tokens, mix, write
 from tests.search.tiny_run import outcome_of
 
 
-def packed(ids):
-    return PackedTokens(ids, np.array([0]), "train", 9, None, "corpus", None, "tokenizer", digest_array(ids))
+@pytest.fixture
+def packed(tmp_path):
+    def write(ids):
+        write_shards(tmp_path / "tokens", ids, np.array([0]), vocab_size=1000)
+        return TokenShards.open(tmp_path / "tokens")
+
+    return write
 
 
 def rows(first, count):
     return np.arange(first, first + 4 * count, dtype=np.int32).reshape(count, 4)
 
 
-def test_a_share_of_the_sequences_is_the_teachers_evenly_in_between():
+def test_a_share_of_the_sequences_is_the_teachers_evenly_in_between(packed):
     mixed = mix(packed(rows(0, 3)), rows(100, 3), 3)
     assert mixed.ids[:, 0].tolist() == [0, 100, 4, 104, 8, 108] and mixed.written_tokens == 12
     assert mix(packed(rows(0, 3)), rows(100, 1), 3).ids[:, 0].tolist() == [0, 100, 4, 100, 8, 100]  # taken again
     assert mix(packed(rows(0, 4)), rows(100, 9), 2).ids[:, 0].tolist() == [0, 4, 100, 8, 12, 104]
 
 
-def test_without_a_share_the_text_is_the_corpus_own():
+def test_without_a_share_the_text_is_the_corpus_own(packed):
     own = packed(rows(0, 3))
     assert mix(own, None, 0).digest == own.digest and mix(own, None, 0).written_tokens == 0
     assert tokens_to_write(SearchConfig(teacher_text=0.0)) == 0

@@ -14,7 +14,6 @@ from slm_ray.config.errors import UserError
 from slm_ray.data import TRAIN, load_corpus, prepare_tokens
 from slm_ray.data.shards import TokenShards
 from slm_ray.pretrain.build import Place
-from slm_ray.pretrain.inputs import keep_tokens
 from slm_ray.pretrain.job import TrainJob
 from slm_ray.pretrain.launch import Resources
 from slm_ray.pretrain.loop import train
@@ -31,7 +30,7 @@ def _shards(config: Any, tokenizer: Any, folder: Any, console: Any, workers: int
             load_corpus(config.data, config.text_field, console), tokenizer, TRAIN, num_tokens=config.num_tokens(),
             sequence_length=config.sequence_length, cache=cache_folder() / "tokens", console=console,
         )  # fmt: skip
-        keep_tokens(packed, len(tokenizer), place)
+        packed.copy_to(place)
     return TokenShards.open(place.resolve())
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 
 from slm_ray.data import TRAIN, load_corpus, prepare_tokens
-from slm_ray.pretrain.inputs import keep_tokens
 from slm_ray.runtime.progress import Console
 from tests.models.tiny import tiny_model
 from tests.search.tiny_run import make_tokenizer, sentences
@@ -52,5 +51,5 @@ def make_tiny_sweep(folder: Path) -> TinySweep:
         load_corpus(str(folder / "corpus.txt"), "text"), tokenizer, TRAIN, num_tokens=1024, sequence_length=LENGTH,
         cache=folder / "cache" / "tokens", console=Console(), flag="--tokens",
     )  # fmt: skip
-    keep_tokens(packed, len(tokenizer), folder / "shards")
+    packed.copy_to(folder / "shards")
     return TinySweep(student, folder / "corpus.txt", folder / "shards", folder / "cache")

@@ -1,0 +1,69 @@
+"""Loading a tokenizer, and the digest that tells whether two do the same."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slm_ray.config.digest import sha256_bytes
+from slm_ray.config.errors import UserError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+
+def load_tokenizer(source: Path | str, sentence: str | None = None, *, local: bool | None = None) -> Any:
+    """The tokenizer of a model folder or hub id; no code of its own is run.
+
+    Args:
+        source: A folder, or a hub id.
+        sentence: What to say where there is none; ``no tokenizer can be loaded from SOURCE`` by default.
+        local: Ask no hub; by default where ``source`` is a folder.
+
+    Raises:
+        UserError: There is none, or it is damaged.
+    """
+    from transformers import AutoTokenizer
+
+    local = Path(source).expanduser().is_dir() if local is None else local
+    try:
+        return AutoTokenizer.from_pretrained(
+            os.path.expanduser(source), local_files_only=local, trust_remote_code=False
+        )
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError and more
+        reason = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
+        said = sentence or f"no tokenizer can be loaded from {source}"
+        raise UserError(f"{said} ({reason.rstrip('.')}): give a model folder that has a tokenizer.json") from error
+
+
+def plain_backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+    """A copy of a fast tokenizer's backend without padding and truncation, which calls switch on and off.
+
+    Raises:
+        UserError: The tokenizer is not a fast one.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise UserError(
+            f"the tokenizer {type(tokenizer).__name__} is not a fast one: use a model folder that has a tokenizer.json"
+        )
+    copy: Tokenizer = type(backend).from_str(backend.to_str())
+    copy.no_padding()
+    copy.no_truncation()
+    return copy
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
+    """The SHA-256 of what a fast tokenizer does, padding and truncation left out.
+
+    Raises:
+        UserError: The tokenizer is not a fast one.
+    """
+    return sha256_bytes(plain_backend(tokenizer).to_str().encode())
+
+
+def vocab_size_of(tokenizer: Tokenizer) -> int:
+    """One more than the largest id that a tokenizer can give."""
+    return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
