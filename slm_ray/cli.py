@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import slm_ray
 from slm_ray.config.errors import UserError, unknown_name
@@ -17,7 +19,8 @@ class Stage:
     """One stage's command.
 
     Attributes:
-        module: The module whose ``main(argv)`` runs it; imported only when the stage is asked for.
+        module: The module that declares it, as ``NAME = Stage(…)`` (see :mod:`slm_ray.runtime.stage`) or with a
+            ``main(argv)`` of its own; imported only when the stage is run.
         summary: One line for ``--help``.
     """
 
@@ -38,6 +41,19 @@ STAGES = {
     "dashboard": Stage("slm_ray.dashboard", "a W&B workspace or report of all runs; read back what W&B keeps of a run"),
     "pipeline": Stage("slm_ray.pipeline", "all of these after one another, each where it is needed"),
 }
+
+
+def _command(name: str) -> Any:
+    """What has a stage's ``main``: its :class:`slm_ray.runtime.stage.Stage`, or its module."""
+    module = importlib.import_module(STAGES[name].module)
+    return getattr(module, name.upper(), module)
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """A stage's parser."""
+    command = _command(name)
+    parser: argparse.ArgumentParser = command.parser() if hasattr(command, "parser") else command.make_parser()
+    return parser
 
 
 def help_text() -> str:
@@ -76,7 +92,7 @@ def dispatch(argv: Sequence[str]) -> int:
         return 0
     if first not in STAGES:
         raise unknown_name("stage", first, STAGES)
-    status: int = importlib.import_module(STAGES[first].module).main(rest)
+    status: int = _command(first).main(rest)
     return status
 
 

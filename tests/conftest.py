@@ -21,7 +21,7 @@ import pytest
 # Files that take longest, which are begun first: one that is begun last leaves all processes but its own idle.
 _LONG = (
     "pretrain/test_training_resume", "search/test_resume", "pretrain/test_engines", "test_pipeline",
-    "pretrain/test_command", "pretrain/test_growth", "cluster/test_outside_on_ray", "test_logits_command",
+    "pretrain/test_command", "pretrain/test_growth", "test_logits_command",
     "pretrain/test_torchrun", "sweep/test_on_tune", "search/test_baselines", "pretrain/test_scratch_command",
     "test_pinned",
 )  # fmt: skip

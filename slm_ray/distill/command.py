@@ -22,7 +22,6 @@ from slm_ray.records.cost import flops_per_token
 from slm_ray.records.files import cache_folder
 from slm_ray.runtime.commands import run_command
 from slm_ray.runtime.mirror import STORAGE_HELP
-from slm_ray.runtime.outside import also_from_outside
 from slm_ray.runtime.progress import Console
 
 if TYPE_CHECKING:
@@ -102,7 +101,6 @@ def make_parser() -> Parser:
     return parser
 
 
-@also_from_outside("slm_ray.distill.command")
 def main(argv: Sequence[str]) -> int:
     """Capture a store; the same command again goes on where an earlier one ended.
 

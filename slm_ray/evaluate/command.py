@@ -15,7 +15,6 @@ from slm_ray.evaluate.config import MAY_CHANGE, SEVERAL, EvaluateConfig
 from slm_ray.records.files import read_json, write_json
 from slm_ray.report.evaluation_records import MODELS_FOLDER, RESULT_FILE
 from slm_ray.runtime.commands import command_line
-from slm_ray.runtime.outside import also_from_outside
 from slm_ray.runtime.runfolder import CONFIG_FILE, RunFolder, find_run
 
 PROG = "python -m slm_ray.evaluate"
@@ -36,7 +35,6 @@ def make_parser() -> Parser:
     return parser
 
 
-@also_from_outside("slm_ray.evaluate")
 def main(argv: Sequence[str]) -> int:
     """Evaluate; the same command again measures only what is not measured yet.
 

@@ -14,7 +14,6 @@ from slm_ray.config.parser import Parser
 from slm_ray.pretrain.config import PretrainConfig, default_out
 from slm_ray.records.files import read_json
 from slm_ray.runtime.commands import command_line
-from slm_ray.runtime.outside import also_from_outside
 from slm_ray.runtime.runfolder import CONFIG_FILE, RunFolder, find_run
 
 MAY_CHANGE = (
@@ -33,7 +32,6 @@ def make_parser() -> Parser:
     return parser
 
 
-@also_from_outside("slm_ray.pretrain")
 def main(argv: Sequence[str]) -> int:
     """Pretrain.
 

@@ -67,8 +67,8 @@ def ray_session(address: str | None, num_cpus: int, storage: str | None = None) 
     """
     if address and address.startswith("ray://"):
         raise UserError(
-            f"address {address} of a file of options is Ray's client: give it as an option, --address {address}, so "
-            "that the command runs on the cluster's head and its files go there"
+            f"--address {address} is Ray's client, which slm_ray does not use: send the command to the cluster with "
+            "`ray job submit --working-dir . -- slm-ray …` and --address auto (docs/cluster.md)"
         )
     for name, value in (_QUIET | _KEEP_MEMORY | ({} if address else _ALONE)).items():
         os.environ.setdefault(name, value)

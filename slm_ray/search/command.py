@@ -11,7 +11,6 @@ from slm_ray.config.errors import UserError
 from slm_ray.config.options import add_command_flags, build_config, load_config, refuse_changes
 from slm_ray.config.parser import Parser
 from slm_ray.runtime.commands import command_line
-from slm_ray.runtime.outside import also_from_outside
 from slm_ray.runtime.runfolder import RunFolder
 from slm_ray.search.config import SearchConfig, default_out
 
@@ -26,7 +25,6 @@ def make_parser() -> Parser:
     return parser
 
 
-@also_from_outside("slm_ray.search")
 def main(argv: Sequence[str]) -> int:
     """Run a search.
 

@@ -12,7 +12,6 @@ from slm_ray.config.options import add_command_flags, build_config, load_config,
 from slm_ray.config.parser import Parser
 from slm_ray.config.units import format_count, parse_number
 from slm_ray.runtime.commands import command_line
-from slm_ray.runtime.outside import also_from_outside
 from slm_ray.runtime.runfolder import CONFIG_FILE, RunFolder
 from slm_ray.search.proxy_candidates import choose_candidates
 from slm_ray.search.registry import parse_objectives
@@ -32,7 +31,6 @@ def make_parser() -> Parser:
     return parser
 
 
-@also_from_outside("slm_ray.proxies")
 def main(argv: Sequence[str]) -> int:
     """Report on proxies.
 

@@ -17,9 +17,9 @@ from tests.runtime.victims import MARK, marked
 
 
 class Nodes:
-    """A head without CPUs, and machines of one CPU each; with a port, the head listens there for Ray's client."""
+    """A head without CPUs, and machines of one CPU each."""
 
-    def __init__(self, count: int, cpus: int = 1, client_port: int | None = None) -> None:
+    def __init__(self, count: int, cpus: int = 1) -> None:
         from ray.cluster_utils import Cluster
 
         self.mark, self._cpus = uuid.uuid4().hex, cpus
@@ -31,11 +31,7 @@ class Nodes:
         try:
             self._cluster = Cluster(
                 initialize_head=True,
-                head_node_args={
-                    **self._arguments(0),
-                    "temp_dir": self._scratch,
-                    "ray_client_server_port": client_port,
-                },
+                head_node_args={**self._arguments(0), "temp_dir": self._scratch},
             )
             self.machines = [self._add() for _ in range(count)]
         finally:

@@ -43,8 +43,8 @@ class TestWithoutACluster:
             assert folder == disk
         assert pinned_to_home(1) == {"num_cpus": 1}
 
-    def test_rays_client_in_a_file_of_options_is_refused_with_what_to_do_instead(self):
-        says = r"ray://head:10001 of a file of options is Ray's client: give it as an option, --address ray://head"
+    def test_rays_client_is_refused_with_what_to_do_instead(self):
+        says = r"--address ray://head:10001 is Ray's client, .* with `ray job submit --working-dir . -- slm-ray …`"
         with pytest.raises(UserError, match=says), ray_session("ray://head:10001", 1):
             pass
 
