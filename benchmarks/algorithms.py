@@ -46,6 +46,7 @@ from slm_ray.search.pareto import hypervolume
 from slm_ray.search.plan import SearchPlan
 from slm_ray.search.rank import ACTIVATION_SEQUENCES, bind_genomes, rank_units
 from slm_ray.search.stack import GenomeStack
+from slm_ray.search.tasks import Idle
 
 PLAIN, SCREEN = "plain", "screen"
 WAYS = (PLAIN, "nsga2", SCREEN)
@@ -207,18 +208,17 @@ def _follow(
                           config.trials)  # fmt: skip
         while True:
             with spent.running():
-                job = plan.next_job()
-                if job is None:
+                job = plan.next()
+                if isinstance(job, Idle):
                     break
                 outcome = evaluator.evaluate(stack.decode(stack.from_text(job.genes)), job.rival)
-                plan.finish(job, outcome.to_json(), None)
-            record = plan.journal.records[-1]
-            measured = record["measurements"]["perplexity"]
-            spent.flops += float(measured["tokens"]) * record["cost"]["flops"]
-            whole = record["decided"] == "full"
+                plan.finish(job.index, outcome.rounded())
+            record = plan.journal[-1]
+            measured = record.measurements["perplexity"]
+            spent.flops += float(measured.tokens) * record.cost.flops
             course.events.append({
-                "seconds": spent.seconds, "flops": spent.flops, "cost": record["cost"][inputs.budget.quantity],
-                "loss": math.log(measured["value"]) if whole else None,
+                "seconds": spent.seconds, "flops": spent.flops, "cost": record.cost[inputs.budget.quantity],
+                "loss": math.log(measured.value) if record.is_full else None,
             })  # fmt: skip
             progress.update(len(course.events))
         plan.journal.close()

@@ -32,6 +32,7 @@ import psutil
 
 from slm_ray.config.errors import UserError
 from slm_ray.runtime import copies
+from slm_ray.search.tasks import Idle
 
 
 def plan_alone(options: argparse.Namespace) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def plan_alone(options: argparse.Namespace) -> dict[str, Any]:
     from tests.search.without_ray import made_up
 
     def marks() -> dict[str, float]:
-        return {"trials": len(plan.journal.records), "seconds": round(time.monotonic() - began, 2),
+        return {"trials": len(plan.journal), "seconds": round(time.monotonic() - began, 2),
                 "rss_mb": round(psutil.Process().memory_info().rss / 1e6, 1)}  # fmt: skip
 
     with tempfile.TemporaryDirectory() as folder:
@@ -54,22 +55,22 @@ def plan_alone(options: argparse.Namespace) -> dict[str, Any]:
             start = time.process_time()
             if profile:
                 profile.enable()
-            job = plan.next_job()
+            job = plan.next()
             if profile:
                 profile.disable()
             spent += time.process_time() - start
-            if job is None:
+            if isinstance(job, Idle):
                 break
             answer = measure(job)
             start = time.process_time()
             if profile:
                 profile.enable()
-            plan.finish(job, *answer)
+            plan.finish(job.index, *answer)
             if profile:
                 profile.disable()
             spent += time.process_time() - start
-            if len(plan.journal.records) % max(1, options.trials // 10) == 0:
-                done = len(plan.journal.records)
+            if len(plan.journal) % max(1, options.trials // 10) == 0:
+                done = len(plan.journal)
                 each = 1000 * (spent - before[1]) / (done - before[0])  # of the trials since the last row
                 rows.append(marks() | {"processor_ms_per_trial": round(each, 2)})
                 before = (done, spent)
@@ -77,7 +78,7 @@ def plan_alone(options: argparse.Namespace) -> dict[str, Any]:
         size = (Path(folder) / "trials.jsonl").stat().st_size
     if profile:
         pstats.Stats(profile).sort_stats("cumulative").print_stats(18)
-    count = len(plan.journal.records)
+    count = len(plan.journal)
     rate = round(count / spent, 1)
     return {"trials": count, "trials_per_second_of_processor": rate, "record_bytes": size // count, "rows": rows}
 

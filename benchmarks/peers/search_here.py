@@ -20,14 +20,15 @@ from slm_ray.runtime.commands import run_command
 from slm_ray.search.command import main as search
 from slm_ray.search.evaluator import Evaluator, EvaluatorSettings
 from slm_ray.search.plan import SearchPlan
+from slm_ray.search.tasks import Idle
 
 
 def _run_plan(plan: SearchPlan, settings: EvaluatorSettings, *_: Any, **__: Any) -> None:
     """Measure what a plan asks for, one candidate after the other."""
     evaluator = Evaluator(settings)
-    while (job := plan.next_job()) is not None:
-        spec = plan.stack.decode(plan.stack.from_text(job.genes))
-        plan.finish(job, evaluator.evaluate(spec, job.rival).to_json(), None)
+    while not isinstance(task := plan.next(), Idle):
+        spec = plan.stack.decode(plan.stack.from_text(task.genes))
+        plan.finish(task.index, evaluator.evaluate(spec, task.rival).rounded())
 
 
 def _measure_in_full(settings: EvaluatorSettings, specs: Mapping[int, SubnetSpec], _: int | None, on_done: Any) -> None:

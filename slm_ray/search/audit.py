@@ -18,6 +18,7 @@ from slm_ray.models.scores import UnitScores
 from slm_ray.records.cost import flops_per_token
 from slm_ray.records.files import write_json
 from slm_ray.records.jsonl import RecordWriter, read_records
+from slm_ray.records.search import Measurement
 from slm_ray.records.subnet import SubnetSpec
 from slm_ray.runtime.progress import Console, Progress
 from slm_ray.search import fidelity
@@ -26,7 +27,6 @@ from slm_ray.search.correlation import RESAMPLES
 from slm_ray.search.evaluator import DTYPES, EvaluatorSettings
 from slm_ray.search.fidelity import FP32, FULL, HELD_OUT, RECORDED, TRAINED, Losses, Shortcut
 from slm_ray.search.inputs import SearchInputs
-from slm_ray.search.measurement import Measurement
 from slm_ray.search.measuring import Measurements, measure_in_full
 from slm_ray.search.plan import SearchPlan
 from slm_ray.search.rank import ACTIVATION_SEQUENCES, Ranking
@@ -61,7 +61,7 @@ class Audit:
         """
         self.config, self.inputs, self.ranking, self.plan = config, inputs, ranking, plan
         self.folder, self.console, self.workers = folder, console, workers
-        self.records = {record["trial"]: record for record in plan.journal.records if record["status"] == "done"}
+        self.records = {record.trial: record for record in plan.journal if record.status == "done"}
         first = plan.objectives[0]
         self.is_staged = PROXIES[first].staged
         self.proxy = first if self.is_staged else "perplexity"  # what "measured in full" means
@@ -70,7 +70,7 @@ class Audit:
         for record in read_records(folder / AUDIT_FILE):
             entry = record["measurements"].get(self.proxy)
             if entry is not None:
-                self._known[record["precision"], record["trial"]] = Measurement.from_json(entry)
+                self._known[record["precision"], record["trial"]] = Measurement.model_validate(entry)
 
     def run(self, front: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Measure, compare, and write ``fidelity.json``.
@@ -92,8 +92,8 @@ class Audit:
         blocks = {trial: one.blocks for (precision, trial), one in self._known.items()
                   if precision == self.inputs.precision}  # fmt: skip
         if self.is_staged:
-            blocks |= {trial: tuple(record["measurements"][self.proxy]["blocks"])
-                       for trial, record in self.records.items() if record["decided"] == "full"}  # fmt: skip
+            blocks |= {trial: record.measurements[self.proxy].blocks
+                       for trial, record in self.records.items() if record.is_full}  # fmt: skip
         losses = {trial: fidelity.full_loss(values) for trial, values in blocks.items() if trial in self.records}
         spent = self._spent()
         blocks = {trial: blocks[trial] for trial in losses}
@@ -114,10 +114,10 @@ class Audit:
         """Trials to measure: stopped ones to the end, whole ones in fp32, and any where the search read no text."""
         count, seed = self.config.audit, self.config.seed
         by_loss = sorted(self.records, key=lambda trial: (self._estimate(trial), trial))
-        stopped = sorted(trial for trial, record in self.records.items() if record["decided"] == "dominated")
+        stopped = sorted(trial for trial, record in self.records.items() if record.decided == "dominated")
         if not self.is_staged:
             return [], [], fidelity.spread(by_loss, count, (seed, _SCORED))
-        whole = [trial for trial in by_loss if self.records[trial]["decided"] == "full"]
+        whole = [trial for trial in by_loss if self.records[trial].is_full]
         return fidelity.spread(stopped, count, (seed, _STOPPED)), fidelity.spread(whole, count, (seed, _WHOLE)), []
 
     def _estimate(self, trial: int) -> float:
@@ -135,10 +135,10 @@ class Audit:
 
                 def on_done(trial: int, found: Measurements, precision: str = precision) -> None:
                     nonlocal done
-                    measurements = {name: one.to_json() for name, one in found.items()}
+                    measurements = {name: one.rounded().to_json() for name, one in found.items()}
                     writer.append({"trial": trial, "precision": precision, "measurements": measurements})
                     # As it is read back, so that a resumed run rounds alike.
-                    self._known[precision, trial] = Measurement.from_json(measurements[self.proxy])
+                    self._known[precision, trial] = found[self.proxy].rounded()
                     done += 1
                     progress.update(done)
 
@@ -158,7 +158,7 @@ class Audit:
 
     def _spec(self, trial: int) -> SubnetSpec:
         if trial not in self.specs:
-            self.specs[trial] = self.plan.stack.decode(self.plan.stack.from_text(self.records[trial]["genes"]))
+            self.specs[trial] = self.plan.stack.decode(self.plan.stack.from_text(self.records[trial].genes))
         return self.specs[trial]
 
     def _spent(self) -> dict[str, Any]:
@@ -166,7 +166,7 @@ class Audit:
         used = [(trial, one.tokens) for (_, trial), one in self._known.items() if trial in self.records]
         return {
             "models": len(used), "tokens": sum(tokens for _, tokens in used),
-            "flops": float(sum(tokens * self.records[trial]["cost"]["flops"] for trial, tokens in used)),
+            "flops": float(sum(tokens * self.records[trial].cost.flops for trial, tokens in used)),
         }  # fmt: skip
 
     # What is compared
@@ -201,7 +201,7 @@ class Audit:
 
     def _read(self, name: str, kind: str, values: Losses, tokens: float) -> Shortcut:
         """A shortcut that reads text: its FLOPs are those of the candidates' mean."""
-        flops = [self.records[trial]["cost"]["flops"] for trial in values]
+        flops = [self.records[trial].cost.flops for trial in values]
         return Shortcut(name, kind, values, tokens, tokens * float(np.mean(flops)) if flops else 0.0)
 
     def _stages(self, blocks: Mapping[int, Sequence[float]]) -> list[Shortcut]:
@@ -213,8 +213,8 @@ class Audit:
 
     def _raced(self) -> Shortcut:
         """The estimates of stopped candidates, each as far as it was measured."""
-        stopped = [trial for trial, record in self.records.items() if record["decided"] == "dominated"]
-        tokens = [self.records[trial]["measurements"][self.proxy]["tokens"] for trial in stopped]
+        stopped = [trial for trial, record in self.records.items() if record.decided == "dominated"]
+        tokens = [self.records[trial].measurements[self.proxy].tokens for trial in stopped]
         values = {trial: self._estimate(trial) for trial in stopped}
         return self._read("estimate of a stopped one", "race", values, float(np.mean(tokens)) if tokens else 0.0)
 
@@ -246,7 +246,7 @@ class Audit:
         return float(flops_per_token(self.inputs.architecture, self.config.sequence_length))
 
     def _size(self) -> Shortcut:
-        values = {trial: -float(record["cost"]["params"]) for trial, record in self.records.items()}
+        values = {trial: -float(record.cost.params) for trial, record in self.records.items()}
         return Shortcut("parameters", "size", values)
 
     def _in_both(self, blocks: Mapping[int, Sequence[float]]) -> tuple[dict[int, float], dict[int, float], int]:
@@ -262,17 +262,17 @@ class Audit:
         screen = getattr(self.plan.algorithm, "screen", None)
         if screen is None:
             return {}
-        expected = {trial: screen.predictions.get(record["genes"]) for trial, record in self.records.items()}
+        expected = {trial: screen.predictions.get(record.genes) for trial, record in self.records.items()}
         return {trial: value for trial, value in expected.items() if value is not None}
 
     def _race(self, losses: Losses) -> dict[str, Any]:
-        stopped = {trial for trial, record in self.records.items() if record["decided"] == "dominated"}
+        stopped = {trial for trial, record in self.records.items() if record.decided == "dominated"}
         audited = sorted(stopped & set(losses))
         values = {}
         for trial in audited:
             loss, record = losses[trial], self.records[trial]
             value = perplexity_of(loss) if self.proxy == "perplexity" else loss
-            values[trial] = self.plan.values_of(record | {"objectives": record["objectives"] | {self.proxy: value}})
+            values[trial] = self.plan.values((record.objectives or {}) | {self.proxy: value})
         front = np.array([self.plan.values_of(record) for record in self.plan.measured_front()])
         wrong = fidelity.wrongly_stopped(values, front)
         return fidelity.race_record(len(stopped), {trial: self._estimate(trial) for trial in audited}, losses, wrong)

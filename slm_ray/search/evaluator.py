@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,13 +14,14 @@ from numpy.typing import NDArray
 from slm_ray.models.runner import SubnetRunner
 from slm_ray.models.scores import UnitScores
 from slm_ray.models.teachers import Teacher
+from slm_ray.records.search import Measurement
 from slm_ray.records.subnet import SubnetSpec
 from slm_ray.search.latency import measure_latency
-from slm_ray.search.measurement import Measurement
 from slm_ray.search.race import Rival
 from slm_ray.search.registry import PROXIES
 from slm_ray.search.staged import StagedLoss, TeacherKL, next_token_losses, perplexity_of, stage_ends
 from slm_ray.search.static import block_influence_kept, importance_lost, magnitude_kept
+from slm_ray.search.tasks import Outcome
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -49,32 +51,6 @@ class EvaluatorSettings:
     threads: int
     scores: dict[str, UnitScores] = field(default_factory=dict)
     device: str = "cpu"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What measuring one candidate gave.
-
-    Attributes:
-        measurements: By proxy name; a staged proxy's is as far as it was measured.
-        values: By proxy name, the value to be searched on: for a staged proxy, its estimate over all tokens.
-        decided: ``dominated`` where the race ended early, else ``full``.
-        seconds: Wall time of it all.
-    """
-
-    measurements: dict[str, Measurement]
-    values: dict[str, float]
-    decided: str
-    seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        """The part of a trial's record that a worker fills in."""
-        return {
-            "measurements": {name: measured.to_json() for name, measured in self.measurements.items()},
-            "values": {name: float(f"{value:.7g}") for name, value in self.values.items()},
-            "decided": self.decided,
-            "seconds": round(self.seconds, 4),
-        }
 
 
 class Evaluator:
@@ -108,7 +84,7 @@ class Evaluator:
         start = time.perf_counter()
         measurements: dict[str, Measurement] = {}
         values: dict[str, float] = {}
-        decided = "full"
+        decided: Literal["full", "dominated"] = "full"
         for name in self.settings.proxies:
             if name in self._staged:
                 measured, estimate, decided = self._staged[name].measure(spec, rival)
@@ -118,7 +94,9 @@ class Evaluator:
             else:
                 measurements[name] = measured = self._measure_once(name, spec)
                 values[name] = measured.value
-        return Outcome(measurements, values, decided, time.perf_counter() - start)
+        if not all(math.isfinite(value) for value in values.values()):
+            raise ValueError(f"the measurement is no number: {values}")
+        return Outcome(measurements=measurements, values=values, decided=decided, seconds=time.perf_counter() - start)
 
     def _measure_once(self, name: str, spec: SubnetSpec) -> Measurement:
         if name == "latency":
@@ -131,11 +109,11 @@ class Evaluator:
             "block_influence": block_influence_kept,
         }
         value = functions[name](spec, scores)
-        return Measurement(value, None, 0, time.perf_counter() - start)
+        return Measurement(value=value, stderr=None, tokens=0, seconds=time.perf_counter() - start)
 
 
 def _as_perplexity(loss: Measurement) -> Measurement:
     """A mean loss as a perplexity, its standard error by the delta method; the blocks stay losses."""
     value = perplexity_of(loss.value)
     stderr = None if loss.stderr is None else value * loss.stderr
-    return Measurement(value, stderr, loss.tokens, loss.seconds, loss.blocks)
+    return loss.model_copy(update={"value": value, "stderr": stderr})

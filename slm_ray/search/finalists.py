@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from slm_ray.config.errors import UserError
+from slm_ray.records.search import Trial
 from slm_ray.runtime.progress import Console
 from slm_ray.runtime.runfolder import RunFolder
 from slm_ray.search.config import SearchConfig
@@ -22,7 +23,7 @@ from slm_ray.search.trained import Trained
 FINALISTS_FOLDER = "finalists"
 
 
-def pick_finalists(front: Sequence[dict[str, Any]], quantity: str, winners: int, count: int) -> list[int]:
+def pick_finalists(front: Sequence[Trial], quantity: str, winners: int, count: int) -> list[int]:
     """Members of the front to train: those that would win without training, then sizes spread over the front.
 
     Args:
@@ -41,7 +42,7 @@ def pick_finalists(front: Sequence[dict[str, Any]], quantity: str, winners: int,
 
 
 def pick_trained_winners(
-    front: Sequence[dict[str, Any]], trained: Mapping[int, Trained], quantity: str, count: int
+    front: Sequence[Trial], trained: Mapping[int, Trained], quantity: str, count: int
 ) -> list[int]:
     """Winners by their loss after training: the best first, then smaller ones that no finalist beats in both.
 
@@ -62,13 +63,13 @@ def pick_trained_winners(
     losses = {
         position: found.loss
         for position, record in enumerate(front)
-        if (found := trained.get(record["trial"])) is not None and found.loss is not None
+        if (found := trained.get(record.trial)) is not None and found.loss is not None
     }
     if not losses:
         reason = next((found.error for found in trained.values() if found.error), "nothing was trained")
         raise UserError(f"every finalist's training failed, the first with: {reason}; continue with --resume")
     order = sorted(losses, key=lambda position: (losses[position], position))
-    rows = np.array([[losses[position], front[position]["cost"][quantity]] for position in order], dtype=np.float64)
+    rows = np.array([[losses[position], front[position].cost[quantity]] for position in order], dtype=np.float64)
     unbeaten = [order[row] for row in front_of(rows)]
     picked = [unbeaten[index] for index in pick_winners([front[position] for position in unbeaten], quantity, count)]
     return [*picked, *(position for position in order if position not in picked)][:count]
@@ -92,7 +93,7 @@ def train_finalists(
     front = plan.measured_front()
     picked = pick_finalists(front, inputs.budget.quantity, config.winners, config.finalists)
     records = [front[position] for position in picked]
-    specs = {record["trial"]: plan.stack.decode(plan.stack.from_text(record["genes"])) for record in records}
+    specs = {record.trial: plan.stack.decode(plan.stack.from_text(record.genes)) for record in records}
     options = short_config(
         inputs.teacher, config.finalist_tokens, config.sequence_length, data=config.data, threads=config.threads,
         text_field=config.text_field, seed=str(config.seed),

@@ -11,11 +11,11 @@ import numpy as np
 from slm_ray.config.errors import UserError
 from slm_ray.models.first_layers import first_n
 from slm_ray.records.budget import Budget
+from slm_ray.records.search import Measurement, ModelCost, ModelShape, Trial
 from slm_ray.records.subnet import SubnetSpec, full_subnet
 from slm_ray.search.genome import Genome
 from slm_ray.search.inputs import SearchInputs
-from slm_ray.search.measurement import Measurement
-from slm_ray.search.plan import SearchPlan, all_costs, describe_architecture
+from slm_ray.search.plan import SearchPlan
 from slm_ray.search.rank import Ranking
 from slm_ray.search.stack import GenomeStack
 from slm_ray.search.trained import Trained
@@ -30,7 +30,7 @@ class Chosen:
     entry: dict[str, Any]
 
 
-def pick_winners(front: Sequence[dict[str, Any]], quantity: str, count: int) -> list[int]:
+def pick_winners(front: Sequence[Trial], quantity: str, count: int) -> list[int]:
     """Members of the front to extract: the best first, then sizes spread evenly down to the smallest.
 
     Args:
@@ -43,7 +43,7 @@ def pick_winners(front: Sequence[dict[str, Any]], quantity: str, count: int) -> 
     """
     if not front:
         return []
-    costs = [record["cost"][quantity] for record in front]
+    costs = [record.cost[quantity] for record in front]
     wanted = np.linspace(costs[0], min(costs), count) if count > 1 else [costs[0]]
     picked: list[int] = []
     for cost in wanted:
@@ -58,8 +58,8 @@ def describe(inputs: SearchInputs, spec: SubnetSpec, sequence_length: int) -> di
     architecture = spec.architecture_in(inputs.architecture)
     sources = tuple(layer.source for layer in spec.layers)
     return {
-        "architecture": describe_architecture(architecture, sources),
-        "cost": all_costs(architecture, sequence_length),
+        "architecture": ModelShape.of(architecture, sources).to_json(),
+        "cost": ModelCost.of(architecture, sequence_length).to_json(),
     }
 
 
@@ -87,26 +87,26 @@ def baselines_at(
 
 
 def front_entries(
-    plan: SearchPlan, front: Sequence[dict[str, Any]], winners: Sequence[int], trained: Mapping[int, Trained]
+    plan: SearchPlan, front: Sequence[Trial], winners: Sequence[int], trained: Mapping[int, Trained]
 ) -> list[Chosen]:
     """The front as results hold it, without its held-out figures yet; finalists with what training gave, by trial."""
     chosen = []
     for position, record in enumerate(front):
-        measured = record["measurements"].get("perplexity")
+        measured = record.measurements.get("perplexity")
         entry = {
-            "trial": record["trial"],
-            "digest": record["digest"],
+            "trial": record.trial,
+            "digest": record.digest,
             "winner": winners.index(position) if position in winners else None,
-            "architecture": record["architecture"],
-            "cost": record["cost"],
-            "calibration_perplexity": measured["value"] if measured else None,
-            "calibration_stderr": measured["stderr"] if measured else None,
-            "objectives": record["objectives"],
+            "architecture": record.architecture.to_json(),
+            "cost": record.cost.to_json(),
+            "calibration_perplexity": measured.value if measured else None,
+            "calibration_stderr": measured.stderr if measured else None,
+            "objectives": record.objectives,
         }
-        if record["trial"] in trained:
-            entry["short_training"] = trained[record["trial"]].to_record()
+        if record.trial in trained:
+            entry["short_training"] = trained[record.trial].to_record()
         chosen.append(
-            Chosen(f"trial {record['trial']}", plan.stack.decode(plan.stack.from_text(record["genes"])), entry)
+            Chosen(f"trial {record.trial}", plan.stack.decode(plan.stack.from_text(record.genes)), entry)
         )
     return chosen
 

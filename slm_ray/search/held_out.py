@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from slm_ray.data import TokenShards
+from slm_ray.records.search import Measurement
 from slm_ray.records.subnet import SubnetSpec
 from slm_ray.runtime.progress import Console, Progress
 from slm_ray.search import spending
@@ -14,7 +15,6 @@ from slm_ray.search.config import SearchConfig
 from slm_ray.search.evaluator import EvaluatorSettings
 from slm_ray.search.finish import Chosen, perplexity_fields
 from slm_ray.search.inputs import SearchInputs
-from slm_ray.search.measurement import Measurement
 from slm_ray.search.measuring import Measurements, measure_in_full
 from slm_ray.search.phases import HELD_OUT, OTHER_TEXT, PhaseRecord
 

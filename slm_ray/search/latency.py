@@ -11,9 +11,9 @@ import torch
 
 from slm_ray.models.extraction import extract
 from slm_ray.models.families import Family
+from slm_ray.records.search import Measurement
 from slm_ray.records.subnet import SubnetSpec
 from slm_ray.runtime.timing import seconds_of
-from slm_ray.search.measurement import Measurement
 
 _REPEATS = 5
 FORWARD_PASSES = _REPEATS + 1  # one to warm up
@@ -42,4 +42,5 @@ def measure_latency(
         seconds.append(taken / sequence_length)
     timed = np.array(seconds[1:])
     stderr = float(timed.std(ddof=1) / np.sqrt(len(timed)))
-    return Measurement(float(np.median(timed)), stderr, sequence_length, time.perf_counter() - start)
+    value, taken = float(np.median(timed)), time.perf_counter() - start
+    return Measurement(value=value, stderr=stderr, tokens=sequence_length, seconds=taken)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 import ray
 from ray.util import ActorPool
 
+from slm_ray.records.search import Measurement
 from slm_ray.records.subnet import SubnetSpec
 from slm_ray.search.evaluator import Evaluator, EvaluatorSettings
-from slm_ray.search.measurement import Measurement
 from slm_ray.search.placing import actor_options, room
 
 Measurements = dict[str, Measurement]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,6 +11,7 @@ from pymoo.indicators.hv import HV
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
 Array = NDArray[np.float64]
+T = TypeVar("T")
 
 
 def front_of(objectives: Array) -> list[int]:
@@ -30,13 +31,13 @@ def front_of(objectives: Array) -> list[int]:
     return sorted(int(rows[index]) for index in best)
 
 
-class RunningFront:
+class RunningFront(Generic[T]):
     """What :func:`front_of` finds among all that was added, in time that grows with the front alone."""
 
     def __init__(self) -> None:
-        self._members: list[tuple[tuple[float, ...], int, Any]] = []
+        self._members: list[tuple[tuple[float, ...], int, T]] = []
 
-    def add(self, values: Sequence[float], number: int, item: Any) -> None:
+    def add(self, values: Sequence[float], number: int, item: T) -> None:
         """Take one more.
 
         Args:
@@ -51,7 +52,7 @@ class RunningFront:
         self._members = [member for member in self._members if not _covers(new, member[0])]
         self._members.append((new, number, item))
 
-    def items(self) -> list[Any]:
+    def items(self) -> list[T]:
         """The front by its first objective."""
         return [item for _, _, item in sorted(self._members, key=lambda member: (member[0][0], member[1]))]
 

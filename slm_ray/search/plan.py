@@ -1,23 +1,25 @@
 """What to measure next: the algorithm's generations, the race's rivals, and the records of what is done.
 
 The plan is a function of the seed and of the results, so replaying it over the records of a killed run brings it to
-where that run was: candidates already on record are not measured again.
+where that run was: candidates already on record are not measured again. Workers drive it through three calls:
+:meth:`SearchPlan.next`, :meth:`SearchPlan.finish` and :meth:`SearchPlan.give_back`. How many there are, and who
+finishes first, changes nothing that is found.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime
 
 import numpy as np
 
 from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError
-from slm_ray.records.architecture import Architecture
-from slm_ray.records.budget import QUANTITIES, measure_cost
+from slm_ray.records.budget import QUANTITIES
+from slm_ray.records.search import HypervolumePoint, ModelCost, ModelShape, Trial
 from slm_ray.search.algorithms import Algorithm
 from slm_ray.search.axes import IntArray
 from slm_ray.search.journal import Journal
@@ -25,48 +27,25 @@ from slm_ray.search.pareto import RunningFront, hypervolume
 from slm_ray.search.race import Rival
 from slm_ray.search.registry import PROXIES
 from slm_ray.search.stack import COST_STEPS, GenomeStack
+from slm_ray.search.tasks import Idle, Outcome, Task
 
 FAILED_VALUE = 1e9  # finite, so that a failed candidate can never sit on a front
+# Before a task that came back is handed out again: that a storage is away a minute, or a machine is lost, is no fault
+# of the candidate's. A candidate that comes back once more fails.
+RESTS_SECONDS = (0.0, 5.0, 60.0)
 _MOST_STALE_GENERATIONS = 20
 
 
-@dataclass(frozen=True)
-class Job:
-    """One candidate to be measured.
+class SearchPlan:
+    """Hands out tasks, takes in outcomes, writes trials, and tells the algorithm.
 
     Attributes:
-        trial: Its number, in the order asked for.
-        generation: The generation it belongs to.
-        origin: What proposed it.
-        genes: Its genes as text.
-        rival: Whom it has to beat, or None.
+        stack: What is searched.
+        objectives: A proxy, and a cost if there are two.
+        journal: The run's trials.
+        history: The hypervolume after every generation.
+        repeats: Proposals that were known already.
     """
-
-    trial: int
-    generation: int
-    origin: str
-    genes: str
-    rival: Rival | None
-
-
-def describe_architecture(architecture: Architecture, sources: tuple[int, ...]) -> dict[str, Any]:
-    """The sizes of a candidate as records hold them."""
-    return {
-        "hidden_size": architecture.hidden_size,
-        "source_layers": list(sources),
-        "num_attention_heads": [layer.num_attention_heads for layer in architecture.layers],
-        "num_key_value_heads": [layer.num_key_value_heads for layer in architecture.layers],
-        "intermediate_size": [layer.intermediate_size for layer in architecture.layers],
-    }
-
-
-def all_costs(architecture: Architecture, sequence_length: int) -> dict[str, int]:
-    """Every cost of a candidate."""
-    return {name: measure_cost(architecture, name, sequence_length) for name in QUANTITIES}
-
-
-class SearchPlan:
-    """Hands out jobs, takes in outcomes, writes records, and tells the algorithm."""
 
     def __init__(
         self,
@@ -75,8 +54,9 @@ class SearchPlan:
         objectives: tuple[str, ...],
         journal: Journal,
         max_trials: int,
-        on_record: Callable[[dict[str, Any]], None] = lambda record: None,
+        on_record: Callable[[Trial], None] = lambda trial: None,
         seconds_at: Callable[[int], float] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Set up.
 
@@ -84,59 +64,183 @@ class SearchPlan:
             stack: What is searched.
             algorithm: What proposes candidates.
             objectives: A proxy, and a cost if there are two.
-            journal: The run's records.
+            journal: The run's trials.
             max_trials: Candidates to measure in all.
-            on_record: Called with every new record, after it is on the disk.
+            on_record: Called with every new trial, after it is on the disk.
             seconds_at: Seconds of the search when a generation was closed; of this plan's own time by default.
+            clock: Seconds of a clock that only goes forward.
         """
         self.stack, self.algorithm, self.objectives, self.journal = stack, algorithm, objectives, journal
-        self.max_trials, self.on_record = max_trials, on_record
+        self.max_trials, self.on_record, self._clock = max_trials, on_record, clock
         self.generation = -1
         self.repeats = 0
-        self.history: list[dict[str, float]] = []
+        self.history: list[HypervolumePoint] = []
         self._known: dict[str, int] = {}
         self._batch: list[str] = []
-        self._waiting: list[Job] = []
-        self._running: dict[int, Job] = {}
-        self._finished = False
-        start = time.monotonic()
-        self._seconds_at = seconds_at or (lambda generation: round(time.monotonic() - start, 2))
-        # Of all records, and of those of generations that are closed; the latter does not depend on a resume.
-        self._front, self._earlier = RunningFront(), RunningFront()
-        for record in journal.records:
-            self._take(self._front, record)
+        self._waiting: list[Task] = []
+        self._running: dict[int, Task] = {}
+        self._resting: list[tuple[float, Task]] = []
+        self._losses: Counter[int] = Counter()
+        self._exhausted = False
+        start = clock()
+        self._seconds_at = seconds_at or (lambda generation: round(clock() - start, 2))
+        # Of all trials, and of those of generations that are closed; the latter does not depend on a resume.
+        self._front: RunningFront[Trial] = RunningFront()
+        self._earlier: RunningFront[Trial] = RunningFront()
+        for trial in journal:
+            self._take(self._front, trial)
+
+    # For workers
+
+    def next(self) -> Task | Idle:
+        """The next candidate to measure, or why there is none now.
+
+        Raises:
+            UserError: Every candidate of the first generation failed.
+        """
+        now = self._clock()
+        for ready in [entry for entry in self._resting if entry[0] <= now]:
+            self._resting.remove(ready)
+            self._waiting.insert(0, ready[1])
+        stale = 0
+        while not (self._waiting or self._is_measuring or self._exhausted):
+            self._close_generation()
+            if not self._exhausted:
+                before = len(self._known)
+                self._open_generation()
+                stale = 0 if len(self._known) > before else stale + 1
+                self._exhausted |= stale >= _MOST_STALE_GENERATIONS
+        if not self._waiting:
+            return Idle.DONE if self.is_finished else Idle.WAIT
+        task = self._waiting.pop(0)
+        self._running[task.index] = task
+        return task
+
+    def finish(self, index: int, outcome: Outcome | None, error: str | None = None) -> None:
+        """Write a finished candidate's trial. A second result of one that is on record is passed over.
+
+        Args:
+            index: The task's.
+            outcome: What measuring it gave, rounded as records are; None where it failed.
+            error: Why it failed.
+
+        Raises:
+            UserError: The trial could not be written.
+        """
+        task = self._withdraw(index)
+        if task is None:
+            return
+        trial = self._trial_of(task, None if error else outcome, error)
+        try:
+            self.journal.append(trial)
+        except UserError:
+            self._waiting.insert(0, task)
+            raise
+        self._take(self._front, trial)
+        self.on_record(trial)
+
+    def give_back(self, index: int, reason: str) -> None:
+        """Queue a task again whose worker was lost, or could not read its files.
+
+        It rests for a while first, longer each time, and in the end fails.
+
+        Args:
+            index: The task's.
+            reason: Why, for the record of one that fails.
+
+        Raises:
+            UserError: The failed candidate's trial could not be written.
+        """
+        if index not in self._running:
+            return
+        losses = self._losses[index]
+        self._losses[index] += 1
+        if losses == len(RESTS_SECONDS):
+            self.finish(index, None, reason)
+        else:
+            self._resting.append((self._clock() + RESTS_SECONDS[losses], self._running.pop(index)))
 
     @property
     def is_finished(self) -> bool:
         """Nothing is left to measure."""
-        return self._finished and not self._running
+        return self._exhausted and not self._waiting and not self._is_measuring
 
-    def next_job(self) -> Job | None:
-        """The next candidate to measure; None while a generation is being finished, and at the end."""
-        stale = 0
-        while not self._waiting and not self._running and not self._finished:
-            self._close_generation()
-            if not self._finished:
-                before = len(self._known)
-                self._open_generation()
-                stale = 0 if len(self._known) > before else stale + 1
-                self._finished |= stale >= _MOST_STALE_GENERATIONS
-        if not self._waiting:
-            return None
-        job = self._waiting.pop(0)
-        self._running[job.trial] = job
-        return job
+    # What was found
 
-    def put_back(self, job: Job) -> None:
-        """Queue a job again whose worker was lost."""
-        self._running.pop(job.trial, None)
-        self._waiting.insert(0, job)
+    def values_of(self, trial: Trial) -> list[float]:
+        """A trial's objectives, all to be minimised; see :meth:`values`."""
+        return self.values(trial.objectives if trial.status == "done" else None)
+
+    def values(self, objectives: dict[str, int | float] | None) -> list[float]:
+        """Objectives as algorithms are told them, all to be minimised: perplexity as its logarithm, gains negated.
+
+        Costs in the budget's quantity are rounded up to steps, so that a front is not crowded by candidates that differ
+        by a few weights, and one that is ruined but a trifle smaller does not stay on it.
+
+        Args:
+            objectives: Values by name; None of a failed candidate.
+        """
+        if objectives is None:
+            return [FAILED_VALUE] * len(self.objectives)
+        values = []
+        for name in self.objectives:
+            value = float(objectives[name])
+            if name == "perplexity":
+                value = math.log(value)
+            elif name == self.stack.budget.quantity:
+                value = self.stack.step_of(value)
+            elif name in PROXIES and not PROXIES[name].minimise:
+                value = -value
+            values.append(value if math.isfinite(value) else FAILED_VALUE)
+        return values
+
+    def measured_front(self) -> list[Trial]:
+        """The non-dominated candidates among those measured on all tokens, by their first objective."""
+        return self._front.items()
+
+    # Generations
+
+    @property
+    def _is_measuring(self) -> bool:
+        return bool(self._running or self._resting)
+
+    def _withdraw(self, index: int) -> Task | None:
+        """Take a task out of wherever it is; None where it is on record already."""
+        if (task := self._running.pop(index, None)) is not None:
+            return task
+        for task in self._waiting:
+            if task.index == index:
+                self._waiting.remove(task)
+                return task
+        for entry in self._resting:
+            if entry[1].index == index:
+                self._resting.remove(entry)
+                return entry[1]
+        return None
+
+    def _trial_of(self, task: Task, outcome: Outcome | None, error: str | None) -> Trial:
+        genes = self.stack.from_text(task.genes)
+        sources = [layer.source for layer in self.stack.decode(genes).layers]
+        architecture = self.stack.architecture(genes)
+        cost = ModelCost.of(architecture, self.stack.sequence_length)
+        objectives: dict[str, int | float] | None = None
+        if outcome is not None:
+            values = outcome.values
+            objectives = {name: values[name] if name in values else cost[name] for name in self.objectives}
+        return Trial(
+            trial=task.index, generation=task.generation, origin=task.origin, genes=task.genes,
+            digest=digest_json([self.stack.space.digest, task.genes]), status="done" if outcome else "failed",
+            error=error, architecture=ModelShape.of(architecture, sources), cost=cost,
+            measurements=outcome.measurements if outcome else {}, objectives=objectives,
+            decided=outcome.decided if outcome else None, seconds=outcome.seconds if outcome else 0.0,
+            finished_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        )  # fmt: skip
 
     def _open_generation(self) -> None:
         """Ask the algorithm, and queue what has not been measured yet."""
         proposals = self.algorithm.ask()
         if not proposals:
-            self._finished = True
+            self._exhausted = True
             return
         self.generation += 1
         front = self._racing_front()
@@ -145,96 +249,33 @@ class SearchPlan:
             if text in self._known:
                 self.repeats += 1
             elif len(self._known) < self.max_trials:
-                trial = self._known[text] = len(self._known)
+                index = self._known[text] = len(self._known)
                 if self.journal.find(text) is None:
                     rival = self._rival_of(proposal.genes, front)
-                    self._waiting.append(Job(trial, self.generation, proposal.origin, text, rival))
+                    self._waiting.append(Task(index, self.generation, proposal.origin, text, rival))
 
     def _close_generation(self) -> None:
         """Tell the algorithm the whole generation, unless it was cut short by the number of trials."""
         if not self._batch:
             return
-        records = [self.journal.find(text) for text in self._batch]
-        if all(record is None or record["status"] == "failed" for record in records) and self.generation == 0:
-            reason = next((record["error"] for record in records if record), "nothing was measured")
+        trials = [self.journal.find(text) for text in self._batch]
+        if self.generation == 0 and all(trial is None or trial.status == "failed" for trial in trials):
+            reason = next((trial.error for trial in trials if trial), "nothing was measured")
             raise UserError(f"every candidate of the first generation failed, the first with: {reason}")
-        for record in records:
-            if record is not None:
-                self._take(self._earlier, record)
-        if all(record is not None for record in records):
-            self.algorithm.tell(np.array([self.values_of(record) for record in records if record]))
+        for trial in trials:
+            if trial is not None:
+                self._take(self._earlier, trial)
+        if all(trial is not None for trial in trials):
+            self.algorithm.tell(np.array([self.values_of(trial) for trial in trials if trial]))
         self._note_progress()
         self._batch = []
-        self._finished |= len(self._known) >= self.max_trials
+        self._exhausted |= len(self._known) >= self.max_trials
 
-    def finish(self, job: Job, outcome: dict[str, Any] | None, error: str | None) -> None:
-        """Write a finished candidate's record.
+    # The race, and how far the search is
 
-        Raises:
-            UserError: It could not be written.
-        """
-        genes = self.stack.from_text(job.genes)
-        spec = self.stack.decode(genes)
-        architecture = self.stack.architecture(genes)
-        cost = all_costs(architecture, self.stack.sequence_length)
-        if outcome and not all(math.isfinite(value) for value in outcome["values"].values()):
-            error = error or f"the measurement is no number: {outcome['values']}"
-        if error:
-            outcome = None
-        outcome = outcome or {"measurements": {}, "values": {}, "decided": None, "seconds": 0.0}
-        record = {
-            "trial": job.trial,
-            "generation": job.generation,
-            "origin": job.origin,
-            "digest": digest_json([self.stack.space.digest, job.genes]),
-            "genes": job.genes,
-            "status": "failed" if error else "done",
-            "error": error,
-            "architecture": describe_architecture(architecture, tuple(layer.source for layer in spec.layers)),
-            "cost": cost,
-            "measurements": outcome["measurements"],
-            "objectives": None
-            if error
-            else {name: outcome["values"].get(name, cost.get(name)) for name in self.objectives},
-            "decided": outcome["decided"],
-            "seconds": outcome["seconds"],
-        }
-        self.journal.append(record)
-        self._running.pop(job.trial, None)
-        self._take(self._front, self.journal.records[-1])
-        self.on_record(self.journal.records[-1])
-
-    def values_of(self, record: dict[str, Any]) -> list[float]:
-        """A record's objectives, all to be minimised: perplexity as its logarithm, what is maximised negated.
-
-        Costs in the budget's quantity are rounded up to steps, so that a front is not crowded by candidates that differ
-        by a few weights, and one that is ruined but a trifle smaller does not stay on it.
-        """
-        if record["status"] != "done":
-            return [FAILED_VALUE] * len(self.objectives)
-        values = []
-        for name in self.objectives:
-            value = float(record["objectives"][name])
-            if name == "perplexity":
-                value = math.log(value)
-            elif name == self.stack.budget.quantity:
-                value = self._step_of(value)
-            elif name in PROXIES and not PROXIES[name].minimise:
-                value = -value
-            values.append(value if math.isfinite(value) else FAILED_VALUE)
-        return values
-
-    def _step_of(self, cost: float) -> float:
-        """The cost at the upper end of the step that a cost lies in."""
-        return self.stack.step_of(cost)
-
-    def measured_front(self) -> list[dict[str, Any]]:
-        """The non-dominated candidates among those measured on all tokens, by their first objective."""
-        return self._front.items()
-
-    def _take(self, front: RunningFront, record: dict[str, Any]) -> None:
-        if record["status"] == "done" and record["decided"] == "full":
-            front.add(self.values_of(record), record["trial"], record)
+    def _take(self, front: RunningFront[Trial], trial: Trial) -> None:
+        if trial.is_full:
+            front.add(self.values_of(trial), trial.trial, trial)
 
     def _racing_front(self) -> list[tuple[float, Rival]]:
         """(cost, rival) of the front so far, cheapest first; empty where there is nothing to race on."""
@@ -242,9 +283,9 @@ class SearchPlan:
         if not staged or any(name not in QUANTITIES for name in second):
             return []
         front = []
-        for record in self._earlier.items():
-            cost = self.values_of(record)[1] if second else 0.0
-            front.append((cost, Rival(tuple(record["measurements"][self.objectives[0]]["blocks"]))))
+        for trial in self._earlier.items():
+            cost = self.values_of(trial)[1] if second else 0.0
+            front.append((cost, Rival(trial.measurements[self.objectives[0]].blocks)))
         return sorted(front, key=lambda member: member[0])
 
     def _rival_of(self, genes: IntArray, front: list[tuple[float, Rival]]) -> Rival | None:
@@ -254,7 +295,7 @@ class SearchPlan:
         second = self.objectives[1:]
         cost: float = self.stack.cost(genes, second[0]) if second else 0
         if second and second[0] == self.stack.budget.quantity:
-            cost = self._step_of(cost)
+            cost = self.stack.step_of(cost)
         cheaper = [rival for other, rival in front if other <= cost]
         return min(cheaper, key=lambda rival: rival.mean) if cheaper else None
 
@@ -263,17 +304,13 @@ class SearchPlan:
         front = self._earlier.items()
         if not front:
             return
-        values = np.array([self.values_of(record) for record in front])
+        values = np.array([self.values_of(trial) for trial in front])
         if not self.history:
             self._nadir = values.max(axis=0) + 0.1 * np.abs(values.max(axis=0))
             self._ideal = np.zeros(values.shape[1])
             if self.objectives[1:] == (self.stack.budget.quantity,):
                 low, high = self.stack.reach()
                 self._ideal[1], self._nadir[1] = low, high + (high - low) / COST_STEPS
-        self.history.append(
-            {
-                "evaluations": len(self._known),
-                "seconds": self._seconds_at(self.generation),
-                "value": round(hypervolume(values, self._ideal, self._nadir), 6),
-            }
-        )
+        share = round(hypervolume(values, self._ideal, self._nadir), 6)
+        seconds = self._seconds_at(self.generation)
+        self.history.append(HypervolumePoint(evaluations=len(self._known), seconds=seconds, value=share))

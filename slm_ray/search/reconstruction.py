@@ -26,11 +26,11 @@ from slm_ray.models.reconstruct_cost import reconstruction_flops
 from slm_ray.models.teachers import quiet_transformers
 from slm_ray.records.cost import flops_per_token
 from slm_ray.records.files import read_json, write_json
+from slm_ray.records.search import Measurement
 from slm_ray.records.subnet import SubnetSpec
 from slm_ray.search.evaluator import DTYPES
 from slm_ray.search.finish import perplexity_fields
 from slm_ray.search.inputs import SearchInputs
-from slm_ray.search.measurement import Measurement
 from slm_ray.search.staged import StagedLoss, perplexity_of, stage_ends
 
 RECONSTRUCTION_FOLDER = "reconstruction"
@@ -79,7 +79,7 @@ def measure_model(model: Any, ids: torch.Tensor) -> Measurement:
     measured, _, _ = StagedLoss(losses, ids, ends, 0.6).measure(SubnetSpec((), ()))
     value = perplexity_of(measured.value)
     stderr = None if measured.stderr is None else value * measured.stderr
-    return Measurement(value, stderr, measured.tokens, measured.seconds)
+    return Measurement(value=value, stderr=stderr, tokens=measured.tokens, seconds=measured.seconds)
 
 
 def _ids(ids: NDArray[np.int32]) -> torch.Tensor:

@@ -10,8 +10,10 @@ from typing import Any
 from slm_ray.config.errors import UserError
 from slm_ray.config.units import format_count, format_seconds
 from slm_ray.data import describe_parts, summarise_parts
+from slm_ray.records.budget import QUANTITIES
 from slm_ray.records.files import write_json
 from slm_ray.records.lineage import LINEAGE_FILE
+from slm_ray.records.search import Trial
 from slm_ray.records.subnet import SubnetSpec
 from slm_ray.report import build_report, load_run, summary_text
 from slm_ray.report.tracked import send_results
@@ -30,7 +32,6 @@ from slm_ray.search.finish import baselines_at, front_entries, pick_winners, tea
 from slm_ray.search.held_out import TextMeasurement
 from slm_ray.search.inputs import SearchInputs, keep_digests, prepare_inputs, search_workers, with_kept_precision
 from slm_ray.search.journal import Journal
-from slm_ray.search.measurement import measured_on_all
 from slm_ray.search.phases import HELD_OUT, OTHER_TEXT, PHASES_FILE, PhaseRecord
 from slm_ray.search.plan import SearchPlan
 from slm_ray.search.rank import Ranking, bind_genomes, rank_units
@@ -144,10 +145,10 @@ class SearchRun:
         self.tracker = self._make_tracker()
         tracking = SearchTracking(plan, self.tracker)
 
-        def on_record(record: dict[str, Any]) -> None:
+        def on_record(record: Trial) -> None:
             best = plan.measured_front()
             note = f"best {self._show(best[0])}" if best else ""
-            progress.update(len(plan.journal.records), note)
+            progress.update(len(plan.journal), note)
             tracking.update()
 
         plan.on_record = on_record
@@ -158,9 +159,9 @@ class SearchRun:
         plan.journal.close()
         tracking.update()
 
-    def _show(self, record: dict[str, Any]) -> str:
-        parts = [f"{name} {value:.4g}" for name, value in record["objectives"].items() if name not in record["cost"]]
-        return f"{', '.join(parts)} at {format_count(record['cost']['params'])}"
+    def _show(self, record: Trial) -> str:
+        parts = [f"{name} {value:.4g}" for name, value in (record.objectives or {}).items() if name not in QUANTITIES]
+        return f"{', '.join(parts)} at {format_count(record.params)}"
 
     def _make_tracker(self) -> Tracker:
         return make_tracker(
@@ -190,7 +191,7 @@ class SearchRun:
         else:
             winners = pick_winners(front, quantity, self.config.winners)
         chosen = front_entries(plan, front, winners, trained)
-        best_cost = front[winners[0]]["cost"][quantity]
+        best_cost = front[winners[0]].cost[quantity]
         baselines = baselines_at(inputs, plan.stack, ranking, best_cost, length, self.config.seed)
         others = [teacher_entry(inputs, length), *baselines]
         work = TextMeasurement(self.config, self.phases, self.console)
@@ -211,10 +212,10 @@ class SearchRun:
             "precision": inputs.precision,
             "front": entries[len(others) :],
             "baselines": entries[1 : len(others)],
-            "hypervolume": plan.history,
+            "hypervolume": [point.to_json() for point in plan.history],
             "spent": spent,
             "winners": [
-                {"folder": f"winners/{rank}", "trial": front[position]["trial"]}
+                {"folder": f"winners/{rank}", "trial": front[position].trial}
                 for rank, position in enumerate(winners)
             ],
         }
@@ -237,12 +238,12 @@ class SearchRun:
         """Fit the weights of winners, or of the whole front; winners' folders are written as they are done."""
         wanted = self.config.reconstruct == "all"
         entries = {entry["trial"]: entry for entry in result["front"] if wanted or entry["winner"] is not None}
-        by_trial = {record["trial"]: record for record in plan.journal.records}
+        by_trial = {record.trial: record for record in plan.journal}
         folders = {winner["trial"]: self.folder.path / winner["folder"] for winner in result["winners"]}
         members = [
             Member(
                 trial, self._spec_of(plan, by_trial[trial]), entry["cost"]["params"], trial in folders,
-                measured_on_all(by_trial[trial]).get("perplexity"),
+                by_trial[trial].full_measurements.get("perplexity"),
             )
             for trial, entry in entries.items()
         ]  # fmt: skip
@@ -265,22 +266,22 @@ class SearchRun:
         result["spent"]["flops"] += spent["flops"]
         result["spent"]["forward_tokens"] += spent["tokens"]
 
-    def _spec_of(self, plan: SearchPlan, record: dict[str, Any]) -> SubnetSpec:
-        return plan.stack.decode(plan.stack.from_text(record["genes"]))
+    def _spec_of(self, plan: SearchPlan, record: Trial) -> SubnetSpec:
+        return plan.stack.decode(plan.stack.from_text(record.genes))
 
-    def _lineage(self, inputs: SearchInputs, record: dict[str, Any]) -> dict[str, Any]:
+    def _lineage(self, inputs: SearchInputs, record: Trial) -> dict[str, Any]:
         return {
             "teacher": {
                 "name": inputs.teacher.name, "family": inputs.architecture.structure.family,
                 "digest": inputs.teacher.digest, "licence": inputs.teacher.licence,
             },
-            "trial": record["trial"], "genes": record["genes"], "space": inputs.space.to_json(),
+            "trial": record.trial, "genes": record.genes, "space": inputs.space.to_json(),
             "inputs": inputs.digests(), "command": self.command,
         }  # fmt: skip
 
     def _export(self, inputs: SearchInputs, plan: SearchPlan, result: dict[str, Any]) -> None:
         """Extract the winners whose folders reconstruction has not written."""
-        by_trial = {record["trial"]: record for record in plan.journal.records}
+        by_trial = {record.trial: record for record in plan.journal}
         progress = Progress(self.console, "winners", len(result["winners"]), "models")
         for number, winner in enumerate(result["winners"]):
             record, folder = by_trial[winner["trial"]], self.folder.path / winner["folder"]

@@ -58,12 +58,11 @@ def spent(phases: PhaseRecord, plan: SearchPlan, trained: Mapping[int, Trained],
         trained: What the finalists' training gave.
         workers: Trials at once.
     """
-    records = plan.journal.records
+    records = plan.journal
     tokens, flops = 0, 0.0
     for record in records:
-        read = max((entry["tokens"] for entry in record["measurements"].values()), default=0)
-        tokens += read
-        flops += read * record["cost"]["flops"]
+        tokens += record.tokens
+        flops += record.tokens * record.cost.flops
     training, paid = training_spent(trained), phases.paid()
     return {
         "seconds": phases.seconds(),
@@ -72,9 +71,9 @@ def spent(phases: PhaseRecord, plan: SearchPlan, trained: Mapping[int, Trained],
         "flops": flops + training["flops"] + sum(cost["flops"] for cost in paid.values()),
         "paid": paid,
         "candidates": len(records),
-        "failed": sum(record["status"] == "failed" for record in records),
+        "failed": sum(record.status == "failed" for record in records),
         "cache_hits": plan.repeats,
         "resumed": plan.journal.resumed,
-        "busy_seconds": round(sum(record["seconds"] for record in records), 2),
+        "busy_seconds": round(sum(record.seconds for record in records), 2),
         "workers": workers,
     } | ({"finalists": training} if trained else {})

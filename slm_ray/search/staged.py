@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import numpy as np
 import torch
 
 from slm_ray.models.heads import kl_divergences
 from slm_ray.models.runner import SubnetRunner
+from slm_ray.records.search import Measurement
 from slm_ray.records.subnet import SubnetSpec, full_subnet
-from slm_ray.search.measurement import Measurement, block_means, mean_and_stderr
+from slm_ray.search.measurement import block_means, mean_and_stderr
 from slm_ray.search.race import Rival, full_estimate, is_beaten
 
 # Of 512 tokens. On a processor larger batches are 5% faster and hold twice the activations; a GPU wants work.
@@ -20,6 +22,7 @@ _BATCH_SEQUENCES = {"cpu": 2, "cuda": 16}
 # A loss this large (perplexity 5e8) says "destroyed" as well as any larger one, and its exponential stays finite.
 LARGEST_LOSS = 20.0
 
+Decided = Literal["full", "dominated"]
 SequenceLosses = Callable[[SubnetSpec, torch.Tensor, int], torch.Tensor]
 
 
@@ -70,7 +73,7 @@ class StagedLoss:
                 done = stop
             yield blocks
 
-    def measure(self, spec: SubnetSpec, rival: Rival | None = None) -> tuple[Measurement, float, str]:
+    def measure(self, spec: SubnetSpec, rival: Rival | None = None) -> tuple[Measurement, float, Decided]:
         """Measure a candidate.
 
         Returns:
@@ -79,14 +82,16 @@ class StagedLoss:
         """
         start = time.perf_counter()
         blocks: list[float] = []
-        decided = "full"
+        decided: Decided = "full"
         for stage, blocks in enumerate(self.blocks_by_stage(spec), start=1):
             if stage < len(self.ends) and is_beaten(blocks, rival, self.confidence):
                 decided = "dominated"
                 break
         mean, stderr = mean_and_stderr(blocks)
         tokens = self.ends[stage - 1] * self.ids.shape[1]
-        measured = Measurement(mean, stderr, tokens, time.perf_counter() - start, tuple(blocks))
+        measured = Measurement(
+            value=mean, stderr=stderr, tokens=tokens, seconds=time.perf_counter() - start, blocks=tuple(blocks)
+        )
         return measured, full_estimate(blocks, rival), decided
 
 

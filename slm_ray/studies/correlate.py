@@ -10,6 +10,7 @@ from slm_ray.config.errors import UserError
 from slm_ray.records.cost import flops_per_token
 from slm_ray.records.files import write_json, write_text
 from slm_ray.records.jsonl import RecordWriter, read_records
+from slm_ray.records.search import Measurement
 from slm_ray.runtime.environment import usable_cpus
 from slm_ray.runtime.progress import Console, Progress
 from slm_ray.runtime.runfolder import LOG_FILE, RunFolder
@@ -17,7 +18,7 @@ from slm_ray.runtime.session import ray_session
 from slm_ray.search.correlation import RESAMPLES
 from slm_ray.search.evaluator import EvaluatorSettings
 from slm_ray.search.latency import FORWARD_PASSES
-from slm_ray.search.measurement import Measurement, measured_on_all
+from slm_ray.search.measurement import measured_on_all
 from slm_ray.search.measuring import Measurements, measure_in_full
 from slm_ray.search.proxy_candidates import FEWEST_CANDIDATES, SearchedTeacher
 from slm_ray.search.registry import PROXIES
@@ -82,7 +83,7 @@ class CorrelationRun:
         known: dict[int, Measurements] = {record["trial"]: measured_on_all(record) for record in self.chosen}
         for record in read_records(self.folder.file(MEASUREMENTS_FILE)):
             entries = record["measurements"].items()
-            known[record["trial"]] |= {name: Measurement.from_json(entry) for name, entry in entries}
+            known[record["trial"]] |= {name: Measurement.model_validate(entry) for name, entry in entries}
         left: dict[tuple[str, ...], list[int]] = {}
         for trial, found in known.items():
             missing = tuple(name for name in proxies if name not in found)
@@ -94,7 +95,8 @@ class CorrelationRun:
 
             def on_done(trial: int, found: Measurements) -> None:
                 nonlocal done
-                writer.append({"trial": trial, "measurements": {name: one.to_json() for name, one in found.items()}})
+                rows = {name: one.rounded().to_json() for name, one in found.items()}
+                writer.append({"trial": trial, "measurements": rows})
                 known[trial] |= found
                 done += 1
                 progress.update(done)

@@ -14,12 +14,12 @@ from slm_ray.models.gates import GatedTeacher
 from slm_ray.models.importance import activation_scores, magnitude_scores, taylor_change
 from slm_ray.models.runner import SubnetRunner
 from slm_ray.records.subnet import full_subnet
-from slm_ray.search.evaluator import Evaluator, EvaluatorSettings, Outcome
-from slm_ray.search.measurement import Measurement
+from slm_ray.search.evaluator import Evaluator, EvaluatorSettings
 from slm_ray.search.race import Rival
 from slm_ray.search.registry import PROXIES, parse_objectives
 from slm_ray.search.staged import LARGEST_LOSS, StagedLoss, stage_ends
 from slm_ray.search.static import block_influence_kept, importance_lost, magnitude_kept
+from slm_ray.search.tasks import Outcome
 from tests.models.tiny import random_spec, tiny_family, tiny_ids, tiny_model
 from tests.references import naive_divergences
 
@@ -223,11 +223,11 @@ def test_every_proxy_at_once(model, ids, teacher):
     assert set(outcome.values) == set(outcome.measurements) == set(PROXIES)
     latency = outcome.measurements["latency"]
     assert 0 < latency.value < 1 and latency.stderr >= 0
-    entry = outcome.to_json()
+    rounded = Outcome.model_validate(outcome.rounded().to_json())
     for name, measured in outcome.measurements.items():
-        back = Measurement.from_json(entry["measurements"][name])
+        back = rounded.measurements[name]
         assert back.value == pytest.approx(measured.value, rel=1e-6) and back.blocks == measured.blocks
-    assert isinstance(outcome, Outcome) and entry["seconds"] > 0
+    assert rounded.seconds > 0
 
 
 @pytest.mark.parametrize("text", ["perplexity,params", "kl", "importance, kv_bytes", "perplexity,latency"])

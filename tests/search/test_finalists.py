@@ -2,10 +2,12 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from slm_ray.config.errors import UserError
+from slm_ray.records.search import ModelCost
 from slm_ray.search.finalists import pick_finalists, pick_trained_winners
 from slm_ray.search.trained import Trained
 from tests.search.tiny_run import trials_of
@@ -16,7 +18,8 @@ FINALISTS = ("--finalists", "3", "--finalist-tokens", "4096", "--winners", "2", 
 
 
 def front_of(*sizes):
-    return [{"trial": 10 + number, "cost": {"params": size}} for number, size in enumerate(sizes)]
+    costs = [ModelCost(params=size, flops=1, kv_bytes=1) for size in sizes]
+    return [SimpleNamespace(trial=10 + number, cost=cost) for number, cost in enumerate(costs)]
 
 
 def trained(loss, error=None):

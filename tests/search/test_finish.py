@@ -2,15 +2,17 @@ import contextlib
 import json
 import os
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 
+from slm_ray.records.search import ModelCost
 from slm_ray.search.finish import pick_winners
 from tests.search.tiny_run import lines_of, outcome_of
 
 
 def front_of_sizes(*sizes: int) -> list[dict]:
-    return [{"cost": {"params": size}} for size in sizes]
+    return [SimpleNamespace(cost=ModelCost(params=size, flops=1, kv_bytes=1)) for size in sizes]
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from slm_ray.models.teachers import load_teacher
+from slm_ray.records.search import Measurement
 from slm_ray.search import gate_pool, held_out, measuring
-from slm_ray.search.measurement import Measurement
 
 
 def test_held_out_text_comes_back_in_order(monkeypatch):
@@ -17,7 +17,7 @@ def test_held_out_text_comes_back_in_order(monkeypatch):
     def in_full(settings, specs, workers, on_done):
         assert workers == 3
         for number in reversed(specs):  # the last is ready first
-            on_done(number, {"perplexity": Measurement(float(specs[number]), None, 8, 0.0)})
+            on_done(number, {"perplexity": Measurement(value=float(specs[number]), stderr=None, tokens=8, seconds=0.0)})
 
     monkeypatch.setattr(held_out, "measure_in_full", in_full)
     found = held_out.measure_held_out(SimpleNamespace(device="cpu"), [10, 20, 30], done.append, 3)

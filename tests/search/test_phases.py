@@ -87,7 +87,7 @@ def test_a_killed_search_counts_what_all_its_processes_spent(command, tiny, tmp_
     def killed_run_plan(plan, *others):
         def on_record(record, before=plan.on_record):
             before(record)
-            if len(plan.journal.records) == 7:
+            if len(plan.journal) == 7:
                 raise KeyboardInterrupt
 
         plan.on_record = on_record

@@ -1,18 +1,16 @@
 """The plan over made-up measurements: budgets, repeats, failures, replay, and independence of who finishes first."""
 
-import json
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
 from slm_ray.config.errors import UserError
 from slm_ray.records.budget import Budget
+from slm_ray.records.search import Trial
 from slm_ray.search.algorithms import ALGORITHMS
 from slm_ray.search.journal import Journal
-from slm_ray.search.plan import Job, SearchPlan
+from slm_ray.search.plan import RESTS_SECONDS, SearchPlan
 from slm_ray.search.stack import GenomeStack
-from slm_ray.search.trial import PlanSearcher
+from slm_ray.search.tasks import Idle, Task
 from tests.conftest import limited as file_size_limit
 from tests.search.genome_cases import LENGTH, TEACHERS, budget_of, genome_of, space_of
 from tests.search.without_ray import drive, made_up
@@ -33,22 +31,22 @@ def stack_of(space=SPACE, teacher="tiny-gqa", low=0.3, high=0.8, seeds=(0, 1), q
     return GenomeStack(genomes, budget_of(genomes[0], quantity, low, high), LENGTH)
 
 
-def plan_in(folder, name="nsga2", *, trials=TRIALS, seed=0, stack=None, objectives=None, population=8) -> SearchPlan:
+def plan_in(folder, name="nsga2", *, trials=TRIALS, seed=0, stack=None, objectives=None, population=8, **more):
     names = objectives or (("perplexity",) if name == "ga" else ("perplexity", "params"))
     stack = stack or stack_of()
     algorithm = ALGORITHMS[name](stack, seed, population, len(names))
-    return SearchPlan(stack, algorithm, names, Journal(folder / "trials.jsonl"), trials)
+    return SearchPlan(stack, algorithm, names, Journal(folder / "trials.jsonl"), trials, **more)
 
 
-def records_of(plan: SearchPlan) -> list[dict]:
+def records_of(plan: SearchPlan) -> list[Trial]:
     """By trial, without the clock."""
-    records = [{**record, "finished_at": None} for record in plan.journal.records]
-    return sorted(records, key=lambda record: record["trial"])
+    records = [record.model_copy(update={"finished_at": ""}) for record in plan.journal]
+    return sorted(records, key=lambda record: record.trial)
 
 
 def state_of(plan: SearchPlan):
-    history = [[step["evaluations"], step["value"]] for step in plan.history]
-    return records_of(plan), [record["trial"] for record in plan.measured_front()], history, plan.repeats
+    history = [[step.evaluations, step.value] for step in plan.history]
+    return records_of(plan), [record.trial for record in plan.measured_front()], history, plan.repeats
 
 
 @pytest.fixture
@@ -68,12 +66,12 @@ def folders(tmp_path):
 def test_every_candidate_is_new_and_inside_the_budget(name, tmp_path):
     plan = plan_in(tmp_path, name)
     jobs = drive(plan, made_up(plan))
-    assert [job.trial for job in jobs] == list(range(TRIALS))
+    assert [job.index for job in jobs] == list(range(TRIALS))
     assert len({job.genes for job in jobs}) == TRIALS
-    for record in plan.journal.records:
-        assert plan.stack.budget.low <= record["cost"]["params"] <= plan.stack.budget.high
-        assert record["cost"]["params"] == plan.stack.cost(plan.stack.from_text(record["genes"]))
-        assert record["objectives"]["params"] == record["cost"]["params"] if name != "ga" else True
+    for record in plan.journal:
+        assert plan.stack.budget.low <= record.cost.params <= plan.stack.budget.high
+        assert record.cost.params == plan.stack.cost(plan.stack.from_text(record.genes))
+        assert record.objectives["params"] == record.cost.params if name != "ga" else True
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -83,7 +81,7 @@ def test_who_finishes_first_changes_nothing(name, folders):
     for at_once, seed in ((3, 1), (8, 2)):
         together = plan_in(folders(), name)
         jobs = drive(together, made_up(together), at_once, seed)
-        assert [job.trial for job in jobs] != sorted(job.trial for job in jobs)  # they did finish out of order
+        assert [job.index for job in jobs] != sorted(job.index for job in jobs)  # they did finish out of order
         assert state_of(together) == state_of(alone)
 
 
@@ -114,27 +112,12 @@ def test_another_seed_is_another_search(name, folders):
 def test_failed_candidates_are_recorded_and_never_on_the_front(name, tmp_path):
     plan = plan_in(tmp_path, name)
     good = made_up(plan)
-    drive(plan, lambda job: (None, "RuntimeError: out of luck") if job.trial % 3 == 1 else good(job))
-    failed = [record for record in records_of(plan) if record["status"] == "failed"]
-    assert [record["trial"] for record in failed] == list(range(1, TRIALS, 3))
-    assert all(record["error"] == "RuntimeError: out of luck" and record["objectives"] is None for record in failed)
+    drive(plan, lambda job: (None, "RuntimeError: out of luck") if job.index % 3 == 1 else good(job))
+    failed = [record for record in records_of(plan) if record.status == "failed"]
+    assert [record.trial for record in failed] == list(range(1, TRIALS, 3))
+    assert all(record.error == "RuntimeError: out of luck" and record.objectives is None for record in failed)
     front = plan.measured_front()
-    assert front and all(record["trial"] % 3 != 1 for record in front)
-
-
-def test_a_measurement_that_is_no_number_is_a_failed_candidate(tmp_path):
-    plan = plan_in(tmp_path)
-    good = made_up(plan)
-
-    def measure(job: Job):
-        answer, error = good(job)
-        if job.trial == 5:
-            answer["values"]["perplexity"] = answer["measurements"]["perplexity"]["value"] = float("nan")
-        return answer, error
-
-    drive(plan, measure)
-    assert [record["trial"] for record in records_of(plan) if record["status"] == "failed"] == [5]
-    assert "no number" in records_of(plan)[5]["error"]
+    assert front and all(record.trial % 3 != 1 for record in front)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -142,7 +125,7 @@ def test_a_first_generation_that_fails_whole_ends_the_search(name, tmp_path):
     plan = plan_in(tmp_path, name)
     with pytest.raises(UserError, match="every candidate of the first generation failed, the first with: no memory"):
         drive(plan, lambda job: (None, "no memory"))
-    assert len(plan.journal.records) < TRIALS
+    assert len(plan.journal) < TRIALS
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -150,7 +133,7 @@ def test_a_first_generation_that_fails_whole_ends_the_search(name, tmp_path):
 def test_as_many_trials_as_asked_for(name, trials, tmp_path):
     plan = plan_in(tmp_path, name, trials=trials)
     assert len(drive(plan, made_up(plan), at_once=5, seed=0)) == trials
-    assert plan.next_job() is None and plan.is_finished
+    assert plan.next() is Idle.DONE and plan.is_finished
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -171,16 +154,16 @@ def test_a_single_candidate(name, tmp_path):
 def test_the_front_is_made_of_whole_measurements_that_nothing_dominates(tmp_path):
     plan = plan_in(tmp_path, trials=80)
     drive(plan, made_up(plan))
-    records = plan.journal.records
-    assert {record["decided"] for record in records} == {"full", "dominated"}
+    records = plan.journal
+    assert {record.decided for record in records} == {"full", "dominated"}
     front = plan.measured_front()
-    assert all(record["decided"] == "full" for record in front)
+    assert all(record.decided == "full" for record in front)
     for record in records:
         for member in front:
             better = np.array(plan.values_of(record)) <= np.array(plan.values_of(member))
             same = plan.values_of(record) == plan.values_of(member)
-            assert record["decided"] == "dominated" or same or not better.all()
-    values = [step["value"] for step in plan.history]
+            assert record.decided == "dominated" or same or not better.all()
+    values = [step.value for step in plan.history]
     assert values == sorted(values) and 0 < values[-1] <= 1  # the hypervolume never falls
 
 
@@ -188,14 +171,14 @@ def test_a_candidate_races_the_best_of_those_that_cost_no_more(tmp_path):
     plan = plan_in(tmp_path)
     measure, seen = made_up(plan), []
 
-    def watch(job: Job):
+    def watch(job: Task):
         if job.rival is not None:
-            earlier = [r for r in plan.journal.records if r["generation"] < job.generation and r["decided"] == "full"]
-            step = plan._step_of(plan.stack.cost(plan.stack.from_text(job.genes)))
-            cheaper = [r for r in earlier if r["status"] == "done" and plan.values_of(r)[1] <= step]
-            best = min(np.mean(r["measurements"]["perplexity"]["blocks"]) for r in cheaper)
+            earlier = [r for r in plan.journal if r.generation < job.generation and r.decided == "full"]
+            step = plan.stack.step_of(plan.stack.cost(plan.stack.from_text(job.genes)))
+            cheaper = [r for r in earlier if r.status == "done" and plan.values_of(r)[1] <= step]
+            best = min(np.mean(r.measurements["perplexity"].blocks) for r in cheaper)
             assert job.rival.mean == pytest.approx(best)
-            seen.append(job.trial)
+            seen.append(job.index)
         return measure(job)
 
     drive(plan, watch)
@@ -209,10 +192,10 @@ def test_values_are_all_to_be_minimised(objectives, tmp_path):
     bad = {"kl": 0.2, "magnitude": 0.2, "perplexity": 9.0, "latency": 0.02, "params": plan.stack.reach()[1]}
 
     def values(given):
-        return plan.values_of({"status": "done", "objectives": {name: given[name] for name in objectives}})
+        return plan.values({name: given[name] for name in objectives})
 
     assert all(a < b for a, b in zip(values(good), values(bad), strict=True))
-    worst = plan.values_of({"status": "failed", "objectives": None})
+    worst = plan.values(None)
     assert all(a < b for a, b in zip(values(bad), worst, strict=True))
 
 
@@ -242,105 +225,59 @@ def test_records_of_another_search_are_noticed(folders):
         plan_in(folder)
 
 
-class TestThroughTune:
-    """What Tune calls, called by hand."""
+def test_a_task_that_comes_back_rests_and_is_measured_then(folders):
+    now = [0.0]
+    plan = plan_in(folders(), clock=lambda: now[0])
+    measure, first, other = made_up(plan), plan.next(), plan.next()
+    assert plan.next() is Idle.WAIT  # for the seeds are two
+    for rest in RESTS_SECONDS:
+        plan.give_back(first.index, "no disk")
+        now[0] += max(0.0, rest - 1)
+        assert rest == 0 or plan.next() is Idle.WAIT
+        now[0] += 1
+        assert plan.next() == first
+    plan.finish(first.index, *measure(first))
+    plan.finish(other.index, *measure(other))
+    assert [record.status for record in records_of(plan)] == ["done", "done"]
 
-    @pytest.fixture(autouse=True)
-    def no_rest(self, monkeypatch):
-        monkeypatch.setattr("slm_ray.search.trial._RESTS_SECONDS", (0.0, 0.0, 0.0))
 
-    def finish(self, searcher: PlanSearcher, trial_id: str, config: dict, measure) -> None:
-        given = json.loads(config["job"])
-        rival = None if given["rival"] is None else SimpleNamespace(blocks=tuple(given["rival"]))
-        if rival is not None:
-            rival.mean = float(np.mean(rival.blocks))
-        outcome, error = measure(SimpleNamespace(genes=given["genes"], trial=given["trial"], rival=rival))
-        searcher.on_trial_complete(trial_id, {"answer": json.dumps({"outcome": outcome, "error": error})})
+def test_one_that_loses_every_worker_fails_alone(folders):
+    now = [0.0]
+    plan = plan_in(folders(), clock=lambda: now[0])
+    measure = made_up(plan)
+    while not isinstance(task := plan.next(), Idle) or task is Idle.WAIT:
+        if task is Idle.WAIT:
+            now[0] += 100
+        elif task.index == 6:
+            plan.give_back(6, "its worker died")
+        else:
+            plan.finish(task.index, *measure(task))
+    assert [(record.trial, record.error) for record in plan.journal if record.error] == [(6, "its worker died")]
+    assert len(plan.journal) == TRIALS
 
-    def run(self, plan: SearchPlan, dies) -> PlanSearcher:
-        searcher, measure = PlanSearcher(plan), made_up(plan)
-        for number in range(1000):
-            config = searcher.suggest(str(number))
-            if config == PlanSearcher.FINISHED:
-                return searcher
-            if dies(json.loads(config["job"])["trial"], number):
-                searcher.on_trial_complete(str(number), error=True)
-            else:
-                self.finish(searcher, str(number), config, measure)
-        raise AssertionError("the search did not end")
 
-    def test_a_candidate_whose_worker_died_is_measured_again(self, folders):
-        whole = plan_in(folders())
-        drive(whole, made_up(whole))
-        plan = plan_in(folders())
-        assert self.run(plan, lambda trial, number: number % 2 == 0).fatal is None
-        assert state_of(plan) == state_of(whole)
+def test_what_comes_late_or_twice_changes_nothing(folders):
+    whole, plan = plan_in(folders()), plan_in(folders())
+    drive(whole, made_up(whole))
+    measure, lost = made_up(plan), plan.next()
+    plan.give_back(lost.index, "no answer")
+    assert plan.next() == lost
+    plan.give_back(lost.index, "no answer")
+    plan.finish(lost.index, *measure(lost))  # the worker was there after all
+    plan.finish(lost.index, None, "and once more")
+    plan.give_back(lost.index, "and away again")
+    drive(plan, measure)
+    assert state_of(plan) == state_of(whole)
 
-    def test_a_worker_that_died_before_its_candidate_came_is_none_of_its_deaths(self, folders):
-        plan = plan_in(folders())
-        searcher, measure = PlanSearcher(plan), made_up(plan)
-        first = searcher.suggest("0")
-        for number in range(1, 9):
-            searcher.excuse(str(number - 1))
-            searcher.on_trial_complete(str(number - 1), error=True)
-            assert searcher.suggest(str(number)) == first
-        self.finish(searcher, "8", first, measure)
-        assert [record["status"] for record in records_of(plan)] == ["done"]
 
-    def test_one_that_kills_every_worker_fails_alone(self, folders):
-        plan = plan_in(folders())
-        self.run(plan, lambda trial, number: trial == 6)
-        failed = [record for record in records_of(plan) if record["status"] == "failed"]
-        assert [record["trial"] for record in failed] == [6]
-        assert "again and again" in failed[0]["error"]
-        assert len(plan.journal.records) == TRIALS
-
-    def test_a_candidate_whose_files_are_away_for_a_while_rests_and_is_measured_then(self, folders, monkeypatch):
-        now = [0.0]
-        monkeypatch.setattr("slm_ray.search.trial._RESTS_SECONDS", (0.0, 5.0, 60.0))
-        monkeypatch.setattr("slm_ray.search.trial.time.monotonic", lambda: now[0])
-        plan = plan_in(folders())
-        searcher, measure = PlanSearcher(plan), made_up(plan)
-        away = json.dumps({"outcome": None, "error": "OSError: gone", "again": True})
-        first, other = searcher.suggest("a"), searcher.suggest("b")
-        for name, rest in (("a", 0.0), ("c", 5.0), ("d", 60.0)):
-            searcher.on_trial_complete(name, {"answer": away})
-            now[0] += max(0.0, rest - 1)
-            assert rest == 0 or searcher.suggest("early") is None
-            now[0] += 1
-            assert searcher.suggest({"a": "c", "c": "d", "d": "e"}[name]) == first
-        self.finish(searcher, "e", first, measure)
-        self.finish(searcher, "b", other, measure)
-        assert [record["status"] for record in records_of(plan)] == ["done", "done"]
-
-    def test_a_generation_is_waited_for(self, folders):
-        plan = plan_in(folders())
-        searcher, measure = PlanSearcher(plan), made_up(plan)
-        first = {}
-        while (config := searcher.suggest(str(len(first)))) is not None:
-            first[str(len(first))] = config
-        assert len(first) == 2  # the seeds; nothing more until both are done
-        for number, config in first.items():
-            assert searcher.suggest("more") is None
-            self.finish(searcher, number, config, measure)
-        assert searcher.suggest("more") is not None
-
-    def test_a_record_that_cannot_be_written_ends_the_search(self, folders):
-        plan = plan_in(folders())
-        with file_size_limit(3000):
-            searcher = self.run(plan, lambda trial, number: False)
-        assert isinstance(searcher.fatal, UserError) and not plan.is_finished
-
-    def test_a_mistake_of_ours_ends_the_search_and_is_not_lost(self, folders, monkeypatch):
-        """Tune logs what goes wrong in a searcher, and goes on."""
-        plan = plan_in(folders())
-        mistake = KeyError("seconds")
-
-        def append(record):
-            raise mistake
-
-        monkeypatch.setattr(plan.journal, "append", append)
-        assert self.run(plan, lambda trial, number: False).fatal is mistake
+def test_a_record_that_cannot_be_written_can_be_written_later(folders):
+    whole, plan = plan_in(folders()), plan_in(folders())
+    drive(whole, made_up(whole))
+    with file_size_limit(3000), pytest.raises(UserError, match="writing"):
+        drive(plan, made_up(plan))
+    assert not plan.is_finished
+    drive(plan, made_up(plan))
+    assert state_of(plan) == state_of(whole)
 
 
 def test_an_impossible_budget_is_refused_when_the_stack_is_made():

@@ -5,7 +5,8 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from slm_ray.search.measurement import Measurement, block_means, mean_and_stderr
+from slm_ray.records.search import Measurement
+from slm_ray.search.measurement import block_means, mean_and_stderr
 from slm_ray.search.race import Rival, full_estimate, is_beaten, paired_difference
 
 
@@ -35,8 +36,9 @@ def test_mean_and_standard_error_in_closed_form():
 
 
 def test_a_measurement_reads_back():
-    for one in (Measurement(4.2, 0.1, 512, 1.5, (1.5, 1.25)), Measurement(0.25, None, 0, 0.001)):
-        assert Measurement.from_json(one.to_json()) == one
+    blocks = Measurement(value=4.2, stderr=0.1, tokens=512, seconds=1.5, blocks=(1.5, 1.25))
+    for one in (blocks, Measurement(value=0.25, stderr=None, tokens=0, seconds=0.001)):
+        assert Measurement.model_validate(one.rounded().to_json()) == one
 
 
 def test_what_is_hard_for_both_cancels():

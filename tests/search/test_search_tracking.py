@@ -3,8 +3,13 @@
 import types
 
 from slm_ray.records import metric_names as names
+from slm_ray.records.search import HypervolumePoint, Measurement, ModelCost, ModelShape, Trial
 from slm_ray.runtime.trackers import NoTracker
 from slm_ray.search.tracking import SearchTracking
+
+SHAPE = ModelShape(
+    hidden_size=8, source_layers=(), num_attention_heads=(), num_key_value_heads=(), intermediate_size=()
+)
 
 
 class Seen(NoTracker):
@@ -19,19 +24,25 @@ class Seen(NoTracker):
 
 def record(trial, perplexity, decided="full"):
     failed = perplexity is None
-    return {
-        "trial": trial, "generation": trial // 2, "seconds": 0.5, "status": "failed" if failed else "done",
-        "cost": {"params": 100 + trial, "flops": 1, "kv_bytes": 1}, "decided": None if failed else decided,
-        "measurements": {} if failed else {"perplexity": {"tokens": 512}},
-        "objectives": None if failed else {"perplexity": perplexity, "params": 100 + trial},
-    }  # fmt: skip
+    measured = Measurement(value=perplexity or 0.0, stderr=None, tokens=512, seconds=0.1)
+    return Trial(
+        trial=trial, generation=trial // 2, seconds=0.5, status="failed" if failed else "done", origin="nsga2",
+        digest="", genes=str(trial), architecture=SHAPE, cost=ModelCost(params=100 + trial, flops=1, kv_bytes=1),
+        decided=None if failed else decided, measurements={} if failed else {"perplexity": measured},
+        objectives=None if failed else {"perplexity": perplexity, "params": 100 + trial}, finished_at="",
+    )  # fmt: skip
+
+
+class Trials(list):
+    resumed = 0
 
 
 def plan_of(records, history, resumed=0):
+    journal = Trials(records)
+    journal.resumed = resumed
     return types.SimpleNamespace(
-        objectives=("perplexity", "params"), history=history,
-        journal=types.SimpleNamespace(records=records, resumed=resumed),
-        values_of=lambda record: [record["objectives"]["perplexity"]],
+        objectives=("perplexity", "params"), history=history, journal=journal,
+        values_of=lambda trial: [trial.objectives["perplexity"]],
     )  # fmt: skip
 
 
@@ -40,8 +51,8 @@ def follow(records, history, tracker, resumed=0):
     plan = plan_of(records[:resumed], [], resumed)
     tracking = SearchTracking(plan, tracker)
     for number in range(resumed, len(records)):
-        plan.history[:] = [entry for entry in history if entry["evaluations"] <= number]
-        plan.journal.records.append(records[number])
+        plan.history[:] = [entry for entry in history if entry.evaluations <= number]
+        plan.journal.append(records[number])
         tracking.update()
     plan.history[:] = history
     tracking.update()
@@ -52,7 +63,7 @@ def follow(records, history, tracker, resumed=0):
 RECORDS = [
     record(1, 50.0), record(0, 40.0), record(3, None), record(2, 10.0, "dominated"), record(5, 30.0), record(4, 35.0),
 ]  # fmt: skip
-HISTORY = [{"evaluations": count, "seconds": 1.0 * count, "value": 0.1 * count} for count in (2, 4, 6)]
+HISTORY = [HypervolumePoint(evaluations=count, seconds=1.0 * count, value=0.1 * count) for count in (2, 4, 6)]
 
 
 def test_every_candidate_and_every_generation_is_a_row_of_growing_step():

@@ -13,6 +13,7 @@ from ray.exceptions import ActorDiedError
 
 from slm_ray.runtime.session import ray_session
 from slm_ray.search import tuning
+from slm_ray.search.tasks import Outcome
 from tests.search.test_plan import plan_in, records_of, state_of
 from tests.search.without_ray import drive
 
@@ -104,16 +105,16 @@ def run(tmp_path, monkeypatch):
 
 def without_clock(plan):
     records, *rest = state_of(plan)
-    return [record | {"seconds": None} for record in records], rest
+    return [record.model_copy(update={"seconds": 0.0}) for record in records], rest
 
 
 def test_as_many_processes_as_workers_are_started_and_no_trial_is_kept(run, tmp_path):
     plan, processes, held = run()
     assert len(processes) == WORKERS
-    assert {f"process-{record['seconds']:.0f}" for record in records_of(plan)} <= {path.name for path in processes}
+    assert {f"process-{record.seconds:.0f}" for record in records_of(plan)} <= {path.name for path in processes}
     assert max(held) <= 3 * WORKERS  # as many wait as run, and those that have just ended
     alone = plan_in(tmp_path, trials=TRIALS, population=6)
-    drive(alone, lambda job: (answer_of(job.genes, 0), None))
+    drive(alone, lambda task: (Outcome.model_validate(answer_of(task.genes, 0)), None))
     assert without_clock(plan) == without_clock(alone)
 
 
@@ -121,7 +122,7 @@ def test_processes_that_die_before_their_candidate_are_replaced(run):
     """One while it starts, one while it is idle."""
     plan, processes, _ = run(dies=("setup", "reset"))
     assert len(processes) == WORKERS + 2
-    assert [record["status"] for record in records_of(plan)] == ["done"] * TRIALS
+    assert [record.status for record in records_of(plan)] == ["done"] * TRIALS
 
 
 @pytest.mark.parametrize(("error", "times"), [(ActorDiedError(), 4 * WORKERS + 8), (RuntimeError("no room"), 0)])

@@ -10,49 +10,51 @@ import numpy as np
 import pytest
 
 from benchmarks.peers.search_here import REPLACED
-from slm_ray.search.plan import Job, SearchPlan
+from slm_ray.records.search import Measurement
+from slm_ray.search.plan import SearchPlan
 from slm_ray.search.race import full_estimate, is_beaten
+from slm_ray.search.tasks import Idle, Outcome, Task
 
-Answer = tuple[dict[str, Any] | None, str | None]
+Answer = tuple[Outcome | None, str | None]
 
 
-def drive(plan: SearchPlan, measure: Callable[[Job], Answer], at_once: int = 1, seed: int | None = None) -> list[Job]:
-    """Run a plan to its end with ``at_once`` jobs running, which finish in a random order if there is a ``seed``.
+def drive(plan: SearchPlan, measure: Callable[[Task], Answer], at_once: int = 1, seed: int | None = None) -> list[Task]:
+    """Run a plan to its end with ``at_once`` tasks running, which finish in a random order if there is a ``seed``.
 
     Returns:
-        The jobs, in the order they finished.
+        The tasks, in the order they finished.
     """
     rng = random.Random(seed)
-    running: list[Job] = []
-    done: list[Job] = []
+    running: list[Task] = []
+    done: list[Task] = []
     while True:
-        while len(running) < at_once and (job := plan.next_job()) is not None:
-            running.append(job)
+        while len(running) < at_once and not isinstance(task := plan.next(), Idle):
+            running.append(task)
         if not running:
             assert plan.is_finished
             return done
-        job = running.pop(0 if seed is None else rng.randrange(len(running)))
-        plan.finish(job, *measure(job))
-        done.append(job)
+        task = running.pop(0 if seed is None else rng.randrange(len(running)))
+        plan.finish(task.index, *measure(task))
+        done.append(task)
 
 
-def made_up(plan: SearchPlan) -> Callable[[Job], Answer]:
+def made_up(plan: SearchPlan) -> Callable[[Task], Answer]:
     """A measurement that is made up from the genes alone: smaller is worse, with noise; raced in three stages."""
 
-    def measure(job: Job) -> Answer:
-        genes = plan.stack.from_text(job.genes)
-        rng = np.random.default_rng(list(job.genes.encode()))
+    def measure(task: Task) -> Answer:
+        genes = plan.stack.from_text(task.genes)
+        rng = np.random.default_rng(list(task.genes.encode()))
         loss = 3 - plan.stack.cost(genes, "params") / 40_000 + 0.3 * rng.random()
         blocks = [round(float(loss + 0.2 * np.cos(number) + 0.05 * rng.normal()), 5) for number in range(24)]
         decided = "full"
         for end in (6, 12):
-            if is_beaten(blocks[:end], job.rival, 0.9):
+            if is_beaten(blocks[:end], task.rival, 0.9):
                 blocks, decided = blocks[:end], "dominated"
                 break
-        value = float(f"{np.exp(full_estimate(blocks, job.rival)):.7g}")
-        entry = {"value": value, "stderr": 0.1, "tokens": 64 * len(blocks), "seconds": 0.0, "blocks": blocks}
-        answer = {"measurements": {"perplexity": entry}, "values": {"perplexity": value}, "decided": decided}
-        return answer | {"seconds": 0.0}, None
+        value = float(f"{np.exp(full_estimate(blocks, task.rival)):.7g}")
+        found = Measurement(value=value, stderr=0.1, tokens=64 * len(blocks), seconds=0.0, blocks=tuple(blocks))
+        values = {"perplexity": value}
+        return Outcome(measurements={"perplexity": found}, values=values, decided=decided, seconds=0.0), None
 
     return measure
 
