@@ -13,10 +13,14 @@ class UserError(ValueError):
 
     The message names the rule, the value that broke it and the fix. Keys and logins in it are masked, because it ends
     in records as well as on the screen.
+
+    Attributes:
+        is_resumable: Once it is fixed, the run can be continued (a full disk); others fail the same way again.
     """
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, is_resumable: bool = False) -> None:
         super().__init__(redact(message))
+        self.is_resumable = is_resumable
 
 
 class ConfigError(UserError):
@@ -25,8 +29,13 @@ class ConfigError(UserError):
     def __init__(self, source: str, problems: Sequence[str]) -> None:
         self.source = source
         self.problems = list(problems)
-        head = f"{source}: {len(self.problems)} mistake{'s' if len(self.problems) != 1 else ''}"
+        count = len(self.problems)
+        head = f"{source}: {count} mistake{'s' if count != 1 else ''}"
         super().__init__("\n".join([head + ":", *(f"  - {p}" for p in self.problems)]))
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, list[str]]]:
+        """Pickle it by its parts."""
+        return ConfigError, (self.source, self.problems)
 
 
 def first_line(error: BaseException, limit: int = 200) -> str:

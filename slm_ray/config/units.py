@@ -45,6 +45,18 @@ def _three_figures(value: float) -> str:
     return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
 
 
+def plural(count: float, noun: str, many: str | None = None) -> str:
+    """A count with its noun: ``1 model``, ``2 models``, ``1,024 models``.
+
+    Args:
+        count: How many.
+        noun: One of them.
+        many: Several of them, where an s does not do.
+    """
+    number = f"{count:,}" if isinstance(count, int) else f"{count:,g}"
+    return f"{number} {noun if count == 1 else many or noun + 's'}"
+
+
 def format_bytes(num_bytes: float) -> str:
     """Write a number of bytes in binary units: ``538060032`` gives ``513 MiB``."""
     size = float(num_bytes)

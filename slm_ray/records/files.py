@@ -23,9 +23,10 @@ def explain_os_error(error: OSError, doing: str) -> UserError:
         error: What was raised.
         doing: What was being done, e.g. ``writing runs/x/front.json``.
     """
+    code = error.errno or 0
     fixes = {
-        errno.ENOSPC: "the disk is full: free some space and run the same command again",
-        errno.EDQUOT: "the disk quota is used up: free some space and run the same command again",
+        errno.ENOSPC: "the disk is full: free some space",
+        errno.EDQUOT: "the disk quota is used up: free some space",
         errno.EACCES: "permission denied: choose a folder you can write to",
         errno.EPERM: "not permitted: choose a folder you can write to",
         errno.EROFS: "the file system is read-only: choose another folder",
@@ -34,7 +35,18 @@ def explain_os_error(error: OSError, doing: str) -> UserError:
         errno.EISDIR: "it is a folder where a file is needed",
         errno.EMFILE: "too many open files: raise the limit with `ulimit -n 4096`",
     }
-    return UserError(f"{doing}: {fixes.get(error.errno or 0, error.strerror or str(error))}")
+    fix = fixes.get(code, error.strerror or str(error))
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS) and _is_of_the_cache(error.filename):
+        fix = f"{fix.partition(':')[0]}: set SLM_RAY_CACHE to a folder you can write to"
+    return UserError(f"{doing}: {fix}", is_resumable=code in (errno.ENOSPC, errno.EDQUOT))
+
+
+def _is_of_the_cache(path: str | bytes | int | None) -> bool:
+    """Whether a path is in the cache, or a folder above it that could not be made or entered."""
+    if not isinstance(path, str):
+        return False
+    given, cache = Path(path).absolute(), cache_folder()
+    return given.is_relative_to(cache) or cache.is_relative_to(given)
 
 
 def fsync_folder(folder: Path) -> None:
@@ -45,6 +57,19 @@ def fsync_folder(folder: Path) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def umask() -> int:
+    """The process's umask, which says who may read what it writes."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    except OSError:
+        pass
+    mask = os.umask(0o022)  # a moment's change is all that other systems offer
+    os.umask(mask)
+    return mask
 
 
 def temporary_name(path: Path) -> Path:
@@ -117,8 +142,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
+        allowed = 0o666 & ~umask()
         for file in temporary.rglob("*"):
             if file.is_file():
+                file.chmod(file.stat().st_mode | allowed)  # safetensors writes for the owner alone
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
         if path.exists():

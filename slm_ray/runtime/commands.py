@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import atexit
+import codecs
 import gc
+import io
 import os
 import select
 import shlex
@@ -22,8 +24,39 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_NO_READER = 141  # what a shell reports of a process that SIGPIPE ended
 
+_PLAIN = {"·": "-", "…": "...", "–": "-", "—": "-", "×": "x", "≥": ">=", "≤": "<=", "→": "->", "±": "+-", "²": "2"}
+
 # A process that ends looks for garbage among all that torch and transformers have made: over a second, for nothing.
 atexit.register(gc.freeze)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in a run.
+
+    Attributes:
+        run: The folder to resume; None where there is no run yet.
+    """
+
+    def __init__(self, run: str | None) -> None:
+        super().__init__()
+        self.run = run
+
+
+def plain_text(error: UnicodeError) -> tuple[str, int]:
+    """What is printed for characters that a terminal does not have: like ones, or a question mark."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_PLAIN.get(character, "?") for character in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("slm_ray", plain_text)
+
+
+def print_anywhere() -> None:
+    """Let no print of this process fail for a character that the terminal does not have."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="slm_ray")
 
 
 def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
@@ -41,6 +74,7 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
+    print_anywhere()
     try:
         status = main(arguments)
         sys.stdout.flush()
@@ -52,10 +86,12 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None
             return EXIT_NO_READER
         place = f" {error.filename}" if error.filename else ""
         return _fail(str(explain_os_error(error, f"file access{place}")), debug)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if debug:
             traceback.print_exc()
-        print("interrupted: what was finished is kept; continue with --resume", file=sys.stderr)
+        run = error.run if isinstance(error, Interrupted) else None
+        print(f"interrupted: what was finished is kept; continue with --resume {run}" if run else "interrupted",
+              file=sys.stderr)  # fmt: skip
         return EXIT_INTERRUPTED
 
 

@@ -58,18 +58,18 @@ class Share:
 class _Worker:
     """The actor: a function made ready once, then called with one item after the other."""
 
-    def set_up(self, make: Callable[[], Work[Any]], threads: int | None) -> str:
-        """Make the function ready; gives the sentence of what a user can fix, or nothing."""
+    def set_up(self, make: Callable[[], Work[Any]], threads: int | None) -> UserError | None:
+        """Make the function ready; gives what a user can fix, if anything."""
         if threads and (torch := sys.modules.get("torch")):
             torch.set_num_threads(threads)
         try:
             self._work = make()
-        except UserError as error:  # Ray would send it on with its traceback
-            return str(error)
-        return ""
+        except UserError as error:  # raised, Ray would send it on with its traceback
+            return error
+        return None
 
     def run(self, item: Any, talks: bool) -> Iterator[tuple[str, Any]]:
-        """The messages about an item as they come, and in the end its result or the sentence of a user's mistake."""
+        """The messages about an item as they come, and in the end its result or a user's mistake."""
         waiting: queue.Queue[tuple[str, Any] | BaseException] = queue.Queue()
 
         def call() -> None:
@@ -77,7 +77,7 @@ class _Worker:
                 send = (lambda message: waiting.put((_MESSAGE, message)),) if talks else ()
                 waiting.put((_RESULT, self._work(item, *send)))
             except UserError as error:
-                waiting.put((_PROBLEM, str(error)))
+                waiting.put((_PROBLEM, error))
             except BaseException as error:
                 waiting.put(error)
 
@@ -215,7 +215,7 @@ class FanOut(Generic[Item, Result]):
                 del busy[ready]
                 self._idle.append(actor)
                 if kind == _PROBLEM:
-                    fail(index, UserError(value))
+                    fail(index, value)
                 else:
                     yield index, value
         finally:
@@ -283,7 +283,7 @@ class FanOut(Generic[Item, Result]):
             return
         if problem:
             self._end([actor])
-            raise UserError(problem)
+            raise problem
         self._lost_starting = 0
         self._idle.append(actor)
 

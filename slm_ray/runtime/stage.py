@@ -12,10 +12,10 @@ from typing import Any, Generic, TypeVar
 from slm_ray.config.base import Config, add_flags, build_config, flatten, load_config, refuse_changes
 from slm_ray.config.errors import UserError
 from slm_ray.config.parser import Parser
-from slm_ray.records.base import read_record
+from slm_ray.records.base import read_record, write_record
 from slm_ray.records.run import RunRecord
-from slm_ray.runtime.commands import command_line, run_command
-from slm_ray.runtime.runfolder import RunFolder
+from slm_ray.runtime.commands import Interrupted, command_line, run_command
+from slm_ray.runtime.runfolder import RunFolder, find_run
 
 C = TypeVar("C", bound=Config)
 
@@ -35,6 +35,10 @@ class Stage(Generic[C]):
         result_file: The file whose existence says that a run is finished.
         may_change: The options that may be given with ``--resume``.
         default_out: The run's folder when none is given, from the config and a time stamp.
+        check: Refuses what can be refused without heavy imports (names, sizes, files that must exist); called before
+            anything else, so that a typo takes no second and leaves no folder.
+        gathers: A run's folder takes more runs of the command, each of which adds what is not there yet; none is ever
+            finished.
     """
 
     name: str
@@ -46,6 +50,8 @@ class Stage(Generic[C]):
     result_file: str
     may_change: tuple[str, ...]
     default_out: Callable[[C, str], str]
+    check: Callable[[C], None] = lambda _config: None
+    gathers: bool = False
 
     @property
     def prog(self) -> str:
@@ -80,44 +86,64 @@ class Stage(Generic[C]):
                 raise UserError(f"{flag} belongs to a new run, and --resume continues one: give one of them")
             return self._resume(resume, given)
         config = load_config(self.config, config_file, given)
+        self.check(config)
         if dry_run:
             print(self.plan(config))
             return 0
         values = flatten(config)
         out = Path(values["out"] or self.default_out(config, datetime.now().strftime("%Y%m%d-%H%M%S")))
-        record = RunRecord(stage=self.name, command=command_line(self.prog, argv), options=values)
-        folder = RunFolder.create(out, record)
-        try:
-            self.execute(config, folder)
-        except BaseException:
-            if not folder.begun:  # the corrected command may use the same folder
-                folder.forget()
-            raise
-        finally:
-            folder.close()
+        folder = self._folder(out, RunRecord(stage=self.name, command=command_line(self.prog, argv), options=values))
+        self._work(config, folder)
         self.show(out)
         return 0
 
+    def _folder(self, out: Path, record: RunRecord) -> RunFolder:
+        """A new run's folder; that of an earlier run where runs gather."""
+        if not self.gathers or not (out / RunRecord.FILE).exists():
+            return RunFolder.create(out, record)
+        self._check_own(out)
+        folder = RunFolder.open_existing(out, record.options.get("storage"))
+        write_record(out, record)
+        return folder
+
+    def _check_own(self, path: Path) -> RunRecord:
+        """The record of an earlier run, which must be of this command."""
+        record = read_record(path, RunRecord)
+        if record.stage != self.name:
+            raise UserError(
+                f"{path} is a run of `slm-ray {record.stage}`, not of `slm-ray {self.name}`: continue it with "
+                f"slm-ray {record.stage} --resume {path}"
+            )
+        return record
+
     def _resume(self, path: Path, given: dict[str, Any]) -> int:
         """Continue a run with the options it was started with."""
+        find_run(path, given.get("storage"))
+        record = self._check_own(path)
         refuse_changes(given, self.may_change, path)
-        folder = RunFolder.open_existing(path, given.get("storage"))
-        try:
-            record = read_record(path, RunRecord)
-            if record.stage != self.name:
-                raise UserError(
-                    f"{path} is a run of `slm-ray {record.stage}`, not of `slm-ray {self.name}`: continue it with "
-                    f"slm-ray {record.stage} --resume {path}"
-                )
-            if (path / self.result_file).exists():
-                print(f"{path} is finished already:\n")
-            else:
-                config = build_config(self.config, record.options | given, source=str(path / RunRecord.FILE))
-                self.execute(config, folder)
-        finally:
-            folder.close()
+        if (path / self.result_file).exists() and not self.gathers:
+            print(f"{path} is finished already:\n")
+        else:
+            config = build_config(self.config, record.options | given, source=str(path / RunRecord.FILE))
+            self._work(config, RunFolder.open_existing(path, given.get("storage")))
         self.show(path)
         return 0
+
+    def _work(self, config: C, folder: RunFolder) -> None:
+        """Run the work in an open folder; say how to go on where that can help."""
+        try:
+            self.execute(config, folder)
+        except KeyboardInterrupt:
+            raise Interrupted(str(folder.path) if folder.begun else None) from None
+        except UserError as error:
+            if error.is_resumable and folder.begun:
+                raise UserError(f"{error}, then continue with --resume {folder.path}") from error
+            raise
+        finally:
+            if folder.begun:
+                folder.close()
+            else:  # the corrected command may use the same folder
+                folder.forget()
 
     def run(self) -> None:
         """End the process with the command's exit status; for ``__main__``."""

@@ -1,7 +1,7 @@
 import pytest
 
 from slm_ray.config.errors import UserError
-from slm_ray.config.units import format_bytes, format_count, format_seconds, parse_number
+from slm_ray.config.units import format_bytes, format_count, format_seconds, parse_number, plural
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,12 @@ def test_bytes_as_people_read_them(num_bytes, text):
 )  # fmt: skip
 def test_durations_as_people_read_them(seconds, text):
     assert format_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "words", "text"),
+    [(1, ("model",), "1 model"), (0, ("model",), "0 models"), (1200, ("token",), "1,200 tokens"),
+     (2, ("batch", "batches"), "2 batches"), (1.5, ("hour",), "1.5 hours")],
+)  # fmt: skip
+def test_a_count_and_its_noun(count, words, text):
+    assert plural(count, *words) == text

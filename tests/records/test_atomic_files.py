@@ -114,3 +114,30 @@ def test_the_cache_folder_is_where_the_user_says(tmp_path, monkeypatch):
     monkeypatch.delenv("SLM_RAY_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
     assert cache_folder() == tmp_path / "b" / "slm_ray"
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_what_is_written_follows_the_umask(mask, mode, tmp_path):
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    before = os.umask(mask)
+    try:
+        with whole_folder(tmp_path / "model") as folder:
+            save_file({"a": np.zeros(3)}, folder / "model.safetensors")  # for its owner alone, left to itself
+            (folder / "sub").mkdir()
+            (folder / "sub" / "config.json").write_text("{}")
+        write_json(tmp_path / "a.json", {})
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 3 and {path.stat().st_mode & 0o777 for path in files} == {mode}
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_cache_that_cannot_be_written_names_its_variable(number, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLM_RAY_CACHE", str(tmp_path / "home" / "cache"))
+    for path in (tmp_path / "home", tmp_path / "home" / "cache" / "teachers" / "x"):
+        message = str(explain_os_error(OSError(number, "no", str(path)), f"writing {path}"))
+        assert message.endswith(": set SLM_RAY_CACHE to a folder you can write to")
+    assert "SLM_RAY_CACHE" not in str(explain_os_error(OSError(number, "no", "/elsewhere"), "writing"))

@@ -1,4 +1,5 @@
 import errno
+import os
 import subprocess
 import sys
 
@@ -44,7 +45,7 @@ def test_a_full_disk_anywhere_is_one_line(capsys):
     assert run_command(_raiser(OSError(errno.ENOSPC, "No space left on device", "runs/a")), []) == 2
     assert (
         capsys.readouterr().err
-        == "error: file access runs/a: the disk is full: free some space and run the same command again\n"
+        == "error: file access runs/a: the disk is full: free some space\n"
     )
 
 
@@ -69,9 +70,18 @@ def test_a_pipe_that_breaks_elsewhere_is_one_line(capsys):
     assert capsys.readouterr().err == "error: file access: Broken pipe\n"
 
 
-def test_an_interruption_says_how_to_go_on(capsys):
+def test_an_interruption_without_a_run_offers_no_resume(capsys):
     assert run_command(_raiser(KeyboardInterrupt()), []) == 130
-    assert "continue with --resume" in capsys.readouterr().err
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("latin-1", "a · b ... × >= ? é"), ("ascii", "a - b ... x >= ? ?")])
+def test_no_print_ends_a_command_on_a_terminal_that_lacks_a_character(encoding, shown):
+    code = "import sys; from slm_ray.runtime.commands import run_command\n"
+    code += "sys.exit(run_command(lambda _: print('a · b … × ≥ 語 é') or 0, []))"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONIOENCODING": encoding},
+                          capture_output=True, check=True)  # fmt: skip
+    assert done.stdout.decode(encoding) == shown + "\n"
 
 
 def test_a_key_in_a_message_is_masked(capsys):
