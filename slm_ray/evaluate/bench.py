@@ -12,8 +12,7 @@ from typing import Any
 from slm_ray.evaluate.forward_flops import reading_flops
 from slm_ray.evaluate.serving import Serving
 from slm_ray.runtime.energy import EnergyMeter
-from slm_ray.runtime.memory import PeakMemory
-from slm_ray.runtime.timing import Effort, distribution_ms
+from slm_ray.runtime.hardware import Effort, PeakMemory, distribution_ms
 
 _MEMORY_STEPS, _WARM_TOKENS = 4, 8
 _STEPS_PER_RUN = 5  # a step is short: so many times the runs of a prefill

@@ -15,10 +15,7 @@ from slm_ray.evaluate.ticker import Ticker
 from slm_ray.models.sizes import config_architecture, context_length
 from slm_ray.records.cost import kv_bytes_per_token
 from slm_ray.runtime.environment import describe_environment
-from slm_ray.runtime.matmul import matmul_flops_per_second
-from slm_ray.runtime.neighbours import Neighbours
-from slm_ray.runtime.peaks import peak_flops
-from slm_ray.runtime.timing import Effort
+from slm_ray.runtime.hardware import Effort, Neighbours, matmul_flops_per_second, peak_flops
 
 Say = Callable[[str], None]
 # Tokens of prompts, and prompts at once: every length with the smallest batch, every batch with the shortest length.

@@ -16,7 +16,7 @@ from slm_ray.evaluate.prompts import Prompt, load_prompts, prompts_digest
 from slm_ray.evaluate.subjects import Subject, find_subjects
 from slm_ray.evaluate.text import Domain, document_folder, held_out_shards, load_domains, whole_shards
 from slm_ray.models.precision import choose_precision
-from slm_ray.runtime.device import device_of
+from slm_ray.runtime.hardware import device_of
 from slm_ray.runtime.progress import Console
 
 if TYPE_CHECKING:

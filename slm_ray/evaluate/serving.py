@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from slm_ray.evaluate.models import LoadedModel
-from slm_ray.runtime.timing import Effort, seconds_of, time_runs
+from slm_ray.runtime.hardware import Effort, seconds_of, time_runs
 
 _SEED = 0
 

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import torch
 
-from slm_ray.runtime.matmul import matmul_flops_per_second
+from slm_ray.runtime.hardware import matmul_flops_per_second
 
 _SIDE = 512  # of the matrices that are timed: a processor's own rates, whatever model is computed
 _WORTH = 1.25  # how many times as fast products in bf16 have to be: the rest of a pass gains nothing from them

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from slm_ray.runtime.memory import peak_memory_bytes
+from slm_ray.runtime.hardware import peak_memory_bytes
 
 # Looking for child processes reads the whole process table.
 _CHILDREN_SECONDS = 10.0

@@ -33,7 +33,7 @@ from slm_ray.pretrain.schedules import Schedule, WeightSchedule
 from slm_ray.pretrain.state_files import copy_static_files, read_state, write_state
 from slm_ray.runtime.copies import local_copy
 from slm_ray.runtime.energy import EnergyMeter
-from slm_ray.runtime.peaks import model_flops_utilization
+from slm_ray.runtime.hardware import model_flops_utilization
 
 Say = Callable[[str, dict[str, Any]], None]
 _SPIKE_MEMORY = 0.9  # of the running mean loss that spikes are judged by

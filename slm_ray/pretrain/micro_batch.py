@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from slm_ray.pretrain.build import Place
-from slm_ray.runtime.memory import peak_memory_bytes
+from slm_ray.runtime.hardware import peak_memory_bytes
 
 # Of every parameter, in training: its gradient, two moments, and what an engine copies.
 STATE_BYTES = 16

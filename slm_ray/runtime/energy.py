@@ -39,9 +39,9 @@ class EnergyMeter:
             processor: Count the machine's processors too. Their counter is the whole machine's, so one worker of each
                 machine does; what else runs there is in it.
         """
-        self._processor = processor
+        self._wants_processor = processor
+        self._has_rapl = False
         self._tracker: Any = None
-        self._counters: list[str] = []
         self._missing = "codecarbon is not installed"
         try:
             from codecarbon import OfflineEmissionsTracker
@@ -51,7 +51,8 @@ class EnergyMeter:
             return
         logging.getLogger("codecarbon").setLevel(logging.ERROR)
         self._missing = "no RAPL counter that may be read, no GPU with NVML"
-        if (processor and is_rapl_available()) or is_nvidia_system():
+        self._has_rapl = processor and bool(is_rapl_available())
+        if self._has_rapl or is_nvidia_system():
             # Offline: no look-up of where the machine is. The country only matters for emissions, which are not used.
             self._tracker = OfflineEmissionsTracker(
                 country_iso_code="USA", save_to_file=False, save_to_api=False, tracking_mode="machine",
@@ -60,35 +61,25 @@ class EnergyMeter:
 
     @property
     def can_measure(self) -> bool:
-        """Whether there may be a counter; which there are is known after the start."""
+        """Whether there may be a counter; which there are is known in the end."""
         return self._tracker is not None
 
     def start(self) -> None:
         """Start measuring; a thread reads the counters every few seconds."""
         if self._tracker is not None:
             self._tracker.start()
-            self._counters = _counters(self._tracker, self._processor)
 
     def stop(self) -> Energy:
         """Stop, and give what was used since the start."""
+        used: dict[str, float] = {}
         if self._tracker is not None:
             self._tracker.stop()
-        if not self._counters:
+            data = self._tracker.final_emissions_data
+            used = {_PROCESSORS: data.cpu_energy} if self._has_rapl else {}
+            used |= {_GPUS: data.gpu_energy} if data.gpu_count else {}
+        if not used:
             return Energy(None, f"unknown: {self._missing}")
-        data = self._tracker.final_emissions_data
-        kwh = {_PROCESSORS: data.cpu_energy, _GPUS: data.gpu_energy}
-        wanted = [name for name, used in ((_PROCESSORS, self._processor), (_GPUS, torch.cuda.is_available())) if used]
-        missing = [name for name in wanted if name not in self._counters]
-        source = f"measured: {', '.join(self._counters)}" + (f"; not counted: {missing[0]}" if missing else "")
-        return Energy(_JOULES_PER_KWH * sum(kwh[name] for name in self._counters), source)
-
-
-def _counters(tracker: Any, processor: bool) -> list[str]:
-    """Which of a tracker's parts read a counter, as it says itself (a user's own settings may have replaced one)."""
-    found = []
-    for part in tracker._hardware:
-        if processor and getattr(part, "_mode", None) == "intel_rapl":
-            found.append(_PROCESSORS)
-        elif getattr(part, "num_gpus", 0):
-            found.append(_GPUS)
-    return found
+        wanted = {_PROCESSORS: self._wants_processor, _GPUS: torch.cuda.is_available()}
+        missing = [name for name, is_wanted in wanted.items() if is_wanted and name not in used]
+        source = f"measured: {', '.join(used)}" + (f"; not counted: {missing[0]}" if missing else "")
+        return Energy(_JOULES_PER_KWH * sum(used.values()), source)

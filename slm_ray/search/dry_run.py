@@ -18,8 +18,8 @@ from slm_ray.models.teacher_sizes import TeacherSizes, look_up_teacher
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.budget import QUANTITIES, Budget, measure_cost
 from slm_ray.records.cost import num_params
-from slm_ray.runtime.device import device_of
 from slm_ray.runtime.environment import describe_environment, usable_cpus
+from slm_ray.runtime.hardware import device_of
 from slm_ray.runtime.runfolder import CONFIG_FILE
 from slm_ray.runtime.session import default_workers
 from slm_ray.search import estimates

@@ -17,7 +17,7 @@ from slm_ray.models.teachers import Teacher, load_teacher
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.budget import Budget
 from slm_ray.records.files import cache_folder, read_json, write_json
-from slm_ray.runtime.device import device_of
+from slm_ray.runtime.hardware import device_of
 from slm_ray.runtime.progress import Console
 from slm_ray.runtime.runfolder import RunFolder
 from slm_ray.runtime.session import default_workers

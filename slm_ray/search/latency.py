@@ -13,7 +13,7 @@ from slm_ray.models.extraction import extract
 from slm_ray.models.families import Family
 from slm_ray.records.search import Measurement
 from slm_ray.records.subnet import SubnetSpec
-from slm_ray.runtime.timing import seconds_of
+from slm_ray.runtime.hardware import seconds_of
 
 _REPEATS = 5
 FORWARD_PASSES = _REPEATS + 1  # one to warm up

@@ -15,8 +15,8 @@ from slm_ray.evaluate.efficiency import measure_efficiency, shapes_that_fit
 from slm_ray.evaluate.forward_flops import COUNTED, SIZES, counted_flops, reading_flops, token_flops
 from slm_ray.evaluate.serving import Serving, cache_bytes
 from slm_ray.models.extraction import extract
-from slm_ray.runtime import matmul
-from slm_ray.runtime.timing import Effort
+from slm_ray.runtime import hardware
+from slm_ray.runtime.hardware import Effort
 from tests.models import tiny
 
 QUICK = {"prompt_tokens": [8, 16], "batches": [1, 3], "least_runs": 2, "least_seconds": 0.0, "most_seconds": 0.1}
@@ -24,8 +24,8 @@ QUICK = {"prompt_tokens": [8, 16], "batches": [1, 3], "least_runs": 2, "least_se
 
 @pytest.fixture(autouse=True)
 def _small_products(monkeypatch):
-    monkeypatch.setitem(matmul._SIZES, "cpu", 128)
-    monkeypatch.setattr(matmul, "_EFFORT", Effort(warm_up=0, least_runs=3, least_seconds=0))
+    monkeypatch.setitem(hardware._MATMUL_SIZES, "cpu", 128)
+    monkeypatch.setattr(hardware, "_MATMUL_EFFORT", Effort(warm_up=0, least_runs=3, least_seconds=0))
 
 
 def loaded(model, *, bf16=False):

@@ -9,9 +9,9 @@ import pytest
 from slm_ray.evaluate import efficiency
 from slm_ray.evaluate.command import main as evaluate
 from slm_ray.evaluate.rating.command import main as rate
-from slm_ray.runtime import matmul
+from slm_ray.runtime import hardware
 from slm_ray.runtime.commands import run_command
-from slm_ray.runtime.timing import Effort
+from slm_ray.runtime.hardware import Effort
 from tests.evaluate.rating_run import save_ratings
 from tests.models import tiny
 from tests.search.tiny_run import make_tokenizer, sentences
@@ -21,7 +21,7 @@ from tests.search.tiny_run import make_tokenizer, sentences
 def place(tmp_path, monkeypatch):
     """Two models and two prompts; figures are taken from few runs."""
     monkeypatch.setattr(efficiency, "Effort", lambda: Effort(least_runs=2, least_seconds=0))
-    monkeypatch.setitem(matmul._SIZES, "cpu", 64)
+    monkeypatch.setitem(hardware._MATMUL_SIZES, "cpu", 64)
     tokenizer = make_tokenizer(sentences(40))
     for seed, name in enumerate(("a", "b")):
         tiny.tiny_model("llama", seed=seed, vocab_size=len(tokenizer)).save_pretrained(tmp_path / name)

@@ -11,7 +11,7 @@ import torch
 
 from slm_ray.pretrain import accounting
 from slm_ray.pretrain.accounting import UsageSampler, training_flops
-from slm_ray.runtime.memory import peak_memory_bytes
+from slm_ray.runtime.hardware import peak_memory_bytes
 
 
 def test_training_takes_three_forward_passes_or_four():

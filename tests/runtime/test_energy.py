@@ -11,31 +11,29 @@ from slm_ray.runtime.energy import Energy, EnergyMeter
 
 
 class FakeTracker:
-    """Measures 1 Wh on the processor, 2 on GPUs and 4 in memory, and can have any of codecarbon's parts."""
+    """Measures 1 Wh on the processor, 2 on GPUs and 4 in memory."""
 
-    parts: tuple[SimpleNamespace, ...] = ()
+    gpus: int | None = None
 
     def __init__(self, **options):
         assert not options["save_to_file"] and not options["save_to_api"]
-        self._hardware = []
 
     def start(self):
-        self._hardware = [SimpleNamespace(), *self.parts]
+        pass
 
     def stop(self):
-        self.final_emissions_data = SimpleNamespace(cpu_energy=1e-3, gpu_energy=2e-3, ram_energy=4e-3)
+        self.final_emissions_data = SimpleNamespace(
+            cpu_energy=1e-3, gpu_energy=2e-3, ram_energy=4e-3, gpu_count=self.gpus
+        )
 
 
-RAPL, LOAD, GPU = SimpleNamespace(_mode="intel_rapl"), SimpleNamespace(_mode="cpu_load"), SimpleNamespace(num_gpus=2)
-
-
-def _install(monkeypatch, *, rapl, nvml, parts):
+def _install(monkeypatch, *, rapl, nvml, gpus):
     def module(name, **contents):
         made = ModuleType(name)
         vars(made).update(contents)
         monkeypatch.setitem(sys.modules, name, made)
 
-    tracker = type("Tracker", (FakeTracker,), {"parts": parts})
+    tracker = type("Tracker", (FakeTracker,), {"gpus": gpus})
     module("codecarbon", OfflineEmissionsTracker=tracker)
     module("codecarbon.core")
     module("codecarbon.core.cpu", is_rapl_available=lambda: rapl)
@@ -49,16 +47,16 @@ def _measure(processor=True):
 
 
 @pytest.mark.parametrize(
-    ("rapl", "nvml", "parts", "processor", "joules", "counters"),
+    ("rapl", "nvml", "gpus", "processor", "joules", "counters"),
     [
-        (True, False, (RAPL,), True, 3600, ["processors"]),
-        (True, True, (RAPL, GPU), True, 3600 + 7200, ["processors", "GPUs"]),
-        (True, True, (RAPL, GPU), False, 7200, ["GPUs"]),
-        (False, True, (LOAD, GPU), True, 7200, ["GPUs"]),
+        (True, False, None, True, 3600, ["processors"]),
+        (True, True, 2, True, 3600 + 7200, ["processors", "GPUs"]),
+        (True, True, 2, False, 7200, ["GPUs"]),
+        (False, True, 2, True, 7200, ["GPUs"]),
     ],
 )
-def test_only_what_counters_measured_is_energy(monkeypatch, rapl, nvml, parts, processor, joules, counters):
-    _install(monkeypatch, rapl=rapl, nvml=nvml, parts=parts)
+def test_only_what_counters_measured_is_energy(monkeypatch, rapl, nvml, gpus, processor, joules, counters):
+    _install(monkeypatch, rapl=rapl, nvml=nvml, gpus=gpus)
     found = _measure(processor)
     assert found.joules == pytest.approx(joules)
     measured = found.source.removeprefix("measured: ").split(";")[0].split(", ")
@@ -66,17 +64,14 @@ def test_only_what_counters_measured_is_energy(monkeypatch, rapl, nvml, parts, p
     assert ("not counted: processors" in found.source) == (processor and "processors" not in counters)
 
 
-@pytest.mark.parametrize(
-    ("rapl", "nvml", "parts"),
-    [(False, False, (LOAD,)), (True, False, (LOAD,)), (False, True, (LOAD, SimpleNamespace(num_gpus=0)))],
-)
-def test_estimates_are_not_energy(monkeypatch, rapl, nvml, parts):
-    _install(monkeypatch, rapl=rapl, nvml=nvml, parts=parts)
+@pytest.mark.parametrize(("nvml", "gpus"), [(False, None), (True, 0)])
+def test_estimates_are_not_energy(monkeypatch, nvml, gpus):
+    _install(monkeypatch, rapl=False, nvml=nvml, gpus=gpus)
     assert _measure() == Energy(None, "unknown: no RAPL counter that may be read, no GPU with NVML")
 
 
 def test_one_worker_of_a_machine_counts_its_processors(monkeypatch):
-    _install(monkeypatch, rapl=True, nvml=False, parts=(RAPL,))
+    _install(monkeypatch, rapl=True, nvml=False, gpus=None)
     assert _measure(processor=False).joules is None
 
 

@@ -1,0 +1,319 @@
+"""The device that is computed on: which, how fast, how much memory it took, and who else was busy there."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import psutil
+import torch
+
+from slm_ray.config.errors import UserError
+
+
+def device_of(name: str, address: str | None = None) -> str:
+    """``cpu`` or ``cuda``, for ``auto``, ``cpu`` or ``cuda``.
+
+    Args:
+        name: As ``--device`` has it.
+        address: The Ray cluster that computes; its GPUs need not be where the command runs.
+
+    Raises:
+        UserError: ``cuda`` is given for this machine, which has no GPU.
+    """
+    if address and name == "cuda":
+        return name
+    has_gpu = torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
+        raise UserError("--device cuda is given, but this machine has no GPU that torch can use: give --device cpu")
+    return "cuda" if has_gpu and name != "cpu" else "cpu"
+
+
+# --- Time -------------------------------------------------------------------------------------------------------------
+
+_FEWEST_RUNS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How much is spent on one figure.
+
+    Attributes:
+        warm_up: Runs that are not counted.
+        least_runs: Runs that are counted, and …
+        least_seconds: … the time that they take together, at least; the longer of the two.
+        most_seconds: After that long, three runs are enough.
+    """
+
+    warm_up: int = 2
+    least_runs: int = 10
+    least_seconds: float = 1.0
+    most_seconds: float = 6.0
+
+    def is_enough(self, runs: int, seconds: float) -> bool:
+        """Whether so many runs that took so long are enough."""
+        wanted = runs >= self.least_runs and seconds >= self.least_seconds
+        return wanted or (seconds >= self.most_seconds and runs >= _FEWEST_RUNS)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has finished its queue."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """Wall time of one run, including what it queued on the device."""
+    synchronize(device)
+    start = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def time_runs(work: Callable[[], object], device: torch.device, effort: Effort) -> list[float]:
+    """Wall times in seconds of repeated runs of the same work, after a warm-up."""
+    spent = 0.0
+    for _ in range(effort.warm_up):
+        if spent < effort.most_seconds / 2:
+            spent += seconds_of(work, device)
+    times: list[float] = []
+    while not effort.is_enough(len(times), sum(times)):
+        times.append(seconds_of(work, device))
+    return times
+
+
+def distribution_ms(seconds: Sequence[float]) -> dict[str, float]:
+    """Median, 90th and 99th percentile (interpolated between runs), least and most, in milliseconds."""
+    values = 1e3 * np.asarray(seconds)
+    median, p90, p99 = (float(value) for value in np.percentile(values, (50, 90, 99)))
+    return {"median": median, "p90": p90, "p99": p99, "min": float(values.min()), "max": float(values.max())}
+
+
+class Neighbours:
+    """The share of the machine's CPUs that other processes use from one moment to another.
+
+    Figures that were taken on a busy machine say so.
+    """
+
+    def __init__(self) -> None:
+        """Start now."""
+        self._start = (time.monotonic(), _busy_seconds(), _own_seconds())
+
+    def share(self) -> float:
+        """Of all CPUs since the start, between 0 and 1."""
+        wall, busy, own = self._start
+        seconds = (time.monotonic() - wall) * (psutil.cpu_count() or 1)
+        others = (_busy_seconds() - busy) - (_own_seconds() - own)
+        return min(1.0, max(0.0, others / seconds)) if seconds > 0 else 0.0
+
+
+def _busy_seconds() -> float:
+    """CPU time that the whole machine has worked since it was started."""
+    times = psutil.cpu_times()
+    return float(times.user + times.system + getattr(times, "nice", 0.0) + getattr(times, "steal", 0.0))
+
+
+def _own_seconds() -> float:
+    times = os.times()
+    return times.user + times.system
+
+
+# --- Speed ------------------------------------------------------------------------------------------------------------
+
+# Large enough for full speed: on a processor all of it stays in the last-level cache.
+_MATMUL_SIZES = {"cpu": 1024, "cuda": 8192}
+_MATMUL_EFFORT = Effort(warm_up=2, least_runs=10, least_seconds=0.3, most_seconds=2.0)
+
+
+@torch.no_grad()
+def matmul_flops_per_second(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:
+    """FLOP/s of the fastest of several products of two square matrices: a floor of what the device can do.
+
+    Args:
+        device: Where it runs, with the threads that torch is set to.
+        dtype: Of the matrices.
+        size: Their side; by default what suits the device.
+    """
+    side = size or _MATMUL_SIZES.get(device.type, 1024)
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(side, side, generator=generator).to(device, dtype) for _ in range(2))
+    out = torch.empty_like(left)
+    if device.type == "cuda":
+        times = _event_times(left, right, out)
+    else:
+        times = time_runs(lambda: torch.mm(left, right, out=out), device, _MATMUL_EFFORT)
+    return 2 * side**3 / min(times)
+
+
+def _event_times(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> list[float]:
+    """Seconds between events on the GPU itself: what Python and the launch take is not part of its speed."""
+    for _ in range(_MATMUL_EFFORT.warm_up):
+        torch.mm(left, right, out=out)
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(_MATMUL_EFFORT.least_runs + 1)]
+    marks[0].record()
+    for mark in marks[1:]:
+        torch.mm(left, right, out=out)
+        mark.record()
+    torch.cuda.synchronize(left.device)
+    return [start.elapsed_time(end) / 1e3 for start, end in itertools.pairwise(marks)]
+
+
+# Peak dense matrix-multiplication FLOP/s by tensor type, from NVIDIA's data sheets (RTX 3090 and 4090: the GA102 and
+# AD102 white papers). Dense: half of the figures "with sparsity". "fp32" is without tensor cores, "tf32" with them;
+# fp16 and bf16 sum in fp32. The names are those of torch.cuda.get_device_name without the maker's words in front,
+# matched whole: a laptop's or a cut-up (MIG) device of a like name is another one.
+_H100_SXM = {"bf16": 989e12, "fp16": 989e12, "tf32": 494e12, "fp32": 67e12}
+_PEAKS: dict[str, dict[str, float]] = {
+    r"A100(-SXM4|-PCIE| )-?\d+GB( PCIe)?": {"bf16": 312e12, "fp16": 312e12, "tf32": 156e12, "fp32": 19.5e12},
+    r"H100 80GB HBM3": _H100_SXM,
+    r"H100 PCIe": {"bf16": 756e12, "fp16": 756e12, "tf32": 378e12, "fp32": 51e12},
+    r"H200": _H100_SXM,
+    r"A10G": {"bf16": 70e12, "fp16": 70e12, "tf32": 35e12, "fp32": 35e12},
+    r"L40S": {"bf16": 362e12, "fp16": 362e12, "tf32": 183e12, "fp32": 91.6e12},
+    r"L4": {"bf16": 121e12, "fp16": 121e12, "tf32": 60e12, "fp32": 30.3e12},
+    r"T4": {"fp16": 65e12, "fp32": 8.1e12},
+    r"V100-PCIE-\d+GB": {"fp16": 112e12, "fp32": 14e12},
+    r"V100-SXM2-\d+GB": {"fp16": 125e12, "fp32": 15.7e12},
+    r"RTX 4090": {"bf16": 165.2e12, "fp16": 165.2e12, "tf32": 82.6e12, "fp32": 82.6e12},
+    r"RTX 3090": {"bf16": 71e12, "fp16": 71e12, "tf32": 35.6e12, "fp32": 35.6e12},
+}
+_MAKERS_WORDS = re.compile(r"^(NVIDIA |Tesla |GeForce )+")
+
+
+def peak_flops(device_name: str, dtype: str) -> float | None:
+    """Peak dense matrix-multiplication FLOP/s of a GPU.
+
+    Args:
+        device_name: As ``torch.cuda.get_device_name`` gives it.
+        dtype: ``bf16``, ``fp16``, ``tf32`` or ``fp32``.
+
+    Returns:
+        FLOP/s, or None where the device or its speed in that type is not known.
+    """
+    name = _MAKERS_WORDS.sub("", device_name)
+    return next((peaks.get(dtype) for pattern, peaks in _PEAKS.items() if re.fullmatch(pattern, name)), None)
+
+
+def model_flops_utilization(
+    flops: float, seconds: float, device_name: str, dtype: str, num_devices: int
+) -> float | None:
+    """MFU (PaLM, arXiv 2204.02311, appendix B): a run's own FLOPs over what its devices could have done in that time.
+
+    Args:
+        flops: The model's own training FLOPs, without recomputation for activation checkpointing.
+        seconds: Wall time they took.
+        device_name: As ``torch.cuda.get_device_name`` gives it.
+        dtype: Of the matrix multiplications; see :func:`peak_flops`.
+        num_devices: How many devices shared the work.
+
+    Returns:
+        Between 0 and 1, or None where the peak is not known.
+    """
+    peak = peak_flops(device_name, dtype)
+    return flops / (seconds * peak * num_devices) if peak and seconds > 0 else None
+
+
+# --- Memory -----------------------------------------------------------------------------------------------------------
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_RESET_PEAK = "5"  # proc(5): sets VmHWM back to what is resident now
+_POLL_SECONDS = 0.001
+# How the peak is known; the record says which.
+KERNEL, POLLED, CUDA = "kernel high-water mark", "polled every millisecond", "torch.cuda.max_memory_allocated"
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has held at once (resident set)."""
+    try:
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def resident_bytes() -> int:
+    """The memory this process holds now (resident set)."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def reset_kernel_peak() -> bool:
+    """Set the kernel's high-water mark back to now; False where it cannot be (not Linux, or not allowed)."""
+    try:
+        _CLEAR.write_text(_RESET_PEAK)
+    except OSError:
+        return False
+    # Sandboxed kernels take the write and do nothing: the mark must be near what is held.
+    return peak_memory_bytes() <= resident_bytes() + (1 << 20)
+
+
+class PeakMemory:
+    """The most memory held inside a ``with`` block, above what was held as it began.
+
+    On a GPU: what torch has allocated there. On a processor: the kernel's high-water mark of resident memory, reset as
+    the block begins; where it cannot be reset, a thread that looks every millisecond.
+
+    Attributes:
+        bytes: The peak above the beginning; known after the block.
+        source: How it was measured.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Of a device: the processor, or a GPU."""
+        self._device = device
+        self.bytes, self.source = 0, CUDA if device.type == "cuda" else KERNEL
+        self._start = 0
+        self._poll: _Poll | None = None
+
+    def __enter__(self) -> PeakMemory:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._start = torch.cuda.memory_allocated(self._device)
+        elif reset_kernel_peak():
+            self._start = resident_bytes()
+        else:
+            self.source, self._start = POLLED, resident_bytes()
+            self._poll = _Poll()
+            self._poll.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+            peak = torch.cuda.max_memory_allocated(self._device)
+        else:
+            peak = self._poll.stop() if self._poll else peak_memory_bytes()
+        self.bytes = max(0, peak - self._start)
+
+
+class _Poll(threading.Thread):
+    """Remembers the largest resident set seen."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._over, self._most = threading.Event(), 0
+
+    def run(self) -> None:
+        while not self._over.wait(_POLL_SECONDS):
+            self._most = max(self._most, resident_bytes())
+
+    def stop(self) -> int:
+        self._over.set()
+        self.join()
+        return max(self._most, resident_bytes())
