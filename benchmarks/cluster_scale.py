@@ -214,7 +214,7 @@ def fetched(options: argparse.Namespace) -> dict[str, Any]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from slm_ray.runtime.home import open_home, sent_files
-    from slm_ray.runtime.localhost import on_localhost
+    from slm_ray.runtime.session import on_localhost
     from tests.runtime.nodes import Nodes
 
     with tempfile.TemporaryDirectory() as scratch:

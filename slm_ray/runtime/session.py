@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import sys
+import tempfile
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import psutil
+
 from slm_ray.config.errors import UserError, first_line
-from slm_ray.config.units import format_bytes
-from slm_ray.runtime.addresses import knock, split_address
 from slm_ray.runtime.commands import EXIT_USER_ERROR
 from slm_ray.runtime.environment import usable_cpus
-from slm_ray.runtime.home import open_home, sent_files
-from slm_ray.runtime.localhost import is_on_localhost, on_localhost
 from slm_ray.runtime.shared import sharing
 from slm_ray.runtime.storage import storage_of
 
@@ -46,6 +46,8 @@ _ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 _LOOK_EVERY_SECONDS = 0.5
 # Of silence before a cluster that was joined counts as lost; Ray itself waits 60 seconds and then kills the process.
 _PATIENCE_SECONDS = 20.0
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_HEAD_PROCESSES = ("gcs_server", "raylet")
 
 
 def default_workers(threads: int) -> int:
@@ -74,56 +76,121 @@ def ray_session(address: str | None, num_cpus: int, storage: str | None = None) 
         os.environ.setdefault(name, value)
     import ray
 
-    started_here = not ray.is_initialized()
-    shares = contextlib.ExitStack()
-    if started_here:
-        workers_have = shares.enter_context(sharing(storage_of(storage))) if address else {}
+    if ray.is_initialized():
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        workers_have = stack.enter_context(sharing(storage_of(storage))) if address else {}
         try:
             _start(ray, address, num_cpus, workers_have)
         except Exception as error:
             # Ray raises many types here (timeouts, connection errors, its own); each ends in one sentence.
-            where = (
-                f"the Ray cluster at {address} could not be joined"
+            where, fix = (
+                (f"the Ray cluster at {address} could not be joined", "check the address and that the cluster is up")
                 if address
-                else "Ray could not start on this machine"
-            )
-            fix = (
-                "check the address and that the cluster is up"
-                if address
-                else "see whether memory, /tmp and /dev/shm have room"
+                else ("Ray could not start on this machine", "see whether memory, /tmp and /dev/shm have room")
             )
             raise UserError(f"{where} ({first_line(error, 160)}): {fix}") from error
-    ended = threading.Event()
-    home = open_home() if started_here and address else None
-    if started_here:
-        is_alive = _head_answers(ray) if address else _head_runs(ray)
+        stack.callback(ray.shutdown)
+        ended = threading.Event()
+        stack.callback(ended.set)
+        is_alive = _head_answers(ray) if address else _head_runs()
         threading.Thread(target=_watch_head, args=(is_alive, ended), daemon=True, name="ray-head-watch").start()
+        yield
+
+
+def _start(ray: Any, address: str | None, num_cpus: int, workers_have: dict[str, str]) -> None:
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if workers_have:
+        common["runtime_env"] = {"env_vars": workers_have}
+    if address:
+        if place := split_address(address):  # Ray itself goes on trying for ten minutes and more
+            check_port(*place, seconds=10)
+        with on_localhost() if is_on_localhost(address) else contextlib.nullcontext():
+            ray.init(address=address, **common)
+        return
+    with on_localhost():
+        ray.init(
+            address="local", num_cpus=num_cpus, include_dashboard=False, object_store_memory=256 * 1024**2, **common
+        )
+
+
+# --- Addresses --------------------------------------------------------------------------------------------------------
+
+
+def split_address(address: str) -> tuple[str, int] | None:
+    """Host (an IPv6 one without its brackets) and port; None where an address is no such pair."""
+    host, _, port = address.rpartition(":")
+    return (host.strip("[]"), int(port)) if host and port.isdigit() else None
+
+
+def check_port(host: str, port: int, seconds: float) -> None:
+    """Make sure that somebody takes connections there.
+
+    Raises:
+        OSError: Nobody does within these seconds.
+    """
+    socket.create_connection((host, port), timeout=seconds).close()
+
+
+def is_on_localhost(address: str) -> bool:
+    """Whether a cluster's head takes connections at this machine's localhost and not at its own address.
+
+    Ray puts a machine's own address in the place of localhost, and would wait there for a minute.
+
+    Args:
+        address: ``host:port``, or ``auto`` for the cluster of this machine, which must be running.
+    """
+    place = split_address(_running_here() if address == "auto" else address)
+    if place is None or place[0] not in _LOOPBACK:
+        return False
+    try:
+        check_port(machine_address(), place[1], 3.0)
+    except OSError:
+        return True
+    return False
+
+
+def _running_here() -> str:
+    """The address of the cluster that runs on this machine, as ``ray start`` leaves it; empty without one."""
+    folder = Path(os.environ.get("RAY_TMPDIR") or ("/tmp" if sys.platform != "win32" else tempfile.gettempdir()))
+    with contextlib.suppress(OSError):
+        return os.environ.get("RAY_ADDRESS") or (folder / "ray" / "ray_current_cluster").read_text().strip()
+    return ""
+
+
+def machine_address() -> str:
+    """The address by which this machine is known to others; localhost without a network."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("8.8.8.8", 80))  # sends nothing: the system only picks the interface
+        return str(probe.getsockname()[0])
+    return "127.0.0.1"
+
+
+@contextlib.contextmanager
+def on_localhost() -> Iterator[None]:
+    """Inside the block, a node that is started or joins is known by localhost, and all its ports are bound there.
+
+    Ray reads this switch, RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER, when it is first imported, which may be long past; so what
+    it has read is changed, the one thing of Ray's insides that slm_ray touches.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
     try:
         yield
     finally:
-        ended.set()
-        if home is not None:
-            _say_sent(home)
-        shares.close()
-        if started_here:
-            ray.shutdown()
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
-def _say_sent(home: Any) -> None:
-    """One line for every folder that other machines were sent, in the end."""
-    sent = defaultdict[str, list[int]](list)
-    with contextlib.suppress(Exception):  # a cluster that is gone has nothing to say, and the run's own error has
-        for what, _, num_bytes in sent_files(home):
-            sent[what].append(num_bytes)
-    for what, each in sent.items():
-        machines = "1 machine" if len(each) == 1 else f"{len(each)} machines, once each"
-        print(f"sent {what} ({format_bytes(max(each))}) to {machines}", file=sys.stderr)
+# --- A head that dies -------------------------------------------------------------------------------------------------
 
 
-def _head_runs(ray: Any) -> Callable[[], bool]:
+def _head_runs() -> Callable[[], bool]:
     """Whether the head's processes that this one started still run."""
-    node = ray._private.worker._global_node
-    return lambda: not {"gcs_server", "raylet"} & {str(kind) for kind, _ in node.dead_processes()}
+    head = [child for child in psutil.Process().children() if child.name() in _HEAD_PROCESSES]
+    return lambda: all(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in head)
 
 
 def _head_answers(ray: Any) -> Callable[[], bool]:
@@ -135,7 +202,7 @@ def _head_answers(ray: Any) -> Callable[[], bool]:
         nonlocal last
         with contextlib.suppress(OSError):
             if place:
-                knock(*place, seconds=5)
+                check_port(*place, seconds=5)
             last = time.monotonic()
         return time.monotonic() - last < _PATIENCE_SECONDS
 
@@ -145,30 +212,12 @@ def _head_answers(ray: Any) -> Callable[[], bool]:
 def _watch_head(is_alive: Callable[[], bool], ended: threading.Event) -> None:
     """End the process in one sentence once Ray's head is gone; what waits for it waits for ever, or is aborted."""
     while not ended.wait(_LOOK_EVERY_SECONDS):
-        if not is_alive() and not ended.is_set():
-            print("\nerror: Ray's head has died: what was finished is kept; continue with --resume", file=sys.stderr)
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(EXIT_USER_ERROR)
-
-
-def _start(ray: object, address: str | None, num_cpus: int, workers_have: dict[str, str]) -> None:
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    if workers_have:
-        common["runtime_env"] = {"env_vars": workers_have}
-    if address:
-        if place := split_address(address):  # Ray itself goes on trying for ten minutes and more
-            knock(*place, seconds=10)
-        with on_localhost() if is_on_localhost(address) else contextlib.nullcontext():
-            ray.init(address=address, **common)  # type: ignore[attr-defined]
-        return
-    # Every port is bound to localhost; otherwise the address below becomes the machine's own, on all interfaces.
-    with on_localhost():
-        ray.init(  # type: ignore[attr-defined]
-            address="local",
-            num_cpus=num_cpus,
-            include_dashboard=False,
-            _node_ip_address="127.0.0.1",
-            object_store_memory=256 * 1024**2,
-            **common,
-        )
+        with contextlib.suppress(psutil.Error):
+            if is_alive() or ended.is_set():
+                continue
+        if ended.is_set():
+            return
+        print("\nerror: Ray's head has died: what was finished is kept; continue with --resume", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(EXIT_USER_ERROR)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slm_ray.runtime.localhost import on_localhost
+from slm_ray.runtime.session import on_localhost
 from tests.runtime import work
 from tests.runtime.nodes import Nodes
 from tests.search.tiny_run import Tiny, environment

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from slm_ray.config.errors import UserError
 from slm_ray.pretrain import storage
 from slm_ray.pretrain.checkpoints import CheckpointFolder
 from slm_ray.runtime import copies, deliveries, home
 from slm_ray.runtime.deliveries import outbox
 from slm_ray.runtime.home import home_of, pinned_to_home
-from slm_ray.runtime.session import ray_session
 from tests.runtime.elsewhere import Elsewhere
 
 
@@ -42,11 +40,6 @@ class TestWithoutACluster:
         with outbox(disk) as folder:
             assert folder == disk
         assert pinned_to_home(1) == {"num_cpus": 1}
-
-    def test_rays_client_is_refused_with_what_to_do_instead(self):
-        says = r"--address ray://head:10001 is Ray's client, .* with `ray job submit --working-dir . -- slm-ray …`"
-        with pytest.raises(UserError, match=says), ray_session("ray://head:10001", 1):
-            pass
 
 
 class TestOutbox:
