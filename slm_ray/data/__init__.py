@@ -1,7 +1,7 @@
 """Text in, packed tokens out: corpora, their split into parts by document, the token cache, and shards for training."""
 
 from slm_ray.data.config import DEFAULT_CORPUS
-from slm_ray.data.documents import Corpus, Document
+from slm_ray.data.corpus import Corpus, Document
 from slm_ray.data.load import load_corpus
 from slm_ray.data.order import SequenceOrder
 from slm_ray.data.prepare import prepare_shards

@@ -1,17 +1,17 @@
-"""Blocks of text: the unit that one task tokenises, packs and writes as a shard."""
+"""Blocks of text: the unit that one worker tokenises and packs, and that becomes a shard."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from slm_ray.data.documents import Document, with_text
-from slm_ray.data.pieces import split_text
-from slm_ray.data.split import part_of_digest, text_digest
+from slm_ray.data.corpus import Document, with_text
+from slm_ray.data.split import part_of_digest, split_text, text_digest
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -79,17 +79,38 @@ class PackedBlock:
     """The tokens of a block, one document behind the other.
 
     Attributes:
+        name: The block's.
         ids: int32 ``[tokens]``.
         starts: Where documents begin, int64, rising; a block may begin in the middle of one.
         num_bytes: UTF-8 bytes of the text.
     """
 
+    name: str
     ids: npt.NDArray[np.int32]
     starts: npt.NDArray[np.int64]
     num_bytes: int
 
 
-def pack_block(block: Iterable[Piece], tokenizer: Tokenizer, separator: int | None) -> PackedBlock:
+NamedBlock = tuple[str, list[Piece]]
+
+
+def block_packer(tokenizer: str, separator: int | None, *, own_process: bool) -> Callable[[NamedBlock], PackedBlock]:
+    """The function of a worker: it tokenises and packs a block.
+
+    Args:
+        tokenizer: As JSON, so that workers on any machine load it once each.
+        separator: The id behind each document, if there is one.
+        own_process: A worker has one core, so the tokenizer gets one thread.
+    """
+    if own_process:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    from tokenizers import Tokenizer
+
+    backend = Tokenizer.from_str(tokenizer)
+    return lambda block: pack_block(*block, backend, separator)
+
+
+def pack_block(name: str, block: Iterable[Piece], tokenizer: Tokenizer, separator: int | None) -> PackedBlock:
     """Tokenise a block and put the separator, if there is one, behind each document.
 
     A document of no tokens leaves nothing behind.
@@ -112,7 +133,7 @@ def pack_block(block: Iterable[Piece], tokenizer: Tokenizer, separator: int | No
             expected &= not piece.ends
             arrays.append(np.array(ids, dtype=np.int32))
             filled += len(ids)
-    return PackedBlock(np.concatenate(arrays), np.array(starts, dtype=np.int64), num_bytes)
+    return PackedBlock(name, np.concatenate(arrays), np.array(starts, dtype=np.int64), num_bytes)
 
 
 def _batches(block: Iterable[Piece]) -> Iterator[list[Piece]]:

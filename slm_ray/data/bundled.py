@@ -14,7 +14,7 @@ from typing import Any
 
 from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError
-from slm_ray.data.documents import Corpus, Document, digest_texts
+from slm_ray.data.corpus import Corpus, Document, digest_texts
 from slm_ray.records.files import cache_folder, read_json, write_json
 from slm_ray.runtime.progress import Console
 

@@ -1,17 +1,24 @@
-"""From the name of a corpus to the corpus."""
+"""From the name of a corpus to the corpus: bundled, a local file or folder, or a dataset on the Hugging Face hub."""
 
 from __future__ import annotations
 
 import difflib
+import re
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from slm_ray.config.errors import UserError, nearest
 from slm_ray.data.bundled import BUNDLED, bundled_corpus
-from slm_ray.data.documents import Corpus
-from slm_ray.data.hub import hub_corpus, is_hub_id
-from slm_ray.data.local import is_supported, local_corpus
+from slm_ray.data.corpus import Corpus, Document
+from slm_ray.data.fields import Fields
+from slm_ray.data.files import is_supported, local_corpus
 from slm_ray.records.files import explain_os_error
 from slm_ray.runtime.progress import Console
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.+-]+)?", re.ASCII)
+_HUB_SECONDS = 10.0  # for the hub's first answer
 
 
 def load_corpus(
@@ -23,9 +30,9 @@ def load_corpus(
 
     Args:
         name: ``python-docs``, ``python-docs-full``, a path, ``owner/name`` or ``owner/name:config``.
-        text_field: The field of records (JSON, CSV, Parquet, hub) that holds the text.
-        console: Where to say that something takes long.
-        domain_field: The field of local records that names the domain of each, where it is asked for.
+        text_field: The field of records (JSON, CSV, Parquet, Arrow, hub) that holds the text.
+        console: Where to print that something takes long.
+        domain_field: The field of local records that names the domain of each, where one is read.
 
     Raises:
         UserError: There is no such corpus, it is empty, or its first record has no text field.
@@ -39,6 +46,13 @@ def load_corpus(
     return corpus
 
 
+def is_on_hub(name: str) -> bool:
+    """Whether a name is taken for a hub dataset's, ``owner/name`` or ``owner/name:config``, and not for a path."""
+    path = Path(name).expanduser()
+    is_path = name.startswith((".", "/", "~")) or is_supported(path) or path.exists() or path.parent.is_dir()
+    return bool(_HUB_ID.fullmatch(name)) and not is_path
+
+
 def _other_corpus(name: str, text_field: str, domain_field: str | None) -> Corpus:
     path = Path(name).expanduser()
     try:
@@ -47,15 +61,16 @@ def _other_corpus(name: str, text_field: str, domain_field: str | None) -> Corpu
         raise explain_os_error(error, f"reading {path}") from error
     if exists:
         return local_corpus(name, path, text_field, domain_field)
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or is_supported(path):
-        raise _no_such_path(path)
-    if is_hub_id(name):
+    if is_on_hub(name):
         if domain_field is not None:
             raise UserError(
                 f"--domain-field {domain_field} needs a corpus that can be gone through, and {name} is a stream: give "
                 "its configurations one by one, as --data NAME=owner/name:config"
             )
+        _check_hub(name)
         return hub_corpus(name, text_field)
+    if "/" in name or name.startswith((".", "~")) or is_supported(path):
+        raise _no_such_path(path)
     raise UserError(
         f"unknown corpus '{name}': {nearest(name, BUNDLED)}; or give a local file or folder, or a hub dataset "
         "as owner/name"
@@ -70,4 +85,54 @@ def _no_such_path(path: Path) -> UserError:
     close = difflib.get_close_matches(path.name, siblings, n=1)
     return UserError(
         f"{path} does not exist: " + (f"did you mean '{path.with_name(close[0])}'?" if close else "check the path")
+    )
+
+
+def hub_corpus(name: str, text_field: str) -> Corpus:
+    """The ``train`` split of a dataset on the hub, read as a stream; code in the dataset's repository is never run.
+
+    Args:
+        name: ``owner/name`` or ``owner/name:config``.
+        text_field: The column that holds the text.
+    """
+    return Corpus(name, partial(_hub_documents, name, text_field), text_field)
+
+
+def _hub_documents(name: str, text_field: str) -> Iterator[Document]:
+    fields = Fields(text_field)
+    for number, record in enumerate(_hub_records(name), start=1):
+        yield fields.document(record, f"record {number} of '{name}'", f"{name}:{number}")
+
+
+def _check_hub(name: str) -> None:
+    """Ask the hub once whether it has a dataset: ``datasets`` tries for half a minute where there is no network.
+
+    Raises:
+        UserError: It has not, or does not answer.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().dataset_info(name.partition(":")[0], timeout=_HUB_SECONDS)
+    except Exception as error:  # of the HTTP library, the hub's own, or that it must not be asked
+        raise _cannot_read(name, error) from error
+
+
+def _hub_records(name: str) -> Iterator[Any]:
+    dataset_id, _, config = name.partition(":")
+    # What `datasets` raises depends on its version and on the HTTP library below it, so any failure of it counts.
+    try:
+        import datasets
+
+        yield from datasets.load_dataset(dataset_id, config or None, split="train", streaming=True)
+    except Exception as error:
+        raise _cannot_read(name, error) from error
+
+
+def _cannot_read(name: str, error: Exception) -> UserError:
+    reason = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
+    return UserError(
+        f"cannot read '{name}' from the Hugging Face hub ({reason.rstrip('.')}), and no local path of that name "
+        "exists: check the name (owner/name or owner/name:config) and the network, or give a local file or folder, or "
+        "python-docs"
     )

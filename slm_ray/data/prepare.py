@@ -1,91 +1,344 @@
-"""Making the shards that are trained on: a corpus tokenised and packed in parallel by Ray Data."""
+"""Making the shards that are trained on: a corpus tokenised and packed in parallel.
+
+This process reads the corpus and cuts it into blocks, workers tokenise and pack them, and this process writes each as a
+shard, in a work folder that takes its final name when it is complete. What is finished there is not made again.
+"""
 
 from __future__ import annotations
 
+import functools
+import itertools
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import JsonValue
 
 from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError
-from slm_ray.data.block_maker import BlockMaker, make_plan
-from slm_ray.data.documents import Corpus
+from slm_ray.data.blocks import WHOLE, NamedBlock, PackedBlock, block_packer, cut_blocks
+from slm_ray.data.corpus import Corpus
 from slm_ray.data.sample import check_request
-from slm_ray.data.shard_work import complete, discard, is_complete, locked, take_name
-from slm_ray.data.shards import TokenShards
-from slm_ray.data.tokenizers import load_tokenizer, tokenizer_digest
-from slm_ray.runtime.progress import Console
+from slm_ray.data.shards import IDS, REMEDY, STARTS, TokenShards, write_manifest, write_shard
+from slm_ray.data.split import share_of_part
+from slm_ray.data.tokenizers import load_tokenizer, plain_backend, tokenizer_digest, vocab_size_of
+from slm_ray.records.base import parse_record
+from slm_ray.records.data import PreparedBlock, Shard, ShardManifest, read_sealed
+from slm_ray.records.files import explain_os_error, fsync_folder, read_json, write_json
+from slm_ray.runtime.fan_out import FanOut
+from slm_ray.runtime.locks import held
+from slm_ray.runtime.progress import Console, Progress
 
-_FORMAT = 2  # raise it when the choice of documents, their packing or the files change
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_FORMAT = 3  # raise it when the choice of documents, their packing or the files change
+_LOCK_FILE = ".lock"
+_BYTES_PER_TOKEN = 4  # of English and of code, with the tokenizers of today; for estimates only
+_SPARE = 1.25  # how much more than seems needed is chosen
+_ENOUGH_OF_A_PART = 0.5  # from here on it is simpler, and hardly slower, to take the whole part
+_BLOCKS, _LEAST_BLOCK_BYTES, _LARGEST_BLOCK_BYTES = 32, 1 << 18, 1 << 23
+_REST_SEQUENCES = 4096  # in a shard of left-overs
 
 
 def prepare_shards(
-    corpus: Corpus,
-    tokenizer_folder: Path,
-    part: str,
-    *,
-    sequence_length: int,
-    num_tokens: int | None,
-    cache: Path,
-    console: Console,
-    workers: int,
-) -> TokenShards:
+    corpus: Corpus, tokenizer: Any, part: str, *, sequence_length: int, num_tokens: int | None, cache: Path,
+    console: Console, workers: int,
+) -> TokenShards:  # fmt: skip
     """Tokenise a part of a corpus and pack its documents, one behind the other, into shards of sequences.
 
     The shards are found again in the cache by what they are made from. A preparation that was killed goes on behind its
-    last finished shard. Each worker holds one block of text at a time, whatever the size of the corpus, and what comes
-    out is the same for any number of workers. Ray must have been started by the caller.
+    last finished shard. Memory is held for one block of text per worker, whatever the size of the corpus, and the
+    result is the same for any number of workers. Ray must have been started by the caller if there are workers.
 
     Args:
         corpus: Where the text comes from.
-        tokenizer_folder: A folder with a fast tokenizer; its EOS, if it has one, ends each document.
+        tokenizer: A fast tokenizer, or the folder of one; its EOS, if it has one, ends each document.
         part: ``calibration``, ``train`` or ``held_out``.
         sequence_length: Tokens per sequence, at least 2.
         num_tokens: At least so many tokens, where the part has them: of a corpus at hand a fair sample of its
             documents, of a remote stream its beginning. None takes the whole part.
-        cache: The folder of all cached tokens; on a cluster, one that every node sees.
-        console: Where to say how far it is.
-        workers: Tasks at once, each with one CPU.
-
-    Returns:
-        The shards.
+        cache: The folder of all cached tokens.
+        console: Where to show progress.
+        workers: Processes at once, each with one CPU; 0 works in this one, without Ray.
 
     Raises:
         UserError: The part has not one sequence, a size or the part's name is wrong, or a file cannot be read or
             written.
     """
     check_request(part, num_tokens, sequence_length)
-    tokenizer = load_tokenizer(tokenizer_folder, local=True)
+    if isinstance(tokenizer, Path):
+        tokenizer = load_tokenizer(tokenizer, local=True)
     plan = make_plan(corpus, part, num_tokens, sequence_length)
-    made_from = {
-        "corpus": corpus.identity,
-        "tokenizer": tokenizer_digest(tokenizer),
-        "separator": tokenizer.eos_token_id,
-        "part": part,
-        "num_tokens": plan.num_tokens,
-        "sequence_length": sequence_length,
-    }
+    made_from: dict[str, JsonValue] = {
+        "corpus": corpus.identity, "tokenizer": tokenizer_digest(tokenizer), "separator": tokenizer.eos_token_id,
+        "part": part, "num_tokens": plan.num_tokens, "sequence_length": sequence_length,
+    }  # fmt: skip
     final = cache / f"{part}-shards-{digest_json({'format': _FORMAT, **made_from})}"
     if (found := _find(final, console)) is not None:
         return found
     work = cache / f".{final.name}.work"
-    with locked(work, console):
+    waits = f"another process prepares the same shards in {work}: waiting for it"
+    with held(work / _LOCK_FILE, lambda: console.line(waits)):
         if final.exists():  # another process was quicker
-            discard(work)
-        elif is_complete(work):
+            _discard(work)
+        elif (work / ShardManifest.FILE).exists():  # killed at the very end
             take_name(work, final)
         else:
-            maker = BlockMaker(corpus, plan, made_from, tokenizer, work, console, workers)
-            names = maker.make_blocks()
-            complete(work, final, names, maker.backend, maker.about())
+            _Preparation(corpus, plan, plain_backend(tokenizer), made_from, work, console, workers).run()
+            take_name(work, final)
     return TokenShards.open(final)
 
 
 def _find(final: Path, console: Console) -> TokenShards | None:
-    """Shards that are there already; damaged ones are said and removed."""
+    """Shards that are there already; damaged ones are reported and removed."""
     if not final.exists():
         return None
     try:
         return TokenShards.open(final)
     except UserError as error:
         console.line(f"{error}: making them again")
-        discard(final)
+        _discard(final)
         return None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of a corpus is taken, and in what portions; the number of workers has no part in it.
+
+    Attributes:
+        num_tokens: Tokens wanted, as whole sequences; None for the whole part.
+        high: The end of the selection keys of the first round.
+        expected_tokens: About how many tokens that gives; 0 when it cannot be known.
+        block_bytes: Size of a block of text.
+    """
+
+    num_tokens: int | None
+    high: int
+    expected_tokens: float
+    block_bytes: int
+
+
+def make_plan(corpus: Corpus, part: str, num_tokens: int | None, sequence_length: int) -> Plan:
+    """Decide how much of a part is taken; sizes on the disk stand for tokens, so this costs next to nothing.
+
+    Args:
+        corpus: Where the text comes from.
+        part: One of :data:`slm_ray.data.split.PARTS`.
+        num_tokens: Tokens wanted; None for the whole part.
+        sequence_length: Tokens per sequence.
+
+    Raises:
+        UserError: A file of the corpus cannot be looked at.
+    """
+    if num_tokens is not None:
+        num_tokens = -(-num_tokens // sequence_length) * sequence_length
+    if not corpus.is_finite:
+        expected, high = float(num_tokens or 0), WHOLE
+    else:
+        whole_part = corpus.num_bytes * share_of_part(part) / _BYTES_PER_TOKEN
+        share = 1.0 if num_tokens is None else _SPARE * num_tokens / max(whole_part, 1)
+        if share >= _ENOUGH_OF_A_PART:
+            num_tokens, share = None, 1.0
+        expected, high = share * whole_part, int(share * WHOLE)
+    block_bytes = int(expected) * _BYTES_PER_TOKEN // _BLOCKS or _LARGEST_BLOCK_BYTES
+    return Plan(num_tokens, high, expected, min(max(block_bytes, _LEAST_BLOCK_BYTES), _LARGEST_BLOCK_BYTES))
+
+
+def _next_high(high: int, found: int, wanted: int) -> int:
+    """A wider choice of documents when the first one gave too few tokens."""
+    share = high / WHOLE * min(max(_SPARE * wanted / max(found, 1), _SPARE), 16.0)
+    return WHOLE if share >= _ENOUGH_OF_A_PART else int(share * WHOLE)
+
+
+class _Preparation:
+    """Makes the shards of one folder, in rounds over a corpus or along a stream."""
+
+    def __init__(
+        self, corpus: Corpus, plan: Plan, backend: Tokenizer, made_from: Mapping[str, JsonValue], work: Path,
+        console: Console, workers: int,
+    ) -> None:  # fmt: skip
+        self.corpus, self.plan, self.backend, self.work, self.workers = corpus, plan, backend, work, workers
+        self.made_from = made_from
+        self.part: Any = made_from["part"]
+        self.length: Any = made_from["sequence_length"]
+        self.separator: Any = made_from["separator"]
+        self.progress = Progress(console, f"preparing {self.part} tokens", plan.expected_tokens, "tokens")
+
+    def run(self) -> None:
+        """Make the blocks that are not there yet, then the shards of their left-overs and the manifest.
+
+        Raises:
+            UserError: Reading or writing fails, or they are less than one sequence.
+        """
+        make = functools.partial(block_packer, self.backend.to_str(), self.separator, own_process=bool(self.workers))
+        fan_out = FanOut[NamedBlock, PackedBlock](make, self.workers, name="tokenizing worker")
+        with fan_out:
+            blocks = self._rounds(fan_out) if self.corpus.is_finite else self._stream(fan_out)
+        found = sum(block.num_tokens for block in blocks)
+        if found < self.length:
+            _discard(self.work)
+            raise UserError(
+                f"the {self.part} part of the corpus '{self.corpus.name}' has {found:,} tokens, less than one sequence "
+                f"of {self.length:,}: give more text, or a smaller --sequence-length"
+            )
+        self._complete(blocks)
+        self.progress.finish(f"{found:,} tokens")
+
+    def _rounds(self, fan_out: FanOut[NamedBlock, PackedBlock]) -> list[PreparedBlock]:
+        """Blocks of a corpus at hand: a choice of documents, and wider ones until there are enough tokens."""
+        wanted, blocks, low, high = self.plan.num_tokens, list[PreparedBlock](), 0, self.plan.high
+        for number in itertools.count():
+            done = self.work / f"round-{number}.json"
+            if not done.exists():
+                self._make_blocks(fan_out, number, low, high)
+                write_json(done, {"low": low, "high": high})
+            blocks += self._finished(number)
+            found = sum(block.num_tokens for block in blocks)
+            if high == WHOLE or wanted is None or found >= wanted:
+                break
+            low, high = high, _next_high(high, found, wanted)
+        return blocks
+
+    def _stream(self, fan_out: FanOut[NamedBlock, PackedBlock]) -> list[PreparedBlock]:
+        """The first blocks of a stream that have enough tokens together; it is read no further than seems needed."""
+        wanted = self.plan.num_tokens
+        limit = None if wanted is None else int(_SPARE * _BYTES_PER_TOKEN * wanted)
+        while True:
+            self._make_blocks(fan_out, 0, 0, WHOLE, limit)
+            blocks = self._finished(0)
+            ends = list(itertools.accumulate(block.num_tokens for block in blocks))
+            if wanted is None or limit is None:
+                return blocks
+            enough = next((number for number, end in enumerate(ends, start=1) if end >= wanted), None)
+            if enough is not None or sum(block.num_bytes for block in blocks) < limit:
+                return blocks[:enough]
+            limit *= 2
+
+    def _finished(self, round: int) -> list[PreparedBlock]:
+        """A round's finished blocks, in the order of the corpus."""
+        paths = sorted(self.work.glob(f"shard-{round}-*.json"))
+        return [parse_record(PreparedBlock, read_json(path), str(path)) for path in paths]
+
+    def _make_blocks(
+        self, fan_out: FanOut[NamedBlock, PackedBlock], round: int, low: int, high: int, limit: int | None = None
+    ) -> None:
+        """Make one round's blocks that are not there."""
+        for _, packed in fan_out.run(self._missing(round, low, high, limit)):
+            self._write(packed)
+            self._show(len(packed.ids))
+
+    def _missing(self, round: int, low: int, high: int, limit: int | None) -> Iterator[NamedBlock]:
+        blocks = cut_blocks(self.corpus.read(), self.part, low, high, self.plan.block_bytes, limit)
+        for number, block in enumerate(blocks):
+            name = f"shard-{round}-{number:07d}"
+            if (path := self.work / f"{name}.json").exists():
+                self._show(parse_record(PreparedBlock, read_json(path), str(path)).num_tokens)
+            else:
+                yield name, block
+
+    def _show(self, num_tokens: int) -> None:
+        done = self.progress.done + num_tokens
+        if self.progress.total:
+            self.progress.total = max(self.progress.total, done)
+        self.progress.update(done)
+
+    def _write(self, packed: PackedBlock) -> None:
+        """Write a block's whole sequences as a shard, and keep what is left over in the block's record."""
+        num_sequences = len(packed.ids) // self.length
+        end = num_sequences * self.length
+        shard = None
+        if num_sequences:
+            rows = packed.ids[:end].reshape(num_sequences, self.length)
+            shard = write_shard(self.work, packed.name, rows, packed.starts[packed.starts < end])
+        block = PreparedBlock(
+            shard=shard, num_tokens=len(packed.ids), num_bytes=packed.num_bytes, rest=tuple(packed.ids[end:].tolist()),
+            rest_starts=tuple((packed.starts[packed.starts >= end] - end).tolist()),
+        )  # fmt: skip
+        write_json(self.work / f"{packed.name}.json", block.to_json())
+
+    def _complete(self, blocks: list[PreparedBlock]) -> None:
+        """Make the finished blocks a folder of shards; the last tokens, which fill no sequence, are left out."""
+        rest = _Rest(self.work, self.length)
+        for block in blocks:
+            rest.add(block)
+        left_out = [id for id in rest.flush() if id != self.separator]
+        num_bytes = sum(block.num_bytes for block in blocks)
+        num_bytes -= len(self.backend.decode(left_out, skip_special_tokens=False).encode())
+        shards = [block.shard for block in blocks if block.shard is not None] + rest.shards
+        write_manifest(
+            self.work, shards, sequence_length=self.length, num_bytes=num_bytes, separator=self.separator,
+            vocab_size=vocab_size_of(self.backend), part=self.part, corpus=self.corpus.name,
+            corpus_digest=self.corpus.digest, tokenizer_digest=str(self.made_from["tokenizer"]),
+            made_from=self.made_from,
+        )  # fmt: skip
+
+
+class _Rest:
+    """The tokens that blocks leave over, packed one behind the other into shards of their own."""
+
+    def __init__(self, folder: Path, sequence_length: int) -> None:
+        self.folder, self.length = folder, sequence_length
+        self.shards: list[Shard] = []
+        self._ids: list[int] = []
+        self._starts: list[int] = []
+        self._continued: set[int] = set()
+
+    def add(self, block: PreparedBlock) -> None:
+        """Append what a block left over; it begins anew even in the middle of a document."""
+        begin, starts = len(self._ids), block.rest_starts
+        if block.rest and (not starts or starts[0] != 0):
+            self._starts.append(begin)
+            self._continued.add(begin)
+        self._starts += [begin + start for start in starts]
+        self._ids += block.rest
+        if len(self._ids) >= _REST_SEQUENCES * self.length:
+            self.flush()
+
+    def flush(self) -> list[int]:
+        """Write the whole sequences; give the tokens that do not fill one."""
+        num_sequences = len(self._ids) // self.length
+        end = num_sequences * self.length
+        if num_sequences:
+            rows = np.array(self._ids[:end], dtype=np.int32).reshape(num_sequences, self.length)
+            starts = [start for start in self._starts if start < end]
+            name = f"shard-rest-{len(self.shards):05d}"
+            shard = write_shard(self.folder, name, rows, np.array(starts, dtype=np.int64))
+            documents = shard.num_documents - len(self._continued.intersection(starts))
+            self.shards.append(shard.model_copy(update={"num_documents": documents}))
+        self._ids = self._ids[end:]
+        self._continued = {start - end for start in self._continued if start >= end}
+        self._starts = [start - end for start in self._starts if start >= end]
+        return self._ids
+
+
+def take_name(work: Path, final: Path) -> None:
+    """Remove what only the work needed, and rename the folder.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    manifest = read_sealed(work, ShardManifest, REMEDY)
+    kept = {f"{shard.name}{kind}" for shard in manifest.shards for kind in (IDS, STARTS)}
+    try:
+        for path in work.iterdir():
+            if path.name not in kept | {ShardManifest.FILE, _LOCK_FILE}:
+                path.unlink()
+        work.rename(final)
+        fsync_folder(final.parent)
+        (final / _LOCK_FILE).unlink(missing_ok=True)
+    except OSError as error:
+        raise explain_os_error(error, f"writing {final}") from error
+
+
+def _discard(folder: Path) -> None:
+    """Remove a folder and all in it, if it is there."""
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise explain_os_error(error, f"deleting {folder}") from error

@@ -11,10 +11,9 @@ from pydantic import JsonValue
 
 from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError, unknown_name
-from slm_ray.data.documents import Corpus
-from slm_ray.data.pieces import sample_part
+from slm_ray.data.corpus import Corpus
 from slm_ray.data.shards import TokenShards, write_shards
-from slm_ray.data.split import PARTS
+from slm_ray.data.split import PARTS, sample_part
 from slm_ray.data.tokenizers import plain_backend, tokenizer_digest, vocab_size_of
 from slm_ray.records.files import cache_folder
 from slm_ray.runtime.progress import Console

@@ -29,7 +29,7 @@ from slm_ray.runtime.progress import Console, Progress
 IDS, STARTS = ".ids.npy", ".starts.npy"
 # Every mapped file costs a file descriptor, of which a process often has 1,024.
 _MAPPED_FILES = 128
-_REMEDY = "delete the folder and prepare it again"
+REMEDY = "delete the folder and prepare it again"
 
 Ids = npt.NDArray[np.int32]
 Starts = npt.NDArray[np.int64]
@@ -63,7 +63,7 @@ class TokenShards:
         Raises:
             UserError: There is no manifest, it is not what was written, or a shard is missing or cut short.
         """
-        manifest = read_sealed(folder, ShardManifest, _REMEDY)
+        manifest = read_sealed(folder, ShardManifest, REMEDY)
         check_inside([shard.name for shard in manifest.shards], folder / ShardManifest.FILE)
         for shard in manifest.shards:
             for kind, file in ((IDS, shard.ids), (STARTS, shard.starts)):
@@ -71,7 +71,7 @@ class TokenShards:
                 found = path.stat().st_size if path.is_file() else None
                 if found != file.bytes:
                     state = "is missing" if found is None else f"has {found:,} bytes instead of {file.bytes:,}"
-                    raise UserError(f"the shard {path} {state}: {_REMEDY}")
+                    raise UserError(f"the shard {path} {state}: {REMEDY}")
         return cls(folder, manifest)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -8,9 +8,8 @@ from typing import Any
 
 from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError
-from slm_ray.data.documents import Corpus
-from slm_ray.data.pieces import sample_part
-from slm_ray.data.split import TRAIN
+from slm_ray.data.corpus import Corpus
+from slm_ray.data.split import TRAIN, sample_part
 from slm_ray.records.files import whole_folder
 from slm_ray.runtime.progress import Console
 

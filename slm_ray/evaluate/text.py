@@ -19,8 +19,8 @@ from slm_ray.data import (
     tokenizer_digest,
     write_shards,
 )
-from slm_ray.data.domains import split_domains
-from slm_ray.data.pieces import sample_part
+from slm_ray.data.corpus import split_domains
+from slm_ray.data.split import sample_part
 from slm_ray.evaluate.config import WHOLE
 from slm_ray.evaluate.documents import prefix_id, tokenise, write_documents
 from slm_ray.records.files import cache_folder

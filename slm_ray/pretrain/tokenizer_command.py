@@ -13,10 +13,9 @@ from slm_ray.config.errors import UserError, unknown_name
 from slm_ray.config.options import add_command_flags, at_least, load_config, option
 from slm_ray.config.parser import Parser
 from slm_ray.data.config import DEFAULT_CORPUS
-from slm_ray.data.documents import Corpus
+from slm_ray.data.corpus import Corpus
 from slm_ray.data.load import load_corpus
-from slm_ray.data.pieces import sample_part
-from slm_ray.data.split import HELD_OUT
+from slm_ray.data.split import HELD_OUT, sample_part
 from slm_ray.data.tokenizer_extension import ExtendedTokenizer, extend_tokenizer, match_extension
 from slm_ray.data.tokenizer_training import text_sample, train_tokenizer
 from slm_ray.records.files import cache_folder, read_json, whole_folder, write_json, write_text

@@ -11,8 +11,7 @@ from slm_ray.config.errors import UserError
 from slm_ray.config.units import format_bytes, format_count, format_seconds
 from slm_ray.data import load_corpus
 from slm_ray.data.bundled import BUNDLED
-from slm_ray.data.hub import is_hub_id
-from slm_ray.data.local import is_supported
+from slm_ray.data.load import is_on_hub
 from slm_ray.models.precision import measure_precision
 from slm_ray.models.teacher_sizes import TeacherSizes, look_up_teacher
 from slm_ray.records.architecture import Architecture
@@ -224,11 +223,9 @@ def check_text(name: str, text_field: str) -> str:
     Raises:
         UserError: There is none, it is empty, or its first record lacks the text field.
     """
-    path = Path(name).expanduser()
     if name in BUNDLED:
         return f"{name}: made from this Python's own documentation"
-    on_hub = is_hub_id(name) and not path.exists() and not is_supported(path) and name[0] not in ".~"
-    if on_hub:
+    if is_on_hub(name):
         return f"{name}: on the hub, not looked at"
     load_corpus(name, text_field)
     return f"{name}: local; its first document is readable"

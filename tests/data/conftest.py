@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from slm_ray.data import Corpus, Document
-from slm_ray.data.documents import digest_texts
+from slm_ray.data.corpus import digest_texts
 
 _WORDS = "the of a search student teacher layer head neuron budget token loss é 注意 → trains keeps drops".split()
 

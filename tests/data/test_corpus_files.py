@@ -9,7 +9,7 @@ from pyarrow import parquet
 
 from slm_ray.config.errors import UserError
 from slm_ray.data import load_corpus, summarise_parts
-from slm_ray.data.text_files import LARGE_TEXT_CHARACTERS
+from slm_ray.data.files import LARGE_TEXT_CHARACTERS
 
 COMPRESS = {
     ".gz": gzip.compress,
@@ -57,10 +57,17 @@ def test_csv_and_tsv(tmp_path, delimiter, name):
     assert read(tmp_path / name) == TEXTS
 
 
-def test_parquet(tmp_path):
+@pytest.mark.parametrize("kind", ["parquet", "stream", "file"])
+def test_tables(tmp_path, kind):
     texts = [f"row {number}" for number in range(600)]
-    parquet.write_table(pyarrow.table({"n": list(range(600)), "text": texts}), tmp_path / "a.parquet")
-    assert read(tmp_path / "a.parquet") == texts
+    table = pyarrow.table({"n": list(range(600)), "text": texts})
+    path = tmp_path / ("a.parquet" if kind == "parquet" else "a.arrow")
+    if kind == "parquet":
+        parquet.write_table(table, path)
+    else:
+        with (pyarrow.ipc.new_stream if kind == "stream" else pyarrow.ipc.new_file)(str(path), table.schema) as writer:
+            writer.write_table(table)
+    assert read(path) == texts
 
 
 @pytest.mark.parametrize("ending", COMPRESS)
@@ -143,17 +150,20 @@ def test_bytes_that_are_no_utf8_are_found_and_the_fix_is_said(tmp_path):
     "name, content, said",
     [
         ("a.jsonl", '{"text": "a"}\n{"text": \n', "a.jsonl, line 2 is not JSON (Expecting value"),
+        ("a.jsonl", '{"txt": "b"}\n', "a.jsonl, line 1 has no field 'text': did you mean 'txt'? (valid: txt)"),
         (
             "a.jsonl",
             '{"text": "a"}\n{"txt": "b"}\n',
-            "a.jsonl, line 2 has no field 'text': did you mean 'txt'? (valid: txt)",
+            "a.jsonl, line 2 has no field 'text', which those before it have: mend or remove it",
         ),
+        ("a.jsonl", '{"text": "a"}\n{"text": 7}\n', "line 2: field 'text' must hold text, got int: mend or remove it"),
         ("a.jsonl", '{"text": 5}\n', "line 1: field 'text' must hold text, got int"),
         ("a.jsonl", "5\n", "line 1 must be an object with a field 'text' or a string, got int"),
         ("a.json", '[{"text": "a"},\n{"text"}]', "is not a JSON list (Expecting ':' delimiter, line 2"),
-        ("a.json", '["a", {"body": "b"}]', "record 2 has no field 'text': valid: body; choose one with --text-field"),
-        ("a.csv", "id,texts\n1,a\n", "line 1, has no field 'text': did you mean 'texts'?"),
+        ("a.json", '["a", {"body": "b"}]', "record 2 has no field 'text', which those before it have"),
+        ("a.csv", "id,texts\n1,a\n", "row 1 has no field 'text': did you mean 'texts'?"),
         ("a.parquet", "PAR0", "is not a whole Parquet file"),
+        ("a.arrow", "ARROW?", "is not a whole Arrow file"),
         ("a.txt", "", "a.txt is empty: give a corpus with text in it"),
         ("a.txt", " \n\n ", "has no text: give a corpus with at least one non-empty document"),
         ("a.jsonl", '{"text": ""}\n', "has no text"),

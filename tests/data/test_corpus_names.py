@@ -10,6 +10,11 @@ from slm_ray.data.bundled import module_text
 from slm_ray.runtime.progress import Console
 
 
+@pytest.fixture
+def hub_answers(monkeypatch):
+    monkeypatch.setattr("slm_ray.data.load._check_hub", lambda name: None)
+
+
 def message(name):
     with pytest.raises(UserError) as caught:
         load_corpus(name)
@@ -125,9 +130,16 @@ def test_a_path_that_does_not_exist_gets_its_nearest_neighbour(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     assert "does not exist" in message("data/corpus.txt")
     assert "does not exist" in message("./data")
+    (tmp_path / "data").mkdir()
+    assert "data/corpus does not exist" in message("data/corpus")  # and not a dataset of the owner `data`
 
 
-def test_a_hub_dataset_is_streamed_from_its_train_split(monkeypatch):
+def test_a_dataset_is_not_waited_for_without_a_hub(monkeypatch):
+    monkeypatch.setattr(datasets, "load_dataset", None)  # it tries for half a minute
+    assert message("owner/name").startswith("cannot read 'owner/name' from the Hugging Face hub (")
+
+
+def test_a_hub_dataset_is_streamed_from_its_train_split(monkeypatch, hub_answers):
     calls = []
 
     def load_dataset(*args, **options):
@@ -150,7 +162,7 @@ def test_a_hub_dataset_is_streamed_from_its_train_split(monkeypatch):
     "error",
     [ConnectionError("Couldn't reach 'owner/name' on the Hub\nmore"), ValueError("BuilderConfig 'x' not found.")],
 )
-def test_a_hub_that_does_not_answer_is_one_sentence(monkeypatch, error):
+def test_a_hub_that_does_not_answer_is_one_sentence(monkeypatch, hub_answers, error):
     def load_dataset(*args, **options):
         raise error
 
@@ -160,7 +172,7 @@ def test_a_hub_that_does_not_answer_is_one_sentence(monkeypatch, error):
     assert "no local path of that name exists: check the name" in said
 
 
-def test_a_stream_that_breaks_off_is_one_sentence(monkeypatch):
+def test_a_stream_that_breaks_off_is_one_sentence(monkeypatch, hub_answers):
     def stream(*args, **options):
         yield {"text": "one"}
         raise OSError("connection lost")

@@ -1,56 +1,43 @@
-"""Shards made with Ray Data, against what one process would do in a few lines."""
+"""Shards made in parallel, against what one process would do in a few lines."""
 
 import errno
 import io
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from slm_ray.config.errors import UserError
 from slm_ray.data import Corpus, Document, TokenShards, load_corpus, part_of, prepare_shards, tokenizer_digest
-from slm_ray.data import block_maker as module
+from slm_ray.data import prepare as module
 from slm_ray.data.blocks import cut_blocks, pack_block, selection_key
-from slm_ray.data.documents import DocumentSlice
-from slm_ray.data.hub import hub_corpus
-from slm_ray.data.shard_tasks import Job, finish_block
+from slm_ray.data.load import hub_corpus
 from slm_ray.data.split import text_digest
 from slm_ray.runtime.progress import Console
 from tests.data.conftest import make_texts
-from tests.search.processes import wait_until
 
 LENGTH = 32
-
-
-@pytest.fixture
-def tokenizer_folder(tokenizer, tmp_path):
-    tokenizer.save_pretrained(tmp_path / "tokenizer")
-    return tmp_path / "tokenizer"
 
 
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Sizes at which a few hundred kilobytes are what terabytes are otherwise."""
     monkeypatch.setattr(module, "_LEAST_BLOCK_BYTES", 1 << 12)
-    monkeypatch.setattr(module, "_LEAST_SLICE_BYTES", 1 << 14)
 
 
 @pytest.fixture
-def prepare(tokenizer_folder, tmp_path):
-    def call(corpus, part="train", *, cache=tmp_path / "shards", num_tokens=None, length=LENGTH, workers=2, said=None):
+def prepare(tokenizer, tmp_path):
+    def call(corpus, part="train", *, cache=tmp_path / "shards", num_tokens=None, length=LENGTH, workers=0, said=None):
         return prepare_shards(
-            corpus, tokenizer_folder, part, sequence_length=length, num_tokens=num_tokens, cache=cache,
+            corpus, tokenizer, part, sequence_length=length, num_tokens=num_tokens, cache=cache,
             console=Console(stream=said or io.StringIO()), workers=workers,
         )  # fmt: skip
 
     return call
 
 
-def jsonl(path: Path, texts, **fields) -> Corpus:
+def jsonl(path, texts, **fields) -> Corpus:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps({"text": text, **fields}) + "\n" for text in texts))
     return load_corpus(str(path))
@@ -89,7 +76,7 @@ class TestBlocks:
         blocks = list(cut_blocks([Document("", text)], "train", 0, 1 << 64, 1 << 17))
         assert len(blocks) > 2
         assert "".join(piece.text for block in blocks for piece in block) == text
-        packed = [pack_block(block, tokenizer.backend_tokenizer, 0) for block in blocks]
+        packed = [pack_block("", block, tokenizer.backend_tokenizer, 0) for block in blocks]
         assert [len(block.starts) for block in packed] == [1] + [0] * (len(packed) - 1)
         assert [int((block.ids == 0).sum()) for block in packed] == [0] * (len(packed) - 1) + [1]
         ids = [id for block in packed for id in block.ids.tolist() if id != 0]
@@ -119,7 +106,7 @@ class TestBlocks:
 
 
 def packed_by_hand(texts, tokenizer, block_bytes, length):
-    """What the shards of one file must be: blocks of whole sequences, then what they leave over."""
+    """What the shards must be: blocks of whole sequences, then what they leave over."""
     blocks, block, filled = [], [], 0
     for text in texts:
         if part_of(text) == "train":
@@ -135,7 +122,7 @@ def packed_by_hand(texts, tokenizer, block_bytes, length):
     return np.array(whole + rest, dtype=np.int32).reshape(-1, length)
 
 
-def test_the_sequences_of_one_file_are_those_packed_by_hand(one_ray, prepare, small_blocks, tokenizer, texts, tmp_path):
+def test_the_sequences_are_those_packed_by_hand(prepare, small_blocks, tokenizer, texts, tmp_path):
     shards = prepare(jsonl(tmp_path / "a.jsonl", texts))
     assert np.array_equal(all_rows(shards), packed_by_hand(texts, tokenizer, 1 << 12, LENGTH))
     whole = sum(len(text.encode()) for text in texts if part_of(text) == "train")
@@ -143,41 +130,33 @@ def test_the_sequences_of_one_file_are_those_packed_by_hand(one_ray, prepare, sm
     assert 0 <= left_out < LENGTH * max(map(len, tokenizer.get_vocab()))
     assert (shards.part, shards.separator, shards.vocab_size) == ("train", tokenizer.eos_token_id, len(tokenizer))
     assert shards.tokenizer_digest == tokenizer_digest(tokenizer)
+    assert shards.summary.max_id == all_rows(shards).max()
     shards.verify()
+    for number in range(0, 300, 20):  # the same from many files
+        jsonl(tmp_path / "corpus" / f"{number:03d}.jsonl", texts[number : number + 20])
+    assert prepare(load_corpus(str(tmp_path / "corpus"))).digest == shards.digest
 
 
-def test_positions_begin_anew_behind_every_separator(one_ray, prepare, small_blocks, texts, tmp_path):
+def test_positions_begin_anew_behind_every_separator(prepare, small_blocks, texts, tmp_path):
     shards = prepare(jsonl(tmp_path / "a.jsonl", texts))
     rows, positions = all_rows(shards), shards.positions(np.arange(shards.num_sequences))
     assert (positions[:, 0] == 0).all()
     assert (positions[:, 1:][rows[:, :-1] == shards.separator] == 0).all()
-    steps = np.diff(positions, axis=1)
-    jumps = steps != 1
+    jumps = np.diff(positions, axis=1) != 1
     assert (positions[:, 1:][jumps] == 0).all()
     # Only left-overs, of which each block has one, begin anew without a separator before them.
     assert (jumps & (rows[:, :-1] != shards.separator)).sum() <= len(list(shards.folder.glob("*.ids.npy")))
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "folder", "memory"])
-def test_the_same_for_any_number_of_workers(one_ray, prepare, small_blocks, texts, tmp_path, corpus_of, kind):
-    if kind == "jsonl":
-        corpus = jsonl(tmp_path / "a.jsonl", texts)
-    elif kind == "folder":
-        for number in range(0, 300, 20):
-            jsonl(tmp_path / "corpus" / f"{number:03d}.jsonl", texts[number : number + 20])
-        corpus = load_corpus(str(tmp_path / "corpus"))
-    else:
-        corpus = corpus_of(texts)
-    first = prepare(corpus, workers=1, cache=tmp_path / "one")
-    second = prepare(corpus, workers=2, cache=tmp_path / "two")
-    assert first.digest == second.digest
-    assert first.num_tokens > 0.9 * 12_000
-    assert np.array_equal(all_rows(first), all_rows(second))
-    assert first.summary == second.summary
-    assert sorted(path.name for path in first.folder.iterdir()) == sorted(path.name for path in second.folder.iterdir())
+def test_the_same_for_any_number_of_workers(one_ray, prepare, small_blocks, texts, tmp_path, corpus_of):
+    found = [prepare(corpus_of(texts), workers=workers, cache=tmp_path / f"{workers}") for workers in (0, 1, 2)]
+    assert found[0].num_tokens > 0.9 * 12_000
+    assert found[0].summary == found[1].summary == found[2].summary
+    names = [sorted(path.name for path in shards.folder.iterdir()) for shards in found]
+    assert names[0] == names[1] == names[2]
 
 
-def test_documents_of_the_part_and_no_others(one_ray, prepare, texts, tokenizer, tmp_path):
+def test_documents_of_the_part_and_no_others(prepare, texts, tokenizer, tmp_path):
     corpus = jsonl(tmp_path / "a.jsonl", texts)
     seen = {}
     for part in ("calibration", "train", "held_out"):
@@ -192,25 +171,24 @@ def test_documents_of_the_part_and_no_others(one_ray, prepare, texts, tokenizer,
 
 
 class TestCache:
-    def test_a_second_call_reads_nothing_and_needs_no_ray(self, one_ray, prepare, corpus_of, texts):
+    def test_a_second_call_reads_nothing(self, prepare, corpus_of, texts):
         corpus = corpus_of(texts)
         first = prepare(corpus)
 
         def never():
             raise AssertionError("the corpus was read")
 
-        sized = lambda size: [DocumentSlice([Document("", "x" * 90_000)])]  # noqa: E731
-        same = Corpus("made-up", never, compute_digest=corpus.compute_digest, split=sized)
+        same = Corpus("made-up", never, compute_digest=corpus.compute_digest, size=lambda: 90_000)
         assert prepare(same).digest == first.digest
 
-    def test_other_lengths_parts_and_texts_are_kept_apart(self, one_ray, prepare, corpus_of, texts, tmp_path):
+    def test_other_lengths_parts_and_texts_are_kept_apart(self, prepare, corpus_of, texts, tmp_path):
         prepare(corpus_of(texts))
         prepare(corpus_of(texts), length=LENGTH + 1)
         prepare(corpus_of(texts), "held_out")
         prepare(corpus_of(texts[1:]))
         assert len(list((tmp_path / "shards").iterdir())) == 4
 
-    def test_a_shard_that_is_missing_is_said_and_all_made_again(self, one_ray, prepare, corpus_of, texts):
+    def test_a_shard_that_is_missing_is_reported_and_all_made_again(self, prepare, corpus_of, texts):
         good = prepare(corpus_of(texts))
         next(good.folder.glob("*.ids.npy")).unlink()
         said = io.StringIO()
@@ -219,7 +197,7 @@ class TestCache:
         assert "is missing" in said.getvalue()
         assert "making them again" in said.getvalue()
 
-    def test_nothing_but_shards_and_manifest_is_left(self, one_ray, prepare, small_blocks, corpus_of, texts, tmp_path):
+    def test_nothing_but_shards_and_manifest_is_left(self, prepare, small_blocks, corpus_of, texts, tmp_path):
         shards = prepare(corpus_of(texts))
         assert list((tmp_path / "shards").iterdir()) == [shards.folder]
         manifest = json.loads((shards.folder / "manifest.json").read_text())
@@ -233,16 +211,15 @@ class TestNumTokens:
     def many(self):
         return make_texts(1500, seed=5)
 
-    def test_a_fair_sample_of_about_that_many(self, one_ray, prepare, small_blocks, many, tmp_path):
+    def test_a_fair_sample_of_about_that_many(self, prepare, small_blocks, many, tmp_path):
         corpus = jsonl(tmp_path / "a.jsonl", many)
         whole = prepare(corpus)
         some = prepare(corpus, num_tokens=whole.num_tokens // 8)
         assert whole.num_tokens / 8 <= some.num_tokens <= whole.num_tokens / 3
-        assert prepare(corpus, num_tokens=whole.num_tokens // 8, workers=1, cache=tmp_path / "b").digest == some.digest
         # Spread over the whole file: the numbers that texts begin with.
         assert some.num_documents > 60
 
-    def test_a_guess_that_falls_short_is_widened(self, one_ray, prepare, small_blocks, many, tmp_path):
+    def test_a_guess_that_falls_short_is_widened(self, prepare, small_blocks, many, tmp_path):
         corpus = jsonl(tmp_path / "a.jsonl", many, other="x" * 20_000)
         whole = prepare(corpus, cache=tmp_path / "whole")
         wanted = whole.num_tokens // 8
@@ -253,10 +230,10 @@ class TestNumTokens:
         starts = [tuple(ids[:6]) for ids in documents_in(found)]
         assert len(set(starts)) > 0.9 * len(starts), "documents were taken twice"
 
-    def test_all_of_a_part_that_has_fewer(self, one_ray, prepare, corpus_of, texts):
+    def test_all_of_a_part_that_has_fewer(self, prepare, corpus_of, texts):
         assert prepare(corpus_of(texts), num_tokens=10**9).digest == prepare(corpus_of(texts)).digest
 
-    def test_less_than_a_sequence(self, one_ray, prepare, corpus_of, texts, tmp_path):
+    def test_less_than_a_sequence(self, prepare, corpus_of, texts, tmp_path):
         with pytest.raises(UserError) as caught:
             prepare(corpus_of(texts), length=10**6)
         assert "the train part of the corpus 'made-up' has " in str(caught.value)
@@ -264,128 +241,83 @@ class TestNumTokens:
         assert list((tmp_path / "shards").iterdir()) == []
 
 
+def stream(texts):
+    return Corpus("owner/name", lambda: [Document(f"{number}", text) for number, text in enumerate(texts)])
+
+
+def broken_off(texts):
+    yield from (Document("", text) for text in texts)
+    raise AssertionError("read to the end")
+
+
 class TestStreams:
-    @pytest.fixture
-    def stream(self):
-        def make(texts):
-            documents = [Document(f"{number}", text) for number, text in enumerate(texts)]
-            return Corpus("owner/name", lambda: documents, split=lambda size: [DocumentSlice(documents)])
-
-        return make
-
-    def test_the_beginning_and_no_more_than_is_needed(
-        self, one_ray, prepare, small_blocks, stream, tokenizer, tmp_path
-    ):
+    def test_the_beginning_and_no_more_than_is_needed(self, prepare, small_blocks, tokenizer):
         texts = make_texts(600, seed=6)
-        bad = [*texts, 7]  # reading on to the end would fail
-        some = prepare(stream(bad), num_tokens=6000)
+        some = prepare(Corpus("owner/name", lambda: broken_off(texts)), num_tokens=6000)
         assert 6000 <= some.num_tokens < 9000
         whole_blocks = (some.num_sequences * LENGTH - 3000) // LENGTH
-        assert np.array_equal(
-            all_rows(some)[:whole_blocks], packed_by_hand(texts, tokenizer, 1 << 12, LENGTH)[:whole_blocks]
-        )
+        expected = packed_by_hand(texts, tokenizer, 1 << 12, LENGTH)
+        assert np.array_equal(all_rows(some)[:whole_blocks], expected[:whole_blocks])
         assert some.corpus_digest is None
-        assert prepare(stream(bad), num_tokens=6000, workers=1, cache=tmp_path / "b").digest == some.digest
 
-    def test_a_limit_that_falls_short_is_raised(self, one_ray, prepare, small_blocks, stream, tokenizer):
+    def test_a_limit_that_falls_short_is_raised(self, prepare, small_blocks, tokenizer):
         texts = [f"{number}" + " teacher" * 500 for number in range(400)]
         bytes_per_token = len(texts[0]) / len(tokenizer(texts[0])["input_ids"])
         assert bytes_per_token > module._SPARE * module._BYTES_PER_TOKEN
-        some = prepare(stream([*texts, 7]), num_tokens=40_000)
+        some = prepare(Corpus("owner/name", lambda: broken_off(texts)), num_tokens=40_000)
         assert 40_000 <= some.num_tokens < 50_000
 
-    def test_all_of_it(self, one_ray, prepare, small_blocks, stream, texts, tokenizer):
+    def test_all_of_it(self, prepare, small_blocks, texts, tokenizer):
         expected = packed_by_hand(texts, tokenizer, 1 << 23, LENGTH)
         assert np.array_equal(all_rows(prepare(stream(texts))), expected)
         assert prepare(stream(texts), num_tokens=10**9).num_sequences == pytest.approx(len(expected), abs=1)
 
 
 class TestInterrupted:
-    def test_what_is_finished_is_not_made_again(self, one_ray, prepare, small_blocks, texts, tmp_path):
+    def test_what_is_finished_is_not_made_again(self, prepare, small_blocks, texts, tmp_path):
         corpus = jsonl(tmp_path / "a.jsonl", texts)
         expected = prepare(corpus, cache=tmp_path / "undisturbed")
         work = tmp_path / "shards" / f".{expected.folder.name}.work"
-        obstacle = work / "shard-0-00000-0000009.ids.npy"
+        obstacle = work / "shard-0-0000009.ids.npy"
         (obstacle / "in the way").mkdir(parents=True)
-        with pytest.raises(UserError, match=r"writing .*shard-0-00000-0000009.ids.npy: "):
+        with pytest.raises(UserError, match=r"writing .*shard-0-0000009.ids.npy: "):
             prepare(corpus)
-        finished = {path: path.stat().st_mtime_ns for path in work.glob("shard-*.json")}
+        finished = {path.stem for path in work.glob("shard-*.json")}
         assert len(finished) >= 5
         assert expected.folder.name not in os.listdir(tmp_path / "shards")
         (obstacle / "in the way").rmdir()
         obstacle.rmdir()
-        arrays = {path.name: path.stat().st_mtime_ns for path in work.glob("shard-*.npy") if _record(path) in finished}
+        arrays = {path.name: path.stat().st_mtime_ns for path in work.glob("*.npy") if path.name[:15] in finished}
         found = prepare(corpus)
-        assert found.digest == expected.digest
+        assert arrays and found.digest == expected.digest
         for name, time in arrays.items():
             assert (found.folder / name).stat().st_mtime_ns == time
 
-    def test_killed_at_the_very_end(self, one_ray, prepare, small_blocks, texts, tmp_path, monkeypatch):
+    def test_killed_at_the_very_end(self, prepare, small_blocks, texts, tmp_path, monkeypatch):
         corpus = jsonl(tmp_path / "a.jsonl", texts)
 
         def killed(*_):
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr("slm_ray.data.shard_work.take_name", killed)
+            patch.setattr(module, "take_name", killed)
             prepare(corpus)
-        monkeypatch.setattr(module, "_finished_blocks", None)  # no block may be asked for again
+        monkeypatch.setattr(module, "block_packer", None)  # no block may be made again
         prepare(corpus).verify()
         assert not list((tmp_path / "shards").glob(".*"))
 
-    @pytest.mark.slow
-    def test_kill_9_of_the_driver(self, one_ray, prepare, small_blocks, tokenizer_folder, tmp_path):
-        texts = make_texts(1500, seed=7)
-        corpus = jsonl(tmp_path / "a.jsonl", texts)
-        script = f"""
-from pathlib import Path
-from slm_ray.runtime.session import ray_session
-from slm_ray.runtime.progress import Console
-from slm_ray.data import load_corpus, prepare_shards
-from slm_ray.data import block_maker as module
-module._LEAST_BLOCK_BYTES, module._LEAST_SLICE_BYTES = 1 << 12, 1 << 14
-with ray_session(None, 1):
-    prepare_shards(load_corpus({str(tmp_path / "a.jsonl")!r}), Path({str(tokenizer_folder)!r}), "train",
-                   sequence_length={LENGTH}, num_tokens=None, cache=Path({str(tmp_path / "shards")!r}),
-                   console=Console(), workers=1)
-"""
-        process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
-
-        def finished():
-            return {path: path.stat().st_mtime_ns for path in (tmp_path / "shards").glob(".*.work/shard-*.json")}
-
-        wait_until(lambda: len(finished()) >= 5, 400, "five blocks")
-        process.kill()
-        process.wait()
-        assert [path.name for path in (tmp_path / "shards").iterdir() if not path.name.startswith(".")] == []
-        before = finished()
-        arrays = {path.with_suffix("").with_suffix(".ids.npy").name for path in before}
-        times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "shards").glob(".*/*.ids.npy")}
-        found = prepare(corpus)
-        assert found.digest == prepare(corpus, cache=tmp_path / "undisturbed").digest
-        assert arrays
-        for name in arrays:
-            assert (found.folder / name).stat().st_mtime_ns == times[name]
-
-
-def _record(path: Path) -> Path:
-    return path.with_name(path.name.split(".")[0] + ".json")
-
 
 class TestBadInput:
-    def test_a_full_disk_is_one_sentence(self, tmp_path, trained_tokenizer, monkeypatch):
+    def test_a_full_disk_is_one_sentence(self, prepare, corpus_of, texts, tmp_path, monkeypatch):
         def full(*_):
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr(os, "fsync", full)
-        (tmp_path / "tokenizer.json").write_text(trained_tokenizer)
-        job = Job(tmp_path, 0, "train", 0, 1 << 64, 1 << 12, LENGTH, 0)
-        text = json.dumps([["one two three " * 100, True, True]]).encode()
-        row = finish_block({"name": "shard-0-00000-0000000", "text": text, "tokens": 0, "error": ""}, job)
-        assert "the disk is full: free some space" in row["error"]
-        assert sorted(path.name for path in tmp_path.iterdir() if "shard" in path.name) == []
+        with pytest.raises(UserError, match="the disk is full: free some space"):
+            prepare(corpus_of(texts))
+        assert not list(tmp_path.glob("shards/*/shard*"))
 
-    def test_a_dataset_that_cannot_be_reached(self, one_ray, prepare):
+    def test_a_dataset_that_cannot_be_reached(self, prepare):
         with pytest.raises(UserError, match=r"cannot read 'no-one/nothing' from the Hugging Face hub"):
             prepare(hub_corpus("no-one/nothing", "text"), num_tokens=100)
 
@@ -402,7 +334,7 @@ class TestBadInput:
             prepare(corpus_of(texts), **options)
         assert said in str(caught.value)
 
-    def test_a_bad_line_is_named(self, one_ray, prepare, texts, tmp_path):
+    def test_a_bad_line_is_named(self, prepare, texts, tmp_path):
         corpus = jsonl(tmp_path / "a.jsonl", texts)
         with (tmp_path / "a.jsonl").open("a") as file:
             file.write("{'no': json}\n")
@@ -413,7 +345,7 @@ class TestBadInput:
         with pytest.raises(UserError, match=r"no tokenizer can be loaded from .*: give a model folder that has a tok"):
             prepare_shards(
                 corpus_of(texts), tmp_path, "train", sequence_length=LENGTH, num_tokens=None, cache=tmp_path / "shards",
-                console=Console(stream=io.StringIO()), workers=1,
+                console=Console(stream=io.StringIO()), workers=0,
             )  # fmt: skip
 
     def test_a_cache_that_cannot_be_written(self, prepare, corpus_of, texts, tmp_path):
@@ -422,6 +354,6 @@ class TestBadInput:
             prepare(corpus_of(texts), cache=tmp_path / "file")
 
 
-def test_shards_open_by_their_folder_alone(one_ray, prepare, corpus_of, texts):
+def test_shards_open_by_their_folder_alone(prepare, corpus_of, texts):
     shards = prepare(corpus_of(texts))
     assert TokenShards.open(shards.folder).summary == shards.summary

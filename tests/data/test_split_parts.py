@@ -4,8 +4,7 @@ from fractions import Fraction
 import pytest
 
 from slm_ray.data import Corpus, Document, part_of, summarise_parts
-from slm_ray.data.pieces import sample_part, split_text
-from slm_ray.data.split import PARTS, describe_parts
+from slm_ray.data.split import PARTS, describe_parts, sample_part, split_text
 
 
 def reference_part(text: str) -> str:

@@ -3,48 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Protocol
+from functools import cached_property, partial
 
+from slm_ray.config.digest import canonical_json, sha256_bytes
 from slm_ray.config.errors import UserError
+
+MOST_DOMAINS = 64
 
 
 @dataclass(frozen=True)
 class Document:
-    """One document: a name to find it by, its text, and the domain that its record names where that was asked for."""
+    """One document: a name to find it by, its text, and the domain that its record names where one is read."""
 
     id: str
     text: str
     domain: str | None = None
-
-
-class Slice(Protocol):
-    """Some consecutive documents of a corpus, for a process of its own to read; small enough to send there."""
-
-    @property
-    def num_bytes(self) -> int:
-        """About how many bytes of text it has, markup included; 0 for a remote stream, where it cannot be known."""
-
-    def documents(self) -> Iterable[Document]:
-        """Starts a new pass over its documents."""
-
-
-@dataclass(frozen=True)
-class DocumentSlice:
-    """Documents at hand."""
-
-    items: Sequence[Document]
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of text, by the number of its characters."""
-        return sum(len(document.text) for document in self.items)
-
-    def documents(self) -> Iterable[Document]:
-        """The documents."""
-        return self.items
 
 
 @dataclass(frozen=True)
@@ -56,15 +31,14 @@ class Corpus:
         read: Starts a new pass over the documents.
         text_field: The field of structured records that holds the text.
         compute_digest: Gives the digest of the content; None where it cannot be known without reading a remote stream.
-        split: Gives slices of about so many bytes that are read in processes of their own; None where the documents are
-            all in this process.
+        size: Gives about how many bytes of text there are, without reading them; by default the text is counted.
     """
 
     name: str
     read: Callable[[], Iterable[Document]] = field(repr=False, compare=False)
     text_field: str = "text"
     compute_digest: Callable[[], str] | None = field(default=None, repr=False, compare=False)
-    split: Callable[[int], Sequence[Slice]] | None = field(default=None, repr=False, compare=False)
+    size: Callable[[], int] | None = field(default=None, repr=False, compare=False)
 
     @property
     def is_finite(self) -> bool:
@@ -81,6 +55,15 @@ class Corpus:
         """What stands for the content in the name of a cache: the digest, or the remote name and field."""
         return self.digest or f"hub:{self.name}#{self.text_field}"
 
+    @property
+    def num_bytes(self) -> int:
+        """About how many bytes of text it has, markup included.
+
+        Raises:
+            UserError: A file cannot be looked at.
+        """
+        return self.size() if self.size is not None else sum(len(document.text) for document in self.read())
+
     def __iter__(self) -> Iterator[Document]:
         """Every document that has text, in the corpus's own order.
 
@@ -93,24 +76,6 @@ class Corpus:
             yield document
         if not found:
             raise UserError(f"the corpus '{self.name}' has no text: give a corpus with at least one non-empty document")
-
-    def slices(self, num_bytes: int) -> Sequence[Slice]:
-        """The corpus as slices of about ``num_bytes``, in its own order; how it is cut depends on nothing else.
-
-        Raises:
-            UserError: A file cannot be looked at.
-        """
-        if self.split is not None:
-            return self.split(num_bytes)
-        slices: list[list[Document]] = [[]]
-        filled = 0
-        for document in self.read():
-            if filled >= num_bytes:
-                slices.append([])
-                filled = 0
-            slices[-1].append(document)
-            filled += len(document.text)
-        return [DocumentSlice(items) for items in slices]
 
 
 def with_text(documents: Iterable[Document]) -> Iterator[Document]:
@@ -134,3 +99,35 @@ def digest_texts(texts: Iterable[str]) -> str:
     for text in texts:
         whole.update(hashlib.sha256(text.encode()).digest())
     return whole.hexdigest()
+
+
+def split_domains(corpus: Corpus, domain_field: str) -> dict[str, Corpus]:
+    """A corpus per value of a field, in the order in which the values first occur.
+
+    Args:
+        corpus: One that was loaded with this ``domain_field``.
+        domain_field: For the digests and for errors.
+
+    Raises:
+        UserError: There are more than ``MOST_DOMAINS`` values: the field is an id rather than a domain.
+    """
+    names: dict[str, None] = {}
+    for document in corpus:
+        if document.domain is not None:
+            names[document.domain] = None
+        if len(names) > MOST_DOMAINS:
+            raise UserError(
+                f"--domain-field {domain_field} has more than {MOST_DOMAINS} values in {corpus.name}: give a field "
+                "with one value per domain"
+            )
+
+    def read(name: str) -> Iterable[Document]:
+        return (document for document in corpus.read() if document.domain == name)
+
+    def digest(name: str) -> str:
+        return sha256_bytes(canonical_json([corpus.digest, domain_field, name]).encode())
+
+    return {
+        name: Corpus(f"{corpus.name}#{name}", partial(read, name), corpus.text_field, partial(digest, name))
+        for name in names
+    }

@@ -1,0 +1,334 @@
+"""Corpora from files and folders on this machine: plain text, JSON, JSON lines, CSV, Parquet and Arrow.
+
+JSON and CSV are read by Python's own readers, a line at a time, and not by ``datasets``: its columns turn a field that
+a line lacks into an empty text and a wrong type into text, and its errors do not name lines.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import contextlib
+import csv
+import gzip
+import io
+import itertools
+import json
+import lzma
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+from slm_ray.config.digest import canonical_json, sha256_bytes, sha256_file
+from slm_ray.config.errors import UserError
+from slm_ray.data.corpus import Corpus, Document
+from slm_ray.data.fields import Fields
+from slm_ray.data.split import split_text
+from slm_ray.records.files import explain_os_error
+
+TEXT_ENDINGS = (".txt", ".md")
+TABLE_ENDINGS = (".parquet", ".arrow")
+RECORD_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", *TABLE_ENDINGS)
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+LARGE_TEXT_CHARACTERS = 1 << 20
+
+# With fewer text files than this, whole files would leave one of the three parts empty too often.
+_ENOUGH_TEXT_FILES = 64
+_PIECE_CHARACTERS = 8192
+_LEAST_PIECE_CHARACTERS = 512
+_EXPANSION = 3  # of text that was compressed; a guess for estimates only
+_CHUNK_BYTES = 1 << 20
+_BATCH_ROWS = 256
+_LARGEST_CSV_FIELD = (1 << 31) - 1
+
+
+def ending_of(path: Path) -> str:
+    """The ending that says what a file holds, without that of its compression: ``.jsonl`` of ``a.jsonl.gz``."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in COMPRESSIONS:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def is_supported(path: Path) -> bool:
+    """Whether a file of this name can be read; tables have their own compression."""
+    ending = ending_of(path)
+    return ending in TEXT_ENDINGS + RECORD_ENDINGS and not (
+        ending in TABLE_ENDINGS and path.suffix.lower() in COMPRESSIONS
+    )
+
+
+def local_corpus(name: str, path: Path, text_field: str, domain_field: str | None = None) -> Corpus:
+    """The corpus of a file, or of every readable file in a folder and below it, in sorted order.
+
+    Args:
+        name: As the user gave it.
+        path: The existing file or folder.
+        text_field: The field of records that holds the text.
+        domain_field: The field of records that names their domain, where one is read.
+
+    Raises:
+        UserError: The file is of a kind that cannot be read, is empty, or the folder has no readable file.
+    """
+    supported = f"{', '.join(TEXT_ENDINGS + RECORD_ENDINGS)}, all but tables also with {', '.join(COMPRESSIONS)}"
+    try:
+        if path.is_dir():
+            root, paths = path, _paths_in(path)
+            if not paths:
+                raise UserError(f"the folder {path} has no file that can be read as text (supported: {supported})")
+        else:
+            if not is_supported(path):
+                raise UserError(f"{path} is not of a kind that can be read (supported: {supported}): convert it")
+            root, paths = path.parent, (path,)
+        if not any(file.stat().st_size for file in paths):
+            raise UserError(f"{path} is empty: give a corpus with text in it")
+    except OSError as error:
+        raise explain_os_error(error, f"reading {path}") from error
+    files = _Files(root, paths, text_field, domain_field)
+    return Corpus(name, files.documents, text_field, files.digest, files.num_bytes)
+
+
+def _paths_in(folder: Path) -> tuple[Path, ...]:
+    """The readable files of a folder; README and LICENSE pages are left out where they accompany data files."""
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(place) / name for name in sorted(names) if not name.startswith(".")]
+    paths = [path for path in found if is_supported(path) and path.is_file()]
+    if any(ending_of(path) in RECORD_ENDINGS for path in paths):
+        paths = [path for path in paths if path.name.split(".")[0].upper() not in ("README", "LICENSE", "LICENCE")]
+    return tuple(paths)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The files of a corpus, sorted; documents are named from ``root``."""
+
+    root: Path
+    paths: tuple[Path, ...]
+    text_field: str
+    domain_field: str | None
+
+    def documents(self) -> Iterator[Document]:
+        texts = [path for path in self.paths if ending_of(path) in TEXT_ENDINGS]
+        always_cut, size = len(texts) < _ENOUGH_TEXT_FILES, _PIECE_CHARACTERS
+        if always_cut:
+            share = sum(path.stat().st_size for path in texts) // _ENOUGH_TEXT_FILES
+            size = min(max(share, _LEAST_PIECE_CHARACTERS), _PIECE_CHARACTERS)
+        for path in self.paths:
+            id = path.relative_to(self.root).as_posix()
+            if ending_of(path) not in TEXT_ENDINGS:
+                fields = Fields(self.text_field, self.domain_field)
+                for where, number, record in _records(path, fields):
+                    yield fields.document(record, f"{path}, {where} {number}", f"{id}:{number}")
+                continue
+            if self.domain_field is not None:
+                raise UserError(
+                    f"{path} is plain text, whose documents have no field '{self.domain_field}': leave out "
+                    "--domain-field, or give each domain as --data NAME=FILE"
+                )
+            yield from _text_documents(path, id, size, always_cut)
+
+    def num_bytes(self) -> int:
+        """About how much text they hold."""
+        try:
+            return sum(
+                path.stat().st_size * (_EXPANSION if path.suffix.lower() in (*COMPRESSIONS, ".parquet") else 1)
+                for path in self.paths
+            )
+        except OSError as error:
+            raise explain_os_error(error, f"reading {self.root}") from error
+
+    def digest(self) -> str:
+        """Of the bytes of every file, its ending, and the text field; where the files lie makes no difference."""
+        files = [[ending_of(path), sha256_file(path)] for path in self.paths]
+        return sha256_bytes(canonical_json({"files": files, "text_field": self.text_field}).encode())
+
+
+Record = tuple[str, int, Any]
+"""``line``, ``record`` or ``row``, its number from 1, and what it holds."""
+
+
+def _records(path: Path, fields: Fields) -> Iterator[Record]:
+    ending = ending_of(path)
+    if ending in TABLE_ENDINGS:
+        return _table_rows(path, fields)
+    if ending in (".csv", ".tsv"):
+        return _csv_rows(path, "," if ending == ".csv" else "\t")
+    with _open(path) as file:
+        is_list = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+    return _json_list(path) if is_list else _json_lines(path)
+
+
+def _json_lines(path: Path) -> Iterator[Record]:
+    offset = 0
+    with _open(path) as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                record = json.loads(text) if text.strip() else ""
+            except UnicodeDecodeError as error:
+                raise _not_utf8(path, offset + error.start, f", line {number},") from error
+            except json.JSONDecodeError as error:
+                reason = f"{error.msg}, column {error.colno}"
+                raise UserError(f"{path}, line {number} is not JSON ({reason}): mend or remove that line") from error
+            offset += len(line)
+            yield "line", number, record
+
+
+def _json_list(path: Path) -> Iterator[Record]:
+    try:
+        records = json.loads("".join(_text_chunks(path)))
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise UserError(
+            f"{path} is not a JSON list ({error.msg}, {where}): mend it, or write one record per line"
+        ) from error
+    return (("record", number, record) for number, record in enumerate(records, start=1))
+
+
+def _csv_rows(path: Path, delimiter: str) -> Iterator[Record]:
+    csv.field_size_limit(_LARGEST_CSV_FIELD)
+    rows = csv.DictReader(_lines(_text_chunks(path)), delimiter=delimiter)
+    try:
+        for number, row in enumerate(rows, start=1):
+            yield "row", number, row
+    except csv.Error as error:
+        raise UserError(f"{path}, line {rows.line_num}, is not CSV ({error}): mend or remove that line") from error
+
+
+def _lines(chunks: Iterator[str]) -> Iterator[str]:
+    rest = ""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split("\n")
+        yield from (line + "\n" for line in lines)
+    if rest:
+        yield rest
+
+
+def _table_rows(path: Path, fields: Fields) -> Iterator[Record]:
+    """The rows of a Parquet or Arrow file, a few at a time, with the columns that are read."""
+    import pyarrow
+
+    try:
+        for number, record in enumerate(itertools.chain.from_iterable(_batches(path, fields)), start=1):
+            yield "row", number, record
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
+        kind = "Parquet" if ending_of(path) == ".parquet" else "Arrow"
+        raise UserError(f"{path} is not a whole {kind} file ({error}): copy or download it again") from error
+    except OSError as error:
+        raise explain_os_error(error, f"reading {path}") from error
+
+
+def _batches(path: Path, fields: Fields) -> Iterator[list[Any]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    if ending_of(path) == ".parquet":
+        with parquet.ParquetFile(path) as file:
+            columns = fields.columns(file.schema_arrow.names, str(path))
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
+                yield batch.to_pylist()
+        return
+    with pyarrow.memory_map(str(path)) as source:
+        try:
+            batches: Iterable[Any] = pyarrow.ipc.open_stream(source)  # what datasets writes
+        except pyarrow.ArrowInvalid:
+            file = pyarrow.ipc.open_file(source)
+            batches = (file.get_batch(number) for number in range(file.num_record_batches))
+        for batch in batches:
+            columns = fields.columns(batch.schema.names, str(path))
+            for start in range(0, batch.num_rows, _BATCH_ROWS):
+                yield batch.select(columns).slice(start, _BATCH_ROWS).to_pylist()
+
+
+def _open_any(path: Path) -> IO[bytes]:
+    compression = path.suffix.lower()
+    if compression == ".gz":
+        return cast(IO[bytes], gzip.open(path, "rb"))
+    if compression == ".bz2":
+        return cast(IO[bytes], bz2.open(path, "rb"))
+    if compression == ".xz":
+        return cast(IO[bytes], lzma.open(path, "rb"))
+    if compression == ".zst":
+        import pyarrow  # Python itself reads Zstandard from 3.14 on only
+
+        return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
+    return path.open("rb")
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading, decompressing by its ending.
+
+    Raises:
+        UserError: It cannot be read, or its compressed content is damaged.
+    """
+    damaged: Exception
+    try:
+        with _open_any(path) as file:
+            yield file
+        return
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        damaged = error
+    except OSError as error:
+        if error.errno is not None:
+            raise explain_os_error(error, f"reading {path}") from error
+        damaged = error  # bz2 and pyarrow report bad content without a number
+    raise UserError(f"{path} is damaged or cut short ({damaged}): copy or download it again") from damaged
+
+
+def _not_utf8(path: Path, offset: int, where: str = "") -> UserError:
+    return UserError(
+        f"{path}{where} is not UTF-8 text (byte {offset}): convert it, e.g. `iconv -f LATIN1 -t UTF-8 IN > OUT`, "
+        "with the encoding it really has"
+    )
+
+
+def _text_chunks(path: Path) -> Iterator[str]:
+    r"""The text of a file in chunks, with line ends as ``\n`` and without a byte-order mark.
+
+    Raises:
+        UserError: The file cannot be read, or is not UTF-8; the first bad byte is named.
+    """
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
+    fed, first = 0, True
+    with _open(path) as file:
+        while True:
+            data = file.read(_CHUNK_BYTES)
+            pending = len(decoder.getstate()[0])
+            try:
+                text = decoder.decode(data, final=not data)
+            except UnicodeDecodeError as error:
+                raise _not_utf8(path, fed - pending + error.start) from error
+            fed += len(data)
+            yield text.removeprefix("\ufeff") if first else text
+            first = False
+            if not data:
+                return
+
+
+def _text_documents(path: Path, id: str, piece_size: int, always_cut: bool) -> Iterator[Document]:
+    """A text file as one document, or as pieces of it, cut at blank lines where there are any.
+
+    Args:
+        path: The file.
+        id: What to call it.
+        piece_size: Characters per piece.
+        always_cut: Cut a file of any size; otherwise only one of more than 1 MiB (2**20 characters).
+    """
+    limit = 2 * piece_size if always_cut else LARGE_TEXT_CHARACTERS
+    buffer, cutting, numbers = "", always_cut, itertools.count(1)
+    for chunk in _text_chunks(path):
+        buffer += chunk
+        if len(buffer) > limit:
+            cutting = True
+            *ready, buffer = split_text(buffer, piece_size)
+            yield from (Document(f"{id}#{next(numbers)}", piece) for piece in ready)
+    if not cutting:
+        yield Document(id, buffer)
+        return
+    yield from (Document(f"{id}#{next(numbers)}", piece) for piece in split_text(buffer, piece_size))
