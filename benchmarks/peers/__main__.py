@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from benchmarks.peers.options import PeerOptions, from_arguments, parser
+from benchmarks.peers.options import PeerOptions, parse
 from benchmarks.peers.study import Study, use_threads
 from benchmarks.peers.table import render
 from slm_ray.config.errors import UserError
@@ -43,10 +43,9 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         0; 1 where a row failed, 2 where the options are wrong.
     """
-    given = parser().parse_args(list(argv))
     try:
-        options = from_arguments(given)
-        if given.table:
+        options, only_table = parse(argv)
+        if only_table:
             print(render(options.out, options.tokens), end="")
             return 0
         use_threads(options.threads)

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-import benchmarks.peers.sliced  # noqa: F401  (transformers must know the class before models are read)
 from benchmarks.common import machine_line
 from benchmarks.peers.options import OURS_CUT
 from benchmarks.peers.starts import make_start

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.peers import pruned, slicegpt
-from benchmarks.peers.options import FIRST_N, MINITRON, OURS, OURS_CUT, RANDOM, SHORTGPT, SLICEGPT, WHITTLE
+from benchmarks.peers import pruned
+from benchmarks.peers.options import FIRST_N, MINITRON, OURS, OURS_CUT, RANDOM, SHORTGPT
 from benchmarks.peers.search_here import without_ray
 from benchmarks.peers.study import Spent, Study
-from benchmarks.peers.whittle import whittle_start
 from slm_ray.config.errors import UserError
 from slm_ray.models.extraction import extract
 from slm_ray.models.first_layers import first_n
@@ -86,39 +85,6 @@ def _shortgpt(study: Study) -> Start:
     spent = Spent()
     spec = pruned.fewer_layers(study.architecture, study.activations(spent).influence, study.limit)
     return cut(study, spec, spent, {"sources": [layer.source for layer in spec.layers]})
-
-
-def _slicegpt(study: Study) -> Start:
-    spent, teacher = Spent(), study.teacher
-    config, state, length = teacher.config(), teacher.state_as(torch.float32), study.options.sequence_length
-    tied_forms = (False, True) if config.tie_word_embeddings else (False,)
-    made: dict[bool, tuple[float, Any, int]] = {}
-    with spent.timed():
-        for tied in tied_forms:
-            width = slicegpt.width_within(config, study.limit, tied=tied)
-            model = slicegpt.slice_model(config, state, study.calibration, width, tied=tied)
-            made[tied] = (_mean_loss(model, study.deciding), model, width)
-    for tied, (_, _, width) in made.items():
-        per_token = float(slicegpt.sliced_flops_per_token(config, width, length, tied=tied))
-        turns = 2 * config.num_hidden_layers + 1
-        spent.add("rotations", study.calibration.numel() * (per_token + 2.0 * turns * config.hidden_size**2))
-        spent.add("choice of a form", per_token * study.deciding.numel())
-    chosen = min(made, key=lambda tied: made[tied][0])
-    losses = {"one table" if tied else "two tables": round(loss, 4) for tied, (loss, _, _) in made.items()}
-    _, model, width = made[chosen]
-    per_token = slicegpt.sliced_flops_per_token(config, width, length, tied=chosen)
-    note = {"width": width, "form": "one table" if chosen else "two tables", "losses": losses}
-    return Start(model.float(), per_token, spent, note)
-
-
-@torch.no_grad()
-def _mean_loss(model: Any, ids: torch.Tensor) -> float:
-    """Mean loss of a model in nats per token; ids ``[sequences, length]``."""
-    total = 0.0
-    for rows in ids.split(1):
-        logits = model(rows, use_cache=False).logits[:, :-1].flatten(0, 1).float()
-        total += float(torch.nn.functional.cross_entropy(logits, rows[:, 1:].flatten(), reduction="sum"))
-    return total / (len(ids) * (ids.shape[1] - 1))
 
 
 def _random(study: Study) -> Start:
@@ -231,14 +197,9 @@ def _ours_cut(study: Study) -> Start:
     return cut(study, _spec_of(study, run, _member(study, run)["trial"]), _spent_on_search(run))
 
 
-def _whittle(study: Study) -> Start:
-    spec, spent, note = whittle_start(study)
-    return cut(study, spec, spent, note)
-
-
 MAKERS: dict[str, Callable[[Study], Start]] = {
-    OURS: _ours, OURS_CUT: _ours_cut, MINITRON: _minitron, SLICEGPT: _slicegpt, SHORTGPT: _shortgpt, RANDOM: _random,
-    FIRST_N: _first_n, WHITTLE: _whittle,
+    OURS: _ours, OURS_CUT: _ours_cut, MINITRON: _minitron, SHORTGPT: _shortgpt, RANDOM: _random,
+    FIRST_N: _first_n,
 }  # fmt: skip
 
 

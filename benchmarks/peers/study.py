@@ -203,8 +203,8 @@ class Study:
             sequence_length=options.sequence_length, num_bytes=None, console=self.console,
         )}  # fmt: skip
         if options.other:
-            corpus = load_corpus(options.other, "text", self.console)
-            made[Path(options.other).stem] = held_out_shards(
+            corpus = load_corpus(str(options.other), "text", self.console)
+            made[options.other.stem] = held_out_shards(
                 corpus, self.tokenizer, self.out / "text", eval_tokens=options.other_tokens,
                 sequence_length=options.sequence_length, num_bytes=None, console=self.console,
             )  # fmt: skip

@@ -13,9 +13,8 @@ from slm_ray.evaluate.compare import WITHIN_NOISE, compare_text
 from slm_ray.records.files import read_json
 
 TITLES = {
-    OURS: "ours", OURS_CUT: "ours, as cut out", "minitron": "Minitron-like", "slicegpt": "SliceGPT-like",
+    OURS: "ours", OURS_CUT: "ours, as cut out", "minitron": "Minitron-like",
     "shortgpt": "ShortGPT-like", "random": "random sub-network", "first-n": "first layers",
-    "whittle": "whittle's search",
 }  # fmt: skip
 
 

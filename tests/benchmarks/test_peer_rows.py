@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.peers import rows, starts
 from benchmarks.peers.__main__ import main
-from benchmarks.peers.options import PEERS, PeerOptions, from_arguments, parser
+from benchmarks.peers.options import PEERS, PeerOptions, parse
 from benchmarks.peers.study import Study
 from benchmarks.peers.table import render
 from slm_ray.config.errors import UserError
@@ -47,11 +47,11 @@ def test_rows_are_made_measured_and_trained_once(
 ) -> None:
     study = Study(_options(tiny, tmp_path / "study"))
     rows.measure_teacher(study)
-    for name in ("shortgpt", "slicegpt"):
+    for name in ("shortgpt", "minitron"):
         rows.make_row(study, name)
-    for name in ("minitron", "random", "first-n"):
+    for name in ("random", "first-n"):
         rows.make_row(Study(_options(tiny, tmp_path / "study", tokens=0)), name)
-    folder = rows.row_folder(study, "slicegpt")
+    folder = rows.row_folder(study, "minitron")
     losses = [read_json(folder / f"pilot-128-{rate:g}.json")["loss"] for rate in (1e-3, 1e-2)]
     after, before = read_json(folder / "after-128.json"), read_json(folder / "before.json")
     assert after["rate"] == (1e-3, 1e-2)[losses.index(min(losses))] and after["tokens"] == 128
@@ -60,19 +60,19 @@ def test_rows_are_made_measured_and_trained_once(
     assert len(list((study.out / "teacher-states").iterdir())) == 2  # two steps, for both rows and their pilots
     made = {path: path.stat().st_mtime_ns for path in study.out.rglob("*.json")}
     monkeypatch.setattr(starts, "MAKERS", {})
-    rows.make_row(study, "slicegpt")
+    rows.make_row(study, "minitron")
     assert made == {path: path.stat().st_mtime_ns for path in study.out.rglob("*.json")}
 
     # As if ours were that of whole layers, so that differences can be shown.
     (study.out / "rows" / "shortgpt").rename(study.out / "rows" / "ours")
     shown = render(study.out, 128)
     assert all(len(line.split("|")) == len(head.split("|")) for head, *body in _tables(shown) for line in body)
-    row = next(line for line in shown.splitlines() if line.startswith("| SliceGPT-like"))
+    row = next(line for line in shown.splitlines() if line.startswith("| Minitron-like"))
     assert "[" in row and "×" in row and "other trainings" not in shown
     write_json(folder / "after-256.json", after | {"tokens": 256, "rate": 0.5})
     write_json(folder / "after-128-0.7.json", {"rate": 0.7, "tokens": 128, "loss": None, "error": "it ran away"})
     *_, others = _tables(render(study.out, 128))
-    assert others[0].startswith("| other trainings") and others[-1].startswith("| SliceGPT-like | 256 | 0.5 | ")
+    assert others[0].startswith("| other trainings") and others[-1].startswith("| Minitron-like | 256 | 0.5 | ")
     assert "[" in others[-1], "held against ours after the table's own number of tokens"
     assert str(tiny.corpus.parent) not in json.dumps(study.options.fixed()["other"])
 
@@ -99,9 +99,9 @@ def test_a_model_over_the_budget_is_refused(tiny: Tiny, tmp_path: Path, monkeypa
 
 def test_a_failed_row_is_said_in_the_table(tmp_path: Path) -> None:
     write_json(tmp_path / "options.json", {"teacher": "it", "share": 0.5})
-    (tmp_path / "rows" / "whittle").mkdir(parents=True)
-    write_json(tmp_path / "rows" / "whittle" / "failed.json", {"error": "whittle cannot be installed here: no index"})
-    assert "whittle's search: whittle cannot be installed here: no index" in render(tmp_path, 100_000)
+    (tmp_path / "rows" / "minitron").mkdir(parents=True)
+    write_json(tmp_path / "rows" / "minitron" / "failed.json", {"error": "no shape fits"})
+    assert "Minitron-like: no shape fits" in render(tmp_path, 100_000)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +124,6 @@ def test_wrong_options_are_one_sentence(
 
 def test_counts_and_names_are_read(tmp_path: Path) -> None:
     given = ["--out", str(tmp_path), "--tokens", "500k", "--peers", "ours, random"]
-    options = from_arguments(parser().parse_args(given))
+    options, _ = parse(given)
     assert options.tokens == 500_000 and options.peers == ("ours", "random") and options.run is None
-    assert from_arguments(parser().parse_args(["--out", str(tmp_path)])).peers == PEERS
+    assert parse(["--out", str(tmp_path)])[0].peers == PEERS
