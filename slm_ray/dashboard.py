@@ -10,7 +10,7 @@ from slm_ray.config.errors import UserError
 from slm_ray.config.parser import Parser
 from slm_ray.records.files import write_json
 from slm_ray.runtime.commands import run_command
-from slm_ray.runtime.wandb_key import has_key, wandb_project
+from slm_ray.runtime.wandb_tracker import has_key, wandb_project
 
 
 def make_parser() -> Parser:

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict
 
 from slm_ray.config.errors import UserError
-from slm_ray.records.jsonl import RecordWriter
-from slm_ray.runtime.wandb_tracker import WandbTracker
+from slm_ray.records.base import Record, RecordFile
 
-METRICS_FILE, PIPELINE_FILE = "metrics.jsonl", "pipeline.json"
+PIPELINE_FILE = "pipeline.json"
 Say = Callable[[str], None]
 
 
-class Tracker(Protocol):
-    """Takes metrics and tables of a run. A tracker that fails says so once and never stops the run.
+class MetricRow(Record):
+    """Metrics by name, at a step; without one, what the run comes to. A value that is no number is null."""
+
+    FILE: ClassVar[str] = "metrics.jsonl"
+    model_config = ConfigDict(extra="allow")
+    step: int | None = None
+
+
+class Tracker:
+    """Takes metrics and tables of a run, and keeps nothing: the base of those that do.
+
+    A tracker that fails says so once and never stops the run.
 
     Attributes:
         wants_earlier: What an earlier process of this run recorded is to be logged as well; it may be known already.
     """
 
-    wants_earlier: bool
+    wants_earlier = False
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Log scalars at a step; steps only grow."""
@@ -43,68 +53,45 @@ class Tracker(Protocol):
         """Flush and close; takes a bounded time."""
 
 
-class NoTracker:
-    """Keeps nothing."""
-
-    wants_earlier = False
-
-    def log(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """Do nothing."""
-
-    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Do nothing."""
-
-    def image(self, name: str, path: Path) -> None:
-        """Do nothing."""
-
-    def summary(self, values: Mapping[str, Any]) -> None:
-        """Do nothing."""
-
-    def end(self) -> None:
-        """Do nothing."""
-
-    def finish(self) -> None:
-        """Do nothing."""
+NoTracker = Tracker
 
 
-class JsonlTracker(NoTracker):
-    """Appends every logged step to ``metrics.jsonl`` in the run folder; what is no number is null."""
+class JsonlTracker(Tracker):
+    """Appends every logged step to ``metrics.jsonl`` in the run folder."""
 
     def __init__(self, folder: Path, say: Say) -> None:
-        self._say, path = say, folder / METRICS_FILE
+        self._say, path = say, folder / MetricRow.FILE
         self.wants_earlier = not path.exists() or not path.stat().st_size
-        self._writer: RecordWriter | None = None
-        self._try(lambda: setattr(self, "_writer", RecordWriter(path)))
-
-    def _try(self, action: Callable[[], object]) -> None:
+        self._file: RecordFile[MetricRow] | None = None
         try:
-            action()
+            self._file = RecordFile(path)
         except UserError as error:
-            self._writer = None
-            self._say(f"metrics are not kept any more ({error}); the run goes on without them")
+            self._give_up(error)
 
-    def _append(self, record: Mapping[str, Any]) -> None:
-        writer = self._writer
-        if writer is not None:
-            self._try(lambda: writer.append({name: _finite(value) for name, value in record.items()}))
+    def _give_up(self, error: UserError) -> None:
+        self._file = None
+        self._say(f"metrics are not kept any more ({error}); the run goes on without them")
+
+    def _append(self, step: int | None, values: Mapping[str, Any]) -> None:
+        if self._file is not None:
+            try:
+                self._file.append(MetricRow(step=step, **values))
+            except UserError as error:
+                self._give_up(error)
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Append one line."""
-        self._append({"step": step, **metrics})
+        self._append(step, metrics)
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Append one line without a step."""
-        self._append(values)
+        self._append(None, values)
 
     def finish(self) -> None:
         """Close the file."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def group_of(run: Path) -> str:
@@ -118,5 +105,7 @@ def make_tracker(
 ) -> Tracker:
     """The tracker of a name: ``none``, ``jsonl`` or ``wandb``."""
     if kind == "wandb":
+        from slm_ray.runtime.wandb_tracker import WandbTracker
+
         return WandbTracker(folder, group, job_type, tags, config, say)
     return JsonlTracker(folder, say) if kind == "jsonl" else NoTracker()

@@ -7,6 +7,7 @@ and the run goes on. What does not reach the server is kept on disk, to be sent 
 from __future__ import annotations
 
 import contextlib
+import netrc
 import os
 import queue
 import shutil
@@ -16,16 +17,17 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from urllib.parse import urlparse
 
 from slm_ray.config.errors import UserError, first_line
 from slm_ray.config.redact import redact, redact_value
-from slm_ray.records.files import read_json, write_json
+from slm_ray.records.base import Record, find_record, write_record
 from slm_ray.records.metric_names import AXES, AXIS_OF
 from slm_ray.runtime.environment import describe_environment
-from slm_ray.runtime.wandb_key import wandb_mode, wandb_project
+from slm_ray.runtime.trackers import Say, Tracker
 
-ID_FILE = "wandb.json"
+DEFAULT_SERVER = "https://api.wandb.ai"
 INIT_SECONDS, FINISH_SECONDS, LATE_SECONDS = 20.0, 30.0, 5.0
 MOST_WAITING = 20_000  # rows that W&B has not taken yet; more are not kept
 MOST_FAILURES = 3  # in a row, before W&B is left alone
@@ -37,33 +39,43 @@ _SETTINGS = {
     # Command line, paths, user and host stay here: the config says what a reader needs, without secrets.
     "x_disable_meta": True, "host": "",
 }  # fmt: skip
-Say = Callable[[str], None]
 Action = Callable[[Any], object]
 
 # Set once W&B has kept this process waiting in vain: from then on it is given little time.
 IS_LATE = threading.Event()
 
 
-def run_id_of(folder: Path) -> str:
-    """The id of a folder's W&B run, made once and kept in the folder, so that a resumed run is the same one there.
+class WandbRun(Record):
+    """The id of a folder's W&B run, drawn once, so that a resumed run is the same one there wherever the folder is."""
 
-    It is drawn, not derived from the path: a path may be moved, and may be the same on two machines.
-    """
-    path = folder / ID_FILE
-    try:
-        return str(read_json(path)["id"])
-    except (UserError, KeyError, TypeError):
-        made = uuid.uuid4().hex[:12]
-        write_json(path, {"id": made})
-        return made
+    FILE: ClassVar[str] = "wandb.json"
+    id: str
 
 
-def earlier_runs(folder: Path, run_id: str) -> list[Path]:
-    """What W&B kept on disk of earlier processes of a run."""
-    return sorted((folder / "wandb").glob(f"*run-*-{run_id}*"))
+def wandb_project() -> str:
+    """The project that runs go to: ``WANDB_PROJECT``, or ``slm_ray``."""
+    return os.environ.get("WANDB_PROJECT") or "slm_ray"
 
 
-class WandbTracker:
+def has_key() -> bool:
+    """Whether there is a key for the server, in the environment or where ``wandb login`` writes it; nobody is asked."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL") or DEFAULT_SERVER).hostname or ""
+    for name in [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]:
+        with contextlib.suppress(OSError, UnicodeDecodeError, netrc.NetrcParseError):
+            if netrc.netrc(Path(name).expanduser()).authenticators(host):
+                return True
+    return False
+
+
+def wandb_mode() -> str:
+    """``WANDB_MODE`` if set; else online with a key at hand, offline without. Never one that would ask for a key."""
+    mode = os.environ.get("WANDB_MODE") or "online"
+    return "offline" if mode == "online" and not has_key() else mode
+
+
+class WandbTracker(Tracker):
     """A run in W&B; see :class:`slm_ray.runtime.trackers.Tracker`."""
 
     def __init__(
@@ -80,19 +92,22 @@ class WandbTracker:
             say: Told what goes wrong, once.
         """
         self._folder, self._say, self._mode = folder, say, wandb_mode()
-        self._id: str | None = None
-        self._why = "no key, or WANDB_MODE says so"
         self._first_step, self._failures, self._exit_code = 0, 0, 0
         self._complained = self._gave_up = self._ended = False
         self._queue: queue.Queue[Action | None] = queue.Queue(MOST_WAITING)
-        self.wants_earlier = True
+        self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
         try:
             if (free := shutil.disk_usage(folder).free) < LEAST_FREE_BYTES:
                 raise UserError(f"the disk of {folder} has only {free >> 20} MiB free")
-            self._id = run_id_of(folder)
-            self.wants_earlier = self._mode == "online" or not earlier_runs(folder, self._id)
+            known = find_record(folder, WandbRun)
+            self._id = known.id if known else uuid.uuid4().hex[:12]
+            if known is None:
+                write_record(folder, WandbRun(id=self._id))
         except (UserError, OSError) as error:
             self._give_up(error)
+            return
+        # What an earlier process left on disk is sent before this one's.
+        self.wants_earlier = self._mode == "online" or not list((folder / "wandb").glob(f"*run-*-{self._id}*"))
         self._kept = f"wandb sync {folder}/wandb/*run-*-{self._id}*"
         self._options: dict[str, Any] = {
             "project": wandb_project(), "id": self._id, "resume": "allow",
@@ -102,9 +117,7 @@ class WandbTracker:
             "name": folder.resolve().name[:_LONGEST_NAME], "dir": str(folder),
             "reinit": "create_new",  # several models of one command are tracked at once
         }  # fmt: skip
-        self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
-        if not self._gave_up:
-            self._thread.start()
+        self._thread.start()
 
     # What the run calls: nothing here waits, but finish.
 
@@ -114,17 +127,13 @@ class WandbTracker:
         self._put(lambda run: run.log(row, step=step) if step >= self._first_step else None)
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Log a table."""
+        """Log a table; columns of numbers and words are allowed."""
         header, data = list(columns), [[_cell(cell) for cell in row] for row in rows]
 
         def send(run: Any) -> None:
             import wandb
 
-            try:
-                table = wandb.Table(columns=header, data=data)
-            except TypeError:  # a column of numbers and words: W&B wants to be told
-                table = wandb.Table(columns=header, data=data, allow_mixed_types=True)
-            run.log({name: table})
+            run.log({name: wandb.Table(columns=header, data=data, allow_mixed_types=True)})
 
         self._put(send)
 
@@ -154,24 +163,26 @@ class WandbTracker:
     def finish(self) -> None:
         """Send the rest and close; wait a bounded time for it."""
         self.end()
-        if not self._thread.is_alive():
-            return
-        self._thread.join(LATE_SECONDS if IS_LATE.is_set() else INIT_SECONDS + FINISH_SECONDS + LATE_SECONDS)
         if self._thread.is_alive():
-            self._is_late()
+            self._thread.join(LATE_SECONDS if IS_LATE.is_set() else INIT_SECONDS + FINISH_SECONDS + LATE_SECONDS)
+            if self._thread.is_alive():
+                self._is_late()
 
     def _put(self, action: Action) -> None:
-        if self._gave_up or self._ended:
-            return
-        try:
-            self._queue.put_nowait(action)
-        except queue.Full:
-            self._give_up(TimeoutError("it takes nothing any more"))
+        if not self._gave_up and not self._ended:
+            try:
+                self._queue.put_nowait(action)
+            except queue.Full:
+                self._give_up(TimeoutError("it takes nothing any more"))
 
     # What W&B's own thread does.
 
     def _work(self) -> None:
-        run = self._start()
+        run = None
+        try:
+            run = self._start()
+        except Exception as error:  # whatever W&B does, the run goes on
+            self._give_up(error)
         while (action := self._queue.get()) is not None:
             if run is not None and not self._gave_up:
                 self._do(action, run)
@@ -179,44 +190,36 @@ class WandbTracker:
             self._close(run)
 
     def _start(self) -> Any:
-        """The run, with the axes of its figures; None where there is none."""
-        if self._mode == "online" and IS_LATE.is_set():
-            self._mode, self._why = "offline", "it kept this process waiting before"
+        """The run, with the axes of its figures; one kept on disk where the server does not take it."""
         # What W&B stages of tables until they are sent, which offline is later: not in the user's home, which may be
         # another one then, or read-only.
         os.environ.setdefault("WANDB_DATA_DIR", str(self._folder.resolve() / "wandb"))
-        try:
-            import wandb
+        import wandb
 
-            known = getattr(wandb.Settings, "model_fields", _SETTINGS)
-            settings = wandb.Settings(**{name: value for name, value in _SETTINGS.items() if name in known})
-            run = self._init(wandb, settings)
-            for axis in AXES:
-                run.define_metric(axis, hidden=True)
-            for pattern, axis in AXIS_OF.items():
-                run.define_metric(pattern, step_metric=axis)
-            return run
-        except Exception as error:  # whatever W&B does, the run goes on
-            self._give_up(error)
-            return None
-
-    def _init(self, wandb: Any, settings: Any) -> Any:
-        """The run; one kept on disk where the server does not take it."""
+        known = getattr(wandb.Settings, "model_fields", _SETTINGS)
+        settings = wandb.Settings(**{name: value for name, value in _SETTINGS.items() if name in known})
+        was_late = self._mode == "online" and IS_LATE.is_set()
+        mode: Any = "offline" if was_late else self._mode
         try:
-            run = wandb.init(**self._options, mode=self._mode, settings=settings)
+            run = wandb.init(**self._options, mode=mode, settings=settings)
         except Exception as error:
-            if self._mode != "online":
+            if mode != "online":
                 raise
             IS_LATE.set()
-            self._mode = "offline"
             # W&B still holds the id of the one that failed, so this one has another until it is sent.
             self._kept = f"wandb sync --id {self._id} {self._folder}/wandb/offline-run-*"
             self._say(f"W&B cannot be reached ({_reason(error)}): this run is kept on disk; {self._send_later()}")
-            return wandb.init(**self._options | {"id": f"{self._id}-kept"}, mode="offline", settings=settings)
-        if self._mode == "online":
-            self._first_step = int(run.starting_step)  # 0, or behind what the server has of a resumed run
-        elif self._mode == "offline":
-            self._say(f"W&B is offline ({self._why}): {self._send_later()}")
+            run = wandb.init(**self._options | {"id": f"{self._id}-kept"}, mode="offline", settings=settings)
+        else:
+            if mode == "online":
+                self._first_step = int(run.starting_step)  # 0, or behind what the server has of a resumed run
+            elif mode == "offline":
+                why = "it kept this process waiting before" if was_late else "no key, or WANDB_MODE says so"
+                self._say(f"W&B is offline ({why}): {self._send_later()}")
+        for axis in AXES:
+            run.define_metric(axis, hidden=True)
+        for pattern, axis in AXIS_OF.items():
+            run.define_metric(pattern, step_metric=axis)
         return run
 
     def _do(self, action: Action, run: Any) -> None:
@@ -268,6 +271,4 @@ def _reason(error: Exception) -> str:
 
 def _cell(value: Any) -> Any:
     """What a cell of a W&B table may hold."""
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    return redact(str(value))
+    return value if value is None or isinstance(value, (bool, int, float)) else redact(str(value))

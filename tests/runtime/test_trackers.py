@@ -7,9 +7,10 @@ import types
 
 import pytest
 
+from slm_ray.records.base import read_lines
 from slm_ray.runtime import wandb_tracker
-from slm_ray.runtime.trackers import group_of, make_tracker
-from slm_ray.runtime.wandb_key import has_key, wandb_mode
+from slm_ray.runtime.trackers import MetricRow, group_of, make_tracker
+from slm_ray.runtime.wandb_tracker import has_key, wandb_mode
 
 ONE_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 
@@ -87,7 +88,7 @@ def fake_wandb(monkeypatch):
     module.Settings = lambda **options: options
     module.init = init
     module.teardown = lambda: None
-    module.Table = lambda columns, data: ("table", columns, data)
+    module.Table = lambda columns, data, allow_mixed_types: ("table", columns, data)
     module.Image = lambda path: ("image", path)
     monkeypatch.setitem(sys.modules, "wandb", module)
     yield seen
@@ -107,8 +108,8 @@ def test_jsonl_has_a_line_per_step_and_goes_on_after_a_restart(tmp_path):
         wanted.append(tracker.wants_earlier)
         use(tracker, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    one = [{"step": 0, "objective/perplexity": 4.5}, {"step": 1, "objective/perplexity": 4.25}, {"result/loss": 3.2}]
-    assert lines == 2 * one
+    steps = [{"step": 0, "objective/perplexity": 4.5}, {"step": 1, "objective/perplexity": 4.25}]
+    assert lines == 2 * [{"version": 2} | line for line in [*steps, {"step": None, "result/loss": 3.2}]]
     assert wanted == [True, False]
 
 
@@ -116,7 +117,8 @@ def test_jsonl_says_null_for_what_is_no_number(tmp_path):
     tracker = tracker_of("jsonl", tmp_path, [])
     tracker.log({"a": float("inf"), "b": float("nan"), "c": 1.0}, step=3)
     tracker.finish()
-    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 3, "a": None, "b": None, "c": 1.0}
+    (line,) = read_lines(tmp_path / "metrics.jsonl", MetricRow)
+    assert line.step == 3 and line.model_extra == {"a": None, "b": None, "c": 1.0}
 
 
 def test_jsonl_that_cannot_be_written_says_so_once_and_the_run_goes_on(tmp_path):
