@@ -19,7 +19,7 @@ from common import as_ids, load_result, machine_line
 
 from slm_ray.data import HELD_OUT, load_corpus, prepare_tokens
 from slm_ray.models.extraction import extract
-from slm_ray.models.reconstruct import ReconstructionSettings, reconstruct
+from slm_ray.models.reconstruction import ReconstructionSettings, reconstruct
 from slm_ray.records.cost import num_params
 from slm_ray.records.files import cache_folder
 from slm_ray.records.subnet import SubnetSpec, full_subnet

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import slm_ray
 from slm_ray.config.errors import UserError, unknown_name
+from slm_ray.config.version import VERSION
 from slm_ray.runtime.commands import run_command
 
 
@@ -88,7 +88,7 @@ def dispatch(argv: Sequence[str]) -> int:
         print(help_text(), end="")
         return 0
     if first == "--version":
-        print(f"slm-ray {slm_ray.__version__}")
+        print(f"slm-ray {VERSION}")
         return 0
     if first not in STAGES:
         raise unknown_name("stage", first, STAGES)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from torch.nn import functional
 
+from slm_ray.models.extraction import layers_of
 from slm_ray.models.families import Family
 from slm_ray.models.runner import SubnetRunner
 from slm_ray.records.architecture import Architecture
@@ -68,9 +69,9 @@ class _Pass:
 
     def watch(self, base: Any, family: Family) -> None:
         """Hook a model that is about to run."""
-        layers = base.get_submodule(family.layers_path.split(".", 1)[1])
+        layers = layers_of(base, family)
         for number, layer in enumerate(layers):
-            attention, mlp = layer.get_submodule(family.attention_output), layer.get_submodule(family.mlp_output)
+            attention, mlp = layer.get_submodule(family.attention.output), layer.get_submodule(family.mlp.output)
             attention.register_forward_pre_hook(lambda _m, x, n=number: self._heads(n, x[0]))
             mlp.register_forward_pre_hook(lambda _m, x, n=number: self._add(self.neurons[n], x[0].abs()))
             layer.register_forward_hook(lambda _m, x, y, n=number: self._layer(n, x[0], y))

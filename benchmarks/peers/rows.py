@@ -19,7 +19,7 @@ from slm_ray.config.errors import UserError
 from slm_ray.data import TokenShards
 from slm_ray.evaluate.models import LoadedModel, find_model
 from slm_ray.evaluate.text_record import measure_packed
-from slm_ray.models.starts import save_start
+from slm_ray.models.extraction import save_student
 from slm_ray.records.files import read_json, write_json
 
 TEACHER = "teacher"
@@ -90,7 +90,7 @@ def _perplexities(record: Mapping[str, Any]) -> str:
 def _start(study: Study, name: str) -> dict[str, Any]:
     made = make_start(study, name)
     made.model.config.dtype = torch.float32
-    save_start(made.model, study.tokenizer, row_folder(study, name) / "start")
+    save_student(made.model, row_folder(study, name) / "start", study.tokenizer)
     return {
         "params": made.params, "flops_per_token": made.flops_per_token, "spent": vars(made.spent), "note": made.note,
         "machine": machine_line(), "threads": study.options.threads,

@@ -19,10 +19,9 @@ from benchmarks.peers.search_here import without_ray
 from benchmarks.peers.study import Spent, Study
 from slm_ray.config.errors import UserError
 from slm_ray.models.extraction import extract
-from slm_ray.models.first_layers import first_n
-from slm_ray.models.loading import load_student
-from slm_ray.models.sizes import config_architecture
-from slm_ray.models.teachers import quiet_transformers
+from slm_ray.models.families import config_architecture
+from slm_ray.models.loading import load_student, quiet_transformers
+from slm_ray.models.starts import first_n
 from slm_ray.records.budget import Budget
 from slm_ray.records.cost import flops_per_token, num_params
 from slm_ray.records.files import read_json

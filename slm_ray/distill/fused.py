@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from slm_ray.distill.blocks import Objective, Workspace, losses_and_gradient
 from slm_ray.distill.outcomes import Targets
 from slm_ray.distill.signal import DenseSignal, TeacherSignal
-from slm_ray.models.heads import spans
+from slm_ray.models.lm_head import spans
 
 # Logits of one chunk. More make the multiplications faster, until the processor's rate is reached.
 _CHUNK_LOGITS = {"cpu": 3 << 23, "cuda": 1 << 27}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from slm_ray.config.errors import UserError
-from slm_ray.models.heads import spans
+from slm_ray.models.lm_head import spans
 
 BLOCK_WORDS = 16
 SLICE_WORDS = 4096

@@ -14,7 +14,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
 from slm_ray.evaluate.models import LoadedModel
-from slm_ray.models.teachers import quiet_transformers
+from slm_ray.models.loading import quiet_transformers
 
 _PROBE_TOKENS, _PROBE_PADS = 5, 3
 _LEAST_DRAW = 2.0**-24  # below it the type has nothing but 0, which would be drawn whatever its logit

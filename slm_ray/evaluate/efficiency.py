@@ -12,7 +12,7 @@ from slm_ray.evaluate.forward_flops import token_flops
 from slm_ray.evaluate.models import LoadedModel
 from slm_ray.evaluate.serving import Serving, cache_bytes
 from slm_ray.evaluate.ticker import Ticker
-from slm_ray.models.sizes import config_architecture, context_length
+from slm_ray.models.families import config_architecture, context_length
 from slm_ray.records.cost import kv_bytes_per_token
 from slm_ray.runtime.environment import describe_environment
 from slm_ray.runtime.hardware import Effort, Neighbours, matmul_flops_per_second, peak_flops

@@ -8,7 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from slm_ray.models.sizes import config_architecture
+from slm_ray.models.families import config_architecture
 from slm_ray.records.cost import flops_per_token
 
 SIZES, COUNTED = "sizes", "counted by torch"

@@ -12,8 +12,8 @@ from slm_ray.evaluate.models import LoadedModel
 from slm_ray.evaluate.prompts import Prompt, prompts_digest
 from slm_ray.evaluate.text_metrics import text_metrics
 from slm_ray.evaluate.ticker import Ticker
-from slm_ray.models.sizes import context_length
-from slm_ray.models.teachers import quiet_transformers
+from slm_ray.models.families import context_length
+from slm_ray.models.loading import quiet_transformers
 
 Say = Callable[[str], None]
 

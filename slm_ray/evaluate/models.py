@@ -15,10 +15,10 @@ from torch.nn import functional
 from slm_ray.config.digest import digest_json, sha256_file
 from slm_ray.config.errors import UserError
 from slm_ray.models.bundled import BUNDLED_NAME
-from slm_ray.models.heads import next_token_losses
-from slm_ray.models.loading import load_fp32
-from slm_ray.models.sizes import context_length
-from slm_ray.models.teachers import load_teacher, quiet_transformers
+from slm_ray.models.families import context_length
+from slm_ray.models.lm_head import next_token_losses
+from slm_ray.models.loading import load_student, quiet_transformers
+from slm_ray.models.teachers import load_teacher
 from slm_ray.records.files import explain_os_error
 
 _PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
@@ -133,9 +133,7 @@ class LoadedModel:
             UserError: It is no causal language model that transformers or slm_ray knows.
         """
         self.name, self.device, self.bf16 = model.name, device, precision == "bf16"
-        loaded, missing = load_fp32(model.folder, f"--model {model.name} does not load as a language model")
-        if missing:
-            raise UserError(f"--model {model.name} lacks {len(missing)} tensors, first {missing[0]}: copy it anew")
+        loaded = load_student(model.folder, f"--model {model.name}")
         self.model = loaded.eval().requires_grad_(False).to(device)
         self.params = sum(parameter.numel() for parameter in self.model.parameters())
         self.head = self._plain_head()

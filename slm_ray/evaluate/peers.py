@@ -10,7 +10,8 @@ from typing import Any
 from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError
 from slm_ray.evaluate.models import ModelFolder, find_model
-from slm_ray.models.starts import build_start, save_start
+from slm_ray.models.extraction import save_student
+from slm_ray.models.starts import build_start
 from slm_ray.models.teachers import load_teacher
 from slm_ray.records.files import cache_folder, whole_folder
 from slm_ray.runtime.progress import Console
@@ -57,7 +58,7 @@ def _kept(key: dict[str, Any], model: ModelFolder, build: Callable[[], Any], con
     if not (folder / "config.json").is_file():
         console.line(f"making the {key['kind']} peer of {model.name}")
         with whole_folder(folder) as temporary:
-            save_start(build(), None, temporary)
+            save_student(build(), temporary)
             _copy_tokenizer(model.folder, temporary)
     try:
         return find_model(str(folder))

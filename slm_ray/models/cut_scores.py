@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 
-from slm_ray.models.extraction import build_empty, reset_rotary
-from slm_ray.models.families import Family
-from slm_ray.models.heads import kl_divergences
-from slm_ray.models.reconstruct_layers import ATTENTION, MLP, SubLayer, TakenApart
-from slm_ray.models.slicing import HEAD
+from slm_ray.models.extraction import build_with
+from slm_ray.models.families import HEAD, Family
+from slm_ray.models.lm_head import kl_divergences
+from slm_ray.models.sub_layers import ATTENTION, MLP, SubLayer, TakenApart
 
 POSITION_STEP = 4  # KL is taken at every fourth position: the output head would cost as much as the layers do
 
@@ -32,11 +31,8 @@ class CutTeacher:
             family: Its family.
             ids: ``[sequences, length]`` calibration tokens.
         """
-        model = build_empty(config, family)
-        model.load_state_dict(dict(state), strict=False, assign=True)
-        reset_rotary(model)
-        self.apart = TakenApart(model.eval(), family)
-        self.head = state.get(HEAD, state[next(iter(family.global_tensors))])
+        self.apart = TakenApart(build_with(state, config, family), family)
+        self.head = state.get(HEAD, state[family.embedding])
         self.num_layers = len(self.apart.layers)
         with torch.no_grad():
             self._before = [self.apart.begin(ids)]

@@ -1,66 +1,72 @@
-"""From a sub-network's spec to a Hugging Face model of its own."""
+"""From a sub-network's spec to a Hugging Face model of its own: its config, its weights, its folder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM
 
-from slm_ray.models import hetero
 from slm_ray.models.families import Family
+from slm_ray.models.loading import quiet_transformers
+from slm_ray.models.precision import DTYPES, dtype_name
 from slm_ray.models.slicing import slice_state
 from slm_ray.records.architecture import Architecture, LayerShape
 from slm_ray.records.subnet import SubnetSpec
 
-# Fields that describe the checkpoint a config came from, or that transformers derives anew.
+# Fields that describe the checkpoint a config came from, that transformers derives anew, or that are a student's own.
 _FORGET = (
     "model_type", "architectures", "transformers_version", "_name_or_path", "dtype", "torch_dtype", "layer_types",
-    "quantization_config", "per_layer_config", "auto_map",
+    "quantization_config", "per_layer_config", "auto_map", "source_layers", "per_layer_reason",
 )  # fmt: skip
 
 
-def _kept_fields(config: Any) -> dict[str, Any]:
-    return {name: value for name, value in config.to_dict().items() if name not in _FORGET}
-
-
-def plain_config(config: Any, family: Family, architecture: Architecture) -> Any | None:
-    """The family's own config with these sizes, or None where the plain class cannot express them."""
-    if not architecture.is_uniform:
-        return None
-    shape, head_dim = architecture.layers[0], architecture.structure.head_dim
-    if not family.free_head_dim and shape.num_attention_heads * head_dim != architecture.hidden_size:
-        return None
-    if getattr(config, "scale_attn_by_inverse_layer_idx", False):
-        return None
-    fields = _kept_fields(config) | {
+def _common_fields(config: Any, family: Family, architecture: Architecture) -> dict[str, Any]:
+    """The teacher's fields with a student's sizes; where layers differ, the largest."""
+    kept = {name: value for name, value in config.to_dict().items() if name not in _FORGET}
+    largest = {
+        name: max(getattr(shape, name) for shape in architecture.layers)
+        for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size")
+    }
+    fields = kept | {
         "hidden_size": architecture.hidden_size,
         "num_hidden_layers": architecture.num_hidden_layers,
-        "num_attention_heads": shape.num_attention_heads,
-        family.intermediate_field: shape.intermediate_size,
+        "num_attention_heads": largest["num_attention_heads"],
+        family.intermediate_field: largest["intermediate_size"] or 1,
     }
-    if hasattr(config, "num_key_value_heads"):
-        fields["num_key_value_heads"] = shape.num_key_value_heads
+    if _has_kv_heads(config):
+        fields["num_key_value_heads"] = largest["num_key_value_heads"]
+    return fields
+
+
+def _has_kv_heads(config: Any) -> bool:
+    """Whether configs of this family have key-value heads apart from query heads."""
+    return "num_key_value_heads" in type(config).__dataclass_fields__
+
+
+def plain_config(config: Any, family: Family, architecture: Architecture) -> Any:
+    """The family's own config with sizes that it does not refuse."""
+    fields = _common_fields(config, family, architecture)
     if family.free_head_dim:
-        fields["head_dim"] = head_dim
-    try:
-        return type(config)(**fields)
-    except Exception as error:
-        # transformers' validators raise types of their own; a size they refuse needs our class. Anything else is a bug.
-        if "multiple" in str(error) or "divisible" in str(error):
-            return None
-        raise
+        fields["head_dim"] = architecture.structure.head_dim
+    else:
+        fields.pop("head_dim", None)
+    return family.plain_config_class()(**fields)
 
 
-def _layer_overrides(shape: LayerShape, family: Family) -> dict[str, Any]:
+def _layer_overrides(shape: LayerShape, family: Family, has_kv_heads: bool) -> dict[str, Any]:
     """One entry of ``per_layer_config``."""
     overrides: dict[str, Any] = {}
     skip = []
     if shape.num_attention_heads:
         overrides["num_attention_heads"] = shape.num_attention_heads
-        overrides["num_key_value_heads"] = shape.num_key_value_heads
+        if has_kv_heads:
+            overrides["num_key_value_heads"] = shape.num_key_value_heads
     else:
         skip.append("attention")
     if shape.intermediate_size:
@@ -70,40 +76,40 @@ def _layer_overrides(shape: LayerShape, family: Family) -> dict[str, Any]:
     return overrides | ({"skip": skip} if skip else {})
 
 
-def heterogeneous_config(config: Any, family: Family, architecture: Architecture, sources: tuple[int, ...]) -> Any:
-    """A config whose layers differ in size, for the family's class in ``hetero.py``.
+def per_layer_config(
+    config: Any, family: Family, architecture: Architecture, sources: tuple[int, ...], reason: str | None = None
+) -> Any:
+    """A config with sizes layer by layer, for the family's student classes.
 
     Args:
         config: The teacher's config.
         family: Its family.
         architecture: The student's sizes.
-        sources: The teacher's layer that each of the student's layers came from.
+        sources: For each of the student's layers, the teacher's layer it came from.
+        reason: Why the family's plain class cannot express it; kept in config.json as ``per_layer_reason``.
     """
-    fields = _kept_fields(config) | {
-        "hidden_size": architecture.hidden_size,
-        "num_hidden_layers": architecture.num_hidden_layers,
+    earlier = getattr(config, "source_layers", None)  # of a teacher that is itself a student
+    fields = _common_fields(config, family, architecture) | {
         "head_dim": architecture.structure.head_dim,
-        family.intermediate_field: max(shape.intermediate_size for shape in architecture.layers) or 1,
-        "num_attention_heads": max(shape.num_attention_heads for shape in architecture.layers),
-        "source_layers": list(sources),
+        "source_layers": [earlier[source] for source in sources] if earlier else list(sources),
     }
-    overrides = {index: _layer_overrides(shape, family) for index, shape in enumerate(architecture.layers)}
-    if hasattr(config, "num_key_value_heads"):
-        fields["num_key_value_heads"] = max(shape.num_key_value_heads for shape in architecture.layers)
-    else:
-        for override in overrides.values():
-            override.pop("num_key_value_heads", None)
-    config_class = getattr(hetero, family.student_class[1])
-    return config_class(**fields, per_layer_config=overrides)
+    if reason:
+        fields["per_layer_reason"] = reason
+    overrides = {
+        index: _layer_overrides(shape, family, _has_kv_heads(config)) for index, shape in enumerate(architecture.layers)
+    }
+    return family.student_class("Config")(**fields, per_layer_config=overrides)
 
 
 def student_config(config: Any, family: Family, spec: SubnetSpec, teacher: Architecture) -> Any:
-    """The config of a sub-network: the plain family's where that can express it, else a heterogeneous one."""
+    """The config of a sub-network: the plain family's where that can express it, else one with sizes per layer."""
     architecture = spec.architecture_in(teacher)
-    plain = plain_config(config, family, architecture)
-    if plain is not None:
-        return plain
-    return heterogeneous_config(config, family, architecture, tuple(layer.source for layer in spec.layers))
+    reason = family.plain_class_refuses(architecture)
+    if reason is None and family.scales_by_layer(config):
+        reason = "its attention is scaled by the numbers of its teacher's layers"
+    if reason is None:
+        return plain_config(config, family, architecture)
+    return per_layer_config(config, family, architecture, tuple(layer.source for layer in spec.layers), reason)
 
 
 def build_empty(config: Any, family: Family) -> Any:
@@ -111,7 +117,7 @@ def build_empty(config: Any, family: Family) -> Any:
     with torch.device("meta"):
         if config.model_type == family.model_type:
             return AutoModelForCausalLM.from_config(config)
-        return getattr(hetero, family.student_class[0])(config)
+        return family.student_class("ForCausalLM")(config)
 
 
 def reset_rotary(model: Any) -> None:
@@ -119,6 +125,21 @@ def reset_rotary(model: Any) -> None:
     rotary = getattr(model.base_model, "rotary_emb", None)
     if rotary is not None:
         model.base_model.rotary_emb = type(rotary)(config=rotary.config).to(next(model.parameters()).device)
+
+
+def build_with(state: Mapping[str, torch.Tensor], config: Any, family: Family) -> Any:
+    """A model in evaluation mode whose parameters are the tensors of a state dict themselves."""
+    model = build_empty(config, family)
+    model.load_state_dict(dict(state), strict=False, assign=True)
+    model.tie_weights()
+    reset_rotary(model)
+    return model.eval()
+
+
+def layers_of(base: Any, family: Family) -> Any:
+    """The list of layers of a causal LM's base model."""
+    layers: nn.ModuleList = getattr(base, family.layers)
+    return layers
 
 
 def extract(
@@ -129,13 +150,13 @@ def extract(
     *,
     dtype: torch.dtype | None = None,
 ) -> Any:
-    """Cut a sub-network out of a teacher, as a Hugging Face causal LM that shares no memory with it.
+    """A sub-network of a teacher as a Hugging Face causal LM that shares no memory with it.
 
     Args:
         state: The teacher's state dict.
         config: The teacher's config.
         family: The teacher's family.
-        spec: What to keep.
+        spec: The units to keep.
         dtype: The weights' type; the teacher's by default.
 
     Returns:
@@ -145,24 +166,62 @@ def extract(
         ValueError: The spec names units the teacher does not have.
     """
     teacher = family.architecture(config)
-    student = build_empty(student_config(config, family, spec, teacher), family)
     weights = slice_state(state, family, spec, teacher)
     if dtype is not None:
         weights = {name: tensor.to(dtype) for name, tensor in weights.items()}
-    student.load_state_dict(weights, strict=False, assign=True)
-    student.tie_weights()
-    reset_rotary(student)
+    student = build_with(weights, student_config(config, family, spec, teacher), family)
     left = [name for name, tensor in student.named_parameters() if tensor.is_meta]
     if left:
         raise ValueError(f"no weights for {left[:3]}: the family's declaration misses these tensors")
     student.config.dtype = next(iter(weights.values())).dtype
-    return student.eval()
+    return student
 
 
-def save_student(student: Any, folder: Path) -> None:
+@dataclass(frozen=True)
+class SavedWeights:
+    """What a saved model's weights are.
+
+    Attributes:
+        dtype: ``fp32``, ``bf16`` or ``fp16``.
+        bytes: Size of its weight files.
+    """
+
+    dtype: str
+    bytes: int
+
+
+@contextlib.contextmanager
+def _weights_as(model: Any, dtype: torch.dtype) -> Iterator[None]:
+    """Give a model's parameters another type for a while."""
+    own = [(parameter, parameter.data) for parameter in model.parameters()]
+    own_dtype = model.config.dtype
+    try:
+        for parameter, data in own:
+            parameter.data = data.to(dtype)
+        yield
+    finally:
+        for parameter, data in own:
+            parameter.data = data
+        model.config.dtype = own_dtype
+
+
+def save_student(student: Any, folder: Path, tokenizer: Any = None, dtype: str | None = None) -> SavedWeights:
     """Save a student so that ``from_pretrained`` loads it anywhere.
 
-    A plain model is saved as its family's class. Any other gets its modelling file beside it, for
+    A plain model is saved as its family's class. Any other gets its modelling files beside it, for
     ``trust_remote_code=True`` where slm_ray is not installed.
+
+    Args:
+        student: The model; it keeps its own type.
+        folder: Where it goes.
+        tokenizer: Its tokenizer, saved with it.
+        dtype: ``fp32``, ``bf16`` or ``fp16``; the model's own by default (see
+            :func:`slm_ray.models.precision.export_dtype`).
     """
-    student.save_pretrained(folder)
+    chosen = DTYPES[dtype] if dtype else next(student.parameters()).dtype
+    with quiet_transformers():
+        with _weights_as(student, chosen):
+            student.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+    return SavedWeights(dtype_name(chosen), sum(file.stat().st_size for file in folder.glob("*.safetensors")))

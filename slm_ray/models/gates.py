@@ -1,9 +1,9 @@
 """Gradients of unit gates: how the loss would change if a head, a neuron or a channel were absent.
 
-Every query head and every neuron of the teacher is given a gate that multiplies its output. The gate is 1 for a kept
-unit and 0 for a dropped one, and its gradient is taken in both cases: a dropped unit can show that it is missed.
-First-order pruning by gate gradients is Molchanov et al., arXiv 1906.10771; taking the gradient of dropped units as
-well, so that they may return, is the idea of RigL (arXiv 1911.11134) and of movement pruning (arXiv 2005.07683).
+Every query head and every neuron of the teacher has a gate that multiplies its output: 1 for a kept unit, 0 for a
+dropped one. The gradient is taken in both cases, so that a dropped unit can show that it is missed. First-order pruning
+by gate gradients is Molchanov et al., arXiv 1906.10771; gradients of dropped units, so that they may return, are the
+idea of RigL (arXiv 1911.11134) and of movement pruning (arXiv 2005.07683).
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from slm_ray.models.extraction import build_empty, reset_rotary
-from slm_ray.models.families import Family
-from slm_ray.models.heads import spans
-from slm_ray.models.slicing import HEAD
+from slm_ray.models.extraction import build_with, layers_of
+from slm_ray.models.families import HEAD, Family
+from slm_ray.models.lm_head import spans
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.subnet import SubnetSpec
 
@@ -115,22 +114,19 @@ class GatedTeacher:
             family: Its family.
         """
         self.family, self.architecture = family, family.architecture(config)
-        self._embedding = next(iter(state[name] for name in family.global_tensors))
+        self._embedding = state[family.embedding]
+        self._scales = family.embedding_scale(config), family.logit_scale(config)
         self.device = self._embedding.device
         self._head = state.get(HEAD, self._embedding)
-        model = build_empty(config, family)
-        model.load_state_dict(dict(state), strict=False, assign=True)
-        reset_rotary(model)
-        self._base = model.base_model.eval().requires_grad_(False)
+        self._base = build_with(state, config, family).base_model.requires_grad_(False)
         self._masks: Masks | None = None
         self._found: dict[tuple[str, int], torch.Tensor] = {}
         self._hidden: torch.Tensor | None = None
         self._install()
 
     def _install(self) -> None:
-        layers = self._base.get_submodule(self.family.layers_path.split(".", 1)[1])
-        for number, layer in enumerate(layers):
-            for kind, path in (("heads", self.family.attention_output), ("neurons", self.family.mlp_output)):
+        for number, layer in enumerate(layers_of(self._base, self.family)):
+            for kind, path in (("heads", self.family.attention.output), ("neurons", self.family.mlp.output)):
                 module = layer.get_submodule(path)
                 module.register_forward_pre_hook(self._gate_input(kind, number))
                 module.register_forward_hook(self._watch_write)
@@ -167,7 +163,7 @@ class GatedTeacher:
         """
         self._masks, self._found, self._hidden = masks, {}, None
         ids = ids.to(self.device)
-        embedded = functional.embedding(ids, self._embedding).requires_grad_(True)
+        embedded = (functional.embedding(ids, self._embedding) * self._scales[0]).requires_grad_(True)
         written = _Gate.apply(embedded, None, self._add_hidden)
         output = self._base(inputs_embeds=written, use_cache=False).last_hidden_state
         gradient, loss = self._loss_gradient(output.detach(), ids)
@@ -191,14 +187,15 @@ class GatedTeacher:
         Returns:
             ``[batch, sequence, hidden]`` and the loss in nats.
         """
-        hidden, targets = output[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
+        scale = self._scales[1]
+        hidden, targets = output[:, :-1].flatten(0, 1) * scale, ids[:, 1:].flatten()
         gradient, loss = torch.empty_like(hidden), 0.0
         for group in spans(len(targets), _HEAD_TOKENS):
             wanted = targets[group, None]
             logits = functional.linear(hidden[group], self._head)
             probabilities = logits.softmax(-1)
             loss -= float(probabilities.gather(1, wanted).float().clamp_min(1e-30).log().sum())
-            gradient[group] = probabilities @ self._head - self._head[wanted[:, 0]]
+            gradient[group] = scale * (probabilities @ self._head - self._head[wanted[:, 0]])
         padded = output.new_zeros(output.shape)
         padded[:, :-1] = gradient.view(len(ids), -1, hidden.shape[-1])
         return padded, loss

@@ -10,16 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from slm_ray.models.families import (
-    HIDDEN,
-    KEYS,
-    NEURONS,
-    QKV_PER_HEAD,
-    QKV_STACKED,
-    QUERIES,
-    Axes,
-    Family,
-)
+from slm_ray.models.extraction import layers_of
+from slm_ray.models.families import HIDDEN, KEYS, NEURONS, QKV_PER_HEAD, QKV_STACKED, QUERIES, Axes, Family
 from slm_ray.models.gates import GateGradients
 from slm_ray.models.runner import SubnetRunner
 from slm_ray.models.scores import UnitScores
@@ -115,10 +107,10 @@ class _ActivationPass:
         self.tokens = 0
 
     def watch(self, base: Any, family: Family) -> list[Any]:
-        """Hook a model; gives the hooks, to be removed."""
+        """Hook a model; returns the hooks, to be removed."""
         hooks = []
-        for number, layer in enumerate(base.get_submodule(family.layers_path.split(".", 1)[1])):
-            attention, mlp = layer.get_submodule(family.attention_output), layer.get_submodule(family.mlp_output)
+        for number, layer in enumerate(layers_of(base, family)):
+            attention, mlp = layer.get_submodule(family.attention.output), layer.get_submodule(family.mlp.output)
             hooks.append(attention.register_forward_pre_hook(lambda _m, x, n=number: self._heads(n, x[0])))
             hooks.append(mlp.register_forward_pre_hook(lambda _m, x, n=number: self._neurons(n, x[0])))
             hooks.append(layer.register_forward_hook(lambda _m, x, y, n=number: self._layer(n, x[0], y)))

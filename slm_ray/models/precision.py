@@ -1,4 +1,4 @@
-"""The type that matrices are multiplied in."""
+"""The types that matrices are multiplied in and that weights are saved in."""
 
 from __future__ import annotations
 
@@ -8,21 +8,43 @@ import torch
 
 from slm_ray.runtime.hardware import matmul_flops_per_second
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+EXPORT_DTYPES = ("auto", *DTYPES)
 _SIDE = 512  # of the matrices that are timed: a processor's own rates, whatever model is computed
 _WORTH = 1.25  # how many times as fast products in bf16 have to be: the rest of a pass gains nothing from them
 
 
-def choose_precision(wanted: str, device: str = "cpu") -> str:
-    """What ``auto`` stands for: ``bf16`` where it is multiplied natively (AMX, or AVX-512 with BF16), else ``fp32``.
+def dtype_name(dtype: torch.dtype) -> str:
+    """``fp32``, ``bf16`` or ``fp16``; any other type, which no weights are saved in, counts as ``fp32``."""
+    return next((name for name, known in DTYPES.items() if known == dtype), "fp32")
+
+
+def export_dtype(wanted: str, own: str) -> str:
+    """The type that weights are saved in.
 
     Args:
-        wanted: ``auto``, or what is asked for.
-        device: ``cpu`` or ``cuda``, where GPUs count as new enough: the one in question may be on another machine.
+        wanted: One of ``EXPORT_DTYPES``; ``auto`` is the teacher's own type.
+        own: The type of the teacher's weights (:attr:`slm_ray.models.teachers.Teacher.dtype`).
+    """
+    return own if wanted == "auto" else wanted
+
+
+def saved_bytes(num_params: int, dtype: str) -> int:
+    """Bytes of so many weights in a file."""
+    return num_params * DTYPES[dtype].itemsize
+
+
+def choose_precision(wanted: str, device: str = "cpu") -> str:
+    """The type to multiply in: ``auto`` is ``bf16`` on a GPU and on processors with AMX or AVX-512 BF16, else ``fp32``.
+
+    Args:
+        wanted: ``auto``, or the type itself.
+        device: ``cpu`` or ``cuda``; the GPU in question may be on another machine.
     """
     if wanted != "auto":
         return wanted
-    is_native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return "bf16" if device == "cuda" or is_native else "fp32"
+    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return "bf16" if device == "cuda" or found.get("amx_tile") or found.get("avx512_bf16") else "fp32"
 
 
 @lru_cache(maxsize=1)
@@ -34,13 +56,9 @@ def bf16_gain() -> float:
 
 
 def measure_precision(wanted: str, device: str = "cpu") -> str:
-    """What ``auto`` stands for, by what products take on the processor rather than by what it says it can.
+    """As :func:`choose_precision`, but what a processor gains from bf16 is measured rather than read off.
 
     For one process that decides for all others: two machines, or one that is busy, may find different things.
-
-    Args:
-        wanted: ``auto``, or what is asked for.
-        device: ``cpu`` or ``cuda``, where bf16 is taken: the GPU in question may be on another machine.
     """
     if wanted != "auto" or device == "cuda":
         return choose_precision(wanted, device)

@@ -1,20 +1,206 @@
-"""Models with random weights: standard Llamas, or Llamas with another way of telling positions."""
+"""Models from scratch, and the ladder: one dial, the number of parameters, decides depth, width, heads and MLP.
+
+Shapes: the width is near 48 times the depth, and everything is a multiple of 64. Learning rate and batch
+follow Porian et al. (arXiv 2406.19146), as OLMo's ladders do (arXiv 2412.04403). docs/scratch.md has the formulae.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-import torch
+from slm_ray.config.errors import UserError, unknown_name
+from slm_ray.config.units import format_count
+from slm_ray.models.families import LEARNED, POSITION_KINDS, ROTARY, scratch_family, scratch_structure
+from slm_ray.records.architecture import Architecture, LayerShape
+from slm_ray.records.cost import embedding_params, num_params
 
-from slm_ray.config.errors import unknown_name
-from slm_ray.models.sizes import POSITIONS_TYPE
-from slm_ray.records.architecture import Architecture
-
-ROTARY, LEARNED = "rotary", "learned"
-POSITIONS = (ROTARY, LEARNED, "alibi", "none")
+POSITIONS = POSITION_KINDS
 # Positions that no table ends may be read further out than was trained: that far does a model say it goes.
 _FURTHER = 16
+STEP = 64  # widths are multiples of it
+# Width over depth: 64 in nanochat, GPT-2 and Pythia-160M, 19 in SmolLM2; small models gain from depth (MobileLLM, arXiv
+# 2402.14905), and lose speed by it.
+ASPECT = 48
+SIZES = ("20M", "40M", "70M", "110M", "160M")
+SMALLEST, LARGEST = 100_000, 20_000_000_000
+_WITHIN = 0.03  # how far off the target a model may be
+_ASPECTS = (8, 160)  # deepest and flattest
+_MLP_RATIOS = (2.0, 4.0)  # MLP width over width; 8/3 makes a gated MLP as large as a plain one of 4
+_MLP_RATIO = 8 / 3
+_SMALL_WIDTH = 256  # from here on heads are 64 wide, below it 32, so that there are several
+
+# Porian et al.: the best learning rate and batch (in tokens) at 108M parameters, and their exponents in the size.
+_REFERENCE_PARAMS, _REFERENCE_RATE, _REFERENCE_BATCH = 108e6, 0.0047, 160 * 2048
+_RATE_EXPONENT, _BATCH_EXPONENT = -1 / 3, 2 / 3
+_TOKENS_PER_PARAM = 20  # what they hold for (Chinchilla, arXiv 2203.15556)
+_TOKENS_EXPONENT = 0.383  # of the batch in the tokens, at one size (Bergsma et al., arXiv 2505.13738)
+_HIGHEST_RATE = 0.01
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A size and what it is trained with.
+
+    Attributes:
+        target: Parameters asked for.
+        architecture: Sizes, rotary positions.
+    """
+
+    target: int
+    architecture: Architecture
+
+    @property
+    def params(self) -> int:
+        """Parameters, the embedding's included."""
+        return num_params(self.architecture)
+
+    @property
+    def matrix_params(self) -> int:
+        """Parameters without the token embedding and the table of positions."""
+        structure, hidden = self.architecture.structure, self.architecture.hidden_size
+        return self.params - embedding_params(structure, hidden) + hidden  # the final norm is no embedding
+
+    def batch_tokens(self, tokens: float | None = None) -> float:
+        """Tokens of one step for a training of so many tokens; None: of 20 per parameter.
+
+        160 x 2048 (N / 108M)^(2/3) (D / 20N)^0.383, where N is :attr:`matrix_params`.
+        """
+        share = 1.0 if tokens is None else tokens / (_TOKENS_PER_PARAM * self.matrix_params)
+        size = (self.matrix_params / _REFERENCE_PARAMS) ** _BATCH_EXPONENT
+        return _REFERENCE_BATCH * size * share**_TOKENS_EXPONENT
+
+    def learning_rate(self, batch_tokens: float) -> float:
+        """AdamW's peak rate for steps of so many tokens.
+
+        0.0047 (N / 108M)^(-1/3) at the batch that goes with it; at another it moves with the square root of the batch
+        (Malladi et al., arXiv 2205.10287), and nowhere is it over 0.01.
+        """
+        own = _REFERENCE_RATE * (self.matrix_params / _REFERENCE_PARAMS) ** _RATE_EXPONENT
+        return min(own * math.sqrt(batch_tokens / self.batch_tokens()), _HIGHEST_RATE)
+
+    def batch_size(self, tokens: float, sequence_length: int, multiple: int = 1) -> int:
+        """Sequences of one step, a multiple of ``multiple`` (of eight of them where there is room).
+
+        Args:
+            tokens: Of the whole training.
+            sequence_length: Tokens of a sequence.
+            multiple: What the workers can deal out evenly.
+        """
+        wanted = self.batch_tokens(tokens) / sequence_length
+        step = 8 * multiple if wanted >= 8 * multiple else multiple
+        return max(step, round(wanted / step) * step)
+
+
+def pad_vocabulary(size: int) -> int:
+    """A vocabulary's rows, a multiple of 64 so that products with the output head are fast."""
+    return -(-size // STEP) * STEP
+
+
+def make_shape(vocab_size: int, hidden_size: int, layers: int, intermediate_size: int) -> Architecture:
+    """Uniform layers with rotary positions, as many key-value heads as query heads, and a tied embedding."""
+    structure = scratch_structure(vocab_size, head_dim=64 if hidden_size >= _SMALL_WIDTH else 32)
+    heads = hidden_size // structure.head_dim
+    return Architecture(structure, hidden_size, (LayerShape(heads, heads, intermediate_size),) * layers)
+
+
+def _mlp_widths(hidden_size: int) -> range:
+    low, high = (math.ceil(ratio * hidden_size / STEP) * STEP for ratio in _MLP_RATIOS)
+    return range(low, high + 1, STEP)
+
+
+def _depths(hidden_size: int) -> range:
+    return range(max(1, math.ceil(hidden_size / _ASPECTS[1])), hidden_size // _ASPECTS[0] + 1)
+
+
+def _shapes(target: int, vocab_size: int) -> Iterator[Architecture]:
+    """For every width and depth, the MLP that brings the size nearest to the target."""
+    for hidden_size in itertools.count(STEP, STEP):
+        smallest, largest = _extremes(vocab_size, hidden_size)
+        if smallest > target * (1 + _WITHIN):
+            return
+        if largest < target * (1 - _WITHIN):
+            continue
+        widths = _mlp_widths(hidden_size)
+        for layers in _depths(hidden_size):
+            least = num_params(make_shape(vocab_size, hidden_size, layers, widths[0]))
+            if least > target * (1 + _WITHIN):
+                break
+            steps = round((target - least) / (3 * hidden_size * STEP * layers))
+            yield make_shape(vocab_size, hidden_size, layers, widths[min(max(steps, 0), len(widths) - 1)])
+
+
+def _oddness(shape: Architecture, target: int) -> float:
+    """How far a shape is from the proportions, and a little from the size, that are wanted."""
+    aspect = shape.hidden_size / shape.num_hidden_layers / ASPECT
+    mlp = shape.layers[0].intermediate_size / shape.hidden_size / _MLP_RATIO
+    return abs(math.log(aspect)) + abs(math.log(mlp)) + 10 * abs(math.log(num_params(shape) / target))
+
+
+def find_rung(target: int, vocab_size: int) -> Rung:
+    """The model of the ladder with about so many parameters, the embedding's included.
+
+    Args:
+        target: Parameters wanted.
+        vocab_size: Rows of the embedding; see :func:`pad_vocabulary`.
+
+    Returns:
+        The model within 3% of the target whose proportions are the most usual.
+
+    Raises:
+        UserError: There is none, mostly because the vocabulary alone is larger; the nearest sizes are named.
+    """
+    if not SMALLEST <= target <= LARGEST:
+        raise UserError(
+            f"--scratch {format_count(target)} must lie between {format_count(SMALLEST)} and {format_count(LARGEST)} "
+            "parameters"
+        )
+    near = [shape for shape in _shapes(target, vocab_size) if abs(num_params(shape) / target - 1) <= _WITHIN]
+    if not near:
+        raise _no_such_size(target, vocab_size)
+    return Rung(target, min(near, key=lambda shape: _oddness(shape, target)))
+
+
+def _extremes(vocab_size: int, hidden_size: int) -> tuple[int, int]:
+    """The smallest and the largest model of a width."""
+    widths, depths = _mlp_widths(hidden_size), _depths(hidden_size)
+    return (
+        num_params(make_shape(vocab_size, hidden_size, depths[0], widths[0])),
+        num_params(make_shape(vocab_size, hidden_size, depths[-1], widths[-1])),
+    )
+
+
+def _sizes(vocab_size: int, target: int) -> Iterator[int]:
+    """All sizes that there are, up to the first width whose models are all larger than the target."""
+    for hidden_size in itertools.count(STEP, STEP):
+        for layers in _depths(hidden_size):
+            for width in _mlp_widths(hidden_size):
+                yield num_params(make_shape(vocab_size, hidden_size, layers, width))
+        if _extremes(vocab_size, hidden_size)[0] > target:
+            return
+
+
+def _no_such_size(target: int, vocab_size: int) -> UserError:
+    named = f"--scratch {format_count(target)}"
+    smallest = _extremes(vocab_size, STEP)[0]
+    advice = "or a smaller vocabulary" + (", like --tokenizer train:8192" if vocab_size > 8192 else "")
+    if target < smallest:
+        return UserError(
+            f"{named} is too small for a vocabulary of {vocab_size:,}: at the least width, {STEP}, the embedding alone "
+            f"has {format_count(vocab_size * STEP)} parameters; the smallest model has {format_count(smallest)} "
+            f"({smallest:,}): give that, {advice}"
+        )
+    below = max(size for size in _sizes(vocab_size, target) if size <= target)
+    above = min(size for size in _sizes(vocab_size, target) if size > target)
+    return UserError(
+        f"{named}: no widths that are multiples of {STEP} give that size with a vocabulary of {vocab_size:,}; the "
+        f"nearest sizes are {format_count(below)} ({below:,}) and {format_count(above)} ({above:,}): give one of them, "
+        f"{advice}"
+    )
 
 
 def positions_limit(positions: str, sequence_length: int) -> int:
@@ -26,7 +212,7 @@ def positions_limit(positions: str, sequence_length: int) -> int:
 
 
 def with_positions(architecture: Architecture, positions: str, sequence_length: int) -> Architecture:
-    """A rotary Llama's sizes with other positions; the layers are the same, a table of positions comes on top.
+    """A model's sizes with other positions; the layers are the same, a table of positions comes on top.
 
     Args:
         architecture: As the ladder gives it.
@@ -39,7 +225,7 @@ def with_positions(architecture: Architecture, positions: str, sequence_length: 
     if positions not in POSITIONS:
         raise unknown_name("kind of positions", positions, POSITIONS)
     structure = dataclasses.replace(
-        architecture.structure, family="llama" if positions == ROTARY else POSITIONS_TYPE,
+        architecture.structure, family=scratch_family(positions).model_type,
         learned_positions=sequence_length if positions == LEARNED else 0,
         max_position_embeddings=positions_limit(positions, sequence_length),
     )  # fmt: skip
@@ -54,12 +240,8 @@ def scratch_config(architecture: Architecture, positions: str, tokenizer: Any = 
         positions: One of ``POSITIONS``.
         tokenizer: Whose special tokens it names; None: none.
     """
-    from transformers import LlamaConfig
-
-    from slm_ray.models.positions import SlmRayPositionsConfig
-
     structure, layer = architecture.structure, architecture.layers[0]
-    # Not the padding token: often it is the end of a document, whose embedding Llama would then never train.
+    # Not the padding token: often it is the end of a document, whose embedding would then never be trained.
     special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos")}
     fields: dict[str, Any] = {
         "vocab_size": structure.vocab_size, "hidden_size": architecture.hidden_size,
@@ -68,11 +250,13 @@ def scratch_config(architecture: Architecture, positions: str, tokenizer: Any = 
         "head_dim": structure.head_dim, "max_position_embeddings": structure.max_position_embeddings,
         "tie_word_embeddings": structure.tie_word_embeddings, **special,
     }  # fmt: skip
-    return LlamaConfig(**fields) if positions == ROTARY else SlmRayPositionsConfig(**fields, positions=positions)
+    family = scratch_family(positions)
+    kind = {} if family.model_type == scratch_family(ROTARY).model_type else {"positions": positions}
+    return family.plain_config_class()(**fields, **kind)
 
 
 def build_scratch(architecture: Architecture, positions: str, seed: int, tokenizer: Any = None) -> Any:
-    """A model in fp32 with weights as its class draws them (normal, standard deviation 0.02; norms are 1).
+    """A model in fp32 with weights as its class initialises them (normal, standard deviation 0.02; norms are 1).
 
     Args:
         architecture: Its sizes.
@@ -80,13 +264,11 @@ def build_scratch(architecture: Architecture, positions: str, seed: int, tokeniz
         seed: Of the weights. The same seed gives the same layers whatever the positions.
         tokenizer: Whose special tokens its config names.
     """
-    from transformers import LlamaForCausalLM
-
-    from slm_ray.models.positions import SlmRayPositionsForCausalLM
+    import torch
+    from transformers import AutoModelForCausalLM
 
     config = scratch_config(architecture, positions, tokenizer)
     torch.manual_seed(seed)
-    model: Any = (LlamaForCausalLM if positions == ROTARY else SlmRayPositionsForCausalLM)(config)
-    model = model.float()
+    model: Any = AutoModelForCausalLM.from_config(config).float()
     model.config.dtype = torch.float32
     return model

@@ -1,4 +1,4 @@
-"""Cutting a teacher's tensors down to the units a sub-network keeps."""
+"""Slices of a teacher's tensors: the units that a sub-network keeps."""
 
 from __future__ import annotations
 
@@ -6,21 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from slm_ray.models.families import (
-    HIDDEN,
-    KEYS,
-    NEURONS,
-    QKV_PER_HEAD,
-    QKV_STACKED,
-    QUERIES,
-    Axes,
-    Family,
-)
+from slm_ray.models.families import HEAD, HIDDEN, KEYS, NEURONS, QKV_PER_HEAD, QKV_STACKED, QUERIES, Axes, Family
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.subnet import LayerUnits, SubnetSpec
 
 Index = torch.Tensor | None
-HEAD = "lm_head.weight"
 
 
 def _index(units: Sequence[int], count: int) -> Index:
@@ -70,9 +60,9 @@ def layer_slices(
     prefix = family.layer_prefix.format(layer.source)
     tensors: dict[str, Axes] = {}
     if layer.kv_heads:
-        tensors.update(family.attention_tensors)
+        tensors.update(family.attention.tensors)
     if layer.neurons:
-        tensors.update(family.mlp_tensors)
+        tensors.update(family.mlp.tensors)
     for name, axes in tensors.items():
         tensor = state.get(prefix + name)
         if tensor is not None:

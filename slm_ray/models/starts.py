@@ -9,19 +9,19 @@ from typing import Any
 import torch
 
 from slm_ray.config.errors import UserError
-from slm_ray.models.extraction import extract, save_student
-from slm_ray.models.first_layers import first_n
+from slm_ray.config.units import format_count
+from slm_ray.models.extraction import extract
+from slm_ray.models.families import config_architecture
 from slm_ray.models.loading import load_student
-from slm_ray.models.sizes import config_architecture
-from slm_ray.models.teachers import Teacher, quiet_transformers
+from slm_ray.models.teachers import Teacher
 from slm_ray.records.architecture import Architecture, LayerShape
-from slm_ray.records.budget import Budget
+from slm_ray.records.budget import QUANTITIES, Budget, measure_cost
 from slm_ray.records.cost import num_params
-from slm_ray.records.subnet import LayerUnits, SubnetSpec
+from slm_ray.records.subnet import LayerUnits, SubnetSpec, full_subnet
 
 
 def build_start(start: str, student: Path | str, name: str, seed: int, teacher: Teacher | None) -> Any:
-    """A student in fp32 with the weights that a start says.
+    """A student in fp32 with its starting weights.
 
     Args:
         start: ``student``, ``random``, ``first-n`` or ``random-subnet``.
@@ -60,6 +60,30 @@ def _from_teacher(start: str, model: Any, name: str, seed: int, teacher: Teacher
         )
     spec = first_layers_like(architecture, whole) if start == "first-n" else random_like(architecture, whole, seed)
     return extract(teacher.state(), teacher.config(), teacher.family(), spec, dtype=torch.float32)
+
+
+def first_n(teacher: Architecture, budget: Budget, sequence_length: int, target_cost: int | None = None) -> SubnetSpec:
+    """Inheritune's student (arXiv 2404.08634): the first n whole layers, n as large as a cost allows.
+
+    Args:
+        teacher: The teacher's sizes.
+        budget: Its upper end is never exceeded; its lower end does not count, since whole layers come in large steps.
+        sequence_length: The context at which FLOPs are counted.
+        target_cost: The cost to stay at or below, where even one layer does; else only the budget counts.
+
+    Raises:
+        UserError: Even one layer costs more than the budget.
+    """
+    whole = full_subnet(teacher)
+    prefixes = [SubnetSpec(whole.hidden, whole.layers[:count]) for count in range(1, teacher.num_hidden_layers + 1)]
+    costs = [measure_cost(prefix.architecture_in(teacher), budget.quantity, sequence_length) for prefix in prefixes]
+    for ceiling in (min(budget.high, budget.high if target_cost is None else target_cost), budget.high):
+        if fitting := [prefix for prefix, cost in zip(prefixes, costs, strict=True) if cost <= ceiling]:
+            return fitting[-1]
+    raise UserError(
+        f"even the teacher's first layer alone has {format_count(costs[0])} {QUANTITIES[budget.quantity]}, more than"
+        f" the budget's {format_count(budget.high)}: choose a higher budget"
+    )
 
 
 def first_layers_like(student: Architecture, teacher: Architecture) -> SubnetSpec:
@@ -101,7 +125,7 @@ def random_like(student: Architecture, teacher: Architecture, seed: int) -> Subn
         or student.structure.head_dim != teacher.structure.head_dim
     ):
         raise UserError(
-            "--start random-subnet needs a student that fits into the teacher: give the teacher it was cut from"
+            "--start random-subnet needs a student that fits into the teacher: give the teacher it came from"
         )
     sources = _sample(rng, teacher.num_hidden_layers, student.num_hidden_layers)
     layers = tuple(
@@ -109,11 +133,3 @@ def random_like(student: Architecture, teacher: Architecture, seed: int) -> Subn
         for source, shape in zip(sources, student.layers, strict=True)
     )
     return SubnetSpec(_sample(rng, teacher.hidden_size, student.hidden_size), layers)
-
-
-def save_start(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write a start as a Hugging Face folder."""
-    with quiet_transformers():
-        save_student(model, folder)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
-import os
 import re
 import shutil
 import struct
@@ -25,14 +23,16 @@ from safetensors.torch import load_file, save_file
 from slm_ray.config.digest import digest_json, sha256_file
 from slm_ray.config.errors import UserError, first_line, nearest
 from slm_ray.models.bundled import BUNDLED_NAME, LICENCE, fetch_bundled_gguf
-from slm_ray.models.families import FAMILIES, Family, family_of, unsupported_family
+from slm_ray.models.families import HEAD, Family, check_model_type, family_of
+from slm_ray.models.loading import check_loaded, check_weight_files, quiet_transformers
+from slm_ray.models.precision import dtype_name
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.files import cache_folder, explain_os_error, read_json, whole_folder, write_json
 from slm_ray.runtime.copies import local_copy
 
 WEIGHTS_FILE = "model.safetensors"
 MANIFEST_FILE = "manifest.json"
-_FORMAT = 1
+_FORMAT = 2
 _SAVED_DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -45,12 +45,14 @@ class Teacher:
         folder: Its folder in the cache: config, tokenizer, weights, manifest.
         digest: The first 16 digits of its weights' SHA-256.
         licence: What its card says, or ``unknown``.
+        dtype: The type its own weights are saved in: ``fp32``, ``bf16`` or ``fp16``; ``bf16`` for GGUF files.
     """
 
     name: str
     folder: Path
     digest: str
     licence: str
+    dtype: str = "fp32"
 
     def here(self) -> Teacher:
         """The teacher where this machine can read it; see :func:`slm_ray.runtime.copies.local_copy`."""
@@ -92,26 +94,6 @@ class Teacher:
             with whole_folder(folder) as temporary:
                 save_file({name: tensor.to(dtype) for name, tensor in state.items()}, temporary / WEIGHTS_FILE)
         return load_file(folder / WEIGHTS_FILE)
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' bars and notes off the terminal; errors still come as exceptions."""
-    from transformers.utils import logging as hf_logging
-
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers imports DeepSpeed, which else says what it chose
-    level = hf_logging.get_verbosity()
-    bars = hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        hf_logging.set_verbosity(level)
-        if bars:
-            hf_logging.enable_progress_bar()
 
 
 def load_teacher(name: str, cache: Path | None = None) -> Teacher:
@@ -204,57 +186,16 @@ def _from_folder(name: str, folder: Path, cache: Path) -> Teacher:
 
 
 def check_family(name: str, folder: Path) -> None:
-    """Refuse another family before transformers reads anything, so that it may say what it likes about it."""
+    """Refuse another family before transformers reads anything, so that it may say what it likes about it.
+
+    Raises:
+        UserError: The folder's config.json is damaged, or names a family that is not supported.
+    """
     fields = read_json(folder / "config.json")
     kind = fields.get("model_type") if isinstance(fields, dict) else None
     if not isinstance(kind, str):
         raise UserError(f"teacher {name} is no model: {folder.name}/config.json names no model_type; download it again")
-    if kind not in FAMILIES:
-        raise unsupported_family(name, kind)
-
-
-def check_weight_files(what: str, source: Path | str) -> None:
-    """Make sure that a model folder has weights that are no pickles; a hub id is left to transformers.
-
-    Args:
-        what: What an error begins with.
-        source: A model folder or hub id.
-
-    Raises:
-        UserError: Its weights are pickles, or its index names such, or files that are not there.
-    """
-    folder = Path(source)
-    if not folder.is_dir():
-        return
-    if not list(folder.glob("*.safetensors")) and [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]:
-        raise UserError(f"{what} has only pickled weights, which can run code: convert them to safetensors first")
-    check_shards(what, folder)
-
-
-def check_shards(what: str, folder: Path) -> None:
-    """Make sure that every weight file a folder's index names is there, in the folder itself, and no pickle.
-
-    Raises:
-        UserError: Some are missing, or the index is damaged.
-    """
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return
-    try:
-        wanted = set(read_json(index)["weight_map"].values())
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{what} is damaged: {index.name} is no index of weights; download it again") from error
-    strange = sorted(str(shard) for shard in wanted if not re.fullmatch(r"[\w.-]+\.safetensors", str(shard)))
-    if strange:
-        raise UserError(
-            f"{what}: {index.name} names '{strange[0]}', which is no *.safetensors file of its folder: do not use it"
-        )
-    missing = sorted(shard for shard in wanted if not (folder / shard).is_file())
-    if missing:
-        raise UserError(
-            f"{what} is only half there: {len(missing)} of {len(wanted)} weight files are missing, "
-            f"first {missing[0]}; download it again"
-        )
+    check_model_type(name, kind)
 
 
 def _converted(name: str, key: str, source: dict[str, Any], cache: Path, licence: str) -> Teacher:
@@ -263,7 +204,7 @@ def _converted(name: str, key: str, source: dict[str, Any], cache: Path, licence
     if not _is_sound(folder):
         _convert(name, source, folder, licence)
     manifest = read_json(folder / MANIFEST_FILE)
-    return Teacher(name, folder, str(manifest["sha256"])[:16], str(manifest["licence"]))
+    return Teacher(name, folder, str(manifest["sha256"])[:16], str(manifest["licence"]), str(manifest["dtype"]))
 
 
 def _is_sound(folder: Path) -> bool:
@@ -278,7 +219,7 @@ def _is_sound(folder: Path) -> bool:
 
 
 def _convert(name: str, source: dict[str, Any], folder: Path, licence: str) -> None:
-    """Load a model with transformers and save it in the one form that every worker maps."""
+    """Load a model with transformers, check it, and save it in the one form that every worker maps."""
     from transformers import AutoConfig
 
     if source["gguf_file"] is None:
@@ -291,24 +232,22 @@ def _convert(name: str, source: dict[str, Any], folder: Path, licence: str) -> N
     family_of(config, name)
     state = {key: value.detach() for key, value in model.state_dict().items()}
     if config.tie_word_embeddings:
-        state.pop("lm_head.weight", None)
-    dtype = next(iter(state.values())).dtype
-    dtype = dtype if dtype in _SAVED_DTYPES else torch.float32
+        state.pop(HEAD, None)
+    own = torch.bfloat16 if source["gguf_file"] else next(iter(state.values())).dtype
+    dtype = torch.float32 if source["gguf_file"] or own not in _SAVED_DTYPES else own
     state = {key: value.to(dtype).contiguous() for key, value in state.items()}
     with whole_folder(folder) as temporary:
         save_file(state, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
         _plain_copy_of(config, dtype).save_pretrained(temporary)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(temporary)
-        digest = sha256_file(temporary / WEIGHTS_FILE)
-        write_json(temporary / MANIFEST_FILE, {"sha256": digest, "name": name, "licence": licence, "format": _FORMAT})
+        tokenizer.save_pretrained(temporary)
+        manifest = {"name": name, "licence": licence, "dtype": dtype_name(own), "format": _FORMAT}
+        write_json(temporary / MANIFEST_FILE, {"sha256": sha256_file(temporary / WEIGHTS_FILE), **manifest})
 
 
 def _plain_copy_of(config: Any, dtype: torch.dtype) -> Any:
-    """The config without what the source's storage left in it (quantisation, file paths)."""
-    fields = {
-        key: value for key, value in config.to_dict().items() if key not in ("quantization_config", "_name_or_path")
-    }
+    """The config without what the source's storage left in it (quantisation, file paths, code)."""
+    forgotten = ("quantization_config", "_name_or_path", "auto_map")
+    fields = {key: value for key, value in config.to_dict().items() if key not in forgotten}
     plain = type(config)(**fields)
     plain.dtype = dtype
     plain.architectures = None
@@ -325,9 +264,7 @@ def _load_pretrained(source: dict[str, Any]) -> tuple[Any, Any]:
         model, report = AutoModelForCausalLM.from_pretrained(
             source["folder"], dtype=kind, output_loading_info=True, trust_remote_code=False, **arguments
         )
-        missing = sorted(report["missing_keys"])
-        if missing:  # transformers fills these with random numbers
-            raise UserError(f"its weights lack {len(missing)} tensors, first {missing[0]}: download it again")
+        check_loaded("it", model, report)
         try:
             tokenizer = AutoTokenizer.from_pretrained(source["folder"], trust_remote_code=False, **gguf)
             empty = not tokenizer("the")["input_ids"]  # what transformers makes of GPT-2 without tokenizer files

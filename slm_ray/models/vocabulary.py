@@ -1,4 +1,4 @@
-"""Giving a model more words: new rows of its embedding and output head, and nothing else changed."""
+"""Token ids and embedding rows: which ids a model can read, which rows two models share, and rows for new tokens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,49 @@ from typing import Any
 import torch
 
 from slm_ray.config.errors import UserError
-from slm_ray.models.ladder import pad_vocabulary
+from slm_ray.models.scratch import pad_vocabulary
+
+
+def check_ids(largest: int, rows: int, model: str) -> None:
+    """Make sure that a model has an embedding row for every token id of a text.
+
+    Args:
+        largest: The largest token id that occurs.
+        rows: Rows of the model's embedding.
+        model: What to call it in an error.
+
+    Raises:
+        UserError: It has not.
+    """
+    if largest >= rows:
+        raise UserError(
+            f"the text has token id {largest:,}, and {model} has {rows:,} embedding rows: a special token was added "
+            "without resizing the model; resize its embedding (resize_token_embeddings) or use its own tokenizer"
+        )
+
+
+def shared_rows(first: int, second: int, tokenizer: Any, names: tuple[str, str]) -> int:
+    """The number of embedding rows that two models of one tokenizer share; rows beyond them belong to no token.
+
+    Models of one series pad the same vocabulary to different numbers of rows (as Qwen2.5's sizes do).
+
+    Args:
+        first: Rows of one model.
+        second: Rows of the other.
+        tokenizer: Their tokenizer.
+        names: What to call the models in an error.
+
+    Raises:
+        UserError: One of them lacks rows for tokens that the tokenizer can give.
+    """
+    rows, tokens = min(first, second), len(tokenizer)
+    if rows < tokens and first != second:
+        name = names[0] if first < second else names[1]
+        raise UserError(
+            f"{name} has {rows:,} embedding rows for the {tokens:,} tokens of its tokenizer: use a checkpoint with a "
+            "row for every token, or another pair of models"
+        )
+    return rows
 
 
 def extended_rows(old_rows: int, num_tokens: int) -> int:
@@ -17,7 +59,7 @@ def extended_rows(old_rows: int, num_tokens: int) -> int:
 
 @torch.no_grad()
 def extend_vocabulary(model: Any, first_new: int, parts: list[list[int]]) -> Any:
-    """Give a model rows for new tokens, each the mean of the rows of the old tokens that its text had been cut into.
+    """Give a model rows for new tokens, each the mean of the rows of the old tokens that its text had been split into.
 
     That is Fast Vocabulary Transfer (Gee et al., arXiv 2402.09977); for tokens merged from old ones it needs no second
     language and no auxiliary embeddings, as WECHSEL (arXiv 2112.06598) and FOCUS (arXiv 2305.14481) do. An output head

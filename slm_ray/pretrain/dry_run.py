@@ -9,8 +9,8 @@ from typing import Any
 from slm_ray.config.errors import UserError
 from slm_ray.config.units import format_bytes, format_count, format_seconds
 from slm_ray.data import load_corpus
+from slm_ray.models.families import config_architecture
 from slm_ray.models.loading import read_config
-from slm_ray.models.sizes import config_architecture
 from slm_ray.models.starts import first_layers_like
 from slm_ray.models.teacher_sizes import look_up_teacher
 from slm_ray.pretrain.accounting import training_flops

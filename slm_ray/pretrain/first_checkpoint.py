@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from slm_ray.models.sizes import config_architecture
-from slm_ray.models.starts import save_start
+from slm_ray.models.extraction import save_student
+from slm_ray.models.families import config_architecture
 from slm_ray.pretrain.checkpoints import CheckpointFolder
 from slm_ray.pretrain.engine import Tensors, TrainingState
 from slm_ray.pretrain.inputs import check_positions
@@ -36,7 +36,7 @@ def write_first_checkpoint(
     weights = {key: parameter.detach() for key, parameter in model.named_parameters()}
     state = TrainingState(weights, optimizer or {})
     with tempfile.TemporaryDirectory(prefix="slm_ray-start-") as scratch:
-        save_start(model, tokenizer, Path(scratch))
+        save_student(model, Path(scratch), tokenizer)
         CheckpointFolder(storage).save(0, lambda folder: write_state(folder, Path(scratch), state, TrainerState()), {})
     flops, exact = forward_flops_per_token(model.config, size_of(model.config, model), sequence_length)
     architecture = config_architecture(model.config)

@@ -10,9 +10,9 @@ from slm_ray.config.errors import UserError
 from slm_ray.data import HELD_OUT, TRAIN, load_corpus, prepare_tokens, tokenizer_digest
 from slm_ray.data.prepare import prepare_shards
 from slm_ray.data.shards import TokenShards
-from slm_ray.models.loading import read_config
-from slm_ray.models.sizes import context_length
-from slm_ray.models.teachers import Teacher, load_teacher, loadable, quiet_transformers
+from slm_ray.models.families import context_length
+from slm_ray.models.loading import quiet_transformers, read_config
+from slm_ray.models.teachers import Teacher, load_teacher, loadable
 from slm_ray.pretrain.config import FROM_STORE, PretrainConfig
 from slm_ray.pretrain.scratch import (
     ScratchModel,

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from slm_ray import __version__
 from slm_ray.config.redact import redact_value
+from slm_ray.config.version import VERSION
 from slm_ray.models.teachers import Teacher
 from slm_ray.pretrain.inputs import PretrainInputs, Student
 from slm_ray.pretrain.recorder import EVALS_FILE
@@ -95,7 +95,7 @@ def trained_lineage(folder: Path, step: int, config: Mapping[str, Any] | None = 
     first = reached[0] if reached and reached[0]["step"] == 0 and len(reached) > 1 else None
     training = {
         "name": folder.name, "start": "scratch" if scratch else model.get("start"), "student": origin.get("student"),
-        "grown_from": model.get("grown_from"), "command": config.get("command"), "slm_ray": __version__,
+        "grown_from": model.get("grown_from"), "command": config.get("command"), "slm_ray": VERSION,
         "params": model.get("params"), "step": step, "tokens": last.get("tokens"), "flops": last.get("flops"),
         "seconds": last.get("seconds"), "search_flops": model.get("search_flops"),
         "distilled_from": origin.get("distilled_from"), "data": origin.get("data"),

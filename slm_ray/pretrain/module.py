@@ -12,7 +12,7 @@ from torch import nn
 from slm_ray.config.errors import UserError
 from slm_ray.distill.losses import Divergence, causal_lm_loss
 from slm_ray.distill.signal import TeacherSignal
-from slm_ray.models.heads import next_token_losses
+from slm_ray.models.lm_head import next_token_losses
 
 _LARGE_LOGIT = 300.0
 _JOINED = "give --documents joined"

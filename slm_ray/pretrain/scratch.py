@@ -13,10 +13,10 @@ from slm_ray.config.errors import UserError, first_line
 from slm_ray.data import load_corpus
 from slm_ray.data.tokenizer_training import check_size, train_tokenizer
 from slm_ray.models.bundled import BUNDLED_NAME
-from slm_ray.models.ladder import Rung, find_rung, pad_vocabulary
-from slm_ray.models.scratch import ROTARY, with_positions
+from slm_ray.models.loading import quiet_transformers
+from slm_ray.models.scratch import ROTARY, Rung, find_rung, pad_vocabulary, with_positions
 from slm_ray.models.teacher_sizes import BUNDLED_ARCHITECTURE, look_up_teacher
-from slm_ray.models.teachers import Teacher, load_teacher, quiet_transformers
+from slm_ray.models.teachers import Teacher, load_teacher
 from slm_ray.pretrain.config import SCRATCH, PretrainConfig
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.files import cache_folder, read_json

@@ -129,8 +129,8 @@ def _extend(config: TokenizerConfig, out: Path, command: str, console: Console) 
     from transformers import AutoTokenizer
 
     from slm_ray.models.extraction import save_student
-    from slm_ray.models.loading import load_student, one_sentence
-    from slm_ray.models.teachers import loadable, quiet_transformers
+    from slm_ray.models.loading import load_student, one_sentence, quiet_transformers
+    from slm_ray.models.teachers import loadable
     from slm_ray.models.vocabulary import extend_vocabulary
 
     source = loadable(config.model)

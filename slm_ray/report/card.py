@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 import yaml
 
-from slm_ray import __version__
 from slm_ray.config.redact import redact
 from slm_ray.config.units import format_bytes, format_count
+from slm_ray.config.version import VERSION
 from slm_ray.records.budget import QUANTITIES
 from slm_ray.report.fitted import fitted_perplexity, fitted_tokens, reconstruction_of
 from slm_ray.report.markdown import code_block, markdown_table, plain
@@ -159,7 +159,7 @@ def model_card(
         else "It is saved as its family's own model class and loads anywhere, without extra code."
     )
     packages = run.environment.get("packages")
-    version = (packages.get("slm-ray") if isinstance(packages, dict) else None) or __version__
+    version = (packages.get("slm-ray") if isinstance(packages, dict) else None) or VERSION
     lineage, sizes, perplexities = _lineage(run, winner, tokens_digest), _sizes(run, winner), _perplexities(run, winner)
     parts = [
         f"# A sub-network of {plain(teacher)} with {count_text(winner.params)} parameters",

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from slm_ray import __version__
 from slm_ray.config.redact import redact
 from slm_ray.config.units import format_count, format_seconds
+from slm_ray.config.version import VERSION
 from slm_ray.report.markdown import code_block, markdown_table, plain
 from slm_ray.report.matching import format_flops
 from slm_ray.report.public_name import public_name
@@ -204,7 +204,7 @@ def training_card(
         _limits(lineage),
         "## How it was made",
         code_block(str(training.get("command") or "(the command was not recorded)"), "sh"),
-        f"With slm_ray {training.get('slm_ray') or __version__}, on "
+        f"With slm_ray {training.get('slm_ray') or VERSION}, on "
         f"{date or datetime.now(UTC).strftime('%Y-%m-%d')} (UTC).",
     ]
     tags = _TAGS + (["distillation"] if teacher else [])

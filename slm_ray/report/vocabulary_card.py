@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from slm_ray import __version__
 from slm_ray.config.redact import redact
 from slm_ray.config.units import format_count
+from slm_ray.config.version import VERSION
 from slm_ray.report.markdown import code_block, markdown_table
 from slm_ray.report.public_name import public_name
 from slm_ray.report.records import mapping, number
@@ -64,6 +64,6 @@ def vocabulary_card(
         "## How to load it", KINDS[remote_code], code_block(load_code(path, remote_code), "python"),
         f"## {table.title}", markdown_table(table), "## Limits", limits,
         "## How it was made", code_block(command or "(the command was not recorded)", "sh"),
-        f"With slm_ray {__version__}, on {day} (UTC).",
+        f"With slm_ray {VERSION}, on {day} (UTC).",
     ]  # fmt: skip
     return redact(card_front_matter(teacher, ["slm_ray", "text-generation"]) + "\n" + "\n\n".join(parts) + "\n")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from slm_ray.config.units import parse_number
-from slm_ray.models.reconstruct_cost import reconstruction_flops
+from slm_ray.models.reconstruction import reconstruction_flops
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.cost import flops_per_token, num_params
 from slm_ray.search.config import SearchConfig

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from slm_ray import __version__
+from slm_ray.config.version import VERSION
 from slm_ray.models.extraction import extract, save_student
-from slm_ray.models.teachers import quiet_transformers
+from slm_ray.models.loading import quiet_transformers
 from slm_ray.records.files import whole_folder, write_json, write_text
 from slm_ray.records.lineage import CARD_FILE, LINEAGE_FILE
 from slm_ray.records.subnet import SubnetSpec
@@ -36,7 +36,7 @@ def export_winner(
             student = extract(teacher.state(), teacher.config(), teacher.family(), spec)
         save_student(student, temporary)
         teacher.tokenizer().save_pretrained(temporary)
-        details = lineage | {"slm_ray": __version__, "spec": spec.to_json()}
+        details = lineage | {"slm_ray": VERSION, "spec": spec.to_json()}
         write_json(temporary / LINEAGE_FILE, details)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from slm_ray.config.errors import UserError
-from slm_ray.models.first_layers import first_n
+from slm_ray.models.starts import first_n
 from slm_ray.records.budget import Budget
 from slm_ray.records.search import Measurement, ModelCost, ModelShape, Trial
 from slm_ray.records.subnet import SubnetSpec, full_subnet

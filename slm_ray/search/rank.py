@@ -10,8 +10,7 @@ import torch
 
 from slm_ray.models.importance import activation_scores, magnitude_scores
 from slm_ray.models.runner import SubnetRunner
-from slm_ray.models.score_cache import cached_scores
-from slm_ray.models.scores import UnitScores
+from slm_ray.models.scores import UnitScores, cached_scores
 from slm_ray.records.files import cache_folder
 from slm_ray.runtime.progress import Progress
 from slm_ray.search.adapt import CURVATURE, LearnedScores, blend, learn_scores, target_costs

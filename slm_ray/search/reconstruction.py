@@ -20,10 +20,9 @@ import torch
 from numpy.typing import NDArray
 
 from slm_ray.models.extraction import extract, reset_rotary
-from slm_ray.models.heads import next_token_losses
-from slm_ray.models.reconstruct import ReconstructionSettings, SubLayerFit, reconstruct
-from slm_ray.models.reconstruct_cost import reconstruction_flops
-from slm_ray.models.teachers import quiet_transformers
+from slm_ray.models.lm_head import next_token_losses
+from slm_ray.models.loading import quiet_transformers
+from slm_ray.models.reconstruction import ReconstructionSettings, SubLayerFit, reconstruct, reconstruction_flops
 from slm_ray.records.cost import flops_per_token
 from slm_ray.records.files import read_json, write_json
 from slm_ray.records.search import Measurement

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from slm_ray.models.heads import kl_divergences
+from slm_ray.models.lm_head import kl_divergences
 from slm_ray.models.runner import SubnetRunner
 from slm_ray.records.search import Measurement
 from slm_ray.records.subnet import SubnetSpec, full_subnet
@@ -102,7 +102,7 @@ def perplexity_of(loss: float) -> float:
 
 def next_token_losses(runner: SubnetRunner) -> SequenceLosses:
     """Negative log-likelihoods of the next tokens, for :class:`StagedLoss`."""
-    return lambda spec, ids, first: runner.token_losses(spec, ids, batch=(first, len(ids)))
+    return lambda spec, ids, first: runner.token_losses(spec, ids)
 
 
 class TeacherKL:
@@ -127,7 +127,7 @@ class TeacherKL:
     @torch.no_grad()
     def __call__(self, spec: SubnetSpec, ids: torch.Tensor, first: int) -> torch.Tensor:
         """``[batch, positions]`` divergences in nats of sequences ``first ..`` of the calibration tokens."""
-        hidden = self.runner.hidden_states(spec, ids, batch=(first, len(ids)))[:, :-1].flatten(0, 1)
+        hidden = self.runner.hidden_states(spec, ids)[:, :-1].flatten(0, 1)
         teacher_hidden = self.teacher_hidden[first : first + len(ids)].flatten(0, 1)
         student = self.runner.project(hidden, spec)
         return kl_divergences(teacher_hidden, student, self.runner.head).view(len(ids), -1)

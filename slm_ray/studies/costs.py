@@ -13,7 +13,7 @@ from typing import Any
 from slm_ray.config.errors import UserError
 from slm_ray.config.units import parse_number
 from slm_ray.distill.command import DEFAULT_LENGTH, LogitsConfig, bytes_per_token
-from slm_ray.models.ladder import pad_vocabulary
+from slm_ray.models.scratch import pad_vocabulary
 from slm_ray.models.starts import first_layers_like
 from slm_ray.pretrain.accounting import training_flops
 from slm_ray.pretrain.config import FROM_STORE, PretrainConfig

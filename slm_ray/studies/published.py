@@ -6,8 +6,8 @@ from functools import cache
 from typing import Any
 
 from slm_ray.config.errors import UserError
+from slm_ray.models.families import config_architecture
 from slm_ray.models.loading import read_config
-from slm_ray.models.sizes import config_architecture
 from slm_ray.models.teacher_sizes import look_up_teacher
 from slm_ray.records.architecture import Architecture
 

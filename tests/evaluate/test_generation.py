@@ -13,9 +13,8 @@ from slm_ray.evaluate.decoding import GumbelNoise, Sampling, continue_rows, end_
 from slm_ray.evaluate.generation import generate
 from slm_ray.evaluate.prompts import Prompt
 from slm_ray.models.extraction import extract
-from slm_ray.models.ladder import make_shape
-from slm_ray.models.positions import KINDS
-from slm_ray.models.scratch import build_scratch, with_positions
+from slm_ray.models.families.modeling.modeling_slm_ray_positions import KINDS
+from slm_ray.models.scratch import build_scratch, make_shape, with_positions
 from tests.models import tiny
 from tests.search.tiny_run import make_tokenizer, sentences
 from tests.text_references import naive_continuation

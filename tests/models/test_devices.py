@@ -31,12 +31,11 @@ def on_meta(name: str):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_candidates_are_computed_where_the_weights_are(name):
-    runner = SubnetRunner(*on_meta(name), prefix_bytes=10**6)
+    runner = SubnetRunner(*on_meta(name))
     specs = [full_subnet(runner.teacher), *axis_specs(runner.teacher).values(), random_spec(runner.teacher, 2)]
     for losses in (next_token_losses(runner), TeacherKL(runner, tiny_ids(batch=4).to("meta"))):
         for spec in [*specs, *specs]:
             assert losses(spec, tiny_ids(batch=4).to("meta"), 0).device.type == "meta"
-    assert runner.reused_flops > 0
     assert runner.token_losses(specs[0], tiny_ids()).device.type == "meta"  # ids may come from the processor
 
 

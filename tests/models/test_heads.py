@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from slm_ray.models.heads import TOKEN_GROUP, VOCABULARY_SLICE, kl_divergences, next_token_losses
+from slm_ray.models.lm_head import TOKEN_GROUP, VOCABULARY_SLICE, kl_divergences, next_token_losses
 from tests.references import naive_divergences, naive_losses
 
 WIDTH = 16

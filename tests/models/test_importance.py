@@ -6,7 +6,7 @@ from slm_ray.config.errors import UserError
 from slm_ray.models.gates import GatedTeacher, GateGradients
 from slm_ray.models.importance import activation_scores, magnitude_scores, taylor_change
 from slm_ray.models.runner import SubnetRunner
-from slm_ray.models.score_cache import cached_scores, read_scores, save_scores
+from slm_ray.models.scores import cached_scores, read_scores, save_scores
 from tests.models.tiny import NAMES, tiny_family, tiny_ids, tiny_model
 from tests.references import unit_outputs, unit_tensors
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from slm_ray.models.extraction import extract, save_student
-from slm_ray.models.ladder import make_shape
-from slm_ray.models.scratch import POSITIONS, build_scratch, with_positions
+from slm_ray.models.scratch import POSITIONS, build_scratch, make_shape, with_positions
 from tests.models.tiny import NAMES, VOCAB, axis_specs, tiny_family, tiny_ids, tiny_model
 
 ROOT = Path(__file__).parents[2]

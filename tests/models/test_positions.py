@@ -8,10 +8,9 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from slm_ray.config.errors import UserError
 from slm_ray.evaluate.models import LoadedModel, find_model
-from slm_ray.models.ladder import make_shape
-from slm_ray.models.positions import SlmRayPositionsConfig, alibi_slopes
-from slm_ray.models.scratch import POSITIONS, build_scratch, with_positions
-from slm_ray.models.sizes import config_architecture
+from slm_ray.models.families import config_architecture
+from slm_ray.models.families.modeling.modeling_slm_ray_positions import SlmRayPositionsConfig, alibi_slopes
+from slm_ray.models.scratch import POSITIONS, build_scratch, make_shape, with_positions
 from slm_ray.pretrain.module import check_documents, check_logits
 from slm_ray.records.cost import num_params
 from tests.references import alibi_slopes_from_the_paper, llama_logits

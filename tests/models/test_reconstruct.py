@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from slm_ray.models.extraction import extract
-from slm_ray.models.reconstruct import ReconstructionSettings, reconstruct
-from slm_ray.models.reconstruct_sums import Sums
+from slm_ray.models.least_squares import Sums
+from slm_ray.models.reconstruction import ReconstructionSettings, reconstruct
 from slm_ray.records.subnet import SubnetSpec, full_subnet
 from tests.models.tiny import NAMES, axis_specs, random_spec, tiny_family, tiny_ids, tiny_model
 from tests.references import naive_reconstruction

@@ -6,8 +6,16 @@ import pytest
 import torch
 
 from slm_ray.config.errors import UserError
-from slm_ray.models.ladder import SIZES, find_rung, make_shape, pad_vocabulary
-from slm_ray.models.scratch import POSITIONS, build_scratch, scratch_config, with_positions
+from slm_ray.models.scratch import (
+    POSITIONS,
+    SIZES,
+    build_scratch,
+    find_rung,
+    make_shape,
+    pad_vocabulary,
+    scratch_config,
+    with_positions,
+)
 from slm_ray.records.cost import num_params
 
 COUNTS = {"1M": 1e6, "3M": 3e6, "20M": 20e6, "40M": 40e6, "70M": 70e6, "110M": 110e6, "160M": 160e6, "2B": 2e9}

@@ -4,7 +4,7 @@ import pytest
 from transformers import AutoConfig, OPTConfig
 
 from slm_ray.models.extraction import extract, save_student
-from slm_ray.models.sizes import base_family, config_architecture
+from slm_ray.models.families import base_family, config_architecture
 from slm_ray.records.cost import num_params
 from tests.models.tiny import NAMES, axis_specs, tiny_config, tiny_family, tiny_model
 

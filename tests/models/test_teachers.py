@@ -8,12 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, T5Config
 
 from slm_ray.config.errors import UserError
 from slm_ray.models import teachers
+from slm_ray.models.extraction import extract
+from slm_ray.models.runner import SubnetRunner
 from slm_ray.models.teachers import MANIFEST_FILE, WEIGHTS_FILE, load_teacher
-from tests.models.tiny import NAMES, tiny_ids, tiny_model
+from slm_ray.records.subnet import SubnetSpec, full_subnet
+from tests.models.tiny import NAMES, axis_specs, tiny_family, tiny_ids, tiny_model
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -199,9 +203,37 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path, name):
     assert "tokenizer" in refuses(tmp_path / "bare", tmp_path / "cache")
 
 
-def test_a_student_whose_layers_differ_is_no_teacher(folder, tmp_path):
-    (folder / "config.json").write_text(json.dumps({"model_type": "slm_ray_llama"}))
-    assert "whose layers differ in size, which cannot be a teacher" in refuses(folder, tmp_path / "cache")
+def student_of(name: str, spec_of):
+    model, family = tiny_model(name), tiny_family(name)
+    return extract(model.state_dict(), model.config, family, spec_of(family.architecture(model.config))), family
+
+
+def test_a_student_whose_layers_differ_is_no_teacher(tmp_path):
+    student, _ = student_of("llama", lambda teacher: axis_specs(teacher)["uneven neurons"])
+    message = refuses(save(student, tmp_path / "student"), tmp_path / "cache")
+    assert "whose layers differ in size, which cannot be a teacher" in message
+
+
+def narrow(teacher) -> SubnetSpec:
+    """A width of 30 that four heads do not divide, or that they and their own width do not fill."""
+    full = full_subnet(teacher)
+    return SubnetSpec(full.hidden[:30], full.layers[:2])
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt_neox", "gpt2", "gpt2_scaled"])
+def test_a_uniform_student_of_our_own_class_is_a_teacher(name, tmp_path):
+    student, family = student_of(name, narrow)
+    assert type(student) is family.student_class("ForCausalLM")
+    teacher = load_teacher(str(save(student, tmp_path / "student")), tmp_path / "cache")
+    assert teacher.family() is family and teacher.architecture() == family.architecture(student.config)
+    ids = tiny_ids()
+    runner = SubnetRunner(teacher.state(), teacher.config(), family)
+    whole = extract(teacher.state(), teacher.config(), family, full_subnet(teacher.architecture()))
+    with torch.no_grad():
+        expected = student(ids).logits
+        torch.testing.assert_close(whole(ids).logits, expected)
+    losses = functional.cross_entropy(expected[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
+    torch.testing.assert_close(runner.token_losses(full_subnet(teacher.architecture()), ids), losses)
 
 
 @pytest.mark.parametrize("kind", ["t5", "made_up"])

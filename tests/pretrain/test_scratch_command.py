@@ -10,9 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from slm_ray.config.errors import UserError
 from slm_ray.config.options import build_config
 from slm_ray.data.tokenizer_extension import extend_tokenizer
-from slm_ray.models.ladder import find_rung, make_shape
-from slm_ray.models.scratch import POSITIONS, build_scratch, with_positions
-from slm_ray.models.sizes import config_architecture
+from slm_ray.models.families import config_architecture
+from slm_ray.models.scratch import POSITIONS, build_scratch, find_rung, make_shape, with_positions
 from slm_ray.models.teachers import load_teacher
 from slm_ray.pipeline_stages import to_argv
 from slm_ray.pretrain.command import main

@@ -5,8 +5,8 @@ import torch
 
 from slm_ray.config.errors import UserError
 from slm_ray.models.extraction import extract, save_student
-from slm_ray.models.sizes import config_architecture
-from slm_ray.models.starts import build_start, save_start
+from slm_ray.models.families import config_architecture
+from slm_ray.models.starts import build_start
 from slm_ray.pretrain.first_checkpoint import check_positions, write_first_checkpoint
 from slm_ray.records.cost import num_params
 from slm_ray.records.subnet import SubnetSpec, full_subnet
@@ -95,7 +95,7 @@ def test_starts_that_cannot_be_made(places, tmp_path):
 
 def test_a_model_without_some_of_its_weights_is_refused(places, tmp_path):
     model = tiny_model("llama_untied")
-    save_start(model, None, tmp_path / "m")
+    save_student(model, tmp_path / "m", None)
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(tmp_path / "m" / "model.safetensors")

@@ -19,7 +19,7 @@ from genome_cases import (
 )
 
 from slm_ray.config.errors import UserError
-from slm_ray.models.first_layers import first_n
+from slm_ray.models.starts import first_n
 from slm_ray.records.budget import Budget
 from slm_ray.records.cost import num_params
 from slm_ray.search.genome import Genome

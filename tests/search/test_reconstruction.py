@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from slm_ray.models.reconstruct_cost import reconstruction_flops
+from slm_ray.models.reconstruction import reconstruction_flops
 from slm_ray.records.cost import flops_per_token
 from slm_ray.search import reconstruction
 from tests.models.tiny import tiny_config, tiny_family, tiny_ids, tiny_model

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from slm_ray.config.units import parse_number
-from slm_ray.models.ladder import find_rung
+from slm_ray.models.scratch import find_rung
 from slm_ray.records.cost import num_params
 from slm_ray.studies.command import main
 from slm_ray.studies.costs import all_costs, total

@@ -1,9 +1,8 @@
 """Llama with another way of telling positions: a learned table, ALiBi's biases, or nothing at all.
 
 Everything else (RMSNorm, SwiGLU, the projections) is transformers' own Llama, so models differ in their positions
-alone; rotary positions are the plain ``LlamaForCausalLM``. This file stands alone: it is copied beside the weights of
-every such model, so that ``AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`` works where slm_ray
-is not installed. It needs only torch and transformers.
+alone; rotary positions are the plain ``LlamaForCausalLM``. It is copied beside the weights of every such model, as
+students' modelling files are (modeling_slm_ray.py).
 """
 
 from __future__ import annotations
@@ -11,19 +10,19 @@ from __future__ import annotations
 import inspect
 import math
 import os
-import shutil
 from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 from transformers.masking_utils import create_causal_mask
 from transformers.models.llama.modeling_llama import LlamaModel, LlamaPreTrainedModel
 
+from .modeling_slm_ray import register_classes, save_with_code
+
 LEARNED, ALIBI, NO_POSITIONS = "learned", "alibi", "none"
 KINDS = (LEARNED, ALIBI, NO_POSITIONS)
-_FILE = "modeling_slm_ray_positions.py"
 # Where attention must not look. Its exponential is 0 in every type, and with scores added it is a number even in fp16,
 # so that a row of padding, which may look nowhere, is no NaN.
 _NOTHING = -3e4
@@ -112,6 +111,7 @@ class SlmRayPositionsModel(LlamaModel):
     """Llama's layers between its embeddings and its final norm, with the positions of the config."""
 
     config: SlmRayPositionsConfig
+    config_class = SlmRayPositionsConfig
     _supports_flash_attn = False  # ALiBi's biases differ by head, which those kernels take no mask for
     _supports_flex_attn = False
 
@@ -191,10 +191,24 @@ class SlmRayPositionsForCausalLM(LlamaForCausalLM):
         self.post_init()
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Save with this file beside the weights, whoever saves: the folder loads where slm_ray is not installed."""
-        module = _FILE.removesuffix(".py")
-        classes = {"AutoConfig": type(self.config), "AutoModelForCausalLM": type(self)}
-        self.config.auto_map = {auto: f"{module}.{cls.__name__}" for auto, cls in classes.items()}
-        os.makedirs(save_directory, exist_ok=True)
-        shutil.copyfile(__file__, os.path.join(save_directory, _FILE))
+        """Save with the modelling files beside the weights, whoever saves."""
+        save_with_code(self, save_directory)
         super().save_pretrained(save_directory, **kwargs)
+
+
+class SlmRayPositionsForSequenceClassification(LlamaForSequenceClassification):
+    """Llama with the positions of the config and a classification head."""
+
+    config_class = SlmRayPositionsConfig
+    _supports_flash_attn = False
+    _supports_flex_attn = False
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Save with the modelling files beside the weights, whoever saves."""
+        save_with_code(self, save_directory)
+        super().save_pretrained(save_directory, **kwargs)
+
+
+register_classes(
+    SlmRayPositionsConfig, SlmRayPositionsModel, SlmRayPositionsForCausalLM, SlmRayPositionsForSequenceClassification
+)

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from slm_ray.models import hetero
+from slm_ray.models.extraction import layers_of
 from slm_ray.models.families import Axes, Family
+from slm_ray.models.families.modeling.modeling_slm_ray import SkippedHeads, SkippedNeurons
 
 ATTENTION, MLP = 0, 1
 
@@ -100,10 +101,9 @@ class TakenApart:
         """
         self.model, self.family = model, family
         self.base = model.base_model
-        self.layers = self.base.get_submodule(family.layers_path.split(".", 1)[1])
-        names = getattr(hetero, family.student_class[0])
-        self._names = (names.attention_name, names.mlp_name)
-        self.is_parallel = bool(getattr(model.config, "use_parallel_residual", False))
+        self.layers = layers_of(self.base, family)
+        self._names = (family.attention, family.mlp)
+        self.is_parallel = family.is_parallel(model.config)
         self._calls: dict[int, dict[str, Any]] = {}
 
     def sub_layer(self, layer: int, kind: int) -> SubLayer | None:
@@ -113,21 +113,19 @@ class TakenApart:
             layer: The layer's number in this model.
             kind: ``ATTENTION`` or ``MLP``.
         """
-        owner = self.layers[layer]
-        module_name, norm_name = self._names[kind]
-        module = getattr(owner, module_name)
-        if isinstance(module, (hetero.SkippedHeads, hetero.SkippedNeurons)):
+        owner, names = self.layers[layer], self._names[kind]
+        module = owner.get_submodule(names.module)
+        if isinstance(module, (SkippedHeads, SkippedNeurons)):
             return None
-        path = (self.family.attention_output, self.family.mlp_output)[kind]
-        tensors = (self.family.attention_tensors, self.family.mlp_tensors)[kind]
-        parent, _, leaf = path.rpartition(".")
+        parent, _, leaf = names.output.rpartition(".")
         readers = {
             name.removesuffix(".weight"): Projection(owner.get_submodule(name.removesuffix(".weight")))
-            for name, axes in tensors.items()
-            if _is_matrix(name, axes) and not name.startswith(path)
+            for name, axes in names.tensors.items()
+            if _is_matrix(name, axes) and not name.startswith(names.output)
         }
-        writer = Projection(owner.get_submodule(path))
-        return SubLayer(getattr(owner, norm_name), module, readers, writer, (owner.get_submodule(parent), leaf))
+        writer = Projection(owner.get_submodule(names.output))
+        norm = owner.get_submodule(names.norm)
+        return SubLayer(norm, module, readers, writer, (owner.get_submodule(parent), leaf))
 
     def begin(self, ids: torch.Tensor) -> torch.Tensor:
         """The residual stream ``[batch, sequence, hidden]`` before the first layer."""
@@ -143,7 +141,7 @@ class TakenApart:
         first = self.layers[0]
         hooks = [
             first.register_forward_pre_hook(keep_stream, with_kwargs=True),
-            getattr(first, self._names[ATTENTION][0]).register_forward_pre_hook(keep_call, with_kwargs=True),
+            first.get_submodule(self._names[ATTENTION].module).register_forward_pre_hook(keep_call, with_kwargs=True),
         ]
         try:
             with contextlib.suppress(_Stop):
@@ -159,10 +157,7 @@ class TakenApart:
 
     def final_norm(self) -> Any:
         """The norm behind the last layer."""
-        name = next(
-            name for name, axes in self.family.global_tensors.items() if len(axes) == 1 and name.endswith("weight")
-        )
-        return self.model.get_submodule(name.removesuffix(".weight"))
+        return self.model.get_submodule(self.family.final_norm)
 
 
 def _is_matrix(name: str, axes: Axes) -> bool:

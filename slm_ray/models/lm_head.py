@@ -1,4 +1,4 @@
-"""Losses from final hidden states, the vocabulary taken a slice at a time: no token x vocabulary tensor is ever whole.
+"""The LM head's losses from final hidden states, slice by slice of the vocabulary: no whole token x vocabulary tensor.
 
 Slicing the vocabulary rather than the tokens reads every row of the output head once per group of tokens; on a
 processor that is twice as fast as the other way round.

@@ -23,12 +23,13 @@ from typing import Any
 
 import torch
 
-from slm_ray.models.extraction import build_empty, reset_rotary
+from slm_ray.models.extraction import build_with
 from slm_ray.models.families import HIDDEN, Family
-from slm_ray.models.reconstruct_layers import ATTENTION, MLP, SubLayer, TakenApart
-from slm_ray.models.reconstruct_sums import Sums
+from slm_ray.models.least_squares import Sums, square_flops
 from slm_ray.models.slicing import Index, hidden_index, layer_indices, layer_slices
+from slm_ray.models.sub_layers import ATTENTION, MLP, SubLayer, TakenApart
 from slm_ray.records.architecture import Architecture
+from slm_ray.records.cost import flops_per_token
 from slm_ray.records.subnet import SubnetSpec
 
 Chunks = list[torch.Tensor]
@@ -42,8 +43,7 @@ class ReconstructionSettings:
     Attributes:
         ridge: How much the writing projections hold on to their weights, as a share of their inputs' mean square.
         pull: Which part of what the student's stream lacks before a sub-layer that sub-layer is to add.
-        read_ridge: The same as ``ridge`` for the reading projections; None leaves these as they are.
-        even: Every position counts alike, however large its stream is; else the few huge ones rule.
+        read_ridge: The same as ``ridge`` for the reading projections.
         scale_norm: Fit the scale of the final norm too.
         bf16: Multiply in bf16 where students and teacher are run, and where products of what they read are summed;
             weights, streams and sums stay as they are.
@@ -51,8 +51,7 @@ class ReconstructionSettings:
 
     ridge: float = 0.1
     pull: float = 1.0
-    read_ridge: float | None = 0.1
-    even: bool = True
+    read_ridge: float = 0.1
     scale_norm: bool = True
     bf16: bool = False
 
@@ -75,7 +74,7 @@ class SubLayerFit:
 
 
 def _multiplying(is_bf16: bool) -> torch.autocast:
-    """Where matrices are multiplied in bf16, if they are."""
+    """A context in which matrices are multiplied in bf16, or plainly."""
     # Weights are changed between passes, so no copy of them in bf16 may be kept.
     return torch.autocast("cpu", torch.bfloat16, enabled=is_bf16, cache_enabled=False)
 
@@ -87,10 +86,7 @@ class _Teacher:
         self, state: Mapping[str, torch.Tensor], config: Any, family: Family, batches: Chunks, is_bf16: bool
     ) -> None:
         self._is_bf16 = is_bf16
-        model = build_empty(config, family)
-        model.load_state_dict(dict(state), strict=False, assign=True)
-        reset_rotary(model)
-        self.apart, self.state = TakenApart(model.eval(), family), state
+        self.apart, self.state = TakenApart(build_with(state, config, family), family), state
         self.stream: Chunks = [self.apart.begin(batch) for batch in batches]
         self.entry = self.stream
         self.normed: Chunks = []
@@ -160,8 +156,7 @@ class _Student:
         source = self.entry if self.apart.is_parallel else self.stream
         normed = [sub.norm(chunk) for chunk in source]
         settings = self.settings
-        if settings.read_ridge is not None:
-            self._fit_readers(sub, number, normed, teacher)
+        self._fit_readers(sub, number, normed, teacher)
         with _multiplying(settings.bf16):
             self._inputs = [sub.inner(chunk, self.apart.call(kind, len(chunk))) for chunk in normed]
         self._sub, self._start = sub, teacher.stream
@@ -173,7 +168,6 @@ class _Student:
         with ``n`` the student's, ``t`` the teacher's and ``t ~ M n``, a reader ``A`` becomes ``A M``.
         """
         settings, units = self.settings, self.spec.layers[number]
-        assert settings.read_ridge is not None
         channels = self.spec.hidden
         sums = Sums(len(channels), teacher.normed[0].shape[-1], bias=False, bf16=settings.bf16)
         for mine, theirs in zip(normed, teacher.normed, strict=True):
@@ -202,10 +196,10 @@ class _Student:
             first, last = self._kept(first), self._kept(last)
             gain = last - first
             left = gain + settings.pull * (first - stream) - self._written(inputs)
-            counts = last.square().mean(-1).clamp_min(1e-12).reciprocal().flatten() if settings.even else None
+            # Every position counts alike, however large its stream is; else the few huge ones would rule.
+            counts = last.square().mean(-1).clamp_min(1e-12).reciprocal().flatten()
             sums.add(inputs.flatten(0, 1).to(left.dtype), left.flatten(0, 1), counts)
-            squares = gain.square().sum(-1, dtype=torch.float64).flatten()
-            size += float((squares if counts is None else squares * counts).sum())
+            size += float((gain.square().sum(-1, dtype=torch.float64).flatten() * counts).sum())
         update = sums.solve(settings.ridge)
         sub.writer.add(update.weight, update.bias)
         self.stream = [chunk + self._written(inputs) for chunk, inputs in zip(self.stream, self._inputs, strict=True)]
@@ -292,3 +286,38 @@ def reconstruct(
             walker.write(teacher.stream)
             walker.finish(teacher)
     return [walker.fits for walker in walkers]
+
+
+def _body_flops(architecture: Architecture, sequence_length: int) -> int:
+    """FLOPs per token of a forward pass that stops before the output head."""
+    head = 2 * architecture.structure.vocab_size * architecture.hidden_size
+    return flops_per_token(architecture, sequence_length) - head
+
+
+def reconstruction_flops(
+    teacher: Architecture, students: Sequence[Architecture], tokens: int, sequence_length: int
+) -> float:
+    """FLOPs of reconstructing students side by side.
+
+    One pass of the teacher for all of them; and for each a pass of its own, sums of products of what every sub-layer
+    reads and is given, and the solutions of the systems they make.
+
+    Args:
+        teacher: The teacher's sizes.
+        students: The students' sizes.
+        tokens: Tokens fitted on.
+        sequence_length: Tokens per sequence.
+    """
+    total = float(tokens) * _body_flops(teacher, sequence_length)
+    for student in students:
+        hidden, head_dim = student.hidden_size, student.structure.head_dim
+        per_token, solving = float(_body_flops(student, sequence_length)), 0.0
+        for layer in student.layers:
+            for width in (layer.num_attention_heads * head_dim, layer.intermediate_size):
+                if width:
+                    per_token += square_flops(hidden) + 2 * hidden * teacher.hidden_size
+                    per_token += square_flops(width) + 2 * width * hidden
+                    solving += width**3 / 3 + 2 * width**2 * hidden
+                    solving += hidden**3 / 3 + 2 * hidden**2 * teacher.hidden_size
+        total += tokens * per_token + solving
+    return total

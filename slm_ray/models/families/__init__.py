@@ -1,0 +1,103 @@
+"""The families that slm_ray knows, and which of them a config belongs to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from slm_ray.config.errors import UserError
+from slm_ray.models.families.base import (
+    FULL_ATTENTION,
+    HEAD,
+    HIDDEN,
+    KEYS,
+    NEURONS,
+    QKV_PER_HEAD,
+    QKV_STACKED,
+    QUERIES,
+    STUDENT_PREFIX,
+    Axes,
+    Family,
+    SubLayerNames,
+)
+from slm_ray.models.families.gpt2 import GPT2
+from slm_ray.models.families.gpt_neox import GPT_NEOX
+from slm_ray.models.families.llama import LLAMA
+from slm_ray.models.families.positions import (
+    LEARNED,
+    POSITION_KINDS,
+    POSITIONS,
+    ROTARY,
+    scratch_family,
+    scratch_structure,
+)
+from slm_ray.models.families.qwen2 import QWEN2
+from slm_ray.models.families.qwen3 import QWEN3
+from slm_ray.records.architecture import Architecture
+
+__all__ = [
+    "FAMILIES", "HEAD", "HIDDEN", "KEYS", "LEARNED", "NEURONS", "POSITION_KINDS", "QKV_PER_HEAD", "QKV_STACKED",
+    "QUERIES", "ROTARY", "Axes", "Family", "SubLayerNames", "base_family", "check_model_type", "config_architecture",
+    "context_length", "family_of", "scratch_family", "scratch_structure",
+]  # fmt: skip
+
+FAMILIES: dict[str, Family] = {
+    family.model_type: family for family in (GPT2, GPT_NEOX, LLAMA, QWEN2, QWEN3, POSITIONS)
+}  # fmt: skip
+
+
+def base_family(config: Any) -> Family | None:
+    """The family that a plain config or a student's belongs to; None where it is not one of ours."""
+    kind = config.model_type
+    return FAMILIES.get(kind) or FAMILIES.get(kind.removeprefix(STUDENT_PREFIX))
+
+
+def config_architecture(config: Any) -> Architecture | None:
+    """The sizes of the model of a config, plain or a student's; None where its family is not declared."""
+    family = base_family(config)
+    return None if family is None else family.architecture(config)
+
+
+def context_length(config: Any) -> int | None:
+    """The most positions that a config allows; None where it sets no end."""
+    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+
+
+def check_model_type(name: str, model_type: str) -> Family:
+    """The family of a teacher's ``model_type``.
+
+    Raises:
+        UserError: It is not declared, or cannot be a teacher.
+    """
+    family = FAMILIES.get(model_type) or FAMILIES.get(model_type.removeprefix(STUDENT_PREFIX))
+    if family is None or not family.can_teach:
+        supported = ", ".join(sorted(name for name, known in FAMILIES.items() if known.can_teach))
+        raise UserError(
+            f"{name} is of the family '{model_type}', which is not supported: use a teacher of one of {supported}, "
+            "or declare the family (docs/adding_a_family.md)"
+        )
+    return family
+
+
+def family_of(config: Any, name: str) -> Family:
+    """The family of a teacher's config.
+
+    Args:
+        config: A Hugging Face config.
+        name: What to call the model in an error.
+
+    Raises:
+        UserError: The family, or a feature of it that the model uses, is not supported, or its layers differ in size.
+    """
+    family = check_model_type(name, config.model_type)
+    if set(family.attention_kinds(config)) - {FULL_ATTENTION}:
+        raise UserError(
+            f"{name} uses sliding-window attention layers, which are not supported: use a full-attention teacher"
+        )
+    if getattr(config, "add_cross_attention", False):
+        raise UserError(f"{name} is a decoder with cross-attention: use a decoder-only language model")
+    if config.model_type == family.student_type and not family.architecture(config).is_uniform:
+        raise UserError(
+            f"{name} is a student whose layers differ in size, which cannot be a teacher: give its own teacher, or a "
+            "student from a space with model-wide sizes (coarse, fine_uniform, depth)"
+        )
+    return family

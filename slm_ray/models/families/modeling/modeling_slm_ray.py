@@ -1,0 +1,153 @@
+"""What students of all families share: layers that differ in size, and sub-layers that are skipped.
+
+This file and the family's own are copied beside the weights of every student that its family's plain class cannot
+express, so that ``AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`` works where slm_ray is not
+installed. They need only torch and transformers. Sizes come from the ``per_layer_config`` field of config.json
+(transformers 5): a layer may override ``num_attention_heads``, ``num_key_value_heads`` and ``intermediate_size``
+(GPT-2: ``n_inner``), and ``skip`` its ``attention`` or its ``mlp``.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+import shutil
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+AUTO_CLASSES = {
+    "AutoModel": (AutoModel, "Model"),
+    "AutoModelForCausalLM": (AutoModelForCausalLM, "ForCausalLM"),
+    "AutoModelForSequenceClassification": (AutoModelForSequenceClassification, "ForSequenceClassification"),
+}
+
+
+def register_classes(config_class: Any, *model_classes: Any) -> None:
+    """Tell transformers' Auto classes about a family's config and its models (base, causal LM, classification)."""
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    for (auto, _), model_class in zip(AUTO_CLASSES.values(), model_classes, strict=True):
+        auto.register(config_class, model_class, exist_ok=True)
+
+
+def save_with_code(model: Any, folder: str | os.PathLike[str]) -> None:
+    """Copy a model's modelling files into a folder, and name its classes for all Auto classes in its config."""
+    files = [inspect.getfile(cls) for cls in (type(model), register_classes)]
+    module = os.path.basename(files[0]).removesuffix(".py")
+    stem = type(model.config).__name__.removesuffix("Config")
+    model.config.auto_map = {"AutoConfig": f"{module}.{stem}Config"} | {
+        auto: f"{module}.{stem}{suffix}" for auto, (_, suffix) in AUTO_CLASSES.items()
+    }
+    os.makedirs(folder, exist_ok=True)
+    for file in files:
+        shutil.copyfile(file, os.path.join(folder, os.path.basename(file)))
+
+
+# Not called "...Attention": transformers would take it for a kernel written by hand, and refuse to switch kernels.
+class SkippedHeads(nn.Module):
+    """Stands where a layer keeps no attention; adds nothing to the residual stream and caches nothing."""
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
+        """Zeros, shaped like the input ``[batch, sequence, hidden]``, and no attention weights."""
+        return torch.zeros_like(hidden_states), None
+
+
+class SkippedNeurons(nn.Module):
+    """Stands where a layer keeps no neurons; adds nothing to the residual stream."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Zeros, shaped like the input ``[batch, sequence, hidden]``."""
+        return torch.zeros_like(hidden_states)
+
+
+class PerLayerConfig:
+    """Mixin for configs with per-layer sizes."""
+
+    def validate_architecture(self) -> None:
+        """Heads need not divide the width here: ``head_dim`` is a field of its own."""
+
+    def layer_sizes(self) -> list[dict[str, int]]:
+        """Heads, key-value heads and MLP neurons of every layer, 0 where a sub-layer is skipped.
+
+        ``config.num_attention_heads`` itself raises where layers differ: transformers refuses a single answer.
+        """
+        sizes = []
+        for layer in self.per_layer_config:  # type: ignore[attr-defined]
+            skipped = frozenset(getattr(layer, "skip", None) or ())
+            heads = 0 if "attention" in skipped else layer.num_attention_heads
+            kv_heads = heads and (getattr(layer, "num_key_value_heads", None) or heads)
+            neurons = getattr(layer, "n_inner", None) or getattr(layer, "intermediate_size", 0)
+            sizes.append({
+                "num_attention_heads": heads, "num_key_value_heads": kv_heads,
+                "intermediate_size": 0 if "mlp" in skipped else neurons,
+            })  # fmt: skip
+        return sizes
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What is saved: as transformers', and always with ``num_hidden_layers``.
+
+        Where no code may run, transformers reads the file as a config without a family. To read ``per_layer_config`` it
+        then needs the number of layers, which a family may call otherwise (GPT-2's ``n_layer``) or leave out.
+        """
+        fields: dict[str, Any] = super().to_diff_dict()  # type: ignore[misc]
+        return {**fields, "num_hidden_layers": self.num_hidden_layers}  # type: ignore[attr-defined]
+
+
+class PerLayerModel:
+    """Mixin that builds the family's own model with no layers, then gives it layers of differing sizes.
+
+    Attention modules are numbered among themselves, so that a key-value cache works where the first layer (whose length
+    transformers asks for) keeps no attention.
+    """
+
+    layers_name: ClassVar[str] = "layers"
+    attention_name: ClassVar[tuple[str, str]] = ("self_attn", "input_layernorm")
+    mlp_name: ClassVar[tuple[str, str]] = ("mlp", "post_attention_layernorm")
+
+    @staticmethod
+    def build_layer(config: Any, index: int, cache_index: int) -> nn.Module:
+        """One layer.
+
+        Args:
+            config: A config with this layer's sizes.
+            index: Its number.
+            cache_index: Its number among the layers that keep attention.
+        """
+        raise NotImplementedError
+
+    def __init__(self, config: Any) -> None:
+        # One config object for the model and every attention module, so that they agree on the kernel for good; it has
+        # no layers while the family's own constructor looks at it.
+        own, overrides = copy.copy(config), config.to_dict().get("per_layer_config")
+        own.per_layer_config, own.num_hidden_layers = None, 0
+        super().__init__(own)  # type: ignore[call-arg]
+        layers, num_attentions = [], 0
+        for index, layer_config in enumerate(config.per_layer_config):
+            skipped = frozenset(getattr(layer_config, "skip", None) or ())
+            layer: Any = self.build_layer(copy.copy(layer_config), index, num_attentions)
+            if "attention" in skipped:
+                self._skip(layer, self.attention_name, SkippedHeads())
+            else:
+                getattr(layer, self.attention_name[0]).config = own
+                num_attentions += 1
+            if "mlp" in skipped:
+                self._skip(layer, self.mlp_name, SkippedNeurons())
+            layers.append(layer)
+        base: Any = self.base_model  # type: ignore[attr-defined]
+        setattr(base, self.layers_name, nn.ModuleList(layers))
+        own.num_hidden_layers, own.per_layer_config = config.num_hidden_layers, overrides
+        self.config = base.config = own
+        self.post_init()  # type: ignore[attr-defined]
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Save with the modelling files beside the weights, whoever saves."""
+        save_with_code(self, save_directory)
+        super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
+
+    @staticmethod
+    def _skip(layer: nn.Module, names: tuple[str, str], stand_in: nn.Module) -> None:
+        setattr(layer, names[0], stand_in)
+        setattr(layer, names[1], nn.Identity())
