@@ -14,8 +14,8 @@ _SIDE = 512  # of the matrices that are timed: a processor's own rates, whatever
 _WORTH = 1.25  # how many times as fast products in bf16 have to be: the rest of a pass gains nothing from them
 
 
-def dtype_name(dtype: torch.dtype) -> str:
-    """``fp32``, ``bf16`` or ``fp16``; any other type, which no weights are saved in, counts as ``fp32``."""
+def dtype_name(dtype: torch.dtype | None) -> str:
+    """``fp32``, ``bf16`` or ``fp16``; none, and any other type, which no weights are saved in, count as ``fp32``."""
     return next((name for name, known in DTYPES.items() if known == dtype), "fp32")
 
 

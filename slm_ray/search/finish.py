@@ -105,9 +105,7 @@ def front_entries(
         }
         if record.trial in trained:
             entry["short_training"] = trained[record.trial].to_record()
-        chosen.append(
-            Chosen(f"trial {record.trial}", plan.stack.decode(plan.stack.from_text(record.genes)), entry)
-        )
+        chosen.append(Chosen(f"trial {record.trial}", plan.stack.decode(plan.stack.from_text(record.genes)), entry))
     return chosen
 
 

@@ -215,8 +215,7 @@ class SearchRun:
             "hypervolume": [point.to_json() for point in plan.history],
             "spent": spent,
             "winners": [
-                {"folder": f"winners/{rank}", "trial": front[position].trial}
-                for rank, position in enumerate(winners)
+                {"folder": f"winners/{rank}", "trial": front[position].trial} for rank, position in enumerate(winners)
             ],
         }
 

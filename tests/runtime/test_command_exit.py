@@ -43,10 +43,7 @@ def test_debug_shows_where_it_came_from(capsys):
 
 def test_a_full_disk_anywhere_is_one_line(capsys):
     assert run_command(_raiser(OSError(errno.ENOSPC, "No space left on device", "runs/a")), []) == 2
-    assert (
-        capsys.readouterr().err
-        == "error: file access runs/a: the disk is full: free some space\n"
-    )
+    assert capsys.readouterr().err == "error: file access runs/a: the disk is full: free some space\n"
 
 
 @pytest.mark.parametrize("lines", [1, 100_000])

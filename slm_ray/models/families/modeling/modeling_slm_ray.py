@@ -77,9 +77,9 @@ class PerLayerConfig:
         sizes = []
         for layer in self.per_layer_config:  # type: ignore[attr-defined]
             skipped = frozenset(getattr(layer, "skip", None) or ())
-            heads = 0 if "attention" in skipped else layer.num_attention_heads
-            kv_heads = heads and (getattr(layer, "num_key_value_heads", None) or heads)
-            neurons = getattr(layer, "n_inner", None) or getattr(layer, "intermediate_size", 0)
+            heads: Any = 0 if "attention" in skipped else layer.num_attention_heads
+            kv_heads: Any = heads and (getattr(layer, "num_key_value_heads", None) or heads)
+            neurons: Any = getattr(layer, "n_inner", None) or getattr(layer, "intermediate_size", 0)
             sizes.append({
                 "num_attention_heads": heads, "num_key_value_heads": kv_heads,
                 "intermediate_size": 0 if "mlp" in skipped else neurons,
