@@ -11,7 +11,7 @@ import torch
 from benchmarks.peers import pruned
 from benchmarks.peers.activations import Activations, gather_activations
 from slm_ray.config.errors import UserError
-from slm_ray.models.extraction import extract, save_student
+from slm_ray.models.extraction import extract
 from slm_ray.models.families import FAMILIES
 from slm_ray.models.runner import SubnetRunner
 from slm_ray.records.cost import num_params
