@@ -1,14 +1,12 @@
-"""How large a search one driver can lead: its plan alone, on many simulated machines, and what these are sent.
+"""How large a search one driver can lead: its plan alone, and on many simulated machines.
 
     python -m benchmarks.cluster_scale plan --trials 10000
     python -m benchmarks.cluster_scale ray --nodes 64 --slots 16 --trials 10000 --at-once 16
-    python -m benchmarks.cluster_scale fetch --nodes 64
 
 ``plan`` does everything of a search but Ray and measuring: asking the algorithm, decoding, records synced to the disk,
 fronts, the race. ``ray`` runs the command on so many raylets of this machine, each of which declares so many CPUs, with
 a zero-cost objective (what is kept, by magnitude) on a tiny teacher; ``--at-once`` workers is what fits this machine,
-and each takes a whole node. ``fetch`` has two workers of every node ask at once for a folder of the command's machine,
-with a cache of its own for each node, and counts what crossed Ray's object store (it needs the extra ``cluster``).
+and each takes a whole node.
 """
 
 from __future__ import annotations
@@ -30,8 +28,6 @@ from typing import Any
 
 import psutil
 
-from slm_ray.config.errors import UserError
-from slm_ray.runtime import copies
 from slm_ray.search.tasks import Idle
 
 
@@ -186,92 +182,21 @@ _MANY_ON_ONE = {
 }  # fmt: skip
 
 
-class _Blind:
-    """The listing of a folder for one who does not see the command's disk; where it is sent to, it is the real one."""
-
-    def __call__(self, place: Path) -> Any:
-        raise UserError(f"{place} is not seen here")
-
-    def __reduce__(self) -> Any:
-        return getattr, (copies, "_listing")
-
-
-def fetch_on_node(place: Path, caches: Path) -> str:
-    """What a worker on another machine does with a folder of the command's; gives where its copy is."""
-    import ray
-
-    os.environ["SLM_RAY_CACHE"] = str(caches / ray.get_runtime_context().get_node_id())
-    vars(copies)["_listing"] = _Blind()
-    copy = copies.local_copy(place)
-    return f"{copy} {sum(path.stat().st_size for path in copy.iterdir())}"
-
-
-def fetched(options: argparse.Namespace) -> dict[str, Any]:
-    """A folder sent to many simulated machines."""
-    import grpc  # noqa: F401 - node_stats needs it, which would say so at the end of it all
-    import ray
-    from ray._private.internal_api import node_stats
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    from slm_ray.runtime.home import open_home, sent_files
-    from slm_ray.runtime.session import on_localhost
-    from tests.runtime.nodes import Nodes
-
-    with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch) / "teacher"
-        place.mkdir()
-        (place / "config.json").write_text("{}")
-        (place / "model.safetensors").write_bytes(os.urandom(options.megabytes << 20))
-        size = sum(path.stat().st_size for path in place.iterdir())
-        cluster = Nodes(options.nodes, 2)
-        try:
-            with on_localhost():
-                ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-            home = open_home()
-            began = time.monotonic()
-            nodes = [node for node in ray.nodes() if node["Resources"].get("CPU")]
-            task = ray.remote(max_calls=1)(fetch_on_node)  # its process ends with it: it is large, and there are many
-            for few in range(0, len(nodes), options.at_once):
-                asked = [
-                    task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
-                    .remote(place, Path(scratch) / "caches")
-                    for node in nodes[few : few + options.at_once] for _ in range(2)
-                ]  # fmt: skip
-                answers = ray.get(asked)
-                assert all(answer.split()[1] == str(size) for answer in answers), answers
-                assert len(set(answers)) == len(answers) // 2, answers
-            seconds = time.monotonic() - began
-            sent = sent_files(home)
-            places = [(node["NodeManagerAddress"], node["NodeManagerPort"]) for node in ray.nodes()]
-            stored = [node_stats(*one).store_stats for one in places]
-        finally:
-            ray.shutdown()
-            cluster.close()
-    return {
-        "nodes": len(nodes), "asked": 2 * len(nodes), "folder_bytes": size, "seconds": round(seconds, 1),
-        "machines_sent_to": len({node for _, node, _ in sent}), "sent_bytes": sum(count for _, _, count in sent),
-        "bytes_per_machine": sorted({count for _, _, count in sent}),
-        "stored_bytes": sum(one.cumulative_created_bytes for one in stored),
-        "stored_objects": sum(one.cumulative_created_objects for one in stored),
-    }  # fmt: skip
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("plan", "ray", "fetch"))
+    parser.add_argument("what", choices=("plan", "ray"))
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--population", type=int, default=100)
     parser.add_argument("--algorithm", default="nsga2")
     parser.add_argument("--nodes", type=int, default=64)
     parser.add_argument("--slots", type=int, default=16)
     parser.add_argument("--at-once", type=int, default=8, help="workers, each on a node of its own")
-    parser.add_argument("--megabytes", type=int, default=64, help="of the folder that is fetched")
     parser.add_argument("--limit", type=float, default=3600.0, help="seconds that a run may take")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     os.environ |= _MANY_ON_ONE
-    found = {"plan": plan_alone, "ray": on_ray, "fetch": fetched}[options.what](options)
+    found = {"plan": plan_alone, "ray": on_ray}[options.what](options)
     print(json.dumps(found, indent=1))
     if options.out:
         before = json.loads(options.out.read_text()) if options.out.exists() else {}

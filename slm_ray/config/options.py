@@ -202,7 +202,7 @@ def load_config(cls: type[T], config_file: Path | None, flags: Mapping[str, Any]
 # Of both kinds of configs, until every stage has the nested one of slm_ray.config.base.
 
 
-def defaults_of(cls: type) -> dict[str, Any]:
+def defaults_of(cls: Any) -> dict[str, Any]:
     """Every option's default by name."""
     if issubclass(cls, base.Config):
         return {name: option.field.get_default() for name, option in base.options_of(cls).items()}

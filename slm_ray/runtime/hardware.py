@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import psutil
@@ -160,7 +161,8 @@ def _event_times(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> 
     """Seconds between events on the GPU itself: what Python and the launch take is not part of its speed."""
     for _ in range(_MATMUL_EFFORT.warm_up):
         torch.mm(left, right, out=out)
-    marks = [torch.cuda.Event(enable_timing=True) for _ in range(_MATMUL_EFFORT.least_runs + 1)]
+    event: Any = torch.cuda.Event
+    marks = [event(enable_timing=True) for _ in range(_MATMUL_EFFORT.least_runs + 1)]
     marks[0].record()
     for mark in marks[1:]:
         torch.mm(left, right, out=out)

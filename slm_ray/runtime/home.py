@@ -73,6 +73,7 @@ class Home:
         """
         import ray
 
+        answer: Any
         answer, problem = ray.get(self.actor.run.remote(function, *args))
         if problem:
             raise UserError(problem)

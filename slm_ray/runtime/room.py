@@ -19,7 +19,7 @@ def cluster_room() -> dict[str, float]:
     import ray
 
     there = ray.cluster_resources()
-    allowed = _allowed()
+    allowed = _by_its_file(ray.get_runtime_context().gcs_address)
     return {name: max(there.get(name, 0.0), allowed.get(name, 0.0)) for name in {*there, *allowed}}
 
 
@@ -31,22 +31,11 @@ def free_room() -> dict[str, float]:
     return {name: free.get(name, 0.0) + most[name] - there.get(name, 0.0) for name in most}
 
 
-def _allowed() -> dict[str, float]:
-    """The most that the autoscaler would have: as it has told Ray, which few do, or else as its file says."""
-    import ray
-    from ray._private.state import state
-
-    told = state.get_max_resources_from_cluster_config()
-    if told:
-        return {name: float(count) for name, count in told.items()}
-    return _by_its_file(ray.get_runtime_context().gcs_address) if ray.is_initialized() else {}
-
-
 @lru_cache(maxsize=1)
 def _by_its_file(address: str) -> dict[str, float]:
-    """What the file of the autoscaler of the cluster at an address allows; nothing where it has none.
+    """The most that the autoscaler of the cluster at an address would have; nothing where it has none.
 
-    The autoscaler is a process on the head, which was given the file at its start.
+    It is a process on the head, which was given the cluster's file at its start.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 import ray
 import yaml
-from ray._private.state import state
 
 from slm_ray.distill import capture_workers
 from slm_ray.pretrain.config import PretrainConfig
@@ -26,7 +25,8 @@ def cluster(monkeypatch):
     """A cluster of a head whose file allows four machines with a GPU, none of which is up."""
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "memory": 1e9})
     monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 6.0, "memory": 1e9})
-    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: {"CPU": 40, "GPU": 4})
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="head:1"))
+    monkeypatch.setattr(room, "_by_its_file", lambda address: {"CPU": 40.0, "GPU": 4.0})
 
 
 def test_machines_that_would_come_count(cluster):
@@ -39,7 +39,7 @@ def test_machines_that_would_come_count(cluster):
 
 
 def test_without_a_file_there_is_what_is_up(cluster, monkeypatch):
-    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: None)
+    monkeypatch.setattr(room, "_by_its_file", lambda address: {})
     assert cluster_room() == {"CPU": 8.0, "memory": 1e9}
     assert not resources_of(PretrainConfig(student="a"), 1).use_gpu
 
