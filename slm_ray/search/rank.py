@@ -13,13 +13,13 @@ from slm_ray.models.runner import SubnetRunner
 from slm_ray.models.scores import UnitScores, cached_scores
 from slm_ray.records.files import cache_folder
 from slm_ray.runtime.progress import Progress
-from slm_ray.search.adapt import CURVATURE, LearnedScores, blend, learn_scores, target_costs
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.evaluator import DTYPES
 from slm_ray.search.gate_pool import GatePool
 from slm_ray.search.genome import Genome
 from slm_ray.search.inputs import SearchInputs
 from slm_ray.search.registry import PROXIES
+from slm_ray.search.scores import CURVATURE, LearnedScores, blend, learn_scores, target_costs
 from slm_ray.search.space import NATURAL
 from slm_ray.search.stack import GenomeStack
 

@@ -1,22 +1,106 @@
 """Which costs a space can reach exactly, and the choice nearest to a given one in a range.
 
 Greedy steps settle almost any choice in almost any range. Where they cannot (a range narrower than a block, a space
-whose sizes lie far apart), this finds a choice if there is one at all, and the nearest costs if there is none. Here are
-spaces with choices per layer; :mod:`slm_ray.search.wide` has those without.
+whose sizes lie far apart), this finds a choice if there is one at all, and the nearest costs if there is none.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from slm_ray.search.axes import IntArray
-from slm_ray.search.sizing import Choice, CostModel
-from slm_ray.search.sums import Sublayer
-from slm_ray.search.totals import resize, totals_of
+from slm_ray.records.architecture import Architecture, LayerShape
+from slm_ray.search.axes import BoolArray, BoundAxis, IntArray
+from slm_ray.search.sizes import Choice, CostModel
+
+IsPlain = Callable[[Architecture], bool]
+_MODEL_WIDE = ("hidden", "heads", "queries", "neurons")
+
+
+class Reach(Protocol):
+    """The costs a space can reach in one budget quantity."""
+
+    def nearest(self, choice: Choice, low: int, high: int) -> Choice | None:
+        """A choice that costs ``low..high``, near the given one; None if there is none."""
+
+    def around(self, low: int, high: int) -> tuple[int | None, int | None]:
+        """The greatest reachable cost below ``low`` and the least above ``high``."""
+
+
+def reach_of(axes: Mapping[str, BoundAxis], cost: CostModel) -> Reach:
+    """What a space with these axes can reach."""
+    return LayeredReach(axes, cost) if has_layer_choices(axes) else WideReach(axes, cost)
+
+
+def has_layer_choices(axes: Mapping[str, BoundAxis]) -> bool:
+    """Whether layers may differ in size."""
+    return any(axis.per_layer for axis in axes.values())
+
+
+class WideReach:
+    """Spaces whose choices are all model-wide: few enough to be written down, one table per hidden size."""
+
+    _TABLE = ("heads", "queries", "neurons", "layers")
+
+    def __init__(self, axes: Mapping[str, BoundAxis], cost: CostModel) -> None:
+        self._axes, self._cost = axes, cost
+        self._totals = {name: np.array(axis.totals(), dtype=np.int64) for name, axis in axes.items()}
+
+    def _table(self, hidden: int) -> IntArray:
+        """``[heads, queries, neurons, layers]``: the cost of every combination at this hidden size."""
+        rates = self._cost.rates(hidden)
+        heads, queries, neurons, layers = (self._totals[name] for name in self._TABLE)
+        each = rates.heads[queries][None, :]
+        attention = heads[:, None] * each + rates.attention * (heads[:, None] > 0)
+        mlp = neurons * rates.neuron + rates.mlp * (neurons > 0)
+        table = rates.base + (attention[:, :, None] + mlp)[..., None] * layers
+        table += ((heads[:, None] == 0) * (rates.attention + each))[:, :, None, None]
+        return np.asarray(table, dtype=np.int64)
+
+    def nearest(self, choice: Choice, low: int, high: int, is_plain: IsPlain | None = None) -> Choice | None:
+        """The choice with the nearest numbers of units; with ``is_plain``, of those whose sizes it accepts."""
+        now = {name: int(choice.masks[name][0] @ axis.sizes) for name, axis in self._axes.items()}
+        away = {name: np.abs(totals - now[name]) / totals[-1] for name, totals in self._totals.items()}
+        nearest, counts = np.inf, None
+        for place, hidden in enumerate(self._totals["hidden"].tolist()):
+            table = self._table(hidden)
+            fits = (table >= low) & (table <= high)
+            if is_plain is not None:
+                fits &= self._plain_heads(hidden, is_plain)[:, :, None, None]
+            found = np.nonzero(fits)
+            if not len(found[0]):
+                continue
+            distance = away["hidden"][place] + sum(
+                away[name][at] for name, at in zip(self._TABLE, found, strict=True)
+            )
+            best = int(np.argmin(distance))
+            if distance[best] < nearest:
+                picks = {name: int(self._totals[name][at[best]]) for name, at in zip(self._TABLE, found, strict=True)}
+                nearest, counts = float(distance[best]), {"hidden": hidden, **picks}
+        if counts is None:
+            return None
+        masks = {n: axis.resize(choice.masks[n][0], counts[n])[None, :] for n, axis in self._axes.items()}
+        return Choice(self._axes, masks)
+
+    def _plain_heads(self, hidden: int, is_plain: IsPlain) -> BoolArray:
+        """``[heads, queries]``: which numbers of heads go with a hidden size."""
+        structure, neurons = self._cost.teacher.structure, self._cost.teacher.layers[0].intermediate_size
+        heads, queries = self._totals["heads"].tolist(), self._totals["queries"].tolist()
+        shapes = [[LayerShape(count * each, count, neurons) for each in queries] for count in heads]
+        return np.array([[is_plain(Architecture(structure, hidden, (one,))) for one in row] for row in shapes])
+
+    def around(self, low: int, high: int) -> tuple[int | None, int | None]:
+        """The greatest reachable cost below ``low`` and the least above ``high``."""
+        tables = [self._table(hidden) for hidden in self._totals["hidden"].tolist()]
+        below = [int(table[table < low].max()) for table in tables if (table < low).any()]
+        above = [int(table[table > high].min()) for table in tables if (table > high).any()]
+        return max(below, default=None), min(above, default=None)
 
 
 @dataclass(frozen=True)
@@ -30,16 +114,15 @@ class _Setting:
 
 
 class LayeredReach:
-    """The costs a space with choices per layer can reach in one budget quantity."""
+    """Spaces with choices per layer: sums over layers, each of which takes one of a few costs."""
 
-    def __init__(self, cost: CostModel) -> None:
-        self._cost = cost
-        self._axes = cost.sizer.axes
-        self._totals = {name: totals_of(axis) for name, axis in self._axes.items()}
+    def __init__(self, axes: Mapping[str, BoundAxis], cost: CostModel) -> None:
+        self._axes, self._cost = axes, cost
+        self._totals = {name: axis.totals() for name, axis in axes.items()}
 
     def nearest(self, choice: Choice, low: int, high: int) -> Choice | None:
         """A choice that costs ``low..high``, near the given one; None if there is none."""
-        sizes = self._cost.sizer.measure(choice)
+        sizes = choice.sizes()
         attention, mlp = (int(part[sizes.kept].sum()) for part in self._cost.sublayers(sizes))
         for setting in self._settings(choice):
             base = self._cost.rates(setting.hidden).base
@@ -52,8 +135,7 @@ class LayeredReach:
 
     def around(self, low: int, high: int) -> tuple[int | None, int | None]:
         """The greatest reachable cost below ``low`` and the least above ``high``."""
-        below: int | None = None
-        above: int | None = None
+        below, above = list[int](), list[int]()
         for setting in self._settings(None):
             base = self._cost.rates(setting.hidden).base
             attention, mlp = self._sublayers(setting)
@@ -61,21 +143,18 @@ class LayeredReach:
                 first, second = attention.totals(layers), mlp.totals(layers)
                 under = np.searchsorted(second, low - base - first, side="left") - 1
                 over = np.searchsorted(second, high - base - first, side="right")
-                sums = base + first[under >= 0] + second[under[under >= 0]]
-                below = max([*sums.tolist(), *([] if below is None else [below])], default=None)
-                sums = base + first[over < len(second)] + second[over[over < len(second)]]
-                above = min([*sums.tolist(), *([] if above is None else [above])], default=None)
-        return below, above
+                below += (base + first[under >= 0] + second[under[under >= 0]]).tolist()
+                above += (base + first[over < len(second)] + second[over[over < len(second)]]).tolist()
+        return max(below, default=None), min(above, default=None)
 
     def _settings(self, choice: Choice | None) -> Iterator[_Setting]:
         """All model-wide sizes, those nearest to a choice's first."""
-        names = ("hidden", "heads", "queries", "neurons")
         options: list[list[int | None]] = []
-        for name in names:
+        for name in _MODEL_WIDE:
             axis = self._axes[name]
             wide: list[int | None] = [None] if axis.per_layer else [*self._totals[name]]
             if choice is not None and not axis.per_layer:
-                now = int(choice.mask(name)[0] @ axis.sizes)
+                now = int(choice.masks[name][0] @ axis.sizes)
                 wide.sort(key=lambda total, now=now: abs((total or 0) - now))  # type: ignore[misc]
             options.append(wide)
         settings = itertools.product(*(enumerate(wide) for wide in options))
@@ -84,20 +163,19 @@ class LayeredReach:
             hidden, heads, queries, neurons = (total for _, total in picks)
             yield _Setting(hidden or 0, heads, queries, neurons)
 
-    def _sublayers(self, setting: _Setting) -> tuple[Sublayer, Sublayer]:
+    def _sublayers(self, setting: _Setting) -> tuple[_Sublayer, _Sublayer]:
         rates = self._cost.rates(setting.hidden)
-        values = self._head_values(setting)
         queries = self._totals["queries"][-1] if setting.queries is None else setting.queries
         rescue = rates.attention + int(rates.heads[queries])
         heads = self._totals["heads"] if setting.heads is None else [setting.heads]
         neurons = self._totals["neurons"] if setting.neurons is None else [setting.neurons]
         mlp = tuple(units * rates.neuron for units in neurons if units * rates.neuron)
         return (
-            Sublayer(tuple(values), rates.attention, 0 in heads, rescue),
-            Sublayer(mlp, rates.mlp, 0 in neurons),
+            _Sublayer(tuple(self._head_costs(setting)), rates.attention, 0 in heads, rescue),
+            _Sublayer(mlp, rates.mlp, 0 in neurons),
         )
 
-    def _head_values(self, setting: _Setting) -> dict[int, tuple[int, int]]:
+    def _head_costs(self, setting: _Setting) -> dict[int, tuple[int, int]]:
         """What the heads of a layer may cost, and the key-value heads and queries that cost it."""
         rates = self._cost.rates(setting.hidden)
         heads = self._totals["heads"] if setting.heads is None else [setting.heads]
@@ -106,30 +184,31 @@ class LayeredReach:
         return {count * int(rates.heads[each]): (count, each) for count, each in pairs}
 
     def _build(
-        self, choice: Choice, setting: _Setting, layers: int, parts: tuple[Sublayer, Sublayer], pair: tuple[int, int]
+        self, choice: Choice, setting: _Setting, layers: int, parts: tuple[_Sublayer, _Sublayer], pair: tuple[int, int]
     ) -> Choice:
         built, axes = choice.copy(), self._axes
-        for name in ("hidden", "heads", "queries", "neurons"):
+
+        def resize(name: str, row: int, total: int) -> None:
+            built.masks[name][row] = axes[name].resize(built.masks[name][row], total)
+
+        for name in _MODEL_WIDE:
             if (total := getattr(setting, name)) is not None:
-                built.mask(name)[0] = resize(axes[name], built.mask(name)[0], total)
-        built.layers[0] = resize(axes["layers"], built.layers[0], layers)
-        kept = np.flatnonzero(self._cost.sizer.kept_layers(built))
-        now = self._cost.sizer.measure(built)
-        rates, values = self._cost.rates(setting.hidden), self._head_values(setting)
+                resize(name, 0, total)
+        resize("layers", 0, layers)
+        kept, now = np.flatnonzero(built.kept_layers()).tolist(), built.sizes()
+        rates, costs = self._cost.rates(setting.hidden), self._head_costs(setting)
         wanted = (now.kv_heads * rates.heads[now.queries])[kept].tolist()
         for layer, value in zip(kept, parts[0].assign(pair[0], wanted), strict=True):
-            self._set_attention(built, setting, int(layer), *values.get(value, (0, self._totals["queries"][-1])))
+            heads, queries = costs.get(value, (0, self._totals["queries"][-1]))
+            if setting.heads is None:
+                resize("heads", layer, heads)
+            if setting.queries is None:
+                resize("queries", layer, queries)
         wanted = (now.neurons * rates.neuron)[kept].tolist()
         for layer, value in zip(kept, parts[1].assign(pair[1], wanted), strict=True):
             if setting.neurons is None and rates.neuron:
-                built.neurons[layer] = resize(axes["neurons"], built.neurons[layer], value // rates.neuron)
+                resize("neurons", layer, value // rates.neuron)
         return built
-
-    def _set_attention(self, choice: Choice, setting: _Setting, layer: int, heads: int, queries: int) -> None:
-        if setting.heads is None:
-            choice.heads[layer] = resize(self._axes["heads"], choice.heads[layer], heads)
-        if setting.queries is None:
-            choice.queries[layer] = resize(self._axes["queries"], choice.queries[layer], queries)
 
 
 def _pair(
@@ -144,3 +223,87 @@ def _pair(
     best = found[np.argmin(np.abs(attention[found] - near_attention))]
     place = min(max(int(np.searchsorted(mlp, near_mlp)), int(first[best])), int(past[best]) - 1)
     return int(attention[best]), int(mlp[place])
+
+
+@functools.lru_cache(maxsize=256)
+def _reachable(values: tuple[int, ...], layers: int) -> tuple[BoolArray, ...]:
+    """Entry ``n`` says which totals ``n`` of ``layers`` layers can reach, each taking one of the positive values."""
+    tables = [np.ones(1, dtype=bool)]
+    top = max(values, default=0)
+    for count in range(1, layers + 1):
+        table = np.zeros(count * top + 1, dtype=bool)
+        for value in values:
+            table[value : value + len(tables[-1])] |= tables[-1]
+        tables.append(table)
+    return tuple(tables)
+
+
+@dataclass(frozen=True)
+class _Sublayer:
+    """What one kind of sub-layer may cost in a layer.
+
+    Attributes:
+        values: The positive costs of its units, without what it costs besides; any of them may be taken in any layer.
+        fixed: What it costs besides, where it is not skipped.
+        may_skip: A layer may skip it.
+        if_all_skip: What is paid when every layer skips it.
+    """
+
+    values: tuple[int, ...]
+    fixed: int
+    may_skip: bool
+    if_all_skip: int = 0
+
+    @property
+    def _unit(self) -> int:
+        return max(math.gcd(*self.values), 1)
+
+    def _scaled(self) -> tuple[int, ...]:
+        return tuple(sorted({value // self._unit for value in self.values}))
+
+    def _tables(self, layers: int) -> tuple[BoolArray, ...]:
+        # Asked for every number of layers in turn: rounding up to a power of two lets one computation serve many.
+        return _reachable(self._scaled(), 1 << (layers - 1).bit_length())
+
+    def _counts(self, layers: int) -> range:
+        """How many of the layers may keep it."""
+        if not self.values:
+            return range(0, 1)
+        return range(0 if self.may_skip else layers, layers + 1)
+
+    def totals(self, layers: int) -> IntArray:
+        """Every total cost that this many layers can reach, ascending."""
+        tables = self._tables(layers)
+        parts = [
+            np.flatnonzero(tables[n]).astype(np.int64) * self._unit + n * self.fixed + (n == 0) * self.if_all_skip
+            for n in self._counts(layers)
+        ]
+        return np.unique(np.concatenate(parts))
+
+    def assign(self, total: int, wanted: list[int]) -> list[int]:
+        """Values, 0 where skipped, for layers that together cost ``total``, each as near the wanted one as can be.
+
+        Raises:
+            ValueError: The total is none of :meth:`totals`.
+        """
+        tables = self._tables(len(wanted))
+        for count in self._counts(len(wanted)):
+            rest, unit = total - count * self.fixed - (count == 0) * self.if_all_skip, self._unit
+            if 0 <= rest < len(tables[count]) * unit and rest % unit == 0 and tables[count][rest // unit]:
+                return self._walk(tables, count, rest // unit, wanted)
+        raise ValueError(f"{len(wanted)} layers cannot cost {total}")
+
+    def _walk(self, tables: tuple[BoolArray, ...], count: int, rest: int, wanted: list[int]) -> list[int]:
+        taken = []
+        for left, wish in zip(range(len(wanted), 0, -1), wanted, strict=True):
+            options = [
+                value
+                for value in self._scaled()
+                if count and 0 <= rest - value < len(tables[count - 1]) and tables[count - 1][rest - value]
+            ]
+            if count < left:
+                options.append(0)
+            value = min(options, key=lambda option: abs(option * self._unit - wish))
+            taken.append(value * self._unit)
+            count, rest = count - (value > 0), rest - value
+        return taken

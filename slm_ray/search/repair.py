@@ -1,6 +1,6 @@
-"""Bringing a choice into a range of costs by dropping, or adding, the blocks whose turn it is.
+"""Bringing a choice into a range of costs by pruning, or adding, the blocks whose turn it is.
 
-The rule is greedy: while the cost is too high, drop the block with the least worth per cost; while it is too low, add
+The rule is greedy: while the cost is too high, prune the block with the least worth per cost; while it is too low, add
 the one with the most. Blocks inside layers keep their worth while others go, so a whole run of them is taken at once.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from slm_ray.search.axes import FloatArray, IntArray
-from slm_ray.search.moves import PER_LAYER, MoveFinder, Moves, join_moves
-from slm_ray.search.ranking import Priorities
-from slm_ray.search.sizing import Choice, CostModel, Sizes
+from slm_ray.search.moves import PER_LAYER, MoveFinder, Moves
+from slm_ray.search.priorities import Priorities
+from slm_ray.search.sizes import Choice, CostModel, Sizes
 
 
 def settle(choice: Choice, cost: CostModel, priorities: Priorities, low: int, high: int) -> bool:
@@ -22,19 +22,18 @@ def settle(choice: Choice, cost: CostModel, priorities: Priorities, low: int, hi
     Returns:
         Whether it got there. False: every step left would jump over the range, or there is none.
     """
-    finder = MoveFinder(cost, priorities)
+    finder = MoveFinder(choice, cost, priorities)
     while True:
-        sizes = cost.sizer.measure(choice)
+        sizes = choice.sizes()
         now = cost.of_sizes(sizes)
         if low <= now <= high:
             return True
         grow = now < low
         need, slack = (low - now, high - now) if grow else (now - high, now - low)
-        steady, others = finder.split(choice, sizes, grow)
+        steady, others = finder.split(sizes, grow)
         steady = steady.take(np.argsort(_urgency(steady, grow), kind="stable"))
-        taken = _run(steady, others, cost, sizes, choice, need, grow) or _one(
-            join_moves([steady, others]), need, slack, grow
-        )
+        taken = _run(steady, others, _exact_costs(steady, cost, sizes, choice, grow), need, grow)
+        taken = taken or _one(Moves.join([steady, others]), need, slack, grow)
         if taken is None:
             return False
         taken.apply(choice, grow)
@@ -44,15 +43,11 @@ def _urgency(moves: Moves, grow: bool) -> FloatArray:
     return -moves.density if grow else moves.density
 
 
-def _run(
-    steady: Moves, others: Moves, cost: CostModel, sizes: Sizes, choice: Choice, need: int, grow: bool
-) -> Moves | None:
+def _run(steady: Moves, others: Moves, costs: IntArray, need: int, grow: bool) -> Moves | None:
     """The steady steps that come before any other, as many as stay short of the need."""
-    if not len(steady):
-        return None
     first = _urgency(others, grow).min() if len(others) else np.inf
     urgent = int(np.searchsorted(_urgency(steady, grow), first, side="right"))
-    short = int(np.searchsorted(np.cumsum(_exact_costs(steady, cost, sizes, choice, grow)), need, side="left"))
+    short = int(np.searchsorted(np.cumsum(costs), need, side="left"))
     count = min(urgent, short)
     return steady.take(np.arange(count)) if count else None
 
@@ -62,13 +57,12 @@ def _exact_costs(steady: Moves, cost: CostModel, sizes: Sizes, choice: Choice, g
     costs = steady.unit_cost.copy()
     rates = cost.rates(sizes.hidden)
     for name, fixed in zip(PER_LAYER, (rates.attention, rates.mlp), strict=True):
-        axis = cost.sizer.axes[name]
         places = np.flatnonzero(steady.is_of(name))
-        if not fixed or not len(places) or (not grow and axis.least):
+        if not fixed or not len(places) or (not grow and choice.axes[name].least):
             continue
         rows = steady.row[places]
         if grow:
-            empty = choice.mask(name).sum(axis=1) == 0
+            empty = choice.masks[name].sum(axis=1) == 0
             seen, first = np.unique(rows, return_index=True)
             costs[places[first[empty[seen]]]] += fixed
         else:

@@ -14,22 +14,31 @@ from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import ConfigError, UserError, nearest, unknown_name
 from slm_ray.config.yaml_files import read_yaml
 
-AXES = ("hidden", "layers", "heads", "queries", "neurons")
 ORDERS = ("natural", "magnitude", "activation", "taylor")
 DEFAULT_ORDER = "taylor"
 NATURAL = "natural"
-_PER = {
-    "hidden": ("model",),
-    "layers": ("model",),
-    "heads": ("layer", "model"),
-    "queries": ("layer", "model"),
-    "neurons": ("layer", "model"),
+EVEN_WIDTH = 8  # matrix kernels want widths that are multiples of this many numbers
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """The values that the fields of one axis may have; where there is one, it need not be given."""
+
+    per: tuple[str, ...]
+    step: int
+    least: int
+    select: tuple[str, ...] = ("count", "subset")
+
+
+_RULES = {
+    "hidden": _Rules(per=("model",), step=64, least=1),
+    "layers": _Rules(per=("model",), step=1, least=1),
+    "heads": _Rules(per=("layer", "model"), step=1, least=0),
+    "queries": _Rules(per=("layer", "model"), step=1, least=1, select=("count",)),
+    "neurons": _Rules(per=("layer", "model"), step=64, least=0),
 }
-_SELECT = {**dict.fromkeys(AXES, ("count", "subset")), "queries": ("count",)}
-_STEP = {"hidden": 64, "layers": 1, "heads": 1, "queries": 1, "neurons": 64}
-_LEAST = {"hidden": 1, "layers": 1, "heads": 0, "queries": 1, "neurons": 0}
+AXES = tuple(_RULES)
 _SPACE_FIELDS = ("name", "description", "order", "axes")
-_AXIS_FIELDS = ("per", "select", "order", "step", "least")
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class Axis:
         select: ``count``: the first n units along the order; ``subset``: any of them.
         order: By which scores units are ordered, best first: ``natural`` (the teacher's own order), ``magnitude``,
             ``activation`` or ``taylor``.
-        step: Units are kept and dropped in blocks of this many, cut along the order.
+        step: Units are kept and pruned in blocks of this many, along the order.
         least: The smallest number of units kept, rounded up to whole blocks.
     """
 
@@ -50,6 +59,9 @@ class Axis:
     order: str
     step: int
     least: int
+
+
+_AXIS_FIELDS = tuple(field.name for field in dataclasses.fields(Axis))
 
 
 @dataclass(frozen=True)
@@ -78,17 +90,24 @@ class SearchSpace:
 
     def to_json(self) -> dict[str, Any]:
         """What a YAML file of this space holds, defaults filled in; :func:`parse_space` reads it back."""
-        return {
-            "name": self.name,
-            "description": self.description,
-            "order": self.order,
-            "axes": {name: dataclasses.asdict(axis) for name, axis in self.axes.items()},
-        }
+        return dataclasses.asdict(self)
 
     @property
     def digest(self) -> str:
         """Spaces with the same choices have the same digest, whatever they are called."""
         return digest_json({name: dataclasses.asdict(axis) for name, axis in self.axes.items()})
+
+    def width_warning(self) -> str | None:
+        """One sentence on steps that lead to widths for which matrix kernels are slow; None where there are none."""
+        uneven = {}
+        for name in ("hidden", "neurons"):
+            step = self.axes[name].step if name in self.axes else EVEN_WIDTH
+            if widths := [count * step for count in range(1, EVEN_WIDTH) if count * step % EVEN_WIDTH]:
+                uneven[name] = f"axes.{name}.step {step} gives widths such as {', '.join(map(str, widths[:3]))}"
+        if not uneven:
+            return None
+        rule = f"for which matrix products are slow: use multiples of {EVEN_WIDTH}, best of 64"
+        return f"space '{self.name}': {' and '.join(uneven.values())}, {rule}"
 
 
 def _one_of(value: Any, choices: tuple[str, ...]) -> str | None:
@@ -101,7 +120,7 @@ def _whole_number(value: Any, low: int) -> str | None:
 
 
 def _parse_axis(name: str, given: Any, order: str, problems: list[str]) -> Axis | None:
-    path = f"axes.{name}"
+    path, rules = f"axes.{name}", _RULES[name]
     if not isinstance(given, Mapping):
         problems.append(f"{path}: must be a mapping such as {{per: model, select: count}}, got {given!r}")
         return None
@@ -109,20 +128,19 @@ def _parse_axis(name: str, given: Any, order: str, problems: list[str]) -> Axis 
     for field in given:
         if field not in _AXIS_FIELDS:
             problems.append(f"{path}.{field}: no such field; {nearest(str(field), _AXIS_FIELDS)}")
-    only_one = {"per": _PER[name], "select": _SELECT[name]}
-    defaults = {field: choices[0] for field, choices in only_one.items() if len(choices) == 1}
-    values = {**defaults, "order": order, "step": _STEP[name], "least": _LEAST[name], **given}
-    for field, choices in only_one.items():
-        if field not in values:
-            problems.append(f"{path}.{field}: must be given; {nearest('', choices)}")
-    found = {field: _one_of(values[field], choices) for field, choices in only_one.items() if field in values}
-    found["order"] = _one_of(values["order"], ORDERS)
-    found["step"] = _whole_number(values["step"], 1)
-    found["least"] = _whole_number(values["least"], _LEAST[name])
+    values = {"order": order, "step": rules.step, "least": rules.least, **given}
+    found = {
+        "order": _one_of(values["order"], ORDERS),
+        "step": _whole_number(values["step"], 1),
+        "least": _whole_number(values["least"], rules.least),
+    }
+    for field, choices in (("per", rules.per), ("select", rules.select)):
+        if field not in given and len(choices) > 1:
+            found[field] = f"must be given; {nearest('', choices)}"
+        else:
+            found[field] = _one_of(values.setdefault(field, choices[0]), choices)
     problems.extend(f"{path}.{field}: {problem}" for field, problem in found.items() if problem)
-    if len(problems) > before:
-        return None
-    return Axis(**{field: values[field] for field in _AXIS_FIELDS})
+    return None if len(problems) > before else Axis(**{field: values[field] for field in _AXIS_FIELDS})
 
 
 def parse_space(value: Any, source: str) -> SearchSpace:

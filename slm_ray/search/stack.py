@@ -105,10 +105,6 @@ class GenomeStack:
         distances = [abs(size - cost) for size in self.sizes]
         return distances.index(min(distances))
 
-    def smallest(self) -> int:
-        """Which ranking is meant for the smallest size; the last one where they are for any."""
-        return len(self.genomes) - 1 if self.sizes is None else self.sizes.index(min(self.sizes))
-
     def reach(self) -> tuple[int, int]:
         """The costs that are both inside the budget and expressible."""
         least, most = self.genomes[0].reach(self.budget.quantity, self.sequence_length)

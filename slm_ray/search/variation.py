@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from slm_ray.search.axes import IntArray
-from slm_ray.search.groups import GeneGroup
+from slm_ray.search.axes import GeneGroup, IntArray
 from slm_ray.search.stack import GenomeStack
 
 _MOVE_SIZES = (1, 1, 1, 2)
@@ -58,7 +57,7 @@ class Variation:
         group = among[int(rng.integers(len(among)))]
         part = slice(group.start + 1, group.stop + 1)  # the first gene names the ranking
         amount = int(rng.choice(_MOVE_SIZES))
-        if group.select == "count":
+        if group.is_count:
             changed = genes[part] + (-amount if drop else amount)
             genes[part] = np.clip(changed, self.stack.lower[part], self.stack.upper[part])
             return

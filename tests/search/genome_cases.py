@@ -101,6 +101,17 @@ def random_genes(genome: Genome, seed: int, count: int) -> list[np.ndarray]:
     return [genome.lower, genome.upper, *drawn, *sparse]
 
 
+def gene_of(genome: Genome, axis: str, layer: int | None = None) -> int:
+    """The first gene of a choice."""
+    return next(group.start for group in genome.groups if (group.axis, group.layer) == (axis, layer))
+
+
+def largest_step(genome: Genome, quantity: str) -> int:
+    """The most that one step of one gene changes the whole teacher's cost by."""
+    whole, fewer = genome.cost(genome.upper, quantity, LENGTH), genome.upper - np.eye(genome.num_genes, dtype=np.int64)
+    return max(whole - genome.cost(np.maximum(one, genome.lower), quantity, LENGTH) for one in fewer)
+
+
 def budget_of(genome: Genome, quantity: str, low: float, high: float) -> Budget:
     """A range given as shares of the way from the least to the greatest cost the space can reach."""
     least, most = genome.reach(quantity, LENGTH)

@@ -13,6 +13,7 @@ from genome_cases import (
     budget_of,
     cost_of,
     genome_of,
+    largest_step,
     random_genes,
     scores_of,
     space_of,
@@ -145,33 +146,13 @@ def test_ranked_is_the_naive_greedy(teacher, quantity, with_layers):
 def test_ranked_meets_its_target_inside_the_budget(space, comparable):
     genome = genome_of(ALL_SPACES[space], SMOL, comparable=comparable)
     budget = budget_of(genome, "params", 0.2, 0.8)
-    step = genome.deltas("params", LENGTH).max() + 2 * SMOL.hidden_size * SMOL.num_hidden_layers
+    step = largest_step(genome, "params") + 2 * SMOL.hidden_size * SMOL.num_hidden_layers
     for share in (0.3, 0.6, 0.79):
         target = round(budget.low + share * (budget.high - budget.low))
         cost = cost_of(genome, genome.ranked(target, budget, LENGTH), "params")
         assert budget.holds(cost) and target - step <= cost <= target
     for outside in (0, 10**12):
         assert budget.holds(cost_of(genome, genome.ranked(outside, budget, LENGTH), "params"))
-
-
-def test_tilt_moves_the_budget_between_layers():
-    genome = genome_of("fine", SMOL)
-    budget = budget_of(genome, "params", 0.3, 0.6)
-
-    def neurons(tilt):
-        spec = genome.decode(genome.ranked(budget.high, budget, LENGTH, tilt_neurons=tilt))
-        kept = np.zeros(30)
-        for layer in spec.layers:
-            kept[layer.source] = len(layer.neurons)
-        return kept
-
-    flat = neurons(None)
-    assert np.array_equal(neurons(np.ones(30)), flat)
-    tilted = neurons(np.where(np.arange(30) < 15, 3.0, 1.0))
-    assert tilted[:15].sum() > flat[:15].sum() and tilted[15:].sum() < flat[15:].sum()
-    for wrong in (np.ones(29), -np.ones(30), np.full(30, np.nan)):
-        with pytest.raises(ValueError, match="a tilt must hold 30"):
-            genome.ranked(budget.high, budget, LENGTH, tilt_heads=wrong)
 
 
 def test_ranks_alone_take_the_same_share_of_every_layer():
@@ -195,7 +176,7 @@ def test_random_genes_fill_the_budget_and_repeat_with_the_seed(space):
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert np.ptp(costs) > 0.4 * (budget.high - budget.low)
     aimed = [genome.random(np.random.default_rng(s), budget, LENGTH, target=int(costs[0])) for s in range(3)]
-    spread = genome.deltas("params", LENGTH).max() + 2 * SMOL.hidden_size * SMOL.num_hidden_layers
+    spread = largest_step(genome, "params") + 2 * SMOL.hidden_size * SMOL.num_hidden_layers
     assert all(abs(cost_of(genome, genes, "params") - costs[0]) <= spread for genes in aimed)
 
 
@@ -234,3 +215,33 @@ def test_repair_is_fast_enough_to_do_for_every_candidate():
     for genes in many:
         genome.repair(genes, budget, LENGTH)
     assert (time.perf_counter() - start) / len(many) < 0.05  # 1 ms on an idle core; far more means a loop came back
+
+
+@pytest.mark.parametrize("space", ["coarse", "fine_uniform", "model-wide"])
+def test_sizes_that_the_plain_class_can_express_are_preferred(space):
+    def is_plain(sizes):
+        return sizes.is_uniform and sizes.hidden_size % sizes.layers[0].num_attention_heads == 0
+
+    given = SMALL_SPACES.get(space) or load_space(space)
+    scores = scores_of(SMOL)
+    genome = Genome(given, SMOL, {order: scores for order in given.orders()}, is_plain=is_plain)
+    budget = budget_of(genome, "params", 0.3, 0.8)
+    any_sizes = Genome(given, SMOL, {order: scores for order in given.orders()})
+    drawn = [genome.random(np.random.default_rng(seed), budget, LENGTH) for seed in range(20)]
+    repaired = [genome.repair(genes, budget, LENGTH) for genes in random_genes(genome, 8, 10)]
+    for genes in [*drawn, *repaired, genome.ranked(budget.high, budget, LENGTH)]:
+        assert is_plain(genome.architecture(genes)) and budget.holds(cost_of(genome, genes, "params"))
+        assert np.array_equal(genome.repair(genes, budget, LENGTH), genes)
+    odd = [any_sizes.random(np.random.default_rng(seed), budget, LENGTH) for seed in range(20)]
+    assert not all(is_plain(any_sizes.architecture(genes)) for genes in odd)
+    for genes in odd:
+        exact = Budget("params", *[any_sizes.cost(genes, "params", LENGTH)] * 2)
+        assert exact.holds(genome.cost(genome.repair(genes, exact, LENGTH), "params", LENGTH))  # where none are plain
+
+
+def test_layers_of_their_own_sizes_are_never_plain_and_stay_what_they_are():
+    genome = Genome(load_space("fine"), SMOL, {"taylor": scores_of(SMOL)}, is_plain=lambda sizes: sizes.is_uniform)
+    same, budget = genome_of("fine", SMOL), budget_of(genome, "params", 0.3, 0.8)
+    for seed in range(3):
+        ours, theirs = (one.random(np.random.default_rng(seed), budget, LENGTH) for one in (genome, same))
+        assert np.array_equal(ours, theirs)

@@ -112,3 +112,22 @@ def test_names_and_paths(tmp_path):
     mine.write_text("name: [", encoding="utf-8")
     with pytest.raises(UserError, match="not valid YAML at line"):
         load_space(mine)
+
+
+@pytest.mark.parametrize("step", [8, 64, 128])
+def test_even_steps_are_not_warned_of(step):
+    axes = {"neurons": {"per": "layer", "select": "count", "step": step}, "heads": {"per": "layer", "select": "count"}}
+    assert parse_space({"name": "x", "axes": axes}, "x").width_warning() is None
+
+
+@pytest.mark.parametrize(("step", "widths"), [(1, "1, 2, 3"), (4, "4, 12, 20"), (12, "12, 36, 60")])
+def test_steps_to_widths_that_no_kernel_likes_are_named(step, widths):
+    axes = {"hidden": {"select": "count", "step": step}, "neurons": {"per": "layer", "select": "count"}}
+    said = parse_space({"name": "mine", "axes": axes}, "x").width_warning()
+    assert said.startswith(f"space 'mine': axes.hidden.step {step} gives widths such as {widths}, for which")
+    axes["neurons"]["step"] = 1
+    assert " and axes.neurons.step 1 gives" in parse_space({"name": "mine", "axes": axes}, "x").width_warning()
+
+
+def test_the_spaces_that_come_with_it_have_even_widths():
+    assert [load_space(name).width_warning() for name in space_names()] == [None] * len(space_names())

@@ -1,4 +1,4 @@
-"""Learning which units to keep at a size: score, cut, and score again with what was cut still asking to come back."""
+"""Learned scores: score, prune, and score again with the pruned units still asking to return."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ from slm_ray.models.importance import taylor_change
 from slm_ray.models.scores import UnitScores
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.budget import Budget, measure_cost
-from slm_ray.records.subnet import SubnetSpec
 from slm_ray.search.genome import Genome
 from slm_ray.search.space import SearchSpace
 
 CURVATURE = 0.25
-_FIRST_CUT = 0.85  # of the whole teacher's cost: where the first step's cut goes
+_FIRST_SIZE = 0.85  # of the whole teacher's cost, to which the first step prunes
 _MEMORY = (0.8, 0.95)  # share of the old scores kept at the first and the last step of a size
-_RAMP_SHARE = 0.4  # of the steps at a size are spent coming down to it
+_RAMP_SHARE = 0.4  # of the steps at a size are spent on coming down to it
 
 Collect = Callable[[int, Masks | None], GateGradients]
 
 
 @dataclass(frozen=True)
 class LearnedScores:
-    """What learning gave.
+    """The scores that were learned.
 
     Attributes:
         one_shot: Scores of the whole teacher from the first step alone: the baseline that learning has to beat.
@@ -45,8 +44,8 @@ def blend(old: UnitScores, new: UnitScores, memory: float) -> UnitScores:
 def target_costs(budget: Budget, reach: tuple[int, int]) -> list[int]:
     """The sizes to learn scores at, largest first: both ends of the budget.
 
-    The upper end alone where they are close together, or where it is all that was asked for: learning at two ends
-    leaves each half of the steps, and what a ceiling asks for lies just below it.
+    The upper end alone where they are close together, or where it is the only one that was given: learning at two ends
+    leaves each half of the steps, and the best models under a ceiling lie just below it.
     """
     low, high = max(budget.low, reach[0]), min(budget.high, reach[1])
     return [high] if budget.is_ceiling or low > 0.85 * high else [high, low]
@@ -60,23 +59,21 @@ def learn_scores(
     targets: Sequence[int],
     steps: int,
     collect: Collect,
-    left: SubnetSpec | None = None,
 ) -> LearnedScores:
     """Learn Taylor scores at each target size, one after the other along a single descent.
 
-    Every step takes the gate gradients of all units, kept and dropped, with the units dropped so far masked; blends the
-    expected loss rises into the scores; and cuts the whole teacher anew to the size the step has come down to. A unit
+    Every step takes the gate gradients of all units, kept and pruned, with the units pruned so far masked; blends the
+    expected loss rises into the scores; and prunes the whole teacher anew to the size the step has come down to. A unit
     whose return would lower the loss more than another's presence does comes back.
 
     Args:
-        space: Says which cuts there are.
+        space: What may be pruned.
         teacher: The teacher's sizes.
         budget_quantity: What sizes are counted in.
         sequence_length: The context at which FLOPs are counted.
         targets: Costs to come down to, descending.
         steps: Steps in all; 1 scores the whole teacher once.
         collect: Gives the gate gradients of a step's tokens under masks.
-        left: The units that the teacher has left, where others of them are zero; all of them by default.
     """
     kv_heads = teacher.layers[0].num_key_value_heads
     gradients = collect(0, None)
@@ -84,8 +81,8 @@ def learn_scores(
     if steps == 1:
         return LearnedScores(one_shot, (one_shot,))
     scores = taylor_change(gradients, kv_heads, CURVATURE)
-    whole = measure_cost(left.architecture_in(teacher) if left else teacher, budget_quantity, sequence_length)
-    start = max(_FIRST_CUT * whole, targets[0])
+    whole = measure_cost(teacher, budget_quantity, sequence_length)
+    start = max(_FIRST_SIZE * whole, targets[0])
     learned, step = [], 1
     for number, target in enumerate(targets):
         last = steps * (number + 1) // len(targets)
@@ -93,7 +90,7 @@ def learn_scores(
         while step < last:
             share = (step - first) / max(1, span - 1)
             size = _size_at(target, start, (step - first + 1) / max(1, round(_RAMP_SHARE * span)))
-            masks = _cut(space, teacher, budget_quantity, sequence_length, scores, size, left)
+            masks = _prune(space, teacher, budget_quantity, sequence_length, scores, size)
             new = taylor_change(collect(step, masks), kv_heads, CURVATURE)
             memory = _MEMORY[0] + (_MEMORY[1] - _MEMORY[0]) * share
             scores = blend(scores, new, min(memory, 1 - 1 / (step + 1)))
@@ -104,15 +101,14 @@ def learn_scores(
 
 
 def _size_at(target: int, start: float, progress: float) -> int:
-    """The size to cut to: on a straight line from ``start`` to the target, which is reached at progress 1."""
+    """The size to prune to: on a straight line from ``start`` to the target, which is reached at progress 1."""
     return round(start + (target - start) * min(1.0, progress))
 
 
-def _cut(
-    space: SearchSpace, teacher: Architecture, quantity: str, sequence_length: int, scores: UnitScores, size: int,
-    left: SubnetSpec | None,
-) -> Masks:  # fmt: skip
-    genome = Genome(space, teacher, {order: scores for order in space.orders()}, guide=scores, left=left)
+def _prune(
+    space: SearchSpace, teacher: Architecture, quantity: str, sequence_length: int, scores: UnitScores, size: int
+) -> Masks:
+    genome = Genome(space, teacher, {order: scores for order in space.orders()}, guide=scores)
     least, most = genome.reach(quantity, sequence_length)
     genes = genome.ranked(min(max(size, least), most), Budget(quantity, least, most), sequence_length)
     return Masks.of(genome.decode(genes), teacher)
