@@ -10,13 +10,16 @@ import queue
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from slm_ray.config.errors import UserError
+from slm_ray.runtime.room import cluster_room
+from slm_ray.runtime.shared import publish
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -98,7 +101,8 @@ class FanOut(Generic[Item, Result]):
 
     def __init__(
         self, make: Callable[[], Work[Result]], workers: int | None, share: Share | None = None, *,
-        name: str = "worker", spread: bool = False, retries: int = 2, say: Callable[[str], None] = lambda _text: None,
+        reads: Sequence[Path] = (), name: str = "worker", spread: bool = False, retries: int = 2,
+        say: Callable[[str], None] = lambda _text: None,
     ) -> None:  # fmt: skip
         """Declare the workers; they start with the first round.
 
@@ -106,13 +110,14 @@ class FanOut(Generic[Item, Result]):
             make: Makes a worker's function ready, once per worker: loads the model, opens the files. Must pickle.
             workers: How many; those that the cluster has no room for join when it has. None or 0: this process.
             share: What each takes.
+            reads: Folders and files of this machine that workers open with :func:`slm_ray.runtime.shared.local_copy`.
             name: What to call a worker in messages.
             spread: Place them on as many machines as possible, not on as few.
             retries: How often an item is tried again after its worker was lost.
             say: Told of lost workers, and of a cluster that has no room yet.
         """
         self.workers, self.share, self.name = workers or 0, share or Share(), name
-        self._make, self._spread, self._retries = make, spread, retries
+        self._make, self._reads, self._spread, self._retries = make, reads, spread, retries
         self._say = say
         self._here: Work[Result] | None = None
         self._starting: dict[Any, Any] = {}  # what set_up gives -> the actor
@@ -240,8 +245,6 @@ class FanOut(Generic[Item, Result]):
 
     def _check_room(self, ray: Any) -> None:
         """Refuse what the cluster could never hold."""
-        from slm_ray.runtime.room import cluster_room
-
         if self.share.how_many_fit(there := cluster_room()) < 1:
             has = ", ".join(f"{there.get(name, 0.0):g} {name}" for name in self.share.needs())
             raise UserError(f"a {self.name} needs {self.share}, and the Ray cluster has {has}: give it room")
@@ -259,6 +262,8 @@ class FanOut(Generic[Item, Result]):
         if count <= 0:
             return
         if self._shared_make is None:
+            for place in self._reads:
+                publish(place)
             self._shared_make = ray.put(self._make)
         strategy = "SPREAD" if self._spread else "DEFAULT"
         options = {"num_cpus": self.share.cpus, "num_gpus": self.share.gpus, "scheduling_strategy": strategy}

@@ -73,11 +73,10 @@ class Home:
         """
         import ray
 
-        answer: Any
-        answer, problem = ray.get(self.actor.run.remote(function, *args))
-        if problem:
-            raise UserError(problem)
-        return answer
+        found: tuple[_Answer, str] = ray.get(self.actor.run.remote(function, *args))
+        if found[1]:
+            raise UserError(found[1])
+        return found[0]
 
 
 def open_home() -> Any:

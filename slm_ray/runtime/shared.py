@@ -1,7 +1,7 @@
 """Folders that workers on other machines have to read: teachers, tokens, stores. They never change.
 
-The command publishes one to the storage (``share``); a worker reads it where it lies if its machine sees it there, and
-else fetches it once per machine into the cache (``local_copy``). With one machine, nothing is copied.
+The command puts one into the storage (:func:`publish`); a worker reads it where it lies if its machine sees it there,
+and else fetches it once per machine into the cache (:func:`local_copy`). With one machine, nothing is copied.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class _Session:
 
 @contextlib.contextmanager
 def sharing(storage: str | None) -> Iterator[dict[str, str]]:
-    """Let :func:`share` publish to a storage inside the block.
+    """Let :func:`publish` publish to a storage inside the block.
 
     Args:
         storage: As ``--storage`` has it.
@@ -65,7 +65,7 @@ def sharing(storage: str | None) -> Iterator[dict[str, str]]:
                 Place(session.index).remove_folder("")
 
 
-def share(place: Path) -> Path:
+def publish(place: Path) -> Path:
     """Make a folder or a file readable for workers on all machines; nothing to do where they see it, or there is one.
 
     Args:
@@ -106,7 +106,7 @@ def local_copy(place: Path) -> Path:
     """Where a folder or a file of the command's machine can be read on this one.
 
     Args:
-        place: As given to :func:`share`.
+        place: As given to :func:`publish`.
 
     Returns:
         The place itself where this machine has it; else a copy in this machine's cache, fetched by the first who asks.

@@ -9,7 +9,7 @@ same command goes on with what is missing in it. With --table it is printed and 
 ``driver``, ``worker``, ``head`` (Ray's control store), ``raylet`` (the head's own) and ``node`` (another machine's) are
 kill -9; ``slow`` stops a worker for seconds; ``disk`` fills the disk that records lie on, ``storage`` takes it away,
 ``clock`` sets the time of day an hour off. Disks are small file systems in memory, which takes root; the clock takes
---clock and a C compiler (tests/cluster/clock.c). A run starts as a fork of this process, which has imported all.
+--clock and a C compiler (tests/runtime/clock.c). A run starts as a fork of this process, which has imported all.
 """
 
 from __future__ import annotations

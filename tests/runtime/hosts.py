@@ -3,12 +3,12 @@
     python -m tests.runtime.hosts                  # a desk, a head and two workers, and one that is alone; minutes
     python -m tests.runtime.hosts --workers 1
 
-The hosts are network namespaces (tests/cluster/netns.py) and share no home, no /tmp and no cache. `ray up` reads
-cluster.local.yaml as a person would fill it in; only the lines that install packages are left out, for no host has a
-way to a package index, and each gives Ray one CPU, so that two ranks lie on two hosts. The results must be those of
-the same commands on one of the hosts alone. It takes root, Debian's iproute2, openssh-server and rsync, and the
-project's extra `cluster`. Where namespaces are not permitted, several raylets on this machine do the same work
-(tests/cluster/raylets.py).
+The hosts are network namespaces (tests/runtime/netns.py) and share no home, no /tmp and no cache, but the folder of
+``--storage``. `ray up` reads cluster.local.yaml as a person would fill it in; only the lines that install packages are
+left out, for no host has a way to a package index, and each gives Ray one CPU, so that two ranks lie on two hosts. The
+results must be those of the same commands on one of the hosts alone. It takes root, Debian's iproute2, openssh-server
+and rsync, and the project's extra `cluster`. Where namespaces are not permitted, several raylets on this machine do the
+same work (tests/runtime/raylets.py).
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ class Report:
             raise SystemExit(f"FAILED: {what}")
 
 
-def cluster_config(given: dict[str, Any], head: str, workers: list[str], user: str, python: Path) -> dict[str, Any]:
+def cluster_config(
+    given: dict[str, Any], head: str, workers: list[str], user: str, python: Path, storage: Path
+) -> dict[str, Any]:
     """cluster.local.yaml as filled in for our hosts.
 
     Args:
@@ -85,12 +87,14 @@ def cluster_config(given: dict[str, Any], head: str, workers: list[str], user: s
         workers: The workers' addresses.
         user: Of all hosts.
         python: The interpreter that all hosts see, since they cannot install one.
+        storage: A folder that all hosts see.
     """
     config = {**given, "provider": {**given["provider"], "head_ip": head, "worker_ips": workers}}
     config["auth"] = {"ssh_user": user, "ssh_private_key": "~/.ssh/id_ed25519"}
     activate = f"export PATH={python.parent}:$PATH PYTHONPATH=$HOME/slm_ray"
     kept = [line for line in given["setup_commands"] if "/uv" not in line]
     config["setup_commands"] = [line.replace(". ~/venv/bin/activate", activate) for line in kept]
+    config["setup_commands"].append(f"echo 'export SLM_RAY_STORAGE={storage}' >> ~/.slm_ray_env")
     more = f" --num-cpus=1 --object-store-memory={_OBJECT_STORE_BYTES}"
     for name in ("head_start_ray_commands", "worker_start_ray_commands"):
         config[name] = [f"export {_PATIENT}; {line}{more}" if "ray start" in line else line for line in given[name]]
@@ -98,7 +102,7 @@ def cluster_config(given: dict[str, Any], head: str, workers: list[str], user: s
 
 
 def prepare(machines: dict[str, Host], tiny: Tiny, folder: Path) -> Tiny:
-    """The project on the desk, and the inputs on the head alone."""
+    """The project and the inputs on the desk; the inputs on the head and the host that is alone, too."""
     desk, head = machines["desk"], machines["head"]
     shutil.copy(desk.key, desk.home / ".ssh/id_ed25519")
     project = desk.home / "project"
@@ -112,12 +116,12 @@ def prepare(machines: dict[str, Host], tiny: Tiny, folder: Path) -> Tiny:
     python = Path(sys.prefix) / "bin" / "python"
     workers = [machine.address for name, machine in machines.items() if name.startswith("worker")]
     given = yaml.safe_load((project / "cluster.local.yaml").read_text())
-    config = cluster_config(given, head.address, workers, "root", python)
+    config = cluster_config(given, head.address, workers, "root", python, folder.parent / "storage")
     (project / "hosts.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     activate = f"export PATH={python.parent}:$PATH PYTHONPATH=$HOME/project RAY_AUTH_MODE=token\n"
     (desk.home / ".bashrc").write_text(activate)
     desk.run("ray get-auth-token --generate")
-    for machine in (head, machines["alone"]):
+    for machine in (desk, head, machines["alone"]):
         shutil.copytree(folder, machine.home / "inputs")
     return work.moved(tiny, Path.home() / "inputs")
 
@@ -180,13 +184,17 @@ def dashboard(desk: Host) -> Iterator[None]:
 
 
 def together(desk: Host, head: Host, count: int, tiny: Tiny, report: Report) -> dict[str, Any]:
-    """Both commands on the cluster: the search sent by `ray job submit` from the desk, the training by `ray exec`."""
+    """Both commands on the cluster: the search sent as a job with the desk's files, the training by `ray exec`."""
     runs, here = Path.home() / "runs", head.home / "runs"
-    search = work.line("python", work.search_words(tiny, runs / "search", count), "--address", "auto")
+    sent = work.moved(tiny, Path())  # the job's own folder
+    search = work.line("python", work.search_words(sent, runs / "search", count), "--address", "auto")
     with dashboard(desk):
         report.check("whoever has no token is refused", refuses_strangers(desk))
     with dashboard(desk), report.timed("search on the cluster, by `ray job submit`"):
-        desk.run(f"ray job submit --address http://127.0.0.1:{_PORT} -- {search}", timeout=_SECONDS)
+        submit = f"ray job submit --address http://127.0.0.1:{_PORT} --working-dir inputs"
+        desk.run(f"{submit} -- {search}", timeout=_SECONDS)
+        desk.run("cd project; ray rsync-down hosts.yaml '~/runs/search/' ~/fetched")
+        report.check("the run folder is fetched", work.search_outcome(desk.home / "fetched") is not None)
     training = work.line("python", work.pretrain_words(tiny, runs / "training"), "--address", "auto")
     with report.timed("training on the cluster, by `ray exec`"):
         desk.run(f"cd project; ray exec hosts.yaml {shlex.quote(training)}", timeout=_SECONDS)

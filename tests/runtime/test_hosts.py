@@ -18,13 +18,14 @@ from tests.runtime.hosts import REPOSITORY, cluster_config
 
 def test_the_file_that_hosts_are_brought_up_with_is_ours_filled_in():
     given = yaml.safe_load((REPOSITORY / "cluster.local.yaml").read_text())
-    config = cluster_config(given, "10.0.0.1", ["10.0.0.2"], "root", Path("/opt/venv/bin/python"))
+    config = cluster_config(given, "10.0.0.1", ["10.0.0.2"], "root", Path("/opt/venv/bin/python"), Path("/all"))
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         validate_config(prepare_config(config))
     assert given["provider"]["head_ip"] != config["provider"]["head_ip"], "what was given is left alone"
     assert config["file_mounts"] == given["file_mounts"]
     setup = " ".join(config["setup_commands"])
     assert "/uv" not in setup and "PATH=/opt/venv/bin" in setup and "RAY_AUTH_MODE=token" in setup
+    assert "SLM_RAY_STORAGE=/all" in setup
     (before,) = [line for line in given["head_start_ray_commands"] if "ray start" in line]
     (after,) = [line for line in config["head_start_ray_commands"] if "ray start" in line]
     assert before in after and after.endswith(f"--object-store-memory={256 << 20}")

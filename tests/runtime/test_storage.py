@@ -15,7 +15,7 @@ from slm_ray.runtime import mirror as module
 from slm_ray.runtime import shared
 from slm_ray.runtime.mirror import Mirror, bring_back
 from slm_ray.runtime.runfolder import CONFIG_FILE, RunFolder, find_run
-from slm_ray.runtime.shared import SHARED_VARIABLE, local_copy, share, sharing
+from slm_ray.runtime.shared import SHARED_VARIABLE, local_copy, publish, sharing
 from slm_ray.runtime.storage import Place
 
 
@@ -209,13 +209,13 @@ class TestShared:
         return folder
 
     def test_nothing_is_copied_with_one_machine(self, teacher):
-        assert share(teacher) == teacher == local_copy(teacher)
+        assert publish(teacher) == teacher == local_copy(teacher)
         assert local_copy(Path("/nowhere")) == Path("/nowhere")
 
     def test_a_machine_fetches_a_folder_once(self, storage, teacher, tmp_path, monkeypatch):
         with sharing(storage) as environment:
-            share(teacher)
-            share(teacher / "config.json")
+            publish(teacher)
+            publish(teacher / "config.json")
             monkeypatch.setenv(SHARED_VARIABLE, environment[SHARED_VARIABLE])
             assert local_copy(teacher) == teacher  # a disk that machines share
             teacher.rename(tmp_path / "of another machine")
@@ -231,9 +231,9 @@ class TestShared:
     def test_a_folder_that_changed_is_another_one(self, storage, teacher, tmp_path, monkeypatch):
         with sharing(storage) as environment:
             monkeypatch.setenv(SHARED_VARIABLE, environment[SHARED_VARIABLE])
-            share(teacher)
+            publish(teacher)
             (teacher / "config.json").write_text(json.dumps({"changed": 1}))
-            share(teacher)
+            publish(teacher)
             teacher.rename(tmp_path / "gone")
             assert "changed" in (local_copy(teacher) / "config.json").read_text()
 
@@ -242,7 +242,7 @@ class TestShared:
         with sharing(None) as environment:
             assert environment == {}
             with pytest.raises(UserError, match=says):
-                share(teacher)
+                publish(teacher)
         monkeypatch.setattr(shared, "_is_on_another_machine", lambda: True)
         assert local_copy(teacher) == teacher
         with pytest.raises(UserError, match="nothing is not on this machine of the cluster: give --storage"):
@@ -250,7 +250,7 @@ class TestShared:
 
     def test_a_copy_that_is_not_whole_leaves_nothing(self, storage, teacher, tmp_path, monkeypatch):
         with sharing(storage) as environment:
-            share(teacher)
+            publish(teacher)
             monkeypatch.setenv(SHARED_VARIABLE, environment[SHARED_VARIABLE])
             teacher.rename(tmp_path / "gone")
             monkeypatch.setattr(Place, "get", lambda self, name, target: target.write_bytes(b"x"))
