@@ -148,7 +148,7 @@ class Pipeline:
         config = getattr(self.options, name)
         if name == "pretrain":
             config = replaced(config, student=",".join(map(str, self._winners())))
-        argv = to_argv(replaced(config, model=None) if name == "evaluate" else config)
+        argv = to_argv(replaced(config, model=()) if name == "evaluate" else config)
         if name == "evaluate":
             argv = [text for model in self.models() for text in ("--model", model)] + argv
         return argv

@@ -70,10 +70,13 @@ def _count(value: Any) -> Any:
 
 
 def _listed(value: Any) -> Any:
-    """Read ``a,b`` as a tuple without repetitions; lists pass."""
+    """Read ``a,b`` as a tuple without repetitions; also a list, as a flag that was given several times makes one."""
     if isinstance(value, (str, int, float)) and not isinstance(value, bool):
-        value = [part.strip() for part in str(value).split(",") if part.strip()]
-    return tuple(dict.fromkeys(value)) if isinstance(value, (list, tuple)) else value
+        value = [value]
+    if not isinstance(value, (list, tuple)):
+        return value
+    parts = [part.strip() for entry in value for part in str(entry).split(",")]
+    return tuple(dict.fromkeys(part for part in parts if part))
 
 
 Count = Annotated[int, BeforeValidator(_count)]
@@ -174,7 +177,7 @@ def build_config(cls: type[C], given: Mapping[str, Any], *, source: str = "optio
     for name, value in given.items():
         if name not in options:
             problems.append(f"{name}: no such option; {nearest(name, options)}")
-        elif isinstance(value, str) and secret_in(value):  # options are kept on record and sent to trackers
+        elif any(secret_in(text) for text in _texts(value)):  # options are kept on record and sent to trackers
             fix = "which would be kept on record: give that by the environment"
             problems.append(f"{flag_of(name)}: has a login or key in it, {fix}")
         else:
@@ -189,6 +192,11 @@ def build_config(cls: type[C], given: Mapping[str, Any], *, source: str = "optio
     if problems:
         raise ConfigError(source, problems)
     return config
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts in a value: itself, or those of a list."""
+    return [text for text in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(text, str)]
 
 
 def _with_components(cls: type[Config], tree: dict[str, Any]) -> dict[str, Any]:
@@ -276,6 +284,8 @@ def add_flags(parser: argparse.ArgumentParser, cls: type[Config]) -> None:
         else:
             extra = option.field.json_schema_extra
             arguments["metavar"] = (extra.get("metavar") if isinstance(extra, dict) else None) or name.upper()
+            if any(get_origin(kind) is tuple for kind in option.kinds):
+                arguments["action"] = "append"  # several values: with commas between, or the flag several times
         parser.add_argument(option.flag, **arguments)
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from slm_ray.config.errors import UserError
 from slm_ray.evaluate.decoding import Sampling, continue_rows, end_tokens, padding_is_ignored
 from slm_ray.evaluate.models import LoadedModel
-from slm_ray.evaluate.prompts import Prompt, prompts_digest
+from slm_ray.evaluate.prompts import Prompt
 from slm_ray.evaluate.text_metrics import text_metrics
 from slm_ray.evaluate.ticker import Ticker
 from slm_ray.models.families import context_length
 from slm_ray.models.loading import quiet_transformers
+from slm_ray.records.evaluation import GenerationFigures, GenerationRecord, GenerationSettings, Sample
 
 Say = Callable[[str], None]
 
@@ -29,45 +30,49 @@ class _Written:
 
 
 def generate(
-    loaded: LoadedModel, tokenizer: Any, prompts: Sequence[Prompt], settings: Mapping[str, Any], say: Say
-) -> dict[str, Any]:
+    loaded: LoadedModel, tokenizer: Any, prompts: Sequence[Prompt], settings: GenerationSettings,
+    header: Mapping[str, Any], *, batch: int, say: Say,
+) -> GenerationRecord:  # fmt: skip
     """Continue prompts and measure what was written.
 
     Args:
         loaded: The model.
         tokenizer: Its tokenizer.
-        prompts: What it is given.
-        settings: ``max_new_tokens``, ``temperature``, ``top_p``, ``seed`` (see :class:`Sampling`), ``batch``, prompts
-            at once, which changes nothing but the time, and ``references``, whether to measure BLEU and chrF.
+        prompts: The prompts.
+        settings: How they are continued, and whether BLEU and chrF are measured.
+        header: The fields that every record begins with.
+        batch: Prompts at once, which changes nothing but the time.
         say: Takes lines of progress.
-
-    Returns:
-        The record: ``prompts``, ``settings``, ``metrics`` (see :func:`text_metrics`), ``samples`` and ``notes``.
 
     Raises:
         UserError: The model cannot generate, has no room for so many tokens, or a prompt cannot be used with it.
     """
-    sampling = Sampling(**{name: settings[name] for name in ("max_new_tokens", "temperature", "top_p", "seed")})
-    with_references = bool(settings["references"])
-    _check(loaded, prompts, with_references=with_references)
+    sampling = Sampling(
+        max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p,
+        seed=settings.seed,
+    )  # fmt: skip
+    _check(loaded, prompts, with_references=settings.references)
     rows, cuts = _encoded(loaded, tokenizer, prompts, sampling.max_new_tokens)
     notes = _notes(loaded, cuts)
-    batch = int(settings["batch"])
     if batch > 1 and not padding_is_ignored(loaded.model, loaded.device):
         notes.append(f"{loaded.name} reads the padding before a prompt: its prompts are continued one at a time")
         batch = 1
     for note in notes:
         say(note)
     written = _written(loaded, tokenizer, prompts, rows, cuts, sampling, batch, say)
-    references = [prompt.references for prompt in prompts] if with_references else None
+    references = [prompt.references for prompt in prompts] if settings.references else None
     texts, tokens, ended = ([getattr(one, name) for one in written] for name in ("text", "tokens", "ended"))
-    return {
-        "prompts": len(prompts),
-        "settings": asdict(sampling) | {"references": with_references, "prompts_digest": prompts_digest(prompts)},
-        "metrics": dict(text_metrics(texts, tokens, ended, references)),
-        "samples": [_sample(prompt, one) for prompt, one in zip(prompts, written, strict=True)],
-        "notes": notes,
-    }
+    metrics = text_metrics(texts, tokens, ended, references)
+    figures = GenerationFigures(
+        prompts=len(prompts), settings=settings, metrics={name: found.figure for name, found in metrics.items()},
+        samples=tuple(_sample(prompt, one) for prompt, one in zip(prompts, written, strict=True)), notes=tuple(notes),
+    )  # fmt: skip
+    return GenerationRecord(
+        **header, figures=figures,
+        values={name: found.values for name, found in metrics.items() if found.values is not None},
+        statistics={name: found.statistics for name, found in metrics.items() if found.statistics is not None},
+        signatures={name: found.signature for name, found in metrics.items() if found.signature is not None},
+    )  # fmt: skip
 
 
 def _check(loaded: LoadedModel, prompts: Sequence[Prompt], *, with_references: bool) -> None:
@@ -152,9 +157,9 @@ def _decoded(tokenizer: Any, prompt: list[int], tokens: list[int]) -> str:
     return str(whole[len(before) :] if whole.startswith(before) else tokenizer.decode(tokens, **options))
 
 
-def _sample(prompt: Prompt, written: _Written) -> dict[str, Any]:
-    return {
-        "id": prompt.id, "domain": prompt.domain, "prompt": prompt.text,
-        "reference": prompt.references[0] if prompt.references else None,
-        "text": written.text, "tokens": len(written.tokens), "ended": written.ended, "cut": written.cut,
-    }  # fmt: skip
+def _sample(prompt: Prompt, written: _Written) -> Sample:
+    return Sample(
+        id=prompt.id, domain=prompt.domain, prompt=prompt.text,
+        reference=prompt.references[0] if prompt.references else None, text=written.text, tokens=len(written.tokens),
+        ended=written.ended, cut=written.cut,
+    )  # fmt: skip

@@ -1,29 +1,25 @@
-"""From the options to what is measured: models with their peers, tokens, tasks and prompts, as a list of parts each."""
+"""From the options to what is measured: models with their peers, tokens, tasks and prompts, listed per model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from slm_ray.data import TokenShards, tokenizer_digest
-from slm_ray.evaluate.config import SLIDING, WHOLE, EvaluateConfig, several
-from slm_ray.evaluate.documents import DocumentTokens
+from slm_ray.evaluate.config import SLIDING, WHOLE, EvaluateConfig, TextConfig
+from slm_ray.evaluate.measurements import EFFICIENCY, GENERATION, TASK, TEXT, MeasurementSpec
 from slm_ray.evaluate.models import load_tokenizer
-from slm_ray.evaluate.parts import EFFICIENCY, GENERATION, TASK, TEXT, Part
 from slm_ray.evaluate.prompts import Prompt, load_prompts, prompts_digest
+from slm_ray.evaluate.sliding import DocumentTokens
 from slm_ray.evaluate.subjects import Subject, find_subjects
+from slm_ray.evaluate.tasks.plan import TaskPlan, plan_tasks
 from slm_ray.evaluate.text import Domain, document_folder, held_out_shards, load_domains, whole_shards
 from slm_ray.models.precision import choose_precision
+from slm_ray.records.evaluation import GenerationSettings
 from slm_ray.runtime.hardware import device_of
 from slm_ray.runtime.progress import Console
-
-if TYPE_CHECKING:
-    from slm_ray.evaluate.tasks.plan import TaskPlan
-
-# Raise one when what is measured under the same settings changes.
-_VERSIONS = {TEXT: 2, TASK: 1, GENERATION: 1, EFFICIENCY: 1}
 
 
 @dataclass
@@ -33,7 +29,7 @@ class Inputs:
     Attributes:
         subjects: The models, the first of them the one that others are compared with.
         peers: Label of a model to the labels of its peers.
-        parts: Label of a model to what is measured of it.
+        specs: Label of a model to what is measured of it.
         tokenizers: Label of a model to the digest of its tokenizer, where text is read.
         device: ``cpu`` or ``cuda``.
         precision: ``fp32`` or ``bf16``.
@@ -43,7 +39,7 @@ class Inputs:
 
     subjects: list[Subject]
     peers: Mapping[str, list[str]]
-    parts: dict[str, list[Part]]
+    specs: dict[str, list[MeasurementSpec]]
     tokenizers: dict[str, str]
     device: str
     precision: str
@@ -51,49 +47,50 @@ class Inputs:
     notes: list[str] = field(default_factory=list)
 
 
-def gather(config: EvaluateConfig, out: Path, console: Console, *, make: bool = True) -> Inputs:
+def gather(
+    config: EvaluateConfig, out: Path, console: Console, *, make: bool = True,
+    started: Callable[[], None] = lambda: None,
+) -> Inputs:  # fmt: skip
     """Find everything that is measured, before anything is.
 
     Args:
         config: The options.
-        out: The evaluation's folder; tokens go into it.
+        out: The evaluation's folder; tokens and local tasks go into it.
         console: Where to print.
         make: Make peers that do not exist yet.
+        started: Called once models, tasks and texts are known to be there.
 
     Raises:
         UserError: A model, a text, a task or a prompt cannot be used.
     """
-    device = device_of(config.device, config.address)
-    precision = choose_precision(config.precision, device)
-    plan = None
-    if config.tasks:
-        from slm_ray.evaluate.tasks.plan import plan_tasks
-
-        folder = Path(config.task_data).expanduser() if config.task_data else None
-        plan = plan_tasks(several(config.tasks), task_data=folder, shots=config.shots, limit=config.limit)
-    prompts = load_prompts(config.prompts, require_references=config.references) if config.prompts else []
-    domains = load_domains(config.domains(), config.text_field, config.domain_field, console)
+    config.check_models()
+    device = device_of(config.compute.device, config.compute.address)
+    precision = choose_precision(config.compute.precision, device)
+    generation = config.generation
+    prompts: Sequence[Prompt] = ()
+    if generation.prompts:
+        prompts = load_prompts(generation.prompts, require_references=generation.references)
     subjects = find_subjects(config, console, make=make)
+    plan = plan_tasks(config.benchmarks, out) if config.benchmarks.tasks else None
+    domains = load_domains(config.text.domains, config.text.text_field, config.text.domain_field, console)
     inputs = Inputs(
         subjects.found, subjects.peers, {subject.label: [] for subject in subjects.found}, {}, device, precision, plan,
         subjects.notes,
     )  # fmt: skip
-    _add_texts(config, inputs, domains, out, console)
+    started()
+    _add_texts(config.text, inputs, domains, out, console)
     for subject in inputs.subjects:
-        inputs.parts[subject.label] += _other_parts(config, inputs, subject, prompts)
+        inputs.specs[subject.label] += _other_specs(config, inputs, subject, prompts)
     return inputs
 
 
-def _base(inputs: Inputs, subject: Subject, kind: str) -> dict[str, Any]:
-    """What every part of a model depends on."""
-    return {
-        "model": subject.model.digest, "precision": inputs.precision, "device": inputs.device,
-        "version": _VERSIONS[kind],
-    }  # fmt: skip
+def _base(inputs: Inputs, subject: Subject) -> dict[str, Any]:
+    """What every measurement of a model depends on."""
+    return {"model": subject.model.digest, "precision": inputs.precision, "device": inputs.device}
 
 
-def _add_texts(config: EvaluateConfig, inputs: Inputs, domains: list[Domain], out: Path, console: Console) -> None:
-    """A part per domain for every model: the first model's tokenizer decides how much text is read."""
+def _add_texts(config: TextConfig, inputs: Inputs, domains: list[Domain], out: Path, console: Console) -> None:
+    """A measurement per domain for every model: the first model's tokenizer decides how much text is read."""
     if not domains:
         return
     tokenizers = {subject.label: load_tokenizer(subject.model) for subject in inputs.subjects}
@@ -101,37 +98,37 @@ def _add_texts(config: EvaluateConfig, inputs: Inputs, domains: list[Domain], ou
     for domain in domains:
         texts = _Texts(config, domain, out, console)
         for subject in inputs.subjects:
-            part = texts.part(subject.label, tokenizers[subject.label], _base(inputs, subject, TEXT))
-            inputs.parts[subject.label].append(part)
+            spec = texts.spec(tokenizers[subject.label], _base(inputs, subject))
+            inputs.specs[subject.label].append(spec)
 
 
 class _Texts:
     """One domain in the tokens of one model after another."""
 
-    def __init__(self, config: EvaluateConfig, domain: Domain, out: Path, console: Console) -> None:
+    def __init__(self, config: TextConfig, domain: Domain, out: Path, console: Console) -> None:
         self.config, self.domain, self.out, self.console = config, domain, out, console
         self._num_bytes: int | None = None
         self._texts: list[str] | None = None
         self._found: dict[str, TokenShards] = {}  # by tokenizer
 
-    def part(self, label: str, tokenizer: Any, base: Mapping[str, Any]) -> Part:
-        """The part of a model with this tokenizer."""
+    def spec(self, tokenizer: Any, base: Mapping[str, Any]) -> MeasurementSpec:
+        """The measurement of a model with this tokenizer."""
         config = self.config
+        settings: dict[str, Any]
         if config.window == SLIDING:
-            stride = config.stride or max(1, config.sequence_length // 2)
             place, self._texts = document_folder(
                 self.domain.corpus, tokenizer, self.out, part=config.part, eval_tokens=config.eval_tokens,
                 texts=self._texts,
             )  # fmt: skip
             settings = {
                 "window": SLIDING, "tokens": DocumentTokens.open(place).digest, "length": config.sequence_length,
-                "stride": stride,
+                "stride": config.stride or max(1, config.sequence_length // 2),
             }  # fmt: skip
         else:
             shards = self._shards(tokenizer)
             place = shards.folder
             settings = {"window": config.window, "tokens": shards.digest, "documents": config.documents}
-        return Part(TEXT, self.domain.name, {**base, **settings}, {"place": str(place.resolve())})
+        return MeasurementSpec(TEXT, self.domain.name, {**base, **settings}, {"place": str(place.resolve())})
 
     def _shards(self, tokenizer: Any) -> TokenShards:
         config, digest = self.config, tokenizer_digest(tokenizer)
@@ -149,24 +146,22 @@ class _Texts:
         return self._found[digest]
 
 
-def _other_parts(config: EvaluateConfig, inputs: Inputs, subject: Subject, prompts: list[Prompt]) -> list[Part]:
+def _other_specs(
+    config: EvaluateConfig, inputs: Inputs, subject: Subject, prompts: Sequence[Prompt]
+) -> list[MeasurementSpec]:
     """Tasks, generation and efficiency of one model."""
-    parts = []
-    if inputs.plan is not None:
-        plan, base = inputs.plan, _base(inputs, subject, TASK)
-        parts += [
-            Part(TASK, name, {**base, "task": plan.settings(name)}, {"plan": plan.only(name).to_json()})
-            for name in plan.tasks
-        ]
+    base = _base(inputs, subject)
+    specs = []
+    for task in inputs.plan.tasks if inputs.plan else ():
+        specs.append(MeasurementSpec(TASK, task.name, {**base, "task": dict(task.settings)}, {"task": task}))
     if prompts:
-        settings = {
-            "max_new_tokens": config.max_new_tokens, "temperature": config.temperature, "top_p": config.top_p,
-            "seed": config.seed, "references": config.references,
-        }  # fmt: skip
-        whole = {**_base(inputs, subject, GENERATION), **settings, "prompts": prompts_digest(prompts)}
-        given = {"prompts": [prompt.to_json() for prompt in prompts], "settings": settings}
-        parts.append(Part(GENERATION, GENERATION, whole, given))
+        generation = config.generation
+        settings = GenerationSettings(
+            max_new_tokens=generation.max_new_tokens, temperature=generation.temperature, top_p=generation.top_p,
+            seed=generation.seed, references=generation.references, prompts_digest=prompts_digest(prompts),
+        )  # fmt: skip
+        given = {"prompts": prompts, "settings": settings}
+        specs.append(MeasurementSpec(GENERATION, GENERATION, {**base, **settings.to_json()}, given))
     if config.efficiency:
-        whole = {**_base(inputs, subject, EFFICIENCY), "threads": config.threads}
-        parts.append(Part(EFFICIENCY, EFFICIENCY, whole))
-    return parts
+        specs.append(MeasurementSpec(EFFICIENCY, EFFICIENCY, {**base, "threads": config.compute.threads}))
+    return specs

@@ -1,4 +1,4 @@
-"""One model measured: loaded once, its parts one after another; in the command's process and in Ray's alike."""
+"""One model measured: loaded once, one measurement after another; the same in this process and in Ray's workers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ import torch
 from slm_ray.config.errors import UserError, first_line
 from slm_ray.data import TokenShards
 from slm_ray.evaluate.config import SEPARATE, SLIDING
+from slm_ray.evaluate.measurements import EFFICIENCY, GENERATION, TASK, TEXT, MeasurementSpec
 from slm_ray.evaluate.models import LoadedModel, ModelFolder, load_tokenizer
-from slm_ray.evaluate.parts import EFFICIENCY, GENERATION, TASK, TEXT, Part
+from slm_ray.records.evaluation import EfficiencyRecord, MeasurementRecord, TextRecord
 from slm_ray.runtime.copies import local_copy
 
-SAY, LOADED, RECORD, PART_FAILED, FAILED = "say", "loaded", "record", "part failed", "failed"
-Message = tuple[str, Any]
-Emit = Callable[[Message], None]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -33,25 +32,66 @@ class ModelJob:
 
     Attributes:
         model: The model.
-        label: What to call it in progress lines.
-        parts: What is to be measured.
+        label: Its name in progress lines and records.
+        specs: What is to be measured.
         precision: ``fp32`` or ``bf16``.
         device: ``cpu`` or ``cuda``.
         threads: CPU threads while several models are measured at once.
         all_threads: CPU threads of a measurement that has the machine to itself.
         batch: Sequences at once.
-        quiet: Names what shares the machine: nothing else of the evaluation runs while efficiency is measured.
+        machine: Names the evaluation among those on a machine: nothing else of it runs while efficiency is measured.
     """
 
     model: ModelFolder
     label: str
-    parts: tuple[Part, ...]
+    specs: tuple[MeasurementSpec, ...]
     precision: str
     device: str
     threads: int
     all_threads: int
     batch: int
-    quiet: str
+    machine: str
+
+
+@dataclass(frozen=True)
+class Said:
+    """A line of progress."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The model is in memory."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measurement is done."""
+
+    spec: MeasurementSpec
+    record: MeasurementRecord
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A measurement, or with ``spec`` None the whole model, could not be made.
+
+    Attributes:
+        sentence: For the user.
+        spec: The measurement; None for everything that was left.
+        trace: The traceback of what is not the user's mistake.
+    """
+
+    sentence: str
+    spec: MeasurementSpec | None = None
+    trace: str = ""
+
+
+Message = Said | Loaded | Measured | Failed
+Emit = Callable[[Message], None]
 
 
 @contextlib.contextmanager
@@ -63,11 +103,7 @@ def _machine(name: str, *, alone: bool) -> Iterator[None]:
 
 
 def measure_model(job: ModelJob, emit: Emit) -> None:
-    """Load a model and measure its parts; what each says is emitted as soon as it is there.
-
-    Emits ``("loaded", {"params", "seconds"})``, ``("say", text)`` and ``("record", (index of the part, record))``. For
-    a part that cannot be measured for a reason the user can mend: ``("part failed", (index, sentence))``; where nothing
-    more can be: ``("failed", (sentence, traceback))``, without a traceback where the user can mend it.
+    """Load a model and measure it; every message is emitted as soon as it is known.
 
     Args:
         job: What to do.
@@ -78,72 +114,81 @@ def measure_model(job: ModelJob, emit: Emit) -> None:
     try:
         model = replace(job.model, folder=local_copy(job.model.folder))
         loaded = LoadedModel(model, job.precision, torch.device(job.device))
-        tokenizer = load_tokenizer(model) if {part.kind for part in job.parts} & _READ_TEXT else None
-        emit((LOADED, {"params": loaded.params, "seconds": round(time.perf_counter() - start, 3)}))
-        for index, part in enumerate(job.parts):
-            alone = part.kind == EFFICIENCY
-            with _machine(job.quiet, alone=alone):
+        tokenizer = load_tokenizer(model) if {spec.kind for spec in job.specs} & {TASK, GENERATION} else None
+        emit(Loaded(round(time.perf_counter() - start, 3)))
+        for spec in job.specs:
+            alone = spec.kind == EFFICIENCY
+            with _machine(job.machine, alone=alone):
                 torch.set_num_threads(job.all_threads if alone else job.threads)
                 try:
-                    record = _measure(job, part, loaded, tokenizer, lambda text: emit((SAY, text)))
+                    record = _measure(job, spec, loaded, tokenizer, lambda text: emit(Said(text)))
                 except UserError as error:  # this task or text does not suit this model; the others may
-                    emit((PART_FAILED, (index, str(error))))
+                    emit(Failed(str(error), spec))
                     continue
-                emit((RECORD, (index, record)))
+                emit(Measured(spec, record))
     except UserError as error:
-        emit((FAILED, (str(error), "")))
+        emit(Failed(str(error)))
     except torch.cuda.OutOfMemoryError:
-        emit((FAILED, (f"{job.label} does not fit the GPU's memory: give a smaller --batch than {job.batch}", "")))
+        emit(Failed(f"{job.label} does not fit the GPU's memory: give a smaller --batch than {job.batch}"))
     except Exception as error:  # a model that nobody planned for stops itself, and not the other models
         said = f"{type(error).__name__}: {first_line(error)}"
         sentence = f"{job.label} could not be measured ({said}): leave it out, or see where with --debug"
-        emit((FAILED, (sentence, traceback.format_exc())))
+        emit(Failed(sentence, trace=traceback.format_exc()))
 
 
-def _measure(
-    job: ModelJob, part: Part, loaded: LoadedModel, tokenizer: Any, say: Callable[[str], None]
-) -> Mapping[str, Any]:
+def _measure(job: ModelJob, spec: MeasurementSpec, loaded: LoadedModel, tokenizer: Any, say: Say) -> MeasurementRecord:
     start = time.perf_counter()
-    record = dict(_MEASURES[part.kind](job, part, loaded, tokenizer, say))
-    return record | {"params": loaded.params, "seconds": round(time.perf_counter() - start, 3)}
+    header = spec.header(job.label, loaded.params) | {"seconds": 0.0}
+    record = _MEASURES[spec.kind](job, spec, loaded, tokenizer, header, say)
+    return record.model_copy(update={"seconds": round(time.perf_counter() - start, 3)})
 
 
-def _text(job: ModelJob, part: Part, loaded: LoadedModel, tokenizer: Any, say: Callable[[str], None]) -> Any:
-    from slm_ray.evaluate.documents import DocumentTokens
-    from slm_ray.evaluate.text_record import measure_packed, measure_sliding
+Header = dict[str, Any]
 
-    place, settings = local_copy(Path(part.inputs["place"])), part.settings
+
+def _text(job: ModelJob, spec: MeasurementSpec, loaded: LoadedModel, _: Any, header: Header, say: Say) -> TextRecord:
+    from slm_ray.evaluate.sliding import DocumentTokens
+    from slm_ray.evaluate.text_loss import measure_packed, measure_sliding, text_figures
+
+    place, settings = local_copy(Path(spec.inputs["place"])), spec.settings
     if settings["window"] == SLIDING:
         length, stride = settings["length"], settings["stride"]
         documents = DocumentTokens.open(place)
-        return measure_sliding(loaded, documents, length=length, stride=stride, batch=job.batch, say=say)
-    separate = settings["documents"] == SEPARATE
-    return measure_packed(loaded, TokenShards.open(place), separate=separate, batch=job.batch, say=say)
+        found = measure_sliding(loaded, documents, length=length, stride=stride, batch=job.batch, say=say)
+        figures = text_figures(found, spec.name, stride=stride)
+    else:
+        separate = settings["documents"] == SEPARATE
+        found = measure_packed(loaded, TokenShards.open(place), separate=separate, batch=job.batch, say=say)
+        figures = text_figures(found, spec.name, documents=settings["documents"])
+    return TextRecord(
+        **header, figures=figures, losses=tuple(found.losses.tolist()), counts=tuple(found.counts.astype(int).tolist()),
+        unit_bytes=None if found.unit_bytes is None else tuple(found.unit_bytes), text_digest=found.text_digest,
+    )  # fmt: skip
 
 
-def _task(job: ModelJob, part: Part, loaded: LoadedModel, tokenizer: Any, say: Callable[[str], None]) -> Any:
-    from slm_ray.evaluate.tasks.plan import TaskPlan
+def _task(job: ModelJob, spec: MeasurementSpec, loaded: LoadedModel, tokenizer: Any, header: Header, say: Say) -> Any:
     from slm_ray.evaluate.tasks.run import run_task
 
-    plan = TaskPlan.from_json(part.inputs["plan"])
-    return run_task(loaded, tokenizer, plan, part.name, batch=job.batch, say=say)
+    return run_task(loaded, tokenizer, spec.inputs["task"], header, batch=job.batch, say=say)
 
 
-def _generation(job: ModelJob, part: Part, loaded: LoadedModel, tokenizer: Any, say: Callable[[str], None]) -> Any:
+def _generation(
+    job: ModelJob, spec: MeasurementSpec, loaded: LoadedModel, tokenizer: Any, header: Header, say: Say
+) -> Any:
     from slm_ray.evaluate.generation import generate
-    from slm_ray.evaluate.prompts import Prompt
 
-    prompts = [Prompt.from_json(entry) for entry in part.inputs["prompts"]]
-    return generate(loaded, tokenizer, prompts, dict(part.inputs["settings"]) | {"batch": job.batch}, say)
+    settings = spec.inputs["settings"]
+    return generate(loaded, tokenizer, spec.inputs["prompts"], settings, header, batch=job.batch, say=say)
 
 
-def _efficiency(job: ModelJob, part: Part, loaded: LoadedModel, tokenizer: Any, say: Callable[[str], None]) -> Any:
+def _efficiency(
+    job: ModelJob, spec: MeasurementSpec, loaded: LoadedModel, tokenizer: Any, header: Header, say: Say
+) -> EfficiencyRecord:
     from slm_ray.evaluate.efficiency import measure_efficiency
 
-    return measure_efficiency(loaded, part.settings, say)
+    return EfficiencyRecord(**header, figures=measure_efficiency(loaded, say=say))
 
 
-_READ_TEXT = {TASK, GENERATION}  # held-out text comes as tokens, and efficiency needs no words
-_MEASURES: Mapping[str, Callable[..., Any]] = {
+_MEASURES: Mapping[str, Callable[..., MeasurementRecord]] = {
     TEXT: _text, TASK: _task, GENERATION: _generation, EFFICIENCY: _efficiency,
 }  # fmt: skip

@@ -1,51 +1,44 @@
-"""An evaluation from its options to its results."""
+"""An evaluation from its options to its result."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from slm_ray.config.base import flatten
 from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError
+from slm_ray.evaluate.compare import compare_models
 from slm_ray.evaluate.config import EvaluateConfig
-from slm_ray.evaluate.fan_out import measure_here, measure_on_ray
-from slm_ray.evaluate.inputs import Inputs, Subject, gather
-from slm_ray.evaluate.measure import FAILED, LOADED, PART_FAILED, RECORD, SAY, Message, ModelJob
-from slm_ray.evaluate.parts import TASK, Part, RecordFolder, file_name
-from slm_ray.evaluate.results import make_result
-from slm_ray.records.files import write_json, write_text
-from slm_ray.report.evaluation import evaluation_text, write_evaluation_report
-from slm_ray.report.evaluation_records import MODELS_FOLDER, RESULT_FILE
+from slm_ray.evaluate.inputs import Inputs, gather
+from slm_ray.evaluate.measure import Emit, Failed, Loaded, Measured, Message, ModelJob, Said, measure_model
+from slm_ray.evaluate.measurements import TASK, MeasurementSpec, RecordFolder, file_name
+from slm_ray.evaluate.subjects import Subject
+from slm_ray.records.base import write_record
+from slm_ray.records.evaluation import (
+    MODELS_FOLDER,
+    Difference,
+    EvaluationResult,
+    EvaluationSpent,
+    MeasurementRecord,
+    ModelFigures,
+    with_measurement,
+)
 from slm_ray.runtime.environment import describe_environment, usable_cpus
+from slm_ray.runtime.fan_out import FanOut, Share
 from slm_ray.runtime.progress import Console, Progress
-from slm_ray.runtime.runfolder import ENVIRONMENT_FILE, LOG_FILE, RunFolder
-from slm_ray.runtime.trackers import group_of, make_tracker
-
-TABLE_FILE = "table.txt"
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a model could not be measured.
-
-    Attributes:
-        sentence: For the user.
-        trace: The traceback of a mistake that is not the user's.
-        in_part: Its other parts could be.
-    """
-
-    sentence: str
-    trace: str = ""
-    in_part: bool = False
+from slm_ray.runtime.runfolder import RunFolder
+from slm_ray.runtime.session import ray_session
 
 
 class Evaluation:
-    """One call of the command: which records there are, and which are still to be made."""
+    """One run of the command: which records there are, and which are still to be made."""
 
     def __init__(self, config: EvaluateConfig, out: Path, inputs: Inputs, console: Console) -> None:
         """Look at what is measured already.
@@ -58,206 +51,191 @@ class Evaluation:
         """
         self.config, self.out, self.inputs, self.console = config, out, inputs, console
         self.folders = {subject.label: self._folder(subject) for subject in inputs.subjects}
-        self.records: dict[str, dict[str, dict[str, Any]]] = {subject.label: {} for subject in inputs.subjects}
-        self.failures: dict[str, Failure] = {}
+        self.records: dict[str, dict[str, MeasurementRecord]] = {subject.label: {} for subject in inputs.subjects}
+        self.failures: dict[str, Failed] = {}
         self.spent = {"loading": 0.0}
         self.models_loaded = 0
-        for subject in inputs.subjects:
-            for part in inputs.parts[subject.label]:
-                record = self.folders[subject.label].find(part)
+        for label, specs in inputs.specs.items():
+            for spec in specs:
+                record = self.folders[label].find(spec)
                 if record is not None:
-                    self.records[subject.label][part.key] = record
-            self._look_into(subject)
-        total = sum(map(len, inputs.parts.values()))
+                    self.records[label][spec.key] = record
+            if specs and not self.pending(label):
+                console.line(f"{label}: measured before")
+        total = sum(map(len, inputs.specs.values()))
         done = sum(map(len, self.records.values()))
-        self.progress = Progress(console, "measuring", total, "parts", already_done=done)
+        self.progress = Progress(console, "measuring", total, "measurements", already_done=done)
 
     def _folder(self, subject: Subject) -> RecordFolder:
         name = f"{file_name(Path(subject.label).name)[:60]}-{subject.model.digest[:8]}"
-        return RecordFolder(self.out / MODELS_FOLDER / name, share=not self.config.fresh)
+        return RecordFolder(self.out / MODELS_FOLDER / name, subject.label, share=not self.config.fresh)
 
-    def _look_into(self, subject: Subject) -> None:
-        if self.inputs.parts[subject.label] and not self.pending(subject.label):
-            self.console.line(f"{subject.label}: measured before")
-
-    def pending(self, label: str) -> tuple[Part, ...]:
-        """The parts of a model that have no record yet."""
-        return tuple(part for part in self.inputs.parts[label] if part.key not in self.records[label])
+    def pending(self, label: str) -> tuple[MeasurementSpec, ...]:
+        """The measurements of a model that have no record yet."""
+        return tuple(spec for spec in self.inputs.specs[label] if spec.key not in self.records[label])
 
     def jobs(self, threads: int) -> list[ModelJob]:
         """What is left to do, a job per model."""
-        named = digest_json(str(self.out.resolve()))
+        compute, machine = self.config.compute, digest_json(str(self.out.resolve()))
         jobs = [
             ModelJob(
                 subject.model, subject.label, self.pending(subject.label), self.inputs.precision, self.inputs.device,
-                threads, self.config.threads or usable_cpus(), self.config.batch, named,
+                threads, compute.threads or usable_cpus(), compute.batch, machine,
             )
             for subject in self.inputs.subjects
         ]  # fmt: skip
-        return [job for job in jobs if job.parts]
+        return [job for job in jobs if job.specs]
 
     def left(self, job: ModelJob) -> ModelJob:
-        """What of a job is still to be done."""
-        return dataclasses.replace(job, parts=self.pending(job.label))
+        """The part of a job that is still to be done."""
+        return dataclasses.replace(job, specs=self.pending(job.label))
 
     def receive(self, job: ModelJob, message: Message) -> None:
         """Take a worker's message: records are on the disk before anything else happens."""
-        kind, value = message
-        if kind == SAY:
-            self.console.line(f"{job.label}: {value}")
-        elif kind == LOADED:
-            self.models_loaded += 1
-            self.spent["loading"] += value["seconds"]
-        elif kind == FAILED:
-            self.failures[job.label] = Failure(*value)
-            self.console.line(value[0])
-        elif kind == PART_FAILED:
-            index, sentence = value
-            self.failures.setdefault(job.label, Failure(sentence, in_part=True))
-            self.console.line(f"{job.label}, {job.parts[index].name}: {sentence}")
-        elif kind == RECORD:
-            index, record = value
-            part = job.parts[index]
-            more = {"model": job.label}
-            self.records[job.label][part.key] = self.folders[job.label].keep(part, {**record, **more})
-            self.spent[part.kind] = self.spent.get(part.kind, 0.0) + record["seconds"]
-            self.progress.update(self.progress.done + 1, f"{job.label}, {part.name}")
+        label = job.label
+        match message:
+            case Said(text):
+                self.console.line(f"{label}: {text}")
+            case Loaded(seconds):
+                self.models_loaded += 1
+                self.spent["loading"] += seconds
+            case Failed(sentence, None):
+                self.failures[label] = message
+                self.console.line(sentence)
+            case Failed(sentence, spec):
+                self.failures.setdefault(label, message)
+                self.console.line(f"{label}, {spec.name if spec else ''}: {sentence}")
+            case Measured(spec, record):
+                self.folders[label].keep(spec, record)
+                self.records[label][spec.key] = record
+                self.spent[spec.kind] = self.spent.get(spec.kind, 0.0) + record.seconds
+                self.progress.update(self.progress.done + 1, f"{label}, {spec.name}")
+
+    def measure(self) -> None:
+        """Do what is left, in this process or on Ray."""
+        compute = self.config.compute
+        number = sum(bool(self.pending(subject.label)) for subject in self.inputs.subjects)
+        if not number:
+            return
+        wanted = compute.workers or (torch.cuda.device_count() if self.inputs.device == "cuda" else 1)
+        workers = max(1, min(wanted, number))
+        jobs = self.jobs(compute.threads or max(1, usable_cpus() // workers))
+        here = workers == 1 and not compute.address
+        share = Share(cpus=jobs[0].threads, gpus=float(self.inputs.device == "cuda"))
+        session = contextlib.nullcontext() if here else ray_session(compute.address, workers * jobs[0].threads)
+        fan_out = FanOut[ModelJob, None](
+            _make_measure, 0 if here else workers, share, name="worker of an evaluation", say=self.console.line
+        )
+        with session, fan_out:
+            found = fan_out.run(
+                jobs, receive=lambda index, message: self.receive(jobs[index], message),
+                remaining=lambda _, job: self.left(job),
+                on_failure=lambda index, error: self.receive(jobs[index], Failed(str(error))),
+            )  # fmt: skip
+            for _ in found:
+                pass
+        loaded = self.models_loaded
+        self.progress.finish(f"{loaded} {'model' if loaded == 1 else 'models'} loaded")
+
+    def figures(self, subject: Subject) -> ModelFigures:
+        """Everything that was measured of a model."""
+        failure = self.failures.get(subject.label)
+        figures = ModelFigures(
+            name=subject.label, role=subject.role, of=subject.of, folder=str(subject.model.folder),
+            digest=subject.model.digest, params=subject.params, tokenizer=self.inputs.tokenizers.get(subject.label),
+            error=failure.sentence if failure else None,
+            records=str(self.folders[subject.label].path.relative_to(self.out)), lineage=dict(subject.lineage) or None,
+        )  # fmt: skip
+        for record in self.measured(subject.label):
+            figures = with_measurement(figures, record)
+        return figures
+
+    def measured(self, label: str) -> list[MeasurementRecord]:
+        """A model's records, in the order in which they were to be measured."""
+        records = self.records[label]
+        return [records[spec.key] for spec in self.inputs.specs[label] if spec.key in records]
+
+    def differences(self) -> Iterator[Difference]:
+        """Every model against the first, and every student's peers against that student."""
+        labels = [subject.label for subject in self.inputs.subjects]
+        pairs = [(label, labels[0]) for label in labels[1:]]
+        for label, peers in self.inputs.peers.items():
+            pairs += [(peer, label) for peer in peers if label != labels[0] != peer]
+        for names in pairs:
+            yield from compare_models(names, *(self.measured(name) for name in names))
+
+    def fail(self) -> None:
+        """End with an error where a model could not be measured.
+
+        Raises:
+            UserError: One or more could not, in all or in part.
+        """
+        if not self.failures:
+            return
+        first = next(iter(self.failures.values()))
+        sentence, number, models = first.sentence, len(self.failures), len(self.records)
+        if models > 1:
+            rest = models - number
+            more = f"; the other {'one is' if rest == 1 else f'{rest} are'} measured" if rest else ""
+            how = " in part" if all(failure.spec for failure in self.failures.values()) else ""
+            sentence = f"{number} of {models} models failed{how}{more}; the first: {sentence}"
+        raise UserError(sentence) from (RuntimeError(first.trace) if first.trace else None)
 
 
-def _workers(config: EvaluateConfig, device: str, models: int) -> int:
-    wanted = config.workers or (torch.cuda.device_count() if device == "cuda" else 1)
-    return max(1, min(wanted, models))
+def _make_measure() -> Callable[[ModelJob, Emit], None]:
+    return measure_model
 
 
-def _measure(evaluation: Evaluation) -> None:
-    """Do what is left, here or on Ray."""
-    config, inputs = evaluation.config, evaluation.inputs
-    number = sum(bool(evaluation.pending(subject.label)) for subject in inputs.subjects)
-    if not number:
-        return
-    workers = _workers(config, inputs.device, number)
-    jobs = evaluation.jobs(config.threads or max(1, usable_cpus() // workers))
-    if workers == 1 and not config.address:
-        measure_here(jobs, evaluation.receive)
-    else:
-        measure_on_ray(jobs, evaluation.receive, evaluation.left, workers=workers, address=config.address)
-    evaluation.progress.finish(f"{evaluation.models_loaded} models loaded")
-
-
-def _fetch_task_data(evaluation: Evaluation) -> None:
-    """Have the data of all tasks that are still to be measured, so that nothing stops half-way for them.
-
-    Raises:
-        UserError: The data of a task cannot be had.
-    """
-    plan = evaluation.inputs.plan
-    if plan is not None:
-        pending = {part.name for label in evaluation.records for part in evaluation.pending(label) if part.kind == TASK}
-        plan.check_downloads(name for name in plan.tasks if name in pending)
-
-
-def describe(config: EvaluateConfig, out: Path) -> None:
-    """Print what would be measured; nothing is spent but reading the text and the tasks' descriptions.
+def describe(config: EvaluateConfig, out: Path) -> str:
+    """What would be measured; nothing is spent but reading the text and the tasks' descriptions.
 
     Raises:
         UserError: A model, the text or a task cannot be used.
     """
-    import tempfile
-
     with tempfile.TemporaryDirectory() as scratch:
         inputs = gather(config, Path(scratch), Console(), make=False)
         evaluation = Evaluation(config, out, inputs, Console())
-    print(f"device {inputs.device}, precision {inputs.precision}, results in {out}")
-    for note in inputs.notes:
-        print(note)
+    lines = [f"device {inputs.device}, precision {inputs.precision}, results in {out}", *inputs.notes]
     for subject in inputs.subjects:
-        print(f"{subject.label} ({subject.role}, {subject.params:,} parameters)")
-        pending = {part.key for part in evaluation.pending(subject.label)}
-        for part in inputs.parts[subject.label]:
-            done = "" if part.key in pending else " (measured before)"
-            print(f"  {part.kind}{'' if part.name == part.kind else ' ' + part.name}{done}")
+        lines.append(f"{subject.label} ({subject.role}, {subject.params:,} parameters)")
+        pending = {spec.key for spec in evaluation.pending(subject.label)}
+        for spec in inputs.specs[subject.label]:
+            done = "" if spec.key in pending else " (measured before)"
+            lines.append(f"  {spec.kind}{'' if spec.name == spec.kind else ' ' + spec.name}{done}")
+    return "\n".join(lines)
 
 
-def evaluate(config: EvaluateConfig, folder: RunFolder, command: str) -> dict[str, Any]:
-    """Measure every part that is not measured yet, and compare all models with the first.
+def evaluate(config: EvaluateConfig, folder: RunFolder, command: str, console: Console) -> Evaluation:
+    """Measure everything that is not measured yet, compare all models, and write ``evaluate.json``.
 
     Args:
         config: The options.
-        folder: Where results go; results of earlier calls are found there and in the cache, by model and settings.
+        folder: Where results go; earlier records are found there and in the cache, by model and settings.
         command: The command line, for the record.
+        console: Where to print.
 
     Returns:
-        What ``evaluate.json`` says.
+        The evaluation, with its failures.
 
     Raises:
-        UserError: A model or the text cannot be used; what was measured is kept, and the other models are finished.
+        UserError: A model or the text cannot be used.
     """
-    console, start, out = Console(folder.file(LOG_FILE)), time.monotonic(), folder.path
-    environment = describe_environment()
-    write_json(folder.file(ENVIRONMENT_FILE), environment)
-    inputs = gather(config, out, console)
+    start, out = time.monotonic(), folder.path
+    inputs = gather(config, out, console, started=folder.begin)
     evaluation = Evaluation(config, out, inputs, console)
-    _fetch_task_data(evaluation)
-    _measure(evaluation)
-    spent = {
-        "seconds": round(time.monotonic() - start, 3), "models_loaded": evaluation.models_loaded,
-        "by_part": {name: round(seconds, 3) for name, seconds in evaluation.spent.items()},
-    }  # fmt: skip
-    result = make_result(
-        config, inputs, evaluation.records,
-        {label: failure.sentence for label, failure in evaluation.failures.items()},
-        command=command, environment=environment, spent=spent,
-        files={label: str(records.path.relative_to(out)) for label, records in evaluation.folders.items()},
+    if inputs.plan is not None:
+        pending = {spec.name for label in inputs.specs for spec in evaluation.pending(label) if spec.kind == TASK}
+        inputs.plan.check_downloads(pending)
+    evaluation.measure()
+    spent = EvaluationSpent(
+        seconds=round(time.monotonic() - start, 3), models_loaded=evaluation.models_loaded,
+        by_part={name: round(seconds, 3) for name, seconds in evaluation.spent.items()},
     )  # fmt: skip
-    write_json(out / RESULT_FILE, result)
-    _show(config, out, result, console)
-    _fail(evaluation)
-    return result
-
-
-def _show(config: EvaluateConfig, out: Path, result: dict[str, Any], console: Console) -> None:
-    """The table, the report, the tracker's copy and the cards: all made from the result."""
-    text = evaluation_text(result)
-    write_text(out / TABLE_FILE, text + "\n")
-    print(text)
-    paths = write_evaluation_report(out)
-    if config.tracker != "none":
-        from slm_ray.report.tracked import send_results
-
-        tracker = make_tracker(
-            config.tracker, out, group=group_of(out), job_type="evaluate", tags=_tags(config), config=config.to_json(),
-            say=console.line,
-        )  # fmt: skip
-        send_results(tracker, out)
-        tracker.finish()
-    if config.cards:
-        _write_cards(result, console)
-    console.line(f"results: {out / RESULT_FILE}; report: {next(path for path in paths if path.suffix == '.html')}")
-
-
-def _tags(config: EvaluateConfig) -> list[str]:
-    return [name for name, given in (("tasks", config.tasks), ("generation", config.prompts)) if given]
-
-
-def _write_cards(result: dict[str, Any], console: Console) -> None:
-    from slm_ray.report.evaluation_card import add_evaluation
-
-    for row in result["models"]:
-        if row["role"] == "model" and not row["error"]:
-            try:
-                add_evaluation(Path(row["folder"]), result, row["name"])
-            except UserError as error:
-                console.line(f"no card for {row['name']}: {error}")
-
-
-def _fail(evaluation: Evaluation) -> None:
-    if not evaluation.failures:
-        return
-    first = next(iter(evaluation.failures.values()))
-    sentence = first.sentence
-    number, others = len(evaluation.failures), len(evaluation.records) - len(evaluation.failures)
-    if len(evaluation.records) > 1:
-        more = f"; the other {others} are measured" if others else ""
-        how = " in part" if all(failure.in_part for failure in evaluation.failures.values()) else ""
-        sentence = f"{number} of {len(evaluation.records)} models failed{how}{more}; the first: {sentence}"
-    raise UserError(sentence) from (RuntimeError(first.trace) if first.trace else None)
+    result = EvaluationResult(
+        command=command, config=flatten(config), environment=describe_environment(), precision=inputs.precision,
+        device=inputs.device, spent=spent, suites=inputs.plan.suites if inputs.plan else {},
+        notes=tuple(inputs.notes), models=tuple(map(evaluation.figures, inputs.subjects)),
+        differences=tuple(evaluation.differences()),
+    )  # fmt: skip
+    write_record(out, result)
+    return evaluation

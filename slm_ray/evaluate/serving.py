@@ -1,4 +1,4 @@
-"""A model at work as a server runs it: it reads prompts into a key-value cache, then says one token after another."""
+"""A model as a server runs it: it reads prompts into a key-value cache, then generates token after token."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Serving:
 
     @torch.no_grad()
     def step(self, at: Read) -> Read:
-        """Read the tokens said last, and say the next: the likeliest."""
+        """Read the last tokens, and give the next: the likeliest."""
         return self._forward(at.tokens, at.cache)
 
     def _forward(self, ids: torch.Tensor, cache: Any) -> Read:

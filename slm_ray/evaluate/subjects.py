@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slm_ray.config.errors import UserError
-from slm_ray.evaluate.config import AUTO, FIRST_N, PUBLISHED, RANDOM, TEACHER, EvaluateConfig
+from slm_ray.evaluate.config import EvaluateConfig
 from slm_ray.evaluate.models import ModelFolder, count_params, find_model
 from slm_ray.evaluate.peers import first_layers, random_twin
 from slm_ray.evaluate.published import published_peer
+from slm_ray.records.evaluation import FIRST_N, MODEL, PUBLISHED, RANDOM, TEACHER, Role
 from slm_ray.records.lineage import read_lineage
 from slm_ray.runtime.progress import Console
-
-MODEL = "model"
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Subject:
     """
 
     label: str
-    role: str
+    role: Role
     of: str | None
     model: ModelFolder
     params: int
@@ -89,7 +88,7 @@ def find_subjects(config: EvaluateConfig, console: Console, *, make: bool = True
         UserError: A model cannot be found, or a peer that was asked for by name cannot be had.
     """
     subjects = Subjects()
-    for name in config.models():
+    for name in config.model:
         model = subjects.find(name)
         label = model.name if all(there.label != model.name for there in subjects.found) else f"{model.name} (again)"
         twins = [there for there in subjects.found if there.model.digest == model.digest]
@@ -109,9 +108,9 @@ def _teacher_of(config: EvaluateConfig, subject: Subject) -> str | None:
 
 def _add_peers(config: EvaluateConfig, subjects: Subjects, subject: Subject, console: Console, make: bool) -> None:
     teacher_name = _teacher_of(config, subject)
-    if config.peers == AUTO and teacher_name is None:
+    if config.peers_are_auto and teacher_name is None:
         return
-    wanted = config.wanted_peers()
+    wanted = config.peer_roles
     if subject.role != MODEL or not wanted:
         return
     makers: dict[str, Callable[[], Subject | None]] = {
@@ -128,7 +127,7 @@ def _add_peers(config: EvaluateConfig, subjects: Subjects, subject: Subject, con
             peer = makers[role]()
         except UserError as error:
             # One asked for by name is owed to the model that everything is about; others may have none.
-            if config.peers != AUTO and subject is subjects.found[0]:
+            if not config.peers_are_auto and subject is subjects.found[0]:
                 raise
             subjects.notes.append(f"no {role} peer of {subject.label}: {error}")
             continue
@@ -152,7 +151,7 @@ def _teacher(subjects: Subjects, subject: Subject, name: str | None) -> Subject:
 
 
 def _random(config: EvaluateConfig, subject: Subject, console: Console) -> Subject:
-    twin = random_twin(subject.model, config.seed, console)
+    twin = random_twin(subject.model, config.generation.seed, console)
     return Subject(f"random twin of {subject.label}", RANDOM, subject.label, twin, count_params(twin))
 
 
@@ -166,7 +165,7 @@ def _published(config: EvaluateConfig, subjects: Subjects, subject: Subject, tea
     name = _need_teacher(subject, teacher, PUBLISHED)
     peer = published_peer(name, count_params(subjects.find(name)), subject.params)
     if peer is None:
-        if config.peers != AUTO:
+        if not config.peers_are_auto:
             raise UserError(
                 f"--peers published: no published model of the family of {name} is known that is near the "
                 f"{subject.params:,} parameters of {subject.label}: give it as a --model"

@@ -3,65 +3,130 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 from sacrebleu.metrics import BLEU, CHRF
 
-from slm_ray.evaluate.compare import LESS, MORE, mean_interval
+from slm_ray.evaluate.intervals import Interval, mean_interval
+from slm_ray.records.evaluation import Better, Figure
 
 BLEU_NAME, CHRF_NAME = "bleu", "chrf"
 _RESAMPLES = 1000
 _REPEATED = 4  # the n-grams of seq-rep-4
 _WORD = re.compile(r"\w+|[^\w\s]")
 
-Metric = dict[str, Any]
+Statistics = tuple[tuple[int, ...], ...]
+"""``[texts, counts]`` of BLEU or chrF: a corpus's figure is made from their sums."""
+
+
+@dataclass(frozen=True)
+class TextMetric:
+    """A metric of what a model wrote.
+
+    Attributes:
+        figure: Its value with its 95% interval.
+        values: One per prompt, for metrics that models are compared by in pairs of prompts.
+        statistics: Of BLEU and chrF.
+        signature: sacrebleu's, of BLEU and chrF.
+    """
+
+    figure: Figure
+    values: tuple[float, ...] | None = None
+    statistics: Statistics | None = None
+    signature: str | None = None
 
 
 @cache
-def _scorer(name: str) -> Any:
-    return BLEU() if name == BLEU_NAME else CHRF()
+def _bleu() -> BLEU:
+    return BLEU()
 
 
 @cache
-def _sentence_scorer(name: str) -> Any:
-    # Effective order: a short text without a matching 4-gram is not 0 for that alone (sacrebleu's own advice).
-    return BLEU(effective_order=True) if name == BLEU_NAME else CHRF()
+def _chrf() -> CHRF:
+    return CHRF()
 
 
-def corpus_figure(name: str, statistics: Sequence[Sequence[int]]) -> float:
-    """BLEU or chrF of a corpus, from what sacrebleu counts in each of its texts.
+def _bleu_counts(text: str, references: Sequence[str]) -> tuple[int, ...]:
+    """Words of the text and of the nearest reference, then matching and possible 1- to 4-grams."""
+    found = _bleu().corpus_score([text], [[reference] for reference in references])
+    return (found.sys_len, found.ref_len, *map(int, found.counts), *map(int, found.totals))
+
+
+def _chrf_counts(text: str, references: Sequence[str]) -> tuple[int, ...]:
+    """For 1- to 6-grams of characters: how many the text has, the best reference has, and both have."""
+    mine = _character_ngrams(text)
+    found = []
+    for reference in references:
+        counts: list[int] = []
+        for grams, others in zip(mine, _character_ngrams(reference), strict=True):
+            both = (grams & others).total()
+            counts += [grams.total() if others else 0, others.total(), both]
+        found.append(tuple(counts))
+    return max(found, key=_chrf_score)
+
+
+def _character_ngrams(text: str) -> list[Counter[str]]:
+    line = "".join(text.split())
+    return [Counter(line[at : at + size] for at in range(len(line) - size + 1)) for size in range(1, 7)]
+
+
+def _bleu_score(totals: Sequence[int]) -> float:
+    found = BLEU.compute_bleu(
+        correct=list(totals[2:6]), total=list(totals[6:]), sys_len=totals[0], ref_len=totals[1], smooth_method="exp"
+    )
+    return float(found.score)
+
+
+def _chrf_score(totals: Sequence[int]) -> float:
+    """chrF2 (Popović 2015, W15-3049) over the n-gram lengths that both sides have."""
+    orders = [totals[at : at + 3] for at in range(0, len(totals), 3)]
+    known = [(both / mine, both / other) for mine, other, both in orders if mine and other]
+    if not known or not any(precision for precision, _ in known):
+        return 0.0
+    precision, recall = (sum(column) / len(known) for column in zip(*known, strict=True))
+    return 100 * 5 * precision * recall / (4 * precision + recall)
+
+
+_SCORES = {BLEU_NAME: _bleu_score, CHRF_NAME: _chrf_score}
+_COUNTS = {BLEU_NAME: _bleu_counts, CHRF_NAME: _chrf_counts}
+
+
+def corpus_figure(name: str, statistics: Statistics) -> float:
+    """BLEU or chrF of a corpus, from the counts of its texts.
 
     Args:
         name: ``bleu`` or ``chrf``.
-        statistics: ``[texts, counts]``: lengths, matching and possible n-grams, as sacrebleu orders them.
+        statistics: ``[texts, counts]``.
     """
-    return float(_scorer(name)._aggregate_and_compute([list(row) for row in statistics]).score)
+    return _SCORES[name]([sum(column) for column in zip(*statistics, strict=True)])
 
 
-def _resampled(name: str, statistics: Sequence[Sequence[int]], picks: np.ndarray) -> np.ndarray:
+def _resampled(name: str, statistics: Statistics, picks: np.ndarray) -> np.ndarray:
     """``[resamples]`` figures of corpora that are drawn from a corpus; picks ``[resamples, texts]``."""
     totals = np.asarray(statistics, dtype=np.int64)[picks].sum(axis=1)
-    return np.array([_scorer(name)._compute_score_from_stats(row).score for row in totals.tolist()])
+    return np.array([_SCORES[name](row) for row in totals.tolist()])
 
 
 def _picks(number: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, number, (_RESAMPLES, number))
 
 
-def _percentiles(values: np.ndarray) -> tuple[float, float]:
+def _percentiles(values: np.ndarray) -> Interval:
     low, high = np.percentile(values, (2.5, 97.5))
     return float(low), float(high)
 
 
-def corpus_interval(name: str, statistics: Sequence[Sequence[int]]) -> tuple[float, float] | None:
+def corpus_interval(name: str, statistics: Statistics) -> Interval | None:
     """The 95% bootstrap interval of a corpus's BLEU or chrF, texts resampled (Koehn 2004, W04-3250); None for one text.
 
     Args:
         name: ``bleu`` or ``chrf``.
-        statistics: ``[texts, counts]``, see :func:`corpus_figure`.
+        statistics: ``[texts, counts]``.
     """
     if len(statistics) < 2:
         return None
@@ -69,8 +134,8 @@ def corpus_interval(name: str, statistics: Sequence[Sequence[int]]) -> tuple[flo
 
 
 def corpus_difference(
-    name: str, mine: Sequence[Sequence[int]], other: Sequence[Sequence[int]]
-) -> tuple[float, float | None, tuple[float, float] | None]:
+    name: str, mine: Statistics, other: Statistics
+) -> tuple[float, float | None, Interval | None]:  # fmt: skip
     """The difference of two models' BLEU or chrF on the same prompts, resampled in pairs (Koehn 2004, W04-3250).
 
     Args:
@@ -89,18 +154,20 @@ def corpus_difference(
     return value, float(gaps.std(ddof=1)), _percentiles(gaps)
 
 
-def _likeness(name: str, texts: Sequence[str], references: Sequence[Sequence[str]]) -> Metric:
+def _likeness(name: str, texts: Sequence[str], references: Sequence[Sequence[str]]) -> TextMetric:
+    counts = tuple(_COUNTS[name](text, row) for text, row in zip(texts, references, strict=True))
+    # Effective order: a short text without a matching 4-gram is not 0 for that alone (sacrebleu's own advice).
+    scorer: Any = BLEU(effective_order=True) if name == BLEU_NAME else _chrf()
+    sentences = tuple(
+        float(scorer.sentence_score(text, row).score) for text, row in zip(texts, references, strict=True)
+    )
+    corpus: Any = _bleu() if name == BLEU_NAME else _chrf()
     # sacrebleu wants all first references, all second ones, …; where a text has fewer, there is None.
     most = max(map(len, references))
     streams = [[row[place] if place < len(row) else None for row in references] for place in range(most)]
-    counts = [list(map(int, row)) for row in _scorer(name)._extract_corpus_statistics(texts, streams)]
-    sentences = [_sentence_scorer(name).sentence_score(text, row) for text, row in zip(texts, references, strict=True)]
-    corpus = _scorer(name).corpus_score(texts, streams)
-    return {
-        "value": float(corpus.score), "better": MORE, "interval": corpus_interval(name, counts),
-        "values": [float(sentence.score) for sentence in sentences], "statistics": counts,
-        "signature": str(_scorer(name).get_signature()),
-    }  # fmt: skip
+    value = float(corpus.corpus_score(texts, streams).score)
+    figure = Figure(value=value, better="more", interval=corpus_interval(name, counts))
+    return TextMetric(figure, sentences, counts, str(corpus.get_signature()))
 
 
 def words(text: str) -> list[str]:
@@ -136,16 +203,10 @@ def repetition(tokens: Sequence[int], length: int = _REPEATED) -> float:
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
-def _mean(values: Sequence[float], better: str | None) -> Metric:
-    return {
-        "value": float(np.mean(values)), "better": better, "interval": mean_interval(np.array(values, float)),
-        "values": list(map(float, values)),
-    }  # fmt: skip
-
-
-def _variety(texts: Sequence[str], length: int) -> Metric:
-    # A resampled set of texts says everything in it twice: the bootstrap says nothing of what is distinct.
-    return {"value": distinct(texts, length), "better": MORE, "interval": None, "values": None}
+def _mean(values: Sequence[float], better: Better | None) -> TextMetric:
+    numbers = tuple(map(float, values))
+    interval = mean_interval(np.array(numbers))
+    return TextMetric(Figure(value=float(np.mean(numbers)), better=better, interval=interval), numbers)
 
 
 def text_metrics(
@@ -153,27 +214,22 @@ def text_metrics(
     tokens: Sequence[Sequence[int]],
     ended: Sequence[bool],
     references: Sequence[Sequence[str]] | None,
-) -> Mapping[str, Metric]:
-    """All figures of what a model wrote.
+) -> Mapping[str, TextMetric]:
+    """All figures of what a model wrote, by name.
 
     Args:
         texts: One per prompt.
         tokens: Of each text, without the token that ended it.
         ended: Whether the model ended the text itself.
         references: Of each prompt, one or more; None for no BLEU and chrF.
-
-    Returns:
-        Name to ``value``, ``better`` (``more``, ``less`` or None), 95% ``interval`` and ``values``, one per prompt,
-        where these are what models are compared by. For BLEU and chrF, the value is the corpus's, ``values`` are those
-        of single texts, and ``statistics`` are the counts that the corpus's is made from.
     """
-    found: dict[str, Metric] = {}
+    found: dict[str, TextMetric] = {}
     if references is not None:
         found = {name: _likeness(name, texts, references) for name in (BLEU_NAME, CHRF_NAME)}
-    return found | {
-        "distinct-1": _variety(texts, 1),
-        "distinct-2": _variety(texts, 2),
-        f"seq-rep-{_REPEATED}": _mean([repetition(row) for row in tokens], LESS),
+    # A resampled set of texts repeats everything in it: the bootstrap says nothing about distinct n-grams.
+    variety = {f"distinct-{n}": TextMetric(Figure(value=distinct(texts, n), better="more")) for n in (1, 2)}
+    return found | variety | {
+        f"seq-rep-{_REPEATED}": _mean([repetition(row) for row in tokens], "less"),
         "length": _mean([len(row) for row in tokens], None),
         "ended": _mean([float(end) for end in ended], None),
-    }
+    }  # fmt: skip

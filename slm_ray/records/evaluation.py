@@ -7,7 +7,7 @@ value of every sequence, document or prompt.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 
@@ -19,8 +19,12 @@ from slm_ray.records.run import RunRecord
 MODELS_FOLDER = "models"
 """Folder of the measurements inside an evaluation's: ``models/NAME-DIGEST/KIND-….json``."""
 
-MODEL, TEACHER, RANDOM, FIRST_N, PUBLISHED = "model", "teacher", "random", "first-n", "published"
 Role = Literal["model", "teacher", "random", "first-n", "published"]
+MODEL: Final = "model"
+TEACHER: Final = "teacher"
+RANDOM: Final = "random"
+FIRST_N: Final = "first-n"
+PUBLISHED: Final = "published"
 Better = Literal["more", "less"]
 Verdict = Literal["better", "worse", "within the noise", "noise not known"]
 Interval = tuple[float, float]

@@ -173,6 +173,7 @@ def is_evaluation(folder: Path) -> bool:
     if (folder / RESULT_FILE).is_file():
         return True
     config = read_part(folder / CONFIG_FILE, []) or {}
+    config = mapping(config.get("options")) or config
     return "model" in config and "eval_tokens" in config and "peers" in config
 
 
@@ -267,9 +268,10 @@ def load_evaluation(folder: Path) -> EvaluationRecords:
         raise UserError(f"{folder} holds no evaluation ({RESULT_FILE} is missing): give the folder that one wrote")
     notes: list[str] = []
     result = read_part(folder / RESULT_FILE, notes)
-    if result is not None and result.get("format") != FORMAT:
+    stated = None if result is None else result.get("version") or result.get("format") or 1
+    if result is not None and stated != FORMAT:
         notes.append(
-            f"{folder / RESULT_FILE} is of format {result.get('format') or 1}, and this version reads format {FORMAT}: "
+            f"{folder / RESULT_FILE} is of format {stated}, and this version reads format {FORMAT}: "
             f"evaluate again"
         )
         return parse_evaluation({}, folder=folder, notes=notes, finished=False)
@@ -288,6 +290,7 @@ def load_evaluation(folder: Path) -> EvaluationRecords:
 def _from_parts(folder: Path, notes: list[str]) -> dict[str, Any]:
     """A result as far as the records of single parts give one."""
     config = read_part(folder / CONFIG_FILE, notes) or {}
+    config = mapping(config.get("options")) or config
     models: dict[str, dict[str, Any]] = {}
     for path in sorted((folder / MODELS_FOLDER).glob("*/*.json")):
         record = read_part(path, notes)
@@ -300,11 +303,12 @@ def _from_parts(folder: Path, notes: list[str]) -> dict[str, Any]:
         model["params"] = model.get("params") or record.get("params")
         kind = path.name.removesuffix(".json").partition("-")[0]
         if kind in ("generation", "efficiency"):
-            model[kind] = record
+            model[kind] = mapping(record.get("figures")) or record
         elif kind == "text":
-            model["text"].append(_sums(record) | {"domain": record.get("domain") or _domain(path)})
+            figures = mapping(record.get("figures")) or _sums(record)
+            model["text"].append({**figures, "domain": figures.get("domain") or _domain(path)})
         elif kind == "task":
-            model["tasks"].append(record)
+            model["tasks"] += items(record.get("tasks")) or [record]
     return {
         "config": config, "environment": read_part(folder / ENVIRONMENT_FILE, notes) or {},
         "models": list(models.values()),

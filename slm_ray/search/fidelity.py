@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slm_ray.evaluate.compare import wilson_interval
+from slm_ray.evaluate.intervals import wilson_interval
 from slm_ray.search.correlation import rank_correlations
 from slm_ray.search.staged import stage_ends
 

@@ -13,6 +13,7 @@ from typing import Any
 from slm_ray.config.errors import UserError
 from slm_ray.config.units import parse_number
 from slm_ray.distill.command import DEFAULT_LENGTH, LogitsConfig, bytes_per_token
+from slm_ray.evaluate.config import EvaluateConfig
 from slm_ray.models.scratch import pad_vocabulary
 from slm_ray.models.starts import first_layers_like
 from slm_ray.pretrain.accounting import training_flops
@@ -262,13 +263,13 @@ def micro_tokens(config: PretrainConfig, *, on_gpu: bool) -> int:
     return size * config.sequence_length
 
 
-def _evaluate(config: Any, task: Task, before: Mapping[str, Cost], on_gpu: bool) -> Cost:
-    models = _models(config.model, before)
-    tokens = config.eval_tokens * max(1, len(config.domains())) if config.domains() else 0
-    flops = sum(float(flops_per_token(model, config.sequence_length)) * tokens for model in models)
+def _evaluate(config: EvaluateConfig, task: Task, before: Mapping[str, Cost], on_gpu: bool) -> Cost:
+    models = _models(",".join(config.model), before)
+    tokens = config.text.eval_tokens * len(config.text.domains)
+    flops = sum(float(flops_per_token(model, config.text.sequence_length)) * tokens for model in models)
     others = {
-        "tasks": config.tasks, "generation": config.prompts, "efficiency": config.efficiency,
-        "peers": config.peers not in ("none", "auto"),
+        "tasks": config.benchmarks.tasks, "generation": config.generation.prompts, "efficiency": config.efficiency,
+        "peers": config.peers != ("none",) and not config.peers_are_auto,
     }  # fmt: skip
     left_out = [name for name, given in others.items() if given]
     largest = max(map(num_params, models), default=0)

@@ -5,18 +5,42 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from slm_ray.records.base import SCHEMA_VERSION, write_record
+from slm_ray.records.evaluation import (
+    EvaluationResult,
+    GenerationFigures,
+    GenerationRecord,
+    GenerationSettings,
+    ModelFigures,
+    Sample,
+)
+from slm_ray.records.files import write_json
+
 PROMPTS = {f"p{number}": f"Beginning {number}" for number in range(6)}
-SETTINGS = {"seed": 0, "max_new_tokens": 8}
+SETTINGS = GenerationSettings(
+    max_new_tokens=8, temperature=0, top_p=1, seed=0, references=False, prompts_digest="0" * 16
+)
 
 
-def write_model(run: Path, name: str, texts: dict[str, str], prompts: dict[str, str] = PROMPTS) -> dict:
-    folder = run / "models" / f"{name}-0"
-    folder.mkdir(parents=True)
-    samples = [{"id": key, "prompt": prompts[key], "text": text, "tokens": 3} for key, text in texts.items()]
-    old = {"settings": SETTINGS | {"seed": 1}, "samples": [{**samples[0], "text": "of another seed"}]}
-    (folder / "generation-00000000.json").write_text(json.dumps(old))
-    (folder / "generation-11111111.json").write_text(json.dumps({"settings": SETTINGS, "samples": samples}))
-    return {"name": name, "records": f"models/{name}-0", "generation": {"settings": SETTINGS}}
+def write_model(run: Path, name: str, texts: dict[str, str], prompts: dict[str, str] = PROMPTS) -> ModelFigures:
+    """A model's row, and its records: of this evaluation, and of an earlier one with another seed."""
+    samples = tuple(
+        Sample(id=key, domain="all", prompt=prompts[key], reference=None, text=text, tokens=3, ended=False, cut=0)
+        for key, text in texts.items()
+    )
+    for number, settings in enumerate((SETTINGS.model_copy(update={"seed": 1}), SETTINGS)):
+        shown = samples if number else (samples[0].model_copy(update={"text": "of another seed"}),)
+        figures = GenerationFigures(prompts=len(shown), settings=settings, metrics={}, samples=shown, notes=())
+        record = GenerationRecord(
+            name="generation", key=str(number), settings={}, model=name, params=1, seconds=0, figures=figures,
+            values={}, statistics={}, signatures={},
+        )  # fmt: skip
+        write_json(run / "models" / f"{name}-0" / f"generation-{str(number) * 8}.json", record.to_json())
+    return ModelFigures(name=name, records=f"models/{name}-0", generation=figures)
+
+
+def write_result(run: Path, *models: ModelFigures) -> None:
+    write_record(run, EvaluationResult(models=models))
 
 
 def write_run(run: Path, names: tuple[str, ...] = ("winner", "teacher", "first-n")) -> Path:
@@ -26,14 +50,13 @@ def write_run(run: Path, names: tuple[str, ...] = ("winner", "teacher", "first-n
         # All wrote the same after p0; otherwise nobody did, and a text does not say who wrote it.
         texts = {key: f" {key} {sum(map(ord, name))}" if key != "p0" else "alike" for key in PROMPTS}
         rows.append(write_model(run, name, texts))
-    rows.append({"name": "text-only", "records": "models/text-only-0", "generation": None})
-    (run / "evaluate.json").write_text(json.dumps({"models": rows}))
+    write_result(run, *rows, ModelFigures(name="text-only", records="models/text-only-0"))
     return run
 
 
 def save_ratings(path: Path, page: str, rater: str, ratings: dict[str, str], **changes) -> Path:
     """A file as the page's Save button writes it."""
     rows = [{"item": item, "choice": choice, "seconds": 2.5} for item, choice in ratings.items()]
-    whole = {"format": "slm_ray ratings 1", "page": page, "rater": rater, "comparisons": len(rows), "ratings": rows}
+    whole = {"version": SCHEMA_VERSION, "page": page, "rater": rater, "comparisons": len(rows), "ratings": rows}
     path.write_text(json.dumps(whole | changes))
     return path

@@ -14,7 +14,10 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from slm_ray.config.base import build_config
+from slm_ray.evaluate.config import TasksConfig
 from slm_ray.evaluate.models import LoadedModel, ModelFolder
+from slm_ray.evaluate.tasks.plan import TaskPlan, plan_tasks
 from slm_ray.models.extraction import extract, save_student
 from tests.models.tiny import axis_specs, tiny_family, tiny_model
 from tests.search.tiny_run import make_tokenizer, sentences
@@ -88,6 +91,16 @@ def write_data(folder: Path) -> Path:
     write_lines(folder / "global_mmlu_sw.jsonl", rows(global_mmlu, 21))
     write_lines(folder / "bhs_swahili.jsonl", rows(bhs, 27))
     return folder
+
+
+def plan_of(
+    *names: str, data: Path | None = None, shots: int | None = None, limit: int | None = None, out: Path | None = None
+) -> TaskPlan:  # fmt: skip
+    """The plan of some names; rows of local data are written beside the data."""
+    config = build_config(
+        TasksConfig, {"tasks": list(names), "task_data": str(data) if data else None, "shots": shots, "limit": limit}
+    )
+    return plan_tasks(config, out or (data.parent if data else Path()))
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

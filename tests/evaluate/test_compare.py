@@ -5,32 +5,25 @@ import math
 import numpy as np
 import pytest
 
-from slm_ray.evaluate.compare import (
-    BETTER,
-    LESS,
-    MORE,
-    UNKNOWN,
-    WITHIN_NOISE,
-    WORSE,
-    compare_group,
-    compare_samples,
-    compare_text,
-    mean_interval,
-    ratio_interval,
-    ratio_stderr,
-    verdict,
-)
+from slm_ray.evaluate.compare import WITHIN_NOISE, compare_group, compare_samples, compare_text, verdict
+from slm_ray.evaluate.intervals import mean_interval, ratio_interval, ratio_stderr
+from slm_ray.evaluate.text_loss import TextLosses, text_figures
+from slm_ray.records.evaluation import TextRecord
 
 NAMES = ("mine", "its")
 
 
 def record(losses, counts, *, tokens="t", text=None, sizes=None, scale=1.0, stderr=0.1):
-    bits = scale * sum(losses) / sum(counts)
-    return {
-        "losses": list(losses), "counts": list(counts), "tokens_digest": tokens, "text_digest": text,
-        "unit_bytes": sizes, "bytes": sum(sizes) if sizes else 100, "bits_per_byte": bits,
-        "bits_per_byte_stderr": stderr,
-    }  # fmt: skip
+    found = TextLosses(
+        losses=np.array(losses, float), counts=np.array(counts, float), unit="document" if sizes else "sequence",
+        unit_bytes=sizes, bits_per_byte=scale * sum(losses) / sum(counts), bytes=sum(sizes) if sizes else 100,
+        tokens_digest=tokens, text_digest=text, corpus="c", corpus_digest=None, sequence_length=8,
+    )  # fmt: skip
+    return TextRecord(
+        name="d", key="k", settings={}, model="m", params=1, seconds=0, losses=tuple(losses), counts=tuple(counts),
+        figures=text_figures(found, "d").model_copy(update={"bits_per_byte_stderr": stderr}), unit_bytes=sizes,
+        text_digest=text,
+    )  # fmt: skip
 
 
 def test_the_standard_error_of_equal_counts_is_that_of_a_mean():
@@ -69,17 +62,17 @@ def test_intervals_hold_the_true_value_about_as_often_as_they_say(number):
 
 
 def test_verdicts_follow_the_interval_and_the_direction():
-    assert verdict(-1, (-2, -0.5), LESS) == BETTER and verdict(-1, (-2, -0.5), MORE) == WORSE
-    assert verdict(1, (0.5, 2), LESS) == WORSE and verdict(1, (0.5, 2), MORE) == BETTER
-    assert verdict(1, (-0.1, 2), MORE) == WITHIN_NOISE and verdict(1, None, MORE) == UNKNOWN
+    assert verdict(-1, (-2, -0.5), "less") == "better" and verdict(-1, (-2, -0.5), "more") == "worse"
+    assert verdict(1, (0.5, 2), "less") == "worse" and verdict(1, (0.5, 2), "more") == "better"
+    assert verdict(1, (-0.1, 2), "more") == WITHIN_NOISE and verdict(1, None, "more") == "noise not known"
 
 
 def test_pairs_take_out_what_is_hard_for_both():
     rng = np.random.default_rng(2)
     hard = rng.gamma(2, 50, 60)
     counts = [10] * 60
-    found = compare_text(NAMES, "d", record(hard + 1, counts), record(hard + rng.normal(0, 0.1, 60), counts))
-    assert found.paired and found.quantity == "loss" and found.verdict == WORSE
+    found = compare_text(NAMES, record(hard + 1, counts), record(hard + rng.normal(0, 0.1, 60), counts))
+    assert found.paired and found.quantity == "loss" and found.verdict == "worse"
     assert found.difference == pytest.approx(0.1, abs=0.01) and found.high - found.low < 0.02
 
 
@@ -87,13 +80,13 @@ def test_other_tokens_of_the_same_documents_are_compared_in_bits_of_each_documen
     sizes = [10, 20, 30]
     mine = record([5, 10, 15], [3, 6, 9], tokens="a", text="same", sizes=sizes, scale=0.4)
     other = record([4, 8, 12], [2, 4, 6], tokens="b", text="same", sizes=sizes, scale=0.3)
-    found = compare_text(NAMES, "d", mine, other)
+    found = compare_text(NAMES, mine, other)
     assert found.paired and found.quantity == "bits_per_byte"
-    assert found.difference == pytest.approx(mine["bits_per_byte"] - other["bits_per_byte"])
-    apart = compare_text(NAMES, "d", mine, other | {"text_digest": "another"})
+    assert found.difference == pytest.approx(mine.figures.bits_per_byte - other.figures.bits_per_byte)
+    apart = compare_text(NAMES, mine, record([4, 8, 12], [2, 4, 6], tokens="b", text="another", sizes=sizes))
     assert not apart.paired and apart.stderr == pytest.approx(math.hypot(0.1, 0.1))
-    unknown = compare_text(NAMES, "d", mine, other | {"text_digest": None, "bits_per_byte_stderr": None})
-    assert unknown.verdict == UNKNOWN and unknown.low is None
+    unknown = compare_text(NAMES, mine, record([4, 8, 12], [2, 4, 6], tokens="b", stderr=None))
+    assert unknown.verdict == "noise not known" and unknown.low is None
 
 
 def test_a_groups_difference_is_the_weighted_mean_of_its_tasks():
@@ -102,4 +95,4 @@ def test_a_groups_difference_is_the_weighted_mean_of_its_tasks():
     parts = [compare_samples(NAMES, "task", "t", "acc", *values) for values in (first, second)]
     assert found.difference == pytest.approx(0.75 * 0.25 + 0.25 * 0.2)
     assert found.stderr == pytest.approx(math.hypot(0.75 * parts[0].stderr, 0.25 * parts[1].stderr))
-    assert compare_group(NAMES, "g", "acc", [(1.0, [1.0], [0.0])]).verdict == UNKNOWN
+    assert compare_group(NAMES, "g", "acc", [(1.0, [1.0], [0.0])]).verdict == "noise not known"

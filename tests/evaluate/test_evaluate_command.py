@@ -7,6 +7,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemm
 
 from slm_ray.data import HELD_OUT, load_corpus, prepare_tokens
 from slm_ray.evaluate.command import main
+from slm_ray.records.base import write_record
+from slm_ray.records.run import RunRecord
 from slm_ray.runtime.commands import run_command
 from tests.models import tiny
 from tests.search.tiny_run import make_tokenizer, sentences
@@ -157,7 +159,7 @@ def test_a_model_that_fails_does_not_stop_the_others_and_resume_measures_what_is
     monkeypatch.setattr(measure.LoadedModel, "losses", losses)
     assert run_command(main, arguments(place, out, "a", "b")) == 2
     said = capsys.readouterr()
-    assert "1 of 2 models failed; the other 1 are measured" in said.err and "something nobody planned for" in said.err
+    assert "1 of 2 models failed; the other one is measured" in said.err and "something nobody planned for" in said.err
     first, other = json.loads((out / "evaluate.json").read_text())["models"]
     assert "something nobody planned for" in first["error"] and not first["text"] and other["text"]
     damaged.append(True)
@@ -184,7 +186,7 @@ def test_a_text_that_does_not_suit_a_model_leaves_its_other_texts(place, tmp_pat
     more = ["--data", f"odd={tmp_path / 'odd.txt'}", "--part", "whole"]
     assert run_command(main, [*arguments(place, tmp_path / "out", "a", "b"), *more]) == 2
     said = capsys.readouterr().err
-    assert "1 of 2 models failed in part; the other 1 are measured; the first: this text is not for this model" in said
+    assert "1 of 2 models failed in part; the other one is measured; the first: this text is not for this model" in said
     first, other = json.loads((tmp_path / "out/evaluate.json").read_text())["models"]
     assert len(first["text"]) == 1 and len(other["text"]) == 2 and first["error"] == "this text is not for this model"
 
@@ -252,7 +254,6 @@ def test_logits_that_are_capped_are_taken_from_the_model(tmp_path):
         (["--sequence-length", "128"], "--sequence-length 128 is over the 64 positions"),
         (["--eval-tokens", "1"], "--eval-tokens: must be at least 2"),
         (["--documents", "both"], "'both' is not one of them"),
-        (["--eval-tokens", "9M"], "must be a whole number"),
         (["--data", "nowhere.txt"], "nowhere.txt does not exist"),
         (["--domain-field", "kind"], "is plain text, whose documents have no field 'kind'"),
         (["--stride", "4"], "--stride 4 is for --window sliding"),
@@ -289,3 +290,9 @@ def test_a_mistake_found_before_any_work_leaves_no_folder(place, tmp_path):
 def test_no_model_at_all_is_a_sentence(capsys, tmp_path):
     assert run_command(main, ["--out", str(tmp_path)]) == 2
     assert "--model is missing" in capsys.readouterr().err
+
+
+def test_another_commands_run_is_not_continued(place, tmp_path, capsys):
+    write_record(tmp_path, RunRecord(stage="search", command="slm-ray search", options={}))
+    assert run_command(main, ["--resume", str(tmp_path)]) == 2
+    assert "is a run of `slm-ray search`, not of `slm-ray evaluate`" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import pytest
 
 from slm_ray.evaluate import run
 from slm_ray.evaluate.command import main
+from slm_ray.evaluate.measure import Loaded, Measured
 from slm_ray.runtime.commands import run_command
 from tests.models import tiny
 from tests.search.processes import kill_below
@@ -35,17 +36,17 @@ def test_a_worker_that_dies_is_replaced_and_nothing_is_measured_twice(tmp_path, 
     def watched(self, job, message):
         receive(self, job, message)
         messages.append((job.label, message))
-        if message[0] == "record" and not killed:
-            killed.extend(kill_below(os.getpid(), "ray::_messages"))
+        if isinstance(message, Measured) and not killed:
+            killed.extend(kill_below(os.getpid(), "ray::_Worker"))
 
     monkeypatch.setattr(run.Evaluation, "receive", watched)
     assert run_command(main, [*arguments, "--workers", "2", "--out", str(tmp_path / "out")]) == 0
-    assert killed and "its worker died" in capsys.readouterr().err
-    kept = [(label, message[1][0]) for label, message in messages if message[0] == "record"]
+    assert killed and "died" in capsys.readouterr().err
+    kept = [(label, message.spec.name) for label, message in messages if isinstance(message, Measured)]
     result = json.loads((tmp_path / "out/evaluate.json").read_text())
     assert [len(model["text"]) for model in result["models"]] == [2, 2, 2]
-    assert len(kept) == 6
-    loads = [label for label, message in messages if message[0] == "loaded"]
+    assert len(kept) == len(set(kept)) == 6
+    loads = [label for label, message in messages if isinstance(message, Loaded)]
     assert result["spent"]["models_loaded"] == len(loads) <= len(MODELS) + len(killed)
     # The same figures as one after another, in this process.
     monkeypatch.setattr(run.Evaluation, "receive", receive)

@@ -11,17 +11,25 @@ from transformers import GenerationConfig
 from slm_ray.config.errors import UserError
 from slm_ray.evaluate.decoding import GumbelNoise, Sampling, continue_rows, end_tokens, padding_is_ignored
 from slm_ray.evaluate.generation import generate
-from slm_ray.evaluate.prompts import Prompt
+from slm_ray.evaluate.prompts import Prompt, prompts_digest
 from slm_ray.models.extraction import extract
 from slm_ray.models.families.modeling.modeling_slm_ray_positions import KINDS
 from slm_ray.models.scratch import build_scratch, make_shape, with_positions
+from slm_ray.records.evaluation import GenerationSettings
 from tests.models import tiny
 from tests.search.tiny_run import make_tokenizer, sentences
 from tests.text_references import naive_continuation
 
 ROWS = [tiny.tiny_ids(1, seed=seed, length=length)[0].tolist() for seed, length in enumerate((3, 9, 1, 6, 9))]
 NAMES = [str(number) for number in range(len(ROWS))]
-SETTINGS = {"max_new_tokens": 6, "temperature": 0.0, "top_p": 1.0, "seed": 0, "batch": 2, "references": False}
+
+
+def written(loaded, tokenizer, prompts, say=print, *, batch=2, **changes):
+    """The record, of greedy continuations of six tokens unless something else is given."""
+    values = {"max_new_tokens": 6, "temperature": 0.0, "top_p": 1.0, "seed": 0, "references": False} | changes
+    settings = GenerationSettings(**values, prompts_digest=prompts_digest(prompts))
+    header = {"name": "generation", "key": "k", "settings": {}, "model": "m", "params": 1, "seconds": 0}
+    return generate(loaded, tokenizer, prompts, settings, header, batch=batch, say=say)
 
 
 def loaded(model, *, bf16=False):
@@ -143,41 +151,40 @@ def test_a_model_that_reads_padding_is_found_out():
 
 def test_one_that_reads_padding_is_given_its_prompts_one_at_a_time(llama, tokenizer, monkeypatch):
     prompts, said = [Prompt(text=text, id=text) for text in ("The layer", "The", "The seed meets")], []
-    together = generate(llama, tokenizer, prompts, SETTINGS, said.append)
+    together = written(llama, tokenizer, prompts, said.append)
     monkeypatch.setattr("slm_ray.evaluate.generation.padding_is_ignored", lambda *_: False)
-    alone = generate(llama, tokenizer, prompts, SETTINGS, said.append)
-    assert alone["samples"] == together["samples"] and alone["metrics"] == together["metrics"]
-    assert together["notes"] == [] and "one at a time" in alone["notes"][0] and said == alone["notes"]
+    alone = written(llama, tokenizer, prompts, said.append)
+    assert alone.figures.samples == together.figures.samples and alone.figures.metrics == together.figures.metrics
+    notes = alone.figures.notes
+    assert together.figures.notes == () and "one at a time" in notes[0] and said == list(notes)
 
 
 def test_the_record(llama, tokenizer):
     prompts = [
         Prompt(text=f"The {word}", id=word, references=("keeps the layer",)) for word in ("seed", "layer", "loss")
     ]
-    records = [
-        generate(llama, tokenizer, prompts, SETTINGS | {"batch": batch, "references": True}, print) for batch in (1, 3)
-    ]
+    records = [written(llama, tokenizer, prompts, batch=batch, references=True) for batch in (1, 3)]
     assert records[0] == records[1]
-    record = records[0]
-    assert record["prompts"] == 3 and "batch" not in record["settings"]
-    assert record["settings"]["max_new_tokens"] == 6 and len(record["settings"]["prompts_digest"]) == 16
-    assert [sample["prompt"] for sample in record["samples"]] == [prompt.text for prompt in prompts]
-    assert record["metrics"]["length"]["values"] == [sample["tokens"] for sample in record["samples"]]
-    assert {"bleu", "chrf", "distinct-1", "seq-rep-4"} <= set(record["metrics"])
+    record, figures = records[0], records[0].figures
+    assert figures.prompts == 3 and len(figures.settings.prompts_digest) == 16
+    assert [sample.prompt for sample in figures.samples] == [prompt.text for prompt in prompts]
+    assert record.values["length"] == tuple(sample.tokens for sample in figures.samples)
+    assert {"bleu", "chrf", "distinct-1", "seq-rep-4"} <= set(figures.metrics)
+    assert set(record.statistics) == set(record.signatures) == {"bleu", "chrf"}
     ids = tokenizer(prompts[1].text)["input_ids"]
     new, ended = naive_continuation(llama.model, ids, 6, [tokenizer.eos_token_id])
     whole = tokenizer.decode(ids + new, skip_special_tokens=True)
-    assert prompts[1].text + record["samples"][1]["text"] == whole and record["samples"][1]["ended"] == ended
+    assert prompts[1].text + figures.samples[1].text == whole and figures.samples[1].ended == ended
 
 
 def test_prompts_that_are_too_long_are_cut_from_the_left(llama, tokenizer):
     text, said = "The teacher drops the budget. " * 20, []
-    record = generate(llama, tokenizer, [Prompt(text=text, id="long")], SETTINGS, said.append)
+    figures = written(llama, tokenizer, [Prompt(text=text, id="long")], said.append).figures
     ids = tokenizer(text)["input_ids"]
-    assert record["samples"][0]["cut"] == len(ids) - (64 - 6) > 0
+    assert figures.samples[0].cut == len(ids) - (64 - 6) > 0
     new, _ = naive_continuation(llama.model, ids[-58:], 6, [tokenizer.eos_token_id])
-    assert record["samples"][0]["tokens"] == len(new)
-    assert "1 of 1 prompts are longer" in record["notes"][0] and said == record["notes"]
+    assert figures.samples[0].tokens == len(new)
+    assert "1 of 1 prompts are longer" in figures.notes[0] and said == list(figures.notes)
 
 
 def test_the_token_that_begins_every_text_is_not_cut_off():
@@ -197,9 +204,9 @@ def test_the_token_that_begins_every_text_is_not_cut_off():
 )
 def test_what_does_not_fit_gets_one_sentence(llama, tokenizer, changes, prompt, said):
     with pytest.raises(UserError, match=said):
-        generate(llama, tokenizer, [prompt], SETTINGS | changes, print)
+        written(llama, tokenizer, [prompt], **changes)
 
 
 def test_another_model_s_tokenizer_is_noticed(tokenizer):
     with pytest.raises(UserError, match="not of the same model"):
-        generate(loaded(tiny.tiny_model("llama")), tokenizer, [Prompt(text="teacher", id="a")], SETTINGS, print)
+        written(loaded(tiny.tiny_model("llama")), tokenizer, [Prompt(text="teacher", id="a")])

@@ -10,12 +10,12 @@ import random
 import numpy as np
 import pytest
 
-from slm_ray.evaluate.compare import wilson_interval
-from slm_ray.evaluate.rating.agreement import cohen_kappa, krippendorff_alpha
-from slm_ray.evaluate.rating.bradley_terry import is_connected, log_strengths
+from slm_ray.evaluate.intervals import wilson_interval
 from slm_ray.evaluate.rating.command import main
-from slm_ray.evaluate.rating.preferences import BOOTSTRAP, WILSON, preferences
-from slm_ray.evaluate.rating.ratings import Rating
+from slm_ray.evaluate.rating.preferences import BOOTSTRAP, WILSON, Rating
+from slm_ray.evaluate.rating.preferences import preferences as typed_preferences
+from slm_ray.evaluate.rating.statistics import cohen_kappa, is_connected, krippendorff_alpha, log_strengths
+from slm_ray.records.rating import RatingKey
 from slm_ray.runtime.commands import run_command
 from tests.evaluate.rating_run import save_ratings, write_run
 from tests.text_references import naive_bradley_terry, naive_kappa, naive_krippendorff
@@ -23,8 +23,12 @@ from tests.text_references import naive_bradley_terry, naive_kappa, naive_krippe
 MODELS = ["a", "b", "c"]
 
 
-def key_of(models=MODELS, items=()):
-    return {"page": "x", "run": "r", "models": list(models), "items": list(items), "same": []}
+def key_of(models=MODELS):
+    return RatingKey(page="x", run="r", seed=0, models=tuple(models), items=(), same=())
+
+
+def preferences(ratings, key):
+    return typed_preferences(ratings, key).to_json()
 
 
 def make(prompt, left, right, choice, rater="r"):
@@ -180,13 +184,13 @@ def _first_rating(file, **changes):
     [
         (lambda files: files[0].unlink(), "Asha.json does not exist"),
         (lambda files: files[0].write_text(files[0].read_text()[:90]), "cut short or edited"),
-        (lambda files: files[0].write_text("[]"), "is no file of ratings"),
-        (lambda files: _edit(files[0], ratings={}), "is no file of ratings"),
+        (lambda files: files[0].write_text("[]"), "is damaged"),
+        (lambda files: _edit(files[0], ratings={}), "is damaged"),
         (lambda files: _edit(files[0], page="0000"), "rates page 0000, but the key is of page"),
         (lambda files: _edit(files[0], rater=" "), "does not say who rated"),
-        (lambda files: _first_rating(files[0], item="77"), "rates comparison 77, but its page has none"),
-        (lambda files: _first_rating(files[0], item=["1"]), "rates comparison ['1'], but its page has none"),
-        (lambda files: _first_rating(files[0], choice="up"), "comparison 1 is rated 'up'"),
+        (lambda files: _first_rating(files[0], item="77"), "rates comparison 77, which its page does not have"),
+        (lambda files: _first_rating(files[0], item=["1"]), "is damaged (ratings.0.item"),
+        (lambda files: _first_rating(files[0], choice="up"), "is damaged (ratings.0.choice"),
         (lambda files: _first_rating(files[0], item="2"), "rates comparison 2 twice"),
         (lambda files: _edit(files[1], rater="Asha"), "Asha rated comparison 1 in"),
         (lambda files: [_edit(file, ratings=[]) for file in files], "not one rating"),
@@ -206,7 +210,7 @@ def test_a_key_that_is_none_or_another_s(rated, tmp_path, capsys):
     other = tmp_path / "other.json"
     other.write_text('{"format": "something"}')
     assert rate("table", run, *files, "--key", other) == 2
-    assert "is no key of a rating page" in capsys.readouterr().err
+    assert "schema version 1" in capsys.readouterr().err
     assert rate("page", run, "--seed", 5, "--out", tmp_path / "second.html") == 0
     assert rate("table", run, *files, "--key", tmp_path / "second_rating_key.json") == 2
     assert "give the other page's key" in capsys.readouterr().err

@@ -5,6 +5,7 @@ import math
 import random
 
 import lm_eval.evaluator
+import lm_eval.models.huggingface
 import numpy as np
 import pytest
 import torch
@@ -12,12 +13,11 @@ from torch.nn import functional
 
 from slm_ray.config.errors import UserError
 from slm_ray.evaluate.models import load_tokenizer
-from slm_ray.evaluate.tasks.groups import group_rows
-from slm_ray.evaluate.tasks.model import task_model
-from slm_ray.evaluate.tasks.plan import TaskPlan, plan_tasks
+from slm_ray.evaluate.tasks.model import TaskModel
 from slm_ray.evaluate.tasks.run import run_task
+from slm_ray.records.files import cache_folder
 from tests.evaluate import task_cases
-from tests.evaluate.task_cases import PAIRS, lm_eval_numbers, load, save_tiny, write_data, write_lines
+from tests.evaluate.task_cases import PAIRS, lm_eval_numbers, load, plan_of, save_tiny, write_data, write_lines
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +37,16 @@ def quick(monkeypatch):
     monkeypatch.setattr(lm_eval.evaluator, "add_env_info", lambda results: None)
 
 
-def plan_of(data, *names, shots=0, limit=None) -> TaskPlan:
-    return plan_tasks(names, task_data=data, shots=shots, limit=limit)
-
-
-def measure(model, plan, name, batch=4, precision="fp32", lines=None):
+def measure(model, data, name, batch=4, precision="fp32", lines=None, shots=0, limit=None, key="key"):
+    [planned] = plan_of(name, data=data, shots=shots, limit=limit).tasks
+    header = {"name": name, "key": key, "settings": {}, "model": "m", "params": 1, "seconds": 0}
     say = (lambda text: None) if lines is None else lines.append
-    return run_task(load(model, precision), load_tokenizer(model), plan, name, batch=batch, say=say)
+    return run_task(load(model, precision), load_tokenizer(model), planned, header, batch=batch, say=say)
+
+
+def figures(record):
+    """The figures of its only task, and what they are made of."""
+    return record.tasks[0], record.values[record.tasks[0].task]
 
 
 def values_of(results):
@@ -62,28 +65,26 @@ def test_a_task_s_numbers_are_lm_eval_s(name, split, kind, data, models, tmp_pat
     if name == "arc_easy":
         files["train"] = data / "arc_easy" / "train.jsonl"
     theirs = lm_eval_numbers(models[kind], name, {name: files}, tmp_path / "lm_eval", num_fewshot=0)[name]
-    record = measure(models[kind], plan_of(data, name), name)
-    assert values_of(record["lm_eval"]) == values_of(theirs)
-    json.dumps(record, allow_nan=False)
+    record = measure(models[kind], data, name)
+    assert values_of(record.values[name].lm_eval) == values_of(theirs)
 
 
 def test_examples_before_a_question_are_lm_eval_s(data, models, tmp_path, quick):
     files = {"arc_easy": {"test": data / "arc_easy.jsonl", "train": data / "arc_easy" / "train.jsonl"}}
     theirs = lm_eval_numbers(models["plain"], "arc_easy", files, tmp_path / "lm_eval", num_fewshot=2, limit=5)
-    plan = plan_of(data, "arc_easy", shots=2, limit=5)
-    record = measure(models["plain"], plan, "arc_easy")
-    assert values_of(record["lm_eval"]) == values_of(theirs["arc_easy"])
-    assert (record["shots"], record["limit"], record["documents"]) == (2, 5, 5)
-    zero = measure(models["plain"], plan_of(data, "arc_easy", limit=5), "arc_easy")
-    assert zero["samples"]["gold_bits_per_byte"] != record["samples"]["gold_bits_per_byte"]
-    assert zero["documents_digest"] == record["documents_digest"]
+    row, values = figures(measure(models["plain"], data, "arc_easy", shots=2, limit=5))
+    assert values_of(values.lm_eval) == values_of(theirs["arc_easy"])
+    assert (row.shots, row.limit, row.documents) == (2, 5, 5)
+    _, zero = figures(measure(models["plain"], data, "arc_easy", limit=5))
+    assert zero.samples["gold_bits_per_byte"] != values.samples["gold_bits_per_byte"]
+    assert zero.documents_digest == values.documents_digest
 
 
 def test_a_group_weighted_by_size_is_lm_eval_s(data, models, tmp_path, quick):
     members = ("business", "humanities", "medical", "other", "stem", "social_sciences")
     files = {f"global_mmlu_sw_{name}": {"test": data / "global_mmlu_sw.jsonl"} for name in members}
     theirs = lm_eval_numbers(models["uneven"], "global_mmlu_sw", files, tmp_path / "lm_eval", num_fewshot=0)
-    check_group(models["uneven"], plan_of(data, "global_mmlu_sw"), theirs)
+    check_group(measure(models["uneven"], data, "global_mmlu_sw"), theirs)
 
 
 def test_a_group_of_equal_weights_is_lm_eval_s(data, models, tmp_path, quick):
@@ -92,58 +93,56 @@ def test_a_group_of_equal_weights_is_lm_eval_s(data, models, tmp_path, quick):
         mine = [row for row in rows if row["pattern"] == f"swahili-{name}"]
         files[f"bhs__swahili__{name}"] = {"test": write_lines(tmp_path / f"{name}.jsonl", mine)}
     theirs = lm_eval_numbers(models["plain"], "bhs_swahili", files, tmp_path / "lm_eval", num_fewshot=0)
-    check_group(models["plain"], plan_of(data, "bhs_swahili"), theirs)
+    check_group(measure(models["plain"], data, "bhs_swahili"), theirs)
 
 
-def check_group(model, plan, theirs):
-    records = {name: measure(model, plan, name) for name in plan.tasks}
-    [row] = group_rows(plan, records)
-    for name, record in records.items():
-        assert values_of(record["lm_eval"]) == values_of(theirs[name])
-    expected = theirs[row["task"]]
-    assert row["metrics"]["acc"]["value"] == expected["acc,none"]
-    assert row["metrics"]["acc"]["stderr"] == expected["acc_stderr,none"]
-    assert row["documents"] == sum(record["documents"] for record in records.values()) > len(records)
-    assert row["members"] == list(plan.tasks) and row["group"]
-    assert math.fsum(row["weights"].values()) == pytest.approx(1)
-    whole = sum(row["weights"][name] * records[name]["metrics"]["acc"]["value"] for name in records)
-    assert whole == pytest.approx(row["metrics"]["acc"]["value"])
-    bits = sum(row["weights"][name] * records[name]["metrics"]["gold_bits_per_byte"]["value"] for name in records)
-    assert row["metrics"]["gold_bits_per_byte"]["value"] == pytest.approx(bits)
-    assert group_rows(plan, {name: records[name] for name in list(records)[1:]}) == []
+def check_group(record, theirs):
+    *rows, group = record.tasks
+    tasks = {row.task: row for row in rows}
+    for name in tasks:
+        assert values_of(record.values[name].lm_eval) == values_of(theirs[name])
+    expected = theirs[group.task]
+    assert group.metrics["acc"].value == expected["acc,none"]
+    assert group.metrics["acc"].stderr == expected["acc_stderr,none"]
+    assert group.documents == sum(row.documents for row in rows) > len(rows)
+    assert group.members == tuple(tasks) and math.fsum(group.weights.values()) == pytest.approx(1)
+    for metric in ("acc", "gold_bits_per_byte"):
+        whole = sum(group.weights[name] * row.metrics[metric].value for name, row in tasks.items())
+        assert whole == pytest.approx(group.metrics[metric].value)
 
 
 def test_a_record_has_chance_and_a_value_per_document(data, models):
-    record = measure(models["plain"], plan_of(data, "arc_easy"), "arc_easy")
-    assert record["chance"] == pytest.approx((4 / 3 + 3 / 4) / 7)  # four documents of three choices, three of four
-    assert record["main"] == "acc" and record["title"] == "ARC-Easy" and record["source"] == "local: arc_easy.jsonl"
+    row, values = figures(measure(models["plain"], data, "arc_easy"))
+    assert row.chance == pytest.approx((4 / 3 + 3 / 4) / 7)  # four documents of three choices, three of four
+    assert row.main == "acc" and row.title == "ARC-Easy" and row.source == "local: arc_easy.jsonl"
     for name in ("acc", "acc_norm", "gold_bits_per_byte"):
-        assert len(record["samples"][name]) == record["documents"] == 7
-        assert np.mean(record["samples"][name]) == pytest.approx(record["metrics"][name]["value"])
-    assert record["metrics"]["gold_bits_per_byte"]["better"] == "less" and record["metrics"]["acc"]["better"] == "more"
+        assert len(values.samples[name]) == row.documents == 7
+        assert np.mean(values.samples[name]) == pytest.approx(row.metrics[name].value)
+        assert row.metrics[name].interval[0] < row.metrics[name].value < row.metrics[name].interval[1]
+    assert row.metrics["gold_bits_per_byte"].better == "less" and row.metrics["acc"].better == "more"
 
 
 def test_what_is_no_mean_has_no_values_per_document(data, models):
-    record = measure(models["plain"], plan_of(data, "lambada_openai"), "lambada_openai")
-    assert set(record["metrics"]) == {"perplexity", "acc", "gold_bits_per_byte"}
-    assert set(record["samples"]) == {"acc", "gold_bits_per_byte"}
-    assert record["metrics"]["perplexity"]["better"] == "less" and record["metrics"]["perplexity"]["stderr"] > 0
-    assert record["chance"] is None and record["main"] == "acc"
+    row, values = figures(measure(models["plain"], data, "lambada_openai"))
+    assert set(row.metrics) == {"perplexity", "acc", "gold_bits_per_byte"}
+    assert set(values.samples) == {"acc", "gold_bits_per_byte"}
+    assert row.metrics["perplexity"].better == "less" and row.metrics["perplexity"].stderr > 0
+    assert row.chance is None and row.main == "acc"
 
 
 def test_filters_of_one_task_are_metrics_of_their_own(data, models):
-    record = measure(models["plain"], plan_of(data, "gsm8k"), "gsm8k")
-    assert set(record["metrics"]) == {"exact_match,strict-match", "exact_match,flexible-extract"}
-    assert record["main"] == "exact_match,strict-match"
-    assert all(len(values) == 3 for values in record["samples"].values())
+    row, values = figures(measure(models["plain"], data, "gsm8k"))
+    assert set(row.metrics) == {"exact_match,strict-match", "exact_match,flexible-extract"}
+    assert row.main == "exact_match,strict-match"
+    assert all(len(each) == 3 for each in values.samples.values())
 
 
 @pytest.mark.parametrize(("name", "place"), [("arc_easy", "arc_easy"), ("winogrande", "winogrande/validation")])
 def test_bits_per_byte_of_the_right_answer_by_their_definition(name, place, data, models):
-    record = measure(models["plain"], plan_of(data, name), name, batch=1)
+    _, values = figures(measure(models["plain"], data, name, batch=1))
     model, tokenizer = load(models["plain"]).model, load_tokenizer(models["plain"])
     rows = [json.loads(line) for line in (data / f"{place}.jsonl").read_text().splitlines()]
-    for row, measured in zip(rows, record["samples"]["gold_bits_per_byte"], strict=True):
+    for row, measured in zip(rows, values.samples["gold_bits_per_byte"], strict=True):
         if name == "arc_easy":
             right = row["choices"]["text"][row["choices"]["label"].index(row["answerKey"])]
             prompt, answer = f"Question: {row['question']}\nAnswer:", f" {right}"
@@ -157,49 +156,70 @@ def test_bits_per_byte_of_the_right_answer_by_their_definition(name, place, data
         assert measured == pytest.approx(float(nats) / math.log(2) / len(answer.encode()), rel=1e-4)
 
 
-def test_a_model_is_wrapped_once_and_its_tokenizer_left_alone(data, models):
+def test_a_tokenizer_is_left_alone(data, models):
     loaded, tokenizer = load(models["plain"]), load_tokenizer(models["plain"])
     before = (tokenizer.pad_token, len(tokenizer))
-    plan = plan_of(data, "arc_easy", "nq_open")
-    for name in plan.tasks:
-        run_task(loaded, tokenizer, plan, name, batch=2, say=lambda text: None)
-    assert task_model(loaded, tokenizer) is task_model(loaded, tokenizer)
-    assert task_model(loaded, tokenizer).model is loaded.model
-    assert (tokenizer.pad_token, len(tokenizer)) == before
+    model = TaskModel(loaded, tokenizer, "t", batch=2, say=print)
+    assert model.model is loaded.model and (tokenizer.pad_token, len(tokenizer)) == before
 
 
 def test_a_measurement_does_not_depend_on_what_was_measured_before(data, models):
-    plan = plan_of(data, "arc_easy", shots=2)
-    first = measure(models["plain"], plan, "arc_easy")
+    first = measure(models["plain"], data, "arc_easy", shots=2)
     random.seed(5)
     np.random.seed(5)
     torch.manual_seed(5)
-    assert measure(models["plain"], plan, "arc_easy") == first
+    assert measure(models["plain"], data, "arc_easy", shots=2) == first
+
+
+def test_an_interrupted_measurement_asks_no_question_twice(data, models, monkeypatch):
+    """Requests that were answered before a kill come from lm-eval's cache; then the cache goes."""
+    whole = measure(models["plain"], data, "lambada_openai", batch=1)
+    asked, real = [], TaskModel.loglikelihood
+    counter = lm_eval.models.huggingface.HFLM._model_call
+
+    def call(self, inputs, **options):
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        asked.append(inputs)
+        return counter(self, inputs, **options)
+
+    monkeypatch.setattr(lm_eval.models.huggingface.HFLM, "_model_call", call)
+    with pytest.raises(KeyboardInterrupt):
+        measure(models["plain"], data, "lambada_openai", batch=1)
+    seen = []
+
+    def answer(self, requests, **options):
+        seen.extend(requests)
+        return real(self, requests)
+
+    monkeypatch.setattr(lm_eval.models.huggingface.HFLM, "_model_call", counter)
+    monkeypatch.setattr(TaskModel, "loglikelihood", answer)
+    assert measure(models["plain"], data, "lambada_openai", batch=1) == whole
+    assert len(seen) == 6 - 3 and not list((cache_folder() / "responses").glob("key*"))
 
 
 def test_bf16_multiplies_in_bf16_and_adds_in_fp32(data, models):
-    plan = plan_of(data, "arc_easy")
-    exact = measure(models["plain"], plan, "arc_easy")["samples"]["gold_bits_per_byte"]
-    rounded = measure(models["plain"], plan, "arc_easy", precision="bf16")["samples"]["gold_bits_per_byte"]
+    exact, rounded = (
+        figures(measure(models["plain"], data, "arc_easy", precision=precision))[1].samples["gold_bits_per_byte"]
+        for precision in ("fp32", "bf16")
+    )
     assert rounded != exact
     np.testing.assert_allclose(rounded, exact, rtol=0.02)
 
 
 def test_progress_is_said_and_lm_eval_s_own_is_not(data, models, monkeypatch, capfd):
-    monkeypatch.setattr("slm_ray.runtime.progress._LINE_INTERVAL_SECONDS", 0.0)
-    plan = plan_of(data, "lambada_openai")
-    run_task(load(models["plain"]), load_tokenizer(models["plain"]), plan, "lambada_openai", batch=1, say=print)
-    seen = capfd.readouterr()
-    lines = [line.split(" · ") for line in seen.out.splitlines()]
-    assert [line[:2] for line in lines] == [["lambada_openai", f"{number}/6 requests"] for number in range(1, 7)]
-    assert all(line[2].startswith("ETA") for line in lines)
-    assert seen.err == ""
+    monkeypatch.setattr("slm_ray.evaluate.ticker._EVERY_SECONDS", 0.0)
+    lines = []
+    measure(models["plain"], data, "lambada_openai", batch=1, lines=lines)
+    parts = [line.split(" · ") for line in lines]
+    assert [part[:2] for part in parts] == [["lambada_openai", f"{number}/6 requests"] for number in range(1, 6)]
+    assert all(part[2].startswith("ETA") for part in parts)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_what_a_short_model_cannot_read_is_said(data, tmp_path):
     lines, short = [], save_tiny(tmp_path / "short", positions=24)
-    record = measure(short, plan_of(data, "arc_easy", shots=3), "arc_easy", lines=lines)
-    assert record["cut_requests"] > 0
+    assert measure(short, data, "arc_easy", shots=3, lines=lines).cut_requests > 0
     assert any("longer than the model's 24 tokens" in line for line in lines)
     with pytest.raises(UserError, match="generates up to 256 tokens, and the model has 24 positions"):
-        measure(short, plan_of(data, "nq_open"), "nq_open")
+        measure(short, data, "nq_open")

@@ -21,7 +21,12 @@ def make_texts(seed, number=6, low=12, high=20):
 
 def measure(texts, references=None, tokens=None, ended=None):
     tokens = tokens or [list(range(len(text))) for text in texts]
-    return text_metrics(texts, tokens, ended or [True] * len(texts), references)
+    found = text_metrics(texts, tokens, ended or [True] * len(texts), references)
+    return {
+        name: {"value": one.figure.value, "interval": one.figure.interval, "values": one.values,
+               "statistics": one.statistics, "signature": one.signature}
+        for name, one in found.items()
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -40,6 +45,7 @@ def test_chrf_is_that_of_its_definition(seed):
     texts, references = make_texts(seed), make_texts(seed + 10)
     found = measure(texts, [[reference] for reference in references])["chrf"]
     assert found["value"] == pytest.approx(naive_chrf(texts, references))
+    assert found["value"] == pytest.approx(corpus_figure("chrf", found["statistics"]))
     assert found["values"][0] == pytest.approx(naive_chrf(texts[:1], references[:1]))
     assert "nc:6|nw:0" in found["signature"]
 
@@ -100,10 +106,10 @@ def test_repetition_is_the_share_of_four_grams_seen_before(seed):
 
 def test_means_have_an_interval_and_a_value_per_prompt():
     found = measure(["x y", "z"], tokens=[[1] * 9, [1, 2, 3]], ended=[True, False])
-    assert found["length"]["value"] == 6 and found["length"]["values"] == [9, 3]
-    assert found["ended"]["value"] == 0.5 and found["ended"]["values"] == [1, 0]
+    assert found["length"]["value"] == 6 and found["length"]["values"] == (9, 3)
+    assert found["ended"]["value"] == 0.5 and found["ended"]["values"] == (1, 0)
     low, high = found["ended"]["interval"]
     assert 0 < low < 0.5 < high < 1
-    assert found["seq-rep-4"]["values"] == [pytest.approx(5 / 6), 0]
+    assert found["seq-rep-4"]["values"] == (pytest.approx(5 / 6), 0)
     assert set(found) == {"distinct-1", "distinct-2", "seq-rep-4", "length", "ended"}
     assert all(math.isfinite(metric["value"]) for metric in found.values())

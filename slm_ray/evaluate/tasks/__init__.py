@@ -1,1 +1,1 @@
-"""Benchmarks of lm-eval: which tasks, on which data, run through lm-eval's own API, kept as records."""
+"""Benchmarks of lm-eval, run through its own ``TaskManager`` and ``evaluate``."""

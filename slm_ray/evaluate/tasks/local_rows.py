@@ -1,4 +1,4 @@
-"""Rows of local files, as lm-eval's tasks take them: JSON, JSON lines, CSV or parquet."""
+"""Rows of local files (JSON lines, JSON, CSV, parquet), and the task files by which lm-eval reads them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import functools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slm_ray.config.digest import sha256_file
+import yaml
+
+from slm_ray.config.digest import digest_json, sha256_file
 from slm_ray.config.errors import UserError, first_line
-from slm_ray.records.files import explain_os_error
-from slm_ray.runtime.copies import local_copy
+from slm_ray.evaluate.tasks.catalogue import Leaf, tasks_root
+from slm_ray.records.files import explain_os_error, read_json, whole_folder, write_json
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+_SPLIT_KEYS = ("training_split", "validation_split", "test_split", "fewshot_split")
+_MANIFEST = "manifest.json"
 Row = Mapping[str, Any]
 
 
@@ -32,27 +36,15 @@ class LocalSplit:
     """
 
     split: str
-    file: str
+    file: Path
     shown: str
     select: tuple[str, str] | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
-        """For a plan."""
-        return asdict(self) | {"select": list(self.select) if self.select else None, "rename": dict(self.rename)}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> LocalSplit:
-        """The inverse of :meth:`to_json`."""
-        select = tuple(value["select"]) if value["select"] else None
-        return cls(**{**value, "select": select})
-
     def settings(self) -> dict[str, Any]:
         """What of it decides a result: the bytes of the file and how they are read, not where the file lies."""
-        return {
-            "sha256": file_digest(Path(self.file)), "select": list(self.select) if self.select else None,
-            "rename": dict(self.rename),
-        }  # fmt: skip
+        select = list(self.select) if self.select else None
+        return {"sha256": _file_digest(self.file), "select": select, "rename": dict(self.rename)}
 
     def rows(self) -> list[dict[str, Any]]:
         """Its documents.
@@ -60,7 +52,7 @@ class LocalSplit:
         Raises:
             UserError: The file cannot be read, a column to select by or to rename is missing, or nothing is left.
         """
-        rows = read_rows(local_copy(Path(self.file)))
+        rows = read_rows(self.file)
         if self.select:
             column, value = self.select
             rows = [row for row in rows if str(row.get(column)) == value]
@@ -81,17 +73,8 @@ class LocalSplit:
         return renamed
 
 
-@functools.lru_cache(maxsize=64)
-def _digest(path: Path, modified_ns: int, size: int) -> str:
-    return sha256_file(path)
-
-
-def file_digest(path: Path) -> str:
-    """A file's SHA-256; a file shared by many tasks is read once.
-
-    Raises:
-        UserError: It cannot be read.
-    """
+def _file_digest(path: Path) -> str:
+    """A file's SHA-256; a file shared by many tasks is read once."""
     try:
         status = path.stat()
         return _digest(path, status.st_mtime_ns, status.st_size)
@@ -99,11 +82,16 @@ def file_digest(path: Path) -> str:
         raise explain_os_error(error, f"--task-data: reading {path}") from error
 
 
+@functools.lru_cache(maxsize=64)
+def _digest(path: Path, modified_ns: int, size: int) -> str:
+    return sha256_file(path)
+
+
 def read_rows(path: Path) -> Sequence[Row]:
     """All rows of a file; the same few files are not parsed again for each task that shares them.
 
     Raises:
-        UserError: It cannot be read or is not what its name says.
+        UserError: It cannot be read, or its content is not what its name says.
     """
     try:
         status = path.stat()
@@ -159,7 +147,7 @@ def _csv(path: Path) -> Iterator[Row]:
     import pandas
 
     try:
-        # Whole columns of numbers become numbers; the words NA and None stay words.
+        # Whole columns of numbers become numbers; the texts NA and None stay texts.
         yield from pandas.read_csv(path, keep_default_na=False).to_dict("records")
     except (pandas.errors.ParserError, pandas.errors.EmptyDataError) as error:
         raise UserError(f"--task-data: {path} is not CSV ({_plain(error)}): the first line names the fields") from error
@@ -182,27 +170,74 @@ def _plain(error: Exception) -> str:
 _READERS = {".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".parquet": _parquet}
 
 
-def local_dataset(splits: Sequence[LocalSplit], **_: Any) -> Any:
-    """What lm-eval asks for in place of a download: a ``DatasetDict`` of a task's splits.
+def write_local(out: Path, tasks: Mapping[str, tuple[Leaf, Sequence[LocalSplit]]]) -> Path:
+    """Write the rows of tasks into a folder that any machine can read them from.
 
     Args:
-        splits: Where each split is.
-        _: The task's metadata, which lm-eval passes along.
+        out: The folder goes into this one, named after its content.
+        tasks: Name to the task and its splits.
+
+    Returns:
+        The folder.
 
     Raises:
-        UserError: A file cannot be read, or a field has one type in one row and another elsewhere.
+        UserError: A field has one type in one row and another elsewhere, or a file cannot be read or written.
     """
+    import pyarrow
+    import pyarrow.parquet
+
+    digest = digest_json({name: [split.settings() for split in splits] for name, (_, splits) in tasks.items()})
+    place = out / f"tasks-{digest}"
+    if place.is_dir():
+        return place
+    manifest: dict[str, Any] = {}
+    with whole_folder(place) as temporary:
+        for name, (leaf, splits) in tasks.items():
+            files = {}
+            for split in splits:
+                rows = split.rows()
+                fields = list(dict.fromkeys(field for row in rows for field in row))
+                try:
+                    table = pyarrow.table({field: [row.get(field) for row in rows] for field in fields})
+                except (pyarrow.ArrowException, TypeError) as error:
+                    raise UserError(
+                        f"--task-data: a field of {split.shown} is of different types in different rows "
+                        f"({_plain(error)}): give every row the same"
+                    ) from error
+                files[split.split] = f"{len(manifest)}-{split.split}.parquet"
+                pyarrow.parquet.write_table(table, temporary / files[split.split])
+            unread = [key for key in _SPLIT_KEYS if leaf.config.get(key) not in files]
+            manifest[name] = {"file": leaf.file, "unread": unread, "files": files}
+        write_json(temporary / _MANIFEST, manifest)
+    return place
+
+
+def write_task_files(place: Path, folder: Path) -> Path:
+    """Write lm-eval's task files of local rows: each includes lm-eval's own and takes its documents from here.
+
+    Args:
+        place: A folder of :func:`write_local`.
+        folder: Where the files go.
+    """
+    for name, entry in read_json(place / _MANIFEST).items():
+        config = {
+            "include": str(tasks_root() / entry["file"]), "task": name, **dict.fromkeys(entry["unread"]),
+            "dataset_kwargs": {"files": {split: str(place / file) for split, file in entry["files"].items()}},
+        }  # fmt: skip
+        text = yaml.safe_dump(config) + "custom_dataset: !function rows.local_dataset\n"
+        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+    (folder / "rows.py").write_text(f"from {__name__} import local_dataset\n", encoding="utf-8")
+    return folder
+
+
+def local_dataset(files: Mapping[str, str], **_: Any) -> Any:
+    """The ``DatasetDict`` of a task's local rows; lm-eval calls it in place of a download.
+
+    Args:
+        files: Split to parquet file.
+        _: The task's metadata, which lm-eval passes along.
+    """
+    import pyarrow.parquet
     from datasets import Dataset, DatasetDict
 
-    found = {}
-    for one in splits:
-        rows = one.rows()
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        try:
-            found[one.split] = Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
-        except Exception as error:  # pyarrow and datasets raise several types where a column is of two minds
-            raise UserError(
-                f"--task-data: a field of {one.shown} is of different types in different rows ({_plain(error)}): "
-                "give every row the same"
-            ) from error
-    return DatasetDict(found)
+    return DatasetDict({split: Dataset(pyarrow.parquet.read_table(file)) for split, file in files.items()})

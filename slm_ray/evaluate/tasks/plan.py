@@ -1,155 +1,120 @@
-"""Which tasks an evaluation runs, and everything that decides their results: made once, rebuilt by every worker."""
+"""Which tasks an evaluation runs, and everything that decides their results."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from slm_ray.config.errors import UserError
-from slm_ray.evaluate.tasks.build import PlannedTask, build_task, read_leaf, refuse_unsafe
-from slm_ray.evaluate.tasks.check import check_local
-from slm_ray.evaluate.tasks.expand import Expansion, Group, Leaf
-from slm_ray.evaluate.tasks.harness import lm_eval_version, sources
-from slm_ray.evaluate.tasks.index import task_index
-from slm_ray.evaluate.tasks.layout import TaskData
+from slm_ray.evaluate.config import TasksConfig
+from slm_ray.evaluate.tasks.catalogue import Definition, Leaf, lm_eval_version
+from slm_ray.evaluate.tasks.check import check_local, check_rows
+from slm_ray.evaluate.tasks.local_data import TaskData
+from slm_ray.evaluate.tasks.local_rows import write_local
+from slm_ray.evaluate.tasks.planned import UNSAFE, PlannedTask, allows_unsafe_code
 from slm_ray.evaluate.tasks.suites import SUITES
 
 
 @dataclass(frozen=True)
 class TaskPlan:
-    """The tasks of an evaluation.
+    """The tasks of an evaluation, and the suites among the names given."""
 
-    Attributes:
-        lm_eval: lm-eval's version.
-        planned: Every single task, in order.
-        groups: lm-eval's groups among the names asked for, and those inside them: name to group.
-        suites: The suites asked for, and the names in them.
-    """
-
-    lm_eval: str
-    planned: tuple[PlannedTask, ...]
-    groups: Mapping[str, Group]
-    suites: Mapping[str, tuple[str, ...]]
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """The names of the single tasks, in order."""
-        return tuple(self._by_name)
-
-    @cached_property
-    def _by_name(self) -> Mapping[str, PlannedTask]:
-        return {one.name: one for one in self.planned}
-
-    def task(self, name: str) -> PlannedTask:
-        """One of the tasks."""
-        return self._by_name[name]
-
-    def settings(self, name: str) -> dict[str, Any]:
-        """All that decides a task's result besides the model; equal settings, equal result.
-
-        Args:
-            name: One of :attr:`tasks`.
-        """
-        return dict(self.task(name).settings)
-
-    def only(self, name: str) -> TaskPlan:
-        """The plan of one task alone: all that a worker needs for it.
-
-        Args:
-            name: One of :attr:`tasks`.
-        """
-        return TaskPlan(self.lm_eval, (self.task(name),), {}, {})
+    tasks: tuple[PlannedTask, ...]
+    suites: dict[str, tuple[str, ...]]
 
     def check_downloads(self, names: Iterable[str]) -> None:
         """Fetch the data of tasks that come from the hub, so that an evaluation does not stop half-way for them.
 
         Args:
-            names: Some of :attr:`tasks`: those that are still to be measured.
+            names: Those of the tasks that are still to be measured.
 
         Raises:
             UserError: The data of a task cannot be had.
         """
-        for name in names:
-            if not self.task(name).data:
-                build_task(self.task(name))
-
-    def to_json(self) -> dict[str, Any]:
-        """For a worker, or a record."""
-        return {
-            "lm_eval": self.lm_eval,
-            "tasks": [one.to_json() for one in self.planned],
-            "groups": [asdict(group) for group in self.groups.values()],
-            "suites": {name: list(names) for name, names in self.suites.items()},
-        }  # fmt: skip
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> TaskPlan:
-        """The inverse of :meth:`to_json`.
-
-        Raises:
-            UserError: It was made with another version of lm-eval than this machine's.
-        """
-        if value["lm_eval"] != lm_eval_version():
-            raise UserError(
-                f"this machine has lm-eval {lm_eval_version()} and the tasks were planned with {value['lm_eval']}: "
-                "install the same version on all machines"
-            )
-        groups = [
-            Group(**{**one, "aggregate": tuple(one["aggregate"]), "members": tuple(one["members"])})
-            for one in value["groups"]
-        ]
-        planned = tuple(PlannedTask.from_json(one) for one in value["tasks"])
-        suites = {name: tuple(names) for name, names in value["suites"].items()}
-        return cls(value["lm_eval"], planned, {group.name: group for group in groups}, suites)
+        wanted = set(names)
+        for task in self.tasks:
+            if task.name in wanted and not task.rows:
+                task.load()
 
 
-def plan_tasks(names: Sequence[str], *, task_data: Path | None, shots: int | None, limit: int | None) -> TaskPlan:
+def plan_tasks(config: TasksConfig, out: Path) -> TaskPlan:
     """Find the tasks behind names, and make sure that local data fit them; no model is needed for that.
 
     Args:
-        names: Suites, and lm-eval's tasks, groups and tags. A suite goes before a group of lm-eval's of the same name.
-        task_data: Folder of local data, for all of the tasks; None takes them from the hub when they are run.
-        shots: Examples before each question; None takes the suite's, or the task's own number. A task whose file says 0
-            keeps 0, as with lm-eval.
-        limit: First documents of each task only; None for all.
+        config: Suites, and lm-eval's tasks, groups and tags; a suite goes before a group of lm-eval's of the same name.
+            With ``shots`` None a suite's, or a task's own number is taken; tasks whose file says 0 keep 0.
+        out: Where local rows are written to.
 
     Raises:
-        UserError: An unknown name, a task that runs unsafe code, or local data that are missing or do not fit.
+        UserError: An unknown name, a task that runs unsafe code, two names that share a task, or local data that are
+            missing or do not fit.
     """
-    index = task_index()
-    data = TaskData(task_data, index) if task_data else None
-    expansion, wanted = Expansion(index), dict[str, int | None]()
-    for name, number in _spelled_out(names):
-        for task in expansion.add(name):
+    wanted: dict[str, int | None] = {}
+    for name in config.tasks:
+        for task, shots in SUITES[name].tasks.items() if name in SUITES else [(name, None)]:
             if wanted.get(task) is None:
-                wanted[task] = number
-    version = lm_eval_version()
-    planned = tuple(_planned(expansion.leaves[task], shots if shots is not None else number, limit, data, version)
-                    for task, number in wanted.items())  # fmt: skip
-    for one in planned:
-        if one.data:
-            check_local(one)
-    suites = {name: tuple(SUITES[name].tasks) for name in names if name in SUITES}
-    return TaskPlan(version, planned, expansion.groups, suites)
+                wanted[task] = shots
+    data = TaskData(Path(config.task_data)) if config.task_data else None
+    owners: dict[str, str] = {}
+    planned = []
+    for name, shots in wanted.items():
+        definition = Definition(name)
+        leaves = definition.leaves()
+        for leaf in leaves:
+            if other := owners.get(leaf.name):
+                raise UserError(
+                    f"--tasks: '{leaf.name}' is a task of both '{other}' and '{name}': leave one of them out"
+                )
+            owners[leaf.name] = name
+            _refuse_unsafe(leaf)
+        number = config.shots if config.shots is not None else shots
+        planned.append(_planned(definition, leaves, number, config.limit, data, out))
+    suites = {name: tuple(SUITES[name].tasks) for name in config.tasks if name in SUITES}
+    return TaskPlan(tuple(planned), suites)
 
 
-def _spelled_out(names: Sequence[str]) -> Iterator[tuple[str, int | None]]:
-    """Tasks and groups in the order given, with the examples that a suite wants; no two suites disagree."""
-    for name in names:
-        yield from SUITES[name].tasks.items() if name in SUITES else [(name, None)]
-
-
-def _planned(leaf: Leaf, shots: int | None, limit: int | None, data: TaskData | None, version: str) -> PlannedTask:
-    config = read_leaf(leaf, functions=False)
-    refuse_unsafe(leaf.name, config)
-    own = config.get("num_fewshot")
-    number = 0 if own == 0 else shots if shots is not None else own or 0
-    splits = data.find(leaf, config, number) if data else ()
+def _planned(
+    definition: Definition, leaves: list[Leaf], shots: int | None, limit: int | None, data: TaskData | None, out: Path
+) -> PlannedTask:
+    splits = {leaf.name: (leaf, data.find(leaf, shots_of(leaf, shots))) for leaf in leaves} if data else {}
     settings = {
-        "lm_eval": version, "task": leaf.name, "config": config, "functions": sources(config), "shots": number,
-        "limit": limit, "data": {one.split: one.settings() for one in splits} if splits else "hub",
+        "lm_eval": lm_eval_version(), "task": definition.name, "code": definition.code_digest(), "shots": shots,
+        "limit": limit,
+        "data": {name: {one.split: one.settings() for one in found} for name, (_, found) in splits.items()} or "hub",
     }  # fmt: skip
-    return PlannedTask(leaf, number, limit, splits, settings)
+    shown = {name: ", ".join(dict.fromkeys(one.shown for one in found)) for name, (_, found) in splits.items()}
+    rows = write_local(out, splits) if splits else None
+    planned = PlannedTask(
+        definition.name, shots, limit, definition.folders, {leaf.name: _dataset(leaf) for leaf in leaves}, shown,
+        str(rows.resolve()) if rows else None, settings,
+    )  # fmt: skip
+    for name, (leaf, found) in splits.items():
+        if not leaf.config.get("process_docs"):
+            check_rows(leaf.config, name, found)
+    if splits:
+        loaded = planned.load()["tasks"]
+        for name, (leaf, found) in splits.items():
+            check_rows(leaf.config, name, found, loaded[name].features)
+            check_local(loaded[name], planned, name, found)
+    return planned
+
+
+def shots_of(leaf: Leaf, shots: int | None) -> int:
+    """Examples before each question of a task: 0 where its file says 0, as with lm-eval."""
+    own = leaf.config.get("num_fewshot")
+    return 0 if own == 0 else shots if shots is not None else own or 0
+
+
+def _refuse_unsafe(leaf: Leaf) -> None:
+    if leaf.config.get("unsafe_code") and not allows_unsafe_code():
+        raise UserError(
+            f"task '{leaf.name}' runs programs that the model writes: set {UNSAFE}=1 to allow that, or leave it out"
+        )
+    if leaf.config.get("doc_to_image") or leaf.config.get("doc_to_audio"):
+        raise UserError(f"task '{leaf.name}' needs a model that sees or hears, and these read text only: leave it out")
+
+
+def _dataset(leaf: Leaf) -> str:
+    path, name = leaf.config.get("dataset_path"), leaf.config.get("dataset_name")
+    return (f"the dataset {path}" + (f" ({name})" if name else "")) if path else "its own dataset"

@@ -103,7 +103,7 @@ function save() {
   }
   const ratings = items.filter((item) => item.item in state.ratings)
     .map((item) => ({ item: item.item, ...state.ratings[item.item] }));
-  const whole = { format: "slm_ray ratings 1", page: data.page, rater, saved_at: new Date().toISOString(),
+  const whole = { version: data.version, page: data.page, rater, saved_at: new Date().toISOString(),
     comparisons: items.length, ratings };
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([JSON.stringify(whole, null, 1) + "\n"], { type: "application/json" }));

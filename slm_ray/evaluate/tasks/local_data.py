@@ -11,9 +11,7 @@ import yaml
 
 from slm_ray.config.errors import UserError, nearest
 from slm_ray.config.yaml_files import plain_yaml
-from slm_ray.evaluate.tasks.expand import Ancestry, Expansion, Leaf
-from slm_ray.evaluate.tasks.harness import read_config
-from slm_ray.evaluate.tasks.index import Entry
+from slm_ray.evaluate.tasks.catalogue import Definition, Leaf, catalogue
 from slm_ray.evaluate.tasks.local_rows import SUFFIXES, LocalSplit, read_rows
 
 MAP_FILE = "tasks.yaml"
@@ -55,31 +53,19 @@ class Splits:
         return cls(evaluated, examples or config.get("training_split") or config.get("validation_split") or evaluated)
 
 
-def keep_splits(config: dict[str, Any], splits: Splits) -> None:
-    """Take the splits that are not read out of a config, for they need no file."""
-    wanted = {splits.evaluated, splits.examples}
-    for key in ("training_split", "validation_split", "test_split", "fewshot_split"):
-        if config.get(key) not in wanted:
-            config[key] = None
-
-
 class TaskData:
     """A folder of task data."""
 
-    def __init__(self, folder: Path, index: Mapping[str, Entry]) -> None:
+    def __init__(self, folder: Path) -> None:
         """Read its map, where it has one.
 
         Args:
             folder: The folder.
-            index: Every name that lm-eval knows.
 
         Raises:
-            UserError: There is no such folder, or its map is not well-formed or names unknown tasks.
+            UserError: Its map is not well-formed, or names unknown tasks.
         """
         self.folder = folder.expanduser().resolve()
-        if not self.folder.is_dir():
-            raise UserError(f"--task-data {folder} is no folder: give the one that holds the tasks' files")
-        self._index, self._ancestry = index, Ancestry(index)
         self._map = self._read_map()
         self._one_dataset: dict[str, bool] = {}
 
@@ -95,9 +81,9 @@ class TaskData:
             raise UserError(f"--task-data: {path} must map tasks to files, e.g. `arc_easy: {{test: arc.jsonl}}`")
         entries = {}
         for name, entry in value.items():
-            if name not in self._index:
+            if name not in catalogue():
                 raise UserError(
-                    f"--task-data: {path} names '{name}', which is no task or group of lm-eval: check its spelling"
+                    f"--task-data: {path} names '{name}', which lm-eval has no task or group of: check its spelling"
                 )
             entries[str(name)] = self._entry(str(name), {DOCUMENTS: entry} if isinstance(entry, str) else entry)
         return entries
@@ -117,21 +103,21 @@ class TaskData:
                 )
         return entry
 
-    def find(self, leaf: Leaf, config: Mapping[str, Any], shots: int) -> tuple[LocalSplit, ...]:
+    def find(self, leaf: Leaf, shots: int) -> tuple[LocalSplit, ...]:
         """The files of a task.
 
         Args:
             leaf: The task.
-            config: Its config.
             shots: Examples before each question.
 
         Raises:
             UserError: A file is missing, there are two for one split, or it cannot be told which rows are the task's.
         """
-        if leaf.python:
+        if leaf.python or leaf.file is None:
             raise UserError(f"--task-data: task '{leaf.name}' is a program that fetches its data itself: leave it out")
+        config = leaf.config
         splits = Splits.of(leaf.name, config, shots)
-        owners = (leaf.name, *self._ancestry.of(leaf.name))
+        owners = (leaf.name, *leaf.owners)
         self._check_keys(leaf.name, config)
         found = [self._split(owners, splits.evaluated, config, evaluated=True)]
         if found[0] is None:
@@ -167,7 +153,7 @@ class TaskData:
             rename = {str(old): str(new) for old, new in (entry.get(RENAME) or {}).items()}
             whole = SELECT not in entry and (owner == owners[0] or self._is_one_dataset(owner))
             select = None if whole else self._select(owners[0], owner, path, shown, config)
-            return LocalSplit(split, str(path), shown, select, rename)
+            return LocalSplit(split, path, shown, select, rename)
         return None
 
     def _mapped(self, owner: str, entry: Mapping[str, Any], split: str, *, evaluated: bool) -> Path | None:
@@ -198,9 +184,7 @@ class TaskData:
     def _is_one_dataset(self, group: str) -> bool:
         """Whether all tasks of a group read the same documents, and choose among them themselves."""
         if group not in self._one_dataset:
-            expansion = Expansion(self._index)
-            expansion.add(group)
-            configs = [read_config(leaf.file, functions=False) for leaf in expansion.leaves.values() if leaf.file]
+            configs = [leaf.config for leaf in Definition(group).leaves()] if group in catalogue() else []
             read = {(str(config.get("dataset_path")), str(config.get("dataset_name"))) for config in configs}
             self._one_dataset[group] = len(read) == 1
         return self._one_dataset[group]
