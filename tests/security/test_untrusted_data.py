@@ -229,9 +229,9 @@ def test_a_setting_of_a_sweep_is_not_obeyed(planted, capsys):
 
 
 def test_the_map_of_task_data_is_not_obeyed(planted, tmp_path):
-    from slm_ray.evaluate.tasks.layout import MAP_FILE, TaskData
+    from slm_ray.evaluate.tasks.local_data import MAP_FILE, TaskData
 
     (tmp_path / MAP_FILE).write_text(f"arc_easy: {planted.yaml()}\n")
     with pytest.raises(UserError, match="is not YAML"):
-        TaskData(tmp_path, {})
+        TaskData(tmp_path)
     assert not planted.went_off
