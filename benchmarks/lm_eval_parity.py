@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -23,10 +24,13 @@ import torch
 import yaml
 from common import machine_line
 
+from slm_ray.config.base import build_config
+from slm_ray.evaluate.config import TasksConfig
 from slm_ray.evaluate.models import LoadedModel, find_model, load_tokenizer
-from slm_ray.evaluate.tasks.groups import group_rows
-from slm_ray.evaluate.tasks.harness import tasks_root
-from slm_ray.evaluate.tasks.plan import TaskPlan, plan_tasks
+from slm_ray.evaluate.tasks.catalogue import Definition, lm_eval_version, tasks_root
+from slm_ray.evaluate.tasks.local_data import TaskData
+from slm_ray.evaluate.tasks.plan import TaskPlan, plan_tasks, shots_of
+from slm_ray.evaluate.tasks.planned import PlannedTask
 from slm_ray.evaluate.tasks.run import run_task
 from slm_ray.models.extraction import extract, save_student
 from slm_ray.models.teachers import load_teacher
@@ -35,22 +39,20 @@ from slm_ray.records.subnet import LayerUnits, SubnetSpec, full_subnet
 TASKS = "arc_easy,arc_challenge,hellaswag,piqa,lambada_openai,winogrande,boolq,xcopa_sw,blimp"
 
 
-def write_tasks(plan: TaskPlan, folder: Path) -> None:
-    """The plan's tasks as files for ``--include_path``, each with its rows as JSON lines beside it."""
-    for one in plan.planned:
+def write_tasks(planned: PlannedTask, data: TaskData, folder: Path) -> None:
+    """The tasks of a name as files for ``--include_path``, each with its rows as JSON lines beside it."""
+    for leaf in Definition(planned.name).leaves():
         files = {}
-        for split in one.data:
-            files[split.split] = str(folder / f"{one.name}-{split.split}.jsonl")
+        for split in data.find(leaf, shots_of(leaf, planned.shots)):
+            files[split.split] = str(folder / f"{leaf.name}-{split.split}.jsonl")
             Path(files[split.split]).write_text("".join(json.dumps(row) + "\n" for row in split.rows()))
-        unread = {
-            key: None for key in ("training_split", "validation_split", "test_split", "fewshot_split")
-            if one.settings["config"].get(key) not in files
-        }  # fmt: skip
+        keys = ("training_split", "validation_split", "test_split", "fewshot_split")
         config = {
-            "include": str(tasks_root() / one.leaf.file), "task": one.name, "dataset_path": "json",
-            "dataset_name": None, "dataset_kwargs": {"data_files": files}, **unread,
+            "include": str(tasks_root() / str(leaf.file)), "task": leaf.name, "dataset_path": "json",
+            "dataset_name": None, "dataset_kwargs": {"data_files": files},
+            **{key: None for key in keys if leaf.config.get(key) not in files},
         }  # fmt: skip
-        (folder / f"{one.name}.yaml").write_text(yaml.safe_dump(config))
+        (folder / f"{leaf.name}.yaml").write_text(yaml.safe_dump(config))
 
 
 def command_line(name: str, model: Path, include: Path, out: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -83,27 +85,28 @@ def save_heterogeneous(folder: Path) -> Path:
     return folder
 
 
-def compared(model: str, plan: TaskPlan, options: argparse.Namespace) -> Iterator[tuple[str, str, float, float]]:
-    """Task, metric, our number and the command line's, for every task and group."""
+def compared(
+    model: str, plan: TaskPlan, data: TaskData, options: argparse.Namespace
+) -> Iterator[tuple[str, str, float, float]]:  # fmt: skip
+    """Task, metric, our number and the command line's, for every name."""
     found = find_model(model)
     loaded, tokenizer = LoadedModel(found, "fp32", torch.device("cpu")), load_tokenizer(found)
-    for asked in options.tasks.split(","):
-        records = {}
-        for task in plan.groups[asked].members if asked in plan.groups else [asked]:
-            records[task] = run_task(loaded, tokenizer, plan, task, batch=options.batch, say=lambda text: None)
-        rows = {row["task"]: row for row in [*records.values(), *group_rows(plan, records)]}
+    for planned in plan.tasks:
+        header = {"name": planned.name, "key": "parity", "settings": {}, "model": model, "params": 0, "seconds": 0}
+        record = run_task(loaded, tokenizer, planned, header, batch=options.batch, say=lambda text: None)
+        mine = record.tasks[-1]  # a group comes behind its tasks
         with tempfile.TemporaryDirectory() as scratch:
             include, out = Path(scratch) / "tasks", Path(scratch) / "out"
             include.mkdir()
-            write_tasks(plan, include)
-            theirs = command_line(asked, found.folder, include, out, options)[asked]
+            write_tasks(planned, data, include)
+            theirs = command_line(planned.name, found.folder, include, out, options)[planned.name]
         for key, value in theirs.items():
             metric, _, by = key.partition(",")
             if by != "none" or not isinstance(value, float):
                 continue
-            stderr = metric.endswith("_stderr")
-            mine = rows[asked]["metrics"][metric.removesuffix("_stderr")]["stderr" if stderr else "value"]
-            yield asked, metric, mine, value
+            figure = mine.metrics[metric.removesuffix("_stderr")]
+            ours = figure.stderr if metric.endswith("_stderr") else figure.value
+            yield planned.name, metric, math.nan if ours is None else ours, value
 
 
 def main() -> None:
@@ -119,18 +122,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    plan = plan_tasks(options.tasks.split(","), task_data=options.task_data, shots=options.shots, limit=options.limit)
+    values = {name: getattr(options, name) for name in ("tasks", "shots", "limit")}
+    config = build_config(TasksConfig, values | {"task_data": str(options.task_data)})
     with tempfile.TemporaryDirectory() as scratch:
+        plan, data = plan_tasks(config, Path(scratch)), TaskData(options.task_data)
         models = {name: name for name in options.model or ["smollm2-135m"]}
         if not options.model:
             models["heterogeneous student"] = str(save_heterogeneous(Path(scratch) / "student"))
         print(
-            f"{machine_line()}, lm-eval {plan.lm_eval}, first {options.limit} documents, batch {options.batch}, fp32\n"
+            f"{machine_line()}, lm-eval {lm_eval_version()}, first {options.limit} documents, batch {options.batch}, fp32\n"
         )
         print("| model | task | metric | here | lm-eval's command | equal |\n|---|---|---|---|---|---|", flush=True)
         unequal = 0
         for name, model in models.items():
-            for task, metric, mine, theirs in compared(model, plan, options):
+            for task, metric, mine, theirs in compared(model, plan, data, options):
                 unequal += mine != theirs
                 same = "yes" if mine == theirs else "NO"
                 print(f"| {name} | {task} | {metric} | {mine!r} | {theirs!r} | {same} |", flush=True)

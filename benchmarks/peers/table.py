@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.peers.options import OURS, OURS_CUT, PEERS
 from slm_ray.config.units import format_count, format_seconds
 from slm_ray.evaluate.compare import WITHIN_NOISE, compare_text
+from slm_ray.records.evaluation import TextRecord
 from slm_ray.records.files import read_json
 
 TITLES = {
@@ -65,8 +66,7 @@ def _against_ours(mine: Mapping[str, Any] | None, ours: Mapping[str, Any] | None
     """The difference of a row's loss to ours on the same sequences, with its interval."""
     if mine is ours or mine is None or ours is None or text not in mine["texts"] or text not in ours["texts"]:
         return ""
-    both = [record["texts"][text] | {"bits_per_byte_stderr": None} for record in (mine, ours)]
-    found = compare_text(("it", OURS), text, *both)
+    found = compare_text(("it", OURS), *(TextRecord.model_validate(one["texts"][text]) for one in (mine, ours)))
     if found.low is None or found.high is None:
         return f"{found.difference:+.3f}"
     noise = " (within the noise)" if found.verdict == WITHIN_NOISE else ""

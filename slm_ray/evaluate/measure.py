@@ -148,7 +148,7 @@ Header = dict[str, Any]
 
 def _text(job: ModelJob, spec: MeasurementSpec, loaded: LoadedModel, _: Any, header: Header, say: Say) -> TextRecord:
     from slm_ray.evaluate.sliding import DocumentTokens
-    from slm_ray.evaluate.text_loss import measure_packed, measure_sliding, text_figures
+    from slm_ray.evaluate.text_loss import measure_packed, measure_sliding, text_figures, text_record
 
     place, settings = local_copy(Path(spec.inputs["place"])), spec.settings
     if settings["window"] == SLIDING:
@@ -160,10 +160,7 @@ def _text(job: ModelJob, spec: MeasurementSpec, loaded: LoadedModel, _: Any, hea
         separate = settings["documents"] == SEPARATE
         found = measure_packed(loaded, TokenShards.open(place), separate=separate, batch=job.batch, say=say)
         figures = text_figures(found, spec.name, documents=settings["documents"])
-    return TextRecord(
-        **header, figures=figures, losses=tuple(found.losses.tolist()), counts=tuple(found.counts.astype(int).tolist()),
-        unit_bytes=None if found.unit_bytes is None else tuple(found.unit_bytes), text_digest=found.text_digest,
-    )  # fmt: skip
+    return text_record(header, found, figures)
 
 
 def _task(job: ModelJob, spec: MeasurementSpec, loaded: LoadedModel, tokenizer: Any, header: Header, say: Say) -> Any:

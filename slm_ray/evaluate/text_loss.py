@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from slm_ray.evaluate.intervals import Interval, Values, ratio_interval, ratio_s
 from slm_ray.evaluate.models import LoadedModel
 from slm_ray.evaluate.sliding import DocumentTokens, all_windows, sliding_sums
 from slm_ray.evaluate.ticker import Ticker
-from slm_ray.records.evaluation import TextFigures
+from slm_ray.records.evaluation import TextFigures, TextRecord
 
 Say = Callable[[str], None]
 
@@ -158,6 +158,20 @@ def text_figures(
         tokens=int(counts.sum()), bytes=found.bytes, units=len(counts), unit=found.unit,
         tokens_digest=found.tokens_digest, window="packed" if stride is None else "sliding", stride=stride,
         sequence_length=found.sequence_length, documents=documents,
+    )  # fmt: skip
+
+
+def text_record(header: Mapping[str, Any], found: TextLosses, figures: TextFigures) -> TextRecord:
+    """The record of one text.
+
+    Args:
+        header: The fields that every record begins with.
+        found: The losses.
+        figures: The figures of them.
+    """
+    return TextRecord(
+        **header, figures=figures, losses=tuple(found.losses.tolist()), counts=tuple(found.counts.astype(int).tolist()),
+        unit_bytes=None if found.unit_bytes is None else tuple(found.unit_bytes), text_digest=found.text_digest,
     )  # fmt: skip
 
 
