@@ -129,9 +129,8 @@ def main() -> None:
         models = {name: name for name in options.model or ["smollm2-135m"]}
         if not options.model:
             models["heterogeneous student"] = str(save_heterogeneous(Path(scratch) / "student"))
-        print(
-            f"{machine_line()}, lm-eval {lm_eval_version()}, first {options.limit} documents, batch {options.batch}, fp32\n"
-        )
+        how = f"first {options.limit} documents, batch {options.batch}, fp32"
+        print(f"{machine_line()}, lm-eval {lm_eval_version()}, {how}\n")
         print("| model | task | metric | here | lm-eval's command | equal |\n|---|---|---|---|---|---|", flush=True)
         unequal = 0
         for name, model in models.items():
