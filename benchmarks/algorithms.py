@@ -29,7 +29,6 @@ from unittest import mock
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pymoo.algorithms.moo.nsga2 import NSGA2
 
 from slm_ray.config.errors import UserError
 from slm_ray.models.gates import GatedTeacher, GateGradients, Masks
@@ -37,7 +36,7 @@ from slm_ray.records.cost import flops_per_token
 from slm_ray.records.files import cache_folder, read_json, write_json
 from slm_ray.records.subnet import full_subnet
 from slm_ray.runtime.progress import Console, Progress
-from slm_ray.search.algorithms import ALGORITHMS, Algorithm, PymooAlgorithm, with_screen
+from slm_ray.search.algorithms import Algorithm, GeneticAlgorithm, make_algorithm
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.evaluator import DTYPES, Evaluator, EvaluatorSettings
 from slm_ray.search.inputs import SearchInputs, prepare_inputs
@@ -69,20 +68,15 @@ class GatesHere:
         return GateGradients.join([self._gated.gradients(pair, masks) for pair in rows.split(_PAIR)])
 
 
-class PlainNSGA2(PymooAlgorithm):
-    """NSGA-II whose whole first population is drawn at random."""
-
-    def _first_population(
-        self, stack: GenomeStack, variation: Any, population: int, rng: np.random.Generator
-    ) -> NDArray[np.int64]:
-        drawn: dict[bytes, NDArray[np.int64]] = {}
-        for _ in range(50 * population):
-            genes = stack.random(rng)
-            drawn.setdefault(genes.tobytes(), genes)
-            if len(drawn) == population:
-                break
-        self._seeds = list(drawn.values())
-        return np.array(self._seeds)
+def random_population(stack: GenomeStack, population: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Different candidates drawn at random; fewer where the space has no more."""
+    drawn: dict[bytes, NDArray[np.int64]] = {}
+    for _ in range(50 * population):
+        genes = stack.random(rng)
+        drawn.setdefault(genes.tobytes(), genes)
+        if len(drawn) == population:
+            break
+    return list(drawn.values())
 
 
 @dataclass
@@ -179,17 +173,17 @@ def run_way(base: SearchConfig, way: str, out: Path, console: Console) -> Course
     stack = bind_genomes(config, inputs, found["ranking"])
     prepared = dataclasses.asdict(spent)
     with spent.running():
-        algorithm = make_algorithm(config, way, stack)
+        algorithm = algorithm_of(config, way, stack)
     return _follow(config, way, inputs, stack, algorithm, spent, prepared, console)
 
 
-def make_algorithm(config: SearchConfig, way: str, stack: GenomeStack) -> Algorithm:
+def algorithm_of(config: SearchConfig, way: str, stack: GenomeStack) -> Algorithm:
     """What proposes candidates."""
-    objectives = config.objective_names()
+    objectives, population, seed = config.objective_names(), config.population, config.seed
     if way == PLAIN:
-        return PlainNSGA2(NSGA2, stack, config.seed, config.population, len(objectives))
-    made = ALGORITHMS[config.algorithm](stack, config.seed, config.population, len(objectives))
-    return with_screen(made, stack, objectives, config.screen_factor(), config.seed)
+        first = random_population(stack, population, np.random.default_rng(seed))
+        return GeneticAlgorithm("nsga2", stack, seed, population, len(objectives), first=first)
+    return make_algorithm(config.algorithm, stack, objectives, population, seed, config.screen_factor())
 
 
 def _follow(

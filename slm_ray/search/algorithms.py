@@ -6,7 +6,7 @@ its seed and on the results alone, never on how many trials run at once or which
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,6 +29,10 @@ from slm_ray.search.variation import Variation
 
 Array = NDArray[np.float64]
 
+ALGORITHMS = ("nsga2", "ga", "random", "importance")
+SCREENED = ("nsga2", "ga")  # those that make offspring, and so can make more of them than are measured
+_KINDS = {"nsga2": NSGA2, "ga": GA}
+
 
 @dataclass(frozen=True)
 class Proposal:
@@ -48,8 +52,32 @@ class Algorithm(Protocol):
         """Results ``[candidates, objectives]`` of the generation asked for last, all minimised and finite."""
 
 
+def make_algorithm(
+    name: str, stack: GenomeStack, objectives: Sequence[str], population: int, seed: int, screen_factor: int = 1
+) -> Algorithm:
+    """An algorithm by name.
+
+    Args:
+        name: One of ``ALGORITHMS``.
+        stack: What is searched.
+        objectives: A proxy, and a cost if there are two.
+        population: The size of a generation.
+        seed: Of all randomness.
+        screen_factor: Offspring per candidate that is measured; over 1 only for those in ``SCREENED``.
+    """
+    if name == "random":
+        return RandomSearch(stack, seed, population)
+    if name == "importance":
+        return RankedSweep(stack, population)
+    screen = Screen(stack, objectives, screen_factor, seed) if screen_factor > 1 else None
+    return GeneticAlgorithm(name, stack, seed, population, len(objectives), screen)
+
+
 def seed_genes(stack: GenomeStack, count: int) -> list[IntArray]:
-    """What rankings alone give at sizes spread over the budget, largest first: each at its own sizes, or all at all."""
+    """Candidates by importance alone at sizes spread over the budget, largest first.
+
+    Each ranking gives those of the sizes it is meant for, or of all sizes where it is meant for any.
+    """
     low, high = stack.reach()
     seeds: dict[bytes, IntArray] = {}
     number = count if stack.sizes else max(1, count // len(stack.genomes))
@@ -84,73 +112,61 @@ class _StackMutation(Mutation):
         return np.array([self.variation.mutate(genes, random_state) for genes in X])
 
 
-class PymooAlgorithm:
-    """A pymoo genetic algorithm, asked and told one generation at a time."""
+class GeneticAlgorithm:
+    """A pymoo genetic algorithm, asked and told one generation at a time.
+
+    Attributes:
+        screen: What picks the offspring that are measured among several times as many; None to measure all.
+    """
 
     def __init__(
-        self,
-        kind: type,
-        stack: GenomeStack,
-        seed: int,
-        population: int,
-        num_objectives: int,
-    ) -> None:
-        """Set up pymoo with an importance-seeded first population.
+        self, name: str, stack: GenomeStack, seed: int, population: int, num_objectives: int,
+        screen: Screen | None = None, first: Sequence[IntArray] = (),
+    ) -> None:  # fmt: skip
+        """Set up pymoo.
 
         Args:
-            kind: ``NSGA2`` or ``GA``.
+            name: ``nsga2`` or ``ga``.
             stack: What to search.
             seed: Of all its randomness.
             population: Its size, and that of every generation.
             num_objectives: How many objectives there are.
+            screen: See the attributes.
+            first: The first population; by default a third of it by importance alone, and the rest neighbours of these.
         """
-        self.name, self.population = kind.__name__.lower(), population
-        self.screen: Screen | None = None
-        self._seeds = seed_genes(stack, max(1, population // 3))
+        self.name, self.population, self.screen = name, population, screen
         variation = Variation(stack)
-        self._algorithm = kind(
+        seeds = list(first) or seed_genes(stack, max(1, population // 3))
+        sampling = first or _with_neighbours(seeds, variation, population, np.random.default_rng(seed))
+        self._algorithm = _KINDS[name](
             pop_size=population,
-            sampling=self._first_population(stack, variation, population, np.random.default_rng(seed)),
+            sampling=np.array(sampling),
             crossover=_StackCrossover(variation),
             mutation=_StackMutation(variation),
             eliminate_duplicates=DefaultDuplicateElimination(),
         )
-        problem = Problem(
+        self._problem = Problem(
             n_var=stack.num_genes, n_obj=num_objectives, xl=stack.lower, xu=stack.upper, vtype=int
         )  # fmt: skip
-        self._problem = problem
-        self._algorithm.setup(problem, termination=("n_gen", 10**9), seed=seed, verbose=False)
-        self._started = False
-        self._asked: Population | None = None
-        self._first: Population | None = None
+        self._algorithm.setup(self._problem, termination=("n_gen", 10**9), seed=seed, verbose=False)
+        self._num_seeds = len(seeds)
+        self._generation: Population | None = None  # as pymoo made it
+        self._proposed = 0  # of it
         self._told: list[Array] = []
-
-    def _first_population(
-        self, stack: GenomeStack, variation: Variation, population: int, rng: np.random.Generator
-    ) -> NDArray[np.int64]:
-        """The ranked seeds, then neighbours of theirs."""
-        genes = list(self._seeds)
-        known = {one.tobytes() for one in genes}
-        for attempt in range(50 * population):
-            if len(genes) >= population:
-                break
-            child = variation.mutate(self._seeds[attempt % len(self._seeds)], rng)
-            if child.tobytes() not in known:
-                known.add(child.tobytes())
-                genes.append(child)
-        return np.array(genes)
 
     def ask(self) -> list[Proposal]:
         """The seeds first, so that the rest of the first population has a front to be raced against."""
-        if self._first is None:
-            self._first = self._algorithm.ask()
-            return [Proposal(one.X, "seed") for one in self._first[: len(self._seeds)]]
-        if not self._started and len(self._first) > len(self._seeds):
-            self._started = True
-            return [Proposal(one.X, self.name) for one in self._first[len(self._seeds) :]]
-        self._started = True
-        self._asked = self._offspring()
-        return [] if self._asked is None else [Proposal(one.X, self.name) for one in self._asked]
+        if self._generation is None:
+            self._generation = self._algorithm.ask()
+            self._proposed = self._num_seeds
+            return [Proposal(one.X, "seed") for one in self._generation[: self._num_seeds]]
+        if self._proposed == len(self._generation):
+            offspring = self._offspring()
+            if offspring is None:
+                return []
+            self._generation, self._proposed = offspring, 0
+        part, self._proposed = self._generation[self._proposed :], len(self._generation)
+        return [Proposal(one.X, self.name) for one in part]
 
     def _offspring(self) -> Population | None:
         """The next generation; with a screen, those it picks of several times as many."""
@@ -162,31 +178,39 @@ class PymooAlgorithm:
 
     def tell(self, objectives: Array) -> None:
         """Hand pymoo a generation once it is complete; the two halves of the first one are handed over together."""
+        assert self._generation is not None, "asked before told"
         self._told.append(objectives)
-        asked = self._asked
-        if asked is None:
-            assert self._first is not None
-            if sum(map(len, self._told)) < len(self._first):
-                return
-            asked = self._first
-        values = np.concatenate(self._told)
-        self._told = []
+        if self._proposed < len(self._generation):
+            return
+        values, self._told = np.concatenate(self._told), []
         if self.screen is not None:
-            self.screen.learn([one.X for one in asked], values)
-        Evaluator().eval(StaticProblem(self._problem, F=values), asked)
-        self._algorithm.tell(infills=asked)
+            self.screen.learn([one.X for one in self._generation], values)
+        Evaluator().eval(StaticProblem(self._problem, F=values), self._generation)
+        self._algorithm.tell(infills=self._generation)
+
+
+def _with_neighbours(
+    seeds: Sequence[IntArray], variation: Variation, population: int, rng: np.random.Generator
+) -> list[IntArray]:
+    """Seeds, then mutations of theirs; fewer than ``population`` where the space has no more."""
+    genes = {one.tobytes(): one for one in seeds}
+    for attempt in range(50 * population):
+        if len(genes) >= population:
+            break
+        child = variation.mutate(seeds[attempt % len(seeds)], rng)
+        genes.setdefault(child.tobytes(), child)
+    return list(genes.values())
 
 
 class RandomSearch:
     """Candidates drawn at random; importance plays no part."""
 
     def __init__(self, stack: GenomeStack, seed: int, population: int) -> None:
-        self.stack, self.population = stack, population
-        self.rng = np.random.default_rng(seed)
+        self._stack, self._population, self._rng = stack, population, np.random.default_rng(seed)
 
     def ask(self) -> list[Proposal]:
         """One more draw of a generation."""
-        return [Proposal(self.stack.random(self.rng), "random") for _ in range(self.population)]
+        return [Proposal(self._stack.random(self._rng), "random") for _ in range(self._population)]
 
     def tell(self, objectives: Array) -> None:
         """Nothing is learned."""
@@ -195,15 +219,14 @@ class RandomSearch:
 class RankedSweep:
     """Importance-ranked one-shot selections, at ever finer sizes; no search at all."""
 
-    def __init__(self, stack: GenomeStack, seed: int, population: int) -> None:
-        self.stack, self.population = stack, population
+    def __init__(self, stack: GenomeStack, population: int) -> None:
+        self._stack, self._density = stack, population
         self._known: set[bytes] = set()
-        self._density = population
 
     def ask(self) -> list[Proposal]:
         """Sizes between those tried so far."""
         for _ in range(6):
-            fresh = [genes for genes in seed_genes(self.stack, self._density) if genes.tobytes() not in self._known]
+            fresh = [genes for genes in seed_genes(self._stack, self._density) if genes.tobytes() not in self._known]
             self._density *= 2
             if fresh:
                 self._known.update(genes.tobytes() for genes in fresh)
@@ -212,34 +235,3 @@ class RankedSweep:
 
     def tell(self, objectives: Array) -> None:
         """Nothing is learned."""
-
-
-Maker = Callable[[GenomeStack, int, int, int], Algorithm]
-
-ALGORITHMS: dict[str, Maker] = {
-    "nsga2": lambda stack, seed, size, objectives: PymooAlgorithm(NSGA2, stack, seed, size, objectives),
-    "ga": lambda stack, seed, size, objectives: PymooAlgorithm(GA, stack, seed, size, objectives),
-    "random": lambda stack, seed, size, _: RandomSearch(stack, seed, size),
-    "importance": lambda stack, seed, size, _: RankedSweep(stack, seed, size),
-}
-
-# Those that vary candidates, and so can make more of them than are measured.
-SCREENED = ("nsga2", "ga")
-
-
-def with_screen(
-    algorithm: Algorithm, stack: GenomeStack, objectives: Sequence[str], factor: int, seed: int
-) -> Algorithm:
-    """An algorithm, told to make ``factor`` times as many offspring as are measured where that is over 1.
-
-    Args:
-        algorithm: It has not been asked yet.
-        stack: What is searched.
-        objectives: A proxy, and a cost if there are two.
-        factor: Offspring per candidate that is measured.
-        seed: Of the screen's own randomness.
-    """
-    if factor > 1:
-        assert isinstance(algorithm, PymooAlgorithm), "the options are checked"
-        algorithm.screen = Screen(stack, objectives, factor, seed)
-    return algorithm

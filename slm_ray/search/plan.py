@@ -77,9 +77,9 @@ class SearchPlan:
         self.history: list[HypervolumePoint] = []
         self._known: dict[str, int] = {}
         self._batch: list[str] = []
-        self._waiting: list[Task] = []
-        self._running: dict[int, Task] = {}
-        self._resting: list[tuple[float, Task]] = []
+        self._open: dict[int, Task] = {}  # of this generation, not on record yet: queued, resting or being measured
+        self._queue: list[int] = []
+        self._rests_until: dict[int, float] = {}
         self._losses: Counter[int] = Counter()
         self._exhausted = False
         start = clock()
@@ -99,22 +99,20 @@ class SearchPlan:
             UserError: Every candidate of the first generation failed.
         """
         now = self._clock()
-        for ready in [entry for entry in self._resting if entry[0] <= now]:
-            self._resting.remove(ready)
-            self._waiting.insert(0, ready[1])
+        for index in [index for index, until in self._rests_until.items() if until <= now]:
+            del self._rests_until[index]
+            self._queue.insert(0, index)
         stale = 0
-        while not (self._waiting or self._is_measuring or self._exhausted):
+        while not (self._open or self._exhausted):
             self._close_generation()
             if not self._exhausted:
                 before = len(self._known)
                 self._open_generation()
                 stale = 0 if len(self._known) > before else stale + 1
                 self._exhausted |= stale >= _MOST_STALE_GENERATIONS
-        if not self._waiting:
+        if not self._queue:
             return Idle.DONE if self.is_finished else Idle.WAIT
-        task = self._waiting.pop(0)
-        self._running[task.index] = task
-        return task
+        return self._open[self._queue.pop(0)]
 
     def finish(self, index: int, outcome: Outcome | None, error: str | None = None) -> None:
         """Write a finished candidate's trial. A second result of one that is on record is passed over.
@@ -127,15 +125,13 @@ class SearchPlan:
         Raises:
             UserError: The trial could not be written.
         """
-        task = self._withdraw(index)
-        if task is None:
+        if index not in self._open:
             return
-        trial = self._trial_of(task, None if error else outcome, error)
-        try:
-            self.journal.append(trial)
-        except UserError:
-            self._waiting.insert(0, task)
-            raise
+        trial = self._trial_of(self._open[index], None if error else outcome, error)
+        self.journal.append(trial)
+        del self._open[index]
+        self._rests_until.pop(index, None)
+        self._queue = [queued for queued in self._queue if queued != index]
         self._take(self._front, trial)
         self.on_record(trial)
 
@@ -151,19 +147,19 @@ class SearchPlan:
         Raises:
             UserError: The failed candidate's trial could not be written.
         """
-        if index not in self._running:
+        if index not in self._open or index in self._rests_until or index in self._queue:
             return
         losses = self._losses[index]
         self._losses[index] += 1
         if losses == len(RESTS_SECONDS):
             self.finish(index, None, reason)
         else:
-            self._resting.append((self._clock() + RESTS_SECONDS[losses], self._running.pop(index)))
+            self._rests_until[index] = self._clock() + RESTS_SECONDS[losses]
 
     @property
     def is_finished(self) -> bool:
         """Nothing is left to measure."""
-        return self._exhausted and not self._waiting and not self._is_measuring
+        return self._exhausted and not self._open
 
     # What was found
 
@@ -200,24 +196,6 @@ class SearchPlan:
 
     # Generations
 
-    @property
-    def _is_measuring(self) -> bool:
-        return bool(self._running or self._resting)
-
-    def _withdraw(self, index: int) -> Task | None:
-        """Take a task out of wherever it is; None where it is on record already."""
-        if (task := self._running.pop(index, None)) is not None:
-            return task
-        for task in self._waiting:
-            if task.index == index:
-                self._waiting.remove(task)
-                return task
-        for entry in self._resting:
-            if entry[1].index == index:
-                self._resting.remove(entry)
-                return entry[1]
-        return None
-
     def _trial_of(self, task: Task, outcome: Outcome | None, error: str | None) -> Trial:
         genes = self.stack.from_text(task.genes)
         sources = [layer.source for layer in self.stack.decode(genes).layers]
@@ -252,7 +230,8 @@ class SearchPlan:
                 index = self._known[text] = len(self._known)
                 if self.journal.find(text) is None:
                     rival = self._rival_of(proposal.genes, front)
-                    self._waiting.append(Task(index, self.generation, proposal.origin, text, rival))
+                    self._open[index] = Task(index, self.generation, proposal.origin, text, rival)
+                    self._queue.append(index)
 
     def _close_generation(self) -> None:
         """Tell the algorithm the whole generation, unless it was cut short by the number of trials."""

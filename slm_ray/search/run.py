@@ -22,7 +22,7 @@ from slm_ray.runtime.runfolder import LOG_FILE, TRIALS_FILE, RunFolder
 from slm_ray.runtime.session import ray_session
 from slm_ray.runtime.trackers import NoTracker, Tracker, group_of, make_tracker
 from slm_ray.search import spending
-from slm_ray.search.algorithms import ALGORITHMS, with_screen
+from slm_ray.search.algorithms import make_algorithm
 from slm_ray.search.audit import Audit, audit_search
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.evaluator import EvaluatorSettings
@@ -124,8 +124,8 @@ class SearchRun:
         stack = bind_genomes(self.config, inputs, ranking)
         objectives = self.config.objective_names()
         config = self.config
-        algorithm = ALGORITHMS[config.algorithm](stack, config.seed, config.population, len(objectives))
-        algorithm = with_screen(algorithm, stack, objectives, config.screen_factor(), config.seed)
+        factor = config.screen_factor()
+        algorithm = make_algorithm(config.algorithm, stack, objectives, config.population, config.seed, factor)
         journal = Journal(self.folder.file(TRIALS_FILE))
         if journal.resumed:
             self.console.line(f"{journal.resumed} trials are on record and are not measured again")

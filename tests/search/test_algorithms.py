@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from slm_ray.search.algorithms import ALGORITHMS, seed_genes
+from slm_ray.search.algorithms import ALGORITHMS, make_algorithm, seed_genes
 from slm_ray.search.pareto import hypervolume
 from slm_ray.search.stack import GenomeStack
 from tests.search.test_plan import stack_of
@@ -18,7 +18,7 @@ def quality(stack, genes):
 
 def search(name, stack, seed, generations, objectives=2, population=12):
     """All objectives told, generation by generation."""
-    algorithm = ALGORITHMS[name](stack, seed, population, objectives)
+    algorithm = make_algorithm(name, stack, ("perplexity", "params")[:objectives], population, seed)
     told, asked = [], []
     for _ in range(generations):
         proposals = algorithm.ask()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from slm_ray.search.algorithms import ALGORITHMS, SCREENED, with_screen
+from slm_ray.search.algorithms import SCREENED, make_algorithm
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.journal import Journal
 from slm_ray.search.plan import FAILED_VALUE, SearchPlan
@@ -99,7 +99,7 @@ def test_what_is_on_record_is_picked_last_and_few_results_screen_nothing():
 def plan_in(folder, name, lines=()):
     names = ("perplexity",) if name == "ga" else ("perplexity", "params")
     stack = stack_of()
-    algorithm = with_screen(ALGORITHMS[name](stack, 0, 8, len(names)), stack, names, 2, seed=0)
+    algorithm = make_algorithm(name, stack, names, 8, 0, screen_factor=2)
     folder.mkdir()
     (folder / "trials.jsonl").write_text("".join(lines))
     return SearchPlan(stack, algorithm, names, Journal(folder / "trials.jsonl"), TRIALS)
@@ -119,7 +119,7 @@ def test_a_resumed_search_picks_the_same(name, tmp_path):
 
 def test_without_a_factor_nothing_is_screened():
     stack = stack_of()
-    assert with_screen(ALGORITHMS["nsga2"](stack, 0, 8, 2), stack, ("perplexity", "params"), 1, 0).screen is None
+    assert make_algorithm("nsga2", stack, ("perplexity", "params"), 8, 0).screen is None
 
 
 @pytest.mark.parametrize(("algorithm", "given", "factor"), [("nsga2", None, 4), ("nsga2", 1, 1), ("ga", None, 1),
