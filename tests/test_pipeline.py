@@ -48,7 +48,9 @@ class Stages:
 
     @staticmethod
     def parser(name):
-        makers = {"search": search_command, "pretrain": pretrain_command, "evaluate": evaluate_command}
+        if name == "evaluate":
+            return evaluate_command.EVALUATE.parser()
+        makers = {"search": search_command, "pretrain": pretrain_command}
         return makers[name].make_parser() if name in makers else logits_parser()
 
     @staticmethod

@@ -169,7 +169,9 @@ def test_a_run_that_is_spoilt_gets_one_sentence(run, capsys, spoil, said):
 
 
 def test_what_it_can_make_is_told(capsys):
-    assert rate("--help") == 0 and "page" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        rate("--help")
+    assert ended.value.code == 0 and "page" in capsys.readouterr().out
     assert rate() == 2 and "page RUN, or table RUN RATINGS" in capsys.readouterr().err
     assert rate("tabel") == 2 and "did you mean 'table'" in capsys.readouterr().err
 

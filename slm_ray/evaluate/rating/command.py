@@ -33,9 +33,10 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("say what to make: page RUN, or table RUN RATINGS… (see --help)")
     first, *rest = argv
     if first in ("-h", "--help"):
-        lines = [f"usage: {PROG} page|table …\n", "People compare what models wrote.\n"]
-        print("\n".join([*lines, *(f"  {name.ljust(7)}{about}" for name, (about, _, _) in _COMMANDS.items())]))
-        return 0
+        about = "\n".join(f"  {name.ljust(7)}{about}" for name, (about, _, _) in _COMMANDS.items())
+        plain = argparse.RawDescriptionHelpFormatter
+        Parser(prog=f"{PROG} page|table", description=f"People compare what models wrote.\n\n{about}",
+               formatter_class=plain).parse_args([first])  # fmt: skip
     if first not in _COMMANDS:
         raise unknown_name("command of rate", first, _COMMANDS)
     about, add_flags, make = _COMMANDS[first]
