@@ -199,13 +199,13 @@ class Study:
         """Held-out tokens by the name of their text: the one calibrated on, and the other one."""
         options = self.options
         made = {options.data: held_out_shards(
-            self.corpus, self.tokenizer, self.out / "text", eval_tokens=options.eval_tokens,
+            self.corpus, self.tokenizer, eval_tokens=options.eval_tokens,
             sequence_length=options.sequence_length, num_bytes=None, console=self.console,
         )}  # fmt: skip
         if options.other:
             corpus = load_corpus(str(options.other), "text", self.console)
             made[options.other.stem] = held_out_shards(
-                corpus, self.tokenizer, self.out / "text", eval_tokens=options.other_tokens,
+                corpus, self.tokenizer, eval_tokens=options.other_tokens,
                 sequence_length=options.sequence_length, num_bytes=None, console=self.console,
             )  # fmt: skip
         return made

@@ -8,7 +8,7 @@ from typing import Any
 
 from slm_ray.config.errors import UserError
 from slm_ray.evaluate.decoding import Sampling, continue_rows, end_tokens, padding_is_ignored
-from slm_ray.evaluate.models import LoadedModel
+from slm_ray.evaluate.models import LoadedModel, check_ids
 from slm_ray.evaluate.prompts import Prompt
 from slm_ray.evaluate.text_metrics import text_metrics
 from slm_ray.evaluate.ticker import Ticker
@@ -95,7 +95,6 @@ def _encoded(
             f"{loaded.name}: give {context - 1} or less"
         )
     rows, cuts = [], []
-    known = loaded.model.get_input_embeddings().weight.shape[0]
     for prompt in prompts:
         with quiet_transformers():
             ids = list(tokenizer(prompt.text)["input_ids"])
@@ -103,11 +102,7 @@ def _encoded(
             ids.pop()
         if not ids:
             raise UserError(f"the tokenizer of {loaded.name} makes no tokens of prompt '{prompt.id}': leave it out")
-        if max(ids) >= known:
-            raise UserError(
-                f"the tokenizer of {loaded.name} gives token {max(ids)}, but the model knows only {known}: they are "
-                "not of the same model"
-            )
+        check_ids(loaded.name, loaded.model, max(ids))
         kept = _newest(ids, context - max_new_tokens if context else len(ids), tokenizer.bos_token_id)
         rows.append(kept)
         cuts.append(len(ids) - len(kept))

@@ -7,17 +7,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from slm_ray.config.digest import digest_json
 from slm_ray.data import TokenShards, tokenizer_digest
 from slm_ray.evaluate.config import SLIDING, WHOLE, EvaluateConfig, TextConfig
 from slm_ray.evaluate.measurements import EFFICIENCY, GENERATION, TASK, TEXT, MeasurementSpec
 from slm_ray.evaluate.models import load_tokenizer
 from slm_ray.evaluate.prompts import Prompt, load_prompts, prompts_digest
-from slm_ray.evaluate.sliding import DocumentTokens
 from slm_ray.evaluate.subjects import Subject, find_subjects
 from slm_ray.evaluate.tasks.plan import TaskPlan, plan_tasks
-from slm_ray.evaluate.text import Domain, document_folder, held_out_shards, load_domains, whole_shards
+from slm_ray.evaluate.text import (
+    Domain,
+    held_out_shards,
+    held_out_texts,
+    load_domains,
+    whole_shards,
+    whole_texts,
+)
 from slm_ray.models.precision import choose_precision
 from slm_ray.records.evaluation import GenerationSettings
+from slm_ray.records.files import write_json
 from slm_ray.runtime.hardware import device_of
 from slm_ray.runtime.progress import Console
 
@@ -108,7 +116,7 @@ class _Texts:
     def __init__(self, config: TextConfig, domain: Domain, out: Path, console: Console) -> None:
         self.config, self.domain, self.out, self.console = config, domain, out, console
         self._num_bytes: int | None = None
-        self._texts: list[str] | None = None
+        self._documents: tuple[Path, str] | None = None  # the file of the texts, and their digest
         self._found: dict[str, TokenShards] = {}  # by tokenizer
 
     def spec(self, tokenizer: Any, base: Mapping[str, Any]) -> MeasurementSpec:
@@ -116,29 +124,39 @@ class _Texts:
         config = self.config
         settings: dict[str, Any]
         if config.window == SLIDING:
-            place, self._texts = document_folder(
-                self.domain.corpus, tokenizer, self.out, part=config.part, eval_tokens=config.eval_tokens,
-                texts=self._texts,
-            )  # fmt: skip
+            place, digest = self._texts(tokenizer)
             settings = {
-                "window": SLIDING, "tokens": DocumentTokens.open(place).digest, "length": config.sequence_length,
-                "stride": config.stride or max(1, config.sequence_length // 2),
+                "window": SLIDING, "texts": digest, "tokenizer": tokenizer_digest(tokenizer),
+                "length": config.sequence_length, "stride": config.stride or max(1, config.sequence_length // 2),
             }  # fmt: skip
         else:
             shards = self._shards(tokenizer)
             place = shards.folder
             settings = {"window": config.window, "tokens": shards.digest, "documents": config.documents}
-        return MeasurementSpec(TEXT, self.domain.name, {**base, **settings}, {"place": str(place.resolve())})
+        corpus = self.domain.corpus
+        given = {"place": str(place.resolve()), "corpus": corpus.name, "corpus_digest": corpus.digest}
+        return MeasurementSpec(TEXT, self.domain.name, {**base, **settings}, given)
+
+    def _texts(self, tokenizer: Any) -> tuple[Path, str]:
+        """Whole documents, chosen by the first model's tokens, as a file of all workers."""
+        config, corpus = self.config, self.domain.corpus
+        if self._documents is None:
+            whole = config.part == WHOLE
+            texts = whole_texts(corpus) if whole else held_out_texts(corpus, tokenizer, config.eval_tokens)
+            digest = digest_json(texts)
+            place = self.out / f"texts-{digest}.json"
+            write_json(place, texts)
+            self._documents = place, digest
+        return self._documents
 
     def _shards(self, tokenizer: Any) -> TokenShards:
         config, digest = self.config, tokenizer_digest(tokenizer)
         if digest not in self._found:
             if config.part == WHOLE:
-                length = config.sequence_length
-                found = whole_shards(self.domain.corpus, tokenizer, self.out, sequence_length=length)
+                found = whole_shards(self.domain.corpus, tokenizer, sequence_length=config.sequence_length)
             else:
                 found = held_out_shards(
-                    self.domain.corpus, tokenizer, self.out, eval_tokens=config.eval_tokens,
+                    self.domain.corpus, tokenizer, eval_tokens=config.eval_tokens,
                     sequence_length=config.sequence_length, num_bytes=self._num_bytes, console=self.console,
                 )  # fmt: skip
             self._found[digest] = found

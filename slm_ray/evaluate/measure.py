@@ -21,7 +21,8 @@ from slm_ray.evaluate.config import SEPARATE, SLIDING
 from slm_ray.evaluate.measurements import EFFICIENCY, GENERATION, TASK, TEXT, MeasurementSpec
 from slm_ray.evaluate.models import LoadedModel, ModelFolder, load_tokenizer
 from slm_ray.records.evaluation import EfficiencyRecord, MeasurementRecord, TextRecord
-from slm_ray.runtime.copies import local_copy
+from slm_ray.records.files import read_json
+from slm_ray.runtime.shared import local_copy
 
 Say = Callable[[str], None]
 
@@ -114,7 +115,7 @@ def measure_model(job: ModelJob, emit: Emit) -> None:
     try:
         model = replace(job.model, folder=local_copy(job.model.folder))
         loaded = LoadedModel(model, job.precision, torch.device(job.device))
-        tokenizer = load_tokenizer(model) if {spec.kind for spec in job.specs} & {TASK, GENERATION} else None
+        tokenizer = load_tokenizer(model) if any(map(_needs_tokenizer, job.specs)) else None
         emit(Loaded(round(time.perf_counter() - start, 3)))
         for spec in job.specs:
             alone = spec.kind == EFFICIENCY
@@ -136,6 +137,11 @@ def measure_model(job: ModelJob, emit: Emit) -> None:
         emit(Failed(sentence, trace=traceback.format_exc()))
 
 
+def _needs_tokenizer(spec: MeasurementSpec) -> bool:
+    """Packed text comes as tokens, and efficiency reads random ones."""
+    return spec.kind in (TASK, GENERATION) or spec.settings.get("window") == SLIDING
+
+
 def _measure(job: ModelJob, spec: MeasurementSpec, loaded: LoadedModel, tokenizer: Any, say: Say) -> MeasurementRecord:
     start = time.perf_counter()
     header = spec.header(job.label, loaded.params) | {"seconds": 0.0}
@@ -146,15 +152,20 @@ def _measure(job: ModelJob, spec: MeasurementSpec, loaded: LoadedModel, tokenize
 Header = dict[str, Any]
 
 
-def _text(job: ModelJob, spec: MeasurementSpec, loaded: LoadedModel, _: Any, header: Header, say: Say) -> TextRecord:
+def _text(
+    job: ModelJob, spec: MeasurementSpec, loaded: LoadedModel, tokenizer: Any, header: Header, say: Say
+) -> TextRecord:  # fmt: skip
     from slm_ray.evaluate.sliding import DocumentTokens
     from slm_ray.evaluate.text_loss import measure_packed, measure_sliding, text_figures, text_record
 
-    place, settings = local_copy(Path(spec.inputs["place"])), spec.settings
+    place, settings, inputs = local_copy(Path(spec.inputs["place"])), spec.settings, spec.inputs
     if settings["window"] == SLIDING:
         length, stride = settings["length"], settings["stride"]
-        documents = DocumentTokens.open(place)
-        found = measure_sliding(loaded, documents, length=length, stride=stride, batch=job.batch, say=say)
+        documents = DocumentTokens(read_json(place), tokenizer, inputs["corpus"])
+        found = measure_sliding(
+            loaded, documents, length=length, stride=stride, batch=job.batch, corpus_digest=inputs["corpus_digest"],
+            say=say,
+        )  # fmt: skip
         figures = text_figures(found, spec.name, stride=stride)
     else:
         separate = settings["documents"] == SEPARATE

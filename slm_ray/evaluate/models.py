@@ -55,12 +55,13 @@ def find_model(name: str) -> ModelFolder:
         folder = load_teacher(name).folder
     elif path.is_dir():
         folder = path.resolve()
-    elif path.exists() or not _HUB_ID.fullmatch(name) or name.startswith("."):
-        raise UserError(f"--model {name} is no model folder, .gguf file or hub id, and not {BUNDLED_NAME}: check it")
+    elif path.exists() or not _HUB_ID.fullmatch(name) or name.startswith(".") or path.parent.is_dir():
+        # A folder here of the owner's name: a slip in a path, which no hub has to be waited for.
+        raise UserError(f"--model {name} is not a model folder, .gguf file or hub id, nor {BUNDLED_NAME}: check it")
     else:
         folder = _from_hub(name)
     if not (folder / "config.json").is_file():
-        raise UserError(f"--model {name} is no model: config.json is missing; give a Hugging Face model folder")
+        raise UserError(f"--model {name} is not a model: config.json is missing; give a Hugging Face model folder")
     if not list(folder.glob("*.safetensors")):
         raise UserError(f"--model {name} has no *.safetensors weights: give a folder that has (pickles are not read)")
     return ModelFolder(name, folder, _digest(folder))
@@ -118,6 +119,29 @@ def load_tokenizer(model: ModelFolder) -> Any:
         raise UserError(f"--model {model.name} has no tokenizer: put its tokenizer.json into {model.folder}") from error
 
 
+def embedding_rows(model: Any) -> int:
+    """Rows of a model's embedding: the token ids that it knows."""
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
+def check_ids(name: str, model: Any, largest_id: int) -> None:
+    """Make sure that a model has an embedding row for every token id.
+
+    Args:
+        name: What to call it.
+        model: The model.
+        largest_id: The largest id that occurs.
+
+    Raises:
+        UserError: It has none.
+    """
+    if largest_id >= (rows := embedding_rows(model)):
+        raise UserError(
+            f"the tokenizer of {name} gives token id {largest_id:,}, and the model has {rows:,} embedding rows: they "
+            "are not of the same model"
+        )
+
+
 class LoadedModel:
     """A model in memory, ready to be measured."""
 
@@ -152,29 +176,22 @@ class LoadedModel:
             logits = self.model(ids, use_cache=False).logits.float()
         return head.weight if torch.allclose(hidden @ head.weight.T, logits, rtol=1e-3, atol=1e-4) else None
 
-    def check_fits(self, sequence_length: int, largest_id: int, *, separate: bool) -> None:
-        """Make sure that it can read some tokens.
+    def check_fits(self, sequence_length: int, *, separate: bool) -> None:
+        """Make sure that it can read sequences.
 
         Args:
-            sequence_length: Of the sequences.
-            largest_id: The largest token id in them.
+            sequence_length: Tokens of each.
             separate: Attention must stay inside documents.
 
         Raises:
-            UserError: Sequences are too long, ids lie outside its vocabulary, or it cannot keep documents apart.
+            UserError: They are too long, or it cannot keep documents apart.
         """
         most = context_length(self.model.config)
         if most and sequence_length > most:
             raise UserError(
                 f"--sequence-length {sequence_length} is over the {most} positions of {self.name}: give {most} or less"
             )
-        rows = self.model.get_input_embeddings().weight.shape[0]
-        if largest_id >= rows:
-            raise UserError(
-                f"the tokenizer of {self.name} gives token {largest_id}, but the model knows only {rows}: they are not "
-                "of the same model"
-            )
-        if separate and not self._keeps_documents_apart(rows):
+        if separate and not self._keeps_documents_apart(embedding_rows(self.model)):
             raise UserError(
                 f"{self.name} lets attention cross from one document into the next: give --documents joined for all"
             )

@@ -1,7 +1,8 @@
-"""The text that is measured, as each model's own tokens: one folder per domain and tokenizer."""
+"""The text that is measured: packed sequences in a tokenizer's tokens, or whole documents."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from slm_ray.data import (
 from slm_ray.data.corpus import split_domains
 from slm_ray.data.split import sample_part
 from slm_ray.evaluate.config import WHOLE
-from slm_ray.evaluate.sliding import prefix_id, tokenise, write_documents
+from slm_ray.evaluate.sliding import tokenise
 from slm_ray.records.files import cache_folder
 from slm_ray.runtime.progress import Console
 
@@ -67,84 +68,59 @@ def load_domains(specs: tuple[str, ...], text_field: str, domain_field: str | No
     return found
 
 
-def _packed(corpus: Corpus, tokenizer: Any, num_tokens: int, sequence_length: int, console: Console) -> TokenShards:
-    return prepare_tokens(
-        corpus, tokenizer, HELD_OUT, num_tokens=num_tokens, sequence_length=sequence_length,
-        cache=cache_folder() / "tokens", console=console, flag="--eval-tokens",
-    )  # fmt: skip
-
-
-def _as_much_text(
-    corpus: Corpus, tokenizer: Any, num_bytes: int, first_guess: int, sequence_length: int, console: Console
-) -> TokenShards:
-    """The same beginning of the held-out text in another tokenizer's tokens, equal to within a sequence."""
-    found = _packed(corpus, tokenizer, first_guess, sequence_length, console)
-    for _ in range(_ROUNDS):
-        sequences = max(1, round(found.num_sequences * num_bytes / max(found.num_bytes, 1)))
-        if sequences == found.num_sequences:
-            break
-        found = _packed(corpus, tokenizer, sequences * sequence_length, sequence_length, console)
-    return found
-
-
 def held_out_shards(
-    corpus: Corpus,
-    tokenizer: Any,
-    folder: Path,
-    *,
-    eval_tokens: int,
-    sequence_length: int,
-    num_bytes: int | None,
-    console: Console,
+    corpus: Corpus, tokenizer: Any, *, eval_tokens: int, sequence_length: int, num_bytes: int | None, console: Console
 ) -> TokenShards:
-    """A sample of the held-out text in a tokenizer's tokens, packed; kept in a folder and found there again.
+    """A sample of the held-out text in a tokenizer's tokens, packed.
 
     Args:
         corpus: Where the text comes from.
         tokenizer: A fast tokenizer.
-        folder: Where the folders of shards go.
         eval_tokens: Tokens wanted where ``num_bytes`` is None.
         sequence_length: Tokens per sequence.
-        num_bytes: As much text as this, instead; the first model's share.
+        num_bytes: As much text as this, to within a sequence, instead; the first model's share.
         console: Where to print.
 
     Raises:
         UserError: There is too little text, or the tokenizer is not a fast one.
     """
-    digest = tokenizer_digest(tokenizer)
-    key = {"corpus": corpus.identity, "tokenizer": digest, "tokens": eval_tokens, "length": sequence_length}
-    place = folder / f"held_out-{digest_json(key | {'bytes': num_bytes})}"
-    if not place.is_dir():
-        if num_bytes is None:
-            packed = _packed(corpus, tokenizer, eval_tokens, sequence_length, console)
-        else:
-            packed = _as_much_text(corpus, tokenizer, num_bytes, eval_tokens, sequence_length, console)
-        packed.copy_to(place)
-    return TokenShards.open(place)
+
+    def packed(num_tokens: int) -> TokenShards:
+        return prepare_tokens(
+            corpus, tokenizer, HELD_OUT, num_tokens=num_tokens, sequence_length=sequence_length, console=console,
+            flag="--eval-tokens",
+        )  # fmt: skip
+
+    found = packed(eval_tokens)
+    for _ in range(_ROUNDS if num_bytes is not None else 0):
+        sequences = max(1, round(found.num_sequences * (num_bytes or 0) / max(found.num_bytes, 1)))
+        if sequences == found.num_sequences:
+            break
+        found = packed(sequences * sequence_length)
+    return found
 
 
-def whole_shards(corpus: Corpus, tokenizer: Any, folder: Path, *, sequence_length: int) -> TokenShards:
+def whole_shards(corpus: Corpus, tokenizer: Any, *, sequence_length: int) -> TokenShards:
     """All of a corpus in its own order, packed into whole sequences; tokens at the end that fill none are left out.
 
     Args:
         corpus: Where the text comes from.
         tokenizer: A fast tokenizer; its EOS, if it has one, ends each document.
-        folder: Where the folders of shards go.
         sequence_length: Tokens per sequence.
 
     Raises:
-        UserError: The text fills not one sequence, or the corpus is a remote stream.
+        UserError: The text does not fill one sequence, or the corpus is a remote stream.
     """
     digest = tokenizer_digest(tokenizer)
     key = {"corpus": corpus.identity, "tokenizer": digest, "length": sequence_length, "part": WHOLE}
-    place = folder / f"held_out-{digest_json(key)}"
+    place = cache_folder() / "tokens" / f"whole-{digest_json(key)}"
     if not place.is_dir():
-        _write_whole(place, _whole_texts(corpus), corpus, tokenizer, digest, sequence_length)
+        _write_whole(place, whole_texts(corpus), corpus, tokenizer, digest, sequence_length)
     return TokenShards.open(place)
 
 
 def _write_whole(
-    place: Path, texts: list[str], corpus: Corpus, tokenizer: Any, digest: str, sequence_length: int
+    place: Path, texts: Sequence[str], corpus: Corpus, tokenizer: Any, digest: str, sequence_length: int
 ) -> None:
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     flat: list[int] = []
@@ -178,45 +154,28 @@ def _beginning(text: str, num_tokens: int, tokenizer: Any) -> str:
     return text[: offsets[0][num_tokens - 1][1]]
 
 
-def _whole_texts(corpus: Corpus) -> list[str]:
+def whole_texts(corpus: Corpus) -> list[str]:
+    """All documents of a corpus.
+
+    Raises:
+        UserError: It is a remote stream.
+    """
     if not corpus.is_finite:
         raise UserError(f"--part whole reads all of a corpus, and {corpus.name} is a stream without end: leave it out")
     return [document.text for document in corpus]
 
 
-def document_folder(
-    corpus: Corpus, tokenizer: Any, folder: Path, *, part: str, eval_tokens: int, texts: list[str] | None
-) -> tuple[Path, list[str]]:
-    """Whole documents in a tokenizer's tokens, for a sliding window; kept in a folder and found there again.
+def held_out_texts(corpus: Corpus, tokenizer: Any, eval_tokens: int) -> list[str]:
+    """Whole documents of the held-out part, as many as have so many tokens.
 
     Args:
         corpus: Where they come from.
-        tokenizer: A fast tokenizer.
-        folder: Where the folders go.
-        part: ``held-out`` or ``whole``.
-        eval_tokens: Documents are taken until they have so many tokens; all of them where the part is ``whole``.
-        texts: The documents that were chosen for the first model, to be taken as they are.
-
-    Returns:
-        The folder, and the texts.
+        tokenizer: The first model's.
+        eval_tokens: Tokens wanted.
 
     Raises:
-        UserError: There is too little text, or the tokenizer is not a fast one.
+        UserError: There is too little text.
     """
-    chosen = texts
-    if chosen is None:
-        chosen = _whole_texts(corpus) if part == WHOLE else _held_out_texts(corpus, tokenizer, eval_tokens)
-    digest = tokenizer_digest(tokenizer)
-    key = {"texts": digest_json(chosen), "tokenizer": digest, "prefix": prefix_id(tokenizer)}
-    place = folder / f"documents-{digest_json(key)}"
-    if not place.is_dir():
-        write_documents(
-            place, chosen, tokenizer, corpus=corpus.name, corpus_digest=corpus.digest, tokenizer_digest=digest
-        )
-    return place, chosen
-
-
-def _held_out_texts(corpus: Corpus, tokenizer: Any, eval_tokens: int) -> list[str]:
     target = _SPARE * _CHARACTERS_PER_TOKEN * eval_tokens
     while True:
         sample = sample_part(corpus, HELD_OUT, _WHOLE_DOCUMENTS, target)
@@ -229,6 +188,6 @@ def _held_out_texts(corpus: Corpus, tokenizer: Any, eval_tokens: int) -> list[st
         if sample.is_whole_part:
             raise UserError(
                 f"the held_out part of the corpus '{corpus.name}' has {tokens:,} tokens, but {eval_tokens:,} are "
-                "needed: give more text, ask for less with --eval-tokens, or take all of it with --part whole"
+                "needed: give more text, a smaller --eval-tokens, or all of it with --part whole"
             )
         target *= 2

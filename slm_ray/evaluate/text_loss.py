@@ -15,7 +15,7 @@ from slm_ray.config.units import perplexity_of_loss
 from slm_ray.data import TokenShards
 from slm_ray.evaluate.held_out import held_out_sums, summarise
 from slm_ray.evaluate.intervals import Interval, Values, ratio_interval, ratio_stderr
-from slm_ray.evaluate.models import LoadedModel
+from slm_ray.evaluate.models import LoadedModel, check_ids, embedding_rows
 from slm_ray.evaluate.sliding import DocumentTokens, all_windows, sliding_sums
 from slm_ray.evaluate.ticker import Ticker
 from slm_ray.records.evaluation import TextFigures, TextRecord
@@ -65,7 +65,8 @@ def measure_packed(loaded: LoadedModel, shards: TokenShards, *, separate: bool, 
     Raises:
         UserError: The model cannot read these tokens, or its loss is not finite.
     """
-    loaded.check_fits(shards.sequence_length, largest_id(shards), separate=separate)
+    loaded.check_fits(shards.sequence_length, separate=separate)
+    shards.check_ids(embedding_rows(loaded.model), loaded.name)
     ticker = Ticker(say, shards.corpus, shards.num_sequences, "sequences")
 
     def losses(ids: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
@@ -84,8 +85,9 @@ def measure_packed(loaded: LoadedModel, shards: TokenShards, *, separate: bool, 
 
 
 def measure_sliding(
-    loaded: LoadedModel, documents: DocumentTokens, *, length: int, stride: int, batch: int, say: Say
-) -> TextLosses:
+    loaded: LoadedModel, documents: DocumentTokens, *, length: int, stride: int, batch: int,
+    corpus_digest: str | None, say: Say,
+) -> TextLosses:  # fmt: skip
     """Sums of losses over documents, with a window that slides over each.
 
     Args:
@@ -94,12 +96,14 @@ def measure_sliding(
         length: Tokens of the window.
         stride: Tokens it moves by.
         batch: Windows at once.
+        corpus_digest: Of the corpus, for the record.
         say: Takes lines of progress.
 
     Raises:
         UserError: The model cannot read these tokens, or its loss is not finite.
     """
-    loaded.check_fits(length, documents.largest_id, separate=False)
+    loaded.check_fits(length, separate=False)
+    check_ids(loaded.name, loaded.model, documents.max_id)
     number = sum(1 for _ in all_windows(documents, length, stride))
     sums, counts = sliding_sums(
         loaded.losses, documents, length=length, stride=stride, batch=batch, device=loaded.device,
@@ -113,18 +117,13 @@ def measure_sliding(
         losses=sums, counts=counts.astype(float), unit="document", unit_bytes=documents.num_bytes.tolist(),
         bits_per_byte=float(sums.sum()) * predicted / (total * math.log(2)), bytes=total,
         tokens_digest=documents.digest, text_digest=documents.text_digest, corpus=documents.corpus,
-        corpus_digest=documents.corpus_digest, sequence_length=length,
+        corpus_digest=corpus_digest, sequence_length=length,
     )  # fmt: skip
 
 
 def _check_finite(loaded: LoadedModel, loss: float) -> None:
     if not math.isfinite(loss):
         raise UserError(f"the loss of {loaded.name} is {loss}: its weights are damaged, or need --precision fp32")
-
-
-def largest_id(shards: TokenShards) -> int:
-    """The largest token id in some shards."""
-    return max(int(shards.rows(np.arange(i, i + 1)).max()) for i in range(shards.num_sequences))
 
 
 def text_figures(

@@ -250,7 +250,7 @@ def test_logits_that_are_capped_are_taken_from_the_model(tmp_path):
 @pytest.mark.parametrize(
     "change, said",
     [
-        (["--model", "nobody/here/at/all"], "is no model folder, .gguf file or hub id"),
+        (["--model", "nobody/here/at/all"], "is not a model folder, .gguf file or hub id"),
         (["--sequence-length", "128"], "--sequence-length 128 is over the 64 positions"),
         (["--eval-tokens", "1"], "--eval-tokens: must be at least 2"),
         (["--documents", "both"], "'both' is not one of them"),

@@ -107,7 +107,7 @@ def test_a_peer_that_cannot_be_had_is_said_and_one_asked_for_is_an_error(place, 
     assert [row["role"] for row in result["models"]] == ["model", "random"]
     assert len(result["notes"]) == 3 and all("/nowhere/at/all" in note for note in result["notes"])
     assert run_command(main, flags(place, tmp_path / "again", "--peers", "teacher")) == 2
-    assert "/nowhere/at/all is no model folder" in capsys.readouterr().err
+    assert "/nowhere/at/all is not a model folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
