@@ -24,7 +24,7 @@ class Moves:
         block: The block.
         density: Worth per cost: the lowest is pruned first, the highest added first.
         cost: How much this one step, taken alone, changes the cost by (positive).
-        unit_cost: The same without what a sub-layer costs besides its units.
+        unit_cost: The same without the costs of a sub-layer besides its units.
         ready: It can be taken at once. (In a count, a block waits for the blocks behind it, or before it.)
     """
 
@@ -116,7 +116,7 @@ class MoveFinder:
         return heads * _share(kept, queries.sum(axis=2))
 
     def _unit_costs(self, name: str, sizes: Sizes) -> tuple[IntArray, int]:
-        """``[layers, blocks]`` what each block costs, and what the sub-layer costs besides."""
+        """``[layers, blocks]`` costs of the blocks, and the cost of the sub-layer besides."""
         rates, block_sizes = self._cost.rates(sizes.hidden), self._axes[name].sizes
         if name == "heads":
             return rates.heads[sizes.queries][:, None] * block_sizes[None, :], rates.attention

@@ -11,7 +11,6 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -21,26 +20,6 @@ from slm_ray.search.sizes import Choice, CostModel
 
 IsPlain = Callable[[Architecture], bool]
 _MODEL_WIDE = ("hidden", "heads", "queries", "neurons")
-
-
-class Reach(Protocol):
-    """The costs a space can reach in one budget quantity."""
-
-    def nearest(self, choice: Choice, low: int, high: int) -> Choice | None:
-        """A choice that costs ``low..high``, near the given one; None if there is none."""
-
-    def around(self, low: int, high: int) -> tuple[int | None, int | None]:
-        """The greatest reachable cost below ``low`` and the least above ``high``."""
-
-
-def reach_of(axes: Mapping[str, BoundAxis], cost: CostModel) -> Reach:
-    """What a space with these axes can reach."""
-    return LayeredReach(axes, cost) if has_layer_choices(axes) else WideReach(axes, cost)
-
-
-def has_layer_choices(axes: Mapping[str, BoundAxis]) -> bool:
-    """Whether layers may differ in size."""
-    return any(axis.per_layer for axis in axes.values())
 
 
 class WideReach:
@@ -105,7 +84,7 @@ class WideReach:
 
 @dataclass(frozen=True)
 class _Setting:
-    """Model-wide sizes, and what they leave to the layers. None where each layer chooses for itself."""
+    """Model-wide sizes; None where each layer chooses for itself."""
 
     hidden: int
     heads: int | None
@@ -211,6 +190,14 @@ class LayeredReach:
         return built
 
 
+Reach = WideReach | LayeredReach
+
+
+def reach_of(axes: Mapping[str, BoundAxis], cost: CostModel) -> Reach:
+    """The costs that a space with these axes can reach."""
+    return LayeredReach(axes, cost) if any(axis.per_layer for axis in axes.values()) else WideReach(axes, cost)
+
+
 def _pair(
     attention: IntArray, mlp: IntArray, low: int, high: int, near_attention: int, near_mlp: int
 ) -> tuple[int, int] | None:
@@ -243,10 +230,10 @@ class _Sublayer:
     """What one kind of sub-layer may cost in a layer.
 
     Attributes:
-        values: The positive costs of its units, without what it costs besides; any of them may be taken in any layer.
-        fixed: What it costs besides, where it is not skipped.
+        values: The positive costs that its units may have; any of them may be taken in any layer.
+        fixed: Its cost besides, where it is not skipped.
         may_skip: A layer may skip it.
-        if_all_skip: What is paid when every layer skips it.
+        if_all_skip: The cost when every layer skips it.
     """
 
     values: tuple[int, ...]

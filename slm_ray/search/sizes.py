@@ -152,7 +152,7 @@ class CostModel:
         return Rates(base, heads, attention, neuron, cost(LayerShape(0, 0, 1)) - base - neuron)
 
     def sublayers(self, sizes: Sizes, hidden: int | None = None) -> tuple[IntArray, IntArray]:
-        """``[layers]`` each: what attention and MLP of each layer cost, whether or not the layer is kept."""
+        """``[layers]`` each: the costs of attention and MLP of each layer, whether or not the layer is kept."""
         rates = self.rates(sizes.hidden if hidden is None else hidden)
         attention = sizes.kv_heads * rates.heads[sizes.queries] + rates.attention * (sizes.kv_heads > 0)
         return attention, sizes.neurons * rates.neuron + rates.mlp * (sizes.neurons > 0)

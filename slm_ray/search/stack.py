@@ -74,7 +74,7 @@ class GenomeStack:
     def repair(self, genes: IntArray, low: int | None = None, high: int | None = None) -> IntArray:
         """Genes inside the budget, and where the budget allows it inside ``low..high``.
 
-        The least worthy units are dropped, or the worthiest added.
+        The least worthy units are pruned, or the worthiest added.
         """
         narrow = Budget(
             self.budget.quantity,

@@ -1,7 +1,7 @@
 """``--screen``: more offspring than are measured, picked by a ridge regression over the candidates measured so far.
 
-What the regression expects depends on the seed and on the results told alone, as the algorithms do, so a resumed run
-picks the same offspring. It is worked out anew before every generation; a few dozen rows take a few milliseconds.
+The regression depends on the seed and on the results told alone, as the algorithms do, so a resumed run picks the same
+offspring. It is fitted anew before every generation; a few dozen rows take a few milliseconds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from slm_ray.search.stack import GenomeStack
 from slm_ray.search.static import importance_lost
 
 FEWEST_TOLD = 12  # candidates before anything is predicted
-UNSCREENED_SHARE = 0.25  # of the picks are drawn whatever is predicted of them
+UNSCREENED_SHARE = 0.25  # of the picks are drawn whatever their prediction
 PENALTIES = 10.0 ** np.linspace(-5, 2, 29)  # of the largest squared singular value
 _FAILED = 1e8  # told of failed candidates, which say nothing about how quality follows from sizes
 
@@ -33,7 +33,7 @@ class Ridge:
         mean: ``[features]``.
         scale: ``[features]``; 1 where a feature never changes.
         weights: ``[features]``, of standardised features.
-        intercept: The mean of what was fitted.
+        intercept: The mean of the targets.
         penalty: The one chosen, on the squared norm of the weights.
     """
 
@@ -45,8 +45,7 @@ class Ridge:
 
     def predict(self, features: Array) -> Array:
         """``[rows]`` predictions for ``[rows, features]``."""
-        predicted: Array = (features - self.mean) / self.scale @ self.weights + self.intercept
-        return predicted
+        return np.asarray((features - self.mean) / self.scale @ self.weights + self.intercept)
 
 
 def fit_ridge(features: Array, targets: Array) -> Ridge:
@@ -79,46 +78,13 @@ def fit_ridge(features: Array, targets: Array) -> Ridge:
     return Ridge(mean, scale, right.T @ (singular / (squares + penalty) * along), intercept, penalty)
 
 
-class Features:
-    """What a candidate is to the regression: shares kept of every layer, sizes, unit scores dropped; and squares."""
-
-    def __init__(self, stack: GenomeStack) -> None:
-        """Set up for the candidates of a stack."""
-        self.stack, self._known = stack, dict[str, Array]()
-        shape = stack.teacher.layers[0]
-        self._heads, self._neurons = shape.num_attention_heads, shape.intermediate_size
-        # Rankings between the two that were learned are sums of these: they would say nothing more.
-        guides = {id(genome.guide): genome.guide for genome in stack.genomes[:2]}
-        self._guides = [guide for guide in guides.values() if guide.comparable]
-
-    def of(self, genes: IntArray) -> Array:
-        """``[features]`` of a candidate."""
-        text = self.stack.to_text(genes)
-        if text not in self._known:
-            self._known[text] = self._make(genes)
-        return self._known[text]
-
-    def _make(self, genes: IntArray) -> Array:
-        spec, teacher = self.stack.decode(genes), self.stack.teacher
-        count = teacher.num_hidden_layers
-        heads, neurons, skipped = np.zeros(count), np.zeros(count), np.ones(count)
-        for layer in spec.layers:
-            heads[layer.source] = layer.shape.num_attention_heads / self._heads
-            neurons[layer.source] = len(layer.neurons) / self._neurons
-            skipped[layer.source] = 0.0
-        sizes = [len(spec.hidden) / teacher.hidden_size, len(spec.layers) / count]
-        lost = [importance_lost(spec, guide) for guide in self._guides]
-        once = np.concatenate([heads, neurons, sizes, lost])
-        return np.concatenate([once, once**2, skipped, [float(genes[0])]])
-
-
 class Screen:
-    """Picks offspring by what a regression expects of them.
+    """Picks the offspring from which the regression expects the most.
 
     Attributes:
         factor: Offspring per candidate that is measured.
-        predictions: What was expected of candidates when they were picked, by their genes as text: the first objective
-            as algorithms are told it.
+        predictions: The first objective, as algorithms are told it, that was expected of each candidate when it was
+            picked, by its genes as text.
     """
 
     def __init__(self, stack: GenomeStack, objectives: Sequence[str], factor: int, seed: int) -> None:
@@ -132,21 +98,15 @@ class Screen:
         """
         self.stack, self.factor = stack, factor
         self.predictions: dict[str, float] = {}
-        self._cost_name = self._cost_of(objectives)
-        self._features, self._rng = Features(stack), np.random.default_rng([seed, 0x5C])
-        self._told: dict[str, tuple[Array, float, float]] = {}
-
-    def _cost_of(self, objectives: Sequence[str]) -> str | None:
-        """The cost that quality is weighed against; what has to be measured (latency) is stood for by the budget's."""
-        if len(objectives) < 2:
-            return None
-        return objectives[1] if objectives[1] in QUANTITIES else self.stack.budget.quantity
-
-    def _cost(self, genes: IntArray) -> float:
-        if self._cost_name is None:
-            return 0.0
-        cost = self.stack.cost(genes, self._cost_name)
-        return self.stack.step_of(cost) if self._cost_name == self.stack.budget.quantity else float(cost)
+        # A cost that has to be measured (latency) is stood for by the budget's.
+        second = [name if name in QUANTITIES else stack.budget.quantity for name in objectives[1:]]
+        self._cost_name = second[0] if second else None
+        self._rng = np.random.default_rng([seed, 0x5C])
+        self._told: dict[str, tuple[Array, float, float]] = {}  # by genes: features, value, cost
+        self._features: dict[str, Array] = {}
+        # Rankings between the two that were learned are sums of these: they would say nothing more.
+        guides = {id(genome.guide): genome.guide for genome in stack.genomes[:2]}
+        self._guides = [guide for guide in guides.values() if guide.comparable]
 
     def learn(self, candidates: Sequence[IntArray], objectives: Array) -> None:
         """Take in results.
@@ -157,14 +117,14 @@ class Screen:
         """
         for genes, values in zip(candidates, objectives, strict=True):
             if values[0] < _FAILED:
-                told = self._features.of(genes), float(values[0]), self._cost(genes)
+                told = self._features_of(genes), float(values[0]), self._cost(genes)
                 self._told[self.stack.to_text(genes)] = told
 
     def pick(self, offspring: Sequence[IntArray], count: int) -> list[int]:
         """Which offspring to measure.
 
-        One after the other, that which is expected to be furthest below the best known at its cost or less, what is
-        expected of those picked before it counted among the known; and some at random.
+        One after the other, the one that is expected to be furthest below the best known at its cost or less, with
+        expectations of those picked before it counted among the known; and some at random.
 
         Args:
             offspring: Genes. Those that are on record are picked last: they would teach nothing.
@@ -179,7 +139,7 @@ class Screen:
         if len(self._told) < FEWEST_TOLD:
             return sorted([*fresh, *others][:count])
         expected = self._predict([offspring[at] for at in fresh])
-        costs = [self._cost(offspring[at]) for at in fresh]
+        costs = np.array([self._cost(offspring[at]) for at in fresh])
         unscreened = min(len(fresh), round(UNSCREENED_SHARE * count))
         picked = self._greedily(expected, costs, min(count, len(fresh)) - unscreened)
         left = [row for row in range(len(fresh)) if row not in set(picked)]
@@ -188,6 +148,30 @@ class Screen:
         for row in picked:
             self.predictions.setdefault(texts[fresh[row]], float(expected[row]))
         return sorted([*(fresh[row] for row in picked), *others][:count])
+
+    def _cost(self, genes: IntArray) -> float:
+        if self._cost_name is None:
+            return 0.0
+        cost = self.stack.cost(genes, self._cost_name)
+        return self.stack.step_of(cost) if self._cost_name == self.stack.budget.quantity else float(cost)
+
+    def _features_of(self, genes: IntArray) -> Array:
+        """``[features]``: shares kept of every layer, sizes, unit scores pruned; their squares; layers skipped."""
+        text = self.stack.to_text(genes)
+        if text in self._features:
+            return self._features[text]
+        spec, teacher = self.stack.decode(genes), self.stack.teacher
+        count, shape = teacher.num_hidden_layers, teacher.layers[0]
+        heads, neurons, skipped = np.zeros(count), np.zeros(count), np.ones(count)
+        for layer in spec.layers:
+            heads[layer.source] = layer.shape.num_attention_heads / shape.num_attention_heads
+            neurons[layer.source] = len(layer.neurons) / shape.intermediate_size
+            skipped[layer.source] = 0.0
+        sizes = [len(spec.hidden) / teacher.hidden_size, len(spec.layers) / count]
+        lost = [importance_lost(spec, guide) for guide in self._guides]
+        once = np.concatenate([heads, neurons, sizes, lost])
+        self._features[text] = np.concatenate([once, once**2, skipped, [float(genes[0])]])
+        return self._features[text]
 
     def _predict(self, candidates: Sequence[IntArray]) -> Array:
         if not candidates:
@@ -198,20 +182,18 @@ class Screen:
         # outer fence of Tukey's box plot.
         low, high = np.quantile(targets, [0.25, 0.75])
         model = fit_ridge(np.array([features for features, _, _ in told]), np.minimum(targets, high + 3 * (high - low)))
-        return model.predict(np.array([self._features.of(genes) for genes in candidates]))
+        return model.predict(np.array([self._features_of(genes) for genes in candidates]))
 
-    def _greedily(self, expected: Array, costs: Sequence[float], count: int) -> list[int]:
+    def _greedily(self, expected: Array, costs: Array, count: int) -> list[int]:
         """Rows of the most expected gain, each in view of those before it."""
-        worst = max(value for _, value, _ in self._told.values())
-        best = np.array([
-            min((value for _, value, other in self._told.values() if other <= cost), default=worst) for cost in costs
-        ])  # fmt: skip
+        values = np.array([value for _, value, _ in self._told.values()])
+        at = np.array([cost for _, _, cost in self._told.values()])
+        best = np.array([values[at <= cost].min(initial=values.max()) for cost in costs])
         picked: list[int] = []
-        at_cost = np.asarray(costs)
         for _ in range(max(0, count)):
             gains = best - expected
             gains[picked] = -np.inf
             row = int(np.argmax(gains))
             picked.append(row)
-            best = np.where(at_cost >= at_cost[row], np.minimum(best, expected[row]), best)
+            best = np.where(costs >= costs[row], np.minimum(best, expected[row]), best)
         return picked

@@ -1,4 +1,4 @@
-"""What a plan and its workers tell each other: tasks, outcomes, and what to do when there is no task."""
+"""Messages between a plan and its workers: tasks, outcomes, and why there is no task."""
 
 from __future__ import annotations
 

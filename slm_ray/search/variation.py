@@ -39,37 +39,30 @@ class Variation:
         floor = int(0.995 * ceiling)
         if self.groups:
             for _ in range(rng.geometric(0.6)):
-                self._take(child, rng)
-                self._give(child, rng)
+                self._step(child, rng, prune=True)
+                self._step(child, rng, prune=False)
         return self.stack.repair(child, low=min(floor, ceiling), high=ceiling)
 
-    def _take(self, genes: IntArray, rng: np.random.Generator) -> None:
-        """Drop some blocks of one choice."""
-        self._step(genes, rng, drop=True)
-
-    def _give(self, genes: IntArray, rng: np.random.Generator) -> None:
-        """Add some blocks to one choice."""
-        self._step(genes, rng, drop=False)
-
-    def _step(self, genes: IntArray, rng: np.random.Generator, *, drop: bool) -> None:
+    def _step(self, genes: IntArray, rng: np.random.Generator, *, prune: bool) -> None:
+        """Prune some blocks of one choice, or add some to it."""
         layers_turn = self._whole_layers and rng.random() < _LAYER_SHARE
         among = self._whole_layers if layers_turn else self._sizes
         group = among[int(rng.integers(len(among)))]
         part = slice(group.start + 1, group.stop + 1)  # the first gene names the ranking
         amount = int(rng.choice(_MOVE_SIZES))
         if group.is_count:
-            changed = genes[part] + (-amount if drop else amount)
+            changed = genes[part] + (-amount if prune else amount)
             genes[part] = np.clip(changed, self.stack.lower[part], self.stack.upper[part])
             return
         bits = genes[part]
-        open_blocks = np.flatnonzero(bits if drop else self.stack.upper[part] - bits)
+        open_blocks = np.flatnonzero(bits if prune else self.stack.upper[part] - bits)
         if not len(open_blocks):
             return
         if rng.random() < _SCATTER_SHARE:
             chosen = rng.choice(open_blocks, size=min(amount, len(open_blocks)), replace=False)
         else:
-            chosen = open_blocks[-amount:] if drop else open_blocks[:amount]
-        bits[chosen] = 0 if drop else 1
+            chosen = open_blocks[-amount:] if prune else open_blocks[:amount]
+        bits[chosen] = 0 if prune else 1
 
     def cross(self, first: IntArray, second: IntArray, rng: np.random.Generator) -> IntArray:
         """A child that takes each choice (a layer's heads, say) whole from one parent or the other.
