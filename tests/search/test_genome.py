@@ -23,46 +23,22 @@ from slm_ray.search.space import load_space
 ALL_SPACES = {**{name: load_space(name) for name in SPACES}, **QUERY_SPACES}
 
 
-def _cases(count_large=6, count_tiny=40):
-    for name, teacher in TEACHERS.items():
-        for space_name, space in ALL_SPACES.items():
-            count = count_tiny if name.startswith("tiny") else count_large
-            yield pytest.param(space, teacher, count, id=f"{space_name}-{name}")
-
-
-@pytest.mark.parametrize(("space", "teacher", "count"), _cases())
-def test_genes_decode_to_legal_subnets_of_known_size(space, teacher, count):
-    genome = genome_of(space, teacher)
-    for genes in random_genes(genome, 1, count):
-        architecture = genome.decode(genes).architecture_in(teacher)
+@pytest.mark.parametrize("teacher", TEACHERS)
+@pytest.mark.parametrize("space", ALL_SPACES)
+def test_genes_decode_to_legal_subnets_of_known_size_and_read_back_from_text(space, teacher):
+    genome, whole = genome_of(ALL_SPACES[space], TEACHERS[teacher]), TEACHERS[teacher]
+    for genes in random_genes(genome, 1, 40 if teacher.startswith("tiny") else 6):
+        architecture = genome.decode(genes).architecture_in(whole)
         assert architecture == genome.architecture(genes)
         for quantity in QUANTITIES:
             assert genome.cost(genes, quantity, LENGTH) == measure_cost(architecture, quantity, LENGTH)
-
-
-@pytest.mark.parametrize(("space", "teacher", "count"), _cases())
-def test_genes_as_text_read_back(space, teacher, count):
-    genome = genome_of(space, teacher)
-    for genes in random_genes(genome, 2, count):
         assert np.array_equal(genome.from_text(genome.to_text(genes)), genes)
-
-
-@pytest.mark.parametrize(("space", "teacher", "count"), _cases(1, 1))
-def test_the_upper_genes_keep_the_whole_teacher(space, teacher, count):
-    genome = genome_of(space, teacher)
-    assert genome.decode(genome.upper) == full_subnet(teacher)
-    assert genome.reach("params", LENGTH)[1] == num_params(teacher)
-
-
-@pytest.mark.parametrize("space", ALL_SPACES.values(), ids=ALL_SPACES.keys())
-def test_every_gene_is_in_one_group(space):
-    genome = genome_of(space, TEACHERS["tiny-gqa"])
-    covered = [gene for group in genome.groups for gene in range(group.start, group.stop)]
-    assert covered == list(range(genome.num_genes))
-    assert {group.axis for group in genome.groups} == set(space.axes)
+    assert genome.decode(genome.upper) == full_subnet(whole)
+    assert genome.reach("params", LENGTH)[1] == num_params(whole)
+    assert [gene for group in genome.groups for gene in range(group.start, group.stop)] == list(range(genome.num_genes))
     for group in genome.groups:
-        assert (group.layer is not None) == (space.axes[group.axis].per == "layer")
-        assert group.is_count == (space.axes[group.axis].select == "count")
+        axis = genome.space.axes[group.axis]
+        assert (group.layer is not None) == (axis.per == "layer") and group.is_count == (axis.select == "count")
 
 
 def test_natural_order_keeps_the_first_units():
@@ -126,25 +102,16 @@ def test_genes_outside_the_bounds_are_our_own_mistake():
             genome.decode(wrong)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "layers=x7", "layers=x7;heads=x3f;neurons=1,2", "heads=xfc;layers=xe;neurons=xff8"]
-)
-def test_text_of_another_genome_is_refused(text):
-    genome = genome_of("fine", TEACHERS["tiny-gqa"])
-    with pytest.raises(UserError, match="another"):
-        genome.from_text(text)
-
-
-def test_text_is_length_and_range_checked():
-    genome = genome_of("fine", TEACHERS["tiny-gqa"])
-    good = genome.to_text(genome.upper)
-    assert good == "layers=xe;heads=xfc;neurons=xff8"
+def test_text_of_another_genome_or_length_or_range_is_refused():
+    fine, counts = (genome_of(name, TEACHERS["tiny-gqa"]) for name in ("fine", "coarse_layerwise"))
+    good, text = fine.to_text(fine.upper), counts.to_text(counts.upper)
+    assert good == "layers=xe;heads=xfc;neurons=xff8" and text == "hidden=2;layers=3;heads=2,2,2;neurons=3,3,3"
+    for wrong in ("", "layers=x7", "layers=x7;heads=x3f;neurons=1,2", "heads=xfc;layers=xe;neurons=xff8"):
+        with pytest.raises(UserError, match="another"):
+            fine.from_text(wrong)
     for wrong in (good + "0", good.replace("xe", "xf"), good.replace("xff8", "xffg"), good.replace("xff8", "xff")):
         with pytest.raises(UserError, match="genes of"):
-            genome.from_text(wrong)
-    counts = genome_of("coarse_layerwise", TEACHERS["tiny-gqa"])
-    text = counts.to_text(counts.upper)
-    assert text == "hidden=2;layers=3;heads=2,2,2;neurons=3,3,3"
+            fine.from_text(wrong)
     for wrong in (text.replace("2,2,2", "2,2"), text.replace("2,2,2", "2,2,3"), text.replace("2,2,2", "2,0,2")):
         with pytest.raises(UserError, match=r"genes of heads must be 3 numbers within 1\.\.2"):
             counts.from_text(wrong)

@@ -57,24 +57,21 @@ def learn(collect, steps=10, targets=(0.7, 0.5)):
     return learn_scores(SPACE, TEACHER, "params", LENGTH, [round(share * WHOLE) for share in targets], steps, collect)
 
 
-def test_every_step_is_asked_for_once_and_the_first_is_whole():
-    made = MadeUp(steady())
-    learn(made)
-    assert made.steps == list(range(10))
-    assert made.masks[0] is None and all(masks is not None for masks in made.masks[1:])
-
-
 @pytest.mark.parametrize("steps", [2, 3, 5, 10, 21])
 def test_it_comes_down_to_each_target_and_stays(steps):
     made = MadeUp(steady())
     learned = learn(made, steps)
+    assert made.steps == list(range(steps))
+    assert made.masks[0] is None and all(masks is not None for masks in made.masks[1:])
     sizes = [cost_of(masks) for masks in made.masks[1:]]
     assert sizes == sorted(sizes, reverse=True)
-    block = measure_cost(TEACHER, "params", LENGTH) - cost_of(made.masks[-1])
-    assert 0.5 * WHOLE - 0.05 * WHOLE <= sizes[-1] <= 0.5 * WHOLE and block > 0
+    assert 0.5 * WHOLE - 0.05 * WHOLE <= sizes[-1] <= 0.5 * WHOLE
     assert len(learned.by_target) == 2
     if steps >= 10:
         assert any(0.65 * WHOLE <= size <= 0.7 * WHOLE for size in sizes)
+    for scores in learned.by_target:  # where every step says the same, blending does not alter it
+        expected = (CURVATURE * np.square(steady()(0)) + steady()(0)) / 50
+        np.testing.assert_allclose(scores.neurons, expected, rtol=1e-5)
 
 
 def test_one_step_is_the_one_shot_score():
@@ -82,12 +79,6 @@ def test_one_step_is_the_one_shot_score():
     learned = learn(made, steps=1)
     assert made.masks == [None] and learned.by_target == (learned.one_shot,)
     np.testing.assert_allclose(learned.one_shot.neurons, np.square(steady()(0)) / 50, rtol=1e-5)
-
-
-def test_it_is_deterministic():
-    first, second = (learn(MadeUp(steady())) for _ in range(2))
-    for a, b in zip(first.by_target, second.by_target, strict=True):
-        assert all(np.array_equal(x, y) for x, y in zip(a.arrays().values(), b.arrays().values(), strict=True))
 
 
 def test_a_dropped_unit_that_is_missed_comes_back():
@@ -105,18 +96,6 @@ def test_a_dropped_unit_that_is_missed_comes_back():
     assert made.masks[-1].neurons[late].all()
 
 
-def test_scores_of_equal_steps_are_the_change_itself():
-    """Where every step says the same, blending must not alter it."""
-    learned = learn(MadeUp(steady()))
-    sums = steady()(0)
-    for scores in learned.by_target:
-        np.testing.assert_allclose(scores.neurons, (CURVATURE * np.square(sums) + sums) / 50, rtol=1e-5)
-
-
-def test_only_the_upper_end_is_learned_at_where_it_is_all_that_was_asked_for():
-    assert target_costs(Budget("params", 50, 90, is_ceiling=True), (40, 100)) == [90]
-
-
 def test_blend_is_a_weighted_mean():
     old, new = scores_of(TEACHER, 0), scores_of(TEACHER, 1)
     mixed = blend(old, new, 0.8)
@@ -129,6 +108,7 @@ def test_blend_is_a_weighted_mean():
 )
 def test_targets_are_the_ends_of_the_budget_that_can_be_reached(low, high, expected):
     assert target_costs(Budget("params", low, high), (40, 100)) == expected
+    assert target_costs(Budget("params", low, high, is_ceiling=True), (40, 100)) == expected[:1]
 
 
 def test_learning_on_a_real_teacher_beats_one_shot_scores_on_its_own_tokens():
