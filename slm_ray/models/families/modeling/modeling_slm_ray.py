@@ -16,14 +16,24 @@ import shutil
 from typing import Any, ClassVar
 
 import torch
+from huggingface_hub.dataclasses import strict
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+)
 
 AUTO_CLASSES = {
     "AutoModel": (AutoModel, "Model"),
     "AutoModelForCausalLM": (AutoModelForCausalLM, "ForCausalLM"),
     "AutoModelForSequenceClassification": (AutoModelForSequenceClassification, "ForSequenceClassification"),
 }
+PLAIN_CLASSES = (MODEL_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING)
 
 
 def register_classes(config_class: Any, *model_classes: Any) -> None:
@@ -33,17 +43,22 @@ def register_classes(config_class: Any, *model_classes: Any) -> None:
         auto.register(config_class, model_class, exist_ok=True)
 
 
-def save_with_code(model: Any, folder: str | os.PathLike[str]) -> None:
-    """Copy a model's modelling files into a folder, and name its classes for all Auto classes in its config."""
-    files = [inspect.getfile(cls) for cls in (type(model), register_classes)]
-    module = os.path.basename(files[0]).removesuffix(".py")
-    stem = type(model.config).__name__.removesuffix("Config")
-    model.config.auto_map = {"AutoConfig": f"{module}.{stem}Config"} | {
-        auto: f"{module}.{stem}{suffix}" for auto, (_, suffix) in AUTO_CLASSES.items()
-    }
-    os.makedirs(folder, exist_ok=True)
-    for file in files:
-        shutil.copyfile(file, os.path.join(folder, os.path.basename(file)))
+class SavesCode:
+    """Mixin for models that are saved with their modelling files beside the weights, whoever saves them."""
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Save, with the classes for all Auto classes named in config.json."""
+        config: Any = self.config  # type: ignore[attr-defined]
+        files = [inspect.getfile(cls) for cls in (type(self), register_classes)]
+        module = os.path.basename(files[0]).removesuffix(".py")
+        stem = type(config).__name__.removesuffix("Config")
+        config.auto_map = {"AutoConfig": f"{module}.{stem}Config"} | {
+            auto: f"{module}.{stem}{suffix}" for auto, (_, suffix) in AUTO_CLASSES.items()
+        }
+        os.makedirs(save_directory, exist_ok=True)
+        for file in files:
+            shutil.copyfile(file, os.path.join(save_directory, os.path.basename(file)))
+        super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
 
 
 # Not called "...Attention": transformers would take it for a kernel written by hand, and refuse to switch kernels.
@@ -96,27 +111,28 @@ class PerLayerConfig:
         return {**fields, "num_hidden_layers": self.num_hidden_layers}  # type: ignore[attr-defined]
 
 
-class PerLayerModel:
+class PerLayerModel(SavesCode):
     """Mixin that builds the family's own model with no layers, then gives it layers of differing sizes.
 
     Attention modules are numbered among themselves, so that a key-value cache works where the first layer (whose length
     transformers asks for) keeps no attention.
     """
 
+    layer_class: ClassVar[Any]
     layers_name: ClassVar[str] = "layers"
     attention_name: ClassVar[tuple[str, str]] = ("self_attn", "input_layernorm")
     mlp_name: ClassVar[tuple[str, str]] = ("mlp", "post_attention_layernorm")
 
-    @staticmethod
-    def build_layer(config: Any, index: int, cache_index: int) -> nn.Module:
-        """One layer.
+    @classmethod
+    def build_layer(cls, config: Any, index: int) -> nn.Module:
+        """One layer. A family whose attention derives its head width from the model's replaces its projections here.
 
         Args:
             config: A config with this layer's sizes.
             index: Its number.
-            cache_index: Its number among the layers that keep attention.
         """
-        raise NotImplementedError
+        layer: nn.Module = cls.layer_class(config, index)
+        return layer
 
     def __init__(self, config: Any) -> None:
         # One config object for the model and every attention module, so that they agree on the kernel for good; it has
@@ -127,11 +143,12 @@ class PerLayerModel:
         layers, num_attentions = [], 0
         for index, layer_config in enumerate(config.per_layer_config):
             skipped = frozenset(getattr(layer_config, "skip", None) or ())
-            layer: Any = self.build_layer(copy.copy(layer_config), index, num_attentions)
+            layer: Any = self.build_layer(copy.copy(layer_config), index)
             if "attention" in skipped:
                 self._skip(layer, self.attention_name, SkippedHeads())
             else:
-                getattr(layer, self.attention_name[0]).config = own
+                attention = getattr(layer, self.attention_name[0])
+                attention.config, attention.layer_idx = own, num_attentions
                 num_attentions += 1
             if "mlp" in skipped:
                 self._skip(layer, self.mlp_name, SkippedNeurons())
@@ -142,12 +159,27 @@ class PerLayerModel:
         self.config = base.config = own
         self.post_init()  # type: ignore[attr-defined]
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Save with the modelling files beside the weights, whoever saves."""
-        save_with_code(self, save_directory)
-        super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
-
     @staticmethod
     def _skip(layer: nn.Module, names: tuple[str, str], stand_in: nn.Module) -> None:
         setattr(layer, names[0], stand_in)
         setattr(layer, names[1], nn.Identity())
+
+
+def student_classes(module: str, stem: str, plain: Any, layers: type[PerLayerModel]) -> tuple[Any, Any, Any, Any]:
+    """A family's student classes, registered with transformers: config, base model, causal LM, classification.
+
+    Args:
+        module: The modelling file's ``__name__``, where they must be found under their own names.
+        stem: What their names begin with.
+        plain: The family's own config class.
+        layers: How its layers are built.
+    """
+    where = {"__module__": module}
+    named = {**where, "model_type": f"slm_ray_{plain.model_type}"}
+    config = strict(type(f"{stem}Config", (PerLayerConfig, plain), named))
+    models = [
+        type(f"{stem}{suffix}", (layers, mapping[plain]), {**where, "config_class": config})
+        for (_, suffix), mapping in zip(AUTO_CLASSES.values(), PLAIN_CLASSES, strict=True)
+    ]
+    register_classes(config, *models)
+    return config, models[0], models[1], models[2]

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from huggingface_hub.dataclasses import strict
 from torch import nn
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, GPTNeoXForSequenceClassification, GPTNeoXModel
+from transformers import GPTNeoXConfig
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXLayer
 
-from .modeling_slm_ray import PerLayerConfig, PerLayerModel, register_classes
+from .modeling_slm_ray import PerLayerModel, student_classes
 
 
-@strict
-class SlmRayGPTNeoXConfig(PerLayerConfig, GPTNeoXConfig):
-    """GPT-NeoX's config with per-layer sizes."""
-
-    model_type = "slm_ray_gpt_neox"
-
-
-class _PerLayerGPTNeoX(PerLayerModel):
-    config_class = SlmRayGPTNeoXConfig
+class _Layers(PerLayerModel):
     attention_name = ("attention", "input_layernorm")
 
-    @staticmethod
-    def build_layer(config: Any, index: int, cache_index: int) -> nn.Module:
+    @classmethod
+    def build_layer(cls, config: Any, index: int) -> nn.Module:
         """A layer whose heads are ``head_dim`` wide, however many there are."""
         layer = GPTNeoXLayer(config, index)
         attention, inner = layer.attention, config.num_attention_heads * config.head_dim
@@ -33,22 +24,9 @@ class _PerLayerGPTNeoX(PerLayerModel):
         attention.scaling = config.head_dim**-0.5
         attention.query_key_value = nn.Linear(config.hidden_size, 3 * inner, bias=config.attention_bias)
         attention.dense = nn.Linear(inner, config.hidden_size, bias=config.attention_bias)
-        attention.layer_idx = cache_index
         return layer
 
 
-class SlmRayGPTNeoXModel(_PerLayerGPTNeoX, GPTNeoXModel):
-    """GPT-NeoX's layers without an output head."""
-
-
-class SlmRayGPTNeoXForCausalLM(_PerLayerGPTNeoX, GPTNeoXForCausalLM):
-    """GPT-NeoX's causal language model."""
-
-
-class SlmRayGPTNeoXForSequenceClassification(_PerLayerGPTNeoX, GPTNeoXForSequenceClassification):
-    """GPT-NeoX with a classification head."""
-
-
-register_classes(
-    SlmRayGPTNeoXConfig, SlmRayGPTNeoXModel, SlmRayGPTNeoXForCausalLM, SlmRayGPTNeoXForSequenceClassification
+SlmRayGPTNeoXConfig, SlmRayGPTNeoXModel, SlmRayGPTNeoXForCausalLM, SlmRayGPTNeoXForSequenceClassification = (
+    student_classes(__name__, "SlmRayGPTNeoX", GPTNeoXConfig, _Layers)
 )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 from transformers.masking_utils import create_causal_mask
 from transformers.models.llama.modeling_llama import LlamaModel, LlamaPreTrainedModel
 
-from .modeling_slm_ray import register_classes, save_with_code
+from .modeling_slm_ray import SavesCode, register_classes
 
 LEARNED, ALIBI, NO_POSITIONS = "learned", "alibi", "none"
 KINDS = (LEARNED, ALIBI, NO_POSITIONS)
@@ -107,7 +106,7 @@ def positions_of(attention_mask: torch.Tensor | None, start: Any, like: torch.Te
     return (torch.arange(length, device=like.device) + start).unsqueeze(0)
 
 
-class SlmRayPositionsModel(LlamaModel):
+class SlmRayPositionsModel(SavesCode, LlamaModel):
     """Llama's layers between its embeddings and its final norm, with the positions of the config."""
 
     config: SlmRayPositionsConfig
@@ -176,7 +175,7 @@ class SlmRayPositionsModel(LlamaModel):
         return mask.to(torch.get_autocast_dtype(device.type) if mixed else embeds.dtype)  # once, not in every layer
 
 
-class SlmRayPositionsForCausalLM(LlamaForCausalLM):
+class SlmRayPositionsForCausalLM(SavesCode, LlamaForCausalLM):
     """Llama's causal language model with the positions of the config."""
 
     config_class = SlmRayPositionsConfig
@@ -190,23 +189,13 @@ class SlmRayPositionsForCausalLM(LlamaForCausalLM):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Save with the modelling files beside the weights, whoever saves."""
-        save_with_code(self, save_directory)
-        super().save_pretrained(save_directory, **kwargs)
 
-
-class SlmRayPositionsForSequenceClassification(LlamaForSequenceClassification):
+class SlmRayPositionsForSequenceClassification(SavesCode, LlamaForSequenceClassification):
     """Llama with the positions of the config and a classification head."""
 
     config_class = SlmRayPositionsConfig
     _supports_flash_attn = False
     _supports_flex_attn = False
-
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Save with the modelling files beside the weights, whoever saves."""
-        save_with_code(self, save_directory)
-        super().save_pretrained(save_directory, **kwargs)
 
 
 register_classes(
