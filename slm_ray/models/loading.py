@@ -48,13 +48,15 @@ def one_sentence(sentence: str) -> Iterator[None]:
     """Load quietly; whatever transformers raises (a dozen types) becomes ``sentence`` and the first line of it.
 
     Raises:
-        UserError: Something was raised inside.
+        UserError: Something was raised inside; a UserError stays as it is.
     """
     try:
         with quiet_transformers():
             yield
+    except UserError:
+        raise
     except Exception as error:
-        raise UserError(f"{sentence}: {first_line(error)}") from error
+        raise UserError(f"{sentence} ({first_line(error, 160)})") from error
 
 
 def check_weight_files(what: str, source: Path | str) -> None:

@@ -117,21 +117,22 @@ def _depths(hidden_size: int) -> range:
     return range(max(1, math.ceil(hidden_size / _ASPECTS[1])), hidden_size // _ASPECTS[0] + 1)
 
 
-def _shapes(target: int, vocab_size: int) -> Iterator[Architecture]:
-    """For every width and depth, the MLP that brings the size nearest to the target."""
+def _shapes(target: int, vocab_size: int) -> Iterator[list[Architecture]]:
+    """For every width and depth, the models with the MLP widths on either side of the target size.
+
+    Ends with the first width whose models are all too large.
+    """
     for hidden_size in itertools.count(STEP, STEP):
-        smallest, largest = _extremes(vocab_size, hidden_size)
-        if smallest > target * (1 + _WITHIN):
-            return
-        if largest < target * (1 - _WITHIN):
-            continue
-        widths = _mlp_widths(hidden_size)
-        for layers in _depths(hidden_size):
+        widths, depths = _mlp_widths(hidden_size), _depths(hidden_size)
+        for layers in depths:
             least = num_params(make_shape(vocab_size, hidden_size, layers, widths[0]))
+            steps = (target - least) // (3 * hidden_size * STEP * layers)
+            around = {min(max(steps + more, 0), len(widths) - 1) for more in (0, 1)}
+            yield [make_shape(vocab_size, hidden_size, layers, widths[step]) for step in sorted(around)]
             if least > target * (1 + _WITHIN):
                 break
-            steps = round((target - least) / (3 * hidden_size * STEP * layers))
-            yield make_shape(vocab_size, hidden_size, layers, widths[min(max(steps, 0), len(widths) - 1)])
+        if num_params(make_shape(vocab_size, hidden_size, depths[0], widths[0])) > target * (1 + _WITHIN):
+            return
 
 
 def _oddness(shape: Architecture, target: int) -> float:
@@ -154,52 +155,28 @@ def find_rung(target: int, vocab_size: int) -> Rung:
     Raises:
         UserError: There is none, mostly because the vocabulary alone is larger; the nearest sizes are named.
     """
-    if not SMALLEST <= target <= LARGEST:
-        raise UserError(
-            f"--scratch {format_count(target)} must lie between {format_count(SMALLEST)} and {format_count(LARGEST)} "
-            "parameters"
-        )
-    near = [shape for shape in _shapes(target, vocab_size) if abs(num_params(shape) / target - 1) <= _WITHIN]
-    if not near:
-        raise _no_such_size(target, vocab_size)
-    return Rung(target, min(near, key=lambda shape: _oddness(shape, target)))
-
-
-def _extremes(vocab_size: int, hidden_size: int) -> tuple[int, int]:
-    """The smallest and the largest model of a width."""
-    widths, depths = _mlp_widths(hidden_size), _depths(hidden_size)
-    return (
-        num_params(make_shape(vocab_size, hidden_size, depths[0], widths[0])),
-        num_params(make_shape(vocab_size, hidden_size, depths[-1], widths[-1])),
-    )
-
-
-def _sizes(vocab_size: int, target: int) -> Iterator[int]:
-    """All sizes that there are, up to the first width whose models are all larger than the target."""
-    for hidden_size in itertools.count(STEP, STEP):
-        for layers in _depths(hidden_size):
-            for width in _mlp_widths(hidden_size):
-                yield num_params(make_shape(vocab_size, hidden_size, layers, width))
-        if _extremes(vocab_size, hidden_size)[0] > target:
-            return
-
-
-def _no_such_size(target: int, vocab_size: int) -> UserError:
     named = f"--scratch {format_count(target)}"
-    smallest = _extremes(vocab_size, STEP)[0]
+    if not SMALLEST <= target <= LARGEST:
+        raise UserError(f"{named} must lie between {format_count(SMALLEST)} and {format_count(LARGEST)} parameters")
+    groups = list(_shapes(target, vocab_size))
+    nearest = [min(group, key=lambda shape: abs(num_params(shape) - target)) for group in groups]
+    near = [shape for shape in nearest if abs(num_params(shape) / target - 1) <= _WITHIN]
+    if near:
+        return Rung(target, min(near, key=lambda shape: _oddness(shape, target)))
     advice = "or a smaller vocabulary" + (", like --tokenizer train:8192" if vocab_size > 8192 else "")
-    if target < smallest:
-        return UserError(
+    sizes = [num_params(shape) for group in groups for shape in group]
+    if min(sizes) > target:
+        raise UserError(
             f"{named} is too small for a vocabulary of {vocab_size:,}: at the least width, {STEP}, the embedding alone "
-            f"has {format_count(vocab_size * STEP)} parameters; the smallest model has {format_count(smallest)} "
-            f"({smallest:,}): give that, {advice}"
+            f"has {format_count(vocab_size * STEP)} parameters; the smallest model has {format_count(min(sizes))} "
+            f"({min(sizes):,}): give that, {advice}"
         )
-    below = max(size for size in _sizes(vocab_size, target) if size <= target)
-    above = min(size for size in _sizes(vocab_size, target) if size > target)
-    return UserError(
+    below = max(size for size in sizes if size <= target)
+    above = min(size for size in sizes if size > target)
+    raise UserError(
         f"{named}: no widths that are multiples of {STEP} give that size with a vocabulary of {vocab_size:,}; the "
-        f"nearest sizes are {format_count(below)} ({below:,}) and {format_count(above)} ({above:,}): give one of them, "
-        f"{advice}"
+        f"nearest sizes are {format_count(below)} ({below:,}) and {format_count(above)} ({above:,}): give "
+        f"one of them, {advice}"
     )
 
 

@@ -10,21 +10,19 @@ import contextlib
 import functools
 import re
 import shutil
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from slm_ray.config.digest import digest_json, sha256_file
-from slm_ray.config.errors import UserError, first_line, nearest
+from slm_ray.config.errors import UserError, nearest
 from slm_ray.models.bundled import BUNDLED_NAME, LICENCE, fetch_bundled_gguf
 from slm_ray.models.families import HEAD, Family, check_model_type, family_of
-from slm_ray.models.loading import check_loaded, check_weight_files, quiet_transformers
+from slm_ray.models.loading import check_loaded, check_weight_files, one_sentence, quiet_transformers, read_config
 from slm_ray.models.precision import dtype_name
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.files import cache_folder, explain_os_error, read_json, whole_folder, write_json
@@ -220,14 +218,11 @@ def _is_sound(folder: Path) -> bool:
 
 def _convert(name: str, source: dict[str, Any], folder: Path, licence: str) -> None:
     """Load a model with transformers, check it, and save it in the one form that every worker maps."""
-    from transformers import AutoConfig
-
+    sentence = f"teacher {name} is damaged, or no supported causal language model; download it again"
     if source["gguf_file"] is None:
-        with _explained(name):
-            config = AutoConfig.from_pretrained(source["folder"], trust_remote_code=False)
-        family_of(config, name)  # before the weights are read
-    with _explained(name):
-        model, tokenizer = _load_pretrained(source)
+        family_of(read_config(source["folder"], sentence), name)  # before the weights are read
+    with one_sentence(sentence):
+        model, tokenizer = _load_pretrained(f"teacher {name}", source)
     config = model.config
     family_of(config, name)
     state = {key: value.detach() for key, value in model.state_dict().items()}
@@ -254,24 +249,24 @@ def _plain_copy_of(config: Any, dtype: torch.dtype) -> Any:
     return plain
 
 
-def _load_pretrained(source: dict[str, Any]) -> tuple[Any, Any]:
+def _load_pretrained(what: str, source: dict[str, Any]) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with quiet_transformers(), _gguf_read_once() if source["gguf_file"] else contextlib.nullcontext():
+    with _gguf_read_once() if source["gguf_file"] else contextlib.nullcontext():
         gguf = {"gguf_file": source["gguf_file"]} if source["gguf_file"] else {}
         arguments: dict[str, Any] = gguf or {"use_safetensors": True}
         kind: Any = torch.float32 if gguf else "auto"
         model, report = AutoModelForCausalLM.from_pretrained(
             source["folder"], dtype=kind, output_loading_info=True, trust_remote_code=False, **arguments
         )
-        check_loaded("it", model, report)
+        check_loaded(what, model, report)
         try:
             tokenizer = AutoTokenizer.from_pretrained(source["folder"], trust_remote_code=False, **gguf)
             empty = not tokenizer("the")["input_ids"]  # what transformers makes of GPT-2 without tokenizer files
         except (OSError, ValueError, KeyError, ImportError):
             empty = True
     if empty:
-        raise UserError("its tokenizer could not be loaded: a teacher needs its tokenizer files beside it")
+        raise UserError(f"{what}'s tokenizer could not be loaded: a teacher needs its tokenizer files beside it")
     return model, tokenizer
 
 
@@ -286,20 +281,3 @@ def _gguf_read_once() -> Iterator[None]:
         yield
     finally:
         gguf.GGUFReader, gguf.get_tensor_name_map = reader, names
-
-
-@contextlib.contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """Turn what transformers and safetensors raise on a bad model into one sentence."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"teacher {name}: {error}") from error
-    except (SafetensorError, RuntimeError) as error:
-        first = first_line(error, 160)
-        raise UserError(f"teacher {name} is damaged ({first}): download it again") from error
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ImportError, struct.error) as error:
-        first = first_line(error, 160)
-        raise UserError(
-            f"teacher {name} could not be loaded ({first}): check that it is a supported causal language model"
-        ) from error

@@ -1,4 +1,4 @@
-"""Token ids and embedding rows: which ids a model can read, which rows two models share, and rows for new tokens."""
+"""Embedding rows: those that two models of one tokenizer share, and rows for new tokens."""
 
 from __future__ import annotations
 
@@ -8,24 +8,6 @@ import torch
 
 from slm_ray.config.errors import UserError
 from slm_ray.models.scratch import pad_vocabulary
-
-
-def check_ids(largest: int, rows: int, model: str) -> None:
-    """Make sure that a model has an embedding row for every token id of a text.
-
-    Args:
-        largest: The largest token id that occurs.
-        rows: Rows of the model's embedding.
-        model: What to call it in an error.
-
-    Raises:
-        UserError: It has not.
-    """
-    if largest >= rows:
-        raise UserError(
-            f"the text has token id {largest:,}, and {model} has {rows:,} embedding rows: a special token was added "
-            "without resizing the model; resize its embedding (resize_token_embeddings) or use its own tokenizer"
-        )
 
 
 def shared_rows(first: int, second: int, tokenizer: Any, names: tuple[str, str]) -> int:

@@ -11,6 +11,7 @@ from slm_ray.records.cost import flops_per_token, kv_bytes_per_token, num_params
 
 QUANTITIES = {"params": "parameters", "flops": "FLOPs/token", "kv_bytes": "KV-cache bytes/token"}
 DEFAULT_FLOOR_SHARE = 0.75
+_LEAST_COUNT = 1000  # no budget of anything is smaller; such a number is a share above 1 or a slip
 
 
 def measure_cost(architecture: Architecture, quantity: str, sequence_length: int) -> int:
@@ -60,10 +61,16 @@ class Budget:
         return f"{format_count(self.low)}..{format_count(self.high)} {QUANTITIES[self.quantity]}"
 
 
-def _resolve_end(text: str, whole: int, flag: str) -> int:
+def _resolve_end(text: str, whole: int, flag: str, unit: str) -> int:
+    """One end of a range: a share up to 1 of the teacher's own cost, or a count."""
     value = parse_number(text)
-    share = value <= 1 and (("." in text) or "%" in text or value in (0, 1))
-    if share or "%" in text:
+    is_share = "%" in text or value in (0, 1) or (value < 1 and "." in text)
+    if not is_share and value < _LEAST_COUNT <= whole:
+        raise UserError(
+            f"{flag} {text} is neither a share of the teacher's {format_count(whole)} {unit} nor a likely count: "
+            "give a share from 0 to 1 (0.5, 50%) or a count like 60M"
+        )
+    if is_share:
         value *= whole
     if value > whole:
         raise UserError(
@@ -86,8 +93,9 @@ def parse_budget(quantity: str, text: str, teacher: Architecture, sequence_lengt
     ends = text.split("..")
     if len(ends) > 2 or not all(end.strip() for end in ends):
         raise UserError(f"{flag} '{text}' is no budget: write a ceiling like 0.5 or 60M, or a range like 60M..70M")
-    high = _resolve_end(ends[-1].strip(), whole, flag)
-    low = _resolve_end(ends[0].strip(), whole, flag) if len(ends) == 2 else int(high * DEFAULT_FLOOR_SHARE)
+    unit = QUANTITIES[quantity]
+    high = _resolve_end(ends[-1].strip(), whole, flag, unit)
+    low = _resolve_end(ends[0].strip(), whole, flag, unit) if len(ends) == 2 else int(high * DEFAULT_FLOOR_SHARE)
     if high <= 0 or low > high:
         raise UserError(f"{flag} '{text}' is an empty range: it needs 0 <= low <= high and high > 0")
     return Budget(quantity, low, high, is_ceiling=len(ends) == 1)

@@ -176,7 +176,7 @@ def student_classes(module: str, stem: str, plain: Any, layers: type[PerLayerMod
     """
     where = {"__module__": module}
     named = {**where, "model_type": f"slm_ray_{plain.model_type}"}
-    config = strict(type(f"{stem}Config", (PerLayerConfig, plain), named))
+    config: Any = strict(type(f"{stem}Config", (PerLayerConfig, plain), named))
     models = [
         type(f"{stem}{suffix}", (layers, mapping[plain]), {**where, "config_class": config})
         for (_, suffix), mapping in zip(AUTO_CLASSES.values(), PLAIN_CLASSES, strict=True)
