@@ -14,9 +14,10 @@ from slm_ray.pipeline_options import PipelineConfig, read_options
 from slm_ray.pipeline_stages import SKIP, STAGES, Pipeline, Plan
 from slm_ray.records.files import explain_os_error
 from slm_ray.runtime.commands import EXIT_INTERRUPTED, run_command
-from slm_ray.runtime.mirror import bring_back, storage_of
+from slm_ray.runtime.mirror import bring_back
 from slm_ray.runtime.progress import Console
 from slm_ray.runtime.runfolder import RunFolder
+from slm_ray.runtime.storage import storage_of
 
 
 def make_parser() -> Parser:

@@ -13,7 +13,7 @@ from slm_ray.config.yaml_files import read_yaml
 from slm_ray.distill.command import LogitsConfig
 from slm_ray.evaluate.config import EvaluateConfig
 from slm_ray.pretrain.config import DISTILL, FROM_STORE, PretrainConfig
-from slm_ray.runtime.mirror import STORAGE_HELP
+from slm_ray.runtime.storage import STORAGE_HELP
 from slm_ray.search.config import SearchConfig
 
 SECTIONS: dict[str, type] = {

@@ -21,8 +21,8 @@ from slm_ray.records.architecture import Architecture
 from slm_ray.records.cost import flops_per_token
 from slm_ray.records.files import cache_folder
 from slm_ray.runtime.commands import run_command
-from slm_ray.runtime.mirror import STORAGE_HELP
 from slm_ray.runtime.progress import Console
+from slm_ray.runtime.storage import STORAGE_HELP
 
 if TYPE_CHECKING:
     from slm_ray.data.shards import TokenShards

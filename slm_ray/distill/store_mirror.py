@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from slm_ray.distill.store_format import work_folder
-from slm_ray.runtime.mirror import Mirror, bring_back, lies_in_a_mirror, storage_of
+from slm_ray.runtime.mirror import Mirror, bring_back, lies_in_a_mirror
 from slm_ray.runtime.progress import Console
+from slm_ray.runtime.storage import storage_of
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from slm_ray.config.base import Config, Count, Names, option
 from slm_ray.config.errors import UserError, nearest
 from slm_ray.data.config import DEFAULT_CORPUS
 from slm_ray.records.evaluation import FIRST_N, PUBLISHED, RANDOM, TEACHER
-from slm_ray.runtime.mirror import STORAGE_HELP
+from slm_ray.runtime.storage import STORAGE_HELP
 
 PEERS = (TEACHER, RANDOM, FIRST_N, PUBLISHED)
 AUTO, NONE = "auto", "none"

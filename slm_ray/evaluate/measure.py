@@ -53,6 +53,11 @@ class ModelJob:
     batch: int
     machine: str
 
+    def reads(self) -> list[Path]:
+        """The folders that its worker opens, wherever that is."""
+        inputs = [spec.inputs.get("place") or getattr(spec.inputs.get("task"), "rows", None) for spec in self.specs]
+        return [self.model.folder, *(Path(place) for place in inputs if place)]
+
 
 @dataclass(frozen=True)
 class Said:

@@ -122,10 +122,13 @@ class Evaluation:
         jobs = self.jobs(compute.threads or max(1, usable_cpus() // workers))
         here = workers == 1 and not compute.address
         share = Share(cpus=jobs[0].threads, gpus=float(self.inputs.device == "cuda"))
-        session = contextlib.nullcontext() if here else ray_session(compute.address, workers * jobs[0].threads)
+        session: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if not here:
+            session = ray_session(compute.address, workers * jobs[0].threads, self.config.storage)
         fan_out = FanOut[ModelJob, None](
-            _make_measure, 0 if here else workers, share, name="worker of an evaluation", say=self.console.line
-        )
+            _make_measure, 0 if here else workers, share, reads=[path for job in jobs for path in job.reads()],
+            name="worker of an evaluation", say=self.console.line,
+        )  # fmt: skip
         with session, fan_out:
             found = fan_out.run(
                 jobs, receive=lambda index, message: self.receive(jobs[index], message),

@@ -26,7 +26,7 @@ from slm_ray.models.loading import check_loaded, check_weight_files, one_sentenc
 from slm_ray.models.precision import dtype_name
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.files import cache_folder, explain_os_error, read_json, whole_folder, write_json
-from slm_ray.runtime.copies import local_copy
+from slm_ray.runtime.shared import local_copy
 
 WEIGHTS_FILE = "model.safetensors"
 MANIFEST_FILE = "manifest.json"
@@ -53,7 +53,7 @@ class Teacher:
     dtype: str = "fp32"
 
     def here(self) -> Teacher:
-        """The teacher where this machine can read it; see :func:`slm_ray.runtime.copies.local_copy`."""
+        """The teacher where this machine can read it; see :func:`slm_ray.runtime.shared.local_copy`."""
         return replace(self, folder=local_copy(self.folder))
 
     def config(self) -> Any:

@@ -14,7 +14,7 @@ from slm_ray.data import DEFAULT_CORPUS
 from slm_ray.models.bundled import BUNDLED_NAME
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.budget import Budget, parse_budget
-from slm_ray.runtime.mirror import STORAGE_HELP
+from slm_ray.runtime.storage import STORAGE_HELP
 from slm_ray.search.algorithms import ALGORITHMS, SCREENED
 from slm_ray.search.registry import PROXIES, parse_objectives
 from slm_ray.search.space import ORDERS

@@ -12,8 +12,8 @@ from slm_ray.config.parser import Parser
 from slm_ray.config.yaml_files import parse_yaml
 from slm_ray.records.files import explain_os_error, read_json, write_json, write_text
 from slm_ray.runtime.commands import command_line
-from slm_ray.runtime.mirror import STORAGE_HELP
 from slm_ray.runtime.runfolder import CONFIG_FILE, RunFolder, find_run
+from slm_ray.runtime.storage import STORAGE_HELP
 from slm_ray.studies.finish import table_rows, track, write_results
 from slm_ray.studies.machine import make_machine
 from slm_ray.studies.model import SweepFile

@@ -11,7 +11,7 @@ from slm_ray.config.errors import UserError, unknown_name
 from slm_ray.config.options import at_least, option
 from slm_ray.config.units import parse_number
 from slm_ray.records.budget import QUANTITIES
-from slm_ray.runtime.mirror import STORAGE_HELP
+from slm_ray.runtime.storage import STORAGE_HELP
 from slm_ray.search.proxy_candidates import FEWEST_CANDIDATES
 from slm_ray.search.registry import PROXIES
 from slm_ray.search.trained import LEARNING_RATE, batch_size_of
