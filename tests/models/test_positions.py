@@ -142,14 +142,14 @@ def test_lengths_beyond_training_are_measured_where_positions_allow(positions, t
     loaded = LoadedModel(find_model(str(tmp_path)), "fp32", torch.device("cpu"))
     if positions == "learned":
         with pytest.raises(UserError, match="--sequence-length 24 is over the 12 positions"):
-            loaded.check_fits(2 * LENGTH, VOCAB - 1, separate=False)
+            loaded.check_fits(2 * LENGTH, separate=False)
         with pytest.raises(ValueError, match="position 23 is behind the last of this model's 12 learned positions"):
             loaded.losses(ids_of(2 * LENGTH), None)
         return
-    loaded.check_fits(2 * LENGTH, VOCAB - 1, separate=True)
+    loaded.check_fits(2 * LENGTH, separate=True)
     assert torch.isfinite(loaded.losses(ids_of(2 * LENGTH), None)).all()
     with pytest.raises(UserError, match="is over the 192 positions"):
-        loaded.check_fits(17 * LENGTH, VOCAB - 1, separate=False)
+        loaded.check_fits(17 * LENGTH, separate=False)
 
 
 def test_a_saved_model_loads_as_itself(tmp_path):

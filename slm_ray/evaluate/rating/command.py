@@ -17,6 +17,16 @@ PROG = "python -m slm_ray.rate"
 _TABLE = "preferences"
 
 
+def make_parser() -> Parser:
+    """The command's parser, with one of its own for ``page`` and for ``table``; defaults are in the texts."""
+    plain = argparse.HelpFormatter
+    parser = Parser(prog=PROG, description="People compare what models wrote.", formatter_class=plain)
+    commands = parser.add_subparsers(metavar="page|table", required=True)
+    for name, (about, add_flags, _) in _COMMANDS.items():
+        add_flags(commands.add_parser(name, help=about, description=about, formatter_class=plain))
+    return parser
+
+
 def main(argv: Sequence[str]) -> int:
     """Make a page, or a table.
 
@@ -32,15 +42,11 @@ def main(argv: Sequence[str]) -> int:
     if not argv:
         raise UserError("say what to make: page RUN, or table RUN RATINGS… (see --help)")
     first, *rest = argv
-    if first in ("-h", "--help"):
-        about = "\n".join(f"  {name.ljust(7)}{about}" for name, (about, _, _) in _COMMANDS.items())
-        plain = argparse.RawDescriptionHelpFormatter
-        Parser(prog=f"{PROG} page|table", description=f"People compare what models wrote.\n\n{about}",
-               formatter_class=plain).parse_args([first])  # fmt: skip
     if first not in _COMMANDS:
+        if first.startswith("-"):
+            make_parser().parse_args(list(argv))  # --help
         raise unknown_name("command of rate", first, _COMMANDS)
     about, add_flags, make = _COMMANDS[first]
-    # Defaults are in the texts.
     parser = Parser(prog=f"{PROG} {first}", description=about, formatter_class=argparse.HelpFormatter)
     add_flags(parser)
     make(parser.parse_args(rest))
