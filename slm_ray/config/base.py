@@ -180,6 +180,8 @@ def build_config(cls: type[C], given: Mapping[str, Any], *, source: str = "optio
         elif any(secret_in(text) for text in _texts(value)):  # options are kept on record and sent to trackers
             fix = "which would be kept on record: give that by the environment"
             problems.append(f"{flag_of(name)}: has a login or key in it, {fix}")
+        elif isinstance(value, bool) and set(options[name].kinds) <= {int, float}:  # pydantic reads 1 for true
+            problems.append(f"{flag_of(name)}: must be a number, got {value}")
         else:
             place = tree
             for part in options[name].path[:-1]:

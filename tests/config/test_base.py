@@ -1,24 +1,61 @@
-from dataclasses import dataclass
+"""Configs: flags over a YAML file over defaults, nested components with flat names, every mistake at once."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Literal
 
 import pytest
+from pydantic import model_validator
 
+from slm_ray.config.base import (
+    Config,
+    Count,
+    Names,
+    Numbers,
+    Text,
+    add_flags,
+    build_config,
+    flatten,
+    given_flags,
+    load_config,
+    option,
+    options_of,
+    refuse_changes,
+)
 from slm_ray.config.errors import ConfigError, UserError
-from slm_ray.config.options import add_flags, at_least, load_config, option
 from slm_ray.config.parser import Parser
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    trials: int = option(100, "how many candidates", check=at_least(1))
-    rate: float = option(0.5, "mutation rate, 50% by default", check=at_least(0))
-    space: str = option("fine", "search space", choices=["fine", "coarse", "depth"])
-    teacher: str = option(None, "teacher", kind=str)
+class Optimizer(Config):
+    """A component, with a rule between its fields."""
+
+    rate: float = option(0.5, "mutation rate, 50% by default", ge=0)
+    floor: float | None = option(None, "smallest rate", ge=0)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Optimizer:
+        if self.floor is not None and self.floor > self.rate:
+            raise ValueError(f"--floor must be at most --rate, got {self.floor:g} and {self.rate:g}")
+        return self
+
+
+class Options(Config):
+    """A stage's config."""
+
+    optimizer: Optimizer = Optimizer()
+    trials: Count = option(100, "how many candidates", ge=1)
+    space: Literal["fine", "coarse", "depth"] = option("fine", "search space")
+    teacher: str | None = option(None, "teacher")
+    budget: Text | None = option(None, "budget")
+    seeds: Numbers = option((0,), "seeds")
+    names: Names = option((), "names", metavar="A,B")
     dry_run: bool = option(False, "spend nothing")
     picture: bool = option(True, "draw a picture")
 
 
 def _load(yaml: str | None, tmp_path, *flags: str) -> Options:
-    parser = Parser(prog="search")
+    parser: argparse.ArgumentParser = Parser(prog="search")
     add_flags(parser, Options)
     file = None
     if yaml is not None:
@@ -29,7 +66,7 @@ def _load(yaml: str | None, tmp_path, *flags: str) -> Options:
 
 def test_flags_win_over_yaml_and_yaml_over_defaults(tmp_path):
     config = _load("trials: 7\nspace: depth\n", tmp_path, "--trials", "1_000")
-    assert config == Options(trials=1000, space="depth")
+    assert config == Options(trials=1000, space="depth") and config.optimizer.rate == 0.5
 
 
 def test_dashes_and_underscores_name_the_same_option(tmp_path):
@@ -48,6 +85,45 @@ def test_an_empty_file_means_the_defaults(tmp_path):
     assert _load("# nothing\n", tmp_path) == Options()
 
 
+def test_components_nest_and_names_do_not(tmp_path):
+    words = ("--trials", "20k", "--names", "a,b", "--names", "c")
+    config = _load("rate: 0.25\nbudget: 0.5\nseeds: [1, 2]\n", tmp_path, *words)
+    assert config.optimizer == Optimizer(rate=0.25) and (config.trials, config.budget) == (20_000, "0.5")
+    assert (config.seeds, config.names) == ((1, 2), ("a", "b", "c"))
+    assert options_of(Options)["rate"].path == ("optimizer", "rate")
+    assert build_config(Options, flatten(config)) == config
+    words = tuple(given_flags(config))
+    assert words[:4] == ("--rate", "0.25", "--trials", "20000") and _load(None, tmp_path, *words) == config
+    assert config.replace(rate=1, picture=False).optimizer.rate == 1.0
+    with pytest.raises(ConfigError, match="--rate: must be at least 0"):
+        config.replace(rate=-1)
+    with pytest.raises(Exception, match="frozen"):
+        config.trials = 3
+
+    class Twice(Config):
+        optimizer: Optimizer = Optimizer()
+        rate: float = option(1, "again")
+
+    with pytest.raises(TypeError, match="option rate is declared twice"):
+        options_of(Twice)
+
+
+def test_a_rule_between_fields_is_one_sentence(tmp_path):
+    with pytest.raises(ConfigError, match=r"--floor must be at most --rate, got 2 and 0\.5"):
+        _load("floor: 2", tmp_path)
+
+
+def test_a_login_in_an_option_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="--teacher: has a login or key in it"):
+        _load("teacher: s3://me:password@bucket/x", tmp_path)
+
+
+def test_a_resume_changes_only_what_decides_nothing(tmp_path):
+    refuse_changes({"trials": 3}, ("trials",), tmp_path)
+    with pytest.raises(UserError, match=r"--seeds cannot be changed when .* is resumed \(only --trials can\)"):
+        refuse_changes({"trials": 3, "seeds": 1}, ("trials",), tmp_path)
+
+
 def test_all_mistakes_are_found_at_once_with_the_nearest_names(tmp_path):
     with pytest.raises(ConfigError) as raised:
         _load("trails: 5\nspace: fines\nrate: -1\ndry_run: 3\n", tmp_path, "--trials", "none")
@@ -58,14 +134,14 @@ def test_all_mistakes_are_found_at_once_with_the_nearest_names(tmp_path):
     assert "did you mean 'fine'?" in message
     assert "--rate: must be at least 0, got -1" in message
     assert "--dry-run: must be true or false, got 3" in message
-    assert "--trials: must be a whole number, got 'none'" in message
+    assert "--trials: 'none' is not a number: write it like" in message
 
 
 @pytest.mark.parametrize(
     "value", ["0", "-3", "1.5", "true", "[1]", "{a: 1}", ".inf", ".nan", "2020-01-01", "null", "x"]
 )
 def test_what_is_no_count_is_refused(tmp_path, value):
-    with pytest.raises(ConfigError, match="--trials: must"):
+    with pytest.raises(ConfigError, match=r"--trials: (must|'x' is not a number)"):
         _load(f"trials: {value}", tmp_path)
 
 
