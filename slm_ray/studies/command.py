@@ -14,12 +14,12 @@ from slm_ray.records.files import explain_os_error, read_json, write_json, write
 from slm_ray.runtime.commands import command_line
 from slm_ray.runtime.runfolder import CONFIG_FILE, RunFolder, find_run
 from slm_ray.runtime.storage import STORAGE_HELP
+from slm_ray.studies.dry_run import make_machine
 from slm_ray.studies.finish import table_rows, track, write_results
-from slm_ray.studies.machine import make_machine
-from slm_ray.studies.model import SweepFile
 from slm_ray.studies.points import Point, expand
 from slm_ray.studies.reader import parse_sweep, read_sweep
 from slm_ray.studies.run import Options, SweepRun, raise_failures, read_outcomes
+from slm_ray.studies.sweep_file import SweepFile
 from slm_ray.studies.table import FORMATS, as_text, export
 
 PROG = "python -m slm_ray.sweep"
@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
         return _write_wandb(sweep, given.wandb_sweep)
     if given.dry_run:
         return _dry_run(sweep, given)
-    points = _points(sweep, given.max_runs)
+    points = expand(sweep, given.max_runs)
     _check_memory(sweep, points, given)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     out = given.out or Path("runs") / "-".join(filter(None, (sweep.name, sweep.scale, stamp)))
@@ -122,20 +122,11 @@ def _read(path: Path) -> str:
         raise explain_os_error(error, f"reading {path}") from error
 
 
-def _points(sweep: SweepFile, max_runs: int | None) -> list[Point]:
-    """A sweep's points; of a search by nsga2, the middle of its ranges."""
-    if sweep.search is not None and sweep.search.algorithm == "nsga2":
-        from slm_ray.studies.evolve import middle_points
-
-        return middle_points(sweep)
-    return expand(sweep, max_runs)
-
-
 def _dry_run(sweep: SweepFile, given: Any) -> int:
     from slm_ray.studies.dry_run import print_plan
 
     machine = make_machine(sweep.machine, {name: getattr(given, name) for name in _MACHINE})
-    print_plan(sweep, _points(sweep, given.max_runs), machine)
+    print_plan(sweep, expand(sweep, given.max_runs), machine)
     return 0
 
 
@@ -152,7 +143,7 @@ def _check_memory(sweep: SweepFile, points: Sequence[Point], given: Any) -> None
 
 
 def _write_wandb(sweep: SweepFile, path: Path) -> int:
-    from slm_ray.studies.wandb_file import wandb_sweep
+    from slm_ray.studies.finish import wandb_sweep
 
     write_text(path, wandb_sweep(sweep))
     print(f"{path}: start it with `wandb sweep {path}`, then the agents that it names")
@@ -178,7 +169,7 @@ def _resume(given: Any) -> int:
     if given.file is not None:
         sweep = read_sweep(given.file, saved["scale"], saved["settings"])
     given.max_runs = given.max_runs or saved["max_runs"]
-    _check_memory(sweep, _points(sweep, given.max_runs), given)
+    _check_memory(sweep, expand(sweep, given.max_runs), given)
     folder = RunFolder.open_existing(given.resume, given.storage)
     if given.file is not None:
         text = _read(given.file)
@@ -209,18 +200,10 @@ def _tables(runs: Sequence[Path], kind: str | None, out: Path | None) -> int:
     rows = []
     for path in runs:
         sweep, saved = _saved(path)  # only read: a sweep that is running may be looked at
-        points = _known_points(sweep, path, saved["max_runs"])
+        points = expand(sweep, saved["max_runs"])
         rows += table_rows(sweep, points, path, read_outcomes(path))
     if kind is None and out is None:
         print(as_text(rows))
     else:
         print(export(rows, kind or "csv", out), end="")
     return 0
-
-
-def _known_points(sweep: SweepFile, path: Path, max_runs: int | None) -> list[Point]:
-    if sweep.search is not None and sweep.search.algorithm == "nsga2":
-        from slm_ray.studies.evolve import known_points
-
-        return known_points(sweep, path)
-    return expand(sweep, max_runs)

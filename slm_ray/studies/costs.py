@@ -17,7 +17,7 @@ from slm_ray.evaluate.config import EvaluateConfig
 from slm_ray.models.scratch import pad_vocabulary
 from slm_ray.models.starts import first_layers_like
 from slm_ray.pretrain.accounting import training_flops
-from slm_ray.pretrain.config import FROM_STORE, PretrainConfig
+from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.growth_steps import first_layers, stage_depths
 from slm_ray.pretrain.scratch import ScratchModel, known_vocabulary, plan_scratch
 from slm_ray.records.architecture import Architecture
@@ -297,24 +297,6 @@ def _proxies(config: ProxiesConfig, task: Task, before: Mapping[str, Cost], on_g
     )  # fmt: skip
 
 
-def _pipeline(config: Mapping[str, Any], task: Task, before: Mapping[str, Cost], on_gpu: bool) -> Cost:
-    """Its search and the training of its first winner."""
-    import dataclasses
-
-    common, search, pretrain = config[""], config["search"], config["pretrain"]
-    given = {name: value for name in ("teacher", "data", "params") if (value := getattr(common, name)) is not None}
-    search = dataclasses.replace(search, **given)
-    found = _search(search, task, before, on_gpu)
-    trained = {name: value for name in ("tokens", "distill", "compare") if (value := getattr(common, name)) is not None}
-    pretrain = dataclasses.replace(pretrain, student="${search}", teacher=pretrain.teacher or search.teacher, **trained)
-    training = _pretrain(pretrain, task, {"search": dataclasses.replace(found, models=found.models[:1])}, on_gpu)
-    teacher = find_architecture(pretrain.teacher)
-    capture = 0.0
-    if pretrain.distill in FROM_STORE and teacher is not None:
-        capture = float(flops_per_token(teacher, pretrain.sequence_length)) * pretrain.num_tokens()
-    return dataclasses.replace(total([found, training, Cost(capture_flops=capture)]), models=training.models)
-
-
 def _tokenizer(config: Any, task: Task, before: Mapping[str, Cost], on_gpu: bool) -> Cost:
     """Extending a model costs hardly anything; what matters is the size of what it leaves."""
     import dataclasses
@@ -332,7 +314,7 @@ def _tokenizer(config: Any, task: Task, before: Mapping[str, Cost], on_gpu: bool
 
 _COSTS: dict[str, Callable[[Any, Task, Mapping[str, Cost], bool], Cost]] = {
     "search": _search, "logits": _logits, "pretrain": _pretrain, "evaluate": _evaluate, "proxies": _proxies,
-    "pipeline": _pipeline, "tokenizer": _tokenizer,
+    "tokenizer": _tokenizer,
 }  # fmt: skip
 
 

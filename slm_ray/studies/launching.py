@@ -16,11 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from slm_ray.config.errors import UserError, first_line
 from slm_ray.config.options import replaced, values_of
-from slm_ray.records.files import write_text
 from slm_ray.runtime.runfolder import CONFIG_FILE
 from slm_ray.studies.points import Task, resolved_options, task_folder
 from slm_ray.studies.stages import action_of, is_done, to_argv
@@ -79,8 +76,6 @@ def arguments(task: Task, setting: Setting) -> list[str]:
     run = Path(setting.run)
     folder, options = task_folder(task, run), resolved_options(task, run)
     config = task.stage.config(options, out=str(folder))
-    if isinstance(config, dict):
-        return _sections(task, options, run, folder)
     known = values_of(config)
     where: dict[str, Any] = {"tracker": setting.tracker}
     if task.stage.name in _ON_RAY or num_workers(task) > 1:
@@ -99,17 +94,6 @@ def arguments(task: Task, setting: Setting) -> list[str]:
 def num_workers(task: Task) -> int:
     """Workers that a task asks for; 1 where it does not say."""
     return int(task.options.get("workers") or 1)
-
-
-def _sections(task: Task, options: dict[str, Any], run: Path, folder: Path) -> list[str]:
-    """Arguments of a stage whose options are sections of a file."""
-    sections: dict[str, Any] = {}
-    for name, value in options.items():
-        section, _, field = name.rpartition(".")
-        (sections.setdefault(section, {}) if section else sections)[field] = value
-    place = run / LOGS_FOLDER / f"{task.name}.yaml"
-    write_text(place, yaml.safe_dump(sections, sort_keys=True))
-    return ["--config", str(place), "--out", str(folder)]
 
 
 def log_file(task: Task, run: Path) -> Path:

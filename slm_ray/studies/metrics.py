@@ -146,10 +146,6 @@ def _proxies(folder: Path) -> list[Row]:
     return rows
 
 
-def _pipeline(folder: Path) -> list[Row]:
-    return _evaluate(folder / "evaluate") or _pretrain(folder / "pretrain")
-
-
 def _tokenizer(folder: Path) -> list[Row]:
     record = _json(folder / "vocabulary.json")
     return [{name: value for name, value in record.items() if isinstance(value, (int, float))}]
@@ -157,17 +153,16 @@ def _tokenizer(folder: Path) -> list[Row]:
 
 _READERS: dict[str, Callable[[Path], list[Row]]] = {
     "search": _search, "logits": _logits, "pretrain": _pretrain, "evaluate": _evaluate, "proxies": _proxies,
-    "pipeline": _pipeline, "tokenizer": _tokenizer,
+    "tokenizer": _tokenizer,
 }  # fmt: skip
 
 
 def read_curves(stage: str, folder: Path) -> list[Row]:
     """Every evaluation of every model that a task trained, a row each."""
-    place = folder / "pretrain" if stage == "pipeline" else folder
-    if stage not in ("pretrain", "pipeline"):
+    if stage != "pretrain":
         return []
     try:
-        models = load_training(place).models
+        models = load_training(folder).models
     except UserError:
         return []
     return [

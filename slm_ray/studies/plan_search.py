@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from slm_ray.config.errors import nearest
-from slm_ray.studies.model import Range, SearchPlan, Values
 from slm_ray.studies.stages import normal_name
+from slm_ray.studies.sweep_file import Range, SearchPlan, Values
 
-ALGORITHMS = ("stratified", "random", "nsga2")
-_KEYS = ("algorithm", "tries", "population", "seed", "objectives", "fields")
+ALGORITHMS = ("stratified", "random")
+_KEYS = ("algorithm", "tries", "seed", "fields")
 _RANGE_KEYS = ("low", "high", "log", "whole", "choices")
 Varied = Callable[[str, str], str | None]
 
@@ -33,15 +33,11 @@ def read_search(given: Any, varied: Varied, problems: list[str]) -> SearchPlan |
     section = {normal_name(str(key)): value for key, value in given.items()}
     problems += [f"search.{key}: no such entry; {nearest(key, _KEYS)}" for key in section if key not in _KEYS]
     algorithm, tries = section.get("algorithm", "stratified"), section.get("tries", 4)
-    population, objectives = section.get("population", 4), tuple(section.get("objectives") or ())
     if algorithm not in ALGORITHMS:
         problems.append(f"search.algorithm: '{algorithm}' is not one of them: {nearest(str(algorithm), ALGORITHMS)}")
-    for name, count, least in (("tries", tries, 1), ("population", population, 2)):
-        if not isinstance(count, int) or count < least:
-            problems.append(f"search.{name}: must be a whole number of at least {least}, got {count!r}")
-            return None
-    if (algorithm == "nsga2") != bool(objectives):
-        problems.append("search.objectives: name the columns to make small, for algorithm nsga2 and for no other")
+    if not isinstance(tries, int) or tries < 1:
+        problems.append(f"search.tries: must be a whole number of at least 1, got {tries!r}")
+        return None
     ranges: dict[str, Mapping[str, Range]] = {}
     by: dict[str, str] = {}
     for name, value in (section.get("fields") or {}).items():
@@ -54,9 +50,7 @@ def read_search(given: Any, varied: Varied, problems: list[str]) -> SearchPlan |
         problems.append(
             "search.fields: is empty: give options with ranges, like learning-rate: {low: 1e-4, high: 1e-2}"
         )
-    if algorithm == "nsga2" and by:
-        problems.append("search.fields: a range that depends on another option is not for nsga2")
-    return SearchPlan(str(algorithm), tries, population, int(section.get("seed", 0)), objectives, ranges, by)
+    return SearchPlan(str(algorithm), tries, int(section.get("seed", 0)), ranges, by)
 
 
 def _read_field(

@@ -10,8 +10,8 @@ from typing import Any
 
 from slm_ray.config.errors import UserError, nearest
 from slm_ray.config.units import parse_number
-from slm_ray.studies.rows import Row, columns_of
 from slm_ray.studies.stages import normal_name
+from slm_ray.studies.table import Row, columns_of
 
 KEYS = (
     "name", "title", "x", "y", "group", "log", "where", "curves", "analysis", "by", "metric", "flops", "params",

@@ -13,9 +13,9 @@ from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import ConfigError, UserError
 from slm_ray.config.options import values_of
 from slm_ray.records.files import read_json
-from slm_ray.studies.model import Step, SweepFile, Values
 from slm_ray.studies.plan_search import draw
 from slm_ray.studies.stages import SET_BY_SWEEP, STAGES, Stage
+from slm_ray.studies.sweep_file import Step, SweepFile, Values
 
 DEFAULT_MAX_RUNS = 200
 TASKS_FOLDER = "tasks"
@@ -69,7 +69,7 @@ class Point:
 
 
 def expand(sweep: SweepFile, max_runs: int | None = None) -> list[Point]:
-    """Every point of a sweep, but for those that nsga2 asks for later.
+    """Every point of a sweep.
 
     Args:
         sweep: The sweep.
@@ -107,15 +107,13 @@ def make_points(sweep: SweepFile, combinations: Sequence[tuple[str, Values]], fi
 
 
 def _combinations(sweep: SweepFile, limit: int, *, is_asked: bool) -> list[tuple[str, Values]]:
-    search = sweep.search if sweep.search is not None and sweep.search.algorithm != "nsga2" else None
+    search = sweep.search
     count = 0
     for group in sweep.groups:
         size = search.tries if search else 1
         for axis in group.axes:
             size *= len(axis)
         count += size
-    if sweep.search is not None and search is None:
-        count *= sweep.search.tries
     if count > limit:
         fix = "allow more" if is_asked else "if you mean it, give"
         raise UserError(f"the sweep has {count:,} points, over the limit of {limit:,}: {fix} --max-runs {count}")

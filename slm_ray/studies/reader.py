@@ -10,12 +10,11 @@ from typing import Any
 
 from slm_ray.config.errors import ConfigError, UserError, nearest
 from slm_ray.config.yaml_files import read_yaml
-from slm_ray.studies.merge import apply_scale, apply_settings, choose_scale
-from slm_ray.studies.model import Group, Step, SweepFile, Values
 from slm_ray.studies.plan_search import read_search
 from slm_ray.studies.plot_data import check_plots
-from slm_ray.studies.schedulers import check_scheduler
 from slm_ray.studies.stages import SET_BY_SWEEP, Stage, normal_name, stage_of, unknown_option
+from slm_ray.studies.sweep_file import Group, Step, SweepFile, Values, apply_scale, apply_settings, choose_scale
+from slm_ray.studies.tuning import check_scheduler
 
 _TOP = (
     "name", "about", "stage", "base", "stages", "vars", "grid", "zip", "points", "groups", "search", "scheduler",
@@ -121,9 +120,6 @@ class Reader:
         values = {normal_name(str(key)): value for key, value in given.items()}
         stage = stage_of(str(values.pop("stage", name)), f"{path}.stage" if not self.is_single else "stage")
         options = {}
-        for section in set(values) & set(stage.configs):  # of a pipeline
-            inner = values.pop(section) or {}
-            values |= {f"{section}.{normal_name(str(key))}": value for key, value in inner.items()}
         for field, value in values.items():
             if self._option_problem(stage, field, value, f"{path}.{field}"):
                 continue

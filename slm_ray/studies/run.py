@@ -29,9 +29,9 @@ from slm_ray.studies.launching import (
     run_here,
     runs_alone,
 )
-from slm_ray.studies.model import SweepFile
 from slm_ray.studies.points import Point, Task, all_tasks, expand, task_folder
 from slm_ray.studies.stages import is_done
+from slm_ray.studies.sweep_file import SweepFile
 
 ATTEMPTS_FILE = "attempts.jsonl"
 _WAIT_SECONDS = 1.0
@@ -92,10 +92,6 @@ class SweepRun:
             UserError: The sweep itself cannot be run.
         """
         try:
-            if self.sweep.search is not None and self.sweep.search.algorithm == "nsga2":
-                from slm_ray.studies.evolve import evolve
-
-                return evolve(self.sweep, self)
             points = expand(self.sweep, self.options.max_runs)
             self.run_points(points)
             return points
@@ -215,7 +211,7 @@ def tasks_at_once(tasks: Sequence[Task]) -> int:
 
 def failures(points: Sequence[Point], run: Path, outcomes: dict[str, Outcome]) -> list[tuple[Point, str]]:
     """The points that are not done, and why."""
-    from slm_ray.studies.rows import state_of
+    from slm_ray.studies.table import state_of
 
     found = []
     for point in points:

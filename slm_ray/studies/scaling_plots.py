@@ -10,8 +10,8 @@ import numpy as np
 from slm_ray.config.errors import UserError
 from slm_ray.config.units import format_count
 from slm_ray.studies.plot_data import Findings, PlotData, Series, as_number, column
-from slm_ray.studies.rows import Row
 from slm_ray.studies.scaling import RESAMPLES, Fit, describe_fit, fit_curve, fit_law, to_json
+from slm_ray.studies.table import Row
 
 _POINTS = 60  # of a drawn curve
 _CURVE_RESAMPLES = 50

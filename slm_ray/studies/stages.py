@@ -95,12 +95,6 @@ STAGES = {
         Stage("evaluate", "slm_ray.evaluate.command", {"": _EVALUATE}, "evaluate.json"),
         Stage("tokenizer", _TOKENIZER, {"": f"{_TOKENIZER}:TokenizerConfig"}, "vocabulary.json", resumes=False),
         Stage("proxies", "slm_ray.studies.proxies_command", {"": _PROXIES}, "correlations.json"),
-        Stage(
-            "pipeline", "slm_ray.pipeline",
-            {"": "slm_ray.pipeline_options:PipelineConfig", "search": _SEARCH, "logits": _LOGITS,
-             "pretrain": _PRETRAIN, "evaluate": _EVALUATE},
-            "report.html", resumes=False,
-        ),
     )
 }  # fmt: skip
 

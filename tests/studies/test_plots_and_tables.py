@@ -4,11 +4,11 @@ import pytest
 import yaml
 
 from slm_ray.config.errors import UserError
+from slm_ray.studies.finish import wandb_sweep
 from slm_ray.studies.plot_data import best_lines, make_plot
 from slm_ray.studies.plots import draw
 from slm_ray.studies.reader import parse_sweep
 from slm_ray.studies.table import as_markdown, as_parquet, as_text
-from slm_ray.studies.wandb_file import wandb_sweep
 
 ROWS = [
     {"sweep": "s", "point": number, "tokens": tokens, "optimizer": optimizer, "status": "done", "loss": loss}

@@ -113,7 +113,7 @@ def test_all_mistakes_are_found_at_once_with_their_paths():
         (one(grid={"zero": [1], "optimizer": ["muon"]}), "point 0 (zero=1, optimizer=muon): --opt"),
         (one(search={"tries": 2, "fields": {"floor": {"low": 3, "high": 1}}}), "low < high must hold, but got low 3"),
         (one(search={"tries": 2, "fields": {}}), "search.fields: is empty"),
-        (one(search={"algorithm": "nsga", "fields": {"floor": [0.1]}}), "did you mean 'nsga2'?"),
+        (one(search={"algorithm": "stratifed", "fields": {"floor": [0.1]}}), "did you mean 'stratified'?"),
         (one(scheduler="ashaa"), "did you mean 'asha'?"),
         ({"stage": "pretrian", "base": {}}, "no stage 'pretrian'; did you mean 'pretrain'?"),
         ({"base": {}}, "stage: name one (with base), or several in stages"),

@@ -12,7 +12,7 @@ from slm_ray.studies.costs import all_costs, total
 from slm_ray.studies.points import all_tasks, expand
 from slm_ray.studies.published import published_architecture
 from slm_ray.studies.reader import read_sweep
-from slm_ray.studies.rows import point_rows
+from slm_ray.studies.table import point_rows
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 NAMES = sorted(path.stem for path in SWEEPS.glob("*.yaml"))

@@ -165,21 +165,6 @@ def test_what_needs_a_failed_step_fails_for_that_reason(tiny_sweep, tmp_path):
     assert row["error"].startswith("its first failed: --sequence-length 999 is over")
 
 
-def test_a_search_of_two_objectives_asks_for_the_same_points_again(tiny_sweep, tmp_path, capsys):
-    path = tiny_sweep.write(tmp_path / "front.yaml", search={
-        "algorithm": "nsga2", "tries": 4, "population": 2, "objectives": ["loss", "params"],
-        "fields": {"learning-rate": {"low": 1e-4, "high": 1e-1, "log": True}, "optimizer": ["adamw", "lion"]},
-    })  # fmt: skip
-    assert sweep(path, tmp_path / "run") == 0
-    rows = table(tmp_path / "run")
-    assert len(rows) == 4 and len({row["learning_rate"] for row in rows}) >= 3
-    counted = len(attempts(tmp_path / "run"))
-    assert run_command(main, ["--resume", str(tmp_path / "run"), "--launcher", "local", "--tracker", "none"]) == 0
-    assert table(tmp_path / "run") == rows
-    assert len(attempts(tmp_path / "run")) == counted
-    assert run_command(main, ["--table", str(tmp_path / "run")]) == 0
-
-
 def test_a_point_that_cannot_fit_is_refused_before_anything_starts(tiny_sweep, tmp_path, capsys):
     path = tiny_sweep.write(tmp_path / "mine.yaml", grid={"optimizer": ["adamw"]})
     assert sweep(path, tmp_path / "run", "--device-memory", "100M") == 2
