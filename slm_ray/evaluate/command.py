@@ -24,6 +24,19 @@ def _out(config: EvaluateConfig, time: str) -> str:
     return f"runs/evaluate-{time}"
 
 
+def _check(config: EvaluateConfig) -> None:
+    """Refuse a missing model and unknown tasks, which takes no file of a model.
+
+    Raises:
+        UserError: There is no model, or a task is neither a suite nor lm-eval's.
+    """
+    from slm_ray.evaluate.tasks.catalogue import check_name
+
+    config.check_models()
+    for name in config.benchmarks.tasks:
+        check_name(name)
+
+
 def _plan(config: EvaluateConfig) -> str:
     from slm_ray.evaluate.run import describe
 
@@ -91,7 +104,7 @@ EVALUATE = Stage(
     result_file=EvaluationResult.FILE,
     may_change=MAY_CHANGE,
     default_out=_out,
-    check=EvaluateConfig.check_models,
+    check=_check,
     gathers=True,
 )
 main = EVALUATE.main

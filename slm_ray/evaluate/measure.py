@@ -89,11 +89,13 @@ class Failed:
         sentence: For the user.
         spec: The measurement; None for everything that was left.
         trace: The traceback of what is not the user's mistake.
+        is_resumable: The same evaluation may succeed when it is continued, such as with a smaller batch.
     """
 
     sentence: str
     spec: MeasurementSpec | None = None
     trace: str = ""
+    is_resumable: bool = False
 
 
 Message = Said | Loaded | Measured | Failed
@@ -135,7 +137,8 @@ def measure_model(job: ModelJob, emit: Emit) -> None:
     except UserError as error:
         emit(Failed(str(error)))
     except torch.cuda.OutOfMemoryError:
-        emit(Failed(f"{job.label} does not fit the GPU's memory: give a smaller --batch than {job.batch}"))
+        fix = f"give a smaller --batch than {job.batch}"
+        emit(Failed(f"{job.label} does not fit the GPU's memory: {fix}", is_resumable=True))
     except Exception as error:  # a model that nobody planned for stops itself, and not the other models
         said = f"{type(error).__name__}: {first_line(error)}"
         sentence = f"{job.label} could not be measured ({said}): leave it out, or see where with --debug"

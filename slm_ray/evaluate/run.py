@@ -133,7 +133,7 @@ class Evaluation:
             found = fan_out.run(
                 jobs, receive=lambda index, message: self.receive(jobs[index], message),
                 remaining=lambda _, job: self.left(job),
-                on_failure=lambda index, error: self.receive(jobs[index], Failed(str(error))),
+                on_failure=lambda index, error: self.receive(jobs[index], Failed(str(error), is_resumable=True)),
             )  # fmt: skip
             for _ in found:
                 pass
@@ -182,7 +182,9 @@ class Evaluation:
             more = f"; the other {'one is' if rest == 1 else f'{rest} are'} measured" if rest else ""
             how = " in part" if all(failure.spec for failure in self.failures.values()) else ""
             sentence = f"{number} of {models} models failed{how}{more}; the first: {sentence}"
-        raise UserError(sentence) from (RuntimeError(first.trace) if first.trace else None)
+        resumable = any(failure.is_resumable for failure in self.failures.values())
+        cause = RuntimeError(first.trace) if first.trace else None
+        raise UserError(sentence, is_resumable=resumable) from cause
 
 
 def _make_measure() -> Callable[[ModelJob, Emit], None]:

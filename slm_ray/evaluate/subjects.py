@@ -1,4 +1,4 @@
-"""Who is measured: the models given, and beside those that slm_ray exported, what they have to be held against."""
+"""The models that are measured: those given, and their peers: teacher, random twin, first layers, published model."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Subject:
     """A model that is measured.
 
     Attributes:
-        label: What it is called; no two have the same.
+        label: Its name in the evaluation; no two have the same.
         role: ``model``, ``teacher``, ``random``, ``first-n`` or ``published``.
         of: The model it is a peer of, the first of several; None for a model that was given.
         model: Its folder.
-        params: Its parameters, by what is in its files.
-        lineage: What slm_ray wrote beside it of where it came from; empty for any other model.
+        params: Its parameters, by the headers of its files.
+        lineage: The record that slm_ray wrote beside it of where it comes from; empty for any other model.
     """
 
     label: str
@@ -38,32 +38,87 @@ class Subject:
     lineage: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass
 class Subjects:
     """All models of an evaluation.
 
     Attributes:
         found: In the order in which they are shown.
         peers: Label of a model to the labels of its peers.
-        notes: Peers that could not be had, a sentence each.
+        notes: Peers that are not measured, a sentence each.
     """
 
-    found: list[Subject] = field(default_factory=list)
-    peers: dict[str, list[str]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    _folders: dict[str, ModelFolder] = field(default_factory=dict)
+    def __init__(self, config: EvaluateConfig, console: Console) -> None:
+        """Start with none.
 
-    def find(self, name: str) -> ModelFolder:
-        """A model by name, looked up once: its digest is over all its weights.
+        Args:
+            config: The options.
+            console: Where to print.
+        """
+        self.found: list[Subject] = []
+        self.peers: dict[str, list[str]] = {}
+        self.notes: list[str] = []
+        self._config, self._console = config, console
+        self._folders: dict[str, ModelFolder] = {}
+
+    def add_models(self) -> None:
+        """Find the models given.
 
         Raises:
-            UserError: There is no such model.
+            UserError: One cannot be found.
         """
+        for name in self._config.model:
+            subject = self._subject(name, MODEL, None)
+            twins = [there for there in self.found if there.model.digest == subject.model.digest]
+            if twins:
+                self.notes.append(f"{subject.label} has the same weights as {twins[0].label}")
+            self.found.append(subject)
+
+    def add_peers(self, subject: Subject, *, make: bool) -> None:
+        """Add the peers of a model.
+
+        Args:
+            subject: The model.
+            make: Make the peers that do not exist yet; otherwise they are only named in the notes.
+
+        Raises:
+            UserError: ``--peers`` names the role of one that does not exist for the first model.
+        """
+        config = self._config
+        teacher = config.teacher or (subject.lineage.get("teacher") or {}).get("name")
+        if subject.role != MODEL or (config.peers_are_auto and not teacher):
+            return
+        makers: dict[str, Callable[[str | None], Subject | None]] = {
+            TEACHER: lambda name: self._subject(_need(subject, name, TEACHER), TEACHER, subject.label),
+            RANDOM: lambda _: self._random(subject),
+            FIRST_N: lambda name: self._first_n(subject, _need(subject, name, FIRST_N)),
+            PUBLISHED: lambda name: self._published(subject, _need(subject, name, PUBLISHED)),
+        }
+        for role in config.peer_roles:
+            if not make and role in (RANDOM, FIRST_N):
+                self.notes.append(f"the {role} peer of {subject.label} is made when it is measured")
+                continue
+            try:
+                peer = makers[role](str(teacher) if teacher else None)
+            except UserError as error:
+                # The first model must have the peers named by the user; others may lack some.
+                if not config.peers_are_auto and subject is self.found[0]:
+                    raise
+                self.notes.append(f"no {role} peer of {subject.label}: {error}")
+                continue
+            if peer is not None and peer.model.digest != subject.model.digest:
+                self.peers.setdefault(subject.label, []).append(self._add(peer).label)
+
+    def _folder(self, name: str) -> ModelFolder:
+        """A model by name, looked up once: its digest is over all its weights."""
         if name not in self._folders:
             self._folders[name] = find_model(name)
         return self._folders[name]
 
-    def add(self, subject: Subject) -> Subject:
+    def _subject(self, name: str, role: Role, of: str | None) -> Subject:
+        model = self._folder(name)
+        return Subject(model.name, role, of, model, count_params(model), read_lineage(model.folder))
+
+    def _add(self, subject: Subject) -> Subject:
         """Add a model, or give the one that is there with the same weights."""
         same = next((there for there in self.found if there.model.digest == subject.model.digest), None)
         if same is None:
@@ -75,6 +130,32 @@ class Subjects:
             return marked
         return same
 
+    def _random(self, subject: Subject) -> Subject:
+        twin = random_twin(subject.model, self._config.generation.seed, self._console)
+        return Subject(f"random twin of {subject.label}", RANDOM, subject.label, twin, count_params(twin))
+
+    def _first_n(self, subject: Subject, teacher: str) -> Subject:
+        made = first_layers(subject.model, teacher, self._console)
+        return Subject(f"first layers like {subject.label}", FIRST_N, subject.label, made, count_params(made))
+
+    def _published(self, subject: Subject, teacher: str) -> Subject | None:
+        """The published model of its size; None where there is none and none has to be."""
+        peer = published_peer(teacher, count_params(self._folder(teacher)), subject.params)
+        if peer is not None:
+            return self._subject(peer, PUBLISHED, subject.label)
+        if self._config.peers_are_auto:
+            return None
+        raise UserError(
+            f"--peers published: no published model of the family of {teacher} is known that is near the "
+            f"{subject.params:,} parameters of {subject.label}: give it as a --model"
+        )
+
+
+def _need(subject: Subject, teacher: str | None, role: str) -> str:
+    if teacher is None:
+        raise UserError(f"--peers {role} needs a teacher, and no lineage of {subject.label} names it: give --teacher")
+    return teacher
+
 
 def find_subjects(config: EvaluateConfig, console: Console, *, make: bool = True) -> Subjects:
     """Find the models given, and their peers.
@@ -82,94 +163,13 @@ def find_subjects(config: EvaluateConfig, console: Console, *, make: bool = True
     Args:
         config: The options.
         console: Where to print.
-        make: Make the peers that do not exist yet; without it they are only named, in the notes.
+        make: Make the peers that do not exist yet; otherwise they are only named in the notes.
 
     Raises:
-        UserError: A model cannot be found, or a peer that was asked for by name cannot be had.
+        UserError: A model is not found, or ``--peers`` names a role that the first model has no peer of.
     """
-    subjects = Subjects()
-    for name in config.model:
-        model = subjects.find(name)
-        label = model.name if all(there.label != model.name for there in subjects.found) else f"{model.name} (again)"
-        twins = [there for there in subjects.found if there.model.digest == model.digest]
-        subject = Subject(label, MODEL, None, model, count_params(model), read_lineage(model.folder))
-        if twins:
-            subjects.notes.append(f"{label} has the same weights as {twins[0].label}")
-        subjects.found.append(subject)
+    subjects = Subjects(config, console)
+    subjects.add_models()
     for subject in list(subjects.found):
-        _add_peers(config, subjects, subject, console, make)
+        subjects.add_peers(subject, make=make)
     return subjects
-
-
-def _teacher_of(config: EvaluateConfig, subject: Subject) -> str | None:
-    name = config.teacher or (subject.lineage.get("teacher") or {}).get("name")
-    return str(name) if name else None
-
-
-def _add_peers(config: EvaluateConfig, subjects: Subjects, subject: Subject, console: Console, make: bool) -> None:
-    teacher_name = _teacher_of(config, subject)
-    if config.peers_are_auto and teacher_name is None:
-        return
-    wanted = config.peer_roles
-    if subject.role != MODEL or not wanted:
-        return
-    makers: dict[str, Callable[[], Subject | None]] = {
-        TEACHER: lambda: _teacher(subjects, subject, teacher_name),
-        RANDOM: lambda: _random(config, subject, console),
-        FIRST_N: lambda: _first_n(config, subject, teacher_name, console),
-        PUBLISHED: lambda: _published(config, subjects, subject, teacher_name),
-    }
-    for role in wanted:
-        if not make and role in (RANDOM, FIRST_N):
-            subjects.notes.append(f"the {role} peer of {subject.label} is made when it is measured")
-            continue
-        try:
-            peer = makers[role]()
-        except UserError as error:
-            # One asked for by name is owed to the model that everything is about; others may have none.
-            if not config.peers_are_auto and subject is subjects.found[0]:
-                raise
-            subjects.notes.append(f"no {role} peer of {subject.label}: {error}")
-            continue
-        if peer is None or peer.model.digest == subject.model.digest:
-            continue
-        added = subjects.add(peer)
-        subjects.peers.setdefault(subject.label, []).append(added.label)
-
-
-def _need_teacher(subject: Subject, teacher: str | None, role: str) -> str:
-    if teacher is None:
-        raise UserError(
-            f"--peers {role} needs a teacher, and {subject.label} does not say what it was cut from: give --teacher"
-        )
-    return teacher
-
-
-def _teacher(subjects: Subjects, subject: Subject, name: str | None) -> Subject:
-    found = subjects.find(_need_teacher(subject, name, TEACHER))
-    return Subject(found.name, TEACHER, subject.label, found, count_params(found), read_lineage(found.folder))
-
-
-def _random(config: EvaluateConfig, subject: Subject, console: Console) -> Subject:
-    twin = random_twin(subject.model, config.generation.seed, console)
-    return Subject(f"random twin of {subject.label}", RANDOM, subject.label, twin, count_params(twin))
-
-
-def _first_n(config: EvaluateConfig, subject: Subject, teacher: str | None, console: Console) -> Subject:
-    cut = first_layers(subject.model, _need_teacher(subject, teacher, FIRST_N), console)
-    return Subject(f"first layers like {subject.label}", FIRST_N, subject.label, cut, count_params(cut))
-
-
-def _published(config: EvaluateConfig, subjects: Subjects, subject: Subject, teacher: str | None) -> Subject | None:
-    """The published model of its size; None where there is none, unless it was asked for by name."""
-    name = _need_teacher(subject, teacher, PUBLISHED)
-    peer = published_peer(name, count_params(subjects.find(name)), subject.params)
-    if peer is None:
-        if not config.peers_are_auto:
-            raise UserError(
-                f"--peers published: no published model of the family of {name} is known that is near the "
-                f"{subject.params:,} parameters of {subject.label}: give it as a --model"
-            )
-        return None
-    found = subjects.find(peer)
-    return Subject(peer, PUBLISHED, subject.label, found, count_params(found))

@@ -251,6 +251,8 @@ def test_logits_that_are_capped_are_taken_from_the_model(tmp_path):
     "change, said",
     [
         (["--model", "nobody/here/at/all"], "is not a model folder, .gguf file or hub id"),
+        (["--model", "tests/nowhere"], "is not a model folder, .gguf file or hub id"),  # no hub is waited for
+        (["--tasks", "helaswag"], "there is no task 'helaswag': did you mean 'hellaswag'"),
         (["--sequence-length", "128"], "--sequence-length 128 is over the 64 positions"),
         (["--eval-tokens", "1"], "--eval-tokens: must be at least 2"),
         (["--documents", "both"], "'both' is not one of them"),

@@ -12,7 +12,7 @@ def test_the_bundled_prompts_are_varied_and_have_references():
     prompts = load_prompts("default", require_references=True)
     assert len(prompts) >= 20
     assert {"story", "fact", "code-docs", "swahili"} <= {prompt.domain for prompt in prompts}
-    assert [Prompt.from_json(prompt.to_json()) for prompt in prompts] == prompts
+    assert [Prompt.model_validate(prompt.model_dump()) for prompt in prompts] == prompts
 
 
 def test_fields_of_a_file(tmp_path):
@@ -47,11 +47,11 @@ def test_the_digest_is_of_texts_and_references():
         ("a.jsonl", "", "is empty"),
         ("a.txt", "\n \n", "is empty"),
         ("a.jsonl", '{"prompt": "x"}\n{"prompt"', "line 2 is not JSON"),
-        ("a.jsonl", '["x"]', "line 1 is no JSON object"),
+        ("a.jsonl", '["x"]', "line 1 is not a JSON object"),
         ("a.jsonl", '{"prompt": " "}', "line 1 has no text"),
         ("a.jsonl", '{"question": "x"}', "line 1 has no text in 'prompt' or 'text'"),
-        ("a.jsonl", '{"prompt": "x", "references": [1]}', "line 1 has a reference that is no text"),
-        ("a.jsonl", '{"prompt": "x", "reference": {}}', "line 1 has a reference that is no text"),
+        ("a.jsonl", '{"prompt": "x", "references": [1]}', "line 1 has a reference that is not text"),
+        ("a.jsonl", '{"prompt": "x", "reference": {}}', "line 1 has a reference that is not text"),
         ("a.jsonl", '{"prompt": "x", "id": 1}\n{"prompt": "y", "id": "1"}', "line 2 has the id '1' of line 1"),
         ("a.jsonl", '{"prompt": "x", "reference": "y"}\n\n{"prompt": "z"}', "1 of the 2 in .* first line 3"),
         ("a.jsonl", '{"prompt": "x", "references": []}', "first line 1"),

@@ -77,6 +77,16 @@ def unknown_task(name: str) -> UserError:
     )
 
 
+def check_name(name: str) -> None:
+    """Make sure that a name is a suite's or lm-eval's.
+
+    Raises:
+        UserError: It is neither.
+    """
+    if name not in SUITES and name not in catalogue():
+        raise unknown_task(name)
+
+
 @dataclass(frozen=True)
 class Leaf:
     """A single task.
