@@ -7,9 +7,9 @@ A run is struck several times; where that ended it, it is resumed, until it is d
 same command goes on with what is missing in it. With --table it is printed and nothing is run.
 
 ``driver``, ``worker``, ``head`` (Ray's control store), ``raylet`` (the head's own) and ``node`` (another machine's) are
-kill -9; ``slow`` stops a worker for seconds; ``disk`` fills the disk that records lie on, ``storage`` takes it away,
-``clock`` sets the time of day an hour off. Disks are small file systems in memory, which takes root; the clock takes
---clock and a C compiler (tests/runtime/clock.c). A run starts as a fork of this process, which has imported all.
+kill -9; ``slow`` stops a worker for seconds; ``disk`` fills the disk that records lie on, ``storage`` takes it away.
+Disks are small file systems in memory, which takes root. A run starts as a fork of this process, which has imported
+all.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.runtime import clock, disks, nodes, stages, victims
+from tests.runtime import disks, nodes, stages, victims
 from tests.runtime.stages import Inputs, Stage
 from tests.runtime.victims import Command, wait_until
 
 KILLS = ("driver", "worker", "head", "raylet", "node")
-FAULTS = ("slow", "disk", "storage", "clock")
+FAULTS = ("slow", "disk", "storage")
 # Of each stage: the kinds of its rounds; a run takes one round.
 ROUNDS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "pretraining": (("driver",) * 4, ("driver", "disk", "driver"), ("driver", "storage"), ("driver", "clock")),
-    "evaluation": (("driver",) * 4, ("driver", "disk", "driver"), ("driver", "storage"), ("driver", "clock")),
+    "pretraining": (("driver",) * 4, ("driver", "disk", "driver"), ("driver", "storage")),
+    "evaluation": (("driver",) * 4, ("driver", "disk", "driver"), ("driver", "storage")),
     "search": (
         ("worker", "driver", "worker", "head"), ("node", "worker", "node", "driver"), ("driver", "raylet", "worker"),
-        ("slow", "disk", "worker"), ("storage", "driver"), ("clock", "worker"),
+        ("slow", "disk", "worker"), ("storage", "driver"),
     ),
     "capture": (("driver", "worker", "head"), ("node", "driver"), ("worker", "raylet"), ("slow", "disk"), ("storage",)),
     "pretraining on Ray": (("worker", "driver", "head"), ("node",), ("raylet", "worker"), ("slow", "disk")),
@@ -122,7 +122,7 @@ class Run:
 
     def _after(self, kind: str) -> str:
         """What the blow made of the command: it went on by itself, or has to be resumed."""
-        if kind in ("worker", "node", "slow", "clock"):
+        if kind in ("worker", "node", "slow"):
             return "went on"
         if not self.command.wait(_PATIENCE_SECONDS if kind in ("head", "raylet", "disk", "storage") else 30):
             return "hung"
@@ -186,10 +186,6 @@ class Run:
         assert self.disk is not None
         with self.disk.gone():
             self.command.wait(self.options.outage_seconds)
-        return True
-
-    def _clock(self) -> bool:
-        self.options.clock.jump(self.rng.choice((-3600, 3600)))
         return True
 
     def _see_through(self) -> None:
@@ -287,7 +283,6 @@ def main() -> None:
     parser.add_argument("--kinds", default=None, help="rounds of these kinds only, with commas")
     parser.add_argument("--start-seconds", type=float, default=15.0, help="about what a run takes")
     parser.add_argument("--outage-seconds", type=float, default=4.0, help="how long a disk is full or gone")
-    parser.add_argument("--clock", action="store_true", help="with clocks that jump")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "slm_ray-chaos")
     parser.add_argument("--out", type=Path, default=Path("chaos.json"))
     parser.add_argument("--table", action="store_true", help="print the table of --out and run nothing")
@@ -299,7 +294,6 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     os.environ |= {"SLM_RAY_CACHE": str(options.work / "inputs/cache"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     os.environ["RAY_worker_niceness"] = "0"
-    options.clock = clock.clock_of(options.work) if options.clock else None
     victims.preload()
     made = make_stages(stages.make_inputs(options.work / "inputs"))
     options.references = {}
@@ -334,7 +328,6 @@ def schedule(options: argparse.Namespace) -> list[tuple[str, tuple[str, ...], in
     for number in range(40):
         for stage in only:
             kinds = ROUNDS[stage][number % len(ROUNDS[stage])]
-            kinds = tuple(kind for kind in kinds if kind != "clock" or options.clock)
             if kinds and (wanted is None or set(kinds) <= wanted):
                 found.append((stage, kinds, number))
     return found

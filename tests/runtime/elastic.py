@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from slm_ray.records.jsonl import read_records
 from tests.runtime import nodes, stages, victims
 from tests.runtime.victims import Command, wait_until
 
@@ -92,8 +91,8 @@ def training(inputs: stages.Inputs, work: Path) -> dict[str, Any]:
         command.clean_up()
     finally:
         cluster.close()
-    steps = [record["loss"] for record in read_records(run / stages.MODEL / "steps.jsonl")]
-    whole = [record["loss"] for record in read_records(alone / stages.MODEL / "steps.jsonl")]
+    steps = [step.loss for step in stages.steps_of(run)]
+    whole = [step.loss for step in stages.steps_of(alone)]
     apart = max((abs(a - b) / abs(b) for a, b in zip(steps, whole, strict=False)), default=None)
     return {
         "steps": stage.total, "done_at_loss": at_loss, "seconds_to_go_on": round(went_on - lost, 1),

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_ray.records.jsonl import read_records
+from slm_ray.records.base import read_lines
+from slm_ray.records.training import TrainEvaluation, TrainStep
 from tests.models import tiny as models
 from tests.search.tiny_run import Tiny, make_tiny, make_tokenizer, outcome_of, sentences, trials_of
 
@@ -159,9 +160,8 @@ def pretrain_stage(inputs: Inputs, name: str, more: Sequence[str]) -> Stage:
         return ["-m", "slm_ray.pretrain", *flags(given), *more]
 
     def outcome(run: Path) -> Any:
-        told = ("step", "tokens", "loss", "kd", "lr")
-        steps = [[record[key] for key in told] for record in read_records(run / MODEL / "steps.jsonl")]
-        evals = [[record[key] for key in ("step", "loss")] for record in read_records(run / MODEL / "evals.jsonl")]
+        steps = [[one.step, one.tokens, one.loss, one.kd, one.lr] for one in steps_of(run)]
+        evals = [[one.step, one.loss] for one in read_lines(run / MODEL / TrainEvaluation.FILE, TrainEvaluation)]
         return {"steps": steps, "evals": evals, "weights": (run / MODEL / "model/model.safetensors").read_bytes()}
 
     def checkpoints(run: Path) -> dict[str, Any]:
@@ -171,8 +171,13 @@ def pretrain_stage(inputs: Inputs, name: str, more: Sequence[str]) -> Stage:
         name=name, start=start, resume=lambda run: ["-m", "slm_ray.pretrain", "--resume", str(run)],
         worker="RayTrainWorker", done=lambda run: _lines(run / MODEL / "steps.jsonl"), kept=checkpoints, total=STEPS,
         outcome=outcome,
-        expected=lambda run: [str(record["step"]) for record in read_records(run / MODEL / "steps.jsonl")],
+        expected=lambda run: [str(one.step) for one in steps_of(run)],
     )  # fmt: skip
+
+
+def steps_of(run: Path) -> list[TrainStep]:
+    """The steps of a training so far."""
+    return read_lines(run / MODEL / TrainStep.FILE, TrainStep)
 
 
 def evaluate_stage(inputs: Inputs, name: str, workers: int, tokens: int) -> Stage:
@@ -196,6 +201,6 @@ def evaluate_stage(inputs: Inputs, name: str, workers: int, tokens: int) -> Stag
         return {"rows": rows, "differences": found["differences"]}
 
     return Stage(
-        name=name, start=start, resume=start, worker="ray::_messages", done=lambda run: list(records(run)),
+        name=name, start=start, resume=start, worker="ray::_Worker", done=lambda run: list(records(run)),
         kept=records, total=2 * DOMAINS, outcome=outcome, expected=lambda run: list(records(run)),
     )  # fmt: skip

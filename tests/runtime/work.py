@@ -7,7 +7,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from slm_ray.records.jsonl import read_records
+from slm_ray.records.base import read_lines
+from slm_ray.records.training import TrainStep
 from tests.search.tiny_run import LENGTH, Tiny, outcome_of
 
 STEPS, BATCH, RANKS = 6, 4, 2
@@ -63,8 +64,8 @@ def search_outcome(run: Path) -> dict[str, Any]:
 def pretrain_outcome(run: Path) -> dict[str, Any]:
     """Every step's loss, every evaluation, and how the model ended."""
     (model,) = json.loads((run / "result.json").read_text())["models"]
-    records = read_records(run / model["name"] / "steps.jsonl")
-    steps = [[record["step"], record["tokens"], record["loss"]] for record in records]
+    records = read_lines(run / model["name"] / TrainStep.FILE, TrainStep)
+    steps = [[record.step, record.tokens, record.loss] for record in records]
     evals = [[record["step"], record["loss"]] for record in model["evals"]]
     return {"status": model["status"], "tokens": model["tokens"], "steps": steps, "evals": evals}
 
