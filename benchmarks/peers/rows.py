@@ -18,7 +18,7 @@ from benchmarks.peers.training import forget, train
 from slm_ray.config.errors import UserError
 from slm_ray.data import TokenShards
 from slm_ray.evaluate.models import LoadedModel, find_model
-from slm_ray.evaluate.text_loss import measure_packed, text_figures, text_record
+from slm_ray.evaluate.text_loss import measure_packed
 from slm_ray.models.extraction import save_student
 from slm_ray.records.files import read_json, write_json
 
@@ -52,9 +52,9 @@ def measure(study: Study, folder: Path | str, texts: Mapping[str, TokenShards]) 
     loaded = LoadedModel(find_model(str(folder)), study.precision, torch.device("cpu"))
     found = {}
     for name, shards in texts.items():
-        losses = measure_packed(loaded, shards, separate=True, batch=_BATCH, say=lambda line: None)
         header = {"name": name, "key": "", "settings": {}, "model": str(folder), "params": loaded.params, "seconds": 0}
-        found[name] = text_record(header, losses, text_figures(losses, name, documents="separate")).to_json()
+        record = measure_packed(loaded, shards, header, separate=True, batch=_BATCH, say=lambda line: None)
+        found[name] = record.to_json()
     return {"params": loaded.params, "precision": study.precision, "texts": found}
 
 

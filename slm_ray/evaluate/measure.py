@@ -164,22 +164,16 @@ def _text(
     job: ModelJob, spec: MeasurementSpec, loaded: LoadedModel, tokenizer: Any, header: Header, say: Say
 ) -> TextRecord:  # fmt: skip
     from slm_ray.evaluate.sliding import DocumentTokens
-    from slm_ray.evaluate.text_loss import measure_packed, measure_sliding, text_figures, text_record
+    from slm_ray.evaluate.text_loss import measure_packed, measure_sliding
 
     place, settings, inputs = local_copy(Path(spec.inputs["place"])), spec.settings, spec.inputs
     if settings["window"] == SLIDING:
-        length, stride = settings["length"], settings["stride"]
-        documents = DocumentTokens(read_json(place), tokenizer, inputs["corpus"])
-        found = measure_sliding(
-            loaded, documents, length=length, stride=stride, batch=job.batch, corpus_digest=inputs["corpus_digest"],
-            say=say,
+        return measure_sliding(
+            loaded, DocumentTokens(read_json(place), tokenizer, inputs["corpus"]), header, length=settings["length"],
+            stride=settings["stride"], batch=job.batch, corpus_digest=inputs["corpus_digest"], say=say,
         )  # fmt: skip
-        figures = text_figures(found, spec.name, stride=stride)
-    else:
-        separate = settings["documents"] == SEPARATE
-        found = measure_packed(loaded, TokenShards.open(place), separate=separate, batch=job.batch, say=say)
-        figures = text_figures(found, spec.name, documents=settings["documents"])
-    return text_record(header, found, figures)
+    separate = settings["documents"] == SEPARATE
+    return measure_packed(loaded, TokenShards.open(place), header, separate=separate, batch=job.batch, say=say)
 
 
 def _task(job: ModelJob, spec: MeasurementSpec, loaded: LoadedModel, tokenizer: Any, header: Header, say: Say) -> Any:

@@ -14,14 +14,14 @@ from torch.nn import functional
 
 from slm_ray.config.digest import digest_json, sha256_file
 from slm_ray.config.errors import UserError
+from slm_ray.data.tokenizers import load_tokenizer as tokenizer_of
 from slm_ray.models.bundled import BUNDLED_NAME
 from slm_ray.models.families import context_length
 from slm_ray.models.lm_head import next_token_losses
-from slm_ray.models.loading import load_student, quiet_transformers
-from slm_ray.models.teachers import load_teacher
+from slm_ray.models.loading import load_student
+from slm_ray.models.teachers import download_snapshot, load_teacher
 from slm_ray.records.files import explain_os_error
 
-_PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _PROBE_TOKENS = 8
 
@@ -59,25 +59,12 @@ def find_model(name: str) -> ModelFolder:
         # A folder here of the owner's name: a slip in a path, which no hub has to be waited for.
         raise UserError(f"--model {name} is not a model folder, .gguf file or hub id, nor {BUNDLED_NAME}: check it")
     else:
-        folder = _from_hub(name)
+        folder = download_snapshot(name, "--model")
     if not (folder / "config.json").is_file():
         raise UserError(f"--model {name} is not a model: config.json is missing; give a Hugging Face model folder")
     if not list(folder.glob("*.safetensors")):
         raise UserError(f"--model {name} has no *.safetensors weights: give a folder that has (pickles are not read)")
     return ModelFolder(name, folder, _digest(folder))
-
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(_PATTERNS)))
-    except Exception as error:
-        # huggingface_hub raises a dozen types (not found, gated, offline, connection); each ends in one sentence.
-        raise UserError(
-            f"--model {name}: there is no folder of that name here, and the hub did not give it "
-            f"({type(error).__name__}): check the name, the network and `hf auth login`"
-        ) from error
 
 
 def count_params(model: ModelFolder) -> int:
@@ -110,13 +97,8 @@ def load_tokenizer(model: ModelFolder) -> Any:
     Raises:
         UserError: It has none.
     """
-    from transformers import AutoTokenizer
-
-    try:
-        with quiet_transformers():
-            return AutoTokenizer.from_pretrained(model.folder, trust_remote_code=False)
-    except Exception as error:  # transformers raises many types where there is no tokenizer
-        raise UserError(f"--model {model.name} has no tokenizer: put its tokenizer.json into {model.folder}") from error
+    sentence = f"--model {model.name} has no tokenizer: put its tokenizer.json into {model.folder}"
+    return tokenizer_of(model.folder, sentence)
 
 
 def embedding_rows(model: Any) -> int:

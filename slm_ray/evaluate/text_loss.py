@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,41 +22,15 @@ from slm_ray.records.evaluation import TextFigures, TextRecord
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TextLosses:
-    """Sums of losses over one text.
-
-    Attributes:
-        losses: ``[units]`` nats.
-        counts: ``[units]`` predicted tokens.
-        unit: ``sequence`` or ``document``.
-        unit_bytes: ``[documents]`` UTF-8 bytes; None for sequences.
-        bits_per_byte: Over the whole text.
-        bytes: Of the whole text.
-        tokens_digest: Of the tokens that were read.
-        text_digest: Of the documents; None for sequences.
-        sequence_length: Of the sequences, or of the window.
-    """
-
-    losses: Values
-    counts: Values
-    unit: Literal["sequence", "document"]
-    unit_bytes: Sequence[int] | None
-    bits_per_byte: float
-    bytes: int
-    tokens_digest: str
-    text_digest: str | None
-    corpus: str
-    corpus_digest: str | None
-    sequence_length: int
-
-
-def measure_packed(loaded: LoadedModel, shards: TokenShards, *, separate: bool, batch: int, say: Say) -> TextLosses:
-    """Sums of losses over packed sequences.
+def measure_packed(
+    loaded: LoadedModel, shards: TokenShards, header: Mapping[str, Any], *, separate: bool, batch: int, say: Say
+) -> TextRecord:  # fmt: skip
+    """Measure a model on packed sequences.
 
     Args:
         loaded: The model.
         shards: The sequences.
+        header: The fields that every record begins with; its name is the domain's.
         separate: Attention stays inside documents.
         batch: Sequences at once.
         say: Takes lines of progress.
@@ -77,22 +50,23 @@ def measure_packed(loaded: LoadedModel, shards: TokenShards, *, separate: bool, 
     sums = held_out_sums(losses, shards, separate=separate, batch=batch, device=loaded.device)
     found = summarise(sums, shards)
     _check_finite(loaded, found.loss)
-    return TextLosses(
-        losses=sums[0].numpy(), counts=sums[1].numpy(), unit="sequence", unit_bytes=None,
-        bits_per_byte=found.bits_per_byte, bytes=shards.num_bytes, tokens_digest=shards.digest, text_digest=None,
-        corpus=shards.corpus, corpus_digest=shards.corpus_digest, sequence_length=shards.sequence_length,
+    return text_record(
+        header, sums[0].numpy(), sums[1].numpy(), found.bits_per_byte, num_bytes=shards.num_bytes, corpus=shards.corpus,
+        corpus_digest=shards.corpus_digest, tokens_digest=shards.digest, sequence_length=shards.sequence_length,
+        documents="separate" if separate else "joined",
     )  # fmt: skip
 
 
 def measure_sliding(
-    loaded: LoadedModel, documents: DocumentTokens, *, length: int, stride: int, batch: int,
+    loaded: LoadedModel, documents: DocumentTokens, header: Mapping[str, Any], *, length: int, stride: int, batch: int,
     corpus_digest: str | None, say: Say,
-) -> TextLosses:  # fmt: skip
-    """Sums of losses over documents, with a window that slides over each.
+) -> TextRecord:  # fmt: skip
+    """Measure a model on documents, with a window that slides over each.
 
     Args:
         loaded: The model.
         documents: The documents.
+        header: The fields that every record begins with; its name is the domain's.
         length: Tokens of the window.
         stride: Tokens it moves by.
         batch: Windows at once.
@@ -113,11 +87,11 @@ def measure_sliding(
     total = int(documents.num_bytes.sum())
     # Without a token in front, a document's first token is not predicted; it is taken to cost what the others do.
     predicted = 1.0 if documents.prefixed else documents.num_tokens / int(counts.sum())
-    return TextLosses(
-        losses=sums, counts=counts.astype(float), unit="document", unit_bytes=documents.num_bytes.tolist(),
-        bits_per_byte=float(sums.sum()) * predicted / (total * math.log(2)), bytes=total,
-        tokens_digest=documents.digest, text_digest=documents.text_digest, corpus=documents.corpus,
-        corpus_digest=corpus_digest, sequence_length=length,
+    bits = float(sums.sum()) * predicted / (total * math.log(2))
+    return text_record(
+        header, sums, counts.astype(float), bits, num_bytes=total, corpus=documents.corpus, corpus_digest=corpus_digest,
+        tokens_digest=documents.digest, sequence_length=length, stride=stride, unit_bytes=documents.num_bytes.tolist(),
+        text_digest=documents.text_digest,
     )  # fmt: skip
 
 
@@ -126,51 +100,43 @@ def _check_finite(loaded: LoadedModel, loss: float) -> None:
         raise UserError(f"the loss of {loaded.name} is {loss}: its weights are damaged, or need --precision fp32")
 
 
-def text_figures(
-    found: TextLosses, domain: str, *, stride: int | None = None, documents: Literal["separate", "joined"] | None = None
-) -> TextFigures:
-    """The figures of one domain with their standard errors and intervals.
-
-    Args:
-        found: The losses.
-        domain: What to call the text.
-        stride: Of a sliding window; None for packed sequences.
-        documents: ``separate`` or ``joined`` attention of packed sequences.
-    """
-    losses, counts = found.losses, found.counts
-    loss = float(losses.sum() / counts.sum())
-    stderr, interval = ratio_stderr(losses, counts), ratio_interval(losses, counts)
-    perplexity, bits = perplexity_of_loss(loss), found.bits_per_byte
-    scale = bits / loss if loss else 0.0
-    bits_stderr, bits_interval = (None if stderr is None else stderr * scale), _scaled(interval, scale)
-    if found.unit_bytes is not None:  # whole documents: a long one with few bytes per token counts as it is
-        sizes = np.array(found.unit_bytes, float)
-        spent = losses * (bits * found.bytes / losses.sum())
-        bits_stderr, bits_interval = ratio_stderr(spent, sizes), ratio_interval(spent, sizes)
-    low, high = (None, None) if interval is None else map(perplexity_of_loss, interval)
-    return TextFigures(
-        domain=domain, corpus=found.corpus, corpus_digest=found.corpus_digest,
-        loss=loss, loss_stderr=stderr, loss_interval=interval, perplexity=perplexity,
-        perplexity_stderr=None if perplexity is None or stderr is None else perplexity * stderr,
-        perplexity_interval=None if low is None or high is None else (low, high),
-        bits_per_byte=bits, bits_per_byte_stderr=bits_stderr, bits_per_byte_interval=bits_interval,
-        tokens=int(counts.sum()), bytes=found.bytes, units=len(counts), unit=found.unit,
-        tokens_digest=found.tokens_digest, window="packed" if stride is None else "sliding", stride=stride,
-        sequence_length=found.sequence_length, documents=documents,
-    )  # fmt: skip
-
-
-def text_record(header: Mapping[str, Any], found: TextLosses, figures: TextFigures) -> TextRecord:
-    """The record of one text.
+def text_record(
+    header: Mapping[str, Any], losses: Values, counts: Values, bits: float, *, num_bytes: int,
+    unit_bytes: Sequence[int] | None = None, text_digest: str | None = None, stride: int | None = None, **about: Any,
+) -> TextRecord:  # fmt: skip
+    """The record of one text: figures with their standard errors and intervals, and the losses they are made of.
 
     Args:
         header: The fields that every record begins with.
-        found: The losses.
-        figures: The figures of them.
+        losses: ``[units]`` nats of each sequence or document.
+        counts: ``[units]`` predicted tokens of each.
+        bits: Bits per byte over the whole text.
+        num_bytes: Of the whole text.
+        unit_bytes: ``[documents]`` bytes; None for sequences.
+        text_digest: Of the documents; None for sequences.
+        stride: Of a sliding window; None for packed sequences.
+        about: More fields of :class:`TextFigures`: corpus, digests, sequence length, documents.
     """
+    loss = float(losses.sum() / counts.sum())
+    stderr, interval = ratio_stderr(losses, counts), ratio_interval(losses, counts)
+    perplexity, scale = perplexity_of_loss(loss), bits / loss if loss else 0.0
+    bits_stderr, bits_interval = (None if stderr is None else stderr * scale), _scaled(interval, scale)
+    if unit_bytes is not None:  # whole documents: a long one with few bytes per token counts as it is
+        sizes, spent = np.array(unit_bytes, float), losses * (bits * num_bytes / losses.sum())
+        bits_stderr, bits_interval = ratio_stderr(spent, sizes), ratio_interval(spent, sizes)
+    low, high = (None, None) if interval is None else map(perplexity_of_loss, interval)
+    figures = TextFigures(
+        domain=header["name"], loss=loss, loss_stderr=stderr, loss_interval=interval, perplexity=perplexity,
+        perplexity_stderr=None if perplexity is None or stderr is None else perplexity * stderr,
+        perplexity_interval=None if low is None or high is None else (low, high),
+        bits_per_byte=bits, bits_per_byte_stderr=bits_stderr, bits_per_byte_interval=bits_interval,
+        tokens=int(counts.sum()), bytes=num_bytes, units=len(counts),
+        unit="sequence" if unit_bytes is None else "document", window="packed" if stride is None else "sliding",
+        stride=stride, **{"documents": None, **about},
+    )  # fmt: skip
     return TextRecord(
-        **header, figures=figures, losses=tuple(found.losses.tolist()), counts=tuple(found.counts.astype(int).tolist()),
-        unit_bytes=None if found.unit_bytes is None else tuple(found.unit_bytes), text_digest=found.text_digest,
+        **header, figures=figures, losses=tuple(losses.tolist()), counts=tuple(counts.astype(int).tolist()),
+        unit_bytes=None if unit_bytes is None else tuple(unit_bytes), text_digest=text_digest,
     )  # fmt: skip
 
 

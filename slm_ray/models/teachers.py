@@ -117,7 +117,7 @@ def load_teacher(name: str, cache: Path | None = None) -> Teacher:
     if path.exists():
         raise UserError(f"teacher {name} is a file: give a model folder, a .gguf file or a hub id")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
-        return _from_folder(name, _download_snapshot(name), cache)
+        return _from_folder(name, download_snapshot(name), cache)
     raise UserError(
         f"teacher '{name}' is no folder, no .gguf file and no hub id (owner/model): {nearest(name, [BUNDLED_NAME])}"
     )
@@ -128,8 +128,16 @@ def loadable(name: str) -> str:
     return str(load_teacher(name).folder) if name == BUNDLED_NAME or name.endswith(".gguf") else name
 
 
-def _download_snapshot(name: str) -> Path:
-    """A hub model's config, tokenizer and safetensors (never pickled weights), through huggingface_hub's own cache."""
+def download_snapshot(name: str, what: str = "teacher") -> Path:
+    """A hub model's config, tokenizer and safetensors (never pickled weights), through huggingface_hub's own cache.
+
+    Args:
+        name: Its hub id.
+        what: What the model is, for an error.
+
+    Raises:
+        UserError: The hub did not give it.
+    """
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md"]
@@ -144,7 +152,7 @@ def _download_snapshot(name: str) -> Path:
             reason = "it is gated: accept its licence on its page, then `hf auth login`"
         else:
             reason = f"nobody answered ({kind}): check the network, or give a local folder"
-        raise UserError(f"teacher {name}: there is no folder of that name here, and on the hub {reason}") from error
+        raise UserError(f"{what} {name}: there is no folder of that name here, and on the hub {reason}") from error
 
 
 def _licence_of(folder: Path) -> str:

@@ -7,23 +7,19 @@ import pytest
 
 from slm_ray.evaluate.compare import WITHIN_NOISE, compare_group, compare_samples, compare_text, verdict
 from slm_ray.evaluate.intervals import mean_interval, ratio_interval, ratio_stderr
-from slm_ray.evaluate.text_loss import TextLosses, text_figures
-from slm_ray.records.evaluation import TextRecord
+from slm_ray.evaluate.text_loss import text_record
 
 NAMES = ("mine", "its")
 
 
 def record(losses, counts, *, tokens="t", text=None, sizes=None, scale=1.0, stderr=0.1):
-    found = TextLosses(
-        losses=np.array(losses, float), counts=np.array(counts, float), unit="document" if sizes else "sequence",
-        unit_bytes=sizes, bits_per_byte=scale * sum(losses) / sum(counts), bytes=sum(sizes) if sizes else 100,
-        tokens_digest=tokens, text_digest=text, corpus="c", corpus_digest=None, sequence_length=8,
+    header = {"name": "d", "key": "k", "settings": {}, "model": "m", "params": 1, "seconds": 0}
+    found = text_record(
+        header, np.array(losses, float), np.array(counts, float), scale * sum(losses) / sum(counts),
+        num_bytes=sum(sizes) if sizes else 100, unit_bytes=sizes, text_digest=text, tokens_digest=tokens, corpus="c",
+        corpus_digest=None, sequence_length=8,
     )  # fmt: skip
-    return TextRecord(
-        name="d", key="k", settings={}, model="m", params=1, seconds=0, losses=tuple(losses), counts=tuple(counts),
-        figures=text_figures(found, "d").model_copy(update={"bits_per_byte_stderr": stderr}), unit_bytes=sizes,
-        text_digest=text,
-    )  # fmt: skip
+    return found.model_copy(update={"figures": found.figures.model_copy(update={"bits_per_byte_stderr": stderr})})
 
 
 def test_the_standard_error_of_equal_counts_is_that_of_a_mean():
