@@ -11,8 +11,9 @@ from slm_ray.config.errors import ConfigError, UserError, nearest
 from slm_ray.config.options import build_config, check_config, defaults_of, flag_of, option, values_of
 from slm_ray.config.yaml_files import read_yaml
 from slm_ray.distill.command import LogitsConfig
+from slm_ray.distill.config import SPARSE_KINDS
 from slm_ray.evaluate.config import EvaluateConfig
-from slm_ray.pretrain.config import DISTILL, FROM_STORE, PretrainConfig
+from slm_ray.pretrain.config import DISTILL, PretrainConfig
 from slm_ray.runtime.storage import STORAGE_HELP
 from slm_ray.search.config import SearchConfig
 
@@ -150,6 +151,9 @@ class _Reader:
             paths = {flag_of(name): name for name in defaults_of(cls)}
             for problem in error.problems:
                 name, _, rest = problem.partition(":")
+                if name not in paths and name not in given:  # a rule between options
+                    self.problems.append(f"{section}: {problem}" if section else problem)
+                    continue
                 path = f"{section}.{paths.get(name, name)}" if section else flag_of(paths.get(name, name))
                 self.problems.append(f"{path}:{rest}")
             return None
@@ -166,7 +170,7 @@ class _Reader:
         students = ",".join(str(out / "search" / "winners" / str(number)) for number in range(winners))
         inherited = {name: found[name] for name in ("teacher", "data", "text_field") if name in found}
         values = inherited | given | {"student": students, "out": str(out / "pretrain")}
-        reads_store = values.get("distill") in FROM_STORE
+        reads_store = values.get("distill") in SPARSE_KINDS
         return values | ({"store": str(out / "logits")} if reads_store else {})
 
     def _evaluate_values(self, out: Path, pretrain: PretrainConfig | None, given: dict[str, Any]) -> dict[str, Any]:
@@ -180,8 +184,8 @@ class _Reader:
     ) -> LogitsConfig | None:
         """The capture of exactly the tokens that pretraining reads."""
         known = values_of(pretrain) if pretrain is not None else {}
-        if search is None or pretrain is None or known["distill"] not in FROM_STORE:
-            if given and pretrain is not None and known["distill"] not in FROM_STORE:
+        if search is None or pretrain is None or known["distill"] not in SPARSE_KINDS:
+            if given and pretrain is not None and known["distill"] not in SPARSE_KINDS:
                 self.problems.append(
                     f"logits: pretrain.distill {known['distill']} reads no store; leave the section out, or give "
                     "pretrain.distill: top-k"
@@ -203,8 +207,5 @@ class _Reader:
             self._check("logits", config)
         return config
 
-    def _num_tokens(self, pretrain: PretrainConfig) -> str | None:
-        try:
-            return str(pretrain.num_data_tokens())
-        except UserError:  # said by pretrain's own check
-            return None
+    def _num_tokens(self, pretrain: PretrainConfig) -> str:
+        return str(pretrain.num_data_tokens)

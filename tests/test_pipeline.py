@@ -11,7 +11,7 @@ from slm_ray.distill.command import LogitsConfig
 from slm_ray.distill.command import make_parser as logits_parser
 from slm_ray.evaluate import command as evaluate_command
 from slm_ray.pipeline import main
-from slm_ray.pretrain import command as pretrain_command
+from slm_ray.pretrain.command import PRETRAIN
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.runtime.commands import run_command
 from slm_ray.search import command as search_command
@@ -50,8 +50,9 @@ class Stages:
     def parser(name):
         if name == "evaluate":
             return evaluate_command.EVALUATE.parser()
-        makers = {"search": search_command, "pretrain": pretrain_command}
-        return makers[name].make_parser() if name in makers else logits_parser()
+        if name == "pretrain":
+            return PRETRAIN.parser()
+        return search_command.make_parser() if name == "search" else logits_parser()
 
     @staticmethod
     def out_of(given, argv):
@@ -73,7 +74,7 @@ class Stages:
 
     def pretrain(self, out, given):
         if given.get("resume") is None:
-            build_config(PretrainConfig, options(given)).check()
+            build_config(PretrainConfig, options(given)).check_given()
         write(out / "winner-0.student/model/model.safetensors", "trained")
         write(out / "result.json", {"models": [{"name": "w", "model": "winner-0.student/model"}]})
 
@@ -266,7 +267,7 @@ def test_every_mistake_in_the_file_is_listed_with_its_path(stages, tmp_path, cap
         ("search: 3", "search: must hold options, got 3"),
         ("logits: {k: 4}\npretrain: {distill: full}", "logits: pretrain.distill full reads no store"),
         ("pretrain: {tokens: 5}", "pretrain: --tokens 5 is below one step"),
-        ("pretrain: {distill: top-k, loss: reverse_kl}", "pretrain: "),
+        ("pretrain: {distill: top-k, loss: reverse_kl}", "pretrain.loss: "),
         ("search: {algorithm: ga}", "search: --algorithm ga takes one objective"),
     ],
 )

@@ -17,7 +17,7 @@ from benchmarks.peers.study import Study
 from slm_ray.config.errors import UserError
 from slm_ray.distill.online import OnlineTeacher
 from slm_ray.distill.signal import DenseSignal
-from slm_ray.pretrain.command import main as pretrain
+from slm_ray.pretrain.command import PRETRAIN
 from slm_ray.records.files import read_json
 
 
@@ -86,7 +86,7 @@ def train(study: Study, student: Path, run: Path, *, tokens: int, rate: float, s
         if run.exists() and not resumed:
             shutil.rmtree(run)
         with remembered_teacher(study.out / "teacher-states"):
-            pretrain(["--resume", str(run)] if resumed else command)
+            PRETRAIN.main(["--resume", str(run)] if resumed else command)
     result = read_json(run / "result.json")["models"][0]
     return {"model": run / result["model"], "seconds": result["seconds"], "flops": result["flops"],
             "tokens": result["tokens"]}  # fmt: skip

@@ -229,6 +229,8 @@ def check_config(config: Any, *action: str) -> None:
     """
     if not isinstance(config, base.Config):
         config.check(*action)
+    elif check := getattr(config, "check_given", None):
+        check()
 
 
 def names_in(value: Any) -> list[str]:

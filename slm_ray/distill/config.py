@@ -70,8 +70,6 @@ class DistillConfig(Config):
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
-        if self.from_store and not self.store:
-            raise ValueError(f"--distill {self.distill} needs --store FOLDER: write one with slm-ray logits first")
         if self.store and not self.from_store:
             raise ValueError(f"--store is given, but --distill {self.distill or FULL} reads none: give --distill top-k")
         if self.distill != "none":

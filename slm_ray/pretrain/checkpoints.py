@@ -1,25 +1,42 @@
-"""Checkpoints of a run: folders that appear whole or not at all, on any storage that Ray takes.
+"""Checkpoints of a training: folders that appear whole or not at all, in a local folder or on any fsspec storage.
 
 Every checkpoint is a folder ``step-00001234``. Its ``checkpoint.json`` lists its files with their sizes and digests; a
-folder without it is no checkpoint.
+folder without it is no checkpoint. On a remote storage it is uploaded last and deleted first.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
+from slm_ray.config.base import Config, Count, option
 from slm_ray.config.digest import sha256_file
 from slm_ray.config.errors import UserError
-from slm_ray.pretrain.storage import MANIFEST, open_storage
-from slm_ray.records.files import write_json
+from slm_ray.records.files import explain_os_error, temporary_name, whole_folder, write_json
+from slm_ray.runtime.storage import Place
 
+MANIFEST = "checkpoint.json"
 _NAME = re.compile(r"step-(\d{8,})")
+_LEFT_BEHIND = re.compile(r"\.step-\d{8,}\.\d+-[0-9a-f]{8}\.tmp")  # what temporary_name calls a folder of ours
+
+
+class CheckpointConfig(Config):
+    """How often checkpoints are saved, how many are kept, and what the exported model is like."""
+
+    checkpoint_every: Count | None = option(None, "tokens between checkpoints [default: a tenth of --tokens]", ge=1)
+    keep_last: int = option(2, "newest checkpoints to keep, beside the best", ge=1)
+    spike: float = option(3.0, "nats above the recent mean loss that stop a run; 0: never", ge=0)
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto", "type of the exported weights; auto: the student's own (checkpoints are fp32)"
+    )
 
 
 @dataclass(frozen=True)
@@ -52,26 +69,23 @@ class Checkpoint:
 
 
 class CheckpointFolder:
-    """The checkpoints of one run. One process at a time writes them; others may read."""
+    """The checkpoints of one model. One process at a time writes them; others may read."""
 
     def __init__(self, location: str | Path) -> None:
         """Find the place; nothing is written.
 
         Args:
-            location: A folder, or an address that pyarrow takes (``file://``, ``s3://``, ``gs://``, ``abfs://``,
-                ``hdfs://``, with their options behind a ``?``).
+            location: A folder, or an address that fsspec opens (``file://``, ``s3://``, ``gs://``, …).
 
         Raises:
-            UserError: The address is of no known kind or cannot be reached.
+            UserError: The address is of no known kind.
         """
         self.location = str(location)
-        self._storage = open_storage(location)
+        self._place = Place(location)
         self._is_prepared = False
 
     def save(self, step: int, write: Callable[[Path], None], info: dict[str, Any]) -> Checkpoint:
         """Save a checkpoint; one of the same step is replaced.
-
-        The first time, the place is made, and what killed writers left there is removed.
 
         Args:
             step: Optimiser steps done.
@@ -79,12 +93,12 @@ class CheckpointFolder:
             info: JSON kept in the manifest.
 
         Raises:
-            UserError: The disk is full, or the storage cannot be reached or written. Earlier checkpoints are as they
+            UserError: The disk is full, or the storage cannot be reached or written. Earlier checkpoints stay as they
                 were.
         """
         saved: list[Checkpoint] = []
         if not self._is_prepared:
-            self._storage.prepare()
+            _remove_left_behind(self._place)
             self._is_prepared = True
 
         def fill(folder: Path) -> None:
@@ -92,7 +106,7 @@ class CheckpointFolder:
             saved.append(Checkpoint(step, info, _describe_files(folder)))
             write_json(folder / MANIFEST, asdict(saved[0]))
 
-        self._storage.publish(Checkpoint(step, {}, ()).name, fill)
+        _publish(self._place, Checkpoint(step, {}, ()).name, fill)
         return saved[0]
 
     def all(self) -> list[Checkpoint]:
@@ -112,9 +126,9 @@ class CheckpointFolder:
         return next(self._newest_first(), None)
 
     def _newest_first(self) -> Iterator[Checkpoint]:
-        steps = {name: int(found[1]) for name in self._storage.folders() if (found := _NAME.fullmatch(name))}
+        steps = {name: int(found[1]) for name in self._place.folders() if (found := _NAME.fullmatch(name))}
         for name in sorted(steps, key=lambda one: -steps[one]):
-            manifest = self._storage.read(name, MANIFEST)
+            manifest = self._place.read(f"{name}/{MANIFEST}")
             checkpoint = None if manifest is None else _parse(manifest, steps[name])
             if checkpoint is not None:
                 yield checkpoint
@@ -129,7 +143,7 @@ class CheckpointFolder:
         Raises:
             UserError: A file is missing or not what was saved (it is named), or the storage cannot be reached.
         """
-        with self._storage.fetch(checkpoint.name, [file.name for file in checkpoint.files]) as folder:
+        with _fetched(self._place, checkpoint) as folder:
             for file in checkpoint.files:
                 problem = _damage(folder / file.name, file)
                 if problem:
@@ -149,11 +163,70 @@ class CheckpointFolder:
         Raises:
             UserError: The storage cannot be reached or written.
         """
-        if keep_last < 1:
-            raise UserError(f"at least 1 checkpoint must be kept, got {keep_last}")
         for checkpoint in self.all()[:-keep_last]:
             if checkpoint.step != best:
-                self._storage.remove(checkpoint.name)
+                _remove(self._place, checkpoint.name)
+
+
+def _publish(place: Place, name: str, fill: Callable[[Path], None]) -> None:
+    """Have a local folder filled, its manifest too, and make it appear under a name, whole or not at all."""
+    if place.is_local:
+        with whole_folder(Path(place.path(name))) as temporary:
+            fill(temporary)
+        return
+    with tempfile.TemporaryDirectory(prefix="slm_ray-checkpoint-") as scratch:
+        local = Path(scratch) / name
+        with whole_folder(local) as temporary:
+            fill(temporary)
+        files = sorted(path for path in local.rglob("*") if path.is_file())
+        files.sort(key=lambda path: path == local / MANIFEST)  # it comes last
+        _remove(place, name)
+        for file in files:
+            place.put(file, f"{name}/{file.relative_to(local).as_posix()}")
+
+
+@contextmanager
+def _fetched(place: Place, checkpoint: Checkpoint) -> Iterator[Path]:
+    if place.is_local:
+        yield Path(place.path(checkpoint.name))
+        return
+    there = place.sizes(checkpoint.name)
+    with tempfile.TemporaryDirectory(prefix="slm_ray-checkpoint-") as scratch:
+        for name in (file.name for file in checkpoint.files if f"{checkpoint.name}/{file.name}" in there):
+            place.get(f"{checkpoint.name}/{name}", Path(scratch) / name)
+        yield Path(scratch)
+
+
+def _remove(place: Place, name: str) -> None:
+    """Delete a folder if it is there; a reader sees it whole or not at all."""
+    if not place.is_local:
+        there = place.sizes(name)
+        if f"{name}/{MANIFEST}" in there:
+            place.remove(f"{name}/{MANIFEST}")
+        if there:
+            place.remove_folder(name)
+        return
+    folder = Path(place.path(name))
+    doomed = temporary_name(folder)
+    try:
+        os.replace(folder, doomed)
+        shutil.rmtree(doomed)
+    except OSError as error:
+        raise explain_os_error(error, f"deleting {folder}") from error
+
+
+def _remove_left_behind(place: Place) -> None:
+    """Make a local folder, and delete what killed writers left in it."""
+    if not place.is_local:
+        return
+    root = Path(place.path())
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for path in root.iterdir():
+            if _LEFT_BEHIND.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
+    except OSError as error:
+        raise explain_os_error(error, f"using {root} for checkpoints") from error
 
 
 def _describe_files(folder: Path) -> tuple[CheckpointFile, ...]:

@@ -5,32 +5,41 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 
+from slm_ray.models.precision import DTYPES, choose_precision
+from slm_ray.pretrain.job import TrainJob
 from slm_ray.pretrain.module import StudentLoss
-from slm_ray.pretrain.optimizers import load_state_by_name, state_by_name
+from slm_ray.pretrain.optimizers import build_optimizer, load_state_by_name, state_by_name
+from slm_ray.pretrain.state import Tensors, TrainingState
+from slm_ray.records.training import EngineFacts
 
-Tensors = dict[str, torch.Tensor]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-
-@dataclass
-class TrainingState:
-    """A model and its optimiser as plain tensors by parameter name, whatever engine and however many workers made them.
+@dataclass(frozen=True)
+class Place:
+    """Which worker this is, and where it computes.
 
     Attributes:
-        weights: Name in the student to fp32 tensor on the CPU, tied weights once; empty except on rank 0.
-        optimizer: Parameter name to the optimiser's tensors; empty except on rank 0.
-        scale: The loss scale of fp16; None otherwise.
+        rank: Its number.
+        world: How many workers train the model.
+        device: Where the model is.
     """
 
-    weights: Tensors = field(default_factory=dict)
-    optimizer: dict[str, Tensors] = field(default_factory=dict)
-    scale: float | None = None
+    rank: int
+    world: int
+    device: torch.device
+
+    def gathered_sum(self, value: torch.Tensor) -> torch.Tensor:
+        """The sum of a tensor over all workers, on the CPU (NCCL sums on the GPU only)."""
+        if self.world == 1:
+            return value.cpu()
+        there = value.to(self.device, copy=True)
+        dist.all_reduce(there)
+        return there.cpu()
 
 
 @dataclass(frozen=True)
@@ -67,10 +76,10 @@ class Engine(Protocol):
     module: StudentLoss
 
     def backward(self, inputs: dict[str, Any]) -> tuple[torch.Tensor, ...]:
-        """One micro-batch, forward and backward; gives what :meth:`StudentLoss.forward` gives, detached."""
+        """One micro-batch, forward and backward; returns what :meth:`StudentLoss.forward` returns, detached."""
 
     def step(self, factor: float) -> float:
-        """Update the weights at ``factor`` times each group's rate; gives the gradient's norm before clipping."""
+        """Update the weights at ``factor`` times each group's rate; returns the gradient's norm before clipping."""
 
     def losses(self, ids: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
         """The loss of every next token, without gradients. All workers must call it equally often."""
@@ -81,8 +90,15 @@ class Engine(Protocol):
     def load_optimizer(self, state: TrainingState) -> None:
         """Put back the optimiser's state. The weights are those of the module that the engine was built with."""
 
-    def describe(self) -> dict[str, Any]:
-        """What really runs: the optimiser's class, the precision and the ZeRO stage, read off the objects in use."""
+    def describe(self) -> EngineFacts:
+        """What really runs, read off the objects in use."""
+
+
+def resolve_precision(wanted: str, device: torch.device) -> str:
+    """``bf16`` where the device multiplies it natively, unless a precision is given."""
+    if wanted == "auto" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return "fp32"
+    return choose_precision(wanted, device.type)
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
@@ -90,6 +106,47 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, DTYPES[precision])
+
+
+def build_engine(job: TrainJob, place: Place, module: StudentLoss, micro_batch: int) -> Engine:
+    """Wrap a student in the engine of a job.
+
+    Args:
+        job: The job.
+        place: This worker.
+        module: The student, in place.
+        micro_batch: Sequences per forward pass.
+    """
+    config = job.config.engine
+    optimizer = build_optimizer(job.config.optimizer, module.student, fused=not config.offload)
+    settings = EngineSettings(
+        precision=resolve_precision(config.precision, place.device), clip=job.config.optimizer.clip,
+        micro_batch=micro_batch, accumulation=job.config.batch_size // place.world // micro_batch, zero=config.zero,
+        offload=config.offload, device=place.device, rank=place.rank, world=place.world,
+    )  # fmt: skip
+    if config.engine == "torch":
+        return TorchEngine(module, optimizer, settings)
+    from slm_ray.pretrain.zero import DeepSpeedEngine
+
+    return DeepSpeedEngine(module, optimizer, settings)
+
+
+def prepare_process(job: TrainJob, device: str, threads: int) -> None:
+    """Make a process ready to train: its threads, and DeepSpeed where that is the engine.
+
+    Args:
+        job: What it is to train.
+        device: ``cpu`` or ``cuda``.
+        threads: CPU threads.
+
+    Raises:
+        UserError: DeepSpeed cannot run here.
+    """
+    torch.set_num_threads(threads)
+    if job.config.engine.engine == "deepspeed":
+        from slm_ray.pretrain.zero import prepare_deepspeed
+
+        prepare_deepspeed(device)
 
 
 def cpu_weights(module: StudentLoss) -> Tensors:
@@ -148,8 +205,7 @@ class TorchEngine:
         if self.settings.rank:
             return TrainingState()
         scale = float(self._scaler.get_scale()) if self._scaler.is_enabled() else None
-        state = state_by_name(self.optimizer, self.module.student)
-        return TrainingState(cpu_weights(self.module), state, scale)
+        return TrainingState(cpu_weights(self.module), state_by_name(self.optimizer, self.module.student), scale)
 
     def load_optimizer(self, state: TrainingState) -> None:
         """Put back the optimiser's state."""
@@ -157,21 +213,10 @@ class TorchEngine:
         if state.scale is not None and self._scaler.is_enabled():
             self._scaler.load_state_dict(self._scaler.state_dict() | {"scale": state.scale})
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> EngineFacts:
         """What really runs."""
-        return {
-            "engine": "torch" if self.settings.world == 1 else "torch DDP",
-            "optimizer": type(self.optimizer).__name__,
-            "precision": self.settings.precision,
-            "weights": str(next(self.module.parameters()).dtype).removeprefix("torch."),
-            "zero": 0,
-        }
-
-
-def gathered_sum(value: torch.Tensor, settings: EngineSettings) -> torch.Tensor:
-    """The sum of a CPU tensor over all workers, on the CPU (NCCL sums on the GPU only)."""
-    if settings.world == 1:
-        return value
-    there = value.to(settings.device)
-    dist.all_reduce(there)
-    return there.cpu()
+        return EngineFacts(
+            engine="torch" if self.settings.world == 1 else "torch DDP", optimizer=type(self.optimizer).__name__,
+            precision=self.settings.precision, zero=0,
+            weights=str(next(self.module.parameters()).dtype).removeprefix("torch."),
+        )  # fmt: skip

@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from slm_ray.config.errors import UserError
 from slm_ray.config.units import format_count, format_seconds
+from slm_ray.data import TokenShards
+from slm_ray.evaluate.held_out import held_out_loss
+from slm_ray.models.extraction import extract
+from slm_ray.models.loading import load_student
+from slm_ray.models.precision import DTYPES
 from slm_ray.models.teachers import Teacher, load_teacher
-from slm_ray.pretrain.first_checkpoint import write_first_checkpoint
-from slm_ray.pretrain.growth_steps import Measurement, grow, inherit, measure_on_ray, stage_depths
-from slm_ray.pretrain.inputs import PretrainInputs, keep_digests, prepare_inputs
+from slm_ray.pretrain.batches import default_micro_batch
+from slm_ray.pretrain.checkpoints import CheckpointFolder
+from slm_ray.pretrain.engine import Place, autocast, resolve_precision
+from slm_ray.pretrain.forecast import first_layers, own_type, stage_depths
+from slm_ray.pretrain.inputs import PretrainInputs, load_models
 from slm_ray.pretrain.job import TrainJob
-from slm_ray.pretrain.lineage import ORIGIN, describe_teacher, origin_of
+from slm_ray.pretrain.launch import resources_of
+from slm_ray.pretrain.lineage import describe_teacher, origin_of
+from slm_ray.pretrain.module import StudentLoss, check_logits
 from slm_ray.pretrain.process_group import choose_device
-from slm_ray.pretrain.results import MODEL_FILE, RESULT_FILE, finish_model
-from slm_ray.pretrain.run import PretrainRun, make_job, resources_of
-from slm_ray.pretrain.tracking import track_results
-from slm_ray.records.files import read_json, write_json, write_text
-from slm_ray.report import build_training_report
-from slm_ray.runtime.environment import usable_cpus
-
-GROWTH_FILE = "growth.json"
+from slm_ray.pretrain.results import finish_model, finish_run
+from slm_ray.pretrain.run import PretrainRun, make_job, start_model
+from slm_ray.pretrain.state import Tensors, read_state
+from slm_ray.records.base import find_record, write_record
+from slm_ray.records.training import GrowthResult, GrowthTarget, ModelOutcome, SpentFlops, TrainedModel
+from slm_ray.runtime.shared import local_copy, publish
 
 
 class GrowingRun(PretrainRun):
@@ -35,72 +46,74 @@ class GrowingRun(PretrainRun):
             UserError: Something the user can fix went wrong; finished stages are kept.
         """
         self.console.line(f"run folder: {self.folder.path}")
-        source = load_teacher(self.config.students()[0])
-        layers = source.architecture().num_hidden_layers
-        depths = stage_depths(layers, self.config.grow_from, self.config.grow_by)
-        with self._ray():
-            inputs = prepare_inputs(self.config, self.folder, self.console, usable_cpus())
-            keep_digests(self.folder, inputs)
-            self._say_inputs(inputs)
-            growth = self._growth(inputs, source) | {"source_layers": layers}
-            results = self._train_stages(inputs, source, depths, growth["reference_loss"])
-        self._finish(results, growth)
+        source, growth = load_teacher(self.config.model.students[0]), self.config.growth
+        depths = stage_depths(source.architecture().num_hidden_layers, growth.grow_from or 1, growth.grow_by)
+        models = load_models(self.config, self.folder.path, self.console)
+        with self._workers():
+            inputs = self._prepare(models)
+            target = self._target(inputs, source)
+            results = self._train_stages(inputs, source, depths, target.reference_loss)
+        found = summary_of(results, target)
+        lines = [*growth_table(results, target.reference_loss), "", closing_sentence(found)]
+        finish_run(self.config, self.folder.path, results, self.command, self.console, lines, found)
 
-    def _growth(self, inputs: PretrainInputs, source: Teacher) -> dict[str, Any]:
+    def _target(self, inputs: PretrainInputs, source: Teacher) -> GrowthTarget:
         """What grows and what it must reach, kept in the run folder: the reference is measured once.
 
         Raises:
             UserError: A resumed run's source is no longer the model it was.
         """
-        path = self.folder.file(GROWTH_FILE)
-        if not path.exists():
-            given = self.config.reference_loss
-            loss = self._measure(inputs, source) if given is None else given
-            write_json(path, {
-                "source": source.name, "source_digest": source.digest, "reference_loss": loss,
-                "reference_from": source.name if given is None else "--reference-loss",
-            })  # fmt: skip
-        growth: dict[str, Any] = read_json(path)
-        if growth["source_digest"] != source.digest:
+        target = find_record(self.folder.path, GrowthTarget)
+        if target is None:
+            given = self.config.growth.reference_loss
+            target = GrowthTarget(
+                source=source.name, source_digest=source.digest,
+                source_layers=source.architecture().num_hidden_layers,
+                reference_loss=self._measure(inputs, source) if given is None else given,
+                reference_from=source.name if given is None else "--reference-loss",
+            )  # fmt: skip
+            write_record(self.folder.path, target)
+        if target.source_digest != source.digest:
             raise UserError(
-                f"{self.folder.path} cannot be resumed: the model it grows from was {growth['source_digest']}, now "
+                f"{self.folder.path} cannot be resumed: the model it grows from was {target.source_digest}, now "
                 f"{source.digest}: restore it, or start a new run"
             )
-        self.console.line(f"reference loss {growth['reference_loss']:.4f}, of {growth['reference_from']}")
-        return growth
+        self.console.line(f"reference loss {target.reference_loss:.4f}, of {target.reference_from}")
+        return target
 
     def _measure(self, inputs: PretrainInputs, source: Teacher) -> float:
-        config = self.config
         measurement = Measurement(
-            str(source.folder), source.name, str(inputs.held_out.folder), config.documents == "separate",
-            config.precision,
+            str(publish(source.folder)), source.name, str(inputs.held_out.folder),
+            self.config.data.documents == "separate", self.config.engine.precision,
         )  # fmt: skip
-        if config.launcher == "local":
-            return measurement.run(choose_device(config.device))
-        resources = resources_of(config, 1)
+        if self.config.run.launcher == "local":
+            return measurement.run(choose_device(self.config.run.device))
+        resources = resources_of(self.config, 1)
         return measure_on_ray(measurement, resources.threads, resources.use_gpu)
 
     def _train_stages(
         self, inputs: PretrainInputs, source: Teacher, depths: tuple[int, ...], reference: float
-    ) -> list[dict[str, Any]]:
+    ) -> list[ModelOutcome]:
         """The results of all stages that were needed, finished ones read from the folder."""
-        results: list[dict[str, Any]] = []
+        results: list[ModelOutcome] = []
         before: TrainJob | None = None
         for number, layers in enumerate(depths):
             before = job = self._stage(inputs, source, number, layers, before)
-            self._train([job])
-            result = finish_model(self.folder.path / job.name, job, self.folder.path) | {"layers": layers}
-            if result["status"] == "failed":
+            failures = self._train([job])
+            result = finish_model(self.folder.path / job.name, job, self.command)
+            if result.status == "failed":
+                kept = "; the stages before it are kept" if results else ""
                 raise UserError(
-                    f"the stage of {layers} layers failed ({result['error']}); the stages before it are kept: continue "
-                    f"with --resume {self.folder.path}"
+                    f"the stage of {layers} layers failed ({result.error}){kept}",
+                    is_resumable=any(failure.resumable for failure in failures.values()),
                 )
-            results.append(result)
+            results.append(result.model_copy(update={"layers": layers}))
             loss = final_loss(result)
             if loss <= reference:
                 break
             next_step = f"growing to {depths[number + 1]}" if layers < depths[-1] else "there are no more"
-            self.console.line(f"{layers} layers: loss {loss:.4f} is above the reference {reference:.4f}; {next_step}")
+            named = "1 layer" if layers == 1 else f"{layers} layers"
+            self.console.line(f"{named}: loss {loss:.4f} is above the reference {reference:.4f}; {next_step}")
         return results
 
     def _stage(
@@ -109,86 +122,183 @@ class GrowingRun(PretrainRun):
         """One stage's job; its first checkpoint is made of the stage before, if that is not done yet."""
         (student,) = inputs.students
         name = f"{student.label}.layers{layers}"
-        folder, storage = self.folder.path / name, self._storage(name)
-        if not (folder / MODEL_FILE).exists():
-            model, optimizer = (
-                (inherit(source, layers), {}) if before is None else grow(source, layers, before.storage, before.name)
-            )
-            described = write_first_checkpoint(
-                model, student.tokenizer, self.config.sequence_length, storage, source.name, optimizer
-            )
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / MODEL_FILE, described | {
-                "start": "first-n" if before is None else "grown", "source": student.source,
-                "grown_from": before and before.name, "search_flops": student.search_flops,
-                ORIGIN: origin_of(student, "first-n", inputs, self.config.distill)
-                | {"lineage": {"teacher": describe_teacher(source)}},
-            })  # fmt: skip
+        folder, storage = self.folder.path / name, self.storage_of(name)
+        if not (folder / TrainedModel.FILE).exists():
+            optimizer: dict[str, Tensors] = {}
+            if before is None:
+                model = inherit(source, layers)
+            else:
+                model, optimizer = grow(source, layers, before.storage, before.name)
+            origin = origin_of(student, "first-n", inputs, self.config.kind)
+            start_model(
+                folder, storage, model, student.tokenizer, self.config.data.sequence_length, name=source.name,
+                start="first-n" if before is None else "grown", source=student.source, optimizer=optimizer,
+                grown_from=before.name if before else None, search_flops=student.search_flops,
+                origin=origin.model_copy(update={"lineage": {"teacher": describe_teacher(source).to_json()}}),
+                dtype=own_type(self.config.model.students[0]),
+            )  # fmt: skip
         # Every stage reads the tokens in an order of its own, as further epochs do.
-        seed, model_json = self.config.seeds()[0] + number, read_json(folder / MODEL_FILE)
-        return make_job(self.config, inputs, name, storage, seed, model_json, self.config.total_steps())
-
-    def _finish(self, results: list[dict[str, Any]], growth: dict[str, Any]) -> None:
-        """Write the run's result and table, and print the table."""
-        growth |= summary_of(results, growth["reference_loss"])
-        lines = [*growth_table(results, growth["reference_loss"]), "", closing_sentence(growth)]
-        write_text(self.folder.file("table.txt"), "\n".join(lines) + "\n")
-        print("\n".join(lines))
-        write_json(self.folder.file(RESULT_FILE), {"command": self.command, "models": results, "growth": growth})
-        build_training_report(self.folder.path)
-        track_results(self.config, self.folder.path, self.console)
-        self.console.line(f"{results[-1]['name']}: {self.folder.path / Path(results[-1]['model'])}")
+        return make_job(self.config, inputs, folder, storage, self.config.batch.seed[0] + number)
 
 
-def final_loss(result: dict[str, Any]) -> float:
-    """The held-out loss of a stage's last step; infinite where it is no number."""
-    loss = result["evals"][-1]["loss"]
-    return math.inf if loss is None else float(loss)
+def inherit(source: Teacher, layers: int) -> Any:
+    """A source's first layers with its embeddings, final norm and output head, in fp32."""
+    first = first_layers(source.architecture(), layers)
+    return extract(source.state(), source.config(), source.family(), first, dtype=torch.float32)
 
 
-def summary_of(results: list[dict[str, Any]], reference: float) -> dict[str, Any]:
-    """What growth came to: the sufficient depth (None if no stage reached the reference) and what all stages cost."""
-    last = results[-1]
-    return {
-        "sufficient_layers": last["layers"] if final_loss(last) <= reference else None,
-        "layers": last["layers"],
-        "final_loss": last["evals"][-1]["loss"],
-        "stages": len(results),
-        "tokens": sum(result["tokens"] for result in results),
-        "flops": {kind: sum(result["flops"][kind] for result in results) for kind in ("own", "teacher", "capture")},
-        "seconds": sum(result["seconds"] for result in results),
-    }
+@torch.no_grad()
+def grow(source: Teacher, layers: int, storage: str, name: str) -> tuple[Any, dict[str, Tensors]]:
+    """A trained stage with the source's next layers on top.
+
+    The stage's last checkpoint gives every parameter it has, embeddings, final norm and head included; the layers above
+    it are the source's own.
+
+    Args:
+        source: The model that the stage was inherited from.
+        layers: The depth to grow to.
+        storage: Where the stage's checkpoints are.
+        name: What to call the stage in an error.
+
+    Returns:
+        The model in fp32, and what the stage's optimiser gathered, by parameter name: nothing of the new layers.
+
+    Raises:
+        UserError: The checkpoint is missing or damaged.
+    """
+    checkpoints = CheckpointFolder(storage)
+    last = checkpoints.latest()
+    if last is None:
+        raise UserError(f"{storage} holds no checkpoint of {name} to grow from: start a new run")
+    model = inherit(source, layers)
+    places = dict(model.named_parameters())
+    with checkpoints.open(last) as folder:
+        state, _ = read_state(folder)
+        for key, parameter in load_student(folder, name).named_parameters():
+            places[key].copy_(parameter)
+    return model, state.optimizer
 
 
-def growth_table(results: list[dict[str, Any]], reference: float) -> list[str]:
+@dataclass(frozen=True)
+class Measurement:
+    """How a whole model is measured: exactly as the stages that are compared with it.
+
+    Attributes:
+        folder: The model's folder.
+        name: What to call it in an error.
+        held_out: Folder of the held-out tokens.
+        separate: Attention stays inside documents.
+        precision: The compute type, or ``auto``.
+    """
+
+    folder: str
+    name: str
+    held_out: str
+    separate: bool
+    precision: str
+
+    def run(self, device: torch.device) -> float:
+        """The held-out loss in nats per token, on a device.
+
+        Raises:
+            UserError: The model's logits are none that the losses here know, or its loss is not finite.
+        """
+        model = load_student(local_copy(Path(self.folder)), self.name)
+        check_logits(model, self.name)
+        precision, place = resolve_precision(self.precision, device), Place(0, 1, device)
+        module = StudentLoss(model.to(device), None, DTYPES[precision]).eval()
+        held_out = TokenShards.open(local_copy(Path(self.held_out)))
+
+        @torch.no_grad()
+        def losses(ids: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
+            with autocast(precision, device):
+                found: torch.Tensor = module(ids, positions)[0]
+            return found
+
+        batch = default_micro_batch(min(8, held_out.num_sequences), held_out.sequence_length, place)
+        loss = held_out_loss(losses, held_out, separate=self.separate, batch=batch, device=device).loss
+        if not math.isfinite(loss):
+            raise UserError(f"the held-out loss of {self.name} itself is {loss}: give --reference-loss")
+        return loss
+
+
+def measure_on_ray(measurement: Measurement, threads: int, use_gpu: bool) -> float:
+    """Measure a whole model on a worker of the cluster that Ray is connected to.
+
+    Args:
+        measurement: What to measure.
+        threads: CPU threads.
+        use_gpu: On a GPU.
+
+    Raises:
+        UserError: As :meth:`Measurement.run`.
+    """
+    import ray
+
+    def work() -> tuple[float | None, str]:
+        torch.set_num_threads(threads)
+        try:
+            return measurement.run(torch.device("cuda" if use_gpu else "cpu")), ""
+        except UserError as error:  # Ray would send it on with its traceback
+            return None, str(error)
+
+    loss, problem = ray.get(ray.remote(work).options(num_cpus=threads, num_gpus=int(use_gpu)).remote())
+    if loss is None:
+        raise UserError(problem)
+    return float(loss)
+
+
+def final_loss(result: ModelOutcome) -> float:
+    """The held-out loss of a stage's last step; infinite where it is not finite."""
+    loss = result.evals[-1].loss
+    return math.inf if loss is None else loss
+
+
+def summary_of(results: Sequence[ModelOutcome], target: GrowthTarget) -> GrowthResult:
+    """What growth came to."""
+    last, spent = results[-1], [result.flops or SpentFlops() for result in results]
+    return GrowthResult(
+        source=target.source, source_digest=target.source_digest, source_layers=target.source_layers,
+        reference_loss=target.reference_loss, reference_from=target.reference_from,
+        sufficient_layers=last.layers if final_loss(last) <= target.reference_loss else None,
+        layers=last.layers or 0, final_loss=last.evals[-1].loss, stages=len(results),
+        tokens=sum(result.tokens or 0 for result in results), seconds=sum(result.seconds or 0 for result in results),
+        flops=SpentFlops(
+            own=sum(flops.own for flops in spent), teacher=sum(flops.teacher for flops in spent),
+            capture=sum(flops.capture for flops in spent),
+        ),
+    )  # fmt: skip
+
+
+def growth_table(results: Sequence[ModelOutcome], reference: float) -> list[str]:
     """One line per stage."""
     lines = [
         f"{'stage':32} {'layers':>6} {'params':>8} {'tokens':>8} {'first loss':>10} {'final loss':>10} "
         f"{'reference':>9} {'above it':>9} {'time':>12}"
     ]
     for result in results:
-        first, last = result["evals"][0]["loss"], final_loss(result)
+        first, last = result.evals[0].loss, final_loss(result)
         lines.append(
-            f"{result['name']:32} {result['layers']:>6} {format_count(result['params']):>8} "
-            f"{format_count(result['tokens']):>8} {math.inf if first is None else first:>10.4f} {last:>10.4f} "
-            f"{reference:>9.4f} {last - reference:>+9.4f} {format_seconds(result['seconds']):>12}"
+            f"{result.name:32} {result.layers:>6} {format_count(result.params):>8} "
+            f"{format_count(result.tokens or 0):>8} {math.inf if first is None else first:>10.4f} {last:>10.4f} "
+            f"{reference:>9.4f} {last - reference:>+9.4f} {format_seconds(result.seconds or 0):>12}"
         )
     return lines
 
 
-def closing_sentence(growth: dict[str, Any]) -> str:
+def closing_sentence(growth: GrowthResult) -> str:
     """What growth found."""
-    loss = math.inf if growth["final_loss"] is None else growth["final_loss"]
-    stages = "1 stage" if growth["stages"] == 1 else f"{growth['stages']} stages"
-    flops = growth["flops"]["own"] + growth["flops"]["teacher"]
-    spent = f"{stages}, {format_count(growth['tokens'])} tokens and {flops:.2e} FLOPs"
-    target = f"the reference {growth['reference_loss']:.4f} of {growth['reference_from']}"
-    if growth["sufficient_layers"] is None:
+    loss = math.inf if growth.final_loss is None else growth.final_loss
+    stages = "1 stage" if growth.stages == 1 else f"{growth.stages} stages"
+    flops = growth.flops.own + growth.flops.teacher
+    spent = f"{stages}, {format_count(growth.tokens)} tokens and {flops:.2e} FLOPs"
+    target = f"the reference {growth.reference_loss:.4f} of {growth.reference_from}"
+    if growth.sufficient_layers is None:
         return (
-            f"even all {growth['source_layers']} layers did not reach {target}: their validation loss is {loss:.4f} "
+            f"even all {growth.source_layers} layers did not reach {target}: their validation loss is {loss:.4f} "
             f"after {spent} in all; train longer (--tokens) or give a higher --reference-loss"
         )
     return (
-        f"{growth['layers']} layers are enough: of the {growth['source_layers']} there are, they reach a validation "
+        f"{growth.layers} layers are enough: of the {growth.source_layers} there are, they reach a validation "
         f"loss of {loss:.4f} against {target}, after {spent} in all"
     )

@@ -1,4 +1,7 @@
-"""What pretraining starts from: teacher, students, training tokens and held-out tokens, checked against each other."""
+"""What pretraining starts from: teacher, students, training tokens and held-out tokens, checked against each other.
+
+Models and their vocabularies are checked first, before tokens are prepared and Ray is started.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +9,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError
-from slm_ray.data import HELD_OUT, TRAIN, load_corpus, prepare_tokens, tokenizer_digest
+from slm_ray.data import HELD_OUT, TRAIN, TokenShards, load_corpus, prepare_tokens, tokenizer_digest
 from slm_ray.data.prepare import prepare_shards
-from slm_ray.data.shards import TokenShards
+from slm_ray.data.tokenizers import load_tokenizer
 from slm_ray.models.families import context_length
-from slm_ray.models.loading import quiet_transformers, read_config
+from slm_ray.models.loading import read_config
 from slm_ray.models.teachers import Teacher, load_teacher, loadable
-from slm_ray.pretrain.config import FROM_STORE, PretrainConfig
+from slm_ray.pretrain.config import PretrainConfig
+from slm_ray.pretrain.forecast import check_rows
 from slm_ray.pretrain.scratch import (
     ScratchModel,
     known_vocabulary,
     plan_scratch,
-    scratch_digest,
     scratch_tokenizer,
     vocabulary_rows,
     with_kept_settings,
 )
-from slm_ray.records.files import cache_folder, read_json, write_json
+from slm_ray.records.base import find_record, write_record
+from slm_ray.records.files import cache_folder, read_json
 from slm_ray.records.lineage import read_lineage
+from slm_ray.records.training import HELD_OUT_FOLDER, TOKENIZER_FOLDER, TrainInputs
 from slm_ray.runtime.progress import Console
 from slm_ray.runtime.runfolder import RunFolder
-
-INPUTS_FILE = "inputs.json"
-TOKENIZER_FOLDER = "tokenizer"
-HELD_OUT_FOLDER = "held_out"
+from slm_ray.runtime.shared import publish
 
 
 @dataclass(frozen=True)
@@ -41,19 +44,29 @@ class Student:
         label: Short name within the run.
         source: Its folder or hub id, as transformers loads it.
         tokenizer: Its tokenizer, or the teacher's where it has none.
+        rows: Rows of its embedding.
         search_flops: What the search that found it cost; 0 for one that was not searched, None where that is not known.
-        scratch: Its sizes, where it starts from nothing and has no source.
+        scratch: Its sizes, where it starts from scratch and has no source.
     """
 
     label: str
     source: str
     tokenizer: Any
+    rows: int
     search_flops: float | None
     scratch: ScratchModel | None = None
 
     def config(self, config: PretrainConfig) -> PretrainConfig:
-        """A run's options with what is this model's own."""
+        """A run's options with this model's own batch and rate."""
         return self.scratch.config(config) if self.scratch else config
+
+
+@dataclass(frozen=True)
+class Models:
+    """The teacher in the cache (None where nothing needs one), and the models to train."""
+
+    teacher: Teacher | None
+    students: tuple[Student, ...]
 
 
 @dataclass(frozen=True)
@@ -73,74 +86,34 @@ class PretrainInputs:
     students: tuple[Student, ...]
     shards: TokenShards
     held_out: TokenShards
-    store: str | None
-    capture_flops: float
+    store: str | None = None
+    capture_flops: float = 0.0
 
-    def digests(self) -> dict[str, Any]:
-        """What must be the same for a run to be continued."""
-        scratch = tuple(student.scratch for student in self.students if student.scratch)
-        return {
-            "teacher": self.teacher.digest if self.teacher else None,
-            "tokenizer": self.shards.tokenizer_digest,
-            "training_tokens": self.shards.digest,
-            "held_out_tokens": self.held_out.digest,
-            "logit_store": self.store,
-            **({"sizes_batches_and_rates": scratch_digest(scratch)} if scratch else {}),
-        }
-
-
-def find_teacher(config: PretrainConfig) -> Teacher | None:
-    """The teacher that was named, or the one that the first student was cut from.
-
-    Raises:
-        UserError: One is needed and none is known, or it cannot be loaded.
-    """
-    if config.scratch:
-        return load_teacher(config.teacher) if config.teacher else None
-    name = config.teacher or read_lineage(config.students()[0]).get("teacher", {}).get("name")
-    if config.grow_from is not None:
-        name = config.teacher or config.students()[0]
-    if name is not None:
-        return load_teacher(name)
-    teacher_starts = {"first-n", "random-subnet"} & set(config.starts())
-    if config.distill == "none" and not teacher_starts:
-        return None
-    what = f"--distill {config.distill}" if config.distill != "none" else "this start"
-    raise UserError(
-        f"{what} needs a teacher, and {config.students()[0]} does not say what it was cut from: give --teacher"
-    )
-
-
-def _tokenizer_of(source: str) -> Any:
-    """A model's own tokenizer, or None where it has none."""
-    from transformers import AutoTokenizer
-
-    try:
-        with quiet_transformers():
-            return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except Exception:  # transformers raises many types where there is no tokenizer
-        return None
-
-
-def _label(source: str) -> str:
-    path = Path(source)
-    return f"winner-{path.name}" if path.parent.name == "winners" else path.name or source
+    def digests(self) -> TrainInputs:
+        """Digests that must be the same for a run to be continued."""
+        scratch = [student.scratch for student in self.students if student.scratch]
+        sizes = [model.facts().to_json() | {"architecture": model.architecture.digest} for model in scratch]
+        return TrainInputs(
+            teacher=self.teacher.digest if self.teacher else None, tokenizer=self.shards.tokenizer_digest,
+            training_tokens=self.shards.digest, held_out_tokens=self.held_out.digest, logit_store=self.store,
+            sizes_batches_and_rates=digest_json(sizes) if sizes else None,
+        )  # fmt: skip
 
 
 def check_students(config: PretrainConfig) -> None:
-    """Make sure, before anything is started, that the students are models with positions for the sequences.
+    """Make sure, from configs alone, that the students are models with positions for the sequences.
 
     Raises:
-        UserError: One is no model, or its positions are too few.
+        UserError: One is not a model, or its positions are too few.
     """
-    if config.grow_from is not None:
+    if config.growth.grow_from is not None:
         return  # growth takes its layers from a teacher, which is checked when it is loaded
-    if config.scratch:
+    if config.model.scratch:
         if rows := known_vocabulary(config):
             plan_scratch(config, rows)
         return
-    for source in config.students():
-        check_positions(read_config(loadable(source)), source, config.sequence_length)
+    for source in config.model.students:
+        check_positions(read_config(loadable(source)), source, config.data.sequence_length)
 
 
 def check_positions(model_config: Any, name: str, sequence_length: int) -> None:
@@ -154,63 +127,100 @@ def check_positions(model_config: Any, name: str, sequence_length: int) -> None:
         raise UserError(f"--sequence-length {sequence_length} is over {name}'s {most} positions: give {most} or less")
 
 
-def load_students(config: PretrainConfig, teacher: Teacher | None) -> tuple[Student, ...]:
-    """The students, their tokenizers checked against the teacher's.
+def teacher_name(config: PretrainConfig) -> str | None:
+    """The teacher that was named, or the one that the first student was pruned from; None where none is needed.
 
     Raises:
-        UserError: One has another tokenizer than the teacher, or none at all.
+        UserError: One is needed and none is known.
     """
+    if config.model.scratch:
+        return config.model.teacher
+    first = config.model.students[0]
+    name = config.model.teacher or (read_lineage(first).get("teacher") or {}).get("name")
+    if config.growth.grow_from is not None:
+        name = config.model.teacher or first
+    if name is None and (config.kind != "none" or {"first-n", "random-subnet"} & set(config.model.starts)):
+        what = f"--distill {config.kind}" if config.kind != "none" else "this start"
+        raise UserError(f"{what} needs a teacher, and {first} does not say what it was pruned from: give --teacher")
+    return name
+
+
+def load_models(config: PretrainConfig, run: Path, console: Console) -> Models:
+    """Load the teacher, and find the students; their vocabularies are checked against each other.
+
+    Args:
+        config: The options.
+        run: The run's folder, which knows what a resumed run began with.
+        console: Where to print what is done.
+
+    Raises:
+        UserError: One cannot be loaded, or they do not go together.
+    """
+    name = teacher_name(config)
+    teacher = load_teacher(name) if name is not None else None
+    found = _scratch_students(config, teacher, run, console) if config.model.scratch else _students(config, teacher)
+    for student in found:
+        check_vocabulary(config, student.source if student.scratch is None else f"--tokenizer {config.model.tokenizer}",
+                         student.tokenizer, student.rows, teacher)  # fmt: skip
+    if len({tokenizer_digest(student.tokenizer) for student in found}) > 1:
+        raise UserError("the students have different tokenizers, so they cannot read the same tokens: train them apart")
+    return Models(teacher, found)
+
+
+def _tokenizer_of(source: str) -> Any:
+    """A model's own tokenizer, or None where it has none."""
+    try:
+        return load_tokenizer(source)
+    except UserError:
+        return None
+
+
+def _label(source: str) -> str:
+    path = Path(source)
+    return f"winner-{path.name}" if path.parent.name == "winners" else path.name or source
+
+
+def _students(config: PretrainConfig, teacher: Teacher | None) -> tuple[Student, ...]:
     found: list[Student] = []
-    for name in config.students():
+    for name in config.model.students:
         source = loadable(name)
         tokenizer = _tokenizer_of(source) or (teacher.tokenizer() if teacher else None)
         if tokenizer is None:
             raise UserError(f"{name} has no tokenizer: put its tokenizer.json into the folder, or give --teacher")
-        _check_vocabulary(config, name, tokenizer, teacher)
         label = _label(name)
         if any(other.label == label for other in found):
             label = f"{label}-{len(found)}"
-        found.append(Student(label, source, tokenizer, search_flops(name)))
-    digests = {tokenizer_digest(student.tokenizer) for student in found}
-    if len(digests) > 1:
-        raise UserError("the students have different tokenizers, so they cannot read the same tokens: train them apart")
+        found.append(Student(label, source, tokenizer, int(read_config(source).vocab_size), search_flops(name)))
     return tuple(found)
 
 
-def _check_vocabulary(config: PretrainConfig, name: str, tokenizer: Any, teacher: Teacher | None) -> None:
-    """Make sure that a teacher reads the same tokens as its student: one cannot read words that it does not know."""
-    if teacher is None or config.distill == "none":
-        return
-    ours, theirs = tokenizer_digest(tokenizer), tokenizer_digest(teacher.tokenizer())
-    if ours == theirs:
-        return
-    known = set(teacher.tokenizer().get_vocab().items())
-    extended = known < set(tokenizer.get_vocab().items())
-    same = "a teacher that was extended in the same way (python -m slm_ray.tokenizer extend)"
-    advice = same if extended else "another teacher"
-    raise UserError(
-        f"the tokenizer of {name} ({ours[:12]}) is not that of the teacher {teacher.name} ({theirs[:12]}): "
-        f"distillation needs one vocabulary; give --distill none, or {advice}"
-    )
-
-
-def load_scratch(config: PretrainConfig, teacher: Teacher | None, run: Path, console: Console) -> tuple[Student, ...]:
-    """The models from nothing, with their tokenizer.
-
-    Args:
-        config: The options.
-        teacher: Whose help they have, if any.
-        run: The run's folder, which knows what a resumed run began with.
-        console: Where to say what is done.
-
-    Raises:
-        UserError: The tokenizer cannot be had or is not the teacher's, or a size does not go with it.
-    """
+def _scratch_students(
+    config: PretrainConfig, teacher: Teacher | None, run: Path, console: Console
+) -> tuple[Student, ...]:
     tokenizer = scratch_tokenizer(config, teacher, console)
-    _check_vocabulary(config, f"--tokenizer {config.tokenizer}", tokenizer, teacher)
     rows = vocabulary_rows(config, len(tokenizer), teacher.architecture() if teacher else None)
     models = with_kept_settings(config, plan_scratch(config, rows), run)
-    return tuple(Student(model.label, f"scratch {model.label}", tokenizer, 0.0, model) for model in models)
+    return tuple(Student(model.label, f"scratch {model.label}", tokenizer, rows, 0.0, model) for model in models)
+
+
+def check_vocabulary(config: PretrainConfig, name: str, tokenizer: Any, rows: int, teacher: Teacher | None) -> None:
+    """Make sure that a teacher reads the same tokens as its student, and that both have rows for them.
+
+    Raises:
+        UserError: The tokenizers differ, or one of the models lacks rows.
+    """
+    if teacher is None or config.kind == "none":
+        return
+    ours, theirs = tokenizer_digest(tokenizer), tokenizer_digest(teacher.tokenizer())
+    if ours != theirs:
+        known = set(teacher.tokenizer().get_vocab().items())
+        extended = known < set(tokenizer.get_vocab().items())
+        same = "a teacher that was extended in the same way (python -m slm_ray.tokenizer extend)"
+        raise UserError(
+            f"the tokenizer of {name} ({ours[:12]}) is not that of the teacher {teacher.name} ({theirs[:12]}): "
+            f"distillation needs one vocabulary; give --distill none, or {same if extended else 'another teacher'}"
+        )
+    check_rows(name, rows, teacher.name, teacher.architecture().structure.vocab_size, len(tokenizer))
 
 
 def search_flops(source: str) -> float | None:
@@ -220,26 +230,34 @@ def search_flops(source: str) -> float | None:
         return 0.0
     if found.get("search_flops") is not None:
         return float(found["search_flops"])
-    if "training" in found:
+    if found.get("training"):
         return None  # of a run that did not know it
     result = Path(source).expanduser().resolve().parents[1] / "result.json"
     return float(read_json(result)["spent"]["flops"]) if result.is_file() else None
 
 
-def prepare_inputs(config: PretrainConfig, folder: RunFolder, console: Console, workers: int) -> PretrainInputs:
-    """Load and check everything; Ray must run, unless ``--shards`` is given.
+def prepare_inputs(
+    config: PretrainConfig, models: Models, folder: Path, console: Console, workers: int
+) -> PretrainInputs:
+    """Prepare the tokens and check everything; Ray must run, unless ``--shards`` is given.
 
     Raises:
         UserError: Something is missing, damaged, or does not fit the rest.
     """
-    teacher = find_teacher(config)
-    students = load_scratch(config, teacher, folder.path, console) if config.scratch else load_students(config, teacher)
+    teacher, students = models.teacher, models.students
     tokenizer = students[0].tokenizer
-    shards = training_shards(config, tokenizer, folder.path, console, workers)
-    held_out = held_out_tokens(config, tokenizer, folder.path, console)
-    _check_shards(config, shards, tokenizer)
-    store = _check_store(config, shards, teacher)
-    return PretrainInputs(teacher, students, shards, held_out, *store)
+    shards = training_shards(config, tokenizer, folder, console, workers)
+    held_out = held_out_tokens(config, tokenizer, folder, console)
+    for student in students:
+        for tokens in (shards, held_out):
+            tokens.check_ids(student.rows, student.label)
+            if teacher is not None and config.kind != "none":
+                tokens.check_ids(teacher.architecture().structure.vocab_size, teacher.name)
+    store, flops = _check_store(config, shards, teacher)
+    for path in (shards.folder, held_out.folder, *([teacher.folder] if teacher else []),
+                 *([store_folder(config)] if store else [])):  # fmt: skip
+        publish(path)
+    return PretrainInputs(teacher, students, shards, held_out, store, flops)
 
 
 def training_shards(
@@ -248,16 +266,19 @@ def training_shards(
     """The tokens to train on, found in the cache or prepared by ``workers`` tasks; the tokenizer is kept in ``folder``.
 
     Raises:
-        UserError: The corpus is wrong or too short.
+        UserError: The corpus is wrong or too short, or the shards are not of this tokenizer and length.
     """
-    if config.shards is not None:
-        return TokenShards.open(Path(config.shards).expanduser().resolve())
-    corpus = load_corpus(config.data, config.text_field, console)
+    data = config.data
+    if data.shards is not None:
+        shards = TokenShards.open(Path(data.shards).expanduser().resolve())
+        _check_shards(config, shards, tokenizer)
+        return shards
+    corpus = load_corpus(data.data, data.text_field, console)
     place = folder / TOKENIZER_FOLDER
     if not place.is_dir():
         tokenizer.save_pretrained(place)
     return prepare_shards(
-        corpus, place.resolve(), TRAIN, sequence_length=config.sequence_length, num_tokens=config.num_data_tokens(),
+        corpus, place.resolve(), TRAIN, sequence_length=data.sequence_length, num_tokens=config.num_data_tokens,
         cache=cache_folder() / "shards", console=console, workers=workers,
     )  # fmt: skip
 
@@ -265,14 +286,15 @@ def training_shards(
 def held_out_tokens(config: PretrainConfig, tokenizer: Any, folder: Path, console: Console) -> TokenShards:
     """The held-out tokens, kept in the run folder, so that every worker and every later evaluation reads the same."""
     place = (folder / HELD_OUT_FOLDER).resolve()
-    if not place.is_dir():
-        corpus = load_corpus(config.data, config.text_field, console)
-        packed = prepare_tokens(
-            corpus, tokenizer, HELD_OUT, num_tokens=config.eval_tokens, sequence_length=config.sequence_length,
-            cache=cache_folder() / "tokens", console=console, flag="--eval-tokens",
-        )  # fmt: skip
-        packed.copy_to(place)
-    return TokenShards.open(place)
+    if place.is_dir():
+        return TokenShards.open(place)
+    corpus = load_corpus(config.data.data, config.data.text_field, console)
+    packed = prepare_tokens(
+        corpus, tokenizer, HELD_OUT, num_tokens=config.evaluation.eval_tokens,
+        sequence_length=config.data.sequence_length, cache=cache_folder() / "tokens", console=console,
+        flag="--eval-tokens",
+    )  # fmt: skip
+    return packed.copy_to(place)
 
 
 def _check_shards(config: PretrainConfig, shards: TokenShards, tokenizer: Any) -> None:
@@ -282,25 +304,30 @@ def _check_shards(config: PretrainConfig, shards: TokenShards, tokenizer: Any) -
             f"the shards in {shards.folder} were made with another tokenizer ({shards.tokenizer_digest[:12]}) than the "
             f"student's ({ours[:12]}): prepare them anew without --shards"
         )
-    if shards.sequence_length != config.sequence_length:
+    if shards.sequence_length != config.data.sequence_length:
         raise UserError(
             f"the shards in {shards.folder} have sequences of {shards.sequence_length} tokens, not "
-            f"{config.sequence_length}: give --sequence-length {shards.sequence_length}"
+            f"{config.data.sequence_length}: give --sequence-length {shards.sequence_length}"
         )
+
+
+def store_folder(config: PretrainConfig) -> Path:
+    """The folder of the logit store."""
+    return Path(str(config.distill.store)).expanduser().resolve()
 
 
 def _check_store(config: PretrainConfig, shards: TokenShards, teacher: Teacher | None) -> tuple[str | None, float]:
     """The digest and the cost of the logit store, which must be of this teacher and these tokens."""
-    if config.distill not in FROM_STORE or teacher is None:
+    if not config.distill.from_store or teacher is None:
         return None, 0.0
     from slm_ray.distill.store import LogitStore
 
-    store = LogitStore.open(Path(str(config.store)).expanduser().resolve())
+    store = LogitStore.open(store_folder(config))
     store.check_matches(
         teacher_digest=teacher.digest, tokenizer_digest=shards.tokenizer_digest, tokens_digest=shards.digest,
-        vocab_size=teacher.architecture().structure.vocab_size, documents=config.documents,
+        vocab_size=teacher.architecture().structure.vocab_size, documents=config.data.documents,
         # Heads alone can be brought to any temperature; masses and draws cannot.
-        temperature=None if config.distill == "top-k" else config.temperature,
+        temperature=None if config.kind == "top-k" else config.distill.temperature,
     )  # fmt: skip
     return store.digest, float(store.manifest["flops"])
 
@@ -311,15 +338,14 @@ def keep_digests(folder: RunFolder, inputs: PretrainInputs) -> None:
     Raises:
         UserError: The teacher, the text or the store is no longer what the run was started with.
     """
-    path, now = folder.file(INPUTS_FILE), inputs.digests()
-    if not path.exists():
-        write_json(path, now)
+    before, now = find_record(folder.path, TrainInputs), inputs.digests()
+    if before is None:
+        write_record(folder.path, now)
         return
-    before = read_json(path)
-    changed = sorted(name for name in now if before.get(name) != now[name])
+    changed = sorted(name for name in TrainInputs.model_fields if getattr(before, name) != getattr(now, name))
     if changed:
         name = changed[0]
         raise UserError(
-            f"{folder.path} cannot be resumed: its {name.replace('_', ' ')} was {before.get(name)}, now {now[name]}: "
-            "restore it, or start a new run"
+            f"{folder.path} cannot be resumed: its {name.replace('_', ' ')} was {getattr(before, name)}, now "
+            f"{getattr(now, name)}: restore it, or start a new run"
         )

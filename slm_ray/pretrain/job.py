@@ -1,58 +1,145 @@
-"""One model's training, as plain values that travel to every worker."""
+"""One model's training: its job, what its loop reports, and the files that the reports end in."""
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
 
-AUTO = 0  # as a micro-batch: find the largest that fits
+from slm_ray.pretrain.config import PretrainConfig
+from slm_ray.records.base import Part, Record, RecordFile, read_lines
+from slm_ray.records.files import write_text
+from slm_ray.records.training import (
+    SpentFlops,
+    TrainBegin,
+    TrainEnd,
+    TrainEvaluation,
+    TrainFailure,
+    TrainStatus,
+    TrainStep,
+)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainJob:
-    """Everything a worker needs to know. Its start is the first checkpoint in ``storage``.
+class TrainJob(Part):
+    """Everything a worker needs to know. A model's start is the first checkpoint in ``storage``.
 
     Attributes:
         name: The model's name within the run, e.g. ``winner-0.random.seed1``.
-        storage: Where its checkpoints are: a folder or a URI.
+        storage: Where its checkpoints are: a folder or an address.
         seed: Seed of the order of sequences, and of dropout.
+        config: The options, with this model's batch and rate.
         total_steps: Optimiser steps to train.
         schedule_steps: Steps that the learning-rate schedule spans.
-        batch_size: Sequences of one step, over all workers.
-        micro_batch: Sequences at once in a worker; ``AUTO``: find it; None: what suits the device.
         shards: Folder of the token shards.
-        sequences: How many of the shards' sequences are trained on; None: all.
-        documents: ``separate`` or ``joined``.
         held_out: Folder of the held-out tokens.
         teacher: Folder of the teacher in the cache, for ``full`` distillation.
         store: Folder of the logit store.
-        distill: One of the kinds of signal, or ``none``.
-        flops: FLOPs per trained token, ``own`` and the ``teacher``'s, and those of the whole ``capture`` of the store.
-        options: The remaining options by name, as in :class:`slm_ray.pretrain.config.PretrainConfig`.
+        flops: FLOPs per trained token, the model's own and the teacher's, and those of the store's whole capture.
+        architecture: Digest of its sizes.
     """
 
     name: str
     storage: str
     seed: int
+    config: PretrainConfig
     total_steps: int
     schedule_steps: int
-    batch_size: int
-    micro_batch: int | None
     shards: str
-    sequences: int | None
-    documents: str
     held_out: str
     teacher: str | None
     store: str | None
-    distill: str
-    flops: dict[str, float]
-    options: dict[str, Any]
+    flops: SpentFlops
+    architecture: str
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; ``TrainJob(**values)`` reads them back."""
-        return dataclasses.asdict(self)
+    @property
+    def separate(self) -> bool:
+        """Whether attention stays inside documents."""
+        return self.config.data.documents == "separate"
 
-    def option(self, name: str) -> Any:
-        """One of the remaining options."""
-        return self.options[name]
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of one optimiser step."""
+        return self.config.step_tokens
+
+
+class Saving(Part):
+    """A checkpoint is about to be saved: everything reported before it has to be on the disk."""
+
+    step: int
+
+
+Event = TrainBegin | TrainStep | TrainEvaluation | Saving | TrainEnd | TrainFailure
+Say = Callable[[Event], None]
+Watch = Callable[[str, TrainStatus], None]
+"""Takes a model's name and where its training stands."""
+
+
+def drop_records_after(path: Path, cls: type[Record], step: int, *, inclusive: bool = False) -> None:
+    """Cut a records file back to a checkpoint: what came after it will be done, and written, again.
+
+    Args:
+        path: The file of steps or evaluations.
+        cls: The class of its records.
+        step: The checkpoint's step.
+        inclusive: Drop the records of that step too.
+    """
+    if not path.exists():
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    steps = [getattr(record, "step", 0) for record in read_lines(path, cls)]
+    kept = [line for line, at in zip(lines, steps, strict=False) if at < step or (at == step and not inclusive)]
+    write_text(path, b"".join(kept).decode())
+
+
+class Recorder:
+    """Writes one model's records. It lives in the driver's process, or in a Ray actor on the driver's machine."""
+
+    def __init__(self, folder: str) -> None:
+        """Write into a folder."""
+        self.folder = Path(folder)
+        self.status = TrainStatus()
+        self._steps: RecordFile[TrainStep] | None = None
+        self._evals: RecordFile[TrainEvaluation] | None = None
+
+    def say(self, event: Event) -> None:
+        """Take what a training reports."""
+        if isinstance(event, TrainBegin):
+            self._begin(event)
+        elif isinstance(event, TrainStep) and self._steps is not None:
+            self._steps.append(event)
+            self._update(step=event.step, loss=event.loss, rate=event.tokens_per_second)
+        elif isinstance(event, TrainEvaluation) and self._evals is not None:
+            self._evals.append(event)
+            self._update(eval=event.loss)
+        elif isinstance(event, TrainEnd):
+            self._update(end=event)
+        elif isinstance(event, TrainFailure):
+            self._update(failure=event)
+
+    def _update(self, **changes: object) -> None:
+        self.status = self.status.model_copy(update=changes)
+
+    def _begin(self, event: TrainBegin) -> None:
+        for file in (self._steps, self._evals):
+            if file is not None:
+                file.close()
+        for cls in (TrainStep, TrainEvaluation):
+            drop_records_after(self.folder / cls.FILE, cls, event.step, inclusive=event.step == 0)
+        self._steps = RecordFile(self.folder / TrainStep.FILE)
+        self._evals = RecordFile(self.folder / TrainEvaluation.FILE)
+        self._update(begin=event, step=event.step)
+
+
+class Recorders:
+    """The recorders of all models, as one actor on the driver's machine: records reach its disk from any node."""
+
+    def __init__(self, folders: dict[str, str]) -> None:
+        """Record every model into a folder of its own."""
+        self._recorders = {name: Recorder(folder) for name, folder in folders.items()}
+
+    def say(self, name: str, event: Event) -> None:
+        """Take what one model's training reports."""
+        self._recorders[name].say(event)
+
+    def status(self, name: str) -> TrainStatus:
+        """Where one model's training stands."""
+        return self._recorders[name].status

@@ -13,27 +13,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from slm_ray.config.errors import UserError
-from slm_ray.pretrain.build import Place
 from slm_ray.pretrain.config import PretrainConfig
-from slm_ray.pretrain.job import TrainJob
-from slm_ray.pretrain.loop import train
-from slm_ray.pretrain.on_ray import Recorders, ray_worker
-from slm_ray.pretrain.process_group import local_group
-from slm_ray.pretrain.recorder import Recorder
+from slm_ray.pretrain.engine import Place, prepare_process
+from slm_ray.pretrain.job import Event, Recorder, Recorders, TrainJob, Watch
+from slm_ray.pretrain.process_group import local_group, ray_group
+from slm_ray.pretrain.trainer import train
+from slm_ray.records.training import TrainFailure, TrainStatus, TrainStep
 from slm_ray.runtime.environment import usable_cpus
 from slm_ray.runtime.room import cluster_room
 
 _POLL_SECONDS = 0.5
 _RESTARTS = 3  # of a model whose workers died
 # How long a model waits for machines that are rented when they are needed: seconds. Ray Train would give up after twice
-# 60. A model that may have fewer workers is left that, since it then tries fewer.
+# 60. A model that may have fewer workers keeps that, since it then tries fewer.
 _MACHINES_TAKE_SECONDS = 7200
-Watch = Callable[[str, dict[str, Any]], None]
-RunHere = Callable[[Sequence[TrainJob], Sequence[Path], Watch], dict[str, Any]]
+RunHere = Callable[[Sequence[TrainJob], Sequence[Path], Watch], dict[str, TrainStatus]]
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class Resources:
         workers: Processes.
         threads: CPU threads of each.
         use_gpu: A GPU each.
-        min_workers: With how few it goes on where machines are lost; None: never with fewer.
+        min_workers: As few workers as it continues with where machines are lost; None: never with fewer.
     """
 
     workers: int
@@ -58,7 +55,7 @@ class Resources:
         return {"CPU": workers * self.threads, **({"GPU": workers} if self.use_gpu else {})}
 
     def scaling(self) -> int | tuple[int, int]:
-        """How many workers Ray Train gives a model: a number, or the fewest and the most."""
+        """The number of workers of a model, or the fewest and the most."""
         if self.min_workers is None or self.min_workers == self.workers:
             return self.workers
         return self.min_workers, self.workers
@@ -68,8 +65,8 @@ class Resources:
         lacking = [name for name, count in self.need().items() if free.get(name, 0) < count]
         if not lacking:
             return None
-        asked = " and ".join(f"{count} {name}s" for name, count in self.need().items())
-        return f"waits for {asked}; free are {' and '.join(f'{free.get(name, 0):g} {name}s' for name in self.need())}"
+        needed = _in_words(self.need())
+        return f"waits for {needed}; free are {_in_words({name: free.get(name, 0) for name in self.need()})}"
 
     def how_many_fit(self, cluster: dict[str, float]) -> int:
         """How many models fit into a cluster at once.
@@ -83,36 +80,39 @@ class Resources:
             need = self.need(self.min_workers)
             fits = min(1, *(int(cluster.get(name, 0) // count) for name, count in need.items()))
         if fits < 1:
-            asked = " and ".join(f"{count} {name}s" for name, count in need.items())
-            has = " and ".join(f"{cluster.get(name, 0):g} {name}s" for name in need)
+            workers = self.min_workers or self.workers
+            flags = [*(["--workers"] if workers > 1 else []), *(["--threads"] if self.threads > 1 else [])]
+            fix = f"give fewer {' or '.join(flags)}, or add nodes" if flags else "add nodes"
+            has = _in_words({name: cluster.get(name, 0) for name in need})
             raise UserError(
-                f"a model's {self.min_workers or self.workers} workers ask for {asked}, and the cluster has {has}: "
-                "give fewer --workers or --threads, or add nodes"
+                f"a model's {workers} {'worker needs' if workers == 1 else 'workers need'} {_in_words(need)}, and the "
+                f"cluster has {has}: {fix}"
             )
         return fits
 
 
-def prepare_process(job: TrainJob, device: str, threads: int) -> None:
-    """Make a process ready to train: its threads, and DeepSpeed where that is the engine.
+def _in_words(resources: dict[str, int] | dict[str, float]) -> str:
+    return " and ".join(f"{count:g} {name}{'' if count == 1 else 's'}" for name, count in resources.items())
 
-    Args:
-        job: What it is to train.
-        device: ``cpu`` or ``cuda``.
-        threads: CPU threads.
+
+def resources_of(config: PretrainConfig, num_jobs: int) -> Resources:
+    """What each of several models takes of the cluster that Ray is connected to.
 
     Raises:
-        UserError: DeepSpeed cannot run here.
+        UserError: ``--device cuda`` is given, and there is no GPU.
     """
-    torch.set_num_threads(threads)
-    if job.option("engine") == "deepspeed":
-        from slm_ray.pretrain.zero import prepare_deepspeed
-
-        prepare_deepspeed(device)
+    run = config.run
+    use_gpu = run.device != "cpu" and cluster_room().get("GPU", 0) > 0
+    if run.device == "cuda" and not use_gpu:
+        raise UserError("--device cuda is given, but the cluster has no GPU: give --device cpu, or add a GPU node")
+    at_once = min(num_jobs, run.concurrent or num_jobs)
+    threads = run.threads or max(1, usable_cpus() // (run.workers * at_once))
+    return Resources(run.workers, threads, use_gpu, run.min_workers)
 
 
 def run_local(
     jobs: Sequence[TrainJob], folders: Sequence[Path], place: Place, threads: int, watch: Watch
-) -> dict[str, Any]:
+) -> dict[str, TrainStatus]:
     """Train jobs one after the other in this process; every rank of torchrun calls this.
 
     Args:
@@ -129,16 +129,14 @@ def run_local(
     for job, folder in zip(jobs, folders, strict=True):
         recorder = Recorder(str(folder))
 
-        def say(kind: str, record: dict[str, Any], recorder: Recorder = recorder, job: TrainJob = job) -> None:
-            recorder.say(kind, record)
-            watch(job.name, recorder.status())
+        def say(event: Event, recorder: Recorder = recorder, job: TrainJob = job) -> None:
+            recorder.say(event)
+            watch(job.name, recorder.status)
 
-        try:
-            prepare_process(job, place.device.type, threads)
-            train(job, place, say)
-        except UserError as error:
-            recorder.say("failure", {"message": str(error)})
-        statuses[job.name] = recorder.status()
+        prepare_process(job, place.device.type, threads)
+        if failure := train(job, place, say):
+            recorder.say(failure)
+        statuses[job.name] = recorder.status
     return statuses
 
 
@@ -149,13 +147,13 @@ def local_workers(config: PretrainConfig) -> Iterator[RunHere]:
     There is one process group for the whole block, because DeepSpeed takes no second one.
 
     Yields:
-        What trains jobs and gives name to status, as :func:`run_local`; it may be called several times.
+        A function like :func:`run_local` without its place; it may be called several times.
     """
-    with local_group(config.device) as place:
+    with local_group(config.run.device) as place:
 
-        def run_here(jobs: Sequence[TrainJob], folders: Sequence[Path], watch: Watch) -> dict[str, Any]:
-            dist.broadcast_object_list([[job.to_json() for job in jobs]], src=0)
-            return run_local(jobs, folders, place, config.threads or usable_cpus(), watch)
+        def run_here(jobs: Sequence[TrainJob], folders: Sequence[Path], watch: Watch) -> dict[str, TrainStatus]:
+            dist.broadcast_object_list([list(jobs)], src=0)
+            return run_local(jobs, folders, place, config.run.threads or usable_cpus(), watch)
 
         try:
             yield run_here
@@ -165,28 +163,74 @@ def local_workers(config: PretrainConfig) -> Iterator[RunHere]:
 
 
 def follow(config: PretrainConfig) -> None:
-    """What torchrun's other ranks do: train the jobs that rank 0 tells of, until it tells of no more."""
-    with local_group(config.device) as place, tempfile.TemporaryDirectory() as nowhere:
+    """Do the work of torchrun's other ranks: train the jobs that rank 0 sends, until it sends no more."""
+    with local_group(config.run.device) as place, tempfile.TemporaryDirectory() as nowhere:
         while True:
-            told: list[Any] = [None]
+            told: list[list[TrainJob] | None] = [None]
             dist.broadcast_object_list(told, src=0)
             if told[0] is None:
                 return
-            jobs = [TrainJob(**job) for job in told[0]]
-            folders = [Path(nowhere)] * len(jobs)
-            run_local(jobs, folders, place, config.threads or usable_cpus(), lambda _name, _status: None)
+            threads = config.run.threads or usable_cpus()
+            run_local(told[0], [Path(nowhere)] * len(told[0]), place, threads, lambda _name, _status: None)
+
+
+def _no_group() -> Any:
+    """Ray Train's configuration of torch, without a process group: the workers form one at an address of their own."""
+    from ray.train.backend import Backend
+    from ray.train.torch import TorchConfig
+
+    class NoGroup(Backend):
+        share_cuda_visible_devices = True
+
+    class NoGroupConfig(TorchConfig):
+        @property
+        def backend_cls(self) -> type[Backend]:
+            return NoGroup
+
+    return NoGroupConfig()
+
+
+def ray_worker(config: dict[str, Any]) -> None:
+    """Train a job as one of Ray Train's workers.
+
+    Args:
+        config: ``job``, ``recorders`` (an actor) and ``threads``.
+
+    Raises:
+        UserError: The training failed, and other workers wait for this one; it is on record.
+    """
+    import ray
+
+    job, recorders = config["job"], config["recorders"]
+    if ray.get(recorders.status.remote(job.name)).failure:
+        return  # a restart after a mistake that a restart cannot mend
+
+    def say(event: Event) -> None:
+        told = recorders.say.remote(job.name, event)
+        if not isinstance(event, TrainStep):
+            ray.get(told)  # and with it everything said before: a checkpoint comes after its records
+
+    with ray_group() as place:
+        try:
+            prepare_process(job, place.device.type, config["threads"])
+        except UserError as error:
+            failure: TrainFailure | None = TrainFailure(message=str(error))
+        else:
+            failure = train(job, place, say)
+        if failure:
+            say(failure)
+            if place.world > 1:
+                raise UserError(failure.message)
 
 
 def _fit(job: TrainJob, recorders: Any, resources: Resources, scratch: str) -> None:
-    """One model on Ray Train; returns when it is done or has failed."""
+    """Train one model on Ray Train; returns when it is done or has failed."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from slm_ray.pretrain.ray_group import GroupConfig
-
     trainer = TorchTrainer(
         ray_worker,
-        train_loop_config={"job": job.to_json(), "recorders": recorders, "threads": resources.threads},
+        train_loop_config={"job": job, "recorders": recorders, "threads": resources.threads},
         scaling_config=ScalingConfig(
             num_workers=resources.scaling(), use_gpu=resources.use_gpu, resources_per_worker={"CPU": resources.threads}
             | ({"GPU": 1} if resources.use_gpu else {}),
@@ -196,7 +240,7 @@ def _fit(job: TrainJob, recorders: Any, resources: Resources, scratch: str) -> N
             name=f"{job.name}-{time.time_ns()}", storage_path=scratch,
             failure_config=FailureConfig(max_failures=_RESTARTS, controller_failure_limit=1),
         ),
-        torch_config=GroupConfig(backend="nccl" if resources.use_gpu else "gloo"),
+        torch_config=_no_group(),
     )  # fmt: skip
     trainer.fit()
 
@@ -213,7 +257,7 @@ def _make_recorders(jobs: Sequence[TrainJob], folders: Sequence[Path]) -> Any:
 
 def run_on_ray(
     jobs: Sequence[TrainJob], folders: Sequence[Path], resources: Resources, concurrent: int | None, watch: Watch
-) -> dict[str, Any]:
+) -> dict[str, TrainStatus]:
     """Train jobs on Ray Train, as many at once as the cluster's resources allow.
 
     Args:
@@ -250,7 +294,7 @@ def run_on_ray(
 def _watch_all(
     running: dict[Future[None], str], recorders: Any, resources: Resources, watch: Watch
 ) -> dict[str, BaseException]:
-    """Report on every model until all are done; gives what those that broke down raised."""
+    """Report on every model until all are done; returns what those that broke down raised."""
     import ray
 
     errors, waiting = {}, set(running)
@@ -262,8 +306,9 @@ def _watch_all(
         for future, name in running.items():
             if future.running() or future in done:
                 status = ray.get(recorders.status.remote(name))
-                is_waiting = status["begin"] is None and future not in done and _somebody_waits()
-                watch(name, status | {"note": resources.waiting_for(ray.available_resources()) if is_waiting else None})
+                is_waiting = status.begin is None and future not in done and _somebody_waits()
+                note = resources.waiting_for(ray.available_resources()) if is_waiting else None
+                watch(name, status.model_copy(update={"note": note}))
     return errors
 
 
@@ -274,13 +319,16 @@ def _somebody_waits() -> bool:
     return any(group["state"] == "PENDING" for group in placement_group_table().values())
 
 
-def _final_status(name: str, recorders: Any, error: BaseException | None) -> dict[str, Any]:
+def _final_status(name: str, recorders: Any, error: BaseException | None) -> TrainStatus:
     import ray
 
-    status: dict[str, Any] = ray.get(recorders.status.remote(name))
-    if error is not None and not status["failure"]:
+    status: TrainStatus = ray.get(recorders.status.remote(name))
+    message = None
+    if error is not None and not status.failure:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        status["failure"] = {"message": f"its workers broke down: {lines[-1][:300]}"}
-    elif status["end"] is None and not status["failure"]:
-        status["failure"] = {"message": "it ended before its last step"}
-    return status
+        message = f"its workers broke down: {lines[-1][:300]}"
+    elif status.end is None and not status.failure:
+        message = "it ended before its last step"
+    return status if message is None else status.model_copy(
+        update={"failure": TrainFailure(message=message, resumable=True)}
+    )

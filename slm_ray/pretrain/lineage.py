@@ -7,154 +7,175 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from slm_ray.config.base import build_config, flatten
+from slm_ray.config.errors import UserError
 from slm_ray.config.redact import redact_value
 from slm_ray.config.version import VERSION
 from slm_ray.models.teachers import Teacher
+from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.inputs import PretrainInputs, Student
-from slm_ray.pretrain.recorder import EVALS_FILE
+from slm_ray.records.base import find_record, read_lines, read_record
 from slm_ray.records.files import read_json
-from slm_ray.records.jsonl import read_records
 from slm_ray.records.lineage import CARD_FILE, LINEAGE_FILE, read_lineage
-from slm_ray.report.records import mapping
+from slm_ray.records.run import RunRecord
+from slm_ray.records.training import (
+    DistillationFacts,
+    EarlierTraining,
+    EvaluationFacts,
+    OptimisationFacts,
+    Origin,
+    TeacherSource,
+    TrainedModel,
+    TrainEvaluation,
+    TrainingData,
+    TrainingLineage,
+    TrainStatus,
+)
 from slm_ray.report.training_card import training_card
-from slm_ray.runtime.runfolder import CONFIG_FILE
-
-MODEL_FILE, STATUS_FILE, ORIGIN = "model.json", "status.json", "origin"
-_DISTILLATION = ("distill", "loss", "temperature", "kd_weight", "kd_schedule")
-_OPTIMISATION = (
-    "optimizer", "learning_rate", "schedule", "warmup", "floor", "weight_decay", "beta1", "beta2", "clip", "batch_size",
-    "sequence_length", "documents", "precision", "seed",
-)  # fmt: skip
-_EVALUATION = ("step", "tokens", "loss", "stderr", "bits_per_byte", "eval_tokens")
 
 
-def describe_teacher(teacher: Teacher) -> dict[str, Any]:
+def describe_teacher(teacher: Teacher) -> TeacherSource:
     """A teacher as lineages name it."""
     family = teacher.architecture().structure.family
-    return {"name": teacher.name, "family": family, "digest": teacher.digest, "licence": teacher.licence}
+    return TeacherSource(name=teacher.name, family=family, digest=teacher.digest, licence=teacher.licence)
 
 
-def origin_of(student: Student, start: str, inputs: PretrainInputs, distill: str) -> dict[str, Any]:
-    """What is known of a model before its first step, kept in ``model.json`` until it is exported.
+def describe_data(inputs: PretrainInputs) -> TrainingData:
+    """What a training reads and is measured on, by its digests."""
+    shards = inputs.shards
+    return TrainingData(
+        corpus=shards.corpus, corpus_digest=shards.corpus_digest, training_tokens=shards.digest,
+        different_tokens=shards.num_tokens, held_out_tokens=inputs.held_out.digest,
+        tokenizer=shards.tokenizer_digest, logit_store=inputs.store,
+    )  # fmt: skip
+
+
+def origin_of(student: Student, start: str, inputs: PretrainInputs, kind: str) -> Origin:
+    """What is known of a model before its first step, kept in its record until it is exported.
 
     Args:
-        student: What was given.
+        student: The student as it was given.
         start: Whose weights it begins with.
         inputs: What the run reads.
-        distill: Whether, and how, the teacher helps.
-
-    Returns:
-        ``lineage`` (the student's where its weights are taken, else only whom its sizes were cut from), ``student``,
-        ``distilled_from`` and ``data``.
+        kind: Whether, and how, the teacher helps.
     """
     found = {} if student.scratch else read_lineage(student.source)
     known = describe_teacher(inputs.teacher) if inputs.teacher else None
-    teacher = mapping(found.get("teacher")) or known or {}
-    if known and teacher.get("digest") == known["digest"]:
-        teacher = {**known, **teacher}
+    teacher = dict(found.get("teacher") or (known.to_json() if known else {}))
+    if known and teacher.get("digest") == known.digest:
+        teacher = known.to_json() | teacher
     kept = found if start == "student" else {}
-    return {
-        "lineage": {**kept, **({"teacher": dict(teacher)} if teacher else {})},
-        "student": None if student.scratch else _public(student),
-        "distilled_from": known if distill != "none" else None,
-        "data": describe_data(inputs),
-    }
+    is_here = Path(student.source).expanduser().exists()  # then its name would tell this machine's folders
+    return Origin(
+        lineage=kept | ({"teacher": teacher} if teacher else {}),
+        student=None if student.scratch else student.label if is_here else student.source,
+        distilled_from=known if kind != "none" else None, data=describe_data(inputs),
+    )  # fmt: skip
 
 
-def describe_data(inputs: PretrainInputs) -> dict[str, Any]:
-    """What a training reads and is measured on, by its digests."""
-    shards, held_out = inputs.shards, inputs.held_out
-    return {
-        "corpus": shards.corpus, "corpus_digest": shards.corpus_digest, "training_tokens": shards.digest,
-        "different_tokens": shards.num_tokens, "held_out_tokens": held_out.digest,
-        "tokenizer": shards.tokenizer_digest, "logit_store": inputs.store,
-    }  # fmt: skip
+def run_options(run: Path) -> tuple[PretrainConfig, str]:
+    """The options of a run, and its command.
+
+    Raises:
+        UserError: Its record is missing or damaged.
+    """
+    record = read_record(run, RunRecord)
+    return build_config(PretrainConfig, record.options, source=str(run / RunRecord.FILE)), record.command
 
 
-def _public(student: Student) -> str:
-    """A student's name without this machine's folders."""
-    return student.label if Path(student.source).expanduser().exists() else student.source
-
-
-def trained_lineage(folder: Path, step: int, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The lineage of a model at a step, from the records of its run.
+def trained_lineage(
+    folder: Path, step: int, config: PretrainConfig | None = None, command: str | None = None
+) -> dict[str, Any]:
+    """The lineage of a model at a step, from the records of its run, as ``slm_ray.json`` holds it.
 
     Args:
         folder: The model's folder within the run.
         step: The checkpoint that is exported.
         config: The options it was trained with; the run's by default.
+        command: The command, where ``config`` is given.
+
+    Raises:
+        UserError: A record is missing or damaged.
     """
-    run, model = folder.parent, mapping(read_json(folder / MODEL_FILE))
-    config = mapping(read_json(run / CONFIG_FILE)) if config is None else config
-    status = mapping(read_json(folder / STATUS_FILE)) if (folder / STATUS_FILE).is_file() else {}
-    scratch = mapping(model.get("scratch"))
-    config = {**config, **scratch}  # a model from nothing has its own batch and rate
-    origin, evaluations = mapping(model.get(ORIGIN)), read_records(folder / EVALS_FILE)
-    reached = [record for record in evaluations if record["step"] <= step]
-    last: Mapping[str, Any] = reached[-1] if reached else {}
-    first = reached[0] if reached and reached[0]["step"] == 0 and len(reached) > 1 else None
-    training = {
-        "name": folder.name, "start": "scratch" if scratch else model.get("start"), "student": origin.get("student"),
-        "grown_from": model.get("grown_from"), "command": config.get("command"), "slm_ray": VERSION,
-        "params": model.get("params"), "step": step, "tokens": last.get("tokens"), "flops": last.get("flops"),
-        "seconds": last.get("seconds"), "search_flops": model.get("search_flops"),
-        "distilled_from": origin.get("distilled_from"), "data": origin.get("data"),
-        "distillation": {name: config.get(name) for name in _DISTILLATION},
-        "optimisation": {name: config.get(name) for name in _OPTIMISATION} | _as_it_ran(status),
-        "joules": mapping(mapping(status.get("end")).get("energy")).get("joules"),
-        "earlier": _earlier(model, origin, run),
-        "before": first and {name: first.get(name) for name in _EVALUATION},
-        "after": {name: last.get(name) for name in _EVALUATION} if last else None,
-    }  # fmt: skip
-    spent = {"search_flops": model["search_flops"]} if model.get("search_flops") is not None else {}
-    found: dict[str, Any] = redact_value({**mapping(origin.get("lineage")), **spent, "training": training})
+    model, status = read_record(folder, TrainedModel), find_record(folder, TrainStatus)
+    if config is None:
+        config, command = run_options(folder.parent)
+    reached = [record for record in read_lines(folder / TrainEvaluation.FILE, TrainEvaluation) if record.step <= step]
+    last = reached[-1] if reached else None
+    has_before = len(reached) > 1 and reached[0].step == 0
+    origin = model.origin
+    training = TrainingLineage(
+        name=folder.name, start=model.start, student=origin.student, grown_from=model.grown_from, command=command,
+        slm_ray=VERSION, params=model.params, step=step, tokens=last.tokens if last else None,
+        flops=last.flops if last else None, seconds=last.seconds if last else None, search_flops=model.search_flops,
+        distilled_from=origin.distilled_from, data=origin.data, distillation=_distillation(config),
+        optimisation=_optimisation(config, model, status),
+        joules=status.end.energy.joules if status and status.end else None, earlier=_earlier(model, folder.parent),
+        before=_evaluation(reached[0]) if has_before else None, after=_evaluation(last) if last else None,
+    )  # fmt: skip
+    spent = {"search_flops": model.search_flops} if model.search_flops is not None else {}
+    found: dict[str, Any] = redact_value({**origin.lineage, **spent, "training": training.to_json()})
     return found
 
 
-def _as_it_ran(status: Mapping[str, Any]) -> dict[str, Any]:
-    """What options like ``auto`` came to."""
-    runs = mapping(mapping(status.get("begin")).get("runs"))
-    return {name: runs[name] for name in ("precision", "engine", "zero") if runs.get(name) is not None}
+def _distillation(config: PretrainConfig) -> DistillationFacts:
+    distill = config.distill
+    return DistillationFacts(
+        distill=config.kind, loss=distill.loss, temperature=distill.temperature, kd_weight=distill.kd_weight,
+        kd_schedule=distill.kd_schedule,
+    )  # fmt: skip
 
 
-def _whole(training: Mapping[str, Any]) -> dict[str, Any]:
-    """Tokens and FLOPs of a training and of all before it."""
-    flops, earlier = mapping(training.get("flops")), mapping(training.get("earlier"))
-    own = sum(value for value in flops.values() if value is not None)
-    return {
-        "names": [*(earlier.get("names") or ()), training.get("name")],
-        "tokens": (training.get("tokens") or 0) + (earlier.get("tokens") or 0),
-        "flops": own + (earlier.get("flops") or 0.0),
-    }  # fmt: skip
+def _optimisation(config: PretrainConfig, model: TrainedModel, status: TrainStatus | None) -> OptimisationFacts:
+    """The options, with what ``auto`` resolved to, and a scratch model's own batch and rate."""
+    values = flatten(config)
+    known = {name: values[name] for name in OptimisationFacts.model_fields if name in values}
+    known["seed"] = ",".join(map(str, config.batch.seed))
+    if model.scratch:
+        known |= {"batch_size": model.scratch.batch_size, "learning_rate": model.scratch.learning_rate}
+    if status and status.begin:
+        runs = status.begin.runs
+        known |= {"precision": runs.precision, "engine": runs.engine, "zero": runs.zero}
+    return OptimisationFacts(**known)
 
 
-def _earlier(model: Mapping[str, Any], origin: Mapping[str, Any], run: Path) -> dict[str, Any] | None:
+def _evaluation(record: TrainEvaluation) -> EvaluationFacts:
+    return EvaluationFacts(**{name: getattr(record, name) for name in EvaluationFacts.model_fields})
+
+
+def _earlier(model: TrainedModel, run: Path) -> EarlierTraining | None:
     """What was spent on the weights before this training: on the stages before it, or on the student that was given."""
-    before = mapping(mapping(origin.get("lineage")).get("training"))
-    if stage := model.get("grown_from"):
-        evaluations = read_records(run / stage / EVALS_FILE)
-        last: Mapping[str, Any] = evaluations[-1] if evaluations else {}
-        stage_model = mapping(read_json(run / stage / MODEL_FILE))
-        earlier = _earlier(stage_model, mapping(stage_model.get(ORIGIN)), run)
-        before = {"name": stage, "tokens": last.get("tokens"), "flops": last.get("flops"), "earlier": earlier}
-    steps = mapping(origin.get("lineage")).get("steps") or ()
-    if not before and steps:  # larger cuts that were trained between a search's steps, whose FLOPs are that search's
-        tokens = sum(mapping(step).get("tokens") or 0 for step in steps)
-        return {"names": [f"step {mapping(step).get('step')} of its search" for step in steps], "tokens": tokens,
-                "flops": 0.0}  # fmt: skip
-    return _whole(before) if before else None
+    if stage := model.grown_from:
+        last = read_lines(run / stage / TrainEvaluation.FILE, TrainEvaluation)[-1]
+        before = _earlier(read_record(run / stage, TrainedModel), run)
+        return _with(before, stage, last.tokens, last.flops.total)
+    given: Mapping[str, Any] | None = model.origin.lineage.get("training")
+    if not given:
+        return None
+    try:
+        found = TrainingLineage.model_validate(given)
+    except ValidationError as error:
+        raise UserError(
+            f"the lineage of {model.source} ({LINEAGE_FILE}) is damaged or of another version of slm_ray: restore it, "
+            "or delete that file"
+        ) from error
+    return _with(found.earlier, found.name, found.tokens or 0, found.flops.total if found.flops else 0.0)
 
 
-def description_files(model: Path, folder: Path, step: int, config: Mapping[str, Any] | None = None) -> dict[str, str]:
+def _with(earlier: EarlierTraining | None, name: str, tokens: int, flops: float) -> EarlierTraining:
+    before = earlier or EarlierTraining(names=(), tokens=0, flops=0.0)
+    return EarlierTraining(names=(*before.names, name), tokens=before.tokens + tokens, flops=before.flops + flops)
+
+
+def description_files(model: Path, lineage: Mapping[str, Any]) -> dict[str, str]:
     """Name to text of the files that an exported model gets: its lineage and its card.
 
     Args:
-        model: The exported model's files, wherever they lie now.
-        folder: The model's folder within the run.
-        step: The checkpoint that is exported.
-        config: The options it was trained with; the run's by default.
+        model: The exported model's files, wherever they are now.
+        lineage: As :func:`trained_lineage` returns it.
     """
-    found = trained_lineage(folder, step, config)
-    remote_code = "auto_map" in mapping(read_json(model / "config.json"))
-    card = training_card(found, remote_code=remote_code)
-    return {LINEAGE_FILE: json.dumps(found, indent=2, ensure_ascii=False) + "\n", CARD_FILE: card}
+    remote_code = "auto_map" in read_json(model / "config.json")
+    card = training_card(lineage, remote_code=remote_code)
+    return {LINEAGE_FILE: json.dumps(lineage, indent=2, ensure_ascii=False) + "\n", CARD_FILE: card}

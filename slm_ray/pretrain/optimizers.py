@@ -13,12 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from slm_ray.config.errors import UserError, unknown_name
-
-OPTIMIZERS = ("adamw", "lion", "lamb", "muon")
-# Every element is updated by itself, so ZeRO may cut the parameters into flat shards. LAMB needs the norm of a whole
-# tensor and Muon the matrix itself.
-ELEMENTWISE = frozenset({"adamw", "lion"})
+from slm_ray.config.errors import UserError
+from slm_ray.pretrain.config import OptimizerConfig
 
 
 def _embeddings(model: nn.Module) -> set[int]:
@@ -84,14 +80,7 @@ def _muon_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def build_optimizer(
-    name: str,
-    model: nn.Module,
-    *,
-    lr: float,
-    betas: tuple[float, float] = (0.9, 0.95),
-    eps: float = 1e-8,
-    weight_decay: float = 0.1,
-    fused: bool,
+    config: OptimizerConfig, model: nn.Module, *, fused: bool, eps: float = 1e-8
 ) -> torch.optim.Optimizer:
     """Make an optimiser for a model's trainable parameters, grouped by :func:`parameter_groups`.
 
@@ -103,25 +92,23 @@ def build_optimizer(
     - ``muon``: Keller Jordan, https://kellerjordan.github.io/posts/muon/, for the matrices inside the layers: Nesterov
       momentum 0.95, five Newton-Schulz steps in bf16. The update is scaled by ``0.2 * sqrt(max(rows, columns))``
       (arXiv 2502.16982, so that its size is AdamW's and one learning rate and decay serve both). Everything else gets
-      AdamW, in the same object.
+      AdamW, in the same object; its betas are the config's, Muon's momentum is not.
 
     Args:
-        name: One of ``OPTIMIZERS``.
+        config: Its kind, peak rate, betas and weight decay. The decay is decoupled: a step takes ``lr * weight_decay``
+            of a decaying weight away (LAMB: before the trust ratio, as published).
         model: A Hugging Face causal language model (or a module around one).
-        lr: Peak learning rate, kept in every group as ``initial_lr``: a schedule sets ``lr`` to a multiple of it.
-        betas: Decay rates of the moments; Muon's AdamW part uses them, its momentum does not.
-        eps: Added to the denominator; Lion has none.
-        weight_decay: Decoupled: a step takes ``lr * weight_decay`` of a decaying weight away (LAMB: before the trust
-            ratio, as published).
         fused: AdamW only: torch's fused kernel.
+        eps: Added to the denominator; Lion has none.
 
-    Raises:
-        UserError: There is no optimiser of that name.
+    Returns:
+        The optimiser, with the peak rate in every group as ``initial_lr``: a schedule sets ``lr`` to a multiple of it.
     """
-    if name not in OPTIMIZERS:
-        raise unknown_name("optimizer", name, OPTIMIZERS)
-    options: dict[str, Any] = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-    groups = _muon_groups(model, weight_decay) if name == "muon" else parameter_groups(model, weight_decay)
+    name, lr = config.optimizer, config.rate
+    options: dict[str, Any] = {
+        "lr": lr, "betas": (config.beta1, config.beta2), "eps": eps, "weight_decay": config.weight_decay
+    }  # fmt: skip
+    groups = (_muon_groups if name == "muon" else parameter_groups)(model, config.weight_decay)
     if name == "adamw":
         optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, fused=fused, **options)
     else:
@@ -129,6 +116,18 @@ def build_optimizer(
     for group in optimizer.param_groups:
         group["initial_lr"] = lr
     return optimizer
+
+
+def zero_state(optimizer: torch.optim.Optimizer) -> None:
+    """Give an elementwise optimiser (AdamW, Lion) the state that its first update would begin with."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = {"exp_avg": torch.zeros_like(parameter)}
+            if isinstance(optimizer, torch.optim.AdamW):
+                device = parameter.device if group["fused"] else "cpu"
+                state["exp_avg_sq"] = torch.zeros_like(parameter)
+                state["step"] = torch.zeros((), dtype=torch.float32, device=device)
+            optimizer.state[parameter] = state
 
 
 def _from_library(name: str, groups: list[dict[str, Any]], options: dict[str, Any]) -> torch.optim.Optimizer:

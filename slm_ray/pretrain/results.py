@@ -3,48 +3,64 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from slm_ray.config.units import format_count, format_seconds, perplexity_of_loss
+from slm_ray.config.errors import UserError
+from slm_ray.config.units import format_bytes, format_count, format_seconds, perplexity_of_loss
 from slm_ray.pretrain.checkpoints import CheckpointFolder
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.job import TrainJob
-from slm_ray.pretrain.lineage import description_files
-from slm_ray.pretrain.recorder import EVALS_FILE
-from slm_ray.pretrain.state_files import WEIGHTS_FILE, copy_static_files
+from slm_ray.pretrain.lineage import description_files, trained_lineage
+from slm_ray.pretrain.state import write_weights
 from slm_ray.pretrain.tracking import track_results
-from slm_ray.records.files import read_json, whole_folder, write_json, write_text
-from slm_ray.records.jsonl import read_records
+from slm_ray.records.base import find_record, read_lines, read_record, write_record
+from slm_ray.records.files import whole_folder, write_text
+from slm_ray.records.training import (
+    EXPORT_FOLDER,
+    TABLE_FILE,
+    GrowthResult,
+    ModelOutcome,
+    ModelResult,
+    TrainedModel,
+    TrainEvaluation,
+    TrainFailure,
+    TrainResult,
+    TrainStatus,
+)
 from slm_ray.report import build_training_report
 from slm_ray.report.matching import Curve, make_curve, table
 from slm_ray.runtime.progress import Console
 
-RESULT_FILE, STATUS_FILE, MODEL_FILE = "result.json", "status.json", "model.json"
-EXPORT_FOLDER = "model"
+Describe = Callable[[Path, int], dict[str, str]]
+"""Takes an exported model's files and its step, and returns name to text of more files."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported checkpoint: its step, the type of its weights, and their bytes."""
+
+    step: int
+    dtype: str
+    bytes: int
 
 
 def export_checkpoint(
-    storage: str, folder: Path, step: int | None = None, of: Path | None = None, config: Mapping[str, Any] | None = None
-) -> int:
+    storage: str, folder: Path, *, dtype: str = "fp32", step: int | None = None, describe: Describe | None = None
+) -> Exported:
     """Write a checkpoint's weights as a plain Hugging Face folder.
 
     Args:
         storage: Where the checkpoints are.
         folder: What is written; replaced if it is there.
+        dtype: The weights' type: ``fp32``, ``bf16`` or ``fp16``.
         step: Which one; the newest by default.
-        of: The model's folder within its run, whose records give the card and the lineage; without it there are none.
-        config: The options it was trained with; the run's by default.
-
-    Returns:
-        The step.
+        describe: Gives the lineage and the card; without it there are none.
 
     Raises:
         UserError: There is no such checkpoint, or it is damaged.
     """
-    from slm_ray.config.errors import UserError
-
     checkpoints = CheckpointFolder(storage)
     found = checkpoints.all()
     chosen = [checkpoint for checkpoint in found if step is None or checkpoint.step == step]
@@ -52,106 +68,164 @@ def export_checkpoint(
         steps = ", ".join(str(checkpoint.step) for checkpoint in found) or "none"
         raise UserError(f"{storage} has no checkpoint of step {step}: there are {steps}")
     with checkpoints.open(chosen[-1]) as source, whole_folder(folder) as temporary:
-        copy_static_files(source, temporary)
-        (temporary / WEIGHTS_FILE).write_bytes((source / WEIGHTS_FILE).read_bytes())
-        if of is not None:
-            for name, text in description_files(temporary, of, chosen[-1].step, config).items():
-                write_text(temporary / name, text)
-    return chosen[-1].step
+        num_bytes = write_weights(source, temporary, dtype)
+        for name, text in (describe(temporary, chosen[-1].step) if describe else {}).items():
+            write_text(temporary / name, text)
+    return Exported(chosen[-1].step, dtype, num_bytes)
 
 
-def finish_model(folder: Path, job: TrainJob, run: Path) -> dict[str, Any]:
-    """Export one model and write its result; what was finished before is read.
+def export_dtype(config: PretrainConfig, model: TrainedModel) -> str:
+    """The type that a model's exported weights have."""
+    given = config.checkpoint.dtype
+    return model.dtype if given == "auto" else given
+
+
+def export_model(
+    model: Path, storage: str, folder: Path, config: PretrainConfig, *, command: str | None = None,
+    step: int | None = None,
+) -> Exported:  # fmt: skip
+    """Export a checkpoint of a model of a run, with its lineage and its card.
 
     Args:
-        folder: The model's folder.
-        job: Its job.
-        run: The run's folder.
+        model: The model's folder within the run, with its records.
+        storage: Where its checkpoints are.
+        folder: What is written; replaced if it is there.
+        config: The options it was trained with.
+        command: The command, for the card.
+        step: Which checkpoint; the newest by default.
 
-    Returns:
-        Its result; ``status`` is ``done`` or ``failed``.
+    Raises:
+        UserError: There is no such checkpoint, or a file is damaged.
     """
-    if (folder / RESULT_FILE).exists():
-        return dict(read_json(folder / RESULT_FILE))
-    status, model = read_json(folder / STATUS_FILE), read_json(folder / MODEL_FILE)
-    evals = read_records(folder / EVALS_FILE)
-    result = {
-        "name": job.name, "start": model["start"], "params": model["params"], "search_flops": model["search_flops"],
-        "capture_flops": job.flops["capture"], "flops_exact": model["flops_exact"],
-        "checkpoints": job.storage, "begin": status["begin"], "evals": evals,
-    }  # fmt: skip
-    if status["failure"]:
-        return result | {"status": "failed", "error": status["failure"]["message"]}
-    end = status["end"]
-    step = export_checkpoint(job.storage, folder / EXPORT_FOLDER, of=folder)
-    result |= {"status": "done", "error": None, "model": str((folder / EXPORT_FOLDER).relative_to(run)), "step": step}
-    result |= {"tokens": end["tokens"], "flops": end["flops"], "seconds": end["seconds"], "best": end["best"]}
-    result |= {name: end[name] for name in ("usage", "mfu", "energy")}
-    write_json(folder / RESULT_FILE, result)
-    return result
+
+    def describe(files: Path, step: int) -> dict[str, str]:
+        return description_files(files, trained_lineage(model, step, config, command))
+
+    dtype = export_dtype(config, read_record(model, TrainedModel))
+    return export_checkpoint(storage, folder, dtype=dtype, step=step, describe=describe)
 
 
-def curve_of(result: dict[str, Any]) -> Curve | None:
+def finish_model(folder: Path, job: TrainJob, command: str) -> ModelOutcome:
+    """Export one model and write its result; one that was finished before is read.
+
+    Args:
+        folder: The model's folder within the run.
+        job: Its job.
+        command: The run's command.
+    """
+    if (done := find_record(folder, ModelResult)) is not None:
+        return ModelOutcome(**{name: getattr(done, name) for name in ModelOutcome.model_fields})
+    status, model = read_record(folder, TrainStatus), read_record(folder, TrainedModel)
+    known = ModelOutcome(
+        name=job.name, status="failed", start=model.start, params=model.params, search_flops=model.search_flops,
+        capture_flops=job.flops.capture, flops_exact=model.flops_exact, checkpoints=job.storage, begin=status.begin,
+        evals=tuple(read_lines(folder / TrainEvaluation.FILE, TrainEvaluation)),
+        error=status.failure.message if status.failure else None,
+    )  # fmt: skip
+    if status.failure or status.end is None:
+        return known
+    target, end = folder / EXPORT_FOLDER, status.end
+    exported = export_model(folder, job.storage, target, job.config, command=command)
+    outcome = known.model_copy(update={
+        "status": "done", "model": str(target.relative_to(folder.parent)), "dtype": exported.dtype,
+        "bytes": exported.bytes, "step": exported.step, "tokens": end.tokens, "flops": end.flops,
+        "seconds": end.seconds, "best": end.best, "usage": end.usage, "mfu": end.mfu, "energy": end.energy,
+    })  # fmt: skip
+    write_record(folder, ModelResult(**{name: getattr(outcome, name) for name in ModelOutcome.model_fields}))
+    return outcome
+
+
+def curve_of(result: ModelOutcome) -> Curve | None:
     """A model's evaluations as a curve; None where fewer than two are finite."""
     evaluations = [
-        (record["tokens"], record["flops"]["own"], record["flops"]["teacher"], record["loss"])
-        for record in result["evals"]
-        if record["loss"] is not None
+        (record.tokens, record.flops.own, record.flops.teacher, record.loss)
+        for record in result.evals
+        if record.loss is not None
     ]
-    return make_curve(result["name"], evaluations, result["search_flops"], result["capture_flops"])
+    return make_curve(result.name, evaluations, result.search_flops, result.capture_flops)
 
 
-def results_table(results: list[dict[str, Any]]) -> list[str]:
+def results_table(results: Sequence[ModelOutcome]) -> list[str]:
     """One line per model."""
-    titles = ("params", "tokens", "first ppl", "final ppl", "bits/byte", "time")
-    lines = [f"{'model':32} " + " ".join(title.rjust(max(len(title), 8)) for title in titles)]
+    titles = ("params", "weights", "tokens", "first ppl", "final ppl", "bits/byte", "time")
+    lines = [f"{'model':32} {'params':>8} {'weights':>14} " + " ".join(title.rjust(max(len(title), 8))
+                                                                       for title in titles[2:])]  # fmt: skip
     for result in results:
-        if result["status"] == "failed":
-            lines.append(f"{result['name']:32} failed: {result['error']}")
+        if result.status == "failed":
+            lines.append(f"{result.name:32} failed: {result.error}")
             continue
-        first, last = result["evals"][0], result["evals"][-1]
+        first, last = result.evals[0], result.evals[-1]
         lines.append(
-            f"{result['name']:32} {format_count(result['params']):>8} {format_count(result['tokens']):>8} "
-            f"{_perplexity(first):>9} {_perplexity(last):>9} {last['bits_per_byte'] or math.nan:>9.3f} "
-            f"{format_seconds(result['seconds']):>8}"
+            f"{result.name:32} {format_count(result.params):>8} {weights_text(result):>14} "
+            f"{format_count(result.tokens or 0):>8} {_perplexity(first):>9} {_perplexity(last):>9} "
+            f"{last.bits_per_byte or math.nan:>9.3f} {format_seconds(result.seconds or 0):>8}"
         )
     return lines
 
 
-def _perplexity(record: dict[str, Any]) -> str:
-    return f"{perplexity_of_loss(record['loss']) or math.inf:.4g}"
+def weights_text(result: ModelOutcome) -> str:
+    """Size and type of a model's exported weights: ``128 MiB bf16``."""
+    return f"{format_bytes(result.bytes or 0)} {result.dtype}"
+
+
+def _perplexity(record: TrainEvaluation) -> str:
+    return f"{perplexity_of_loss(record.loss) or math.inf:.4g}"
+
+
+def print_table(folder: Path, lines: Sequence[str]) -> None:
+    """Keep a run's table."""
+    write_text(folder / TABLE_FILE, "\n".join(lines) + "\n")
 
 
 def finish_run(
-    config: PretrainConfig, folder: Path, results: list[dict[str, Any]], command: str, console: Console
-) -> None:
-    """Write the run's result and table, and print the table.
+    config: PretrainConfig, folder: Path, results: Sequence[ModelOutcome], command: str, console: Console,
+    lines: Sequence[str], growth: GrowthResult | None = None,
+) -> None:  # fmt: skip
+    """Write a run's result, its table and its report.
 
-    Raises:
-        UserError: A model failed; the others are finished.
+    Args:
+        config: The options.
+        folder: The run's folder.
+        results: Of all models.
+        command: The command.
+        console: Where to say where the models are.
+        lines: The table.
+        growth: What growth came to.
     """
-    from slm_ray.config.errors import UserError
-
-    failed = [result for result in results if result["status"] == "failed"]
-    lines = results_table(results)
-    curves = [curve for result in results if result["status"] == "done" and (curve := curve_of(result))]
-    if len(curves) > 1:
-        lines += ["", *table(curves)]
-    unknown = [result["name"] for result in results if result["search_flops"] is None]
-    if unknown:
-        lines += ["", f"what the search of {', '.join(unknown)} cost is not known; it is counted as 0"]
-    write_text(folder / "table.txt", "\n".join(lines) + "\n")
-    print("\n".join(lines))
-    if failed:
-        build_training_report(folder)
-        track_results(config, folder, console)
-        names = ", ".join(result["name"] for result in failed)
-        raise UserError(
-            f"{len(failed)} of {len(results)} models failed ({names}): {failed[0]['error']}; the others are finished; "
-            f"continue with --resume {folder}"
-        )
-    write_json(folder / RESULT_FILE, {"command": command, "models": results})
+    print_table(folder, lines)
+    write_record(folder, TrainResult(command=command, models=tuple(results), growth=growth))
     build_training_report(folder)
     track_results(config, folder, console)
-    for result in results:
-        console.line(f"{result['name']}: {folder / result['model']}")
+    for result in results[-1:] if growth else results:
+        console.line(f"{result.name}: {folder / str(result.model)} ({weights_text(result)}; checkpoints are fp32)")
+
+
+def comparison_lines(results: Sequence[ModelOutcome]) -> list[str]:
+    """The table of all models, and what each needed to match the others."""
+    lines = results_table(results)
+    curves = [curve for result in results if result.status == "done" and (curve := curve_of(result))]
+    if len(curves) > 1:
+        lines += ["", *table(curves)]
+    unknown = [result.name for result in results if result.search_flops is None]
+    if unknown:
+        lines += ["", f"the cost of the search of {', '.join(unknown)} is not known; it is counted as 0"]
+    return lines
+
+
+def failed_models(results: Sequence[ModelOutcome], failures: dict[str, TrainFailure]) -> UserError:
+    """The sentence for a run in which models failed; a resume is offered where it can help.
+
+    Args:
+        results: Of all models.
+        failures: Name to failure.
+    """
+    failed = [result for result in results if result.status == "failed"]
+    done = len(results) - len(failed)
+    first, is_resumable = failed[0], any(failure.resumable for failure in failures.values())
+    if len(results) == 1:
+        return UserError(str(first.error), is_resumable=is_resumable)
+    others = "" if not done else "; the other is finished" if done == 1 else f"; the other {done} are finished"
+    names = ", ".join(result.name for result in failed)
+    return UserError(
+        f"{len(failed)} of {len(results)} models failed ({names}): {first.error}{others}", is_resumable=is_resumable
+    )

@@ -1,10 +1,14 @@
-"""Pretraining from its options to its run folder."""
+"""Pretraining from its options to its run folder; and the pieces with which a search trains candidates for a moment.
+
+A caller with models of its own writes each one's start (:func:`start_model`), makes its job (:func:`make_job`), and
+trains them (:func:`train_jobs`).
+"""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,239 +17,280 @@ from slm_ray.config.errors import UserError
 from slm_ray.config.units import format_count
 from slm_ray.models.scratch import build_scratch
 from slm_ray.models.starts import build_start
-from slm_ray.pretrain.config import PretrainConfig
-from slm_ray.pretrain.first_checkpoint import write_first_checkpoint
+from slm_ray.pretrain.config import SCRATCH, PretrainConfig
+from slm_ray.pretrain.forecast import own_type, training_flops
 from slm_ray.pretrain.inputs import (
+    Models,
     PretrainInputs,
     Student,
+    check_positions,
     check_students,
     keep_digests,
+    load_models,
     prepare_inputs,
+    store_folder,
 )
-from slm_ray.pretrain.job import TrainJob
-from slm_ray.pretrain.launch import Resources, RunHere, local_workers, run_on_ray
-from slm_ray.pretrain.lineage import ORIGIN, origin_of
-from slm_ray.pretrain.results import finish_model, finish_run
-from slm_ray.pretrain.tracking import ModelTracking
+from slm_ray.pretrain.job import TrainJob, Watch
+from slm_ray.pretrain.launch import Resources, RunHere, local_workers, resources_of, run_on_ray
+from slm_ray.pretrain.lineage import origin_of
+from slm_ray.pretrain.results import comparison_lines, failed_models, finish_model, finish_run, print_table
+from slm_ray.pretrain.state import Tensors, write_first_checkpoint
+from slm_ray.pretrain.tracking import ModelTracking, track_results
+from slm_ray.records.base import read_record, write_record
 from slm_ray.records.cost import flops_per_token
-from slm_ray.records.files import read_json, write_json
+from slm_ray.records.training import (
+    CHECKPOINTS_FOLDER,
+    HELD_OUT_FOLDER,
+    TOKENIZER_FOLDER,
+    ModelResult,
+    Origin,
+    ScratchFacts,
+    SpentFlops,
+    TrainedModel,
+    TrainFailure,
+    TrainStatus,
+)
+from slm_ray.report import build_training_report
 from slm_ray.runtime.environment import usable_cpus
 from slm_ray.runtime.progress import Console, Progress
-from slm_ray.runtime.remote import below, is_address
 from slm_ray.runtime.room import cluster_room
 from slm_ray.runtime.runfolder import LOG_FILE, RunFolder
 from slm_ray.runtime.session import ray_session
-
-MODEL_FILE = "model.json"
-RESULT_FILE = "result.json"
-CHECKPOINTS = "checkpoints"
+from slm_ray.runtime.storage import below, is_address
 
 
 class PretrainRun:
     """One command's worth of training: several models, one after the other or at once."""
 
-    def __init__(self, config: PretrainConfig, folder: RunFolder, command: str) -> None:
+    def __init__(self, config: PretrainConfig, folder: RunFolder) -> None:
         """Prepare a run in an open folder.
 
         Args:
             config: The options.
             folder: Where everything goes.
-            command: The command line, for the record.
         """
-        self.config, self.folder, self.command = config, folder, command
+        self.config, self.folder = config, folder
+        self.command = str(folder.config()["command"])
         self.console = Console(folder.file(LOG_FILE))
-        self._run_here: RunHere
+        self._run_here: RunHere | None = None
 
     def execute(self) -> None:
         """Train every model and leave a finished run folder.
 
         Raises:
-            UserError: Something the user can fix went wrong; what was finished is kept.
+            UserError: Something the user can fix went wrong; finished models are kept.
         """
         self.console.line(f"run folder: {self.folder.path}")
         check_students(self.config)
-        with self._ray():
-            inputs = prepare_inputs(self.config, self.folder, self.console, usable_cpus())
-            keep_digests(self.folder, inputs)
-            self._say_inputs(inputs)
-            jobs = self._jobs(inputs)
-            self._train(jobs)
-        results = [finish_model(self.folder.path / job.name, job, self.folder.path) for job in jobs]
-        finish_run(self.config, self.folder.path, results, self.command, self.console)
+        models = load_models(self.config, self.folder.path, self.console)
+        with self._workers():
+            inputs = self._prepare(models)
+            jobs = [
+                self._job(inputs, student, start, seed)
+                for student in inputs.students
+                for start in self.config.model.starts
+                for seed in self.config.batch.seed
+            ]
+            failures = self._train(jobs)
+        results = [finish_model(self.folder.path / job.name, job, self.command) for job in jobs]
+        lines = comparison_lines(results)
+        if failures:
+            print_table(self.folder.path, lines)
+            print("\n".join(lines))
+            build_training_report(self.folder.path)
+            track_results(self.config, self.folder.path, self.console)
+            raise failed_models(results, failures)
+        finish_run(self.config, self.folder.path, results, self.command, self.console, lines)
 
     @contextlib.contextmanager
-    def _ray(self) -> Iterator[None]:
-        if self.config.launcher == "local":
-            if self.config.shards is None:
-                raise UserError(
-                    "--launcher local runs without Ray, which prepares the tokens: give --shards FOLDER, prepared by "
-                    "an earlier run"
-                )
+    def _workers(self) -> Iterator[None]:
+        """Have workers to train with inside the block: on Ray, or this process (with torchrun's others)."""
+        run = self.config.run
+        if run.launcher == "local":
             with local_workers(self.config) as self._run_here:
                 yield
             return
-        with ray_session(self.config.address, usable_cpus()):
+        with ray_session(run.address, usable_cpus(), run.storage):
+            resources_of(self.config, 1).how_many_fit(cluster_room())  # before anything is prepared
             yield
 
-    def _say_inputs(self, inputs: PretrainInputs) -> None:
-        shards, wanted = inputs.shards, self.config.num_tokens()
-        part = self.config.data_sequences()
+    def _prepare(self, models: Models) -> PretrainInputs:
+        try:
+            inputs = prepare_inputs(self.config, models, self.folder.path, self.console, usable_cpus())
+        except UserError:
+            for name in (HELD_OUT_FOLDER, TOKENIZER_FOLDER) if not self.folder.begun else ():
+                shutil.rmtree(self.folder.file(name), ignore_errors=True)
+            raise
+        self.folder.begin()
+        keep_digests(self.folder, inputs)
+        shards, part = inputs.shards, self.config.data_sequences
         different = shards.num_tokens if part is None else min(part * shards.sequence_length, shards.num_tokens)
-        epochs = wanted / different
+        epochs = self.config.num_tokens / different
         teacher = f"teacher {inputs.teacher.name}, " if inputs.teacher else ""
-        again = f", read {epochs:.1f} times" if epochs > 1.05 else ""
+        again = f", {epochs:.1f} epochs" if epochs > 1.05 else ""
         self.console.line(f"{teacher}{format_count(different)} training tokens of {shards.corpus}{again}")
-
-    def _jobs(self, inputs: PretrainInputs) -> list[TrainJob]:
-        jobs = []
-        for student in inputs.students:
-            for start in self.config.starts():
-                for seed in self.config.seeds():
-                    jobs.append(self._job(inputs, student, start, seed))
-        return jobs
+        return inputs
 
     def _job(self, inputs: PretrainInputs, student: Student, start: str, seed: int) -> TrainJob:
         """One model's job; its start is written as its first checkpoint, if that is not there yet."""
-        name = ".".join([student.label, start, *([f"seed{seed}"] if len(self.config.seeds()) > 1 else [])])
-        folder = self.folder.path / name
-        storage = self._storage(name)
-        if not (folder / MODEL_FILE).exists():
-            self._write_start(inputs, student, start, seed, folder, storage)
-        model, config = read_json(folder / MODEL_FILE), student.config(self.config)
-        return make_job(config, inputs, name, storage, seed, model, config.total_steps())
+        name = ".".join([student.label, start, *([f"seed{seed}"] if len(self.config.batch.seed) > 1 else [])])
+        folder, storage = self.folder.path / name, self.storage_of(name)
+        if not (folder / TrainedModel.FILE).exists():
+            scratch = student.scratch
+            model = (
+                build_scratch(scratch.architecture, scratch.positions, seed, student.tokenizer)
+                if scratch
+                else build_start(start, student.source, student.label, seed, inputs.teacher)
+            )
+            start_model(
+                folder, storage, model, student.tokenizer, self.config.data.sequence_length, start=start,
+                source=student.source, name=student.label,
+                # A student's weights come from the search; no other start was searched for.
+                search_flops=student.search_flops if start == "student" else 0.0,
+                origin=origin_of(student, start, inputs, self.config.kind),
+                scratch=scratch.facts() if scratch else None,
+                dtype="fp32" if start == SCRATCH else own_type(student.source),
+            )  # fmt: skip
+        return make_job(student.config(self.config), inputs, folder, storage, seed)
 
-    def _storage(self, name: str) -> str:
-        if self.config.storage is None:
-            return str((self.folder.path / name / CHECKPOINTS).resolve())
-        storage = self.config.storage
+    def storage_of(self, name: str) -> str:
+        """Where a model's checkpoints are."""
+        storage = self.config.run.storage
+        if storage is None:
+            return str((self.folder.path / name / CHECKPOINTS_FOLDER).resolve())
         place = storage if is_address(storage) else str(Path(storage).expanduser().resolve())
         return below(place, f"{self.folder.path.resolve().name}/{name}")
 
-    def _write_start(
-        self, inputs: PretrainInputs, student: Student, start: str, seed: int, folder: Path, storage: str
-    ) -> None:
-        scratch = student.scratch
-        if scratch:
-            model = build_scratch(scratch.architecture, scratch.positions, seed, student.tokenizer)
-        else:
-            model = build_start(start, student.source, student.label, seed, inputs.teacher)
-        describe = write_first_checkpoint(model, student.tokenizer, self.config.sequence_length, storage, student.label)
-        # A student's weights come from the search; of the other starts none was searched for.
-        searched = student.search_flops if start == "student" else 0.0
-        folder.mkdir(parents=True, exist_ok=True)
-        origin = {ORIGIN: origin_of(student, start, inputs, self.config.distill)}
-        known: dict[str, Any] = {"start": start, "source": student.source, "search_flops": searched}
-        known |= {"scratch": scratch.describe()} if scratch else {}
-        write_json(folder / MODEL_FILE, describe | known | origin)
-
-    def _train(self, jobs: list[TrainJob]) -> None:
-        left = [job for job in jobs if not (self.folder.path / job.name / RESULT_FILE).exists()]
+    def _train(self, jobs: Sequence[TrainJob]) -> dict[str, TrainFailure]:
+        """Train the models that are not finished; returns name to failure."""
+        left = [job for job in jobs if not (self.folder.path / job.name / ModelResult.FILE).exists()]
         if not left:
-            return
+            return {}
         folders = [self.folder.path / job.name for job in left]
-        watch = Watcher(self.console, left, {job.name: ModelTracking(own_config(self.config, job),
-                                             self.folder.path / job.name, self.console) for job in left})  # fmt: skip
+        tracking = {job.name: ModelTracking(job.config, self.folder.path / job.name, self.console) for job in left}
+        watch = Watcher(self.console, left, tracking)
         try:
-            if self.config.launcher == "local":
-                statuses = self._run_here(left, folders, watch)
-            else:
-                resources = resources_of(self.config, len(left))
-                statuses = run_on_ray(left, folders, resources, self.config.concurrent, watch)
+            statuses = train_jobs(self.config, left, folders, watch, self._run_here)
         finally:
             watch.close()
         watch.finish()
         for folder, job in zip(folders, left, strict=True):
-            write_json(folder / "status.json", statuses[job.name])
+            write_record(folder, statuses[job.name])
+        return {name: status.failure for name, status in statuses.items() if status.failure}
 
 
-def own_config(config: PretrainConfig, job: TrainJob) -> PretrainConfig:
-    """A run's options with the batch and rate that one of its models is trained with."""
-    return dataclasses.replace(config, batch_size=job.batch_size, learning_rate=job.option("learning_rate"))
+def start_model(
+    folder: Path, storage: str, model: Any, tokenizer: Any, sequence_length: int, *, start: str, source: str,
+    name: str, origin: Origin, search_flops: float | None = 0.0, scratch: ScratchFacts | None = None,
+    grown_from: str | None = None, optimizer: dict[str, Tensors] | None = None, dtype: str = "fp32",
+) -> TrainedModel:  # fmt: skip
+    """Write a model's start as its first checkpoint, and describe it in its folder.
 
-
-def resources_of(config: PretrainConfig, num_jobs: int) -> Resources:
-    """What each of several models takes of the cluster that Ray is connected to.
+    Args:
+        folder: The model's folder within the run.
+        storage: Where its checkpoints go.
+        model: The model in fp32.
+        tokenizer: Goes beside it.
+        sequence_length: The context at which FLOPs are counted.
+        start: Whose weights it begins with.
+        source: The student's folder or hub id.
+        name: What to call it in an error.
+        origin: Where it comes from.
+        search_flops: What the search that found it cost; None where that is not known.
+        scratch: Its batch and rate, where it starts from scratch.
+        grown_from: The stage of growth before it.
+        optimizer: What the optimiser already gathered, by parameter name.
+        dtype: The type that its exported weights are to have.
 
     Raises:
-        UserError: A GPU is asked for, and there is none.
+        UserError: It has too few positions, or the storage cannot be written.
     """
-    use_gpu = config.device != "cpu" and cluster_room().get("GPU", 0) > 0
-    if config.device == "cuda" and not use_gpu:
-        raise UserError("--device cuda is given, but the cluster has no GPU: give --device cpu, or add a GPU node")
-    at_once = min(num_jobs, config.concurrent or num_jobs)
-    threads = config.threads or max(1, usable_cpus() // (config.workers * at_once))
-    return Resources(config.workers, threads, use_gpu, config.min_workers)
+    check_positions(model.config, name, sequence_length)
+    facts = write_first_checkpoint(model, tokenizer, sequence_length, storage, optimizer)
+    described = TrainedModel(
+        start=start, source=source, params=facts.params, dtype=dtype, flops_per_token=facts.flops_per_token,
+        flops_exact=facts.flops_exact, architecture=facts.architecture, search_flops=search_flops, scratch=scratch,
+        grown_from=grown_from, origin=origin,
+    )  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    write_record(folder, described)
+    return described
 
 
 def make_job(
-    config: PretrainConfig, inputs: PretrainInputs, name: str, storage: str, seed: int, model: dict[str, Any],
-    steps: int,
-) -> TrainJob:  # fmt: skip
-    """The job of a model whose first checkpoint is written.
+    config: PretrainConfig, inputs: PretrainInputs, folder: Path, storage: str, seed: int, name: str = ""
+) -> TrainJob:
+    """The job of a model whose start is written.
 
     Args:
-        config: The options.
+        config: The options, with this model's batch and rate.
         inputs: What is read.
-        name: The model's name within the run.
+        folder: The model's folder, with its record.
         storage: Where its checkpoints are.
         seed: Of the order of sequences, and of dropout.
-        model: What :func:`write_first_checkpoint` said of it.
-        steps: Optimiser steps to train.
+        name: Its name; its folder's by default.
     """
+    model, teacher = read_record(folder, TrainedModel), inputs.teacher
+    is_online = teacher is not None and config.kind == "full"
+    flops = SpentFlops(
+        own=training_flops(model.flops_per_token, config),
+        teacher=float(flops_per_token(teacher.architecture(), config.data.sequence_length))
+        if teacher and is_online else 0.0,
+        capture=inputs.capture_flops,
+    )  # fmt: skip
     return TrainJob(
-        name=name, storage=storage, seed=seed, total_steps=steps, schedule_steps=steps,
-        batch_size=config.batch_size, micro_batch=config.micro_batch_size(), shards=str(inputs.shards.folder),
-        sequences=config.data_sequences(), documents=config.documents, held_out=str(inputs.held_out.folder),
-        teacher=str(inputs.teacher.folder) if inputs.teacher else None,
-        store=str(Path(config.store).expanduser().resolve()) if config.store else None, distill=config.distill,
-        flops=step_flops(config, inputs, model), options=job_options(config, model),
+        name=name or folder.name, storage=storage, seed=seed, config=config, total_steps=config.total_steps,
+        schedule_steps=config.total_steps, shards=str(inputs.shards.folder), held_out=str(inputs.held_out.folder),
+        teacher=str(teacher.folder) if teacher else None, flops=flops,
+        store=str(store_folder(config)) if config.distill.store else None,
+        architecture=digest_json(model.architecture.to_json() if model.architecture else None),
     )  # fmt: skip
 
 
-def step_flops(config: PretrainConfig, inputs: PretrainInputs, model: dict[str, Any]) -> dict[str, float]:
-    """FLOPs of one trained token, the student's own and the teacher's; and those of the whole capture of a store."""
-    teacher = 0.0
-    if inputs.teacher is not None and config.distill == "full":
-        teacher = float(flops_per_token(inputs.teacher.architecture(), config.sequence_length))
-    passes = 4 if config.activation_checkpointing else 3
-    return {"own": passes * model["flops_per_token"], "teacher": teacher, "capture": inputs.capture_flops}
+def train_jobs(
+    config: PretrainConfig, jobs: Sequence[TrainJob], folders: Sequence[Path], watch: Watch,
+    run_here: RunHere | None = None, resources: Resources | None = None,
+) -> dict[str, TrainStatus]:  # fmt: skip
+    """Train models, as many at once as fit; Ray must run, unless ``run_here`` is given.
 
+    Args:
+        config: The options of where they are trained.
+        jobs: What to train.
+        folders: Where each one's records go.
+        watch: Called with a model's name and status as it goes on.
+        run_here: Trains them in this process instead, from :func:`slm_ray.pretrain.launch.local_workers`.
+        resources: What each model takes; by default what ``config`` says.
 
-_JOB_OPTIONS = (
-    "loss", "temperature", "kd_weight", "kd_schedule", "optimizer", "learning_rate", "schedule", "warmup", "floor",
-    "weight_decay", "beta1", "beta2", "clip", "precision", "engine", "zero", "offload", "activation_checkpointing",
-    "keep_last", "spike",
-)  # fmt: skip
+    Returns:
+        Name to status; a failed model has ``failure``, and the others went on.
 
-
-def job_options(config: PretrainConfig, model: dict[str, Any]) -> dict[str, Any]:
-    """The options that a worker reads by name."""
-    options = {name: getattr(config, name) for name in _JOB_OPTIONS}
-    return options | {
-        "eval_steps": config.every_steps("eval_every"),
-        "checkpoint_steps": config.every_steps("checkpoint_every"),
-        "architecture_digest": digest_json(model["architecture"]),
-    }
+    Raises:
+        UserError: The cluster is too small for one of them.
+    """
+    if run_here is not None:
+        return run_here(jobs, folders, watch)
+    resources = resources or resources_of(config, len(jobs))
+    return run_on_ray(jobs, folders, resources, config.run.concurrent, watch)
 
 
 class Watcher:
-    """Shows how all models get on, as one phase with an estimate of the time left."""
+    """Shows the progress of all models as one phase, with an estimate of the time left."""
 
-    def __init__(self, console: Console, jobs: list[TrainJob], tracking: dict[str, ModelTracking]) -> None:
+    def __init__(self, console: Console, jobs: Sequence[TrainJob], tracking: dict[str, ModelTracking]) -> None:
         """Start the phase."""
         self._tracking = tracking
         self._steps = dict.fromkeys((job.name for job in jobs), 0)
         self._progress = Progress(console, "training", sum(job.total_steps for job in jobs), "steps")
 
-    def __call__(self, name: str, status: dict[str, Any]) -> None:
+    def __call__(self, name: str, status: TrainStatus) -> None:
         """Take one model's status."""
-        self._steps[name] = status["step"]
-        now = f"loss {status['loss']:.3f}" if status.get("loss") is not None else status.get("note") or "is starting"
+        self._steps[name] = status.step
+        now = f"loss {status.loss:.3f}" if status.loss is not None else status.note or "is starting"
         self._progress.update(sum(self._steps.values()), f"{name} {now}")
         self._tracking[name].update()
 
     def close(self) -> None:
-        """Close what models are tracked with, all at once."""
+        """Close the models' trackers, all at once."""
         for tracking in self._tracking.values():
             tracking.end()
         for tracking in self._tracking.values():

@@ -7,11 +7,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
-from slm_ray.config.errors import UserError, unknown_name
+from slm_ray.config.base import Config, option
+from slm_ray.distill.config import WeightSchedule as WeightKind
 
-SCHEDULES = ("cosine", "wsd", "linear", "constant")
-WEIGHT_SCHEDULES = ("constant", "linear", "wsd")
+Kind = Literal["cosine", "wsd", "linear", "constant"]
+
+
+class ScheduleConfig(Config):
+    """The learning-rate schedule; ``floor`` is what its decay ends at."""
+
+    schedule: Kind = option("cosine", "learning-rate schedule")
+    warmup: float = option(0.1, "share of the steps in which the rate rises", ge=0, le=1)
+    floor: float = option(0.1, "lowest rate at the end, as a share of the peak", ge=0, le=1)
 
 
 @dataclass(frozen=True)
@@ -19,7 +28,7 @@ class Schedule:
     """A multiplier of the peak learning rate for every step of a run.
 
     All kinds first rise in a straight line: step ``s`` of ``warmup_steps`` has ``(s + 1) / warmup_steps``. Then, with
-    ``p`` the part of the fall that lies behind a step (0 at its first step, 1 only after the run's last):
+    ``p`` the part of the decay that lies behind a step (0 at its first step, 1 only after the run's last):
 
     - ``cosine``: ``floor + (1 - floor) * (1 + cos(pi * p)) / 2`` (SGDR, arXiv 1608.03983, without restarts);
     - ``linear``: ``1 - (1 - floor) * p``;
@@ -28,42 +37,27 @@ class Schedule:
     - ``constant``: 1.
 
     Attributes:
-        kind: One of ``SCHEDULES``.
+        kind: Its name.
         warmup_steps: Steps of the rise; 0 for none.
         total_steps: Optimiser steps of the whole run.
-        floor_ratio: What the fall ends at, as a part of the peak; ``constant`` does not use it.
-        decay_fraction: The part of the run that ``wsd`` falls in; a longer warm-up shortens it.
+        floor_ratio: Where the decay ends, as a part of the peak; ``constant`` does not use it.
+        decay_fraction: The part of the run in which ``wsd`` decays; a longer warm-up shortens it.
     """
 
-    kind: str
+    kind: Kind
     warmup_steps: int
     total_steps: int
     floor_ratio: float = 0.1
     decay_fraction: float = 0.2
 
-    def __post_init__(self) -> None:
-        """Refuse what makes no schedule.
-
-        Raises:
-            UserError: A value breaks its rule.
-        """
-        if self.kind not in SCHEDULES:
-            raise unknown_name("schedule", self.kind, SCHEDULES)
-        if self.total_steps < 1:
-            raise UserError(f"a schedule needs at least 1 step, got {self.total_steps}: train on more tokens")
-        if not 0 <= self.warmup_steps <= self.total_steps:
-            raise UserError(
-                f"the warm-up must have between 0 and the run's {self.total_steps} steps, got {self.warmup_steps}: "
-                "lower it or train longer"
-            )
-        if not 0 <= self.floor_ratio <= 1:
-            raise UserError(f"the learning rate's floor must be 0 to 1 times its peak, got {self.floor_ratio:g}")
-        if not 0 < self.decay_fraction <= 1:
-            raise UserError(f"the decay must take more than 0 and at most 1 of the run, got {self.decay_fraction:g}")
+    @classmethod
+    def of(cls, config: ScheduleConfig, total_steps: int) -> Schedule:
+        """The schedule of a run of so many steps."""
+        return cls(config.schedule, math.ceil(config.warmup * total_steps), total_steps, config.floor)
 
     @property
     def decay_start(self) -> int:
-        """The step the fall begins at; ``total_steps`` where there is none."""
+        """The step at which the decay begins; ``total_steps`` where there is none."""
         if self.kind == "constant":
             return self.total_steps
         if self.kind == "wsd":
@@ -75,7 +69,7 @@ class Schedule:
         """The multiplier of the peak learning rate at a step.
 
         Args:
-            step: Counted from 0. After the last step the value stays where the fall ends.
+            step: Counted from 0. After the last step the value stays where the decay ends.
 
         Returns:
             Above 0 and at most 1 for every step of the run (0 is reached only behind it).
@@ -101,23 +95,12 @@ class WeightSchedule:
     and fall to 0 while a WSD learning rate decays (the best of arXiv 2410.16215, with a WSD learning rate).
 
     Attributes:
-        kind: One of ``WEIGHT_SCHEDULES``.
+        kind: Its name.
         value: The highest weight.
     """
 
-    kind: str
+    kind: WeightKind
     value: float
-
-    def __post_init__(self) -> None:
-        """Refuse an unknown kind and a weight that is no weight.
-
-        Raises:
-            UserError: A value breaks its rule.
-        """
-        if self.kind not in WEIGHT_SCHEDULES:
-            raise unknown_name("weight schedule", self.kind, WEIGHT_SCHEDULES)
-        if not (math.isfinite(self.value) and self.value >= 0):
-            raise UserError(f"the weight of the teacher's loss must be 0 or more, got {self.value:g}")
 
     def weight(self, step: int, schedule: Schedule) -> float:
         """The weight at a step.

@@ -1,34 +1,33 @@
-"""Models from nothing: their vocabulary, their sizes by the ladder, and the batch and rate that go with them."""
+"""Models from scratch: their vocabulary, their sizes by the ladder, and the batch and rate that go with them."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_ray.config.digest import digest_json
-from slm_ray.config.errors import UserError, first_line
+from slm_ray.config.errors import UserError
 from slm_ray.data import load_corpus
 from slm_ray.data.tokenizer_training import check_size, train_tokenizer
+from slm_ray.data.tokenizers import load_tokenizer
 from slm_ray.models.bundled import BUNDLED_NAME
-from slm_ray.models.loading import quiet_transformers
-from slm_ray.models.scratch import ROTARY, Rung, find_rung, pad_vocabulary, with_positions
+from slm_ray.models.scratch import Rung, find_rung, pad_vocabulary, with_positions
 from slm_ray.models.teacher_sizes import BUNDLED_ARCHITECTURE, look_up_teacher
 from slm_ray.models.teachers import Teacher, load_teacher
 from slm_ray.pretrain.config import SCRATCH, PretrainConfig
 from slm_ray.records.architecture import Architecture
-from slm_ray.records.files import cache_folder, read_json
+from slm_ray.records.base import read_record
+from slm_ray.records.files import cache_folder
+from slm_ray.records.training import ScratchFacts, TrainedModel
 from slm_ray.runtime.progress import Console
 
 TRAIN_PREFIX = "train:"
-MODEL_FILE = "model.json"
 
 
 @dataclass(frozen=True)
 class ScratchModel:
-    """One model from nothing.
+    """One model from scratch.
 
     Attributes:
         label: Short name within the run: its size, and its positions where they are not rotary.
@@ -48,18 +47,18 @@ class ScratchModel:
 
     def config(self, config: PretrainConfig) -> PretrainConfig:
         """A run's options with this model's batch and rate."""
-        return dataclasses.replace(config, batch_size=self.batch_size, learning_rate=self.learning_rate)
+        return config.of_model(self.batch_size, self.learning_rate)
 
-    def describe(self) -> dict[str, Any]:
+    def facts(self) -> ScratchFacts:
         """For the record."""
-        return {
-            "target": self.rung.target, "positions": self.positions, "batch_size": self.batch_size,
-            "learning_rate": self.learning_rate, "params_without_embeddings": self.rung.matrix_params,
-        }  # fmt: skip
+        return ScratchFacts(
+            target=self.rung.target, positions=self.positions, batch_size=self.batch_size,
+            learning_rate=self.learning_rate, params_without_embeddings=self.rung.matrix_params,
+        )  # fmt: skip
 
 
 def plan_scratch(config: PretrainConfig, vocab_size: int) -> tuple[ScratchModel, ...]:
-    """Every model from nothing that a run trains.
+    """Every model from scratch that a run trains.
 
     Args:
         config: The options.
@@ -68,15 +67,18 @@ def plan_scratch(config: PretrainConfig, vocab_size: int) -> tuple[ScratchModel,
     Raises:
         UserError: A size cannot be had with this vocabulary, or the tokens are too few for one step.
     """
-    found = []
-    for size, target in config.scratch_sizes().items():
+    found, length, positions = [], config.data.sequence_length, config.model.positions
+    # Workers and micro-batches must divide a batch.
+    micro = config.batch.micro_batch
+    multiple = config.run.workers * (micro if isinstance(micro, int) else 1)
+    for size, target in config.model.scratch_sizes.items():
         rung = find_rung(target, vocab_size)
-        label = size if config.positions == ROTARY else f"{size}-{config.positions}"
-        architecture = with_positions(rung.architecture, config.positions, config.sequence_length)
-        batch = config.batch_size or rung.batch_size(config.num_tokens(), config.sequence_length, _multiple(config))
-        rate = config.learning_rate or rung.learning_rate(batch * config.sequence_length)
-        model = ScratchModel(label, rung, architecture, config.positions, batch, rate)
-        model.config(config).check()
+        label = size if positions == "rotary" else f"{size}-{positions}"
+        batch = config.batch.batch_size or rung.batch_size(config.num_tokens, length, multiple)
+        rate = config.optimizer.learning_rate or rung.learning_rate(batch * length)
+        architecture = with_positions(rung.architecture, positions, length)
+        model = ScratchModel(label, rung, architecture, positions, batch, rate)
+        model.config(config)  # checks them
         found.append(model)
     return tuple(found)
 
@@ -90,56 +92,51 @@ def with_kept_settings(config: PretrainConfig, models: tuple[ScratchModel, ...],
         run: The run's folder.
 
     Raises:
-        UserError: The workers of now cannot share that batch.
+        UserError: The present number of workers cannot share that batch.
     """
     found = []
     for model in models:
-        kept = next(iter(sorted(run.glob(f"{model.label}.{SCRATCH}*/{MODEL_FILE}"))), None)
-        if kept is not None:
-            settings = read_json(kept)["scratch"]
-            model = dataclasses.replace(
-                model, batch_size=settings["batch_size"], learning_rate=settings["learning_rate"]
-            )
-            model.config(config).check()
+        folder = next(iter(sorted(run.glob(f"{model.label}.{SCRATCH}*"))), None)
+        if folder is not None and (folder / TrainedModel.FILE).is_file():
+            kept = read_record(folder, TrainedModel).scratch
+            if kept is not None:
+                model = dataclasses.replace(model, batch_size=kept.batch_size, learning_rate=kept.learning_rate)
+                model.config(config)
         found.append(model)
     return tuple(found)
 
 
-def _multiple(config: PretrainConfig) -> int:
-    """What a batch must be a multiple of, so that workers and micro-batches divide it."""
-    return config.workers * (config.micro_batch_size() or 1)
-
-
-def scratch_digest(models: tuple[ScratchModel, ...]) -> str:
-    """What must be the same for a run of these models to be continued."""
-    return digest_json([model.describe() | {"architecture": model.architecture.digest} for model in models])
-
-
 def vocabulary_rows(config: PretrainConfig, tokenizer_size: int, teacher: Architecture | None) -> int:
     """Rows of the embedding: the teacher's where it is distilled from, else the tokenizer's, to a multiple of 64."""
-    if config.distill != "none" and teacher is not None:
+    if config.kind != "none" and teacher is not None:
         return teacher.structure.vocab_size
     return pad_vocabulary(tokenizer_size)
 
 
 def known_vocabulary(config: PretrainConfig) -> int | None:
-    """Rows of the embedding as far as they can be told without a download or a training; None where they cannot.
+    """Rows of the embedding as far as they are known without a download or a training; None where they are not.
 
     Raises:
         UserError: There is no such tokenizer or teacher.
     """
-    teacher = look_up_teacher(config.teacher).architecture if config.teacher else None
-    if config.distill != "none":
+    named, tokenizer = config.model.teacher, config.model.tokenizer
+    teacher = look_up_teacher(named).architecture if named else None
+    if config.kind != "none":
         return teacher.structure.vocab_size if teacher else None
-    source = config.tokenizer or config.teacher or BUNDLED_NAME
+    source = tokenizer or named or BUNDLED_NAME
     if size := train_size(source):
         return pad_vocabulary(size)
     if source == BUNDLED_NAME:
         return pad_vocabulary(BUNDLED_ARCHITECTURE.structure.vocab_size)
-    if not Path(source).is_dir() and config.tokenizer is None:
+    is_folder = Path(source).expanduser().is_dir()
+    if not is_folder and tokenizer is None:
         return None
-    tokenizer = _load_tokenizer(source, local_files_only=True, fallback=lambda: None)
-    return None if tokenizer is None else pad_vocabulary(len(tokenizer))
+    try:
+        return pad_vocabulary(len(_load_tokenizer(source, local=True)))
+    except UserError:
+        if is_folder or not _is_hub_id(source):
+            raise
+        return None
 
 
 def train_size(source: str) -> int | None:
@@ -158,41 +155,30 @@ def train_size(source: str) -> int | None:
 
 
 def scratch_tokenizer(config: PretrainConfig, teacher: Teacher | None, console: Console) -> Any:
-    """The tokenizer of models from nothing: named, trained on the corpus, the teacher's, or the bundled one.
+    """The tokenizer of models from scratch: named, trained on the corpus, the teacher's, or the bundled one.
 
     Raises:
         UserError: It cannot be loaded, or the corpus is too small to train it.
     """
-    source = config.tokenizer
+    source = config.model.tokenizer
     if source is None and teacher is not None:
         return teacher.tokenizer()
     if source is None or source == BUNDLED_NAME:
         return load_teacher(BUNDLED_NAME).tokenizer()
     if size := train_size(source):
-        corpus = load_corpus(config.data, config.text_field, console)
+        corpus = load_corpus(config.data.data, config.data.text_field, console)
         return train_tokenizer(corpus, size, cache_folder() / "tokenizers", console)
     return _load_tokenizer(source)
 
 
-def _load_tokenizer(source: str, *, local_files_only: bool = False, fallback: Callable[[], Any] | None = None) -> Any:
-    """A fast tokenizer from a folder or the hub.
+def _is_hub_id(source: str) -> bool:
+    return source.count("/") == 1 and not source.startswith((".", "/", "~"))
 
-    Raises:
-        UserError: There is none, unless ``fallback`` says what then.
-    """
-    from transformers import AutoTokenizer
 
+def _load_tokenizer(source: str, *, local: bool | None = None) -> Any:
     path = Path(source).expanduser()
-    if not path.is_dir() and (path.exists() or source.count("/") != 1 or source.startswith((".", "/", "~"))):
+    if not path.is_dir() and (path.exists() or not _is_hub_id(source)):
         raise UserError(
             f"--tokenizer {source} is no folder, no hub id (owner/model), not {BUNDLED_NAME}, not train:SIZE: check it"
         )
-    try:
-        with quiet_transformers():
-            return AutoTokenizer.from_pretrained(
-                path if path.is_dir() else source, local_files_only=local_files_only, trust_remote_code=False
-            )
-    except Exception as error:  # transformers raises many types where there is no tokenizer
-        if fallback is not None and not path.is_dir():
-            return fallback()
-        raise UserError(f"--tokenizer {source} could not be loaded: {first_line(error)}") from error
+    return load_tokenizer(source, f"--tokenizer {source} could not be loaded", local=local)

@@ -10,9 +10,12 @@ from typing import Any
 import torch
 
 from slm_ray.config.errors import UserError
-from slm_ray.pretrain.engine import DTYPES, EngineSettings, Tensors, TrainingState, autocast
+from slm_ray.models.precision import DTYPES
+from slm_ray.pretrain.engine import EngineSettings, autocast, cpu_weights
 from slm_ray.pretrain.module import StudentLoss
-from slm_ray.pretrain.optimizers import load_state_by_name, state_by_name
+from slm_ray.pretrain.optimizers import load_state_by_name, state_by_name, zero_state
+from slm_ray.pretrain.state import Tensors, TrainingState
+from slm_ray.records.training import EngineFacts
 
 _STEP = "step"
 
@@ -81,6 +84,10 @@ class DeepSpeedEngine:
         self._engine, *_ = deepspeed.initialize(
             model=module, optimizer=optimizer, config=deepspeed_config(settings), dist_init_required=False
         )
+        if settings.zero in (1, 2):
+            # ZeRO links its parameters to the optimiser's tensors once, while the first group is updated, and would
+            # miss those of the other groups (DeepSpeed 0.19): here all of them exist by then.
+            zero_state(self._client)
         self._check()
 
     def _check(self) -> None:
@@ -88,25 +95,23 @@ class DeepSpeedEngine:
         engine, settings = self._engine, self.settings
         asked = {"optimizer": type(self._client).__name__, "precision": settings.precision, "zero": settings.zero}
         runs = self.describe()
-        wrong = {name: (value, runs[name]) for name, value in asked.items() if runs[name] != value}
+        wrong = {name: (value, getattr(runs, name)) for name, value in asked.items() if getattr(runs, name) != value}
         if (self._scaler() is not None) != (settings.precision == "fp16"):
             wrong["loss scale"] = (settings.precision == "fp16", self._scaler() is not None)
-        if wrong or runs["weights"] != "float32" or engine.gradient_accumulation_steps() != settings.accumulation:
+        if wrong or runs.weights != "float32" or engine.gradient_accumulation_steps() != settings.accumulation:
             raise RuntimeError(f"DeepSpeed does not run what was asked for: {wrong or runs}")
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> EngineFacts:
         """What really runs, read off DeepSpeed's own objects."""
         engine = self._engine
         autocast_type = engine.torch_autocast_dtype() if engine.torch_autocast_enabled() else torch.float32
         names = {dtype: name for name, dtype in DTYPES.items()}
         basic = getattr(engine.optimizer, "optimizer", engine.optimizer)
-        return {
-            "engine": "deepspeed",
-            "optimizer": type(basic).__name__,
-            "precision": names[autocast_type],
-            "weights": str(next(self.module.parameters()).dtype).removeprefix("torch."),
-            "zero": engine.zero_optimization_stage(),
-        }
+        return EngineFacts(
+            engine="deepspeed", optimizer=type(basic).__name__, precision=names[autocast_type],
+            weights=str(next(self.module.parameters()).dtype).removeprefix("torch."),
+            zero=engine.zero_optimization_stage(),
+        )  # fmt: skip
 
     def backward(self, inputs: dict[str, Any]) -> tuple[torch.Tensor, ...]:
         """One micro-batch, forward and backward."""
@@ -163,14 +168,13 @@ class DeepSpeedEngine:
         if not self.settings.zero:
             if self.settings.rank:
                 return TrainingState()
-            weights = {name: parameter.detach().cpu().clone() for name, parameter in self._parameters()}
-            return TrainingState(weights, state_by_name(self._client, self.module.student), self._scale())
+            state = state_by_name(self._client, self.module.student)
+            return TrainingState(cpu_weights(self.module), state, self._scale())
         return self._gathered()
 
     def _gathered(self) -> TrainingState:
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-        self._link_state()
         found, keys = TrainingState(scale=self._scale()), self._keys()
         step = self._scalar_step()
         for name, parameter in self._parameters():
@@ -184,16 +188,6 @@ class DeepSpeedEngine:
                 if step is not None:
                     found.optimizer[name][_STEP] = step.clone()
         return found
-
-    def _link_state(self) -> None:
-        """Have ZeRO 1 and 2 find the optimiser's tensors again.
-
-        They look for them once, while the first parameter group is updated, and so miss those of the other groups
-        (DeepSpeed 0.19, ``_lazy_init_hp_params_optimizer_state``).
-        """
-        if self.settings.zero in (1, 2) and self._client.state:
-            self._engine.optimizer._hp_optimizer_states_linked = False
-            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
 
     def _scalar_step(self) -> torch.Tensor | None:
         """The optimiser's own step count (the same for all parameters), where it keeps one."""
@@ -228,7 +222,6 @@ class DeepSpeedEngine:
         from deepspeed.utils import safe_set_full_optimizer_state
 
         self._make_state()
-        self._link_state()
         keys = self._keys()
         if unknown := set(state.optimizer) - {name for name, _ in self._parameters()}:
             raise UserError(f"the optimiser's state is of another model: this one has no parameter '{min(unknown)}'")

@@ -16,7 +16,6 @@ from slm_ray.records.base import Part, Record
 CHECKPOINTS_FOLDER, EXPORT_FOLDER, HELD_OUT_FOLDER, TOKENIZER_FOLDER = "checkpoints", "model", "held_out", "tokenizer"
 TABLE_FILE = "table.txt"
 
-Start = Literal["student", "random", "first-n", "random-subnet", "scratch", "grown"]
 Sizes = Annotated[
     Architecture,
     BeforeValidator(lambda value: Architecture.from_json(value) if isinstance(value, dict) else value),
@@ -176,6 +175,7 @@ class TrainStatus(Record):
         loss: Its loss.
         rate: Its speed in tokens per second.
         eval: The last held-out loss.
+        note: What it waits for.
     """
 
     FILE: ClassVar[str] = "status.json"
@@ -186,6 +186,7 @@ class TrainStatus(Record):
     begin: TrainBegin | None = None
     end: TrainEnd | None = None
     failure: TrainFailure | None = None
+    note: str | None = None
 
 
 class TeacherSource(Part):
@@ -242,7 +243,8 @@ class TrainedModel(Record):
     """One model of a run, before its first step.
 
     Attributes:
-        start: Where its weights come from.
+        start: Where its weights come from: ``student``, ``random``, ``first-n``, ``random-subnet``, ``scratch`` or
+            ``grown``.
         source: The student's folder or hub id.
         params: Parameters, tied ones once.
         dtype: The type that its exported weights have; checkpoints are fp32.
@@ -256,10 +258,10 @@ class TrainedModel(Record):
     """
 
     FILE: ClassVar[str] = "model.json"
-    start: Start
+    start: str
     source: str
     params: int
-    dtype: str = "float32"
+    dtype: str = "fp32"
     flops_per_token: float
     flops_exact: bool
     architecture: Sizes | None
@@ -288,7 +290,7 @@ class ModelOutcome(Part):
     name: str
     status: Literal["done", "failed"]
     error: str | None = None
-    start: Start
+    start: str
     params: int
     search_flops: float | None
     capture_flops: float

@@ -37,6 +37,8 @@ class Stage(Generic[C]):
         default_out: The run's folder when none is given, from the config and a time stamp.
         check: Refuses what can be refused without heavy imports (names, sizes, files that must exist); called before
             anything else, so that a typo takes no second and leaves no folder.
+        follow: Does the work of a process that is not the command's first (torchrun starts several), and returns
+            whether this is one; such a process has no run folder.
         gathers: A run's folder takes more runs of the command, each of which adds what is not there yet; none is ever
             finished.
     """
@@ -51,6 +53,7 @@ class Stage(Generic[C]):
     may_change: tuple[str, ...]
     default_out: Callable[[C, str], str]
     check: Callable[[C], None] = lambda _config: None
+    follow: Callable[[C], bool] = lambda _config: False
     gathers: bool = False
 
     @property
@@ -90,6 +93,8 @@ class Stage(Generic[C]):
         if dry_run:
             print(self.plan(config))
             return 0
+        if self.follow(config):
+            return 0
         values = flatten(config)
         out = Path(values["out"] or self.default_out(config, datetime.now().strftime("%Y%m%d-%H%M%S")))
         folder = self._folder(out, RunRecord(stage=self.name, command=command_line(self.prog, argv), options=values))
@@ -125,6 +130,8 @@ class Stage(Generic[C]):
             print(f"{path} is finished already:\n")
         else:
             config = build_config(self.config, record.options | given, source=str(path / RunRecord.FILE))
+            if self.follow(config):
+                return 0
             self._work(config, RunFolder.open_existing(path, given.get("storage")))
         self.show(path)
         return 0

@@ -96,7 +96,7 @@ def train_finalists(
     specs = {record.trial: plan.stack.decode(plan.stack.from_text(record.genes)) for record in records}
     options = short_config(
         inputs.teacher, config.finalist_tokens, config.sequence_length, data=config.data, threads=config.threads,
-        text_field=config.text_field, seed=str(config.seed),
+        text_field=config.text_field, seed=config.seed,
     )  # fmt: skip
 
     def on_done(trial: int, trained: Trained) -> None:

@@ -10,28 +10,35 @@ from typing import Any
 
 import torch
 
+from slm_ray.config.base import build_config
 from slm_ray.config.units import parse_number
 from slm_ray.data.shards import TokenShards
 from slm_ray.models.extraction import extract
 from slm_ray.models.teachers import Teacher
 from slm_ray.pretrain.config import PretrainConfig
-from slm_ray.pretrain.first_checkpoint import write_first_checkpoint
 from slm_ray.pretrain.inputs import PretrainInputs, held_out_tokens, training_shards
 from slm_ray.pretrain.job import TrainJob
-from slm_ray.pretrain.launch import Resources, run_on_ray
-from slm_ray.pretrain.lineage import ORIGIN, describe_data, describe_teacher
-from slm_ray.pretrain.recorder import EVALS_FILE
-from slm_ray.pretrain.results import export_checkpoint
-from slm_ray.pretrain.run import make_job, resources_of
+from slm_ray.pretrain.launch import Resources, resources_of
+from slm_ray.pretrain.lineage import describe_data, describe_teacher
+from slm_ray.pretrain.results import export_model
+from slm_ray.pretrain.run import make_job, start_model, train_jobs
+from slm_ray.records.base import read_lines, read_record
 from slm_ray.records.files import read_json, write_json
-from slm_ray.records.jsonl import read_records
 from slm_ray.records.subnet import SubnetSpec
+from slm_ray.records.training import (
+    CHECKPOINTS_FOLDER,
+    EXPORT_FOLDER,
+    Origin,
+    TrainedModel,
+    TrainEvaluation,
+    TrainStatus,
+)
 from slm_ray.runtime.environment import usable_cpus
 from slm_ray.runtime.progress import Console, Progress
 from slm_ray.runtime.room import cluster_room
 from slm_ray.search.trained import LEARNING_RATE, Trained, batch_size_of
 
-_MODEL_FILE, _RESULT_FILE, _CHECKPOINTS, _EXPORT = "model.json", "result.json", "checkpoints", "model"
+_RESULT_FILE = "result.json"
 
 
 def short_config(teacher: Teacher, tokens: str, sequence_length: int, **options: Any) -> PretrainConfig:
@@ -45,10 +52,10 @@ def short_config(teacher: Teacher, tokens: str, sequence_length: int, **options:
     """
     small = {"batch_size": batch_size_of(parse_number(tokens), sequence_length), "learning_rate": LEARNING_RATE}
     given = small | options
-    return PretrainConfig(
-        teacher=teacher.name, tokens=tokens, sequence_length=sequence_length, eval_every=tokens,
-        checkpoint_every=tokens, keep_last=1, tracker="none", **given,
-    )  # fmt: skip
+    return build_config(PretrainConfig, {
+        "student": teacher.name, "teacher": teacher.name, "tokens": tokens, "sequence_length": sequence_length,
+        "eval_every": tokens, "checkpoint_every": tokens, "keep_last": 1, "tracker": "none", **given,
+    })  # fmt: skip
 
 
 class ShortTrainer:
@@ -118,20 +125,20 @@ class ShortTrainer:
     def _train_waves(self, specs: Mapping[int, SubnetSpec], left: list[int]) -> Iterator[tuple[int, Trained]]:
         """As many at a time as fit, so that no more checkpoints than those lie on the disk."""
         resources, at_once = _room_for(self.config, len(left))
-        steps = self.config.total_steps()
+        steps = self.config.total_steps
         progress = Progress(self.console, "short training", steps * len(left), "steps")
         for start in range(0, len(left), at_once):
             wave, before = left[start : start + at_once], start * steps
             jobs = {trial: self._job(trial, specs[trial]) for trial in wave}
             done = dict.fromkeys((job.name for job in jobs.values()), 0)
 
-            def watch(name: str, status: dict[str, Any], done: dict[str, int] = done, before: int = before) -> None:
-                done[name] = status["step"]
-                loss = f"{name} loss {status['loss']:.3f}" if status.get("loss") is not None else name
+            def watch(name: str, status: TrainStatus, done: dict[str, int] = done, before: int = before) -> None:
+                done[name] = status.step
+                loss = f"{name} loss {status.loss:.3f}" if status.loss is not None else name
                 progress.update(before + sum(done.values()), loss)
 
             folders = [self.folder / str(trial) for trial in wave]
-            statuses = run_on_ray(list(jobs.values()), folders, resources, self.config.concurrent, watch)
+            statuses = train_jobs(self.config, list(jobs.values()), folders, watch, resources=resources)
             for trial, job in jobs.items():
                 yield trial, self._finish(trial, job, statuses[job.name])
         progress.finish(f"{len(left)} models")
@@ -139,34 +146,34 @@ class ShortTrainer:
     def _job(self, trial: int, spec: SubnetSpec) -> TrainJob:
         """A sub-network's job, once it is written as its first checkpoint."""
         folder, name, inputs = self.folder / str(trial), f"trial-{trial}", self._inputs
-        storage = str((folder / _CHECKPOINTS).resolve())
-        if not (folder / _MODEL_FILE).exists():
+        storage = str((folder / CHECKPOINTS_FOLDER).resolve())
+        if not (folder / TrainedModel.FILE).exists():
             source = self._weights
             model = extract(source.state(), source.config(), source.family(), spec, dtype=torch.float32)
-            length = self.config.sequence_length
-            described = write_first_checkpoint(model, self.teacher.tokenizer(), length, storage, name)
-            write_json(folder / _MODEL_FILE, described | {"start": "student", ORIGIN: self._origin(trial, spec)})
-        model_facts, seed = read_json(folder / _MODEL_FILE), self.config.seeds()[0]
-        return make_job(self.config, inputs, name, storage, seed, model_facts, self.config.total_steps())
+            start_model(
+                folder, storage, model, self.teacher.tokenizer(), self.config.data.sequence_length, start="student",
+                source=self.teacher.name, name=name, origin=self._origin(trial, spec),
+            )  # fmt: skip
+        return make_job(self.config, inputs, folder, storage, self.config.batch.seed[0], name)
 
-    def _origin(self, trial: int, spec: SubnetSpec) -> dict[str, Any]:
+    def _origin(self, trial: int, spec: SubnetSpec) -> Origin:
         """Where a sub-network comes from, for the card of its model."""
         known = describe_teacher(self.teacher)
-        return {
-            "lineage": {"teacher": known, "trial": trial, "spec": spec.to_json()}, "student": f"trial {trial}",
-            "distilled_from": known if self.config.distill != "none" else None, "data": describe_data(self._inputs),
-        }  # fmt: skip
+        return Origin(
+            lineage={"teacher": known.to_json(), "trial": trial, "spec": spec.to_json()}, student=f"trial {trial}",
+            distilled_from=known if self.config.kind != "none" else None, data=describe_data(self._inputs),
+        )  # fmt: skip
 
-    def _finish(self, trial: int, job: TrainJob, status: dict[str, Any]) -> Trained:
+    def _finish(self, trial: int, job: TrainJob, status: TrainStatus) -> Trained:
         folder = self.folder / str(trial)
-        trained = _read_trained(folder, status, read_json(folder / _MODEL_FILE)["flops_per_token"])
+        trained = _read_trained(folder, status, read_record(folder, TrainedModel).flops_per_token)
         if trained.error is None:
             if self.keep_models:
-                export_checkpoint(job.storage, folder / _EXPORT, of=folder, config=self.config.to_json())
+                export_model(folder, job.storage, folder / EXPORT_FOLDER, self.config)
             write_json(folder / _RESULT_FILE, trained.to_json())
         shutil.rmtree(job.storage, ignore_errors=True)
         if trained.error is not None:
-            (folder / _MODEL_FILE).unlink(missing_ok=True)  # its checkpoint is gone: it starts anew if tried again
+            (folder / TrainedModel.FILE).unlink(missing_ok=True)  # its checkpoint is gone: it will start anew
         return trained
 
 
@@ -174,16 +181,16 @@ def _room_for(config: PretrainConfig, num_models: int) -> tuple[Resources, int]:
     """What each of several models takes of the cluster, and how many train at once."""
     resources = resources_of(config, num_models)
     fits = resources.how_many_fit(cluster_room())
-    return resources, min(fits, config.concurrent or fits)
+    return resources, min(fits, config.run.concurrent or fits)
 
 
-def _read_trained(folder: Path, status: dict[str, Any], flops_per_token: float) -> Trained:
+def _read_trained(folder: Path, status: TrainStatus, flops_per_token: float) -> Trained:
     """What a training's status and records say."""
-    evals = read_records(folder / EVALS_FILE)
-    first = evals[0]["loss"] if evals else None
-    if status["failure"]:
-        return Trained(0, first, None, 0.0, 0.0, status["failure"]["message"])
-    end, last = status["end"], evals[-1]
-    flops = end["flops"]["own"] + end["flops"]["teacher"] + flops_per_token * sum(one["eval_tokens"] for one in evals)
-    error = None if last["loss"] is not None else "its loss after training is no number"
-    return Trained(end["tokens"], first, last["loss"], flops, round(end["seconds"], 3), error)
+    evals = read_lines(folder / TrainEvaluation.FILE, TrainEvaluation)
+    first = evals[0].loss if evals else None
+    if status.failure or status.end is None:
+        return Trained(0, first, None, 0.0, 0.0, status.failure.message if status.failure else "it did not end")
+    end, last = status.end, evals[-1]
+    flops = end.flops.own + end.flops.teacher + flops_per_token * sum(one.eval_tokens for one in evals)
+    error = None if last.loss is not None else "its loss after training is no number"
+    return Trained(end.tokens, first, last.loss, flops, round(end.seconds, 3), error)

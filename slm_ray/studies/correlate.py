@@ -115,7 +115,7 @@ class CorrelationRun:
         config, length = self.config, self.search.sequence_length
         options = short_config(
             searched.teacher, config.tokens, length, data=self.search.data, text_field=self.search.text_field,
-            batch_size=config.sequences_of_a_step(length), seed=str(config.seed), distill=config.distill,
+            batch_size=config.sequences_of_a_step(length), seed=config.seed, distill=config.distill,
             learning_rate=config.learning_rate, eval_tokens=config.eval_tokens, engine=config.engine,
             threads=config.threads, concurrent=config.concurrent, device=config.device,
         )  # fmt: skip

@@ -16,9 +16,8 @@ from slm_ray.distill.command import DEFAULT_LENGTH, LogitsConfig, bytes_per_toke
 from slm_ray.evaluate.config import EvaluateConfig
 from slm_ray.models.scratch import pad_vocabulary
 from slm_ray.models.starts import first_layers_like
-from slm_ray.pretrain.accounting import training_flops
 from slm_ray.pretrain.config import PretrainConfig
-from slm_ray.pretrain.growth_steps import first_layers, stage_depths
+from slm_ray.pretrain.forecast import PROCESS_BYTES, first_layers, stage_depths, training_bytes, training_flops
 from slm_ray.pretrain.scratch import ScratchModel, known_vocabulary, plan_scratch
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.cost import flops_per_token, num_params
@@ -31,10 +30,7 @@ from slm_ray.studies.points import Task
 from slm_ray.studies.proxies_config import ProxiesConfig
 from slm_ray.studies.published import find_architecture, published_architecture
 
-PROCESS_BYTES = 800 * 1024**2  # a worker's Python, torch and libraries; a GPU's context is of that size too
 _CHECKPOINT_BYTES = 12  # of a parameter: weights and two moments, fp32
-_CPU_TOKENS = 2048  # at once in a worker on a CPU where nothing is said
-_BLOCK_BYTES = 256 * 1024**2  # student's and teacher's logits of a block of tokens, and their gradients
 
 
 @dataclass(frozen=True)
@@ -147,10 +143,10 @@ def _logits(config: LogitsConfig, task: Task, before: Mapping[str, Cost], on_gpu
 
 
 def _teacher(config: PretrainConfig, before: Mapping[str, Cost]) -> Architecture | None:
-    if config.teacher is not None:
-        return _architecture(config.teacher, before)
-    student = (config.student or "").split(",")[0]
-    if config.grow_from is not None:
+    if config.model.teacher is not None:
+        return _architecture(config.model.teacher, before)
+    student = (config.model.students or ("",))[0]
+    if config.growth.grow_from is not None:
         return _architecture(student, before)
     if student.startswith("${"):  # a winner: its search's teacher
         return before[student[2:].partition("}")[0].partition(".")[0]].teacher
@@ -165,9 +161,9 @@ def scratch_models(
     Raises:
         UserError: Its size cannot be had.
     """
-    source = config.tokenizer or ""
-    published = published_architecture(source or config.teacher or "")
-    if config.distill != "none" and teacher is not None:
+    source = config.model.tokenizer or ""
+    published = published_architecture(source or config.model.teacher or "")
+    if config.kind != "none" and teacher is not None:
         rows: int | None = teacher.structure.vocab_size
     elif source.startswith("${"):  # the tokenizer of a step's folder
         rows = next(sizes.structure.vocab_size for sizes in before[source[2:].partition("}")[0]].models)
@@ -176,91 +172,54 @@ def scratch_models(
     else:
         rows = known_vocabulary(config)
     if rows is None:
-        raise UserError(f"the vocabulary of {config.tokenizer or config.teacher} is known once it is downloaded")
+        raise UserError(f"the vocabulary of {source or config.model.teacher} is known once it is downloaded")
     return plan_scratch(config, rows)
 
 
 def trained_models(config: PretrainConfig, before: Mapping[str, Cost]) -> list[tuple[Architecture, PretrainConfig]]:
     """Every model that a pretraining trains, with its options (a scratch model's batch follows from its size)."""
     teacher = _teacher(config, before)
-    if config.scratch:
+    if config.model.scratch:
         return [(model.architecture, model.config(config)) for model in scratch_models(config, teacher, before)
-                for _ in config.seeds()]  # fmt: skip
-    if config.grow_from is not None:
+                for _ in config.batch.seed]  # fmt: skip
+    if config.growth.grow_from is not None:
         if teacher is None:
             return []
-        source = _architecture(config.students()[0], before) or teacher
-        return [(first_layers(source, layers).architecture_in(source), config)
-                for layers in stage_depths(source.num_hidden_layers, config.grow_from, config.grow_by)]  # fmt: skip
+        source = _architecture(config.model.students[0], before) or teacher
+        depths = stage_depths(source.num_hidden_layers, config.growth.grow_from, config.growth.grow_by)
+        return [(first_layers(source, layers).architecture_in(source), config) for layers in depths]
     found = []
-    for student in _models(str(config.student), before):
-        for start in config.starts():
+    for student in _models(",".join(config.model.students), before):
+        for start in config.model.starts:
             sizes = student
             if start == "first-n" and teacher is not None:
                 sizes = first_layers_like(student, teacher).architecture_in(teacher)
-            found += [(sizes, config)] * len(config.seeds())
+            found += [(sizes, config)] * len(config.batch.seed)
     return found
 
 
 def _pretrain(config: PretrainConfig, task: Task, before: Mapping[str, Cost], on_gpu: bool) -> Cost:
     models = trained_models(config, before)
     if not models:
-        return Cost(note=f"the sizes of {config.student} are known once it is downloaded", workers=config.workers)
-    teacher = _teacher(config, before) if config.distill == "full" else None
+        names = ", ".join(config.model.students)
+        return Cost(note=f"the sizes of {names} are known once it is downloaded", workers=config.run.workers)
+    teacher = _teacher(config, before) if config.kind == "full" else None
     own = teachers = tokens = 0.0
     for sizes, options in models:
-        count = options.num_tokens()
-        forward = float(flops_per_token(sizes, config.sequence_length)) * count
-        own += training_flops(forward, activation_checkpointing=config.activation_checkpointing)
-        teachers += float(flops_per_token(teacher, config.sequence_length)) * count if teacher else 0.0
+        count, length = options.num_tokens, config.data.sequence_length
+        own += training_flops(float(flops_per_token(sizes, length)) * count, options)
+        teachers += float(flops_per_token(teacher, length)) * count if teacher else 0.0
         tokens += count
     memory = max(training_bytes(sizes, options, teacher, on_gpu=on_gpu) for sizes, options in models)
     params = [num_params(sizes) for sizes, _ in models]
-    missing = config.distill == "full" and teacher is None
+    missing = config.kind == "full" and teacher is None
     return Cost(
         tokens=tokens, own_flops=own, teacher_flops=teachers, memory_bytes=memory,
-        disk_bytes=_CHECKPOINT_BYTES * (config.keep_last + 1) * sum(params) + 4 * sum(params),
-        workers=config.workers, models=tuple(sizes for sizes, _ in models),
+        disk_bytes=_CHECKPOINT_BYTES * (config.checkpoint.keep_last + 1) * sum(params) + 4 * sum(params),
+        workers=config.run.workers, models=tuple(sizes for sizes, _ in models),
         note="the teacher's sizes are not known, its FLOPs are left out" if missing else
-             "growth may end before its last stage" if config.grow_from is not None else "",
+             "growth may end before its last stage" if config.growth.grow_from is not None else "",
     )  # fmt: skip
-
-
-def training_bytes(sizes: Architecture, config: PretrainConfig, teacher: Architecture | None, *, on_gpu: bool) -> float:
-    """An estimate of a training worker's memory: state, activations, teacher, and the process itself.
-
-    State is fp32 (4 bytes each for weights and gradients, 8 for two moments); ZeRO 1, 2 and 3 share out moments,
-    gradients and weights (arXiv 1910.02054). Activations count what a layer keeps for its backward pass; with
-    activation checkpointing one value a channel and one layer in full (arXiv 1604.06174).
-    """
-    params, share = num_params(sizes), config.workers
-    moments = 0.0 if config.offload and on_gpu else 8 * params / (share if config.zero >= 1 else 1)
-    gradients = 4 * params / (share if config.zero >= 2 else 1)
-    weights = 4 * params / (share if config.zero >= 3 else 1)
-    value_bytes = 4 if config.precision == "fp32" or (config.precision == "auto" and not on_gpu) else 2
-    layers = [activation_values(sizes, layer) for layer in range(sizes.num_hidden_layers)]
-    kept = sum(layers)
-    if config.activation_checkpointing:
-        kept = sizes.hidden_size * len(layers) + max(layers, default=0)
-    of_teacher = num_params(teacher) * value_bytes if teacher is not None else 0
-    state = moments + gradients + weights
-    return state + micro_tokens(config, on_gpu=on_gpu) * kept * value_bytes + of_teacher + _BLOCK_BYTES + PROCESS_BYTES
-
-
-def activation_values(sizes: Architecture, layer: int) -> int:
-    """Values that a layer keeps of a token for its backward pass: norms' inputs and outputs, heads, MLP."""
-    shape, structure = sizes.layers[layer], sizes.structure
-    attention = structure.head_dim * (2 * shape.num_attention_heads + 2 * shape.num_key_value_heads)
-    return 6 * sizes.hidden_size + attention + 5 * shape.intermediate_size
-
-
-def micro_tokens(config: PretrainConfig, *, on_gpu: bool) -> int:
-    """Tokens at once in a worker."""
-    share = max(1, (config.batch_size or 1) // config.workers)
-    size = config.micro_batch_size()
-    if not size:  # to be found, or what suits the device
-        size = share if on_gpu else max(1, min(share, _CPU_TOKENS // config.sequence_length))
-    return size * config.sequence_length
 
 
 def _evaluate(config: EvaluateConfig, task: Task, before: Mapping[str, Cost], on_gpu: bool) -> Cost:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_ray.config.errors import ConfigError, UserError, nearest
-from slm_ray.config.options import build_config, check_config, defaults_of, given_flags, replaced
+from slm_ray.config.options import build_config, check_config, defaults_of, flag_of, given_flags, replaced
 
 # Options that say where a run is put or how it is watched. The sweep sets them; they are no part of what a point is.
 SET_BY_SWEEP = ("out", "address", "tracker", "concurrent", "storage")
@@ -58,7 +58,8 @@ class Stage:
         try:
             build_config(self.config_class(section), {field: value})
         except ConfigError as error:
-            return error.problems[0].partition(":")[2].strip()
+            own = [problem for problem in error.problems if problem.startswith(f"{flag_of(field)}:")]
+            return own[0].partition(":")[2].strip() if own else None  # the others come from what is not given here
         return None
 
     def config(self, options: Mapping[str, Any], out: str) -> Any:

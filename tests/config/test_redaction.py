@@ -55,11 +55,11 @@ def test_logins_and_keys_of_storages_are_masked(address, shown):
 
 @pytest.mark.parametrize("secret", [*SECRETS, "s3://me:word@host/x", "abfs://b@c/x?sas_token=abc"])
 def test_an_option_with_a_key_in_it_is_refused_before_it_is_kept(secret, tmp_path, capsys):
-    from slm_ray.pretrain.command import main
+    from slm_ray.pretrain.command import PRETRAIN
     from slm_ray.runtime.commands import run_command
 
     arguments = ["--student", "x", "--storage", secret, "--out", str(tmp_path / "run")]
-    assert run_command(main, arguments) == 2
+    assert run_command(PRETRAIN.main, arguments) == 2
     said = capsys.readouterr().err
     assert "--storage: has a login or key in it" in said and "word" not in said and secret not in said
     assert not list(tmp_path.iterdir())

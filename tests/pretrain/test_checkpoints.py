@@ -4,44 +4,70 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 
+import fsspec
 import pytest
-from pyarrow import fs
 
 from slm_ray.config.errors import UserError
-from slm_ray.pretrain import storage
-from slm_ray.pretrain.checkpoints import Checkpoint, CheckpointFolder
-from slm_ray.pretrain.storage import MANIFEST
-from slm_ray.runtime.remote import open_filesystem
+from slm_ray.pretrain.checkpoints import MANIFEST, Checkpoint, CheckpointFolder
 
-BUCKET = "s3://bucket/runs/1"
+BUCKET = "memory://bucket/runs/1"
+
+
+class Bucket:
+    """The files behind ``BUCKET``, which fsspec keeps in memory."""
+
+    def __init__(self):
+        self.files = fsspec.filesystem("memory")
+
+    def path(self, name):
+        return f"/bucket/runs/1/{name}"
+
+    def change(self, name, change):
+        self.files.pipe_file(self.path(name), change(self.files.cat_file(self.path(name))))
+
+    def delete(self, name):
+        self.files.rm_file(self.path(name))
+
+    def names(self):
+        return sorted(path.rpartition("/runs/1/")[2] for path in self.files.find("/bucket/runs/1"))
+
+
+class Folder(Bucket):
+    """The same of a local folder."""
+
+    def __init__(self, root):
+        self.root = root
+
+    def change(self, name, change):
+        (self.root / name).write_bytes(change((self.root / name).read_bytes()))
+
+    def delete(self, name):
+        (self.root / name).unlink()
+
+    def names(self):
+        return sorted(path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file())
 
 
 @pytest.fixture(params=["path", "file", "bucket"])
-def location(request, tmp_path, monkeypatch):
-    """A place to keep checkpoints in; behind the bucket is a folder, reached as S3 would be."""
+def place(request, tmp_path, monkeypatch):
+    """A place to keep checkpoints in, and its files."""
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
-    if request.param == "path":
-        return tmp_path / "my runs"
-    if request.param == "file":
-        return f"file://{tmp_path}/my%20runs"
-    behind_a_bucket(tmp_path, monkeypatch)
-    return BUCKET
+    if request.param == "bucket":
+        fsspec.filesystem("memory").store.clear()
+        return BUCKET, Bucket()
+    root = tmp_path / "my runs"
+    return root if request.param == "path" else f"file://{root}", Folder(root)
 
 
-def behind_a_bucket(tmp_path, monkeypatch, **changes):
-    """Have the module reach a folder where the bucket's address is given, as it would reach S3."""
-    bucket = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
-    found = {BUCKET: (bucket, "my runs")}
-    monkeypatch.setattr(storage, "open_filesystem", lambda address: found.get(address) or open_filesystem(address))
-    monkeypatch.setattr(storage, "fs", SimpleNamespace(**{**vars(fs), **changes}))
+@pytest.fixture
+def location(place):
+    return place[0]
 
 
 def writer(text):
@@ -93,13 +119,13 @@ def test_the_last_ones_and_the_best_are_kept(location):
     assert steps(folder) == [5, 6]
     folder.prune(keep_last=4, best=None)
     assert steps(folder) == [5, 6]
-    with pytest.raises(UserError, match="at least 1 checkpoint"):
-        folder.prune(keep_last=0, best=None)
 
 
-def test_a_full_disk_leaves_the_earlier_ones(location, tmp_path):
+def test_a_full_disk_leaves_the_earlier_ones(place, tmp_path):
+    location, files = place
     folder = CheckpointFolder(location)
     folder.save(1, writer("1"), {})
+    before = files.names()
 
     def full(place):
         writer("2")(place)
@@ -107,31 +133,24 @@ def test_a_full_disk_leaves_the_earlier_ones(location, tmp_path):
 
     with pytest.raises(UserError, match="the disk is full"):
         folder.save(2, full, {})
-    assert steps(folder) == [1]
-    with folder.open(folder.latest()):
-        pass
-    assert not list((tmp_path / "my runs").glob(".*")) and not list((tmp_path / "scratch").iterdir())
-
-
-def test_what_the_writer_raises_goes_on_and_nothing_appears(location, tmp_path):
-    folder = CheckpointFolder(location)
     with pytest.raises(ZeroDivisionError):
         folder.save(2, lambda place: (place / "a").write_text(str(1 // 0)), {})
-    assert folder.all() == [] and not list((tmp_path / "my runs").iterdir())
+    assert steps(folder) == [1] and files.names() == before and not list((tmp_path / "scratch").iterdir())
 
 
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda path: path.write_text("6" * 300), "is damaged"),
-        (lambda path: path.write_text("6" * 299), "has 299 bytes instead of 300"),
-        (lambda path: path.unlink(), "is missing|cannot be used"),
+        (lambda files, name: files.change(name, lambda _: b"6" * 300), "is damaged"),
+        (lambda files, name: files.change(name, lambda _: b"6" * 299), "has 299 bytes instead of 300"),
+        (lambda files, name: files.delete(name), "is missing"),
     ],
 )
-def test_a_damaged_file_is_named(location, tmp_path, damage, words):
+def test_a_damaged_file_is_named(place, damage, words):
+    location, files = place
     folder = CheckpointFolder(location)
     folder.save(7, writer("777"), {})
-    damage(tmp_path / "my runs" / "step-00000007" / "weights.bin")
+    damage(files, "step-00000007/weights.bin")
     with pytest.raises(UserError, match=words) as caught, folder.open(folder.latest()):
         pass
     assert "weights.bin" in str(caught.value) and "\n" not in str(caught.value)
@@ -141,32 +160,32 @@ def test_a_damaged_file_is_named(location, tmp_path, damage, words):
     "change",
     [
         lambda text: text[: len(text) // 2],
-        lambda text: "[]",
-        lambda text: text.replace('"step": 8', '"step": 9'),
-        lambda text: text.replace("weights.bin", "../step-00000007/weights.bin"),
-        lambda text: text.replace("weights.bin", "/etc/passwd"),
-        lambda text: text.replace("num_bytes", "bytes"),
+        lambda text: b"[]",
+        lambda text: text.replace(b'"step": 8', b'"step": 9'),
+        lambda text: text.replace(b"weights.bin", b"../step-00000007/weights.bin"),
+        lambda text: text.replace(b"weights.bin", b"/etc/passwd"),
+        lambda text: text.replace(b"num_bytes", b"bytes"),
     ],
 )
-def test_a_folder_without_a_valid_manifest_is_no_checkpoint(location, tmp_path, change):
+def test_a_folder_without_a_valid_manifest_is_no_checkpoint(place, change):
+    location, files = place
     folder = CheckpointFolder(location)
     for step in (7, 8):
         folder.save(step, writer("x"), {})
-    manifest = tmp_path / "my runs" / "step-00000008" / MANIFEST
-    manifest.write_text(change(manifest.read_text()))
+    files.change(f"step-00000008/{MANIFEST}", change)
     assert steps(folder) == [7] and folder.latest().step == 7
 
 
-def test_folders_of_others_are_left_alone(location, tmp_path):
-    folder = CheckpointFolder(location)
+def test_folders_of_others_are_left_alone(tmp_path):
+    folder = CheckpointFolder(tmp_path)
     folder.save(4, writer("4"), {})
     for name in ("step-00000003", "step-12", "best", ".step-00000003.notes"):
-        (tmp_path / "my runs" / name).mkdir()
-        (tmp_path / "my runs" / name / "model.bin").write_text("theirs")
-    CheckpointFolder(location).save(5, writer("5"), {})
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.bin").write_text("theirs")
+    CheckpointFolder(tmp_path).save(5, writer("5"), {})
     folder.prune(1, None)
     assert steps(folder) == [5]
-    assert len(list((tmp_path / "my runs").rglob("model.bin"))) == 4
+    assert len(list(tmp_path.rglob("model.bin"))) == 4
 
 
 KILLED = """
@@ -186,54 +205,33 @@ def test_a_killed_writer_leaves_what_was_whole_and_its_rest_goes_at_the_next_sta
     killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
     assert killed.returncode == -9
     (rest,) = tmp_path.glob(".*")
-    alive = tmp_path / f".step-00000009.{os.getpid()}-01234567.tmp"
-    alive.mkdir()
     folder = CheckpointFolder(tmp_path)
     assert steps(folder) == [1]
     folder.save(2, writer("2"), {})
-    assert not rest.exists() and alive.exists() and steps(folder) == [1, 2]
+    assert not rest.exists() and steps(folder) == [1, 2]
 
 
-def test_an_upload_that_breaks_off_leaves_the_earlier_ones_and_is_cleaned_up(tmp_path, monkeypatch):
-    done = []
-
-    def copy(*arguments):
-        done.append(arguments)
-        if len(done) == 7:  # the third file of the second checkpoint
-            raise OSError("When uploading part: AWS Error NETWORK_CONNECTION; Details: a\nb")
-        return fs.copy_files(*arguments)
-
-    behind_a_bucket(tmp_path, monkeypatch, copy_files=copy)
+def test_an_upload_that_breaks_off_leaves_the_earlier_ones(monkeypatch):
+    fsspec.filesystem("memory").store.clear()
+    files, done = fsspec.filesystem("memory"), []
     folder = CheckpointFolder(BUCKET)
     folder.save(1, writer("1"), {})
-    with pytest.raises(UserError, match=r"s3://bucket/runs/1 cannot be used \(When uploading part.*NETWORK") as caught:
+    true = type(files).put_file
+
+    def put(self, *arguments, **options):
+        done.append(arguments)
+        if len(done) == 3:
+            raise OSError("When uploading part: AWS Error NETWORK_CONNECTION; Details: a\nb")
+        return true(self, *arguments, **options)
+
+    monkeypatch.setattr(type(files), "put_file", put)
+    with pytest.raises(UserError, match=r"memory://bucket/runs/1 cannot be used \(When uploading part") as caught:
         folder.save(2, writer("2"), {})
-    assert "\n" not in str(caught.value)
-    assert steps(folder) == [1] and (tmp_path / "my runs" / "step-00000002").exists()
-    again = CheckpointFolder(BUCKET)
-    again.save(3, writer("3"), {})
-    assert {path.name for path in (tmp_path / "my runs").iterdir()} == {"step-00000001", "step-00000003"}
-    again.save(2, writer("2"), {})
-    assert steps(folder) == [1, 2, 3]
-
-
-def test_staging_folders_of_dead_processes_go_at_the_next_start(tmp_path, monkeypatch):
-    behind_a_bucket(tmp_path, monkeypatch)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    names = {f"slm_ray-checkpoint.{gone.pid}-x": False, f"slm_ray-checkpoint.{os.getpid()}-x": True, "other": True}
-    for name in names:
-        (tmp_path / name).mkdir()
-    CheckpointFolder(BUCKET).save(1, writer("1"), {})
-    assert {name: (tmp_path / name).exists() for name in names} == names
-
-
-def test_pyarrows_own_test_storage_works_too():
-    folder = CheckpointFolder("mock:///anything")
-    folder.save(3, writer("3"), {})
+    assert "\n" not in str(caught.value) and steps(folder) == [1]
+    CheckpointFolder(BUCKET).save(2, writer("2"), {})
+    assert steps(folder) == [1, 2]
     with folder.open(folder.latest()) as opened:
-        assert (opened / "weights.bin").read_text() == "3" * 100
+        assert (opened / "weights.bin").read_text() == "2" * 100
 
 
 def test_a_relative_path_stays_the_same_place(tmp_path, monkeypatch):
@@ -246,22 +244,13 @@ def test_a_relative_path_stays_the_same_place(tmp_path, monkeypatch):
 
 
 def test_addresses_that_lead_nowhere_are_one_sentence(tmp_path):
-    for location in ("foo://bucket/x", "file://host/x"):
-        with pytest.raises(UserError, match=f"{location} cannot be used"):
-            CheckpointFolder(location)
+    with pytest.raises(UserError, match="foo://bucket/x cannot be used"):
+        CheckpointFolder("foo://bucket/x")
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="a file of that name is in the way"):
         CheckpointFolder(tmp_path / "file").save(1, writer("1"), {})
     with pytest.raises(UserError, match="a part of the path is a file"):
         CheckpointFolder(tmp_path / "file" / "x").save(1, writer("1"), {})
-
-
-@pytest.mark.slow
-def test_a_server_that_does_not_answer_is_one_sentence_without_the_login():
-    address = "s3://name:longsecretword@bucket/x?scheme=http&region=here&endpoint_override=127.0.0.1:1"
-    with pytest.raises(UserError, match="NETWORK_CONNECTION") as caught:
-        CheckpointFolder(address).save(1, writer("1"), {})
-    assert "longsecretword" not in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_the_manifest_lists_sizes_and_digests(tmp_path):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from slm_ray.config.base import build_config
 from slm_ray.config.errors import UserError
 from slm_ray.pretrain import inputs
 from slm_ray.pretrain.config import PretrainConfig
@@ -9,7 +10,8 @@ from slm_ray.runtime.progress import Console
 
 
 def config(**more) -> PretrainConfig:
-    return PretrainConfig(student="a", distill="none", tokens="8192", sequence_length=128, batch_size=8, **more)
+    given = {"student": "a", "distill": "none", "tokens": "8192", "sequence_length": 128, "batch_size": 8, **more}
+    return build_config(PretrainConfig, given)
 
 
 def test_so_many_tokens_are_asked_of_the_corpus(monkeypatch, tmp_path):
@@ -17,13 +19,12 @@ def test_so_many_tokens_are_asked_of_the_corpus(monkeypatch, tmp_path):
     monkeypatch.setattr(inputs, "prepare_shards", lambda *_, **more: asked.append(more["num_tokens"]))
     (tmp_path / "tokenizer").mkdir()
     for given in (config(), config(data_tokens="2k"), config(data_tokens="1M")):
-        given.check()
         inputs.training_shards(given, None, tmp_path, Console(), 1)
     assert asked == [8192, 2000, 8192]
 
 
 def test_no_more_are_trained_on_however_many_are_prepared():
-    assert [config(data_tokens=some).data_sequences() for some in (None, "2k", "1M")] == [None, 15, 64]
+    assert [config(data_tokens=some).data_sequences for some in (None, "2k", "1M")] == [None, 15, 64]
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ def test_no_more_are_trained_on_however_many_are_prepared():
 )
 def test_what_does_not_go_together_is_said(more, says):
     with pytest.raises(UserError, match=says):
-        config(**more).check()
+        config(**more)
 
 
 def test_the_bundled_model_may_be_a_student(monkeypatch):
@@ -44,5 +45,5 @@ def test_the_bundled_model_may_be_a_student(monkeypatch):
     monkeypatch.setattr(inputs, "loadable", lambda name: f"cache/{name}")
     monkeypatch.setattr(inputs, "read_config", lambda source: read.append(source))
     monkeypatch.setattr(inputs, "check_positions", lambda *_: None)
-    inputs.check_students(PretrainConfig(student="smollm2-135m", distill="none"))
+    inputs.check_students(config(student="smollm2-135m"))
     assert read == ["cache/smollm2-135m"]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.pretrain.tiny_pretrain import (
+    STEP_TOKENS,
     evals_of,
     make_job,
     make_shards,
@@ -58,9 +59,9 @@ def overflowing(data, tmp_path_factory):
     """Jobs in fp16 with a loss scale that is far too high, for every engine; see :func:`found`."""
     folder = tmp_path_factory.mktemp("overflowing")
     engines = {"torch": {}, **{f"zero{stage}": {"engine": "deepspeed", "zero": stage} for stage in STAGES}}
-    changes = {"precision": "fp16", "total_steps": 16, "schedule_steps": 16, "checkpoint_steps": 16}
+    changes = {"precision": "fp16", "checkpoint_every": 16, "tokens": 16 * STEP_TOKENS}
     return {
-        name: make_job(with_scale(write_start(folder / name), 2.0**24), data, **changes, **engine)
+        name: make_job(with_scale(write_start(folder / name), 2.0**24), data, 16, **changes, **engine)
         for name, engine in engines.items()
     }
 
@@ -119,9 +120,9 @@ def test_a_loss_scale_that_is_too_high_falls_until_steps_are_taken(name, overflo
 @pytest.mark.slow
 @pytest.mark.parametrize("name, stage", [(name, stage) for name, stage, _ in cases()])
 def test_what_runs_is_told(name, stage, found):
-    runs = next(record for kind, record in found[name, stage] if kind == "begin")["runs"]
+    runs = found[name, stage][0].runs
     optimizers = {"lion": "Lion", "lamb": "Lamb", "muon": "Muon"}
-    assert runs == {
+    assert runs.to_json() == {
         "engine": "deepspeed", "optimizer": optimizers.get(name, "AdamW"), "zero": int(str(stage)[0]),
         "precision": name if name in HALF else "fp32", "weights": "float32",
     }  # fmt: skip

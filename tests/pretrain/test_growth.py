@@ -21,16 +21,17 @@ from slm_ray.data.shards import TokenShards
 from slm_ray.models import teachers
 from slm_ray.models.teachers import Teacher, load_teacher
 from slm_ray.pretrain import growth, inputs
-from slm_ray.pretrain.command import main
-from slm_ray.pretrain.growth_steps import Measurement, stage_depths
-from slm_ray.pretrain.recorder import Recorder
-from slm_ray.records.jsonl import read_records
+from slm_ray.pretrain.command import PRETRAIN
+from slm_ray.pretrain.forecast import stage_depths
+from slm_ray.pretrain.growth import Measurement
+from slm_ray.pretrain.job import Event, Recorder
+from slm_ray.records.training import TrainEnd, TrainStep
 from slm_ray.runtime.commands import run_command
 from slm_ray.runtime.progress import Console
 from slm_ray.studies.points import expand
 from slm_ray.studies.reader import read_sweep
 from tests.models.tiny import tiny_model
-from tests.pretrain.tiny_pretrain import environment
+from tests.pretrain.tiny_pretrain import environment, flags_of, records
 from tests.search.tiny_run import LENGTH, Tiny, make_tiny, make_tokenizer, sentences
 
 BATCH, STEPS = 4, 6
@@ -72,11 +73,11 @@ def arguments(tiny: Tiny, shards: Path, out: Path, *more: str, reference: float 
         "launcher": "local", "engine": "torch", "precision": "fp32", "device": "cpu", "tracker": "none", "threads": 1,
         "learning-rate": 3e-3, "out": out, **({"reference-loss": reference} if reference is not None else {}),
     }  # fmt: skip
-    return [*(text for name, value in given.items() for text in (f"--{name}", str(value))), *more]
+    return flags_of(given, more)
 
 
 def grow(tiny: Tiny, shards: Path, out: Path, *more: str, reference: float | None = NEVER) -> int:
-    return run_command(main, arguments(tiny, shards, out, *more, reference=reference))
+    return run_command(PRETRAIN.main, arguments(tiny, shards, out, *more, reference=reference))
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -134,7 +135,7 @@ def test_growth_stops_at_the_first_stage_that_reaches_the_reference(grown, tiny,
     said = capsys.readouterr()
     sentence = f"3 layers are enough: of the 4 there are, they reach a validation loss of {second:.4f} against"
     assert said.out.splitlines()[-1].startswith(sentence)
-    assert "1 layers: loss" in said.err and "growing to 3" in said.err
+    assert "1 layer: loss" in said.err and "growing to 3" in said.err
 
 
 def test_the_first_stage_is_the_sources_first_layers(grown, tiny):
@@ -167,7 +168,7 @@ def test_optimiser_state_of_trained_layers_is_kept_and_that_of_new_ones_fresh(gr
 
 def test_every_stage_has_the_whole_schedule(grown):
     rates = [
-        [record["lr"] for record in read_records(grown / f"teacher.layers{layers}" / "steps.jsonl")]
+        [record["lr"] for record in records(grown / f"teacher.layers{layers}" / "steps.jsonl")]
         for layers in (1, 3, 4)
     ]
     assert rates[0] == rates[1] == rates[2]
@@ -202,11 +203,11 @@ class Killed(BaseException):
 @pytest.mark.parametrize("step", [4, 6])
 def test_a_run_killed_in_its_second_stage_goes_on_where_it_was(step, grown, tiny, shards, tmp_path, monkeypatch):
     out, heard = tmp_path / "run", Recorder.say
-    last_words = "end" if step == STEPS else "step"
+    last_words = TrainEnd if step == STEPS else TrainStep
 
-    def die(self: Recorder, kind: str, record: dict[str, Any]) -> None:
-        heard(self, kind, record)
-        if self.folder.name == "teacher.layers3" and kind == last_words and record["step"] == step:
+    def die(self: Recorder, event: Event) -> None:
+        heard(self, event)
+        if self.folder.name == "teacher.layers3" and isinstance(event, last_words) and event.step == step:
             raise Killed
 
     monkeypatch.setattr(Recorder, "say", die)
@@ -216,7 +217,7 @@ def test_a_run_killed_in_its_second_stage_goes_on_where_it_was(step, grown, tiny
     monkeypatch.setenv("SLM_RAY_CACHE", str(tiny.cache))
     first = out / "teacher.layers1"
     times = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()}
-    assert run_command(main, ["--resume", str(out)]) == 0
+    assert run_command(PRETRAIN.main, ["--resume", str(out)]) == 0
     assert {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()} == times
     for layers in (1, 3, 4):
         assert _told(out, layers) == _told(grown, layers)
@@ -226,8 +227,8 @@ def test_a_run_killed_in_its_second_stage_goes_on_where_it_was(step, grown, tiny
 def _told(run: Path, layers: int) -> tuple[Any, ...]:
     """Everything a stage leaves that does not depend on the clock."""
     folder = run / f"teacher.layers{layers}"
-    steps = [(record["step"], record["loss"], record["lr"]) for record in read_records(folder / "steps.jsonl")]
-    evals = [(record["step"], record["loss"]) for record in read_records(folder / "evals.jsonl")]
+    steps = [(record["step"], record["loss"], record["lr"]) for record in records(folder / "steps.jsonl")]
+    evals = [(record["step"], record["loss"]) for record in records(folder / "evals.jsonl")]
     return steps, evals, (checkpoint(run, layers, STEPS) / "model.safetensors").read_bytes()
 
 
@@ -254,7 +255,7 @@ def refused(capsys, status: int) -> str:
     [
         (["--grow-from", "5"], "--grow-from 5 is more than the 4 layers that --student has: give 4 or less"),
         (["--grow-from", "0"], "--grow-from: must be at least 1"),
-        (["--reference-loss", "nan"], "--reference-loss: must be above 0"),
+        (["--reference-loss", "nan"], "--reference-loss: must be"),
         (["--seed", "0,1"], "--grow-from grows one model: give one --seed instead of 0,1"),
         (["--distill", "top-k", "--store", "x"], "--grow-from trains with --distill none or full"),
         (["--student", "nowhere"], "'nowhere' is no folder, no .gguf file and no hub id"),
@@ -280,7 +281,8 @@ def test_a_source_that_changed_cannot_be_resumed(grown, tiny, tmp_path, capsys):
     (run / "result.json").unlink()
     about = json.loads((run / "growth.json").read_text())
     (run / "growth.json").write_text(json.dumps(about | {"source_digest": "0" * 16}))
-    assert "the model it grows from was 0000000000000000" in refused(capsys, run_command(main, ["--resume", str(run)]))
+    says = refused(capsys, run_command(PRETRAIN.main, ["--resume", str(run)]))
+    assert "the model it grows from was 0000000000000000" in says
 
 
 def test_a_stage_that_fails_keeps_those_before_it(tiny, shards, tmp_path, capsys, monkeypatch):
@@ -292,7 +294,7 @@ def test_a_stage_that_fails_keeps_those_before_it(tiny, shards, tmp_path, capsys
     flags = ["--student", str(broken), "--teacher", str(tiny.teacher)]
     says = refused(capsys, grow(tiny, shards, tmp_path / "run", *flags))
     assert "the stage of 3 layers failed (broken.layers3: the loss is nan at step 1" in says
-    assert "continue with --resume" in says
+    assert "--resume" not in says and "start a new run with a lower --learning-rate" in says
     assert json.loads((tmp_path / "run" / "broken.layers1" / "result.json").read_text())["status"] == "done"
     says = refused(capsys, grow(tiny, shards, tmp_path / "again", *flags, reference=None))
     assert f"the held-out loss of {broken} itself is nan: give --reference-loss" in says
@@ -334,8 +336,8 @@ def test_the_sweep_has_a_growth_to_the_whole_models_loss():
     (growth,) = [point for point in points if point.group == "growth"]
     task = growth.tasks[-1]
     config = task.stage.config(task.options, out="run")
-    assert config.grow_from == 1
-    assert config.reference_loss is None
+    assert config.growth.grow_from == 1
+    assert config.growth.reference_loss is None
 
 
 def test_a_dry_run_names_every_stage_there_may_be(tiny, shards, tmp_path, capsys):
@@ -371,7 +373,7 @@ def test_growth_with_deepspeed_keeps_what_the_optimiser_gathered(zero, grown, ti
 @pytest.mark.slow
 def test_growth_on_ray_is_that_of_one_process(tiny, shards, tmp_path):
     given = arguments(tiny, shards, tmp_path / "ray", "--launcher", "ray", "--grow-from", "3", reference=None)
-    assert run_command(main, given) == 0
+    assert run_command(PRETRAIN.main, given) == 0
     assert grow(tiny, shards, tmp_path / "local", "--grow-from", "3", reference=None) == 0
     ray, local = result_of(tmp_path / "ray"), result_of(tmp_path / "local")
     assert ray["growth"]["reference_loss"] == local["growth"]["reference_loss"]

@@ -8,6 +8,20 @@ from huggingface_hub import ModelCard
 
 from slm_ray.pretrain.inputs import search_flops
 from slm_ray.pretrain.lineage import description_files, trained_lineage
+from slm_ray.records.base import RecordFile, write_record
+from slm_ray.records.run import RunRecord
+from slm_ray.records.training import (
+    EngineFacts,
+    MeasuredEnergy,
+    Origin,
+    ResourceUsage,
+    SpentFlops,
+    TrainBegin,
+    TrainedModel,
+    TrainEnd,
+    TrainEvaluation,
+    TrainStatus,
+)
 
 TEACHER = {"name": "org/teacher", "family": "llama", "digest": "d1", "licence": "apache-2.0"}
 SEARCHED = {"teacher": TEACHER, "trial": 17, "space": {"name": "fine"}, "genes": "g", "command": "slm_ray.search"}
@@ -15,28 +29,27 @@ DATA = {
     "corpus": "/home/somebody/corpus.txt", "corpus_digest": "c1", "training_tokens": "t1", "different_tokens": 50_000,
     "held_out_tokens": "h1", "tokenizer": "k1", "logit_store": None,
 }  # fmt: skip
-CONFIG = {
-    "distill": "full", "loss": "forward_kl", "temperature": 2.0, "kd_weight": 0.7, "kd_schedule": "constant",
-    "optimizer": "adamw", "learning_rate": 1e-3, "schedule": "cosine", "batch_size": 8, "sequence_length": 512,
-    "seed": "0", "storage": "s3://me:secretword@host/x", "command": "python -m slm_ray.pretrain --student winners/0",
-}  # fmt: skip
+OPTIONS = {"student": "winners/0", "distill": "full", "temperature": 2.0, "storage": "s3://host/x"}
+COMMAND = "python -m slm_ray.pretrain --student winners/0 --storage s3://me:secretword@host/x"
 
 
 def evaluation(step, loss):
-    flops = {"own": 1e12 * step, "teacher": 5e11 * step, "capture": 0.0}
-    return {"step": step, "tokens": 1000 * step, "loss": loss, "stderr": 0.05, "bits_per_byte": loss / 3,
-            "eval_tokens": 8192, "flops": flops, "seconds": 2.0 * step}  # fmt: skip
+    flops = SpentFlops(own=1e12 * step, teacher=5e11 * step)
+    return TrainEvaluation(step=step, tokens=1000 * step, loss=loss, stderr=0.05, bits_per_byte=loss / 3,
+                           eval_tokens=8192, flops=flops, seconds=2.0 * step)  # fmt: skip
 
 
 def write_model(run, name, **changes):
     folder = run / name
     folder.mkdir(parents=True)
-    (run / "config.json").write_text(json.dumps(CONFIG))
-    origin = {"lineage": SEARCHED, "student": "winner-0", "distilled_from": TEACHER, "data": DATA}
-    described = {"start": "student", "source": "x", "params": 1000, "search_flops": 3e12, "origin": origin} | changes
-    (folder / "model.json").write_text(json.dumps(described))
-    lines = [json.dumps(evaluation(step, 5.0 - 0.1 * step)) + "\n" for step in (0, 5, 10)]
-    (folder / "evals.jsonl").write_text("".join(lines))
+    write_record(run, RunRecord(stage="pretrain", command=COMMAND, options=OPTIONS))
+    origin = Origin(lineage=SEARCHED, student="winner-0", distilled_from=TEACHER, data=DATA)
+    known = {"start": "student", "source": "x", "params": 1000, "search_flops": 3e12, "origin": origin,
+             "flops_per_token": 1.0, "flops_exact": True, "architecture": None}  # fmt: skip
+    write_record(folder, TrainedModel(**known | changes))
+    with RecordFile(folder / "evals.jsonl") as file:
+        for step in (0, 5, 10):
+            file.append(evaluation(step, 5.0 - 0.1 * step))
     return folder
 
 
@@ -49,7 +62,7 @@ def files(folder, tmp_path, step=10, **config):
     exported = tmp_path / "exported"
     exported.mkdir(exist_ok=True)
     (exported / "config.json").write_text(json.dumps(config))
-    return description_files(exported, folder, step)
+    return description_files(exported, trained_lineage(folder, step))
 
 
 def test_the_students_lineage_travels_with_its_training(model):
@@ -86,15 +99,18 @@ def test_the_card_says_all_that_a_reader_must_know(model, tmp_path):
 
 
 def test_the_card_says_what_auto_came_to_and_what_it_took(model, tmp_path):
-    runs = {"engine": "deepspeed", "precision": "bf16", "zero": 2}
-    status = {"begin": {"runs": runs}, "end": {"energy": {"joules": 7.2e6}}}
-    (model / "status.json").write_text(json.dumps(status))
+    runs = EngineFacts(engine="deepspeed", optimizer="AdamW", precision="bf16", weights="float32", zero=2)
+    usage = ResourceUsage(cpu_percent=1.0, gpu_percent=None, memory_bytes=1, gpu_memory_bytes=None)
+    energy = MeasuredEnergy(joules=7.2e6, source="RAPL", from_step=0)
+    end = TrainEnd(step=10, tokens=1, flops=SpentFlops(), seconds=1.0, best=None, usage=usage, mfu=None, energy=energy)
+    write_record(model, TrainStatus(begin=TrainBegin(step=0, runs=runs, micro_batch=1), end=end))
     card = files(model, tmp_path)["README.md"]
     assert "| precision | bf16 |" in card and "| zero | 2 |" in card and "| energy | 2 kWh |" in card
 
 
 def test_a_model_of_unknown_origin_has_a_card_too(tmp_path):
-    folder = write_model(tmp_path / "old", "m.student", origin=None, search_flops=None)
+    origin = Origin(lineage={}, student="m", distilled_from=None, data=DATA)
+    folder = write_model(tmp_path / "old", "m.student", origin=origin, search_flops=None)
     card = files(folder, tmp_path)["README.md"]
     assert yaml.safe_load(card.split("---")[1])["license"] == "other"
     assert "| FLOPs, the search's | not known |" in card and "no teacher" in card
@@ -113,7 +129,7 @@ def test_growth_counts_the_stages_before(tmp_path):
 
 def test_training_a_trained_model_again_counts_both(tmp_path, model):
     before = trained_lineage(model, 10)
-    origin = {"lineage": before, "student": "m", "distilled_from": None, "data": DATA}
+    origin = Origin(lineage=before, student="m", distilled_from=None, data=DATA)
     again = write_model(tmp_path / "again", "m.student", origin=origin)
     training = trained_lineage(again, 10)["training"]
     assert training["earlier"] == {"names": ["winner-0.student"], "tokens": 10_000, "flops": 1.5e13}

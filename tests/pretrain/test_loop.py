@@ -8,14 +8,14 @@ import torch
 from transformers import AutoModelForCausalLM, BloomConfig, Gemma2Config, GraniteConfig, MambaConfig, PhiConfig
 
 from slm_ray.config.errors import UserError
-from slm_ray.pretrain import loop
+from slm_ray.pretrain import callbacks
 from slm_ray.pretrain.checkpoints import CheckpointFolder
 from slm_ray.pretrain.engine import TorchEngine
-from slm_ray.pretrain.loop import Trainer, train
+from slm_ray.pretrain.job import Recorder
 from slm_ray.pretrain.module import check_documents, check_logits
-from slm_ray.pretrain.recorder import Recorder
+from slm_ray.pretrain.trainer import train
 from slm_ray.pretrain.zero import DeepSpeedEngine
-from slm_ray.records.jsonl import read_records
+from slm_ray.records.training import EngineFacts, SpentFlops
 from tests.models.tiny import tiny_model
 from tests.pretrain.tiny_pretrain import (
     HERE,
@@ -24,6 +24,7 @@ from tests.pretrain.tiny_pretrain import (
     failure_of,
     make_job,
     make_shards,
+    records,
     run,
     steps_of,
     write_start,
@@ -33,6 +34,13 @@ from tests.pretrain.tiny_pretrain import (
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return make_shards(tmp_path_factory.mktemp("data"))
+
+
+def said_of(events):
+    """The sentence of a training that no resume can help: a lower rate can."""
+    failure = failure_of(events)
+    assert not failure.resumable and "start a new run with a lower --learning-rate than 0.01" in failure.message
+    return failure.message
 
 
 def saved_steps(job):
@@ -53,19 +61,19 @@ def spoil(monkeypatch, step, change):
 def test_a_loss_that_is_no_number_stops_the_run_with_its_checkpoints_intact(data, tmp_path, monkeypatch):
     job = make_job(write_start(tmp_path / "m"), data)
     spoil(monkeypatch, 4, lambda loss: loss * math.nan)
-    records = run(job)
-    message = failure_of(records)
+    events = run(job)
+    message = said_of(events)
     assert "the loss is nan at step 5" in message and "step-00000003" in message and "--learning-rate" in message
-    assert len(steps_of(records)) == 4 and saved_steps(job) == [0, 3]
+    assert len(steps_of(events)) == 4 and saved_steps(job) == [0, 3]
     monkeypatch.undo()
     again, whole = run(job), run(make_job(write_start(tmp_path / "w"), data))
     assert steps_of(again) == steps_of(whole)[3:]
 
 
 def test_a_jump_of_the_loss_stops_the_run_and_spike_0_lets_it_go_on(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_SPIKE_AFTER_STEPS", 3)
+    monkeypatch.setattr(callbacks, "_SPIKE_AFTER_STEPS", 3)
     spoil(monkeypatch, 4, lambda loss: loss + 9)
-    message = failure_of(run(make_job(write_start(tmp_path / "m"), data)))
+    message = said_of(run(make_job(write_start(tmp_path / "m"), data)))
     assert "the loss jumped from" in message and "at step 5" in message and "step-00000003" in message
     spoil(monkeypatch, 4, lambda loss: loss + 9)
     assert len(steps_of(run(make_job(write_start(tmp_path / "n"), data, spike=0.0)))) == 6
@@ -78,9 +86,9 @@ def test_a_gradient_that_is_no_number_is_noticed_before_anything_is_saved(data, 
         next(iter(self.module.parameters())).grad.fill_(math.nan)
         return true(self, factor)
 
-    job = make_job(write_start(tmp_path / "m"), data, checkpoint_steps=1)
+    job = make_job(write_start(tmp_path / "m"), data, checkpoint_every=1)
     monkeypatch.setattr(TorchEngine, "step", step)
-    message = failure_of(run(job))
+    message = said_of(run(job))
     assert "has a gradient of nan at step 1" in message and "step-00000000" in message
     assert saved_steps(job) == [0]
 
@@ -97,9 +105,9 @@ def test_spoilt_weights_are_not_saved(data, tmp_path, monkeypatch):
         return norm
 
     for value, says in ((math.inf, "on held-out tokens is "), (1e3, "and was ")):
-        job = make_job(write_start(tmp_path / f"m{value}"), data, steps=5, checkpoint_steps=5, clip=0.0)
+        job = make_job(write_start(tmp_path / f"m{value}"), data, steps=5, checkpoint_every=5, clip=0.0)
         monkeypatch.setattr(TorchEngine, "step", ruin)
-        message = failure_of(run(job))
+        message = said_of(run(job))
         monkeypatch.undo()
         assert says in message and "step-00000000" in message
         assert saved_steps(job) == [0]
@@ -111,26 +119,25 @@ def test_a_loss_without_bound_is_null_in_the_records(data, tmp_path):
         model.get_output_embeddings().weight.mul_(1e30)
     job, recorder = make_job(write_start(tmp_path / "m", model), data), Recorder(str(tmp_path / "records"))
     (tmp_path / "records").mkdir()
-    with pytest.raises(UserError, match="the loss"):
-        train(job, HERE, recorder.say)
-    (first,) = read_records(tmp_path / "records" / "evals.jsonl")
+    assert "the loss" in train(job, HERE, recorder.say).message
+    (first,) = records(tmp_path / "records" / "evals.jsonl")
     json.loads((tmp_path / "records" / "evals.jsonl").read_text(), parse_constant=pytest.fail)
     assert first["loss"] is None or math.isfinite(first["loss"])
 
 
 def test_the_best_checkpoint_is_kept_beside_the_last(data, tmp_path, monkeypatch):
     losses = iter([5.0, 4.0, 2.0, 3.5, 3.0, 2.5, 2.2])
-    true = loop.held_out_loss
+    true = callbacks.held_out_loss
 
     def measured(*arguments, **options):
         found = true(*arguments, **options)
         return type(found)(next(losses), found.stderr, found.tokens, found.bits_per_byte)
 
-    monkeypatch.setattr(loop, "held_out_loss", measured)
-    job = make_job(write_start(tmp_path / "m"), data, checkpoint_steps=1, eval_steps=6, keep_last=1)
-    records = run(job)
+    monkeypatch.setattr(callbacks, "held_out_loss", measured)
+    job = make_job(write_start(tmp_path / "m"), data, checkpoint_every=1, eval_every=6, keep_last=1)
+    events = run(job)
     assert saved_steps(job) == [2, 6]
-    assert len(evals_of(records)) == 7  # every checkpoint is measured
+    assert len(evals_of(events)) == 7  # every checkpoint is measured
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_one_sentence(data, tmp_path, monkeypatch):
@@ -139,28 +146,30 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_one_sentence(data, 
     def full(*_arguments):
         raise UserError("the disk is full")
 
-    monkeypatch.setattr(loop, "write_state", full)
-    assert failure_of(run(job)) == "the disk is full"
+    monkeypatch.setattr(callbacks, "write_state", full)
+    failure = failure_of(run(job))
+    assert failure.message == "the disk is full" and failure.resumable
     assert saved_steps(job) == [0]
 
 
-def test_the_records_of_a_run(data, tmp_path):
-    job = make_job(write_start(tmp_path / "m"), data, flops={"own": 3.0, "teacher": 2.0, "capture": 7.0})
-    records = run(job)
-    assert [kind for kind, _ in records if kind not in ("step", "flush")] == [
-        "begin", "eval", "eval", "checkpoint", "eval", "checkpoint", "end",
+def test_what_a_run_reports(data, tmp_path):
+    job = make_job(write_start(tmp_path / "m"), data, flops=SpentFlops(own=3.0, teacher=2.0, capture=7.0))
+    events = run(job)
+    assert [type(event).__name__ for event in events if not steps_of([event])] == [
+        "TrainBegin", "TrainEvaluation", "TrainEvaluation", "Saving", "TrainEvaluation", "Saving", "TrainEnd",
     ]  # fmt: skip
-    assert steps_of(records, "step") == [1, 2, 3, 4, 5, 6]
-    assert steps_of(records, "tokens") == [8 * LENGTH * step for step in range(1, 7)]
-    assert steps_of(records, "flops")[-1] == {"own": 6 * 8 * LENGTH * 3, "teacher": 6 * 8 * LENGTH * 2, "capture": 7.0}
-    last = records[-1][1]
-    assert last["step"] == 6 and last["best"]["loss"] == min(evals_of(records))
-    json.dumps(records, allow_nan=False)
+    assert steps_of(events, "step") == [1, 2, 3, 4, 5, 6]
+    assert steps_of(events, "tokens") == [8 * LENGTH * step for step in range(1, 7)]
+    tokens = 6 * 8 * LENGTH
+    assert steps_of(events, "flops")[-1] == SpentFlops(own=3.0 * tokens, teacher=2.0 * tokens, capture=7.0)
+    last = events[-1]
+    assert last.step == 6 and last.best.loss == min(evals_of(events))
+    json.dumps([event.to_json() for event in events], allow_nan=False)
 
 
 def test_no_checkpoint_to_start_from(data, tmp_path):
-    with pytest.raises(UserError, match="holds no checkpoint to start from"):
-        Trainer(make_job(tmp_path / "m", data), HERE, print)
+    failure = train(make_job(tmp_path / "m", data), HERE, print)
+    assert "holds no checkpoint to start from" in failure.message and not failure.resumable
 
 
 def test_documents_of_one_token_train_nothing_and_break_nothing(tmp_path):
@@ -171,8 +180,8 @@ def test_documents_of_one_token_train_nothing_and_break_nothing(tmp_path):
     rows = np.zeros((20, LENGTH), dtype=np.int32)
     for name in ("shards", "held_out"):
         write_shards(tmp_path / name, rows, np.arange(rows.size), vocab_size=5, num_bytes=rows.size)
-    records = run(make_job(write_start(tmp_path / "m"), tmp_path, 2))
-    assert steps_of(records) == steps_of(records, "ce") == evals_of(records) == [0.0, 0.0]
+    events = run(make_job(write_start(tmp_path / "m"), tmp_path, 2))
+    assert steps_of(events) == steps_of(events, "ce") == evals_of(events) == [0.0, 0.0]
 
 
 TINY = {
@@ -207,14 +216,14 @@ def test_models_that_cannot_keep_documents_apart_are_refused():
 
 def test_what_deepspeed_runs_must_be_what_was_asked_for(monkeypatch):
     """DeepSpeed replaces some optimisers without a word."""
-    asked = {"optimizer": "AdamW", "precision": "fp16", "zero": 2, "weights": "float32"}
+    asked = {"engine": "deepspeed", "optimizer": "AdamW", "precision": "fp16", "zero": 2, "weights": "float32"}
     settings = type("Settings", (), {"precision": "fp16", "zero": 2, "accumulation": 3})
 
     def engine(runs, accumulation=3, scaler="a scaler"):
         made = DeepSpeedEngine.__new__(DeepSpeedEngine)
         made.settings, made._client = settings, torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
         made._engine = type("Engine", (), {"gradient_accumulation_steps": lambda _self: accumulation})()
-        monkeypatch.setattr(DeepSpeedEngine, "describe", lambda _self: asked | runs)
+        monkeypatch.setattr(DeepSpeedEngine, "describe", lambda _self: EngineFacts(**asked | runs))
         monkeypatch.setattr(DeepSpeedEngine, "_scaler", lambda _self: scaler)
         return made
 

@@ -1,32 +1,34 @@
 """``--scratch``: what it refuses, what it plans, and whole runs of models from nothing."""
 
-import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from slm_ray.config.base import build_config, flatten, given_flags
 from slm_ray.config.errors import UserError
-from slm_ray.config.options import build_config
 from slm_ray.data.tokenizer_extension import extend_tokenizer
 from slm_ray.models.families import config_architecture
 from slm_ray.models.scratch import POSITIONS, build_scratch, find_rung, make_shape, with_positions
 from slm_ray.models.teachers import load_teacher
-from slm_ray.pipeline_stages import to_argv
-from slm_ray.pretrain.command import main
+from slm_ray.pretrain.command import PRETRAIN
 from slm_ray.pretrain.config import PretrainConfig
-from slm_ray.pretrain.inputs import load_scratch
+from slm_ray.pretrain.inputs import load_models
 from slm_ray.pretrain.scratch import plan_scratch, with_kept_settings
 from slm_ray.records.cost import num_params
-from slm_ray.records.jsonl import read_records
+from slm_ray.records.training import Origin, TrainedModel, TrainingData
 from slm_ray.runtime.commands import run_command
 from slm_ray.runtime.progress import Console
-from tests.pretrain.tiny_pretrain import make_job, make_shards, run, run_apart, steps_of, write_start
+from tests.pretrain.tiny_pretrain import flags_of, make_job, make_shards, records, run, run_apart, steps_of, write_start
 from tests.search.tiny_run import LENGTH, Tiny, make_tiny
 
 STEPS, BATCH, TOKENIZER = 4, 4, 300
 SIZES = "103k,205k"
+ORIGIN = Origin(lineage={}, student=None, distilled_from=None, data=TrainingData(
+    corpus="c", corpus_digest=None, training_tokens="t", different_tokens=1, held_out_tokens="h", tokenizer="k",
+    logit_store=None,
+))  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +48,7 @@ def arguments(tiny: Tiny, out: Path | None = None, *more: str) -> list[str]:
         "tokens": STEPS * BATCH * LENGTH, "batch-size": BATCH, "eval-tokens": 256, "engine": "torch",
         "precision": "fp32", "tracker": "none", "threads": 1,
     }  # fmt: skip
-    flags = [text for name, value in given.items() for text in (f"--{name}", str(value))]
-    return [*flags, *(["--out", str(out)] if out else []), *more]
+    return flags_of(given | ({"out": out} if out else {}), more)
 
 
 def config_of(**changes) -> PretrainConfig:
@@ -60,7 +61,7 @@ def finished(tiny, one_ray, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLM_RAY_CACHE", str(tiny.cache))
-        assert run_command(main, arguments(tiny, out)) == 0
+        assert run_command(PRETRAIN.main, arguments(tiny, out)) == 0
     return out
 
 
@@ -68,11 +69,11 @@ def finished(tiny, one_ray, tmp_path_factory) -> Path:
     ("flags", "says"),
     [
         (["--student", "x"], "--student and --scratch are both given"),
-        (["--compare"], "--compare takes weights that are there"),
-        (["--start", "random"], "--start takes weights that are there"),
-        (["--grow-from", "2"], "--grow-from takes weights that are there"),
+        (["--compare"], "--compare takes existing weights"),
+        (["--start", "random"], "--start takes existing weights"),
+        (["--grow-from", "2"], "--grow-from takes existing weights"),
         (["--scratch", "tiny"], "--scratch 'tiny' must be parameters like 20M"),
-        (["--scratch", ","], "--scratch ',' must be parameters like 20M"),
+        (["--scratch", ","], "--scratch '' must be parameters like 20M"),
         (["--scratch", "60k"], "--scratch 60K must lie between 100K and 20G parameters"),
         (["--scratch", "1M", "--tokenizer", "train:50000"], "too small for a vocabulary of 50,048"),
         (["--tokenizer", "train:many"], "must name a whole number of tokens, like train:8192"),
@@ -85,36 +86,36 @@ def finished(tiny, one_ray, tmp_path_factory) -> Path:
     ],
 )
 def test_a_mistake_gets_one_sentence_before_anything_starts(flags, says, tiny, tmp_path, capsys):
-    assert run_command(main, arguments(tiny, tmp_path / "run", *flags)) == 2
+    assert run_command(PRETRAIN.main, arguments(tiny, tmp_path / "run", *flags)) == 2
     error = capsys.readouterr().err
     assert says in error and "Traceback" not in error
 
 
 @pytest.mark.parametrize("flag", [["--positions", "alibi"], ["--tokenizer", "train:300"]])
 def test_positions_and_tokenizers_are_not_a_students(flag, tiny, capsys):
-    assert run_command(main, ["--student", str(tiny.teacher), *flag]) == 2
+    assert run_command(PRETRAIN.main, ["--student", str(tiny.teacher), *flag]) == 2
     assert f"{flag[0]} {flag[1]} belongs to --scratch" in capsys.readouterr().err
 
 
 def test_another_vocabulary_than_the_teachers_is_refused(tiny, tmp_path):
     teacher, named = load_teacher(str(tiny.teacher)), {"teacher": str(tiny.teacher), "data": str(tiny.corpus)}
     with pytest.raises(UserError, match="needs one vocabulary; give --distill none, or another teacher"):
-        load_scratch(config_of(tokenizer="train:300", **named), teacher, tmp_path, Console())
+        load_models(config_of(tokenizer="train:300", **named), tmp_path, Console())
     extended = extend_tokenizer(teacher.tokenizer(), [" habari ya asubuhi"] * 3, 5).tokenizer
     extended.save_pretrained(tmp_path / "t")
     with pytest.raises(UserError, match="or a teacher that was extended in the same way"):
-        load_scratch(config_of(tokenizer=str(tmp_path / "t"), **named), teacher, tmp_path, Console())
+        load_models(config_of(tokenizer=str(tmp_path / "t"), **named), tmp_path, Console())
 
 
 def test_batch_and_rate_are_the_ladders_unless_given():
     config = config_of(workers=3)
     rung = find_rung(1_000_000, 320)
     (model,) = plan_scratch(config, 320)
-    assert model.batch_size == rung.batch_size(config.num_tokens(), 64, 3) and model.batch_size % 3 == 0
+    assert model.batch_size == rung.batch_size(config.num_tokens, 64, 3) and model.batch_size % 3 == 0
     assert model.learning_rate == rung.learning_rate(model.batch_size * 64)
     own = model.config(config)
-    assert (own.batch_size, own.learning_rate) == (model.batch_size, model.learning_rate)
-    assert own.num_tokens() == own.total_steps() * model.batch_size * 64
+    assert (own.batch_size, own.optimizer.learning_rate) == (model.batch_size, model.learning_rate)
+    assert own.num_tokens == own.total_steps * model.batch_size * 64
     (given,) = plan_scratch(config_of(batch_size=2, learning_rate=0.5), 320)
     assert (given.batch_size, given.learning_rate) == (2, 0.5)
     (smaller,) = plan_scratch(config_of(batch_size=2), 320)
@@ -124,7 +125,10 @@ def test_batch_and_rate_are_the_ladders_unless_given():
 def test_a_resumed_run_keeps_its_batch_and_rate_with_other_workers(tmp_path):
     (before,) = plan_scratch(config_of(workers=5), 320)
     (tmp_path / "1M.scratch.seed0").mkdir()
-    (tmp_path / "1M.scratch.seed0" / "model.json").write_text(json.dumps({"scratch": before.describe()}))
+    (tmp_path / "1M.scratch.seed0" / "model.json").write_text(TrainedModel(
+        start="scratch", source="1M", params=1, flops_per_token=1.0, flops_exact=True, architecture=None,
+        scratch=before.facts(), origin=ORIGIN,
+    ).model_dump_json())
     config = config_of(workers=1)
     assert plan_scratch(config, 320)[0].batch_size != before.batch_size
     assert with_kept_settings(config, plan_scratch(config, 320), tmp_path) == (before,)
@@ -134,19 +138,20 @@ def test_a_resumed_run_keeps_its_batch_and_rate_with_other_workers(tmp_path):
 
 
 def test_what_is_not_given_depends_on_scratch_and_teacher():
-    plain = PretrainConfig(student="x")
-    assert (plain.batch_size, plain.learning_rate, plain.distill) == (8, 1e-3, "full")
-    assert (config_of().batch_size, config_of().learning_rate, config_of().distill) == (None, None, "none")
-    assert config_of(teacher="t").distill == "full" and config_of(teacher="t", distill="none").distill == "none"
+    plain, new = build_config(PretrainConfig, {"student": "x"}), config_of()
+    assert (plain.batch.batch_size, plain.optimizer.learning_rate, plain.kind) == (8, 1e-3, "full")
+    assert (new.batch.batch_size, new.optimizer.learning_rate, new.kind) == (None, None, "none")
+    assert config_of(teacher="t").kind == "full" and config_of(teacher="t", distill="none").kind == "none"
 
 
 @pytest.mark.parametrize("changes", [{}, {"batch_size": 8}, {"distill": "none"}, {"learning_rate": 1e-3}])
 def test_a_config_becomes_flags_and_a_config_again(changes):
-    for config in (config_of(**changes), PretrainConfig(student="x", **changes)):
-        argv = to_argv(config)
+    for config in (config_of(**changes), build_config(PretrainConfig, {"student": "x", **changes})):
+        argv = given_flags(config)
         given = dict(zip([flag[2:].replace("-", "_") for flag in argv[::2]], argv[1::2], strict=True))
         assert build_config(PretrainConfig, given) == config
-        assert build_config(PretrainConfig, dataclasses.asdict(config)) == config
+        assert build_config(PretrainConfig, flatten(config)) == config
+        assert PretrainConfig.model_validate_json(config.model_dump_json()) == config
 
 
 def test_labels_are_sizes_and_positions():
@@ -156,13 +161,13 @@ def test_labels_are_sizes_and_positions():
 
 def test_a_dry_run_says_sizes_batches_and_rates(tiny, capsys):
     flags = ["--scratch", "1M", "--tokens", "2M", "--dry-run"]
-    given = [text for text in arguments(tiny) if text not in ("--batch-size", str(BATCH))]
-    assert run_command(main, [*given, *flags]) == 0
+    given = [text for text in arguments(tiny, None, *flags) if text not in ("--batch-size", str(BATCH))]
+    assert run_command(PRETRAIN.main, given) == 0
     said = capsys.readouterr().out
     rung = find_rung(1_000_000, 320)
     assert f"1M: {rung.params:,} parameters ({rung.matrix_params:,} without embeddings)" in said
     assert said.count("the ladder's") == 2 and "FLOPs in all" in said
-    assert run_command(main, [*given, *flags, "--learning-rate", "0.002"]) == 0
+    assert run_command(PRETRAIN.main, [*given, "--learning-rate", "0.002"]) == 0
     assert "learning rate 0.002 (as given)" in capsys.readouterr().out
 
 
@@ -178,7 +183,7 @@ def test_models_from_nothing_are_trained_and_described(finished):
         trained = AutoModelForCausalLM.from_pretrained(finished / model["model"])
         assert trained.config.vocab_size == 320 and trained.config.eos_token_id == tokenizer.eos_token_id
         assert num_params(config_architecture(trained.config)) == described["params"] == model["params"]
-        rates = [record["lr"] for record in read_records(finished / model["name"] / "steps.jsonl")]
+        rates = [record["lr"] for record in records(finished / model["name"] / "steps.jsonl")]
         assert max(rates) == pytest.approx(described["scratch"]["learning_rate"])
     assert "sizes_batches_and_rates" in json.loads((finished / "inputs.json").read_text())
 
@@ -186,12 +191,12 @@ def test_models_from_nothing_are_trained_and_described(finished):
 def test_a_run_is_resumed_where_its_sizes_are_the_same(finished, tiny, capsys):
     result = (finished / "result.json").read_text()
     (finished / "result.json").unlink()
-    assert run_command(main, ["--resume", str(finished)]) == 0
+    assert run_command(PRETRAIN.main, ["--resume", str(finished)]) == 0
     assert json.loads((finished / "result.json").read_text())["models"] == json.loads(result)["models"]
     inputs = json.loads((finished / "inputs.json").read_text())
     (finished / "result.json").unlink()
     (finished / "inputs.json").write_text(json.dumps(inputs | {"sizes_batches_and_rates": "other"}))
-    assert run_command(main, ["--resume", str(finished)]) == 2
+    assert run_command(PRETRAIN.main, ["--resume", str(finished)]) == 2
     assert "its sizes batches and rates was other" in capsys.readouterr().err
     (finished / "inputs.json").write_text(json.dumps(inputs))
     (finished / "result.json").write_text(result)
@@ -200,7 +205,7 @@ def test_a_run_is_resumed_where_its_sizes_are_the_same(finished, tiny, capsys):
 def test_a_teacher_gives_its_tokenizer_and_its_help(tiny, tmp_path):
     teacher = load_teacher(str(tiny.teacher))
     config = config_of(scratch="205k", teacher=str(tiny.teacher), positions="none", sequence_length=16)
-    (student,) = load_scratch(config, teacher, tmp_path, Console())
+    (student,) = load_models(config, tmp_path, Console()).students
     assert student.tokenizer.get_vocab() == teacher.tokenizer().get_vocab()
     rows = teacher.architecture().structure.vocab_size
     assert student.label == "205K-none" and student.scratch.architecture.structure.vocab_size == rows
@@ -237,5 +242,5 @@ def test_deepspeed_trains_positions_as_torch_does_with_weights_cut_up(data, tmp_
     kinds = ("learned", "alibi")  # a table more than a Llama has, and what depends on nothing but its config
     expected = [run(make_job(start_of(tmp_path / f"{kind}-torch", kind), data, 3)) for kind in kinds]
     jobs = [make_job(start_of(tmp_path / kind, kind), data, 3, engine="deepspeed", zero=3) for kind in kinds]
-    for records, same in zip(run_apart(jobs, tmp_path / "apart"), expected, strict=True):
-        assert steps_of(records) == pytest.approx(steps_of(same), rel=1e-5), records
+    for events, same in zip(run_apart(jobs, tmp_path / "apart"), expected, strict=True):
+        assert steps_of(events) == pytest.approx(steps_of(same), rel=1e-5), events

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from slm_ray.distill import command as logits
-from slm_ray.pretrain.command import main
-from slm_ray.records.jsonl import read_records
+from slm_ray.pretrain.command import PRETRAIN
 from slm_ray.runtime.commands import run_command
 from tests.pretrain.test_command import arguments, refused
+from tests.pretrain.tiny_pretrain import records
 from tests.search.tiny_run import LENGTH, Tiny, make_tiny
 
 
@@ -54,8 +54,8 @@ def sampled(tiny, shards, tmp_path_factory) -> Path:
 
 def losses(tiny: Tiny, shards: Path, out: Path, *flags: str) -> list[float]:
     """The training losses of a run in this process."""
-    assert run_command(main, arguments(tiny, out, "--launcher", "local", "--shards", str(shards), *flags)) == 0
-    return [record["loss"] for record in read_records(out / "teacher.random" / "steps.jsonl")]
+    assert run_command(PRETRAIN.main, arguments(tiny, out, "--launcher", "local", "--shards", str(shards), *flags)) == 0
+    return [record["loss"] for record in records(out / "teacher.random" / "steps.jsonl")]
 
 
 def test_a_store_of_the_whole_vocabulary_trains_as_the_teacher_in_the_loop_does(tiny, store, shards, tmp_path):

@@ -11,8 +11,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from slm_ray.data import TRAIN, load_corpus, prepare_tokens
-from slm_ray.pretrain.command import main
-from slm_ray.records.jsonl import read_records
+from slm_ray.pretrain.command import PRETRAIN
 from slm_ray.runtime.commands import run_command
 from slm_ray.runtime.progress import Console
 from tests.distill.store_cases import VOCABULARY, make_teacher
@@ -22,6 +21,7 @@ from tests.pretrain.tiny_pretrain import (
     evals_of,
     make_job,
     make_shards,
+    records,
     run,
     run_apart,
     scale_of,
@@ -86,13 +86,13 @@ def test_plain_torch_goes_on_exactly(name, job):
     for figure in ("loss", "ce", "kd", "lr", "grad_norm", "tokens"):
         assert steps_of(first, figure) + steps_of(second, figure) == steps_of(whole, figure)
     assert evals_of(first) + evals_of(second) == evals_of(whole)
-    assert second[0][0] == "begin" and second[0][1]["step"] == 3
+    assert second[0].step == 3
 
 
 def test_the_loss_scale_is_kept(job):
-    records = job("fp16", "fp16-scale", 3)
-    run(records)
-    assert scale_of(Path(records.storage).parent) == 1024.0
+    first = job("fp16", "fp16-scale", 3)
+    run(first)
+    assert scale_of(Path(first.storage).parent) == 1024.0
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +108,8 @@ def continued(job, tmp_path_factory):
     for first, second in CHANGES:
         place = f"plain-from-{first}-to-{second}"
         jobs += [job("plain", place, 3, **engine_of(first)), job("plain", place, **engine_of(second))]
-    records = run_apart(jobs, scratch)
-    return {(one.name, one.total_steps): found for one, found in zip(jobs, records, strict=True)}
+    events = run_apart(jobs, scratch)
+    return {(one.name, one.total_steps): found for one, found in zip(jobs, events, strict=True)}
 
 
 CHANGES = [("torch", 0), ("torch", 1), ("torch", 3), (0, 2), (1, 3), (2, "torch"), (3, 1), (3, "torch")]
@@ -183,7 +183,7 @@ def start(tiny, arguments, **options):
 
 
 def steps_on_record(run_folder):
-    return read_records(run_folder / "teacher.random" / "steps.jsonl")
+    return records(run_folder / "teacher.random" / "steps.jsonl")
 
 
 def outcome(run_folder):
@@ -195,14 +195,14 @@ def outcome(run_folder):
 
 
 def evals_on_record(run_folder):
-    return read_records(run_folder / "teacher.random" / "evals.jsonl")
+    return records(run_folder / "teacher.random" / "evals.jsonl")
 
 
 def run_here(tiny, *arguments):
     """Run the command in this process to its end."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLM_RAY_CACHE", str(tiny.cache))
-        assert run_command(main, [*map(str, arguments)]) == 0
+        assert run_command(PRETRAIN.main, [*map(str, arguments)]) == 0
 
 
 @pytest.fixture(scope="module")

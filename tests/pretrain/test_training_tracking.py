@@ -1,13 +1,15 @@
 """What a training sends to its tracker, from its records alone."""
 
-import json
-
 import pytest
 
+from slm_ray.config.base import build_config
 from slm_ray.pretrain import tracking
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.tracking import ModelTracking, track_results
 from slm_ray.records import metric_names as names
+from slm_ray.records.base import write_record
+from slm_ray.records.run import RunRecord
+from slm_ray.records.training import Origin, SpentFlops, TrainedModel, TrainEvaluation, TrainingData, TrainStep
 from slm_ray.runtime.trackers import NoTracker
 from tests.report.synthetic_training import training_run
 
@@ -48,29 +50,41 @@ def seen(monkeypatch):
 def folder(tmp_path):
     place = tmp_path / "run" / "winner-0.student"
     place.mkdir(parents=True)
-    (place / "model.json").write_text(json.dumps({"start": "student", "params": 1000, "architecture": {}}))
+    origin = Origin(lineage={}, student="x", distilled_from=None, data=TrainingData(
+        corpus="c", corpus_digest=None, training_tokens="t", different_tokens=1, held_out_tokens="h", tokenizer="k",
+        logit_store=None,
+    ))  # fmt: skip
+    write_record(place, TrainedModel(start="student", source="x", params=1000, flops_per_token=1.0, flops_exact=True,
+                                     architecture=None, origin=origin))  # fmt: skip
     return place
 
 
 def step(number):
-    return {"step": number, "tokens": 100 * number, "loss": 5.0 - number, "lr": 0.1, "seconds": 1.0,
-            "flops": {"own": 1e3 * number, "teacher": 1e2 * number, "capture": 7.0}}  # fmt: skip
+    return TrainStep(
+        step=number, tokens=100 * number, loss=5.0 - number, ce=1.0, kd=None, lr=0.1, kd_weight=0.0, grad_norm=1.0,
+        seconds=1.0, tokens_per_second=1.0, cpu_percent=1.0, gpu_percent=None, memory_bytes=1, gpu_memory_bytes=None,
+        flops=SpentFlops(own=1e3 * number, teacher=1e2 * number, capture=7.0),
+    )  # fmt: skip
 
 
 def evaluation(number):
-    return {"step": number, "tokens": 100 * number, "loss": 6.0 - number, "bits_per_byte": None,
-            "seconds": 2.0 * number, "flops": {"own": 1e3 * number, "teacher": 1.0, "capture": 0.0}}  # fmt: skip
+    return TrainEvaluation(step=number, tokens=100 * number, loss=6.0 - number, stderr=None, bits_per_byte=None,
+                           eval_tokens=1, seconds=2.0 * number, flops=SpentFlops(own=1e3 * number))  # fmt: skip
 
 
 def append(folder, name, *records):
     with (folder / name).open("a") as file:
-        file.writelines(json.dumps(record) + "\n" for record in records)
+        file.writelines(record.model_dump_json() + "\n" for record in records)
+
+
+def config(kind):
+    return build_config(PretrainConfig, {"student": "x", "tracker": kind})
 
 
 def track(folder, kind="wandb"):
     from slm_ray.runtime.progress import Console
 
-    return ModelTracking(PretrainConfig(student="x", tracker=kind), folder, Console())
+    return ModelTracking(config(kind), folder, Console())
 
 
 def merged(rows):
@@ -106,7 +120,7 @@ def test_the_run_is_found_by_group_job_type_tags_and_options(folder, seen):
     options = seen.options
     assert (options["group"], options["job_type"], options["folder"]) == ("run", "pretrain", folder)
     assert options["tags"] == ["pretrain", "student", "distill-full", "adamw"]
-    assert options["config"]["learning_rate"] == PretrainConfig(student="x").learning_rate
+    assert options["config"]["learning_rate"] == 1e-3
     assert options["config"]["params"] == 1000 and options["config"]["start"] == "student"
 
 
@@ -134,7 +148,7 @@ def test_a_resumed_process_sends_all_only_where_it_is_wanted(wants_earlier, sent
 
 def test_half_a_line_stops_nothing(folder, seen):
     model = track(folder)
-    (folder / "steps.jsonl").write_text('{"step": 1, "tok\n' + json.dumps(step(2)) + '\n{"step": 3')
+    (folder / "steps.jsonl").write_text('{"step": 1, "tok\n' + step(2).model_dump_json() + '\n{"step": 3')
     model.end()
     assert [number for number, _ in seen.rows] == [2]
 
@@ -142,7 +156,7 @@ def test_half_a_line_stops_nothing(folder, seen):
 @pytest.mark.parametrize("kind", ["none", "jsonl"])
 def test_without_wandb_the_records_are_enough(kind, folder, seen, tmp_path):
     track(folder, kind).end()
-    track_results(PretrainConfig(student="x", tracker=kind), tmp_path, None)
+    track_results(config(kind), tmp_path, None)
     assert not hasattr(seen, "options")
 
 
@@ -150,6 +164,8 @@ def test_the_models_of_a_run_are_compared_in_a_run_of_their_own(seen, tmp_path):
     from slm_ray.runtime.progress import Console
 
     run = training_run(tmp_path / "compare")
-    track_results(PretrainConfig(student="x", tracker="wandb"), run, Console())
+    given = {"student": "x", "distill": "full"}
+    write_record(run, RunRecord(stage="pretrain", command="slm_ray.pretrain", options=given))
+    track_results(config("wandb"), run, Console())
     assert (seen.options["group"], seen.options["job_type"]) == ("compare", "comparison")
     assert names.MODELS_TABLE in seen.tables and names.MATCHING_TABLE in seen.tables

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
+import pickle
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +15,31 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from slm_ray.config.errors import UserError
-from slm_ray.data.shards import write_shards
-from slm_ray.pretrain.build import Place
+from slm_ray.config.base import build_config
+from slm_ray.data import write_shards
 from slm_ray.pretrain.checkpoints import CheckpointFolder
-from slm_ray.pretrain.engine import TrainingState
-from slm_ray.pretrain.first_checkpoint import write_first_checkpoint
-from slm_ray.pretrain.job import TrainJob
-from slm_ray.pretrain.loop import train
+from slm_ray.pretrain.config import PretrainConfig
+from slm_ray.pretrain.engine import Place, prepare_process
+from slm_ray.pretrain.job import Event, TrainJob
 from slm_ray.pretrain.process_group import local_group
-from slm_ray.pretrain.state_files import TRAINER_FILE, WEIGHTS_FILE, read_state, write_state
+from slm_ray.pretrain.state import WEIGHTS_FILE, TrainerState, TrainingState, read_state, write_first_checkpoint
+from slm_ray.pretrain.state import write_state as write_files
+from slm_ray.pretrain.trainer import train
+from slm_ray.records.base import read_record
+from slm_ray.records.training import SpentFlops, TrainEvaluation, TrainFailure, TrainStep
 from tests.models.tiny import VOCAB, tiny_model
 
 LENGTH = 16
 SEQUENCES = 20  # two and a half steps of eight: step 3 ends in the middle of an epoch
 HERE = Place(0, 1, torch.device("cpu"))
+STEP_TOKENS = 8 * LENGTH
 OPTIONS: dict[str, Any] = {
-    "loss": "forward_kl", "temperature": 1.0, "kd_weight": 0.7, "kd_schedule": "constant", "optimizer": "adamw",
-    "learning_rate": 1e-2, "schedule": "cosine", "warmup": 0.1, "floor": 0.1, "weight_decay": 0.1, "beta1": 0.9,
-    "beta2": 0.95, "clip": 1.0, "precision": "fp32", "engine": "torch", "zero": 0, "offload": False,
-    "activation_checkpointing": False, "keep_last": 2, "spike": 3.0, "eval_steps": 3, "checkpoint_steps": 3,
-    "architecture_digest": "none",
+    "student": "tiny", "tokens": 6 * STEP_TOKENS, "sequence_length": LENGTH, "batch_size": 8, "micro_batch": 4,
+    "distill": "none", "learning_rate": 1e-2, "precision": "fp32", "engine": "torch",
+    "eval_every": 3 * STEP_TOKENS, "checkpoint_every": 3 * STEP_TOKENS,
 }  # fmt: skip
-Records = list[tuple[str, dict[str, Any]]]
+JOB_FIELDS = {"teacher", "flops", "seed", "store"}
+Events = list[Event]
 
 
 def make_shards(folder: Path, vocabulary: int = VOCAB, seed: int = 0) -> Path:
@@ -50,23 +53,26 @@ def make_shards(folder: Path, vocabulary: int = VOCAB, seed: int = 0) -> Path:
 
 
 def make_job(folder: Path, data: Path, steps: int = 6, **changes: Any) -> TrainJob:
-    """A job whose checkpoints are in ``folder``; changes are fields of the job, or else options."""
-    fields = {field.name for field in dataclasses.fields(TrainJob)} - {"options"}
-    options = {**OPTIONS, **{name: value for name, value in changes.items() if name not in fields}}
-    values: dict[str, Any] = {
-        "name": folder.name, "storage": str(folder / "checkpoints"), "seed": 0, "total_steps": steps,
-        "schedule_steps": 6, "batch_size": 8, "micro_batch": 4, "shards": str(data / "shards"),
-        "sequences": None, "documents": "separate", "held_out": str(data / "held_out"), "teacher": None, "store": None,
-        "distill": "none", "flops": {"own": 1.0, "teacher": 0.0, "capture": 0.0},
-    }  # fmt: skip
-    return TrainJob(**{**values, **{name: changes[name] for name in changes if name in fields}}, options=options)
+    """A job whose checkpoints are in ``folder``; changes are fields of the job, or else options of pretraining."""
+    options = {name: value for name, value in changes.items() if name not in JOB_FIELDS}
+    every = {name for name in ("eval_every", "checkpoint_every") if name in changes}
+    options |= {name: changes[name] * STEP_TOKENS for name in every}
+    if "store" in changes:
+        options["store"] = str(changes["store"])
+    values: dict[str, Any] = {"seed": 0, "teacher": None, "store": None, "flops": SpentFlops(own=1.0)}
+    values |= {name: changes[name] for name in changes if name in JOB_FIELDS}
+    return TrainJob(
+        name=folder.name, storage=str(folder / "checkpoints"), total_steps=steps, schedule_steps=6,
+        config=build_config(PretrainConfig, OPTIONS | options), shards=str(data / "shards"),
+        held_out=str(data / "held_out"), architecture="none", **values,
+    )  # fmt: skip
 
 
 def write_start(folder: Path, model: Any = None) -> Path:
     """The first checkpoint of a model (a tiny Llama if none is given)."""
     folder.mkdir(parents=True, exist_ok=True)
     model = tiny_model("llama", seed=1) if model is None else model
-    write_first_checkpoint(model, None, LENGTH, str(folder / "checkpoints"), folder.name)
+    write_first_checkpoint(model, None, LENGTH, str(folder / "checkpoints"))
     return folder
 
 
@@ -78,41 +84,48 @@ def with_scale(folder: Path, scale: float) -> Path:
     with checkpoints.open(first) as source:
         _, trainer = read_state(source)
         state = TrainingState(load_file(source / WEIGHTS_FILE), scale=scale)
-        checkpoints.save(0, lambda target: write_state(target, source, state, trainer), {})
+        checkpoints.save(0, lambda target: write_files(target, source, state, trainer), {})
     return folder
 
 
 def scale_of(folder: Path) -> float | None:
     """The loss scale in the newest checkpoint."""
-    newest = sorted((folder / "checkpoints").glob("step-*"))[-1]
-    scale: float | None = json.loads((newest / TRAINER_FILE).read_text())["scale"]
-    return scale
+    return read_record(sorted((folder / "checkpoints").glob("step-*"))[-1], TrainerState).scale
 
 
-def run(job: TrainJob, place: Place = HERE) -> Records:
-    """Train in this process; everything that was said, and ``failure`` where it ended in one."""
-    said: Records = []
-    try:
-        train(job, place, lambda kind, record: said.append((kind, record)))
-    except UserError as error:
-        said.append(("failure", {"message": str(error)}))
-    return said
+def run(job: TrainJob, place: Place = HERE) -> Events:
+    """Train in this process; everything that was reported, and the failure where it ended in one."""
+    said: Events = []
+    failure = train(job, place, said.append)
+    return [*said, failure] if failure else said
 
 
-def steps_of(records: Records, key: str = "loss") -> list[float]:
+def steps_of(events: Events, figure: str = "loss") -> list[Any]:
     """A figure of every step."""
-    return [record[key] for kind, record in records if kind == "step"]
+    return [getattr(event, figure) for event in events if isinstance(event, TrainStep)]
 
 
-def evals_of(records: Records) -> list[float]:
+def evals_of(events: Events) -> list[float | None]:
     """The losses of all evaluations."""
-    return [record["loss"] for kind, record in records if kind == "eval"]
+    return [event.loss for event in events if isinstance(event, TrainEvaluation)]
 
 
-def failure_of(records: Records) -> str:
-    """The sentence that a training ended with."""
-    (message,) = [record["message"] for kind, record in records if kind == "failure"]
-    return str(message)
+def failure_of(events: Events) -> TrainFailure:
+    """What a training ended with."""
+    (failure,) = [event for event in events if isinstance(event, TrainFailure)]
+    return failure
+
+
+def flags_of(given: dict[str, Any], more: Sequence[str]) -> list[str]:
+    """Flags with their values; those in ``more`` take the place of given ones."""
+    kept = {name: value for name, value in given.items() if f"--{name}" not in more}
+    return [*(text for name, value in kept.items() for text in (f"--{name}", str(value))), *more]
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a records file as they are there; none where it does not exist yet."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def environment() -> dict[str, str]:
@@ -120,9 +133,9 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
 
 
-def run_apart(jobs: list[TrainJob], scratch: Path, workers: int = 0) -> list[Records]:
+def run_apart(jobs: list[TrainJob], scratch: Path, workers: int = 0) -> list[Events]:
     """Train jobs one after the other in a process of their own, or in ``workers`` of torchrun's."""
-    given, taken = scratch / "jobs.json", scratch / "records.json"
+    given, taken = scratch / "jobs.json", scratch / "events.pickle"
     scratch.mkdir(parents=True, exist_ok=True)
     taken.unlink(missing_ok=True)
     given.write_text(json.dumps([job.to_json() for job in jobs]))
@@ -130,21 +143,20 @@ def run_apart(jobs: list[TrainJob], scratch: Path, workers: int = 0) -> list[Rec
     command = [sys.executable, *torchrun, "-m", "tests.pretrain.tiny_pretrain", str(given), str(taken)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=570)
     assert taken.exists(), done.stdout[-2000:] + done.stderr[-6000:]
-    return [[(kind, record) for kind, record in records] for records in json.loads(taken.read_text())]
+    events: list[Events] = pickle.loads(taken.read_bytes())
+    return events
 
 
 def main(given: str, taken: str) -> None:
-    """What a process of its own does."""
-    from slm_ray.pretrain.zero import prepare_deepspeed
-
-    torch.set_num_threads(1)
-    jobs = [TrainJob(**job) for job in json.loads(Path(given).read_text())]
-    if any(job.option("engine") == "deepspeed" for job in jobs):
-        prepare_deepspeed("cpu")
+    """The work of a process of its own."""
+    jobs = [TrainJob.model_validate(job) for job in json.loads(Path(given).read_text())]
+    for job in sorted(jobs, key=lambda one: one.config.engine.engine):
+        prepare_process(job, "cpu", 1)
+        break
     with local_group("cpu") as place:
-        records = [run(job, place) for job in jobs]
+        events = [run(job, place) for job in jobs]
         if place.rank == 0:
-            Path(taken).write_text(json.dumps(records))
+            Path(taken).write_bytes(pickle.dumps(events))
 
 
 if __name__ == "__main__":

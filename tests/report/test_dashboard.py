@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import os
 import shlex
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from slm_ray import dashboard as command
+from slm_ray.config.base import options_of
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.records import metric_names as names
 from slm_ray.report import dashboard, dashboard_wandb
@@ -49,7 +49,7 @@ def test_every_figure_that_a_panel_names_is_logged_somewhere():
 
 
 def test_every_option_that_a_panel_names_is_one():
-    options = {field.name for field in dataclasses.fields(PretrainConfig)} | {"params"}  # tracking adds its size
+    options = {*options_of(PretrainConfig)} | {"params"}  # tracking adds its size
     assert set(CONFIG_KEYS) <= options
 
 

@@ -12,10 +12,11 @@ import pytest
 import ray
 import yaml
 
+from slm_ray.config.base import build_config
 from slm_ray.distill import capture_workers
 from slm_ray.pretrain.config import PretrainConfig
-from slm_ray.pretrain.ray_group import name_interface
-from slm_ray.pretrain.run import resources_of
+from slm_ray.pretrain.launch import resources_of
+from slm_ray.pretrain.process_group import name_interface
 from slm_ray.runtime import room
 from slm_ray.runtime.room import cluster_room
 
@@ -31,7 +32,8 @@ def cluster(monkeypatch):
 
 def test_machines_that_would_come_count(cluster):
     assert cluster_room() == {"CPU": 40.0, "GPU": 4.0, "memory": 1e9}
-    config = PretrainConfig(student="a", device="cuda", workers=4, batch_size=8, threads=8)
+    given = {"student": "a", "device": "cuda", "workers": 4, "batch_size": 8, "threads": 8}
+    config = build_config(PretrainConfig, given)
     resources = resources_of(config, 1)
     assert resources.use_gpu and resources.how_many_fit(cluster_room()) == 1
     job = SimpleNamespace(threads=2, device="cuda")
@@ -41,7 +43,7 @@ def test_machines_that_would_come_count(cluster):
 def test_without_a_file_there_is_what_is_up(cluster, monkeypatch):
     monkeypatch.setattr(room, "_by_its_file", lambda address: {})
     assert cluster_room() == {"CPU": 8.0, "memory": 1e9}
-    assert not resources_of(PretrainConfig(student="a"), 1).use_gpu
+    assert not resources_of(build_config(PretrainConfig, {"student": "a"}), 1).use_gpu
 
 
 KINDS = {

@@ -47,33 +47,33 @@ def checkpoint(job, tmp_path):
 
 def test_a_checkpoint_of_pickles_stops_training_in_one_sentence(job, checkpoint, planted):
     rewrite(checkpoint, "model.safetensors", planted.pickled())
-    assert "\n" not in failure_of(run(job)) and not planted.went_off
+    assert "\n" not in failure_of(run(job)).message and not planted.went_off
     (checkpoint / "model.safetensors").unlink()
     rewrite(checkpoint, "pytorch_model.bin", planted.zipped())
     manifest = json.loads((checkpoint / "checkpoint.json").read_text())
     manifest["files"] = [entry for entry in manifest["files"] if entry["name"] != "model.safetensors"]
     (checkpoint / "checkpoint.json").write_text(json.dumps(manifest))
-    assert "pickled weights" in failure_of(run(job)) and not planted.went_off
+    assert "pickled weights" in failure_of(run(job)).message and not planted.went_off
 
 
 @pytest.mark.parametrize("name", ["optimizer.safetensors", "trainer.json"])
 def test_a_checkpoints_state_is_never_unpickled(name, job, checkpoint, planted):
     for data in (planted.pickled(), planted.zipped()):
         rewrite(checkpoint, name, data)
-        said = failure_of(run(job))
+        said = failure_of(run(job)).message
         assert name in said and "\n" not in said and not planted.went_off
 
 
 @pytest.mark.parametrize("state", ["[]", '{"flops": 3}', '{"step": 0, "__class__": "os.system"}', '{"step": "x"}'])
 def test_a_trainers_state_of_other_fields_is_damage(state, job, checkpoint):
     rewrite(checkpoint, "trainer.json", state.encode())
-    assert "trainer.json is damaged" in failure_of(run(job))
+    assert "trainer.json is damaged" in failure_of(run(job)).message
 
 
 def test_a_checkpoint_with_files_elsewhere_is_no_checkpoint(job, checkpoint, tmp_path):
     (tmp_path / "mine.json").write_text("{}")
     rewrite(checkpoint, "../../../mine.json", b"{}")
-    assert "holds no checkpoint to start from" in failure_of(run(job))
+    assert "holds no checkpoint to start from" in failure_of(run(job)).message
 
 
 # Token shards, and the logit store.
@@ -178,7 +178,7 @@ def test_words_that_the_teacher_does_not_know_are_damage(store):
 def yaml_commands(path):
     from slm_ray.distill.command import main as logits
     from slm_ray.evaluate.command import main as evaluate
-    from slm_ray.pretrain.command import main as pretrain
+    from slm_ray.pretrain.command import PRETRAIN
     from slm_ray.search.command import main as search
     from slm_ray.studies.command import main as sweep
 
@@ -186,7 +186,7 @@ def yaml_commands(path):
         "space": (search, ["--space", path, "--params", "0.5", "--dry-run"]),
         "search": (search, ["--config", path]),
         "logits": (logits, ["--config", path]),
-        "pretrain": (pretrain, ["--config", path]),
+        "pretrain": (PRETRAIN.main, ["--config", path]),
         "evaluate": (evaluate, ["--config", path]),
         "sweep": (sweep, [path, "--dry-run"]),
     }

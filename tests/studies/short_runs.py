@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -13,12 +12,12 @@ import torch
 from slm_ray.config.errors import UserError
 from slm_ray.data import TRAIN, load_corpus, prepare_tokens
 from slm_ray.data.shards import TokenShards
-from slm_ray.pretrain.build import Place
-from slm_ray.pretrain.job import TrainJob
+from slm_ray.pretrain.engine import Place
+from slm_ray.pretrain.job import Event, Recorder, TrainJob
 from slm_ray.pretrain.launch import Resources
-from slm_ray.pretrain.loop import train
-from slm_ray.pretrain.recorder import Recorder
+from slm_ray.pretrain.trainer import train
 from slm_ray.records.files import cache_folder
+from slm_ray.records.training import TrainFailure, TrainStep
 
 Break = Callable[[TrainJob], None]
 
@@ -27,8 +26,9 @@ def _shards(config: Any, tokenizer: Any, folder: Any, console: Any, workers: int
     place = folder / "shards"
     if not place.is_dir():
         packed = prepare_tokens(
-            load_corpus(config.data, config.text_field, console), tokenizer, TRAIN, num_tokens=config.num_tokens(),
-            sequence_length=config.sequence_length, cache=cache_folder() / "tokens", console=console,
+            load_corpus(config.data.data, config.data.text_field, console), tokenizer, TRAIN,
+            num_tokens=config.num_tokens, sequence_length=config.data.sequence_length,
+            cache=cache_folder() / "tokens", console=console,
         )  # fmt: skip
         packed.copy_to(place)
     return TokenShards.open(place.resolve())
@@ -44,7 +44,7 @@ def train_without_ray(patch: pytest.MonkeyPatch, break_down: Break = lambda job:
     from slm_ray.search import short_training
 
     trained: list[str] = []
-    patch.setattr(short_training, "run_on_ray", _runner(break_down, trained))
+    patch.setattr(short_training, "train_jobs", _runner(break_down, trained))
     patch.setattr(short_training, "_room_for", lambda config, count: (Resources(1, 1, False), 2))
     patch.setattr(short_training, "training_shards", _shards)
     return trained
@@ -63,32 +63,32 @@ def pretrain_without_ray(patch: pytest.MonkeyPatch, watch_step: Break = lambda j
     trained: list[str] = []
     patch.setattr(pretrain_run, "ray_session", lambda *_: contextlib.nullcontext())
     patch.setattr(pretrain_run, "resources_of", lambda config, count: Resources(1, 1, False))
-    patch.setattr(pretrain_run, "run_on_ray", _runner(lambda job: None, trained, watch_step))
+    patch.setattr(pretrain_run, "train_jobs", _runner(lambda job: None, trained, watch_step))
     patch.setattr(inputs, "training_shards", _shards)
     return trained
 
 
 def _runner(break_down: Break, trained: list[str], watch_step: Break = lambda job: None) -> Callable[..., Any]:
-    def run(jobs: Any, folders: Any, resources: Any, concurrent: Any, watch: Any) -> dict[str, Any]:
+    def run(_config: Any, jobs: Any, folders: Any, watch: Any, *_where: Any, **_more: Any) -> dict[str, Any]:
         statuses = {}
         for job, folder in zip(jobs, folders, strict=True):
             recorder = Recorder(str(folder))
-            options = {**job.options, "engine": "torch", "precision": "fp32"}
+            here = job.model_copy(update={"config": job.config.replace(engine="torch", precision="fp32")})
 
-            def say(
-                kind: str, body: dict[str, Any], job: TrainJob = job, say: Callable[..., Any] = recorder.say
-            ) -> None:
-                say(kind, body)
-                if kind == "step":
+            def say(event: Event, job: TrainJob = job, say: Callable[..., Any] = recorder.say) -> None:
+                say(event)
+                if isinstance(event, TrainStep):
                     watch_step(job)
 
             try:
                 break_down(job)
-                train(dataclasses.replace(job, options=options), Place(0, 1, torch.device("cpu")), say)
+                failure = train(here, Place(0, 1, torch.device("cpu")), say)
                 trained.append(job.name)
             except UserError as error:
-                recorder.say("failure", {"message": str(error)})
-            statuses[job.name] = recorder.status()
+                failure = TrainFailure(message=str(error))
+            if failure:
+                recorder.say(failure)
+            statuses[job.name] = recorder.status
             watch(job.name, statuses[job.name])
         return statuses
 

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 import yaml
 
-from slm_ray.pretrain.command import main as pretrain
+from slm_ray.pretrain.command import PRETRAIN
 from slm_ray.records.jsonl import read_records
 from slm_ray.runtime.commands import run_command
 from slm_ray.studies.command import main
@@ -109,7 +109,7 @@ def test_a_file_that_has_grown_runs_only_what_is_new(finished, tiny_sweep, tmp_p
 
 def test_a_point_equals_the_command_by_hand(finished, tiny_sweep, tmp_path):
     flags = [f"--{name}={value}" for name, value in tiny_sweep.base(optimizer="lion", out=tmp_path / "run").items()]
-    assert run_command(pretrain, flags) == 0
+    assert run_command(PRETRAIN.main, flags) == 0
     (evals,) = (tmp_path / "run").glob("*/evals.jsonl")
     by_hand = [(record["tokens"], record["loss"]) for record in read_records(evals)]
     _, run, _ = finished

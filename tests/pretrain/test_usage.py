@@ -9,14 +9,21 @@ import time
 import pytest
 import torch
 
-from slm_ray.pretrain import accounting
-from slm_ray.pretrain.accounting import UsageSampler, training_flops
+from slm_ray.config.base import build_config
+from slm_ray.pretrain import callbacks
+from slm_ray.pretrain.callbacks import UsageSampler
+from slm_ray.pretrain.config import PretrainConfig
+from slm_ray.pretrain.forecast import training_flops
 from slm_ray.runtime.hardware import peak_memory_bytes
 
 
+def config(**options):
+    return build_config(PretrainConfig, {"student": "x", **options})
+
+
 def test_training_takes_three_forward_passes_or_four():
-    assert training_flops(2e9) == 6e9
-    assert training_flops(2e9, activation_checkpointing=True) == 8e9
+    assert training_flops(2e9, config()) == 6e9
+    assert training_flops(2e9, config(activation_checkpointing=True)) == 8e9
 
 
 def test_three_forward_passes_are_what_torch_counts():
@@ -28,7 +35,7 @@ def test_three_forward_passes_are_what_torch_counts():
         loss = layers(inputs).sum()
     with FlopCounterMode(display=False) as backward:
         loss.backward()
-    assert forward.get_total_flops() + backward.get_total_flops() == training_flops(2 * 5 * 3 * 16 * 16)
+    assert forward.get_total_flops() + backward.get_total_flops() == training_flops(2 * 5 * 3 * 16 * 16, config())
 
 
 def _spin(seconds):
@@ -48,7 +55,7 @@ def test_processor_use_is_that_between_two_samples():
 
 
 def test_children_that_have_ended_are_counted(monkeypatch):
-    monkeypatch.setattr(accounting, "_CHILDREN_SECONDS", 0.0)
+    monkeypatch.setattr(callbacks, "_CHILDREN_SECONDS", 0.0)
     sampler = UsageSampler()
     start = time.monotonic()
     subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 0.4: pass"], check=True)

@@ -1,0 +1,215 @@
+"""A training state as files: a plain Hugging Face folder, with the optimiser and the trainer's own state beside it.
+
+Weights and optimiser are safetensors by parameter name, so a checkpoint does not depend on how many workers wrote it,
+on the ZeRO stage, or on the engine. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from slm_ray.config.errors import UserError
+from slm_ray.models.extraction import save_student
+from slm_ray.models.families import config_architecture
+from slm_ray.models.precision import DTYPES
+from slm_ray.pretrain.checkpoints import MANIFEST, CheckpointFolder
+from slm_ray.records.base import Record, read_record, write_record
+from slm_ray.records.cost import flops_per_token, num_params
+from slm_ray.records.files import read_json, write_json
+from slm_ray.records.training import BestEvaluation, Sizes, SpentFlops
+
+Tensors = dict[str, torch.Tensor]
+WEIGHTS_FILE = "model.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
+_SEPARATOR = "::"  # between a parameter's name and the name of one of its optimiser tensors
+
+
+@dataclass
+class TrainingState:
+    """A model and its optimiser as plain tensors by parameter name, whatever engine and number of workers made them.
+
+    Attributes:
+        weights: Name in the student to fp32 tensor on the CPU, tied weights once; empty except on rank 0.
+        optimizer: Parameter name to the optimiser's tensors; empty except on rank 0.
+        scale: The loss scale of fp16; None otherwise.
+    """
+
+    weights: Tensors = field(default_factory=dict)
+    optimizer: dict[str, Tensors] = field(default_factory=dict)
+    scale: float | None = None
+
+
+class TrainerState(Record):
+    """Where a training stands, kept in every checkpoint.
+
+    Attributes:
+        step: Steps done.
+        tokens: Tokens trained on.
+        flops: FLOPs so far.
+        seconds: Time in steps so far.
+        best: The best evaluation.
+        scale: Loss scale of fp16.
+        recent: Mean training loss of recent steps, against which a spike is judged; None at first.
+    """
+
+    FILE: ClassVar[str] = "trainer.json"
+    step: int = 0
+    tokens: int = 0
+    flops: SpentFlops = SpentFlops()
+    seconds: float = 0.0
+    best: BestEvaluation | None = None
+    scale: float | None = None
+    recent: float | None = None
+
+
+_OURS = (OPTIMIZER_FILE, TrainerState.FILE, MANIFEST)
+
+
+def copy_static_files(source: Path, folder: Path) -> None:
+    """Copy everything of a model folder that training does not change: config, tokenizer, modelling file, card."""
+    for file in source.iterdir():
+        is_weights = file.suffix in (".safetensors", ".bin", ".gguf") or file.name.endswith(".safetensors.index.json")
+        if file.is_file() and not is_weights and file.name not in _OURS and not file.name.startswith("."):
+            shutil.copyfile(file, folder / file.name)
+
+
+def write_state(folder: Path, static: Path, state: TrainingState, trainer: TrainerState) -> None:
+    """Fill a checkpoint's folder.
+
+    Args:
+        folder: An empty folder.
+        static: A model folder to take config and tokenizer from.
+        state: Weights and optimiser.
+        trainer: Where the training stands.
+    """
+    copy_static_files(static, folder)
+    save_tensors(folder / WEIGHTS_FILE, state.weights)
+    flat = {
+        f"{name}{_SEPARATOR}{key}": value for name, entry in state.optimizer.items() for key, value in entry.items()
+    }
+    if flat:
+        save_tensors(folder / OPTIMIZER_FILE, flat)
+    write_record(folder, trainer.model_copy(update={"scale": state.scale}))
+
+
+def read_state(folder: Path) -> tuple[TrainingState, TrainerState]:
+    """Read the optimiser and the trainer's state of a checkpoint; ``load_student`` reads its weights.
+
+    Raises:
+        UserError: A file is damaged.
+    """
+    try:
+        trainer = read_record(folder, TrainerState)
+    except UserError as error:
+        raise UserError(f"{error}; or delete this checkpoint and resume from one before") from error
+    state = TrainingState(scale=trainer.scale)
+    path = folder / OPTIMIZER_FILE
+    if path.exists():
+        for key, value in load_tensors(path).items():
+            name, _, entry = key.rpartition(_SEPARATOR)
+            state.optimizer.setdefault(name, {})[entry] = value
+    return state, trainer
+
+
+def save_tensors(path: Path, tensors: Tensors) -> None:
+    """Write tensors as safetensors.
+
+    Raises:
+        UserError: The disk is full.
+    """
+    try:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, path, {"format": "pt"})
+    except SafetensorError as error:
+        raise UserError(f"{path} could not be written ({error}): free some space there") from error
+
+
+def load_tensors(path: Path) -> Tensors:
+    """Read safetensors.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}): delete this checkpoint and resume from one before") from error
+
+
+def write_weights(source: Path, folder: Path, dtype: str) -> int:
+    """Write a checkpoint's model files with its weights in another type.
+
+    Args:
+        source: The checkpoint.
+        folder: An empty folder.
+        dtype: ``fp32``, ``bf16`` or ``fp16``.
+
+    Returns:
+        Bytes of the weights.
+    """
+    copy_static_files(source, folder)
+    target = DTYPES[dtype]
+    weights = {name: value.to(target) if value.is_floating_point() else value
+               for name, value in load_tensors(source / WEIGHTS_FILE).items()}  # fmt: skip
+    save_tensors(folder / WEIGHTS_FILE, weights)
+    config = read_json(folder / "config.json")
+    config.pop("torch_dtype", None)
+    write_json(folder / "config.json", config | {"dtype": str(target).removeprefix("torch.")})
+    return sum(value.numel() * value.element_size() for value in weights.values())
+
+
+@dataclass(frozen=True)
+class StartFacts:
+    """A start's size.
+
+    Attributes:
+        params: Parameters, tied ones once.
+        flops_per_token: FLOPs of a token's forward pass.
+        flops_exact: Whether they come from its sizes.
+        architecture: Its sizes; None where its family is not declared.
+    """
+
+    params: int
+    flops_per_token: float
+    flops_exact: bool
+    architecture: Sizes | None
+
+
+def write_first_checkpoint(
+    model: Any, tokenizer: Any, sequence_length: int, storage: str, optimizer: dict[str, Tensors] | None = None
+) -> StartFacts:
+    """Save a start as the checkpoint of step 0, from which every worker loads it.
+
+    Args:
+        model: The model in fp32.
+        tokenizer: Goes beside it.
+        sequence_length: The context at which FLOPs are counted.
+        storage: Where its checkpoints go.
+        optimizer: What the optimiser already gathered, by parameter name; parameters it lacks start fresh.
+
+    Raises:
+        UserError: The storage cannot be written.
+    """
+    weights = {key: parameter.detach() for key, parameter in model.named_parameters()}
+    state = TrainingState(weights, optimizer or {})
+    with tempfile.TemporaryDirectory(prefix="slm_ray-start-") as scratch:
+        save_student(model, Path(scratch), tokenizer)
+        CheckpointFolder(storage).save(0, lambda folder: write_state(folder, Path(scratch), state, TrainerState()), {})
+    return start_facts(model, sequence_length)
+
+
+def start_facts(model: Any, sequence_length: int) -> StartFacts:
+    """A model's size, and the FLOPs of a token's forward pass: twice its parameters where its sizes are unknown."""
+    architecture = config_architecture(model.config)
+    if architecture is None:
+        params = sum(parameter.numel() for parameter in model.parameters())
+        return StartFacts(params, 2.0 * params, False, None)
+    flops = float(flops_per_token(architecture, sequence_length))
+    return StartFacts(num_params(architecture), flops, True, architecture)

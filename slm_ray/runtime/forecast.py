@@ -1,0 +1,123 @@
+"""What work will cost before any of it is done: tokens, FLOPs, time, memory and disk, of every dry run alike."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from slm_ray.config.columns import aligned
+from slm_ray.config.units import format_bytes, format_count, format_seconds
+from slm_ray.runtime.environment import describe_environment
+
+Kind = Literal["search", "training", "teacher", "capture", "evaluation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One part of what is computed.
+
+    Attributes:
+        name: The phase, or the model.
+        kind: What it counts as where costs are added up.
+        tokens: Expected to go through a model.
+        most_tokens: The most there can be, where that is more.
+        flops: Of the expected tokens.
+        start_seconds: To start, whatever there is to compute.
+        slowdown: The work's time over that of its matrix multiplications alone.
+    """
+
+    name: str
+    kind: Kind
+    tokens: float = 0
+    most_tokens: float = 0
+    flops: float = 0.0
+    start_seconds: float = 0.0
+    slowdown: float = 1.0
+
+    def seconds(self, rate: float) -> float:
+        """Expected time at a rate of multiplication: FLOPs per second of all workers."""
+        return self.start_seconds + self.flops * self.slowdown / rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What a task will cost.
+
+    Attributes:
+        work: Its parts, in order.
+        memory_bytes: At its peak, of one machine; an estimate.
+        disk_bytes: What it leaves.
+        workers: Devices that share the work.
+        notes: What is not in it, or not known.
+    """
+
+    work: tuple[Work, ...] = ()
+    memory_bytes: float = 0.0
+    disk_bytes: float = 0.0
+    workers: int = 1
+    notes: tuple[str, ...] = ()
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of all parts."""
+        return sum(part.tokens for part in self.work)
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of all parts."""
+        return sum(part.flops for part in self.work)
+
+    def flops_of(self, *kinds: Kind) -> float:
+        """FLOPs of the parts of some kinds."""
+        return sum(part.flops for part in self.work if part.kind in kinds)
+
+    def seconds(self, rate: float) -> float:
+        """Expected time at a rate of multiplication, one part after the other."""
+        return sum(part.seconds(rate) for part in self.work)
+
+    def with_notes(self, *notes: str) -> Forecast:
+        """The same with more notes."""
+        return dataclasses.replace(self, notes=tuple(dict.fromkeys([*self.notes, *notes])))
+
+    def table(self, rate: float | None = None) -> list[str]:
+        """Lines with tokens, FLOPs and, at a rate of multiplication, time of every part and of all."""
+        rows = [("phase", "tokens", "at most", "FLOPs", "time")]
+        for part in self.work:
+            most = f"{max(part.tokens, part.most_tokens):,.0f}"
+            counts = (f"{part.tokens:,.0f}", most, format_count(part.flops)) if part.tokens else ("–", "–", "–")
+            rows.append((part.name, *counts, _time(part.seconds(rate) if rate else 0)))
+        rows.append(
+            ("together", f"{self.tokens:,.0f}", "", format_count(self.flops), _time(self.seconds(rate) if rate else 0))
+        )
+        return aligned(rows if rate else [row[:-1] for row in rows])
+
+    def memory_lines(self, fix: str, *, here: bool = True) -> list[str]:
+        """The memory it needs beside the machine's, and a note where that is more.
+
+        Args:
+            fix: What needs less memory, such as ``fewer --workers``; empty where nothing does.
+            here: It runs on this machine.
+        """
+        there = describe_environment()["memory_bytes"] if here else None
+        of = f" of {format_bytes(there)}" if there else ""
+        lines = [f"memory: about {format_bytes(self.memory_bytes)}{of}"]
+        if there and self.memory_bytes > there:
+            lines.append("note: that is more memory than there is" + (f"; {fix}" if fix else ""))
+        return lines
+
+
+def _time(seconds: float) -> str:
+    return f"~{format_seconds(seconds)}" if seconds else "–"
+
+
+def total(forecasts: Sequence[Forecast]) -> Forecast:
+    """Forecasts added up; memory is that of the largest."""
+    return Forecast(
+        work=tuple(part for forecast in forecasts for part in forecast.work),
+        memory_bytes=max((forecast.memory_bytes for forecast in forecasts), default=0.0),
+        disk_bytes=sum(forecast.disk_bytes for forecast in forecasts),
+        workers=max((forecast.workers for forecast in forecasts), default=1),
+        notes=tuple(dict.fromkeys(note for forecast in forecasts for note in forecast.notes)),
+    )

@@ -1,0 +1,133 @@
+"""What a dry run says of costs: sizes from configs alone, memory beside the machine's, and advice that helps."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from slm_ray.config.base import build_config
+from slm_ray.config.errors import UserError
+from slm_ray.models.families import config_architecture
+from slm_ray.pretrain import forecast as module
+from slm_ray.pretrain.config import PretrainConfig
+from slm_ray.pretrain.forecast import forecast, own_type, plan_text, training_bytes
+from slm_ray.records.cost import flops_per_token, num_params
+from tests.models.tiny import tiny_config, tiny_model
+from tests.search.tiny_run import make_tokenizer, sentences
+
+GIB = 2**30
+LARGE = {
+    "vocab_size": 32_000, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "intermediate_size": 14_336,
+}  # fmt: skip
+
+
+def write_config(folder: Path, **changes: object) -> Path:
+    """A folder with config.json alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tiny_config("llama", **changes).save_pretrained(folder)
+    return folder
+
+
+def config_of(student: Path, **options: object) -> PretrainConfig:
+    given = {"student": str(student), "tokens": "100k", "sequence_length": 64, "distill": "none"}
+    return build_config(PretrainConfig, given | options)
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    (tmp_path / "corpus.txt").write_text(sentences(50))
+    return str(tmp_path / "corpus.txt")
+
+
+def test_configs_alone_are_enough(tmp_path, corpus):
+    """Of student and teacher: an 8B can be planned without its weights."""
+    student, teacher = write_config(tmp_path / "s"), write_config(tmp_path / "t", num_hidden_layers=5)
+    config = config_of(student, teacher=str(teacher), distill="full", data=corpus)
+    found = forecast(config)
+    sizes = [config_architecture(tiny_config("llama", **changes)) for changes in ({}, {"num_hidden_layers": 5})]
+    tokens = config.num_tokens
+    assert found.flops_of("training") == 3 * tokens * flops_per_token(sizes[0], 64)
+    assert found.flops_of("teacher") == tokens * flops_per_token(sizes[1], 64)
+    assert "1 model, 99.8K tokens each: 195 steps of 8 x 64" in plan_text(config)
+
+
+def test_nothing_but_an_unknown_family_needs_more(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bloom"}))
+    with pytest.raises(UserError, match=r"the sizes of .* \(family 'bloom'\) are not known: run without --dry-run"):
+        forecast(config_of(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, r"even with everything that saves memory it needs [\d.]+ GiB: train smaller models, or share the state"),
+        ({"num_hidden_layers": 2}, None),
+        ({"num_hidden_layers": 4, "num_models": 2}, "give --concurrent 1"),
+    ],
+)
+def test_memory_is_held_against_the_machines(changes, says, tmp_path, corpus, monkeypatch):
+    monkeypatch.setattr(module, "describe_environment", lambda: {"memory_bytes": int(23.5 * GIB)})
+    monkeypatch.setattr(module, "usable_cpus", lambda: 2)
+    models = changes.pop("num_models", 1)
+    student = write_config(tmp_path / "s", **LARGE | changes)
+    config = config_of(student, data=corpus, start=",".join(("random", "student")[:models]), threads=1)
+    text = plan_text(config)
+    assert "this machine has 23.5 GiB" in text
+    assert (re.search(f"note: it does not fit: {says}", text) is not None) if says else "it does not fit" not in text
+    assert "--workers" not in text.replace("(--address, --workers, --zero 3)", "")
+
+
+def test_advice_about_workers_only_where_there_are_several(tmp_path, corpus, monkeypatch):
+    monkeypatch.setattr(module, "describe_environment", lambda: {"memory_bytes": 40 * GIB})
+    student = write_config(tmp_path / "s", **LARGE | {"num_hidden_layers": 6})
+    assert "it does not fit" not in plan_text(config_of(student, data=corpus))
+    text = plan_text(config_of(student, data=corpus, workers=2))
+    assert "it does not fit: give --zero 3 or --workers 1" in text
+
+
+def test_state_is_shared_out_by_zero():
+    sizes = config_architecture(tiny_config("llama", **LARGE))
+    per_worker = [
+        training_bytes(sizes, config_of(Path("x"), workers=4, zero=zero), None, on_gpu=False) for zero in range(4)
+    ]
+    params = num_params(sizes)
+    assert [before - after for before, after in itertools.pairwise(per_worker)] == pytest.approx(
+        [8 * params * 3 / 4, 4 * params * 3 / 4, 4 * params * 3 / 4]
+    )
+
+
+@pytest.mark.parametrize(("dtype", "name", "size"), [("bfloat16", "bf16", 2), ("float32", "fp32", 4)])
+def test_the_exported_type_and_size_are_told(dtype, name, size, tmp_path, corpus):
+    student = write_config(tmp_path / "s", dtype=dtype)
+    assert own_type(str(student)) == name
+    params = num_params(config_architecture(tiny_config("llama")))
+    assert f"{size * params / 1024:.1f} KiB {name}" in plan_text(config_of(student, data=corpus))
+    assert own_type("x.gguf") == "bf16"
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(512, 576), (576, 512)])
+def test_embeddings_of_different_rows_are_told_or_refused_at_once(ours, theirs, tmp_path, corpus):
+    """As between sizes of Qwen2.5: rows beyond the tokenizer's ids are no tokens."""
+    tokenizer = make_tokenizer(sentences(50))
+    student, teacher = tmp_path / "s", tmp_path / "t"
+    for folder, rows in ((student, ours), (teacher, theirs)):
+        write_config(folder, vocab_size=rows)
+        tokenizer.save_pretrained(folder)
+    config = config_of(student, teacher=str(teacher), distill="full", data=corpus)
+    says = f"has {ours} embedding rows and its teacher {theirs}: the 512 that both have are compared"
+    assert says in plan_text(config)
+    write_config(student, vocab_size=len(tokenizer) - 1)
+    with pytest.raises(UserError, match=rf"{student} has .* embedding rows for {len(tokenizer)} token ids: distill"):
+        plan_text(config)
+    shutil.rmtree(student)
+    tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained(student)
+    tokenizer.save_pretrained(student)
+    write_config(teacher, vocab_size=len(tokenizer) - 1)
+    with pytest.raises(UserError, match=rf"{teacher} has .* embedding rows for"):
+        plan_text(config)
