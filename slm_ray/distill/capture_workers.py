@@ -23,10 +23,10 @@ from slm_ray.distill import store_format
 from slm_ray.distill.capture_reader import SignalReader
 from slm_ray.distill.capture_settings import CaptureSettings
 from slm_ray.models.teachers import Teacher
-from slm_ray.runtime.copies import local_copy
 from slm_ray.runtime.deliveries import outbox
 from slm_ray.runtime.progress import Console
 from slm_ray.runtime.room import free_room
+from slm_ray.runtime.shared import local_copy
 
 _PATIENCE_SECONDS = 10.0
 

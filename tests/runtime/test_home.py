@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from slm_ray.pretrain import storage
-from slm_ray.pretrain.checkpoints import CheckpointFolder
-from slm_ray.runtime import copies, deliveries, home
+from slm_ray.runtime import deliveries, home
 from slm_ray.runtime.deliveries import outbox
 from slm_ray.runtime.home import home_of, pinned_to_home
 from tests.runtime.elsewhere import Elsewhere
@@ -28,7 +26,6 @@ def disk(tmp_path, monkeypatch):
 def away(disk, monkeypatch):
     """This process on another machine than the one whose disk it is."""
     away = Elsewhere(disk)
-    monkeypatch.setattr(copies, "_CHUNK_BYTES", 4096)
     monkeypatch.setattr(home, "away", lambda: away)
     monkeypatch.setattr(deliveries, "_CHUNK_BYTES", 4096)
     return away
@@ -59,28 +56,3 @@ class TestOutbox:
             1 / 0  # noqa: B018
         away.back()
         assert list((disk / "store").iterdir()) == []
-
-
-class TestCheckpoints:
-    def write(self, folder):
-        (folder / "model.safetensors").write_bytes(b"w" * 9000)
-        (folder / "sub").mkdir()
-        (folder / "sub" / "state.json").write_text("[]")
-
-    def test_they_lie_on_the_commands_machine(self, away, disk):
-        there = CheckpointFolder(disk / "checkpoints")
-        assert isinstance(there._storage, storage.HomeStorage)
-        for step in (0, 5, 10):
-            there.save(step, self.write, {"loss": step})
-        there.prune(1, best=5)
-        latest = there.latest()
-        with there.open(latest) as folder:
-            assert (folder / "model.safetensors").read_bytes() == b"w" * 9000
-            assert (folder / "sub" / "state.json").read_text() == "[]"
-        assert not folder.exists()
-        away.back()
-        names = sorted(path.name for path in (disk / "checkpoints").iterdir())
-        assert names == ["step-00000005", "step-00000010"]
-        assert sorted(path.name for path in (disk / "checkpoints" / "step-00000010").rglob("*")) == [
-            "checkpoint.json", "model.safetensors", "state.json", "sub",
-        ]  # fmt: skip
