@@ -122,13 +122,15 @@ class Definition:
             raise unknown_task(name)
         self.name = name
         self._folders: set[str] = set()
-        missing = {name}
+        read, missing = set[str](), {name}
         while missing:
+            read |= missing
             self._folders |= {_common_folder(one) for one in missing}
             self.index = task_manager(self.folders).task_index
-            if name not in self.index:
-                raise unknown_task(name)
-            missing = {one for one in self._mentioned(name, set()) if one not in self.index and one in catalogue()}
+            inside = {leaf.name.rpartition("::")[2] for leaf in self._leaves(name, (), {}) if leaf.file is None}
+            missing = (inside & catalogue().keys()) - read
+        if name not in self.index:  # a file that lm-eval itself cannot read
+            raise unknown_task(name)
 
     @property
     def folders(self) -> tuple[str, ...]:
@@ -137,17 +139,6 @@ class Definition:
             folder for folder in sorted(self._folders, reverse=True)
             if not any(folder != other and Path(folder).is_relative_to(other) for other in self._folders)
         )  # fmt: skip
-
-    def _mentioned(self, name: str, seen: set[str]) -> set[str]:
-        """All names that a name stands for, itself included."""
-        if name in seen:
-            return seen
-        seen.add(name)
-        entry = self.index.get(name)
-        for child in _children(entry) if entry else ():
-            for one in _names_in(child):
-                self._mentioned(one, seen)
-        return seen
 
     def leaves(self) -> list[Leaf]:
         """Its single tasks, each once, in order."""
@@ -158,8 +149,8 @@ class Definition:
 
     def _leaves(self, name: str, owners: tuple[str, ...], changes: Mapping[str, Any]) -> Iterator[Leaf]:
         entry = self.index.get(name)
-        if entry is None:  # defined inside its group
-            yield Leaf(f"{owners[0]}::{name}", None, changes, owners)
+        if entry is None:  # defined inside its group, or in a folder that was not read yet
+            yield Leaf("::".join((*owners[:1], name)), None, changes, owners)
         elif entry.kind.name in ("GROUP", "TAG"):
             for child in _children(entry):
                 yield from self._member(child, (name, *owners), changes)
