@@ -17,7 +17,7 @@ from slm_ray.search.config import SearchConfig
 
 def machine_line() -> str:
     """Processor, CPUs, versions and date, for the head of a table."""
-    found = describe_environment()
+    found = describe_environment().to_json()
     versions = found["packages"]
     day = datetime.date.today().isoformat()
     return f"{found['cpu']}, {found['cpus']} CPUs, torch {versions['torch']}, ray {versions['ray']}, {day}"

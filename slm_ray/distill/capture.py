@@ -179,7 +179,7 @@ def _write_manifest(work: Path, teacher: Teacher, shards: TokenShards, request: 
         "num_tokens": shards.num_tokens,
         "flops": per_token * shards.num_tokens,
         "seconds": round(sum(part["seconds"] for part in parts), 3),  # of all workers together
-        "environment": describe_environment(),
+        "environment": describe_environment().to_json(),
         "parts": parts,
     }
     store_format.write_manifest(work, content)

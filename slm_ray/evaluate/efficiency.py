@@ -145,7 +145,7 @@ def _machine(serving: Serving) -> dict[str, Any]:
     """The machine it runs on, and the compute type."""
     precision, device = "bf16" if serving.dtype == torch.bfloat16 else "fp32", serving.device
     cuda = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if cuda else describe_environment()["cpu"]
+    name = torch.cuda.get_device_name(device) if cuda else describe_environment().cpu
     return {
         "peak_flops_per_second": peak_flops(name, precision) if cuda else None, "threads": torch.get_num_threads(),
         "device": device.type, "device_name": name, "precision": precision,

@@ -237,8 +237,8 @@ def evaluate(config: EvaluateConfig, folder: RunFolder, command: str, console: C
         by_part={name: round(seconds, 3) for name, seconds in evaluation.spent.items()},
     )  # fmt: skip
     result = EvaluationResult(
-        command=command, config=flatten(config), environment=describe_environment(), precision=inputs.precision,
-        device=inputs.device, spent=spent, suites=inputs.plan.suites if inputs.plan else {},
+        command=command, config=flatten(config), environment=describe_environment().to_json(),
+        precision=inputs.precision, device=inputs.device, spent=spent, suites=inputs.plan.suites if inputs.plan else {},
         notes=tuple(inputs.notes), models=tuple(map(evaluation.figures, inputs.subjects)),
         differences=tuple(evaluation.differences()),
     )  # fmt: skip

@@ -384,7 +384,7 @@ def _memory_lines(
     config: PretrainConfig, models: Sequence[PlannedModel], found: Forecast, *, on_gpu: bool
 ) -> list[str]:
     """The memory that training needs beside what there is, and what would make it fit."""
-    there = _gpu_bytes() if on_gpu else describe_environment()["memory_bytes"]
+    there = _gpu_bytes() if on_gpu else describe_environment().memory_bytes
     place = "a GPU of this machine has" if on_gpu else "this machine has"
     if config.run.address or not there:
         return [f"memory: about {format_bytes(found.memory_bytes)} on each machine, activations included"]

@@ -1,4 +1,4 @@
-"""The record every run folder begins with."""
+"""The records every run folder begins with: what it was started with, and on what."""
 
 from __future__ import annotations
 
@@ -20,3 +20,28 @@ class RunRecord(Record):
     stage: str
     command: str
     options: dict[str, Any]
+
+
+class Environment(Record):
+    """What a run ran on, so that its figures can be read years later; no user or host names.
+
+    Attributes:
+        python: Its version.
+        packages: Versions of the packages that a result may depend on.
+        system: The operating system and its release.
+        machine: The processor's architecture.
+        cpu: The processor's name.
+        cpus: CPUs that the process may use.
+        memory_bytes: The machine's memory; None where it cannot be told.
+        implementation: Python's.
+    """
+
+    FILE: ClassVar[str] = "environment.json"
+    python: str
+    packages: dict[str, str]
+    system: str
+    machine: str
+    cpu: str
+    cpus: int
+    memory_bytes: int | None
+    implementation: str

@@ -14,7 +14,7 @@ from slm_ray.report.wording import MISSING
 def facts_table(environment: Mapping[str, Any], title: str = "Environment") -> Table:
     """What ``environment.json`` says, one line per fact."""
     rows = []
-    for name, value in environment.items():
+    for name, value in ((name, value) for name, value in environment.items() if name != "version"):  # the schema's
         shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else value
         rows.append((str(name).replace("_", " "), MISSING if shown is None else str(shown)))
     return Table(title, ("what", "which"), tuple(rows))

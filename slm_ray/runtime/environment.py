@@ -1,4 +1,4 @@
-"""What a run ran on, so that its figures can be read years later."""
+"""What a run runs on: processor, memory, packages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import platform
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+
+from slm_ray.records.run import Environment
 
 _PACKAGES = (
     "slm-ray", "torch", "transformers", "ray", "pymoo", "numpy", "safetensors", "tokenizers", "gguf", "datasets",
@@ -48,15 +49,10 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
-def describe_environment() -> dict[str, Any]:
-    """Python, packages, processor, memory and system, with no user or host names."""
-    return {
-        "python": platform.python_version(),
-        "packages": package_versions(),
-        "system": f"{platform.system()} {platform.release()}",
-        "machine": platform.machine(),
-        "cpu": _cpu_name(),
-        "cpus": usable_cpus(),
-        "memory_bytes": _memory_bytes(),
-        "implementation": sys.implementation.name,
-    }
+def describe_environment() -> Environment:
+    """Python, packages, processor, memory and system of this process."""
+    return Environment(
+        python=platform.python_version(), packages=package_versions(), machine=platform.machine(), cpu=_cpu_name(),
+        system=f"{platform.system()} {platform.release()}", cpus=usable_cpus(), memory_bytes=_memory_bytes(),
+        implementation=sys.implementation.name,
+    )  # fmt: skip

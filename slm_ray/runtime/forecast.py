@@ -100,7 +100,7 @@ class Forecast:
             fix: What needs less memory, such as ``fewer --workers``; empty where nothing does.
             here: It runs on this machine.
         """
-        there = describe_environment()["memory_bytes"] if here else None
+        there = describe_environment().memory_bytes if here else None
         of = f" of {format_bytes(there)}" if there else ""
         lines = [f"memory: about {format_bytes(self.memory_bytes)}{of}"]
         if there and self.memory_bytes > there:

@@ -11,14 +11,14 @@ from typing import Any
 from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError
 from slm_ray.config.redact import redact
+from slm_ray.records.base import write_record
 from slm_ray.records.files import explain_os_error, read_json, write_json
-from slm_ray.records.run import RunRecord
+from slm_ray.records.run import Environment, RunRecord
 from slm_ray.runtime.environment import describe_environment
 from slm_ray.runtime.mirror import Mirror, bring_back, lies_in_a_mirror, storage_of
 from slm_ray.runtime.progress import Console
 
-CONFIG_FILE = "config.json"
-ENVIRONMENT_FILE = "environment.json"
+CONFIG_FILE, ENVIRONMENT_FILE = RunRecord.FILE, Environment.FILE
 TRIALS_FILE = "trials.jsonl"
 LOG_FILE = "run.log"
 LOCK_FILE = ".lock"
@@ -72,7 +72,7 @@ class RunFolder:
             raise UserError(f"{path} is not empty and holds no run: choose another --out")
         folder = cls(path)
         folder._made = missing
-        write_json(path / ENVIRONMENT_FILE, describe_environment())
+        write_record(path, describe_environment())
         write_json(path / CONFIG_FILE, config)
         try:
             folder.mirror_to(storage, is_new=True)

@@ -113,7 +113,7 @@ class WandbTracker(Tracker):
             "project": wandb_project(), "id": self._id, "resume": "allow",
             "group": (os.environ.get("WANDB_RUN_GROUP") or group)[:_LONGEST_NAME], "job_type": job_type,
             "tags": list(dict.fromkeys(str(tag)[:_LONGEST_TAG] for tag in tags if tag)),
-            "config": redact_value({**config, "environment": describe_environment()}),
+            "config": redact_value({**config, "environment": describe_environment().to_json()}),
             "name": folder.resolve().name[:_LONGEST_NAME], "dir": str(folder),
             "reinit": "create_new",  # several models of one command are tracked at once
         }  # fmt: skip

@@ -201,7 +201,7 @@ def machine_rows(plan: Plan, weight_bytes: int) -> list[str]:
     config = plan.config
     where = f"the Ray cluster at {config.address}" if config.address else f"{usable_cpus()} usable CPUs here"
     needed = estimates.memory_bytes(config, plan.teacher, plan.precision, plan.workers)
-    there = describe_environment()["memory_bytes"]
+    there = describe_environment().memory_bytes
     of = f" of {format_bytes(there)}" if there and not config.address else ""
     winners = config.winners * num_params(plan.candidate) * weight_bytes
     cache = estimates.cache_bytes(plan.teacher, weight_bytes, plan.precision)
@@ -212,7 +212,7 @@ def machine_rows(plan: Plan, weight_bytes: int) -> list[str]:
     ]
     if not config.address and plan.workers * config.threads > usable_cpus():
         rows.append(f"note: {plan.workers} × {config.threads} threads are more than the CPUs there are")
-    if of and needed > there:
+    if of and there and needed > there:
         rows.append("note: that is more memory than there is; fewer --workers need less")
     return rows
 

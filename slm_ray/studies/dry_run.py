@@ -57,7 +57,7 @@ class Machine:
 def this_machine() -> Machine:
     """The processors here."""
     cpus = usable_cpus()
-    memory = describe_environment()["memory_bytes"]
+    memory = describe_environment().memory_bytes
     return Machine(f"this machine's {cpus} CPUs", _CORE_FLOPS * cpus, 1.0, 0.0, memory, is_gpu=False)
 
 

@@ -142,7 +142,7 @@ def capture_stage(inputs: Inputs) -> Stage:
         return ["-m", "slm_ray.logits", *flags(given)]
 
     return Stage(
-        name="capture", start=start, resume=start, worker="ray::Map", done=lambda run: list(_finished_parts(run)),
+        name="capture", start=start, resume=start, worker="ray::_Worker", done=lambda run: list(_finished_parts(run)),
         kept=_finished_parts, total=12, outcome=lambda run: [part["sha256"] for part in _manifest(run)["parts"]],
         expected=lambda run: [part["name"] for part in _manifest(run)["parts"]],
     )  # fmt: skip
