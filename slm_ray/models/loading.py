@@ -98,7 +98,8 @@ def check_loaded(what: str, model: Any, report: Mapping[str, Any]) -> None:
     """Make sure that a model's weights are all there, all its own, and all finite.
 
     transformers fills parameters without weights with random numbers, and passes over weights that no parameter reads
-    (an unmerged adapter, a layer too many). Reading every weight once costs about 0.05 s per 100M parameters.
+    (an unmerged adapter, a layer too many). The smallest and largest value of every tensor are looked
+    at, which takes 0.06 s for 135M fp32 parameters on one core.
 
     Args:
         what: What an error begins with.
@@ -121,8 +122,7 @@ def check_loaded(what: str, model: Any, report: Mapping[str, Any]) -> None:
             "into its weights, or correct config.json"
         )
     for name, tensor in model.named_parameters():
-        # A sum is finite where all of its parts are, unless it overflows; only then is each part looked at.
-        if not torch.isfinite(tensor.detach().sum(dtype=torch.float32)) and not torch.isfinite(tensor).all():
+        if tensor.numel() and not torch.isfinite(torch.stack(tensor.detach().aminmax())).all():  # NaN is both extremes
             raise UserError(f"{what} has weights that are not finite, '{name}' first: use a checkpoint without them")
 
 

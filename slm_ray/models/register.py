@@ -24,19 +24,23 @@ def register_students() -> None:
 
 
 class _AfterTransformers(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds transformers, once, through the finders behind it; registers when it is loaded.
+    """Finds transformers through the other finders, and registers when it is loaded.
 
     At that moment none of its modules is half imported, so that ours can be imported whole.
     """
 
     loader: importlib.abc.Loader
+    is_asking = False
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         """The module's own spec, loaded by this object."""
-        if name != "transformers":
+        if name != "transformers" or self.is_asking:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        self.is_asking = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.is_asking = False
         if spec is not None and isinstance(spec.loader, importlib.abc.Loader):
             self.loader, spec.loader = spec.loader, self
         return spec
@@ -47,6 +51,7 @@ class _AfterTransformers(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """Load it with its own loader, which is its loader from then on, and register."""
+        sys.meta_path.remove(self)  # only now: many libraries look for transformers without loading it
         assert module.__spec__ is not None
         module.__loader__ = module.__spec__.loader = self.loader
         self.loader.exec_module(module)

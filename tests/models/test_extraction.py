@@ -1,9 +1,13 @@
+"""Students are exact: their logits are the teacher's with the dropped units masked; sizes and classes are as said."""
+
 import copy
 
 import pytest
 import torch
+from transformers import AutoConfig, OPTConfig
 
-from slm_ray.models.extraction import extract
+from slm_ray.models.extraction import extract, save_student
+from slm_ray.models.families import base_family, config_architecture
 from slm_ray.records.cost import num_params
 from slm_ray.records.subnet import LayerUnits, SubnetSpec, full_subnet
 from tests.models.tiny import NAMES, axes_of, axis_specs, random_spec, tiny_config, tiny_family, tiny_ids, tiny_model
@@ -14,8 +18,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-4}  # logits are of the order of 1 to 10
 
 def cut(model, spec: SubnetSpec, **options):
     """Extract from a Hugging Face model."""
-    name = model.config.model_type
-    return extract(model.state_dict(), model.config, tiny_family(name), spec, **options)
+    return extract(model.state_dict(), model.config, tiny_family(model.config.model_type), spec, **options)
 
 
 @torch.no_grad()
@@ -23,16 +26,19 @@ def logits_of(model, ids: torch.Tensor) -> torch.Tensor:
     return model(ids).logits
 
 
-def teacher_of(name: str):
-    model = tiny_model(name)
+def teacher_of(name: str, **changes):
+    model = tiny_model(name, **changes)
     return model, tiny_family(name).architecture(model.config)
+
+
+def count(model) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_full_size_extract_is_the_teacher(name):
     model, teacher = teacher_of(name)
-    student = cut(model, full_subnet(teacher))
-    assert torch.equal(logits_of(student, tiny_ids()), logits_of(model, tiny_ids()))
+    assert torch.equal(logits_of(cut(model, full_subnet(teacher)), tiny_ids()), logits_of(model, tiny_ids()))
 
 
 @pytest.mark.parametrize(("name", "axis"), [(name, axis) for name in NAMES for axis in axes_of(name)])
@@ -44,69 +50,95 @@ def test_logits_are_the_teachers_with_the_dropped_units_masked(name, axis):
     torch.testing.assert_close(logits_of(cut(model, spec), tiny_ids()), expected, **CLOSE)
 
 
-@pytest.mark.parametrize("seed", range(1, 7))
 @pytest.mark.parametrize("name", NAMES)
-def test_random_sub_networks_are_exact(name, seed):
+def test_random_sub_networks_are_exact_also_of_sub_networks(name):
     model, teacher = teacher_of(name)
-    spec = random_spec(teacher, seed, drop_hidden=seed % 2 == 0)
-    student = cut(model, spec)
-    torch.testing.assert_close(logits_of(student, tiny_ids()), masked_logits(model, spec, tiny_ids()), **CLOSE)
-    assert sum(parameter.numel() for parameter in student.parameters()) == num_params(spec.architecture_in(teacher))
+    for seed in range(1, 7):
+        spec = random_spec(teacher, seed, drop_hidden=seed % 2 == 0)
+        student = cut(model, spec)
+        torch.testing.assert_close(logits_of(student, tiny_ids()), masked_logits(model, spec, tiny_ids()), **CLOSE)
+        assert count(student) == num_params(spec.architecture_in(teacher))
+    layers = SubnetSpec(full_subnet(teacher).hidden[:30], full_subnet(teacher).layers[1:])
+    student, family = cut(model, layers), tiny_family(name)
+    part = SubnetSpec(tuple(range(30)), full_subnet(family.architecture(student.config)).layers[1:])
+    again = extract(student.state_dict(), student.config, family, part)  # scaled by the first teacher's layers
+    direct = cut(model, SubnetSpec(layers.hidden, layers.layers[1:]))
+    assert torch.equal(logits_of(again, tiny_ids()), logits_of(direct, tiny_ids()))
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt_neox"])
-def test_rotary_frequencies_are_the_teachers(name):
-    changes = {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}}
-    if name == "llama":
-        del changes["rope_parameters"]["partial_rotary_factor"]
-    model = tiny_model(name, **changes)
-    teacher = tiny_family(name).architecture(model.config)
-    for axis in ("heads", "uneven heads", "everything"):
-        spec = axis_specs(teacher)[axis]
+ROPE = {"rope_type": "default", "rope_theta": 500.0}
+LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16, "factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "rope"),
+    [("llama", {}), ("gpt_neox", {"partial_rotary_factor": 0.5}), ("llama", {**LLAMA3, "rope_type": "llama3"})],
+)
+def test_rotary_frequencies_are_the_teachers(name, rope):
+    model, teacher = teacher_of(name, rope_parameters={**ROPE, **rope})
+    for axis in ("heads", "uneven heads", "neurons", "everything"):
+        spec, ids = axis_specs(teacher)[axis], tiny_ids(length=40)
         student = cut(model, spec)
         assert torch.equal(student.base_model.rotary_emb.inv_freq, model.base_model.rotary_emb.inv_freq)
-        torch.testing.assert_close(logits_of(student, tiny_ids()), masked_logits(model, spec, tiny_ids()), **CLOSE)
-
-
-def test_scaled_rotary_positions_are_kept():
-    rope = {
-        "rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 16,
-    }  # fmt: skip
-    model = tiny_model("llama", rope_parameters=rope)
-    teacher = tiny_family("llama").architecture(model.config)
-    for axis in ("neurons", "everything"):
-        spec = axis_specs(teacher)[axis]
-        expected = masked_logits(model, spec, tiny_ids(length=40))
-        torch.testing.assert_close(logits_of(cut(model, spec), tiny_ids(length=40)), expected, **CLOSE)
+        torch.testing.assert_close(logits_of(student, ids), masked_logits(model, spec, ids), **CLOSE)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_the_plain_class_can_express_is_that_class(name):
+def test_sizes_read_off_a_config_are_the_models(name, tmp_path):
+    """Of the teacher, and of layers of different sizes, skipped ones too; the same after the config was saved."""
     model, teacher = teacher_of(name)
-    specs = axis_specs(teacher)
-    plain = {"layers", "neurons"}
-    if tiny_family(name).free_head_dim:
-        plain |= {"heads", "hidden", "query heads"}
-    if name == "gpt2_scaled":
-        plain = set()  # its attention is scaled by the layer's number in the teacher
+    assert config_architecture(model.config) == teacher and num_params(teacher) == count(model)
+    for axis, spec in axis_specs(teacher).items():
+        student, expected = cut(model, spec), spec.architecture_in(teacher)
+        assert config_architecture(student.config) == expected, axis
+        assert num_params(expected) == count(student), axis
+        student.config.save_pretrained(tmp_path)
+        again = AutoConfig.from_pretrained(tmp_path)
+        assert config_architecture(again) == expected and base_family(again) is tiny_family(name)
+    assert config_architecture(OPTConfig()) is None and base_family(OPTConfig()) is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_student_is_of_the_plain_class_where_that_can_express_it(name):
+    model, teacher = teacher_of(name)
+    family, full = tiny_family(name), full_subnet(teacher)
+    group = full.layers[0].query_heads[:1]
+    specs = {
+        **axis_specs(teacher),
+        "three heads" if len(full.layers[0].kv_heads) > 2 else "kv heads": SubnetSpec(
+            full.hidden,
+            tuple(LayerUnits(u.source, u.kv_heads[:-1], u.query_heads[:-1], u.neurons) for u in full.layers),
+        ),
+        "width": SubnetSpec(full.hidden[:30], full.layers),
+        "width and heads": SubnetSpec(
+            full.hidden[: len(group[0]) * teacher.structure.head_dim],
+            tuple(LayerUnits(u.source, (0,), u.query_heads[:1], u.neurons) for u in full.layers),
+        ),
+    }
     for axis, spec in specs.items():
-        assert (type(cut(model, spec)) is type(model)) == (axis in plain), axis
+        student, reason = cut(model, spec), family.plain_class_refuses(spec.architecture_in(teacher))
+        is_plain = type(student) is type(model)
+        assert is_plain == (reason is None and name != "gpt2_scaled"), axis
+        if not is_plain:
+            assert student.config.per_layer_reason == reason or "teacher's layers" in student.config.per_layer_reason
+        assert (reason == "its layers differ in size") == (not spec.architecture_in(teacher).is_uniform)
+    assert family.plain_class_refuses(specs["width and heads"].architecture_in(teacher)) is None
 
 
-def test_width_and_heads_cut_alike_are_plain_where_heads_fill_the_width():
-    model, teacher = teacher_of("gpt_neox")
-    full = full_subnet(teacher)
-    halves = tuple(LayerUnits(layer.source, (1, 3), ((1,), (3,)), layer.neurons) for layer in full.layers)
-    spec = SubnetSpec(full.hidden[::2], halves)
-    student = cut(model, spec)
-    assert type(student) is type(model)
-    torch.testing.assert_close(logits_of(student, tiny_ids()), masked_logits(model, spec, tiny_ids()), **CLOSE)
+def test_the_two_reasons_for_a_class_of_our_own_are_kept_apart():
+    _, llama = teacher_of("llama")
+    _, gpt2 = teacher_of("gpt2")
+    narrow = [SubnetSpec(full_subnet(teacher).hidden[:30], full_subnet(teacher).layers) for teacher in (llama, gpt2)]
+    refused = [
+        tiny_family(name).plain_class_refuses(spec.architecture_in(teacher))
+        for name, teacher, spec in zip(("llama", "gpt2"), (llama, gpt2), narrow, strict=True)
+    ]
+    assert refused == ["its width of 30 is no multiple of its 4 heads", "its 4 heads of 8 do not fill its width of 30"]
 
 
 @pytest.mark.parametrize("axis", ["layers", "everything"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_student_shares_no_memory_with_its_teacher(name, axis):
+def test_a_student_shares_no_memory_with_its_teacher_and_ties_as_it_does(name, axis):
     model, teacher = teacher_of(name)
     for spec in (full_subnet(teacher), axis_specs(teacher)[axis]):
         student = cut(model, spec)
@@ -116,25 +148,23 @@ def test_a_student_shares_no_memory_with_its_teacher(name, axis):
                 parameter.zero_()
         assert torch.equal(logits_of(student, tiny_ids()), before)
         model.load_state_dict(state)
-        owned = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-        assert not owned & {parameter.untyped_storage().data_ptr() for parameter in student.parameters()}
+        tied = student.get_output_embeddings().weight is student.get_input_embeddings().weight
+        assert tied == tiny_config(name).tie_word_embeddings
 
 
-@pytest.mark.parametrize("axis", ["neurons", "everything"])
-@pytest.mark.parametrize("name", NAMES)
-def test_tied_stays_tied_and_untied_stays_untied(name, axis):
-    model, teacher = teacher_of(name)
-    student = cut(model, axis_specs(teacher)[axis])
-    tied = student.get_output_embeddings().weight is student.get_input_embeddings().weight
-    assert tied == tiny_config(name).tie_word_embeddings
-
-
-def test_the_type_of_the_weights_can_be_chosen():
+@pytest.mark.parametrize("axis", ["layers", "everything"])
+def test_the_type_of_the_weights_can_be_chosen_when_extracting_and_when_saving(axis, tmp_path):
     model, teacher = teacher_of("llama")
-    for axis in ("layers", "everything"):
-        student = cut(model, axis_specs(teacher)[axis], dtype=torch.bfloat16)
-        assert {parameter.dtype for parameter in student.parameters()} == {torch.bfloat16}
-        assert student.config.dtype == torch.bfloat16
+    student = cut(model, axis_specs(teacher)[axis], dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in student.parameters()} == {student.config.dtype} == {torch.bfloat16}
+    exact = cut(model, axis_specs(teacher)[axis])
+    saved = {name: save_student(exact, tmp_path / name, dtype=name) for name in ("fp32", "bf16", "fp16")}
+    assert {name: one.dtype for name, one in saved.items()} == {name: name for name in saved}
+    assert 0.45 < saved["bf16"].bytes / saved["fp32"].bytes < 0.75
+    assert all(parameter.dtype == torch.float32 for parameter in exact.parameters())  # it keeps its own
+    again = type(exact).from_pretrained(tmp_path / "bf16")
+    assert again.config.dtype == torch.bfloat16
+    assert all(torch.equal(tensor, student.state_dict()[key]) for key, tensor in again.state_dict().items())
 
 
 def test_units_the_teacher_does_not_have_are_refused():

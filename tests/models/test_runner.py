@@ -1,11 +1,15 @@
 import copy
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
 from slm_ray.models import runner as runner_module
 from slm_ray.models.extraction import build_empty, extract
+from slm_ray.models.families import HEAD
+from slm_ray.models.gates import GatedTeacher
 from slm_ray.models.runner import SubnetRunner
 from slm_ray.records.subnet import full_subnet
 from tests.models.tiny import NAMES, axis_specs, random_spec, tiny_family, tiny_ids, tiny_model
@@ -31,6 +35,24 @@ def test_losses_are_those_of_the_extracted_model(name):
     for spec in specs:
         expected = own_losses(extract(model.state_dict(), model.config, family, spec), ids)
         torch.testing.assert_close(runner.token_losses(spec, ids), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_scales_of_embeddings_and_logits_are_the_familys():
+    """A family that scales is a plain one whose embedding, or output head, has the scale in its weights."""
+    model, ids = tiny_model("llama_untied"), tiny_ids()
+    family, state = tiny_family("llama_untied"), model.state_dict()
+    scaling = replace(family, embedding_scale=lambda config: 3.0, logit_scale=lambda config: 0.25)
+    scaled = {**state, family.embedding: 3 * state[family.embedding], HEAD: 0.25 * state[HEAD]}
+    for spec in axis_specs(family.architecture(model.config)).values():
+        found = SubnetRunner(state, model.config, scaling).token_losses(spec, ids)
+        torch.testing.assert_close(found, SubnetRunner(scaled, model.config, family).token_losses(spec, ids))
+    found, expected = (
+        GatedTeacher(*given).gradients(ids)
+        for given in ((state, model.config, scaling), (scaled, model.config, family))
+    )
+    assert found.loss == pytest.approx(expected.loss)
+    for part in ("query_heads", "neurons", "hidden"):
+        np.testing.assert_allclose(getattr(found, part), getattr(expected, part), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt_neox", "gpt2"])

@@ -1,13 +1,23 @@
-"""What a user does with a student: generate, train, look inside, save and load."""
+"""What a user does with a student: generate, train, look inside, save and load, with and without slm_ray."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from slm_ray.models.extraction import extract, save_student
-from tests.models.tiny import NAMES, axis_specs, tiny_family, tiny_ids, tiny_model
+from slm_ray.models.scratch import POSITIONS, build_scratch, make_shape, with_positions
+from tests.models.test_teachers import make_tokenizer
+from tests.models.tiny import NAMES, VOCAB, axis_specs, tiny_family, tiny_ids, tiny_model
 
+ROOT = Path(__file__).parents[2]
 PROMPT = tiny_ids(batch=2, length=5)
+AXES = ("layers", "first attention", "everything")
 
 
 def student_of(name: str, axis: str, dtype: torch.dtype = torch.float32):
@@ -20,17 +30,12 @@ def generate(student, prompt: torch.Tensor, **options) -> torch.Tensor:
     return student.generate(prompt, max_new_tokens=10, min_new_tokens=10, do_sample=False, pad_token_id=0, **options)
 
 
-@pytest.mark.parametrize("axis", ["first attention", "everything", "uneven heads", "hidden"])
 @pytest.mark.parametrize("name", NAMES)
-def test_generation_with_a_cache_is_generation_without(name, axis):
-    student = student_of(name, axis)
-    without = generate(student, PROMPT, use_cache=False)
-    assert torch.equal(generate(student, PROMPT, use_cache=True), without)
-    assert len(without[0]) == 15
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_cached_logits_are_those_of_the_whole_sequence(name):
+def test_generation_with_a_cache_is_generation_without(name):
+    for axis in ("first attention", "everything", "uneven heads", "hidden"):
+        student = student_of(name, axis)
+        without = generate(student, PROMPT, use_cache=False)
+        assert torch.equal(generate(student, PROMPT, use_cache=True), without) and len(without[0]) == 15
     student, ids = student_of(name, "first attention"), tiny_ids()
     with torch.no_grad():
         whole = student(ids).logits
@@ -52,7 +57,7 @@ def test_beams_padding_and_static_caches_work(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_hidden_states_and_attentions_can_be_seen(name):
+def test_hidden_states_attentions_and_sizes_can_be_seen(name):
     student = student_of(name, "first attention")
     student.set_attn_implementation("eager")
     with torch.no_grad():
@@ -61,6 +66,13 @@ def test_hidden_states_and_attentions_can_be_seen(name):
     assert [tuple(weights.shape) for weights in output.attentions] == [(2, 4, 12, 12)] * 2  # layer 0 has none
     torch.testing.assert_close(output.attentions[0].sum(-1), torch.ones(2, 4, 12))
     torch.testing.assert_close(student.get_output_embeddings()(output.hidden_states[-1]), output.logits)
+    assert [layer["num_attention_heads"] for layer in student.config.layer_sizes()] == [0, 4, 4]
+    uneven = student_of(name, "uneven heads").config
+    if "num_attention_heads" not in uneven.attribute_map:  # transformers passes over names that are mapped to others
+        with pytest.raises(RuntimeError, match="is a per-layer attribute and may vary across layers"):
+            _ = uneven.num_attention_heads
+    heads = [layer["num_attention_heads"] for layer in uneven.layer_sizes()]
+    assert heads == [layer.num_attention_heads for layer in tiny_family(name).architecture(uneven).layers]
 
 
 @pytest.mark.parametrize("axis", ["first attention", "everything"])
@@ -79,27 +91,131 @@ def test_a_student_trains_and_checkpointing_changes_no_gradient(name, axis):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("axis", ["layers", "everything", "first attention"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_saved_student_comes_back_bit_for_bit(name, axis, dtype, tmp_path):
-    student = student_of(name, axis, dtype)
-    save_student(student, tmp_path / "winner")
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "winner")
-    assert type(again) is type(student)
-    assert again.config.dtype == dtype
-    state, expected = again.state_dict(), student.state_dict()
-    assert state.keys() == expected.keys()
-    assert all(torch.equal(state[key], expected[key]) and state[key].dtype == dtype for key in state)
+def test_a_saved_student_comes_back_bit_for_bit(name, dtype, tmp_path):
+    for axis in AXES:
+        student = student_of(name, axis, dtype)
+        save_student(student, tmp_path / axis)
+        again = AutoModelForCausalLM.from_pretrained(tmp_path / axis)
+        assert type(again) is type(student) and again.config.dtype == dtype
+        state, expected = again.state_dict(), student.state_dict()
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(state[key], expected[key]) and state[key].dtype == dtype for key in state)
+        with torch.no_grad():
+            assert torch.equal(again(tiny_ids()).logits, student(tiny_ids()).logits)
+        tied = again.get_output_embeddings().weight is again.get_input_embeddings().weight
+        assert tied == (student.get_output_embeddings().weight is student.get_input_embeddings().weight)
+        again.save_pretrained(tmp_path / "finetuned" / axis)  # as transformers' Trainer does
+        files = [{file.name for file in (tmp_path / place).iterdir()} for place in (axis, f"finetuned/{axis}")]
+        assert files[0] == files[1]
+
+
+LOAD_ALL = """
+import json, pathlib, sys
+students, order, root = sys.argv[1:]
+if order == "no slm_ray":
+    sys.modules["slm_ray"] = None  # importing it fails, also where it is installed
+else:
+    sys.path.insert(0, root)
+if order.startswith("slm_ray first"):
+    import slm_ray
+if order == "slm_ray first, then a search for transformers":  # as libraries do that can use it
+    import importlib.util
+    importlib.util.find_spec("transformers")
+if order == "slm_ray first, then a config":
+    from transformers import LlamaConfig
+if order == "a modelling file first":
+    import slm_ray.models.families.modeling.modeling_slm_ray_llama
+import torch, transformers
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+if order == "transformers first":
+    import slm_ray
+torch.set_num_threads(1)
+torch.manual_seed(0)
+folders = sorted(pathlib.Path(students).iterdir())
+for folder in folders:
+    is_plain = "auto_map" not in json.loads((folder / "config.json").read_text())
+    assert AutoTokenizer.from_pretrained(folder, trust_remote_code=False)("cab")["input_ids"] == [3, 1, 2], folder
+    if order == "no slm_ray" and not is_plain:
+        for auto in (AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification):
+            try:
+                auto.from_pretrained(folder, trust_remote_code=False)
+            except ValueError as error:
+                assert "trust_remote_code=True" in str(error), error
+for folder in folders:
+    is_plain = "auto_map" not in json.loads((folder / "config.json").read_text())
+    flags = {} if is_plain or order != "no slm_ray" else {"trust_remote_code": True}
+    model = AutoModelForCausalLM.from_pretrained(folder, **flags)
+    assert is_plain == type(model).__module__.startswith("transformers.models."), type(model)
+    expected = torch.load(folder / "expected.pt")
     with torch.no_grad():
-        assert torch.equal(again(tiny_ids()).logits, student(tiny_ids()).logits)
-    tied = again.get_output_embeddings().weight is again.get_input_embeddings().weight
-    assert tied == (student.get_output_embeddings().weight is student.get_input_embeddings().weight)
+        assert torch.equal(model(expected["ids"]).logits, expected["logits"]), folder
+        base = AutoModel.from_pretrained(folder, **flags)
+        hidden = model.base_model(expected["ids"]).last_hidden_state
+        assert torch.equal(base(expected["ids"]).last_hidden_state, hidden), folder
+    tokens = model.generate(expected["ids"], max_new_tokens=5, min_new_tokens=5, do_sample=False, pad_token_id=0)
+    assert torch.equal(tokens, expected["tokens"]), folder
+    judge = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3, pad_token_id=0, **flags)
+    assert judge(expected["ids"]).logits.shape == (1, 3)
+    assert torch.equal(judge.base_model(expected["ids"]).last_hidden_state, hidden), folder
+    print(folder.name, type(model).__name__)
+"""
 
 
-def test_a_student_saved_again_by_someone_else_is_whole(tmp_path):
-    save_student(student_of("llama", "everything"), tmp_path / "winner")
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "winner")
-    again.save_pretrained(tmp_path / "finetuned")  # as transformers' Trainer does
-    names = {path.name for path in (tmp_path / "winner").iterdir()}
-    assert {path.name for path in (tmp_path / "finetuned").iterdir()} == names
-    assert "modeling_slm_ray.py" in names
+@pytest.fixture(scope="module")
+def students(tmp_path_factory) -> Path:
+    """Per family a plain student (where there is one) and two whose layers differ, with what they must compute; and a
+    model of each kind of positions."""
+    root = tmp_path_factory.mktemp("students")
+    for positions in POSITIONS:
+        shape = with_positions(make_shape(VOCAB, 64, 2, 64), positions, 16)
+        keep(build_scratch(shape, positions, seed=0).eval(), root / f"positions-{positions}")
+    for name in NAMES:
+        for axis in AXES:
+            keep(student_of(name, axis), root / f"{name}-{axis.replace(' ', '-')}")
+    return root
+
+
+def keep(student, folder: Path) -> None:
+    """Save a model with what it computes."""
+    save_student(student, folder, make_tokenizer())
+    prompt = PROMPT[:1]
+    with torch.no_grad():
+        logits = student(prompt).logits
+    tokens = student.generate(prompt, max_new_tokens=5, min_new_tokens=5, do_sample=False, pad_token_id=0)
+    torch.save({"ids": prompt, "logits": logits, "tokens": tokens}, folder / "expected.pt")
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        "no slm_ray", "transformers first", "slm_ray first, then a config", "a modelling file first",
+        "slm_ray first, then a search for transformers",
+    ],
+)  # fmt: skip
+def test_folders_load_in_another_process_and_compute_the_same(students, order, tmp_path):
+    home = {"HF_HOME": str(tmp_path / "hf"), "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", LOAD_ALL, str(students), order, str(ROOT)],
+        cwd=tmp_path, env={**os.environ, **home, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(done.stdout.splitlines()) == 3 * len(NAMES) + len(POSITIONS)
+
+
+def test_folders_say_what_they_are(students):
+    for name in set(NAMES) - {"gpt2_scaled"}:
+        folder = students / f"{name}-layers"
+        assert not list(folder.glob("*.py")) and "slm_ray" not in (folder / "config.json").read_text()
+    config = json.loads((students / "gpt2-first-attention" / "config.json").read_text())
+    assert config["per_layer_config"]["0"]["skip"] == ["attention"] and config["num_hidden_layers"] == 3
+    assert set(config["auto_map"]) == {
+        "AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoModelForSequenceClassification",
+    }  # fmt: skip
+    assert config["per_layer_reason"] == "its layers differ in size"
+
+
+def test_importing_slm_ray_imports_neither_torch_nor_transformers():
+    code = "import slm_ray, sys; assert not {'torch', 'transformers', 'ray', 'numpy'} & set(sys.modules), 'slow'"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

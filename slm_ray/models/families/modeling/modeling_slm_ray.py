@@ -102,13 +102,14 @@ class PerLayerConfig:
         return sizes
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """What is saved: as transformers', and always with ``num_hidden_layers``.
+        """What is saved: as transformers', and always the number of layers and what layers may override.
 
         Where no code may run, transformers reads the file as a config without a family. To read ``per_layer_config`` it
-        then needs the number of layers, which a family may call otherwise (GPT-2's ``n_layer``) or leave out.
+        then needs these under their common names, which a family may call otherwise (GPT-2's ``n_layer``) or leave out.
         """
-        fields: dict[str, Any] = super().to_diff_dict()  # type: ignore[misc]
-        return {**fields, "num_hidden_layers": self.num_hidden_layers}  # type: ignore[attr-defined]
+        whole, names = self.to_dict(), {"num_hidden_layers", *(self.per_layer_attributes or ())}  # type: ignore[attr-defined]
+        common = {name: whole.get(self.attribute_map.get(name, name)) for name in names}  # type: ignore[attr-defined]
+        return {**super().to_diff_dict(), **{name: value for name, value in common.items() if value is not None}}  # type: ignore[misc]
 
 
 class PerLayerModel(SavesCode):
