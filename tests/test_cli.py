@@ -48,6 +48,15 @@ def test_every_stage_shows_its_options(capsys, stage):
     assert f"usage: python -m slm_ray.{stage}" in capsys.readouterr().out
 
 
+def test_a_mistake_in_a_command_waits_for_no_import():
+    """What takes seconds to import is not needed to read a command line, nor to refuse it."""
+    light = sorted(set(STAGES) - {"sweep", "proxies"})
+    code = f"from slm_ray.cli import parser_of\nfor name in {light}: parser_of(name)\nimport sys\n"
+    code += "print([name for name in ('torch', 'ray', 'transformers', 'datasets', 'wandb') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_the_report_needs_no_torch_and_starts_no_ray(tmp_path):
     program = (
         "import sys\n"
