@@ -1,12 +1,13 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
-from slm_ray.config.errors import UserError
 from slm_ray.models.gates import GatedTeacher, GateGradients
 from slm_ray.models.importance import activation_scores, magnitude_scores, taylor_change
 from slm_ray.models.runner import SubnetRunner
-from slm_ray.models.scores import cached_scores, read_scores, save_scores
+from slm_ray.models.scores import cached_scores
 from tests.models.tiny import NAMES, tiny_family, tiny_ids, tiny_model
 from tests.references import unit_outputs, unit_tensors
 
@@ -88,16 +89,6 @@ def test_activation_scores_are_mean_sizes_of_outputs(name):
     np.testing.assert_allclose(scores.hidden, hidden, rtol=1e-4)
 
 
-def test_activation_scores_do_not_depend_on_the_batches():
-    model, family = tiny_model("llama"), tiny_family("llama")
-    runner, ids = SubnetRunner(model.state_dict(), model.config, family), tiny_ids(batch=3)
-    whole = activation_scores(runner, ids)
-    parts = [activation_scores(runner, ids[number : number + 1]) for number in range(3)]
-    for name in ARRAYS:
-        mean = np.mean([getattr(part, name) for part in parts], axis=0)
-        np.testing.assert_allclose(getattr(whole, name), mean, rtol=1e-4, atol=1e-6)
-
-
 def same(first, second) -> bool:
     return all(np.array_equal(getattr(first, name), getattr(second, name)) for name in ARRAYS)
 
@@ -165,9 +156,9 @@ def test_scores_are_kept_and_read_back(tmp_path):
     assert len(calls) == 2  # other tokens are other scores
 
 
-@pytest.mark.parametrize("file", ["0/scores.safetensors", "1/manifest.json", "count.json"])
-@pytest.mark.parametrize("damage", [b"", b"{", b"\xff" * 40])
-def test_damaged_scores_are_computed_again(file, damage, tmp_path):
+@pytest.mark.parametrize("file", ["0/scores.safetensors", "1/manifest.json", "count.json", "1"])
+@pytest.mark.parametrize("damage", [b"", b"\xff" * 40, None])
+def test_damaged_or_missing_scores_are_computed_again(file, damage, tmp_path):
     calls = []
 
     def compute():
@@ -175,27 +166,14 @@ def test_damaged_scores_are_computed_again(file, damage, tmp_path):
         return [taylor_change(some_gradients(seed), 2, 0.25) for seed in (0, 1)]
 
     first, _ = cached_scores(tmp_path, {}, compute)
-    next(tmp_path.glob(f"importance/*/{file}")).write_bytes(damage)
+    place = next(tmp_path.glob(f"importance/*/{file}"))
+    if place.is_dir():
+        shutil.rmtree(place)
+    elif damage is None:
+        place.unlink()
+    else:
+        place.write_bytes(damage)
     again, was_cached = cached_scores(tmp_path, {}, compute)
     assert not was_cached and len(calls) == 2
     assert cached_scores(tmp_path, {}, compute)[1]
-    assert all(map(same, again, first))
-
-
-def test_a_missing_part_is_computed_again(tmp_path):
-    import shutil
-
-    cached_scores(tmp_path, {}, lambda: [taylor_change(some_gradients(), 2, None)] * 2)
-    shutil.rmtree(next(tmp_path.glob("importance/*/1")))
-    found, was_cached = cached_scores(tmp_path, {}, lambda: [taylor_change(some_gradients(), 2, None)] * 2)
-    assert len(found) == 2 and not was_cached
-
-
-def test_scores_of_one_folder(tmp_path):
-    scores = taylor_change(some_gradients(), 2, None)
-    save_scores(tmp_path / "scores", scores, {"teacher": "a"})
-    back = read_scores(tmp_path / "scores")
-    assert same(back, scores)
-    assert (back.method, back.comparable) == ("taylor", True)
-    with pytest.raises(UserError):
-        read_scores(tmp_path / "nowhere")
+    assert all(map(same, again, first)) and (again[0].method, again[0].comparable) == ("taylor", True)

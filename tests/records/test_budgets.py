@@ -33,17 +33,10 @@ WHOLE = num_params(SMOLLM2)
 )
 def test_budgets_as_people_type_them(text, low, high):
     budget = parse_budget("params", text, SMOLLM2, 512)
-    assert budget.quantity == "params"
+    assert budget.quantity == "params" and budget.is_ceiling == (".." not in text)
     assert (budget.low, budget.high) == (pytest.approx(low, abs=1), pytest.approx(high, abs=1))
-    assert budget.holds(budget.low)
-    assert budget.holds(budget.high)
-    assert not budget.holds(budget.high + 1)
-    assert not budget.holds(budget.low - 1)
-
-
-@pytest.mark.parametrize("text, expected", [("0.5", True), ("67M", True), ("0..0.5", False), ("0.4..0.5", False)])
-def test_a_budget_knows_whether_a_ceiling_is_all_that_was_asked_for(text, expected):
-    assert parse_budget("params", text, SMOLLM2, 512).is_ceiling is expected
+    assert budget.holds(budget.low) and budget.holds(budget.high)
+    assert not budget.holds(budget.high + 1) and not budget.holds(budget.low - 1)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +56,10 @@ def test_a_budget_knows_whether_a_ceiling_is_all_that_was_asked_for(text, expect
         ("60M..200M", "is more than the teacher's 135M"),
         ("150%", "is more than the teacher's 135M"),
         ("1e400", "is more than the teacher's 135M"),
+        ("1.2", "--params 1.2 is neither a share of the teacher's 135M parameters nor a likely count"),
+        ("500", "--params 500 is neither a share"),
+        ("0.4..1.5", "--params 1.5 is neither a share"),
+        ("20..60M", "--params 20 is neither a share"),
     ],
 )
 def test_what_is_no_budget_is_refused(text, message):
