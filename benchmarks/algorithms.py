@@ -24,48 +24,31 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from slm_ray.config.base import flatten
 from slm_ray.config.errors import UserError
-from slm_ray.models.gates import GatedTeacher, GateGradients, Masks
 from slm_ray.records.cost import flops_per_token
 from slm_ray.records.files import cache_folder, read_json, write_json
 from slm_ray.records.subnet import full_subnet
 from slm_ray.runtime.progress import Console, Progress
 from slm_ray.search.algorithms import Algorithm, GeneticAlgorithm, make_algorithm
 from slm_ray.search.config import SearchConfig
-from slm_ray.search.evaluator import DTYPES, Evaluator, EvaluatorSettings
+from slm_ray.search.evaluator import Evaluator, EvaluatorSettings
 from slm_ray.search.inputs import SearchInputs, prepare_inputs
 from slm_ray.search.journal import Journal
 from slm_ray.search.pareto import hypervolume
 from slm_ray.search.plan import SearchPlan
-from slm_ray.search.rank import ACTIVATION_SEQUENCES, bind_genomes, rank_units
 from slm_ray.search.stack import GenomeStack
 from slm_ray.search.tasks import Idle
+from slm_ray.search.unit_scores import ACTIVATION_SEQUENCES, bind_genomes, rank_units
 
 PLAIN, SCREEN = "plain", "screen"
 WAYS = (PLAIN, "nsga2", SCREEN)
 SCREEN_FACTOR = 4
-_PAIR = 2  # sequences of one gate-gradient pass, as the search's own
-
-
-class GatesHere:
-    """Gate gradients as the search takes them, in this process instead of Ray's."""
-
-    def __init__(self, teacher: Any, precision: str, ids: NDArray[np.int32], per_step: int, *_: Any) -> None:
-        """Map the teacher; see :class:`slm_ray.search.gate_pool.GatePool`."""
-        self._gated = GatedTeacher(teacher.state_as(DTYPES[precision]), teacher.config(), teacher.family())
-        self._ids, self._per_step = ids, per_step
-
-    def collect(self, step: int, masks: Masks | None) -> GateGradients:
-        """Gate gradients of one step's sequences under masks."""
-        first = step * self._per_step % len(self._ids)
-        rows = torch.from_numpy(self._ids[first : first + self._per_step].copy()).long()
-        return GateGradients.join([self._gated.gradients(pair, masks) for pair in rows.split(_PAIR)])
 
 
 def random_population(stack: GenomeStack, population: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
@@ -124,10 +107,10 @@ def own_cache(out: Path) -> None:
 def config_of(base: SearchConfig, way: str) -> SearchConfig:
     """The options of one way."""
     if way == PLAIN:
-        return dataclasses.replace(base, order="activation", stages="none", algorithm="nsga2", screen=1)
+        return base.replace(order="activation", stages="none", algorithm="nsga2", screen=1)
     if way == SCREEN:
-        return dataclasses.replace(base, algorithm="nsga2", screen=SCREEN_FACTOR)
-    return dataclasses.replace(base, algorithm=way, screen=1)
+        return base.replace(algorithm="nsga2", screen=SCREEN_FACTOR)
+    return base.replace(algorithm=way, screen=1)
 
 
 def _once(path: Path, work: Callable[[], float]) -> dict[str, float]:
@@ -161,13 +144,12 @@ def run_way(base: SearchConfig, way: str, out: Path, console: Console) -> Course
     found: dict[str, Any] = {}
 
     def rank() -> float:
-        with mock.patch("slm_ray.search.rank.GatePool", GatesHere):
-            steps = config.importance_steps
-            found["ranking"] = rank_units(config, inputs, Progress(console, "unit importance", steps, "steps"))
-        teacher = flops_per_token(inputs.architecture, config.sequence_length)
+        steps = config.scores.importance_steps
+        found["ranking"] = rank_units(config, inputs, Progress(console, "unit importance", steps, "steps"), 0)
+        teacher = flops_per_token(inputs.architecture, config.length)
         if way == PLAIN:
-            return float(min(ACTIVATION_SEQUENCES, len(inputs.train.ids)) * config.sequence_length * teacher)
-        return 2.0 * config.importance_steps * config.importance_tokens * teacher
+            return float(min(ACTIVATION_SEQUENCES, len(inputs.train.ids)) * config.length * teacher)
+        return 2.0 * config.scores.tokens * teacher
 
     charge("activation" if way == PLAIN else "scores", rank)
     stack = bind_genomes(config, inputs, found["ranking"])
@@ -179,11 +161,12 @@ def run_way(base: SearchConfig, way: str, out: Path, console: Console) -> Course
 
 def algorithm_of(config: SearchConfig, way: str, stack: GenomeStack) -> Algorithm:
     """What proposes candidates."""
-    objectives, population, seed = config.objective_names(), config.population, config.seed
+    asked = config.plan
+    objectives, population, seed = asked.objective_names, asked.population, asked.seed
     if way == PLAIN:
         first = random_population(stack, population, np.random.default_rng(seed))
         return GeneticAlgorithm("nsga2", stack, seed, population, len(objectives), first=first)
-    return make_algorithm(config.algorithm, stack, objectives, population, seed, config.screen_factor())
+    return make_algorithm(asked.algorithm, stack, objectives, population, seed, asked.screen_factor)
 
 
 def _follow(
@@ -193,13 +176,14 @@ def _follow(
     """Measure what the algorithm asks for, one candidate after the other."""
     course = Course(way, prepared)
     evaluator = Evaluator(EvaluatorSettings(
-        teacher=inputs.teacher, precision=inputs.precision, ids=inputs.calibration.ids, proxies=("perplexity",),
-        stage_tokens=config.stage_tokens(), confidence=config.confidence, threads=config.threads,
+        teacher=inputs.teacher, precision=inputs.precision, ids=inputs.calibration.ids,
+        stage_tokens=config.measure.stage_tokens, confidence=config.measure.confidence,
+        threads=config.machine.threads,
     ))  # fmt: skip
-    progress = Progress(console, way, config.trials, "trials")
+    progress = Progress(console, way, config.plan.trials, "trials")
     with tempfile.TemporaryDirectory() as scratch:
-        plan = SearchPlan(stack, algorithm, config.objective_names(), Journal(Path(scratch) / "trials.jsonl"),
-                          config.trials)  # fmt: skip
+        plan = SearchPlan(stack, algorithm, config.plan.objective_names, Journal(Path(scratch) / "trials.jsonl"),
+                          config.plan.trials)  # fmt: skip
         while True:
             with spent.running():
                 job = plan.next()
@@ -223,8 +207,7 @@ def make_box(base: SearchConfig, console: Console) -> dict[str, Any]:
     """The box that all hypervolumes are shares of: from the teacher's loss to that of a guess, across the budget."""
     inputs = prepare_inputs(base, console)
     evaluator = Evaluator(EvaluatorSettings(
-        teacher=inputs.teacher, precision=inputs.precision, ids=inputs.calibration.ids, proxies=("perplexity",),
-        stage_tokens=(), confidence=base.confidence, threads=base.threads,
+        teacher=inputs.teacher, precision=inputs.precision, ids=inputs.calibration.ids, threads=base.machine.threads,
     ))  # fmt: skip
     value = evaluator.evaluate(full_subnet(inputs.architecture)).values["perplexity"]
     return {"ideal": [math.log(value), inputs.budget.low],
@@ -305,13 +288,13 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--ways", default=",".join(WAYS), help="[default: %(default)s]")
     parser.add_argument("--trials", type=int, default=40, help="candidates of each way [default: %(default)s]")
     parser.add_argument("--population", type=int, default=12, help="[default: %(default)s]")
-    defaults = SearchConfig()
+    defaults = flatten(SearchConfig())
     for name in ("teacher", "data", "space", "params", "precision"):
-        parser.add_argument(f"--{name}", default=getattr(defaults, name), help="as of the search")
+        parser.add_argument(f"--{name}", default=defaults[name], help="as of the search")
     for name in ("calibration_tokens", "sequence_length", "importance_steps", "importance_tokens", "seed", "threads"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(defaults, name),
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=defaults[name],
                             help="as of the search")  # fmt: skip
-    parser.add_argument("--stages", default=defaults.stages, help="as of the search; plain has none")
+    parser.add_argument("--stages", default=defaults["stages"], help="as of the search; plain has none")
     return parser.parse_args(list(argv))
 
 
@@ -334,8 +317,7 @@ def main(argv: Sequence[str]) -> int:
 def run_ways(given: argparse.Namespace, ways: Sequence[str]) -> None:
     """Run the ways that are not there yet."""
     options = {name: value for name, value in vars(given).items() if name not in ("out", "ways", "table")}
-    base = SearchConfig(**options, held_out_tokens=given.sequence_length, reconstruct="none")
-    base.check()
+    base = SearchConfig().replace(**options, held_out_tokens=given.sequence_length, reconstruct="none")
     given.out.mkdir(parents=True, exist_ok=True)
     kept = given.out / "options.json"
     if kept.is_file() and read_json(kept) != options:

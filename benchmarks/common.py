@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from slm_ray.records.search import SearchResult, Trial
 from slm_ray.runtime.environment import describe_environment
+from slm_ray.runtime.progress import Console, Progress
+from slm_ray.search.candidates import FinishedSearch
 from slm_ray.search.config import SearchConfig
+from slm_ray.search.inputs import SearchInputs, prepare_inputs
+from slm_ray.search.stack import GenomeStack
+from slm_ray.search.unit_scores import bind_genomes, rank_units
 
 
 def machine_line() -> str:
@@ -41,12 +46,18 @@ def run_argument(description: str) -> Any:
     return parser
 
 
-def load_result(run: Path) -> tuple[SearchConfig, dict[str, Any], list[dict[str, Any]]]:
+def load_result(run: Path) -> tuple[SearchConfig, SearchResult, tuple[Trial, ...]]:
     """Options, result and trials of a finished run."""
-    fields = json.loads((run / "config.json").read_text())
-    fields.pop("command", None)
-    trials = [json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines()]
-    return SearchConfig(**fields), json.loads((run / "result.json").read_text()), trials
+    search = FinishedSearch.open(run)
+    return search.config, search.result, search.trials
+
+
+def load_stack(config: SearchConfig, workers: int = 0) -> tuple[SearchInputs, GenomeStack]:
+    """What a search starts from, and what its genes stand for; unit scores come from the cache where they are."""
+    console = Console()
+    inputs = prepare_inputs(config, console)
+    ranking = rank_units(config, inputs, Progress(console, "importance", config.scores.importance_steps), workers)
+    return inputs, bind_genomes(config, inputs, ranking)
 
 
 def as_ids(packed: Any) -> torch.Tensor:

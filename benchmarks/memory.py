@@ -49,7 +49,7 @@ def measure(precision: str, queue: Any) -> None:
     watcher = threading.Thread(target=sample)
     watcher.start()
     ids = rng.integers(0, 49152, size=(16, 512), dtype=np.int32)
-    settings = EvaluatorSettings(teacher, precision, ids, ("perplexity",), (), 0.9, 1)
+    settings = EvaluatorSettings(teacher, precision, ids)
     evaluator = Evaluator(settings)
     for _ in range(2):
         layers = tuple(

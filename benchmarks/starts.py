@@ -15,19 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import as_ids, load_result, machine_line
+from common import as_ids, load_result, load_stack, machine_line
 
+from slm_ray.config.base import flatten
 from slm_ray.data import HELD_OUT, load_corpus, prepare_tokens
 from slm_ray.models.extraction import extract
 from slm_ray.models.reconstruction import ReconstructionSettings, reconstruct
 from slm_ray.records.cost import num_params
 from slm_ray.records.files import cache_folder
 from slm_ray.records.subnet import SubnetSpec, full_subnet
-from slm_ray.runtime.progress import Console, Progress
-from slm_ray.runtime.session import default_workers, ray_session
+from slm_ray.runtime.progress import Console
 from slm_ray.search.config import SearchConfig
-from slm_ray.search.inputs import SearchInputs, prepare_inputs
-from slm_ray.search.rank import bind_genomes, rank_units
+from slm_ray.search.inputs import SearchInputs
 from slm_ray.search.reconstruction import measure_model
 from slm_ray.search.stack import GenomeStack
 
@@ -38,19 +37,20 @@ FARTHEST = 1.3  # times those, on text not calibrated on
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    defaults = flatten(SearchConfig())
     parser.add_argument("--run", type=Path, help="folder of a finished search")
     parser.add_argument(
-        "--data", default=SearchConfig.data, help="the text calibrated on: a name, a file, a folder, or a hub id"
+        "--data", default=defaults["data"], help="the text calibrated on: a name, a file, a folder, or a hub id"
     )
     parser.add_argument(
         "--other", action="append", default=[], help="a text to measure on besides; may be given several times"
     )
     parser.add_argument("--other-tokens", type=int, default=8192, help="how much of it")
     parser.add_argument("--held-out-tokens", type=int, default=8192, help="how much of the text calibrated on")
-    default = SearchConfig.reconstruct_tokens
+    default = defaults["reconstruct_tokens"]
     parser.add_argument("--tokens", type=int, default=default, help="train tokens that weights are fitted on")
     parser.add_argument(
-        "--teacher-text", type=float, default=SearchConfig.teacher_text, help="share of them that the teacher writes"
+        "--teacher-text", type=float, default=defaults["teacher_text"], help="share of them that the teacher writes"
     )
     parser.add_argument("--threads", type=int, default=None, help="threads [default: torch's]")
     return parser.parse_args()
@@ -69,21 +69,21 @@ def ranked_specs(inputs: SearchInputs, stack: GenomeStack) -> dict[str, SubnetSp
 def searched_specs(run: Path, inputs: SearchInputs, stack: GenomeStack) -> dict[str, SubnetSpec]:
     """The front's best model, by calibration text, at or below each size."""
     _, result, trials = load_result(run)
-    genes = {trial["trial"]: trial["genes"] for trial in trials}
+    genes = {trial.trial: trial.genes for trial in trials}
     whole, found = num_params(inputs.architecture), {}
     for share, _ in TARGETS:
-        under = [entry for entry in result["front"] if entry["cost"]["params"] <= share * whole]
+        under = [member for member in result.front if member.params <= share * whole]
         if under:
-            best = min(under, key=lambda entry: entry["calibration_perplexity"])
-            found[f"search, {share:.0%}"] = stack.decode(stack.from_text(genes[best["trial"]]))
+            best = min(under, key=lambda member: member.calibration_perplexity)
+            found[f"search, {share:.0%}"] = stack.decode(stack.from_text(genes[best.trial]))
     return found
 
 
 def other_ids(config: SearchConfig, inputs: SearchInputs, name: str, tokens: int) -> torch.Tensor:
     """Tokens of a text that nothing was calibrated on."""
-    corpus = load_corpus(name, config.text_field, Console())
+    corpus = load_corpus(name, config.data.text_field, Console())
     return as_ids(prepare_tokens(
-        corpus, inputs.teacher.tokenizer(), HELD_OUT, num_tokens=tokens, sequence_length=config.sequence_length,
+        corpus, inputs.teacher.tokenizer(), HELD_OUT, num_tokens=tokens, sequence_length=config.length,
         cache=cache_folder() / "tokens", console=Console(),
     ))  # fmt: skip
 
@@ -98,19 +98,16 @@ def main() -> None:
     given = arguments()
     if given.threads:
         torch.set_num_threads(given.threads)
-    own = SearchConfig(
+    own = SearchConfig().replace(
         data=given.data, reconstruct_tokens=given.tokens, teacher_text=given.teacher_text,
         held_out_tokens=given.held_out_tokens,
     )  # fmt: skip
     config = load_result(given.run)[0] if given.run else own
-    inputs = prepare_inputs(config, Console())
+    inputs, stack = load_stack(config)
     assert inputs.reconstruction is not None
-    with ray_session(None, default_workers(config.threads) * config.threads):
-        ranking = rank_units(config, inputs, Progress(Console(), "importance", config.importance_steps))
-    stack = bind_genomes(config, inputs, ranking)
     specs = ranked_specs(inputs, stack)
     specs |= searched_specs(given.run, inputs, stack) if given.run else {}
-    texts = {Path(config.data).stem: as_ids(inputs.held_out)}
+    texts = {Path(config.data.data).stem: as_ids(inputs.held_out)}
     for name in given.other:
         texts[Path(name).stem] = other_ids(config, inputs, name, given.other_tokens)
     family, hf_config, state = inputs.teacher.family(), inputs.teacher.config(), inputs.teacher.state_as(torch.float32)
@@ -121,7 +118,7 @@ def main() -> None:
     base = {name: measure_model(student(full_subnet(inputs.architecture)), ids).value for name, ids in texts.items()}
     print(f"{machine_line()}, {torch.get_num_threads()} threads")
     written = f", {inputs.reconstruction.written_tokens:,} of them the teacher's own text"
-    print(f"fitted on {inputs.reconstruction.num_tokens:,} train tokens of {Path(config.data).stem}"
+    print(f"fitted on {inputs.reconstruction.num_tokens:,} train tokens of {Path(config.data.data).stem}"
           + (written if inputs.reconstruction.written_tokens else "") + "; teacher: "
           + ", ".join(f"{value:.2f} on {name}" for name, value in base.items()))  # fmt: skip
     print("| start | share | weights | " + " | ".join(f"{name} | × teacher | target" for name in texts) + " |")

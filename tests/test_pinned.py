@@ -319,7 +319,7 @@ def run_all(folder: Path, cache: Path) -> dict[str, Any]:
         "search", *given, "--space", "fine", "--params", "0.2..0.9", "--trials", TRIALS, "--population", 8, "--seed", 0,
         "--calibration-tokens", 512, "--held-out-tokens", 512, "--stages", "128,256", "--importance-steps", 3,
         "--importance-tokens", 128, "--workers", 1, "--winners", 2, "--reconstruct-tokens", 2048,
-        "--teacher-text", 0.2, "--audit", 0, "--tracker", "none", "--out", search,
+        "--teacher-text", 0.2, "--tracker", "none", "--out", search,
     )  # fmt: skip
     found["search"] = read_search(search)
     found["trials"] = read_trials(search)

@@ -5,16 +5,13 @@ from types import SimpleNamespace
 import pytest
 
 from slm_ray import pipeline_stages
+from slm_ray.cli import parser_of
 from slm_ray.config.errors import UserError
 from slm_ray.config.options import build_config
 from slm_ray.distill.command import LogitsConfig
-from slm_ray.distill.command import make_parser as logits_parser
-from slm_ray.evaluate import command as evaluate_command
 from slm_ray.pipeline import main
-from slm_ray.pretrain.command import PRETRAIN
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.runtime.commands import run_command
-from slm_ray.search import command as search_command
 from slm_ray.search.config import SearchConfig
 from tests.search.tiny_run import make_tiny
 
@@ -48,11 +45,7 @@ class Stages:
 
     @staticmethod
     def parser(name):
-        if name == "evaluate":
-            return evaluate_command.EVALUATE.parser()
-        if name == "pretrain":
-            return PRETRAIN.parser()
-        return search_command.make_parser() if name == "search" else logits_parser()
+        return parser_of(name)
 
     @staticmethod
     def out_of(given, argv):
@@ -62,7 +55,7 @@ class Stages:
 
     def search(self, out, given):
         if given.get("resume") is None:
-            build_config(SearchConfig, options(given)).check()
+            build_config(SearchConfig, options(given))
         for number in range(2):
             write(out / f"winners/{number}/config.json", "{}")
             write(out / f"winners/{number}/model.safetensors", f"weights {self.seed}")
@@ -251,7 +244,7 @@ def test_every_mistake_in_the_file_is_listed_with_its_path(stages, tmp_path, cap
     assert shown.startswith("error: p.yaml: 8 mistakes:\n")
     for said in (
         "distil: no such section or option; did you mean 'distill'?",
-        "search.trials: must be a whole number, got 'many'",
+        "search.trials: 'many' is not a number",
         "search.spce: no such option; did you mean 'space'?", "logits.tokens: comes from pretrain.tokens; leave it out",
         "logits.k: must be at least 1, got 0", "pretrain.batch_size: must be at least 1, got 0",
         "pretrain.student: comes from the search's winners; leave it out", "evaluate.documents: 'both' is not one of",

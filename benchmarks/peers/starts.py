@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,19 +14,18 @@ import torch
 
 from benchmarks.peers import pruned
 from benchmarks.peers.options import FIRST_N, MINITRON, OURS, OURS_CUT, RANDOM, SHORTGPT
-from benchmarks.peers.search_here import without_ray
 from benchmarks.peers.study import Spent, Study
 from slm_ray.config.errors import UserError
 from slm_ray.models.extraction import extract
 from slm_ray.models.families import config_architecture
 from slm_ray.models.loading import load_student, quiet_transformers
+from slm_ray.models.precision import DTYPES
 from slm_ray.models.starts import first_n
+from slm_ray.records.base import read_record
 from slm_ray.records.budget import Budget
 from slm_ray.records.cost import flops_per_token, num_params
-from slm_ray.records.files import read_json
-from slm_ray.records.lineage import read_lineage
+from slm_ray.records.search import FrontMember, SearchResult
 from slm_ray.records.subnet import SubnetSpec
-from slm_ray.search.evaluator import DTYPES
 from slm_ray.search.genome import Genome
 from slm_ray.search.space import NATURAL, load_space
 
@@ -114,12 +112,12 @@ def search_run(study: Study) -> Path:
         return run
     if options.run is not None:
         raise UserError(f"--run {run} holds no finished search: give a folder with a result.json")
-    command = [sys.executable, "-m", "benchmarks.peers.search_here"]
+    command = [sys.executable, "-m", "slm_ray.search"]
     if (run / "config.json").is_file():
         command += ["--resume", str(run)]
     else:
         command += ["--teacher", options.teacher, "--data", options.data, "--params", str(options.share)]
-        command += ["--winners", "1", "--workers", "1", "--threads", str(options.threads), "--out", str(run)]
+        command += ["--winners", "1", "--workers", "0", "--threads", str(options.threads), "--out", str(run)]
         command += ["--trials", str(options.search_trials)] if options.search_trials else []
     if subprocess.run(command).returncode:
         raise UserError(f"the search in {run} failed: see its run.log; the same command goes on with it")
@@ -127,73 +125,66 @@ def search_run(study: Study) -> Path:
 
 
 def _spent_on_search(run: Path) -> Spent:
-    spent = read_json(run / "result.json")["spent"]
-    seconds = spent["seconds"]
-    total = float(sum(seconds.values()))
-    found = Spent(total, None)
-    found.add("search and fits", float(spent["flops"]))
+    spent = read_record(run, SearchResult).spent
+    found = Spent(float(sum(spent.seconds.values())), None)
+    found.add("search and fits", spent.flops)
     return found
 
 
-def _member(study: Study, run: Path) -> dict[str, Any]:
+def _member(study: Study, run: Path) -> FrontMember:
     """The search's best model within the budget: its first winner, or of a wider budget the front's best by its text.
 
     Raises:
         UserError: The search has none.
     """
-    result = read_json(run / "result.json")
-    inside = [entry for entry in result["front"] if entry["cost"]["params"] <= study.limit]
+    inside = [member for member in read_record(run, SearchResult).front if member.params <= study.limit]
     if not inside:
         raise UserError(f"the front of {run} has no model of at most {study.limit:,} parameters: give another --run")
-    best: dict[str, Any] = min(inside, key=lambda entry: (entry["winner"] != 0, entry["calibration_perplexity"]))
-    return best
+    return min(inside, key=lambda member: (member.winner != 0, member.calibration_perplexity))
 
 
 def _spec_of(study: Study, run: Path, trial: int) -> SubnetSpec:
     """What a candidate of a search keeps."""
     from slm_ray.search.candidates import FinishedSearch
 
-    with without_ray():
-        return FinishedSearch.open(run).load([trial], (), study.console).specs[trial]
+    return FinishedSearch.open(run).load([trial], (), study.console, 0).specs[trial]
 
 
-def _fitted(study: Study, run: Path, member: dict[str, Any], spent: Spent) -> tuple[Any, dict[str, Any]]:
+def _fitted(study: Study, run: Path, member: FrontMember, spent: Spent) -> tuple[Any, bool]:
     """A member of the front that was not exported, its weights fitted as those of winners are."""
     from slm_ray.search.candidates import FinishedSearch
     from slm_ray.search.inputs import prepare_inputs
-    from slm_ray.search.reconstruction import Member, Reconstruction
+    from slm_ray.search.reconstruction import Member, Reconstructor
 
-    trial = member["trial"]
-    spec = _spec_of(study, run, trial)
-    config = dataclasses.replace(FinishedSearch.open(run).config, reconstruct="winners")
-    members = [Member(trial, spec, member["cost"]["params"], True)]
-    found: list[tuple[Any, dict[str, Any]]] = []
+    spec = _spec_of(study, run, member.trial)
+    config = FinishedSearch.open(run).config.replace(reconstruct="winners")
+    members = [Member(member.trial, spec, member.params, True)]
+    found: list[tuple[Any, bool]] = []
     with spent.timed():
-        work = Reconstruction(prepare_inputs(config, study.console), study.out / "fits")
-        work.run(members, lambda _trial, student, record: found.append((student.float(), record)), lambda _trial: False)
-    spent.add("fits", work.spent(members)["flops"])
+        work = Reconstructor(prepare_inputs(config, study.console), study.out / "fits", torch.float32)
+        work.run(members, lambda _trial, student, one: found.append((student.float(), one.kept)), lambda _trial: False)
+    spent.add("fits", work.spent(members).flops)
     return found[0]
 
 
 def _ours(study: Study) -> Start:
     run = search_run(study)
     member, spent = _member(study, run), _spent_on_search(run)
-    if member["winner"] is None:
-        model, record = _fitted(study, run, member, spent)
+    if member.winner is None:
+        model, is_fitted = _fitted(study, run, member, spent)
     else:
-        folder = run / "winners" / str(member["winner"])
-        model, record = load_student(folder, "our winner"), read_lineage(folder).get("reconstruction") or {}
+        model, is_fitted = load_student(run / "winners" / str(member.winner), "our winner"), member.fitted is not None
     sizes = config_architecture(model.config)
     assert sizes is not None
-    note = {"hidden": sizes.hidden_size, "layers": sizes.num_hidden_layers, "weights_fitted": bool(record.get("kept")),
-            "candidates": read_json(run / "result.json")["spent"]["candidates"]}  # fmt: skip
+    note = {"hidden": sizes.hidden_size, "layers": sizes.num_hidden_layers, "weights_fitted": is_fitted,
+            "candidates": read_record(run, SearchResult).spent.candidates}  # fmt: skip
     return Start(model, flops_per_token(sizes, study.options.sequence_length), spent, note)
 
 
 def _ours_cut(study: Study) -> Start:
     """Our model with the teacher's own weights: what its fits are worth."""
     run = search_run(study)
-    return cut(study, _spec_of(study, run, _member(study, run)["trial"]), _spent_on_search(run))
+    return cut(study, _spec_of(study, run, _member(study, run).trial), _spent_on_search(run))
 
 
 MAKERS: dict[str, Callable[[Study], Start]] = {

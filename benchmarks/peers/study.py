@@ -20,14 +20,13 @@ from benchmarks.peers.options import PeerOptions
 from slm_ray.config.errors import UserError
 from slm_ray.data import CALIBRATION, HELD_OUT, TRAIN, Corpus, TokenShards, load_corpus, prepare_tokens
 from slm_ray.evaluate.text import held_out_shards
-from slm_ray.models.precision import choose_precision
+from slm_ray.models.precision import DTYPES, choose_precision
 from slm_ray.models.runner import SubnetRunner
 from slm_ray.models.teachers import Teacher, load_teacher
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.cost import flops_per_token, num_params
 from slm_ray.records.files import cache_folder, read_json, write_json
 from slm_ray.runtime.progress import Console
-from slm_ray.search.evaluator import DTYPES
 
 _BATCH_TOKENS = 2048
 

@@ -11,7 +11,6 @@ from slm_ray.records.cost import flops_per_token, kv_bytes_per_token, num_params
 
 QUANTITIES = {"params": "parameters", "flops": "FLOPs/token", "kv_bytes": "KV-cache bytes/token"}
 DEFAULT_FLOOR_SHARE = 0.75
-_LEAST_COUNT = 1000  # no budget of anything is smaller; such a number is a share above 1 or a slip
 
 
 def measure_cost(architecture: Architecture, quantity: str, sequence_length: int) -> int:
@@ -61,41 +60,74 @@ class Budget:
         return f"{format_count(self.low)}..{format_count(self.high)} {QUANTITIES[self.quantity]}"
 
 
-def _resolve_end(text: str, whole: int, flag: str, unit: str) -> int:
-    """One end of a range: a share up to 1 of the teacher's own cost, or a count."""
-    value = parse_number(text)
-    is_share = "%" in text or value in (0, 1) or (value < 1 and "." in text)
-    if not is_share and value < _LEAST_COUNT <= whole:
+_FEWEST = {"params": 1000, "flops": 1000}
+"""A smaller count can only be a share that was written without its point."""
+
+
+def _read_end(quantity: str, text: str) -> tuple[float, bool]:
+    """The number at one end of a budget, and whether it is a share of the teacher's cost."""
+    flag = f"--{quantity.replace('_', '-')}"
+    try:
+        value = parse_number(text)
+    except UserError as error:
+        raise UserError(f"{flag}: {error}") from error
+    suffixed = text[-1:].isalpha()
+    if "%" in text or (value <= 1 and not suffixed):
+        if value > 1:
+            raise UserError(f"{flag} {text} is a share above 100%: give at most 100%, or a count like 60M")
+        return value, True
+    if "." in text and not suffixed and "e" not in text.lower():
+        raise UserError(f"{flag} {text} is a share above 1: give at most 1, or a count like 60M")
+    if value < _FEWEST.get(quantity, 0):
         raise UserError(
-            f"{flag} {text} is neither a share of the teacher's {format_count(whole)} {unit} nor a likely count: "
-            "give a share from 0 to 1 (0.5, 50%) or a count like 60M"
+            f"{flag} {text} is a count of {value:g} {QUANTITIES[quantity]}, which no model is made of: give a share "
+            "like 0.5 or 50%, or a count like 60M"
         )
-    if is_share:
-        value *= whole
-    if value > whole:
-        raise UserError(
-            f"{flag} {text} is more than the teacher's {format_count(whole)}: give a share up to 1 or a smaller count"
-        )
-    return int(value)
+    return value, False
+
+
+def read_budget(quantity: str, text: str) -> tuple[tuple[float, bool] | None, tuple[float, bool]]:
+    """The ends of a budget as written: the lower one, if given, and the upper one. Needs no teacher.
+
+    Each is a number and whether it is a share.
+
+    Raises:
+        UserError: It is no budget, or a range of two shares or two counts is empty.
+    """
+    flag = f"--{quantity.replace('_', '-')}"
+    ends = [end.strip() for end in text.split("..")]
+    if len(ends) > 2 or not all(ends):
+        raise UserError(f"{flag} '{text}' is no budget: write a ceiling like 0.5 or 60M, or a range like 60M..70M")
+    high = _read_end(quantity, ends[-1])
+    low = _read_end(quantity, ends[0]) if len(ends) == 2 else None
+    if high[0] <= 0 or (low is not None and low[1] == high[1] and low[0] > high[0]):
+        raise UserError(f"{flag} '{text}' is an empty range: it needs 0 <= low <= high and high > 0")
+    return low, high
 
 
 def parse_budget(quantity: str, text: str, teacher: Architecture, sequence_length: int) -> Budget:
     """Read a budget such as ``0.5``, ``50%``, ``60M``, ``60M..70M`` or ``0.4..0.7``.
 
     Shares are of the teacher's own cost. A single value is a ceiling; the floor is then three quarters of it, so that
-    the search is not spent on models far smaller than asked for (``0..60M`` has no floor).
+    the search is not spent on far smaller models (``0..60M`` has no floor).
 
     Raises:
         UserError: It is not such a text, the range is empty, or it is more than the teacher has.
     """
-    whole = measure_cost(teacher, quantity, sequence_length)
-    flag = f"--{quantity.replace('_', '-')}"
-    ends = text.split("..")
-    if len(ends) > 2 or not all(end.strip() for end in ends):
-        raise UserError(f"{flag} '{text}' is no budget: write a ceiling like 0.5 or 60M, or a range like 60M..70M")
-    unit = QUANTITIES[quantity]
-    high = _resolve_end(ends[-1].strip(), whole, flag, unit)
-    low = _resolve_end(ends[0].strip(), whole, flag, unit) if len(ends) == 2 else int(high * DEFAULT_FLOOR_SHARE)
+    whole, flag = measure_cost(teacher, quantity, sequence_length), f"--{quantity.replace('_', '-')}"
+
+    def resolve(end: tuple[float, bool]) -> int:
+        value = end[0] * whole if end[1] else end[0]
+        if value > whole:
+            raise UserError(
+                f"{flag} {text} is more than the teacher's {format_count(whole)}: give a share up to 1 or a smaller "
+                "count"
+            )
+        return int(value)
+
+    lower, upper = read_budget(quantity, text)
+    high = resolve(upper)
+    low = resolve(lower) if lower is not None else int(high * DEFAULT_FLOOR_SHARE)
     if high <= 0 or low > high:
         raise UserError(f"{flag} '{text}' is an empty range: it needs 0 <= low <= high and high > 0")
-    return Budget(quantity, low, high, is_ceiling=len(ends) == 1)
+    return Budget(quantity, low, high, is_ceiling=lower is None)

@@ -335,7 +335,7 @@ class Corpus(Part):
     """The text of a search; ``parts`` has documents, bytes and the like by part."""
 
     name: str
-    digest: str
+    digest: str | None
     calibration_tokens: int
     held_out_tokens: int
     train_tokens: int

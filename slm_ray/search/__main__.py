@@ -1,9 +1,6 @@
 """``python -m slm_ray.search``."""
 
-import sys
-
-from slm_ray.runtime.commands import run_command
-from slm_ray.search.command import main
+from slm_ray.search.command import SEARCH
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    SEARCH.run()

@@ -1,29 +1,37 @@
-"""Measures candidates in one process: the teacher's weights mapped, the calibration tokens at hand."""
+"""Measures candidates: the teacher's weights mapped once, the calibration tokens at hand, every proxy by its name."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from slm_ray.models.extraction import extract
+from slm_ray.models.lm_head import kl_divergences
+from slm_ray.models.precision import DTYPES
 from slm_ray.models.runner import SubnetRunner
 from slm_ray.models.scores import UnitScores
 from slm_ray.models.teachers import Teacher
 from slm_ray.records.search import Measurement
-from slm_ray.records.subnet import SubnetSpec
-from slm_ray.search.latency import measure_latency
-from slm_ray.search.race import Rival
+from slm_ray.records.subnet import SubnetSpec, full_subnet
+from slm_ray.runtime.fan_out import FanOut, Share
+from slm_ray.runtime.hardware import seconds_of
+from slm_ray.search.race import Rival, SequenceLosses, StagedLoss, StagedResult, batch_sequences, perplexity_of
 from slm_ray.search.registry import PROXIES
-from slm_ray.search.staged import StagedLoss, TeacherKL, next_token_losses, perplexity_of, stage_ends
-from slm_ray.search.static import block_influence_kept, importance_lost, magnitude_kept
+from slm_ray.search.static import SCORE_SUMS
 from slm_ray.search.tasks import Outcome
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+GPU_SHARE = 0.5
+"""Of a GPU, for each worker: while one prepares its next candidate, another one's runs."""
+_REPEATS = 5
+LATENCY_PASSES = _REPEATS + 1  # one to warm up
 
 
 @dataclass(frozen=True)
@@ -45,12 +53,22 @@ class EvaluatorSettings:
     teacher: Teacher
     precision: str
     ids: NDArray[np.int32]
-    proxies: tuple[str, ...]
-    stage_tokens: tuple[int, ...]
-    confidence: float
-    threads: int
+    proxies: tuple[str, ...] = ("perplexity",)
+    stage_tokens: tuple[int, ...] = ()
+    confidence: float = 0.9
+    threads: int = 1
     scores: dict[str, UnitScores] = field(default_factory=dict)
     device: str = "cpu"
+
+    @property
+    def share(self) -> Share:
+        """What a worker takes of a cluster."""
+        return share_of(self.device, self.threads)
+
+
+def share_of(device: str, threads: int) -> Share:
+    """What a process that computes on a device with some threads takes of a cluster."""
+    return Share(cpus=threads, gpus=GPU_SHARE if device == "cuda" else 0)
 
 
 class Evaluator:
@@ -67,53 +85,148 @@ class Evaluator:
         state = teacher.state_as(DTYPES[settings.precision])
         self.state = {name: tensor.to(self.device) for name, tensor in state.items()}
         self.runner = SubnetRunner(self.state, self.config, self.family)
-        self._staged = {name: self._make_staged(name) for name in settings.proxies if PROXIES[name].staged}
-
-    def _make_staged(self, name: str) -> StagedLoss:
-        losses = TeacherKL(self.runner, self.ids) if name == "kl" else next_token_losses(self.runner)
-        ends = stage_ends(len(self.ids), self.ids.shape[1], self.settings.stage_tokens)
-        return StagedLoss(losses, self.ids, ends, self.settings.confidence)
+        self._staged = StagedLoss(self.ids, settings.stage_tokens, settings.confidence)
+        self._kl = TeacherKL(self.runner, self.ids) if "kl" in settings.proxies else None
 
     def evaluate(self, spec: SubnetSpec, rival: Rival | None = None) -> Outcome:
-        """Measure one candidate with every proxy asked for.
+        """Measure one candidate with every proxy, not rounded yet.
 
         Args:
             spec: What it keeps.
             rival: Whom its staged proxy has to beat; None to measure on all tokens.
+
+        Raises:
+            ValueError: A measurement is not a finite number.
         """
         start = time.perf_counter()
         measurements: dict[str, Measurement] = {}
         values: dict[str, float] = {}
         decided: Literal["full", "dominated"] = "full"
         for name in self.settings.proxies:
-            if name in self._staged:
-                measured, estimate, decided = self._staged[name].measure(spec, rival)
-                if name == "perplexity":
-                    measured, estimate = _as_perplexity(measured), perplexity_of(estimate)
-                measurements[name], values[name] = measured, estimate
+            if PROXIES[name].staged:
+                began = time.perf_counter()
+                found = self._staged.measure(self._losses(name, spec), rival)
+                decided = "dominated" if found.is_beaten else "full"
+                values[name] = perplexity_of(found.estimate) if name == "perplexity" else found.estimate
+                measurements[name] = measurement_of(found, time.perf_counter() - began, name == "perplexity")
             else:
-                measurements[name] = measured = self._measure_once(name, spec)
-                values[name] = measured.value
-        if not all(math.isfinite(value) for value in values.values()):
-            raise ValueError(f"the measurement is no number: {values}")
-        return Outcome(measurements=measurements, values=values, decided=decided, seconds=time.perf_counter() - start)
+                measurements[name] = self._measure_once(name, spec)
+                values[name] = measurements[name].value
+        seconds = time.perf_counter() - start
+        return Outcome(measurements=measurements, values=values, decided=decided, seconds=seconds)
+
+    def _losses(self, name: str, spec: SubnetSpec) -> SequenceLosses:
+        if name == "kl":
+            assert self._kl is not None
+            return partial(self._kl.losses, spec)
+        return lambda ids, _first: self.runner.token_losses(spec, ids)
 
     def _measure_once(self, name: str, spec: SubnetSpec) -> Measurement:
-        if name == "latency":
-            return measure_latency(self.state, self.config, self.family, spec, self.ids.shape[1])
         start = time.perf_counter()
-        scores = self.settings.scores[PROXIES[name].scores or ""]
-        functions = {
-            "importance": importance_lost,
-            "magnitude": magnitude_kept,
-            "block_influence": block_influence_kept,
-        }
-        value = functions[name](spec, scores)
-        return Measurement(value=value, stderr=None, tokens=0, seconds=time.perf_counter() - start)
+        if name == "latency":
+            return _finite(name, *measure_latency(self.state, self.config, self.family, spec, self.ids.shape[1]))
+        value = SCORE_SUMS[name](spec, self.settings.scores[PROXIES[name].scores or ""])
+        return _finite(name, value, None, 0, time.perf_counter() - start)
 
 
-def _as_perplexity(loss: Measurement) -> Measurement:
-    """A mean loss as a perplexity, its standard error by the delta method; the blocks stay losses."""
-    value = perplexity_of(loss.value)
-    stderr = None if loss.stderr is None else value * loss.stderr
-    return loss.model_copy(update={"value": value, "stderr": stderr})
+def _finite(name: str, value: float, stderr: float | None, tokens: int, seconds: float) -> Measurement:
+    if not math.isfinite(value):
+        raise ValueError(f"its {name} is not a number ({value}): are the teacher's weights finite?")
+    return Measurement(value=value, stderr=stderr, tokens=tokens, seconds=seconds)
+
+
+def measurement_of(found: StagedResult, seconds: float, is_perplexity: bool = True) -> Measurement:
+    """A staged loss as records have it; of a perplexity with its standard error by the delta method.
+
+    Blocks stay losses in nats.
+    """
+    value = perplexity_of(found.mean) if is_perplexity else found.mean
+    stderr = found.stderr
+    if is_perplexity and stderr is not None:
+        stderr *= value
+    return Measurement(value=value, stderr=stderr, tokens=found.tokens, seconds=seconds, blocks=found.blocks)
+
+
+class TeacherKL:
+    """KL(teacher || candidate) at every position, over the whole vocabulary, in chunks.
+
+    The teacher's final hidden states are computed once and kept (a few MB); its logits are remade chunk by chunk, since
+    one row of logits is as large as 85 rows of hidden states.
+    """
+
+    def __init__(self, runner: SubnetRunner, ids: torch.Tensor) -> None:
+        """Run the teacher over all calibration sequences.
+
+        Args:
+            runner: Runs the teacher and its sub-networks.
+            ids: ``[sequences, length]`` calibration tokens.
+        """
+        self.runner = runner
+        teacher = full_subnet(runner.teacher)
+        batches = [runner.hidden_states(teacher, batch) for batch in ids.split(batch_sequences(ids.device))]
+        self.teacher_hidden = torch.cat(batches)[:, :-1]
+
+    @torch.no_grad()
+    def losses(self, spec: SubnetSpec, ids: torch.Tensor, first: int) -> torch.Tensor:
+        """``[batch, positions]`` divergences in nats of sequences ``first ..`` of the calibration tokens."""
+        hidden = self.runner.hidden_states(spec, ids)[:, :-1].flatten(0, 1)
+        teacher_hidden = self.teacher_hidden[first : first + len(ids)].flatten(0, 1)
+        student = self.runner.project(hidden, spec)
+        return kl_divergences(teacher_hidden, student, self.runner.head).view(len(ids), -1)
+
+
+@torch.no_grad()
+def measure_latency(
+    state: Mapping[str, torch.Tensor], config: Any, family: Any, spec: SubnetSpec, sequence_length: int
+) -> tuple[float, float, int, float]:
+    """Seconds per token of a forward pass over one sequence: the median of five after one warm-up.
+
+    Measured on the model the candidate would be, slicing not included.
+
+    Args:
+        state: The teacher's state dict.
+        config: Its config.
+        family: Its family.
+        spec: What is kept.
+        sequence_length: Tokens in the sequence.
+
+    Returns:
+        Seconds per token, their standard error, the sequence's tokens, and the seconds it all took.
+    """
+    start = time.perf_counter()
+    student = extract(state, config, family, spec)
+    device = next(student.parameters()).device
+    ids = torch.arange(sequence_length, device=device)[None] % config.vocab_size
+    passes = [
+        seconds_of(lambda: student.base_model(ids, use_cache=False), device) / sequence_length
+        for _ in range(LATENCY_PASSES)
+    ]
+    timed = np.array(passes[1:])
+    stderr = float(timed.std(ddof=1) / np.sqrt(len(timed)))
+    return float(np.median(timed)), stderr, sequence_length, time.perf_counter() - start
+
+
+def _measurer(settings: EvaluatorSettings) -> Callable[[SubnetSpec], dict[str, Measurement]]:
+    evaluator = Evaluator(settings)
+    return lambda spec: evaluator.evaluate(spec).measurements
+
+
+def measure_in_full(
+    settings: EvaluatorSettings,
+    specs: Mapping[int, SubnetSpec],
+    workers: int | None,
+    on_done: Callable[[int, dict[str, Measurement]], None],
+) -> None:
+    """Measure sub-networks with every proxy of ``settings``, on all of its tokens, with no rival to stop them.
+
+    Args:
+        settings: What to measure with; no early stages.
+        specs: What each trial keeps.
+        workers: How many at once; 0: in this process.
+        on_done: Told of each trial as it is measured.
+    """
+    trials = list(specs)
+    make = partial(_measurer, settings)
+    with FanOut[SubnetSpec, dict[str, Measurement]](make, workers, settings.share, name="measuring worker") as fan_out:
+        for place, found in fan_out.run([specs[trial] for trial in trials]):
+            on_done(trials[place], found)

@@ -1,9 +1,9 @@
 """Winners (or the whole front) with their weights reconstructed, and what was measured before and after.
 
-Fitted on the corpus's train part, like unit scores; whether the new weights are kept is decided on its calibration
-part, and where the teacher wrote text of its own on some of that too, which nothing was fitted on; its held-out part is
-measured afterwards and decides nothing. Each finished model is on the disk before the next group is begun, so a resumed
-run does only what is missing.
+Fitted on the corpus's train part, like unit scores. Whether the new weights are kept is decided on its calibration part
+and, where the teacher wrote text of its own, on some of that which nothing was fitted on. The held-out part is measured
+afterwards and decides nothing. Each finished model is on the disk before the next group is begun, so a resumed run does
+only what is missing.
 """
 
 from __future__ import annotations
@@ -19,23 +19,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from slm_ray.config.digest import digest_json
 from slm_ray.models.extraction import extract, reset_rotary
 from slm_ray.models.lm_head import next_token_losses
-from slm_ray.models.loading import quiet_transformers
+from slm_ray.models.precision import DTYPES
 from slm_ray.models.reconstruction import ReconstructionSettings, SubLayerFit, reconstruct, reconstruction_flops
+from slm_ray.models.teachers import quiet_transformers
+from slm_ray.records.base import parse_record
 from slm_ray.records.cost import flops_per_token
 from slm_ray.records.files import read_json, write_json
-from slm_ray.records.search import Measurement
+from slm_ray.records.search import Measurement, ModelsSpent, Perplexities, Reconstruction, Unexplained
 from slm_ray.records.subnet import SubnetSpec
-from slm_ray.search.evaluator import DTYPES
-from slm_ray.search.finish import perplexity_fields
+from slm_ray.search.evaluator import measurement_of
 from slm_ray.search.inputs import SearchInputs
-from slm_ray.search.staged import StagedLoss, perplexity_of, stage_ends
+from slm_ray.search.race import StagedLoss
 
 RECONSTRUCTION_FOLDER = "reconstruction"
 _GROUP_BYTES = 4 * 1024**3  # weights of students that share one pass of the teacher
 _DIGITS = 4
 _FITTING_SHARE = 0.8  # of a member's time; the rest is measuring it before and after
+
+Texts = Mapping[str, torch.Tensor]
+Save = Callable[[int, Any, Reconstruction], None]
+"""Takes a winner's trial, the winner as a model, and its record."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +63,6 @@ class Member:
     measured: Measurement | None = None
 
 
-Save = Callable[[int, Any, dict[str, Any]], None]
-
-
 def measure_model(model: Any, ids: torch.Tensor) -> Measurement:
     """A model's perplexity, measured as candidates are.
 
@@ -70,22 +73,14 @@ def measure_model(model: Any, ids: torch.Tensor) -> Measurement:
     head = model.get_output_embeddings().weight
 
     @torch.no_grad()
-    def losses(_spec: SubnetSpec, part: torch.Tensor, _first: int) -> torch.Tensor:
+    def losses(part: torch.Tensor, _first: int) -> torch.Tensor:
         hidden = model.base_model(part, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
         return next_token_losses(hidden, head, part[:, 1:].flatten()).view(len(part), -1)
 
-    ends = stage_ends(len(ids), ids.shape[1], ())
-    measured, _, _ = StagedLoss(losses, ids, ends, 0.6).measure(SubnetSpec((), ()))
-    value = perplexity_of(measured.value)
-    stderr = None if measured.stderr is None else value * measured.stderr
-    return Measurement(value=value, stderr=stderr, tokens=measured.tokens, seconds=measured.seconds)
+    return measurement_of(StagedLoss(ids).measure(losses), 0.0)
 
 
-def _ids(ids: NDArray[np.int32]) -> torch.Tensor:
-    return torch.from_numpy(ids.astype(np.int64))
-
-
-def measure_texts(model: Any, texts: Mapping[str, torch.Tensor], precision: str) -> dict[str, Measurement]:
+def measure_texts(model: Any, texts: Texts, precision: str) -> dict[str, Measurement]:
     """A model's perplexity on several texts, in the type that candidates are measured in.
 
     Args:
@@ -100,22 +95,27 @@ def measure_texts(model: Any, texts: Mapping[str, torch.Tensor], precision: str)
     return {name: measure_model(measured, ids) for name, ids in texts.items()}
 
 
-def _all_figures(measured: Mapping[str, Measurement]) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
+def _ids(ids: NDArray[np.int32]) -> torch.Tensor:
+    return torch.from_numpy(ids.astype(np.int64))
+
+
+def _perplexities(measured: Mapping[str, Measurement]) -> Perplexities:
+    found = Perplexities()
     for name, one in measured.items():
-        found |= perplexity_fields(name, one)
+        found = found.with_measurement(name, one)
     return found
 
 
-class Reconstruction:
+class Reconstructor:
     """Reconstructs members of a front, group by group."""
 
     def __init__(
         self,
         inputs: SearchInputs,
         folder: Path,
+        dtype: torch.dtype,
         settings: ReconstructionSettings | None = None,
-        on_member: Callable[[int, dict[str, Any]], None] = lambda trial, record: None,
+        on_member: Callable[[int, Reconstruction], None] = lambda trial, record: None,
         on_part: Callable[[float], None] = lambda members: None,
     ) -> None:
         """Prepare.
@@ -123,70 +123,70 @@ class Reconstruction:
         Args:
             inputs: What the search started from.
             folder: Where the records of finished members are.
+            dtype: The type that winners are saved in.
             settings: How to reconstruct.
             on_member: Told of every member's trial and record, those found on the disk too.
             on_part: Told how many members are done, those that are being fitted in part.
         """
         assert inputs.reconstruction is not None
-        self.inputs, self.folder, self.tokens = inputs, folder, inputs.reconstruction
+        self.inputs, self.folder, self.tokens, self.dtype = inputs, folder, inputs.reconstruction, dtype
         self.settings = settings or ReconstructionSettings(bf16=inputs.precision == "bf16")
         self.on_member, self.on_part = on_member, on_part
         self._done = 0
+        self._texts = {"calibration": _ids(inputs.calibration.ids)}
+        if inputs.aside is not None:
+            self._texts["teacher_text"] = _ids(inputs.aside)
 
-    def run(self, members: Sequence[Member], save: Save, has_folder: Callable[[int], bool]) -> dict[int, Any]:
-        """Reconstruct all members that are not on record.
+    def run(
+        self, members: Sequence[Member], save: Save, is_saved: Callable[[int], bool]
+    ) -> dict[int, Reconstruction]:
+        """Reconstruct what is not done yet.
 
         Args:
-            members: Members of the front.
-            save: Given the trial, model and record of a winner, writes its folder.
-            has_folder: Whether a winner's folder is there already.
+            members: The members.
+            save: Writes a winner's folder.
+            is_saved: Whether a winner's folder is there and whole.
 
         Returns:
-            What was measured, by trial, as results hold it.
-        """
-        found = {member.trial: read_json(path) for member in members if (path := self._path(member)).is_file()}
-        found = {trial: record for trial, record in found.items() if record.get("key") == self._key()}
-        left = [one for one in members if one.trial not in found or (one.is_winner and not has_folder(one.trial))]
-        for done, trial in enumerate(found.keys() - {one.trial for one in left}, 1):
-            self.on_part(done)
-            self.on_member(trial, found[trial])
-        self._done = len(members) - len(left)
-        for group in self._groups(left):  # with torch's own number of threads: --workers must not change a result
-            self._do_group(group, save, found)
-            self._done += len(group)
-        return {trial: {name: value for name, value in one.items() if name != "key"} for trial, one in found.items()}
+            Every member's record, by trial.
 
-    def _key(self) -> dict[str, Any]:
-        settings = dataclasses.asdict(self.settings)
-        return {"tokens": self.tokens.digest, "precision": self.inputs.precision, "settings": settings}
+        Raises:
+            UserError: The disk is full, or a record is damaged.
+        """
+        found: dict[int, Reconstruction] = {}
+        for member in members:
+            record = self._known(member)
+            if record is not None and (is_saved(member.trial) or not member.is_winner):
+                found[member.trial] = record
+                self.on_member(member.trial, record)
+        left = [member for member in members if member.trial not in found]
+        self._done = len(found)
+        self.on_part(self._done)
+        for group in _groups(left):
+            self._do_group(group, save, found)
+            self._done = len(found)
+        return found
+
+    def _key(self) -> str:
+        """Everything that a record depends on beside its sub-network."""
+        return digest_json([
+            self.inputs.record().to_json(), self.tokens.digest, dataclasses.asdict(self.settings), str(self.dtype),
+        ])  # fmt: skip
 
     def _path(self, member: Member) -> Path:
         return self.folder / f"{member.trial}.json"
 
-    @staticmethod
-    def _groups(members: Sequence[Member]) -> list[list[Member]]:
-        groups: list[list[Member]] = []
-        room = 0
-        for member in members:
-            needed = 4 * member.params
-            if not groups or needed > room:
-                groups.append([])
-                room = _GROUP_BYTES
-            groups[-1].append(member)
-            room -= needed
-        return groups
+    def _known(self, member: Member) -> Reconstruction | None:
+        path = self._path(member)
+        record = parse_record(Reconstruction, read_json(path), str(path)) if path.exists() else None
+        return record if record is not None and record.key == self._key() else None
 
-    def _do_group(self, group: Sequence[Member], save: Save, found: dict[int, Any]) -> None:
-        inputs = self.inputs
-        teacher = inputs.teacher
+    def _do_group(self, group: Sequence[Member], save: Save, found: dict[int, Reconstruction]) -> None:
+        inputs, teacher = self.inputs, self.inputs.teacher
         config, family, state = teacher.config(), teacher.family(), teacher.state_as(torch.float32)
-        kept_type = next(iter(teacher.state().values())).dtype
         with quiet_transformers():
             students = [extract(state, config, family, member.spec) for member in group]
-        texts = {"calibration": _ids(inputs.calibration.ids)}
-        if inputs.aside is not None:
-            texts["teacher_text"] = _ids(inputs.aside)
-        before = [self._before(student, member, texts) for student, member in zip(students, group, strict=True)]
+        before = [self._before(student, member) for student, member in zip(students, group, strict=True)]
         pairs = [(student, member.spec) for student, member in zip(students, group, strict=True)]
         layers = inputs.architecture.num_hidden_layers
 
@@ -196,41 +196,35 @@ class Reconstruction:
         fits = reconstruct(state, config, family, pairs, _ids(self.tokens.ids), self.settings, on_layer)
         for number, (member, student, old, fit) in enumerate(zip(group, students, before, fits, strict=True), 1):
             for parameter in student.parameters():  # what is measured is what is saved
-                parameter.data = parameter.data.to(kept_type).float()
-            new = self._measured(student, texts)
-            is_kept = all(new[name].value < old[name].value for name in texts)
+                parameter.data = parameter.data.to(self.dtype).float()
+            new = measure_texts(student, self._texts, inputs.precision)
+            is_kept = all(new[name].value < old[name].value for name in self._texts)
+            after = dict(new) | (self._on_held_out(student) if is_kept else {})
             if not is_kept:
                 student = extract(state, config, family, member.spec)
-            record = {
-                "key": self._key(), "kept": is_kept, "tokens": self.tokens.num_tokens, "part": self.tokens.part,
-                "written_tokens": self.tokens.written_tokens,
-                "before": _all_figures(old),
-                "after": _all_figures(new)
-                | (self._held_out(student) if is_kept else {}),
-                "unexplained": _unexplained(fit), "settings": dataclasses.asdict(self.settings),
-            }  # fmt: skip
+            record = Reconstruction(
+                key=self._key(), kept=is_kept, tokens=self.tokens.num_tokens, part=self.tokens.part,
+                written_tokens=self.tokens.written_tokens, before=_perplexities(old), after=_perplexities(after),
+                unexplained=_unexplained(fit), settings=dataclasses.asdict(self.settings),
+            )  # fmt: skip
             if member.is_winner:
-                student.config.dtype = kept_type
-                save(member.trial, student.to(kept_type), record)
+                save(member.trial, student, record)
             self.folder.mkdir(exist_ok=True)
-            write_json(self._path(member), record)
+            write_json(self._path(member), record.to_json())
             found[member.trial] = record
             self.on_part(self._done + _FITTING_SHARE * len(group) + (1 - _FITTING_SHARE) * number)
             self.on_member(member.trial, record)
 
-    def _before(self, model: Any, member: Member, texts: Mapping[str, torch.Tensor]) -> dict[str, Measurement]:
+    def _before(self, model: Any, member: Member) -> dict[str, Measurement]:
         known = {} if member.measured is None else {"calibration": member.measured}
-        left = {name: ids for name, ids in texts.items() if name not in known}
-        return known | (self._measured(model, left) if left else {})
+        left = {name: ids for name, ids in self._texts.items() if name not in known}
+        return known | (measure_texts(model, left, self.inputs.precision) if left else {})
 
-    def _measured(self, model: Any, texts: Mapping[str, torch.Tensor]) -> dict[str, Measurement]:
-        return measure_texts(model, texts, self.inputs.precision)
-
-    def _held_out(self, model: Any) -> dict[str, float | None]:
+    def _on_held_out(self, model: Any) -> dict[str, Measurement]:
         texts = {"held_out": self.inputs.held_out} | ({} if self.inputs.other is None else {"other": self.inputs.other})
-        return _all_figures(self._measured(model, {name: _ids(text.ids) for name, text in texts.items()}))
+        return measure_texts(model, {name: _ids(text.ids) for name, text in texts.items()}, self.inputs.precision)
 
-    def spent(self, members: Sequence[Member]) -> dict[str, Any]:
+    def spent(self, members: Sequence[Member]) -> ModelsSpent:
         """What reconstructing members costs, whichever process of a run did it.
 
         The fits, the text that decides before (but what the search has measured) and after, the held-out text after.
@@ -239,24 +233,37 @@ class Reconstruction:
         decided = inputs.calibration.num_tokens + (0 if inputs.aside is None else inputs.aside.size)
         measured = 2 * decided + inputs.held_out.num_tokens + (0 if inputs.other is None else inputs.other.num_tokens)
         tokens, flops = 0, 0.0
-        for group in self._groups(members):
+        for group in _groups(members):
             sizes = [member.spec.architecture_in(inputs.architecture) for member in group]
             each = [measured - (one.measured.tokens if one.measured else 0) for one in group]
             tokens += (1 + len(group)) * self.tokens.num_tokens + sum(each)
             flops += reconstruction_flops(inputs.architecture, sizes, self.tokens.num_tokens, length)
             flops += sum(count * flops_per_token(size, length) for count, size in zip(each, sizes, strict=True))
-        return {"models": len(members), "tokens": tokens, "flops": flops}
+        return ModelsSpent(models=len(members), tokens=tokens, flops=flops)
 
 
-def describe_reconstruction(record: dict[str, Any]) -> str:
-    """What a record says, in a few words for a terminal."""
-    before, after = (record[when]["calibration_perplexity"] for when in ("before", "after"))
-    return f"perplexity {before:.4g} to {after:.4g}" + ("" if record["kept"] else ", so its weights stay as they were")
+def _groups(members: Sequence[Member]) -> list[list[Member]]:
+    """Members that share a pass of the teacher, as many as their weights have memory for."""
+    groups: list[list[Member]] = []
+    room = 0
+    for member in members:
+        needed = 4 * member.params
+        if not groups or needed > room:
+            groups.append([])
+            room = _GROUP_BYTES
+        groups[-1].append(member)
+        room -= needed
+    return groups
 
 
-def _unexplained(fits: Sequence[SubLayerFit]) -> dict[str, float]:
-    """Mean share of the sub-layers' targets that is left unexplained, before and after each one's own fit."""
-    return {
-        "before": round(sum(fit.before for fit in fits) / len(fits), _DIGITS),
-        "after": round(sum(fit.after for fit in fits) / len(fits), _DIGITS),
-    }
+def describe_reconstruction(record: Reconstruction) -> str:
+    """A record in a few words for a terminal."""
+    before, after = record.before.calibration_perplexity, record.after.calibration_perplexity
+    return f"perplexity {before:.4g} to {after:.4g}" + ("" if record.kept else ", so its weights stay as they were")
+
+
+def _unexplained(fits: Sequence[SubLayerFit]) -> Unexplained:
+    return Unexplained(
+        before=round(sum(fit.before for fit in fits) / len(fits), _DIGITS),
+        after=round(sum(fit.after for fit in fits) / len(fits), _DIGITS),
+    )

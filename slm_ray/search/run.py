@@ -2,71 +2,90 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+import torch
+
+from slm_ray.config.base import flatten
 from slm_ray.config.errors import UserError
 from slm_ray.config.units import format_count, format_seconds
 from slm_ray.data import describe_parts, summarise_parts
-from slm_ray.records.budget import QUANTITIES
-from slm_ray.records.files import write_json
+from slm_ray.models.precision import DTYPES, export_dtype
+from slm_ray.records.base import find_record, read_record, write_record
 from slm_ray.records.lineage import LINEAGE_FILE
-from slm_ray.records.search import Trial
-from slm_ray.records.subnet import SubnetSpec
-from slm_ray.report import build_report, load_run, summary_text
+from slm_ray.records.run import RunRecord
+from slm_ray.records.search import (
+    BudgetRange,
+    Corpus,
+    OtherText,
+    Phases,
+    Reconstruction,
+    SearchInputsRecord,
+    SearchResult,
+    ShortTraining,
+    Trial,
+    Winner,
+)
+from slm_ray.report import build_report
 from slm_ray.report.tracked import send_results
+from slm_ray.runtime.fan_out import Share
 from slm_ray.runtime.progress import Console, Progress
-from slm_ray.runtime.runfolder import LOG_FILE, TRIALS_FILE, RunFolder
+from slm_ray.runtime.runfolder import LOG_FILE, RunFolder
 from slm_ray.runtime.session import ray_session
 from slm_ray.runtime.trackers import NoTracker, Tracker, group_of, make_tracker
 from slm_ray.search import spending
 from slm_ray.search.algorithms import make_algorithm
-from slm_ray.search.audit import Audit, audit_search
 from slm_ray.search.config import SearchConfig
-from slm_ray.search.evaluator import EvaluatorSettings
-from slm_ray.search.export import export_winner, write_cards
-from slm_ray.search.finalists import pick_trained_winners, train_finalists
-from slm_ray.search.finish import baselines_at, front_entries, pick_winners, teacher_entry
-from slm_ray.search.held_out import TextMeasurement
-from slm_ray.search.inputs import SearchInputs, keep_digests, prepare_inputs, search_workers, with_kept_precision
+from slm_ray.search.evaluator import EvaluatorSettings, share_of
+from slm_ray.search.inputs import SearchInputs, keep_digests, prepare_inputs, search_workers
 from slm_ray.search.journal import Journal
-from slm_ray.search.phases import HELD_OUT, OTHER_TEXT, PHASES_FILE, PhaseRecord
 from slm_ray.search.plan import SearchPlan
-from slm_ray.search.rank import Ranking, bind_genomes, rank_units
-from slm_ray.search.reconstruction import (
-    RECONSTRUCTION_FOLDER,
-    Member,
-    Reconstruction,
-    describe_reconstruction,
-)
+from slm_ray.search.reconstruction import RECONSTRUCTION_FOLDER, Member, Reconstructor, describe_reconstruction
+from slm_ray.search.spending import HELD_OUT, OTHER_TEXT, PhaseRecord
 from slm_ray.search.tracking import SearchTracking
-from slm_ray.search.trained import Trained
-from slm_ray.search.tuning import run_plan, scratch_folder
+from slm_ray.search.unit_scores import Ranking, bind_genomes, rank_units
+from slm_ray.search.winners import (
+    Chosen,
+    TextMeasurement,
+    baselines_at,
+    export_winner,
+    front_members,
+    lineage_of,
+    pick_finalists,
+    pick_spread,
+    pick_trained,
+    spec_of,
+    teacher_model,
+    write_cards,
+)
+from slm_ray.search.workers import run_plan, run_plan_here, scratch_folder
 
-RESULT_FILE = "result.json"
-_PHASES = 6  # and one more each for finalists, an audit and reconstruction
+T = TypeVar("T")
+FINALISTS_FOLDER = "finalists"
+_PHASES = 6  # and one more each for finalists and reconstruction
 
 
 class SearchRun:
     """One search. Its phases are run in order by :meth:`execute`; each reads what the earlier ones left."""
 
-    def __init__(self, config: SearchConfig, folder: RunFolder, command: str) -> None:
+    def __init__(self, config: SearchConfig, folder: RunFolder) -> None:
         """Prepare a run in an open folder.
 
         Args:
             config: The options.
             folder: Where everything goes.
-            command: The command line, for the record.
         """
-        self.config, self.folder, self.command = config, folder, command
+        self.config, self.folder = config, folder
+        self.command = read_record(folder.path, RunRecord).command
         self.console = Console(folder.file(LOG_FILE))
-        self.workers = config.workers or search_workers(config)
-        self.phases = PhaseRecord(folder.file(PHASES_FILE))
+        self.phases = PhaseRecord(folder.path)
         self.console.on_progress = self.phases.note
-        self._phase_number = 0
+        self.workers = search_workers(config)
         self.tracker: Tracker = NoTracker()
+        self._phase_number = 0
 
     def execute(self) -> None:
         """Run every phase and leave a finished run folder.
@@ -76,225 +95,248 @@ class SearchRun:
         """
         self.console.line(f"run folder: {self.folder.path}")
         try:
-            self._execute()
+            inputs = self._timed("teacher and text", "inputs", self._inputs)
+            self.folder.begin()
+            with self._ray():
+                result, plan = self._search_and_measure(inputs)
+            found = result
+            if self.config.reconstruction.reconstruct != "none":
+                fit = lambda: self._reconstruct(inputs, plan, result)  # noqa: E731
+                found = self._timed("reconstruction", "reconstruction", fit)
+            final = self._timed("winners", "export", lambda: self._export(inputs, plan, found))
+            self._timed("report", "report", lambda: self._report(final))
+            send_results(self.tracker, self.folder.path)
+        except BaseException:
+            if not self.folder.begun:
+                for record in (Phases, SearchInputsRecord):
+                    self.folder.file(record.FILE).unlink(missing_ok=True)
+            raise
         finally:
             self.tracker.finish()
 
-    def _execute(self) -> None:
-        inputs = self._timed("teacher and text", "inputs", self._inputs)
-        keep_digests(self.folder, inputs)
-        spending.pay_teacher_text(self.phases, self.config, inputs)
-        with ray_session(self.config.address, self.workers * self.config.threads):
-            ranking = self._timed("unit importance", "importance", lambda: self._rank(inputs))
-            plan = self._plan(inputs, ranking)
-            self._timed("search", "search", lambda: self._search(inputs, ranking, plan))
-            trained = self._train_finalists(inputs, plan)
-            result = self._timed("held-out text", "final", lambda: self._measure(inputs, ranking, plan, trained))
-            if self.config.audit:
-                audit = Audit(self.config, inputs, ranking, plan, self.folder.path, self.console, self.workers)
-                self._timed("audit of shortcuts", "audit", lambda: audit_search(audit, result))
-        if self.config.reconstruct != "none":
-            self._timed("reconstruction", "reconstruction", lambda: self._reconstruct(inputs, plan, result))
-        self._timed("winners", "export", lambda: self._export(inputs, plan, result))
-        self._timed("report", "report", lambda: self._report(result, inputs))
-        send_results(self.tracker, self.folder.path)
+    def _ray(self) -> contextlib.AbstractContextManager[None]:
+        """Ray, where anything is computed in other processes."""
+        machine = self.config.machine
+        if not self.workers and not self.config.winners.finalists:
+            return contextlib.nullcontext()
+        return ray_session(machine.address, max(1, self.workers) * machine.threads, machine.storage)
 
-    def _timed(self, label: str, name: str, phase: Callable[[], Any]) -> Any:
+    def _timed(self, label: str, name: str, phase: Callable[[], T]) -> T:
         self._phase_number += 1
-        phases = _PHASES + bool(self.config.finalists) + (self.config.reconstruct != "none")
-        phases += bool(self.config.audit)
+        phases = _PHASES + bool(self.config.winners.finalists) + (self.config.reconstruction.reconstruct != "none")
         number = f"[{self._phase_number}/{phases}]"
         self.console.line(f"{number} {label} …")
-        before = self.phases.seconds().get(name, 0.0)
+        before, threads = self.phases.seconds().get(name, 0.0), torch.get_num_threads()
         with self.phases.phase(name):
             value = phase()
+        torch.set_num_threads(threads)  # a phase in this process computes with --threads
         self.console.line(f"{number} {label}: {format_seconds(self.phases.seconds()[name] - before)}")
         return value
 
     def _inputs(self) -> SearchInputs:
-        return prepare_inputs(with_kept_precision(self.config, self.folder.path), self.console)
+        before = find_record(self.folder.path, SearchInputsRecord)
+        inputs = prepare_inputs(self.config, self.console, None if before is None else before.precision)
+        keep_digests(self.folder, inputs)
+        spending.pay_inputs(self.phases, inputs)
+        return inputs
 
-    def _rank(self, inputs: SearchInputs) -> Ranking:
-        progress = Progress(self.console, "unit importance", self.config.importance_steps, "steps")
-        ranking = rank_units(self.config, inputs, progress)
-        spending.pay_unit_scores(self.phases, self.config, inputs, ranking.tokens)
+    def _search_and_measure(self, inputs: SearchInputs) -> tuple[SearchResult, SearchPlan]:
+        at_once = self._processes(share_of(inputs.device, self.config.machine.threads))
+        ranking = self._timed("unit importance", "importance", lambda: self._rank(inputs, at_once))
+        plan = self._plan(inputs, ranking)
+        self._timed("search", "search", lambda: self._search(inputs, ranking, plan))
+        trained: dict[int, ShortTraining] = {}
+        if self.config.winners.finalists:
+            train = lambda: self._train_finalists(inputs, plan)  # noqa: E731
+            trained = self._timed("short training of finalists", "finalists", train)
+        measure = lambda: self._measure(inputs, ranking, plan, trained, at_once)  # noqa: E731
+        return self._timed("held-out text", "final", measure), plan
+
+    def _processes(self, share: Share) -> int:
+        """How many processes compute side by side in the phases around the search."""
+        if not self.workers or not self.config.machine.address or self.config.machine.workers:
+            return self.workers
+        import ray
+
+        return max(1, share.how_many_fit(ray.cluster_resources()))
+
+    def _rank(self, inputs: SearchInputs, workers: int) -> Ranking:
+        progress = Progress(self.console, "unit importance", self.config.scores.importance_steps, "steps")
+        ranking = rank_units(self.config, inputs, progress, workers)
+        spending.pay_unit_scores(self.phases, inputs, ranking.tokens)
         return ranking
 
     def _plan(self, inputs: SearchInputs, ranking: Ranking) -> SearchPlan:
-        stack = bind_genomes(self.config, inputs, ranking)
-        objectives = self.config.objective_names()
-        config = self.config
-        factor = config.screen_factor()
-        algorithm = make_algorithm(config.algorithm, stack, objectives, config.population, config.seed, factor)
-        journal = Journal(self.folder.file(TRIALS_FILE))
+        asked, stack = self.config.plan, bind_genomes(self.config, inputs, ranking)
+        objectives, screen = asked.objective_names, asked.screen_factor
+        algorithm = make_algorithm(asked.algorithm, stack, objectives, asked.population, asked.seed, screen)
+        journal = Journal(self.folder.file(Trial.FILE))
         if journal.resumed:
             self.console.line(f"{journal.resumed} trials are on record and are not measured again")
         at = self.phases.generation_seconds
-        return SearchPlan(stack, algorithm, objectives, journal, self.config.trials, seconds_at=at)
-
-    def _settings(self, inputs: SearchInputs, ranking: Ranking) -> EvaluatorSettings:
-        return EvaluatorSettings(
-            teacher=inputs.teacher, precision=inputs.precision, ids=inputs.calibration.ids,
-            proxies=self.config.needed_proxies(), stage_tokens=self.config.stage_tokens(),
-            confidence=self.config.confidence, threads=self.config.threads, scores=ranking.by_method(),
-            device=inputs.device,
-        )  # fmt: skip
+        return SearchPlan(stack, algorithm, objectives, journal, asked.trials, seconds_at=at)
 
     def _search(self, inputs: SearchInputs, ranking: Ranking, plan: SearchPlan) -> None:
-        progress = Progress(self.console, "search", self.config.trials, "trials", plan.journal.resumed)
-        self.tracker = self._make_tracker()
+        config, machine, measure = self.config, self.config.machine, self.config.measure
+        progress = Progress(self.console, "search", config.plan.trials, "trials", plan.journal.resumed)
+        self.tracker = make_tracker(
+            machine.tracker, self.folder.path, group=group_of(self.folder.path), job_type="search",
+            tags=["search", Path(config.space.space).stem, config.plan.algorithm],
+            config=flatten(config) | {"command": self.command}, say=self.console.line,
+        )  # fmt: skip
         tracking = SearchTracking(plan, self.tracker)
 
-        def on_record(record: Trial) -> None:
+        def on_record(trial: Trial) -> None:
             best = plan.measured_front()
-            note = f"best {self._show(best[0])}" if best else ""
-            progress.update(len(plan.journal), note)
+            progress.update(len(plan.journal), f"best {_figures(best[0])}" if best else "")
             tracking.update()
 
         plan.on_record = on_record
-        # On a cluster trials take all CPUs, those of machines that join too, unless --workers limits them.
-        limit = self.config.workers if self.config.address else None
-        room = max(self.workers, self.config.population) if self.config.address and limit is None else self.workers
-        run_plan(plan, self._settings(inputs, ranking), room, scratch_folder(self.folder.path), limit)
+        settings = EvaluatorSettings(
+            teacher=inputs.teacher, precision=inputs.precision, ids=inputs.calibration.ids,
+            proxies=config.plan.needed_proxies, stage_tokens=measure.stage_tokens, confidence=measure.confidence,
+            threads=machine.threads, scores=ranking.by_method(), device=inputs.device,
+        )  # fmt: skip
+        if not self.workers:
+            run_plan_here(plan, settings)
+        else:
+            # On a cluster trials take all CPUs, those of machines that join too, unless --workers limits them.
+            grows = machine.address is not None and machine.workers is None
+            most = max(self.workers, config.plan.population) if grows else self.workers
+            run_plan(plan, settings, most, scratch_folder(self.folder.path), grows=machine.address is not None)
         plan.journal.close()
         tracking.update()
 
-    def _show(self, record: Trial) -> str:
-        parts = [f"{name} {value:.4g}" for name, value in (record.objectives or {}).items() if name not in QUANTITIES]
-        return f"{', '.join(parts)} at {format_count(record.params)}"
+    def _train_finalists(self, inputs: SearchInputs, plan: SearchPlan) -> dict[int, ShortTraining]:
+        """Train finalists in RUN/finalists/TRIAL; gives what each one's training gave, by position in the front."""
+        from slm_ray.search.short_training import ShortTrainer, short_config
 
-    def _make_tracker(self) -> Tracker:
-        return make_tracker(
-            self.config.tracker, self.folder.path, group=group_of(self.folder.path), job_type="search",
-            tags=["search", Path(self.config.space).stem, self.config.algorithm],
-            config=self.config.to_json() | {"command": self.command}, say=self.console.line,
+        config, front = self.config, plan.measured_front()
+        costs = [trial.cost[inputs.budget.quantity] for trial in front]
+        positions = pick_finalists(costs, config.winners.winners, config.winners.finalists)
+        options = short_config(
+            inputs.teacher, config.winners.finalist_tokens, config.length, data=config.data.data,
+            text_field=config.data.text_field, threads=config.machine.threads, seed=config.plan.seed,
         )  # fmt: skip
 
-    def _train_finalists(self, inputs: SearchInputs, plan: SearchPlan) -> dict[int, Trained]:
-        if not self.config.finalists:
-            return {}
+        def on_done(trial: int, trained: ShortTraining) -> None:
+            losses = f"loss {trained.first_loss} to {trained.loss}"
+            self.console.line(f"finalist {trial}: {trained.error or losses}")
 
-        def train() -> dict[int, Trained]:
-            return train_finalists(self.config, inputs, plan, self.folder, self.console)
-
-        return dict(self._timed("short training of finalists", "finalists", train))
+        trainer = ShortTrainer(
+            options, inputs.teacher, self.folder.file(FINALISTS_FOLDER), self.console, keep_models=True,
+            measured_on=inputs.calibration,  # held-out text takes no part in any choice
+        )  # fmt: skip
+        found = trainer.train({front[at].trial: spec_of(plan.stack, front[at]) for at in positions}, on_done)
+        return {at: found[front[at].trial] for at in positions}
 
     def _measure(
-        self, inputs: SearchInputs, ranking: Ranking, plan: SearchPlan, trained: dict[int, Trained]
-    ) -> dict[str, Any]:
-        front = plan.measured_front()
+        self, inputs: SearchInputs, ranking: Ranking, plan: SearchPlan, trained: dict[int, ShortTraining], workers: int
+    ) -> SearchResult:
+        front, config, length = plan.measured_front(), self.config, self.config.length
         if not front:
-            raise UserError("no candidate was measured to the end: see the errors in trials.jsonl")
-        quantity, length = inputs.budget.quantity, self.config.sequence_length
-        if trained:
-            winners = pick_trained_winners(front, trained, quantity, self.config.winners)
-        else:
-            winners = pick_winners(front, quantity, self.config.winners)
-        chosen = front_entries(plan, front, winners, trained)
-        best_cost = front[winners[0]].cost[quantity]
-        baselines = baselines_at(inputs, plan.stack, ranking, best_cost, length, self.config.seed)
-        others = [teacher_entry(inputs, length), *baselines]
-        work = TextMeasurement(self.config, self.phases, self.console)
-        entries = work.measure(HELD_OUT, inputs.held_out, (inputs, others), (inputs, chosen))
+            raise UserError(f"no candidate was measured to the end: see the errors in {self.folder.file(Trial.FILE)}")
+        quantity, count = inputs.budget.quantity, config.winners.winners
+        costs = [trial.cost[quantity] for trial in front]
+        winners = pick_trained(costs, trained, count) if trained else pick_spread(costs, count)
+        members = front_members(plan.stack, front, winners, trained)
+        baselines = baselines_at(inputs, plan.stack, ranking, costs[winners[0]], length, config.plan.seed)
+        work = TextMeasurement(config, inputs, self.phases, self.console, workers)
+        chosen: list[Chosen] = [teacher_model(inputs, length), *baselines, *members]
+        records = work.measure(HELD_OUT, inputs.held_out, chosen)
         if inputs.other is not None:
-            won = [chosen[position] for position in winners]
-            found = work.measure(OTHER_TEXT, inputs.other, (inputs, others[:1]), (inputs, won))
-            places = [0, *(len(others) + position for position in winners)]
-            for place, more in zip(places, found, strict=True):
-                entries[place] |= more
-        spent = spending.spent(self.phases, plan, trained, self.workers)
-        return {
-            "command": self.command,
-            "objectives": list(plan.objectives),
-            "teacher": entries[0],
-            "corpus": self._corpus(inputs),
-            "budget": {"quantity": quantity, "low": inputs.budget.low, "high": inputs.budget.high},
-            "precision": inputs.precision,
-            "front": entries[len(others) :],
-            "baselines": entries[1 : len(others)],
-            "hypervolume": [point.to_json() for point in plan.history],
-            "spent": spent,
-            "winners": [
-                {"folder": f"winners/{rank}", "trial": front[position].trial} for rank, position in enumerate(winners)
-            ],
-        }
+            places = [0, *(1 + len(baselines) + position for position in winners)]
+            more = work.measure(OTHER_TEXT, inputs.other, [Chosen(chosen[at].spec, records[at]) for at in places])
+            for place, record in zip(places, more, strict=True):
+                records[place] = record
+        return SearchResult(
+            command=self.command, objectives=plan.objectives, teacher=records[0], corpus=self._corpus(inputs),
+            budget=BudgetRange.model_validate(
+                {"quantity": quantity, "low": inputs.budget.low, "high": inputs.budget.high}
+            ),
+            precision=inputs.precision, baselines=tuple(records[1 : 1 + len(baselines)]),
+            front=tuple(records[1 + len(baselines) :]), hypervolume=tuple(plan.history),
+            spent=spending.spent_on(self.phases, plan, trained, self.workers),
+        )  # fmt: skip
 
-    def _corpus(self, inputs: SearchInputs) -> dict[str, Any]:
-        tokens = {
-            "calibration_tokens": inputs.calibration.num_tokens,
-            "held_out_tokens": inputs.held_out.num_tokens,
-            "train_tokens": inputs.train.num_tokens,
-        }
-        digest = inputs.corpus.digest
-        return {
-            "name": inputs.corpus.name,
-            "digest": digest,
-            **tokens,
-            "parts": describe_parts(summarise_parts(inputs.corpus)),
-        } | ({"other": {"name": self.config.other_data, "tokens": inputs.other.num_tokens}} if inputs.other else {})
+    def _corpus(self, inputs: SearchInputs) -> Corpus:
+        other = self.config.measure.other_data
+        return Corpus(
+            name=inputs.corpus.name, digest=inputs.corpus.digest, calibration_tokens=inputs.calibration.num_tokens,
+            held_out_tokens=inputs.held_out.num_tokens, train_tokens=inputs.train.num_tokens,
+            calibration_digest=inputs.calibration.digest, parts=describe_parts(summarise_parts(inputs.corpus)),
+            other=OtherText(name=other, tokens=inputs.other.num_tokens) if other and inputs.other else None,
+        )  # fmt: skip
 
-    def _reconstruct(self, inputs: SearchInputs, plan: SearchPlan, result: dict[str, Any]) -> None:
+    def _winner_folder(self, number: int) -> Path:
+        return self.folder.path / "winners" / str(number)
+
+    def _dtype(self, inputs: SearchInputs) -> str:
+        return export_dtype(self.config.winners.dtype, inputs.teacher.dtype)
+
+    def _reconstruct(self, inputs: SearchInputs, plan: SearchPlan, result: SearchResult) -> SearchResult:
         """Fit the weights of winners, or of the whole front; winners' folders are written as they are done."""
-        wanted = self.config.reconstruct == "all"
-        entries = {entry["trial"]: entry for entry in result["front"] if wanted or entry["winner"] is not None}
-        by_trial = {record.trial: record for record in plan.journal}
-        folders = {winner["trial"]: self.folder.path / winner["folder"] for winner in result["winners"]}
+        wanted = self.config.reconstruction.reconstruct == "all"
+        chosen = [member for member in result.front if wanted or member.winner is not None]
+        trials = {trial.trial: trial for trial in plan.journal}
+        folders = {member.trial: self._winner_folder(member.winner) for member in chosen if member.winner is not None}
         members = [
             Member(
-                trial, self._spec_of(plan, by_trial[trial]), entry["cost"]["params"], trial in folders,
-                by_trial[trial].full_measurements.get("perplexity"),
+                member.trial, spec_of(plan.stack, trials[member.trial]), member.params, member.trial in folders,
+                trials[member.trial].full_measurements.get("perplexity"),
             )
-            for trial, entry in entries.items()
+            for member in chosen
         ]  # fmt: skip
         progress = Progress(self.console, "reconstruction", len(members), "models")
 
-        def on_member(trial: int, record: dict[str, Any]) -> None:
+        def on_member(trial: int, record: Reconstruction) -> None:
             progress.update(progress.done, f"trial {trial}: {describe_reconstruction(record)}")
 
-        def save(trial: int, student: Any, record: dict[str, Any]) -> None:
-            lineage = self._lineage(inputs, by_trial[trial]) | {"reconstruction": record}
-            export_winner(inputs, self._spec_of(plan, by_trial[trial]), folders[trial], lineage, student)
+        def save(number: int, student: object, record: Reconstruction) -> None:
+            trial = trials[number]
+            lineage = lineage_of(inputs, trial, self.command) | {"reconstruction": record.to_json()}
+            export_winner(
+                inputs, spec_of(plan.stack, trial), folders[number], lineage, self._dtype(inputs), student
+            )
 
-        records = self.folder.file(RECONSTRUCTION_FOLDER)
-        work = Reconstruction(inputs, records, on_member=on_member, on_part=progress.update)
+        work = Reconstructor(
+            inputs, self.folder.file(RECONSTRUCTION_FOLDER), DTYPES[self._dtype(inputs)],
+            on_member=on_member, on_part=progress.update,
+        )  # fmt: skip
         found = work.run(members, save, lambda trial: (folders[trial] / LINEAGE_FILE).is_file())
-        for trial, entry in entries.items():
-            entry["reconstruction"] = found[trial]
-        spent = work.spent(members)
-        result["spent"]["reconstruction"] = spent
-        result["spent"]["flops"] += spent["flops"]
-        result["spent"]["forward_tokens"] += spent["tokens"]
+        front = tuple(
+            member.model_copy(update={"reconstruction": found.get(member.trial)}) for member in result.front
+        )
+        spent = spending.with_reconstruction(result.spent, work.spent(members))
+        return result.model_copy(update={"front": front, "spent": spent})
 
-    def _spec_of(self, plan: SearchPlan, record: Trial) -> SubnetSpec:
-        return plan.stack.decode(plan.stack.from_text(record.genes))
-
-    def _lineage(self, inputs: SearchInputs, record: Trial) -> dict[str, Any]:
-        return {
-            "teacher": {
-                "name": inputs.teacher.name, "family": inputs.architecture.structure.family,
-                "digest": inputs.teacher.digest, "licence": inputs.teacher.licence,
-            },
-            "trial": record.trial, "genes": record.genes, "space": inputs.space.to_json(),
-            "inputs": inputs.digests(), "command": self.command,
-        }  # fmt: skip
-
-    def _export(self, inputs: SearchInputs, plan: SearchPlan, result: dict[str, Any]) -> None:
+    def _export(self, inputs: SearchInputs, plan: SearchPlan, result: SearchResult) -> SearchResult:
         """Extract the winners whose folders reconstruction has not written."""
-        by_trial = {record.trial: record for record in plan.journal}
-        progress = Progress(self.console, "winners", len(result["winners"]), "models")
-        for number, winner in enumerate(result["winners"]):
-            record, folder = by_trial[winner["trial"]], self.folder.path / winner["folder"]
-            if self.config.reconstruct == "none":
-                export_winner(inputs, self._spec_of(plan, record), folder, self._lineage(inputs, record))
+        trials = {trial.trial: trial for trial in plan.journal}
+        chosen = [member for member in result.front if member.winner is not None]
+        chosen.sort(key=lambda member: member.winner or 0)
+        progress, winners = Progress(self.console, "winners", len(chosen), "models"), []
+        for number, member in enumerate(chosen):
+            trial, folder = trials[member.trial], self._winner_folder(number)
+            if self.config.reconstruction.reconstruct == "none":
+                lineage = lineage_of(inputs, trial, self.command)
+                export_winner(inputs, spec_of(plan.stack, trial), folder, lineage, self._dtype(inputs))
+            size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+            winners.append(
+                Winner(folder=f"winners/{number}", trial=trial.trial, num_bytes=size, dtype=self._dtype(inputs))
+            )
             progress.update(number + 1)
+        return result.model_copy(update={"winners": tuple(winners)})
 
-    def _report(self, result: dict[str, Any], inputs: SearchInputs) -> None:
-        write_cards(self.folder.path, result, self.config.to_json(), inputs, datetime.now(UTC).date().isoformat())
-        result["spent"]["seconds"] = self.phases.seconds()
-        write_json(self.folder.file(RESULT_FILE), result)
+    def _report(self, result: SearchResult) -> None:
+        write_cards(self.folder.path, result, flatten(self.config))
+        spent = result.spent.model_copy(update={"seconds": self.phases.seconds()})
+        write_record(self.folder.path, result.model_copy(update={"spent": spent}))
         build_report(self.folder.path)
 
 
-def print_summary(folder: Path) -> None:
-    """Print what a finished run found, what it cost and what to do next."""
-    print(summary_text(load_run(folder)))
+def _figures(trial: Trial) -> str:
+    """A trial in a few words: what it was measured at, and its size."""
+    measured = {name: value for name, value in (trial.objectives or {}).items() if name in trial.measurements}
+    parts = [f"{name} {value:.4g}" for name, value in measured.items()]
+    return f"{', '.join(parts)} at {format_count(trial.params)}"

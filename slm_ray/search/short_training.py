@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from slm_ray.config.base import build_config
-from slm_ray.config.units import parse_number
 from slm_ray.data.shards import TokenShards
 from slm_ray.models.extraction import extract
 from slm_ray.models.teachers import Teacher
@@ -22,8 +21,8 @@ from slm_ray.pretrain.launch import Resources, resources_of
 from slm_ray.pretrain.lineage import describe_data, describe_teacher
 from slm_ray.pretrain.results import export_model
 from slm_ray.pretrain.run import make_job, start_model, train_jobs
-from slm_ray.records.base import read_lines, read_record
-from slm_ray.records.files import read_json, write_json
+from slm_ray.records.base import find_record, read_lines, read_record, write_record
+from slm_ray.records.search import ShortTraining
 from slm_ray.records.subnet import SubnetSpec
 from slm_ray.records.training import (
     CHECKPOINTS_FOLDER,
@@ -36,12 +35,10 @@ from slm_ray.records.training import (
 from slm_ray.runtime.environment import usable_cpus
 from slm_ray.runtime.progress import Console, Progress
 from slm_ray.runtime.room import cluster_room
-from slm_ray.search.trained import LEARNING_RATE, Trained, batch_size_of
-
-_RESULT_FILE = "result.json"
+from slm_ray.search.config import SHORT_LEARNING_RATE, short_batch_size
 
 
-def short_config(teacher: Teacher, tokens: str, sequence_length: int, **options: Any) -> PretrainConfig:
+def short_config(teacher: Teacher, tokens: int, sequence_length: int, **options: Any) -> PretrainConfig:
     """The options of a short training: pretraining's own, with small steps and nothing saved on the way.
 
     Args:
@@ -50,7 +47,7 @@ def short_config(teacher: Teacher, tokens: str, sequence_length: int, **options:
         sequence_length: Tokens per sequence.
         options: Other options of pretraining.
     """
-    small = {"batch_size": batch_size_of(parse_number(tokens), sequence_length), "learning_rate": LEARNING_RATE}
+    small = {"batch_size": short_batch_size(tokens, sequence_length), "learning_rate": SHORT_LEARNING_RATE}
     given = small | options
     return build_config(PretrainConfig, {
         "student": teacher.name, "teacher": teacher.name, "tokens": tokens, "sequence_length": sequence_length,
@@ -63,7 +60,7 @@ class ShortTrainer:
 
     def __init__(
         self, config: PretrainConfig, teacher: Teacher, folder: Path, console: Console, *, keep_models: bool,
-        measured_on: TokenShards | None = None, weights: Teacher | None = None,
+        measured_on: TokenShards | None = None,
     ) -> None:  # fmt: skip
         """Set up; nothing is prepared before there is something to train.
 
@@ -74,9 +71,7 @@ class ShortTrainer:
             console: Where to say how far it is.
             keep_models: Keep every trained model as a Hugging Face folder ``TRIAL/model``; only its records otherwise.
             measured_on: What losses are measured on; the corpus's held-out part by default.
-            weights: A model of the teacher's shape that they are cut out of; the teacher itself by default.
         """
-        self._weights = weights or teacher
         self.config, self.teacher, self.folder, self.console = config, teacher, folder, console
         self.keep_models, self.measured_on = keep_models, measured_on
 
@@ -96,8 +91,8 @@ class ShortTrainer:
         return TokenShards.open(place)
 
     def train(
-        self, specs: Mapping[int, SubnetSpec], on_done: Callable[[int, Trained], None] = lambda trial, trained: None
-    ) -> dict[int, Trained]:
+        self, specs: Mapping[int, SubnetSpec], on_done: Callable[[int, ShortTraining], None] = lambda trial, one: None
+    ) -> dict[int, ShortTraining]:
         """Train every sub-network; those whose result is on the disk are not trained again.
 
         Args:
@@ -110,11 +105,11 @@ class ShortTrainer:
         Raises:
             UserError: Nothing can be trained: no text, no room in the cluster, a full disk.
         """
-        found: dict[int, Trained] = {}
+        found: dict[int, ShortTraining] = {}
         for trial in specs:
-            if (self.folder / str(trial) / _RESULT_FILE).exists():
-                found[trial] = Trained(**read_json(self.folder / str(trial) / _RESULT_FILE))
-                on_done(trial, found[trial])
+            if (known := find_record(self.folder / str(trial), ShortTraining)) is not None:
+                found[trial] = known
+                on_done(trial, known)
         left = [trial for trial in specs if trial not in found]
         if left:
             for trial, trained in self._train_waves(specs, left):
@@ -122,7 +117,7 @@ class ShortTrainer:
                 on_done(trial, trained)
         return {trial: found[trial] for trial in specs}
 
-    def _train_waves(self, specs: Mapping[int, SubnetSpec], left: list[int]) -> Iterator[tuple[int, Trained]]:
+    def _train_waves(self, specs: Mapping[int, SubnetSpec], left: list[int]) -> Iterator[tuple[int, ShortTraining]]:
         """As many at a time as fit, so that no more checkpoints than those lie on the disk."""
         resources, at_once = _room_for(self.config, len(left))
         steps = self.config.total_steps
@@ -148,7 +143,7 @@ class ShortTrainer:
         folder, name, inputs = self.folder / str(trial), f"trial-{trial}", self._inputs
         storage = str((folder / CHECKPOINTS_FOLDER).resolve())
         if not (folder / TrainedModel.FILE).exists():
-            source = self._weights
+            source = self.teacher
             model = extract(source.state(), source.config(), source.family(), spec, dtype=torch.float32)
             start_model(
                 folder, storage, model, self.teacher.tokenizer(), self.config.data.sequence_length, start="student",
@@ -164,13 +159,13 @@ class ShortTrainer:
             distilled_from=known if self.config.kind != "none" else None, data=describe_data(self._inputs),
         )  # fmt: skip
 
-    def _finish(self, trial: int, job: TrainJob, status: TrainStatus) -> Trained:
+    def _finish(self, trial: int, job: TrainJob, status: TrainStatus) -> ShortTraining:
         folder = self.folder / str(trial)
         trained = _read_trained(folder, status, read_record(folder, TrainedModel).flops_per_token)
         if trained.error is None:
             if self.keep_models:
                 export_model(folder, job.storage, folder / EXPORT_FOLDER, self.config)
-            write_json(folder / _RESULT_FILE, trained.to_json())
+            write_record(folder, trained)
         shutil.rmtree(job.storage, ignore_errors=True)
         if trained.error is not None:
             (folder / TrainedModel.FILE).unlink(missing_ok=True)  # its checkpoint is gone: it will start anew
@@ -184,13 +179,16 @@ def _room_for(config: PretrainConfig, num_models: int) -> tuple[Resources, int]:
     return resources, min(fits, config.run.concurrent or fits)
 
 
-def _read_trained(folder: Path, status: TrainStatus, flops_per_token: float) -> Trained:
+def _read_trained(folder: Path, status: TrainStatus, flops_per_token: float) -> ShortTraining:
     """What a training's status and records say."""
     evals = read_lines(folder / TrainEvaluation.FILE, TrainEvaluation)
     first = evals[0].loss if evals else None
     if status.failure or status.end is None:
-        return Trained(0, first, None, 0.0, 0.0, status.failure.message if status.failure else "it did not end")
+        said = status.failure.message if status.failure else "it did not end"
+        return ShortTraining(tokens=0, first_loss=first, loss=None, flops=0.0, seconds=0.0, error=said)
     end, last = status.end, evals[-1]
     flops = end.flops.own + end.flops.teacher + flops_per_token * sum(one.eval_tokens for one in evals)
-    error = None if last.loss is not None else "its loss after training is no number"
-    return Trained(end.tokens, first, last.loss, flops, round(end.seconds, 3), error)
+    return ShortTraining(
+        tokens=end.tokens, first_loss=first, loss=last.loss, flops=flops, seconds=round(end.seconds, 3),
+        error=None if last.loss is not None else "its loss after training is not a number",
+    )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 
 from slm_ray.models.scores import UnitScores
@@ -49,3 +51,9 @@ def block_influence_kept(spec: SubnetSpec, scores: UnitScores) -> float:
         scores: Activation scores, whose layer scores are block influences.
     """
     return float(scores.layers[[layer.source for layer in spec.layers]].sum())
+
+
+SCORE_SUMS: Mapping[str, Callable[[SubnetSpec, UnitScores], float]] = {
+    "importance": importance_lost, "magnitude": magnitude_kept, "block_influence": block_influence_kept,
+}  # fmt: skip
+"""The proxies by name."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from slm_ray.config.errors import UserError
-from slm_ray.config.units import parse_number
 from slm_ray.distill.command import DEFAULT_LENGTH, LogitsConfig, bytes_per_token
 from slm_ray.evaluate.config import EvaluateConfig
+from slm_ray.models.precision import measure_precision
 from slm_ray.models.scratch import pad_vocabulary
 from slm_ray.models.starts import first_layers_like
 from slm_ray.pretrain.config import PretrainConfig
@@ -22,10 +22,10 @@ from slm_ray.pretrain.scratch import ScratchModel, known_vocabulary, plan_scratc
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.cost import flops_per_token, num_params
 from slm_ray.records.lineage import read_lineage
+from slm_ray.runtime.hardware import device_of
 from slm_ray.search import estimates
 from slm_ray.search.config import SearchConfig
-from slm_ray.search.dry_run import make_plan
-from slm_ray.search.space import load_space
+from slm_ray.search.inputs import space_of
 from slm_ray.studies.points import Task
 from slm_ray.studies.proxies_config import ProxiesConfig
 from slm_ray.studies.published import find_architecture, published_architecture
@@ -115,17 +115,16 @@ def _models(names: str, before: Mapping[str, Cost]) -> list[Architecture]:
 
 
 def _search(config: SearchConfig, task: Task, before: Mapping[str, Cost], on_gpu: bool) -> Cost:
-    teacher = _architecture(config.teacher, before)
+    teacher = _architecture(config.space.teacher, before)
     if teacher is None:
-        return Cost(note=f"the sizes of {config.teacher} are known once it is downloaded")
-    plan = make_plan(config, load_space(config.space), teacher)
-    phases = estimates.estimate_phases(config, plan.space, teacher, plan.candidate)
-    precision_bytes = 2 if plan.precision == "bf16" else 4
+        return Cost(note=f"the sizes of {config.space.teacher} are known once it is downloaded")
+    space = space_of(config)
+    sizes = estimates.search_sizes(config, space, teacher)
+    precision = measure_precision(config.measure.precision, device_of(config.machine.device, config.machine.address))
+    found = estimates.forecast_search(config, space, sizes, precision, "bf16")
     return Cost(
-        tokens=sum(phase.tokens for phase in phases), search_flops=sum(phase.flops for phase in phases),
-        memory_bytes=estimates.memory_bytes(config, teacher, plan.precision, plan.workers),
-        disk_bytes=config.winners * num_params(plan.candidate) * precision_bytes,
-        models=(plan.candidate,) * config.winners, teacher=teacher,
+        tokens=found.tokens, search_flops=found.flops, memory_bytes=found.memory_bytes, disk_bytes=found.disk_bytes,
+        models=(sizes.candidate,) * config.winners.winners, teacher=teacher,
     )  # fmt: skip
 
 
@@ -244,11 +243,11 @@ def _proxies(config: ProxiesConfig, task: Task, before: Mapping[str, Cost], on_g
     cost, teacher = before[need.step], before[need.step].teacher
     if not cost.models or teacher is None:
         return Cost(note=cost.note)
-    tokens = parse_number(config.tokens) * config.candidates
-    forward = float(flops_per_token(cost.models[0], search.sequence_length))
-    whole = float(flops_per_token(teacher, search.sequence_length)) if config.distill == "full" else 0.0
-    staged = len([name for name in config.names() if name in ("perplexity", "kl")])
-    measured = config.candidates * search.calibration_tokens * staged * forward
+    tokens = config.tokens * config.candidates
+    forward = float(flops_per_token(cost.models[0], search.length))
+    whole = float(flops_per_token(teacher, search.length)) if config.distill == "full" else 0.0
+    staged = len([name for name in config.proxies if name in ("perplexity", "kl")])
+    measured = config.candidates * search.measure.calibration_tokens * staged * forward
     return Cost(
         tokens=tokens, own_flops=3 * tokens * forward + measured, teacher_flops=tokens * whole,
         memory_bytes=16 * num_params(cost.models[0]) + 4 * num_params(teacher) + PROCESS_BYTES,

@@ -1,125 +1,88 @@
-"""``python -m slm_ray.proxies``: the command line."""
+"""``slm-ray proxies``: the command line."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from slm_ray.config.errors import UserError
-from slm_ray.config.options import add_command_flags, build_config, load_config, refuse_changes
-from slm_ray.config.parser import Parser
-from slm_ray.config.units import format_count, parse_number
-from slm_ray.runtime.commands import command_line
-from slm_ray.runtime.runfolder import CONFIG_FILE, RunFolder
-from slm_ray.search.proxy_candidates import choose_candidates
-from slm_ray.search.registry import parse_objectives
-from slm_ray.studies.proxies_config import ProxiesConfig, default_out
-
-_MAY_CHANGE = ("threads", "concurrent", "device", "address", "storage")
+from slm_ray.config.units import format_count
+from slm_ray.records.proxies import ProxyReport
+from slm_ray.records.search import Trial
+from slm_ray.runtime.runfolder import RunFolder
+from slm_ray.runtime.stage import Stage
+from slm_ray.search.candidates import FinishedSearch, choose_candidates
+from slm_ray.studies.proxies_config import ProxiesConfig
+from slm_ray.studies.proxies_report import TABLE_FILE
 
 
-def make_parser() -> Parser:
-    """The command's parser: a flag per option, and a few that are not options of a run."""
-    parser = Parser(
-        prog="python -m slm_ray.proxies",
-        description="Report how well each proxy ranks a search's candidates as a short training does.",
-    )
-    parser.add_argument("--resume", type=Path, default=None, metavar="OUT", help="continue the report in this folder")
-    add_command_flags(parser, ProxiesConfig, dry_run="print what would be trained; spend nothing")
-    return parser
+def check(config: ProxiesConfig) -> None:
+    """Refuse what is wrong before anything heavy is imported.
+
+    Raises:
+        UserError: The run is missing or not finished, or the budget is below one step.
+    """
+    search, _ = chosen(config)
+    step = config.sequences_of_a_step(search.config.length) * search.config.length
+    if config.tokens < step:
+        raise UserError(
+            f"--tokens {config.tokens} is below one step of {step:,} tokens: give more, or a smaller --batch-size"
+        )
 
 
-def main(argv: Sequence[str]) -> int:
-    """Report on proxies.
+def chosen(config: ProxiesConfig) -> tuple[FinishedSearch, list[Trial]]:
+    """The finished search, and the candidates of it that are looked at.
 
-    Args:
-        argv: The arguments.
+    Raises:
+        UserError: There is no such search, it is not finished, or it has too few candidates.
+    """
+    if not config.run:
+        raise UserError("--run is missing: give the folder of a finished search")
+    search = FinishedSearch.open(Path(config.run))
+    objective = search.config.plan.objective_names[0]
+    return search, choose_candidates(search.trials, search.front, objective, config.candidates, config.seed)
 
-    Returns:
-        0 when done.
+
+def execute(config: ProxiesConfig, folder: RunFolder) -> None:
+    """Measure, train and correlate in a run's folder, or go on with it.
 
     Raises:
         UserError: Something the user can fix.
     """
-    given = vars(make_parser().parse_args(list(argv)))
-    config_file, resume, dry_run = (given.pop(name) for name in ("config", "resume", "dry_run"))
-    given.pop("debug")
-    command = command_line("python -m slm_ray.proxies", argv)
-    if resume is not None:
-        if dry_run:
-            raise UserError("--dry-run is for a new report, and --resume continues one: give one of them")
-        return _resume(resume, config_file, given)
-    config = load_config(ProxiesConfig, config_file, given)
-    config.check()
-    chosen = _Chosen(config)
-    if dry_run:
-        chosen.show()
-        return 0
-    out = Path(config.out) if config.out else default_out(datetime.now().strftime("%Y%m%d-%H%M%S"))
-    return _execute(chosen, RunFolder.create(out, config.to_json() | {"command": command}), command)
+    from slm_ray.studies.correlate import CorrelationRun
+
+    search, trials = chosen(config)
+    CorrelationRun(config, folder, search, trials).execute()
 
 
-class _Chosen:
-    """A finished search and the candidates of it that are looked at."""
-
-    def __init__(self, config: ProxiesConfig) -> None:
-        # The one import upwards: only the search can make sub-networks of its own records. Nothing imports this module.
-        from slm_ray.search.candidates import FinishedSearch
-
-        self.config = config
-        self.search = FinishedSearch.open(Path(str(config.run)))
-        config.sequences_of_a_step(self.search.config.sequence_length)
-        objective = parse_objectives(self.search.config.objectives)[0]
-        records, front = self.search.records, self.search.front
-        self.records = choose_candidates(records, front, objective, config.candidates, config.seed)
-
-    def show(self) -> None:
-        """Print the candidates and what their training takes."""
-        config, front = self.config, set(self.search.front)
-        for record in self.records:
-            where = "front" if record["trial"] in front else record["decided"]
-            values = ", ".join(f"{name} {value:.6g}" for name, value in record["objectives"].items())
-            print(f"trial {record['trial']:>5}  {where:9}  {values}")
-        teacher = self.search.teacher_flops if config.distill == "full" else 0
-        flops = parse_number(config.tokens) * sum(3 * record["cost"]["flops"] + teacher for record in self.records)
-        length = self.search.config.sequence_length
-        steps = f"steps of {config.sequences_of_a_step(length) * length:,}"
-        print(f"{len(self.records)} candidates x {config.tokens} tokens in {steps}: {format_count(flops)} FLOPs")
-        print(f"proxies: {', '.join(config.names())}")
-        print("Nothing was loaded, started or written.")
+def show(run: Path) -> None:
+    """Print the table of a finished report."""
+    print((run / TABLE_FILE).read_text(encoding="utf-8"), end="")
 
 
-def _resume(path: Path, config_file: Path | None, given: dict[str, Any]) -> int:
-    """Continue a report with the options it was started with."""
-    from slm_ray.studies.correlate import REPORT_FILE, TABLE_FILE
-
-    refuse_changes(given, config_file, _MAY_CHANGE, "report")
-    folder = RunFolder.open_existing(path, given.get("storage"))
-    try:
-        saved = folder.config()
-        command = str(saved.pop("command", "python -m slm_ray.proxies"))
-        config = build_config(ProxiesConfig, saved | given, source=str(path / CONFIG_FILE))
-        if folder.file(REPORT_FILE).exists():
-            print(f"{path} is finished already:\n")
-            print(folder.file(TABLE_FILE).read_text(encoding="utf-8"), end="")
-            folder.close()
-            return 0
-        chosen = _Chosen(config)
-    except UserError:
-        folder.close()
-        raise
-    return _execute(chosen, folder, command)
+def plan(config: ProxiesConfig) -> str:
+    """The candidates and what their training takes."""
+    search, trials = chosen(config)
+    front, length = set(search.front), search.config.length
+    lines = []
+    for trial in trials:
+        where = "front" if trial.trial in front else str(trial.decided)
+        values = ", ".join(f"{name} {value:.6g}" for name, value in (trial.objectives or {}).items())
+        lines.append(f"trial {trial.trial:>5}  {where:9}  {values}")
+    teacher = search.result.teacher.cost.flops if config.distill == "full" else 0
+    flops = config.tokens * sum(3 * trial.cost.flops + teacher for trial in trials)
+    step = config.sequences_of_a_step(length) * length
+    return "\n".join([
+        *lines,
+        f"{len(trials)} candidates x {config.tokens:,} tokens in steps of {step:,}: {format_count(flops)} FLOPs",
+        f"proxies: {', '.join(config.proxies)}",
+        "Nothing was loaded, started or written.",
+    ])  # fmt: skip
 
 
-def _execute(chosen: _Chosen, folder: RunFolder, command: str) -> int:
-    from slm_ray.studies.correlate import CorrelationRun, SearchFacts
-
-    search = chosen.search.config
-    facts = SearchFacts(search.sequence_length, search.data, search.text_field)
-    try:
-        CorrelationRun(chosen.config, folder, command, chosen.records, chosen.search.load, facts).execute()
-    finally:
-        folder.close()
-    return 0
+PROXIES = Stage(
+    name="proxies", summary="how well each proxy ranks a search's candidates as a short training does",
+    config=ProxiesConfig, check=check, execute=execute, show=show, plan=plan, result_file=ProxyReport.FILE,
+    may_change=("threads", "concurrent", "device", "address", "storage"),
+    default_out=lambda _config, stamp: str(Path("runs") / f"proxies-{stamp}"),
+)  # fmt: skip
+main = PROXIES.main

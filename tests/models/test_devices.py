@@ -10,7 +10,8 @@ import torch
 from slm_ray.models.gates import GatedTeacher, Masks
 from slm_ray.models.runner import SubnetRunner
 from slm_ray.records.subnet import full_subnet
-from slm_ray.search.staged import StagedLoss, TeacherKL, next_token_losses
+from slm_ray.search.evaluator import TeacherKL
+from slm_ray.search.race import StagedLoss
 from tests.models.tiny import NAMES, axis_specs, random_spec, tiny_family, tiny_ids, tiny_model
 
 
@@ -33,17 +34,17 @@ def on_meta(name: str):
 def test_candidates_are_computed_where_the_weights_are(name):
     runner = SubnetRunner(*on_meta(name))
     specs = [full_subnet(runner.teacher), *axis_specs(runner.teacher).values(), random_spec(runner.teacher, 2)]
-    for losses in (next_token_losses(runner), TeacherKL(runner, tiny_ids(batch=4).to("meta"))):
-        for spec in [*specs, *specs]:
-            assert losses(spec, tiny_ids(batch=4).to("meta"), 0).device.type == "meta"
+    kl = TeacherKL(runner, tiny_ids(batch=4).to("meta"))
+    for spec in [*specs, *specs]:
+        assert kl.losses(spec, tiny_ids(batch=4).to("meta"), 0).device.type == "meta"
     assert runner.token_losses(specs[0], tiny_ids()).device.type == "meta"  # ids may come from the processor
 
 
 def test_losses_come_back_to_the_processor():
     runner = SubnetRunner(*on_meta("llama"))
-    staged = StagedLoss(next_token_losses(runner), tiny_ids(batch=5).to("meta"), [2, 5], 0.9)
-    measured, _, decided = staged.measure(full_subnet(runner.teacher))
-    assert decided == "full" and len(measured.blocks) == 5
+    spec, ids = full_subnet(runner.teacher), tiny_ids(batch=5).to("meta")
+    found = StagedLoss(ids, (2 * ids.shape[1],)).measure(lambda part, _first: runner.token_losses(spec, part))
+    assert not found.is_beaten and len(found.blocks) == 5
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,4 +1,3 @@
-import dataclasses
 import socket
 import subprocess
 import urllib.request
@@ -6,16 +5,19 @@ from pathlib import Path
 
 import pytest
 
+from slm_ray.config.base import build_config, options_of
 from slm_ray.config.errors import UserError
 from slm_ray.models import teachers
 from slm_ray.models.teacher_sizes import BUNDLED_ARCHITECTURE, look_up_teacher
 from slm_ray.records.cost import flops_per_token
 from slm_ray.runtime.commands import run_command
+from slm_ray.runtime.forecast import Work
 from slm_ray.search import estimates
 from slm_ray.search.command import main
 from slm_ray.search.config import SearchConfig
-from slm_ray.search.dry_run import make_plan, print_plan
-from slm_ray.search.space import NATURAL, load_space
+from slm_ray.search.dry_run import plan_text
+from slm_ray.search.inputs import space_of
+from slm_ray.search.space import NATURAL
 from tests.models import tiny
 
 # SmolLM2-135M, written from its definition: tied embeddings, 30 layers of 9 query and 3 key-value heads of 64, SwiGLU.
@@ -49,12 +51,17 @@ def _run(capsys, *arguments: str) -> str:
     return capsys.readouterr().out
 
 
-def _phases(config: SearchConfig) -> dict[str, estimates.PhaseEstimate]:
-    space = load_space(config.space)
-    space = space.with_order(config.order) if config.order else space
-    plan = make_plan(config, space, BUNDLED_ARCHITECTURE)
-    phases = estimates.estimate_phases(config, space, plan.teacher, plan.candidate)
-    return {phase.name: phase for phase in phases}
+def config_of(**options: object) -> SearchConfig:
+    return build_config(SearchConfig, options)
+
+
+def _sizes(config: SearchConfig) -> estimates.Sizes:
+    return estimates.search_sizes(config, space_of(config), BUNDLED_ARCHITECTURE)
+
+
+def _phases(config: SearchConfig) -> dict[str, Work]:
+    forecast = estimates.forecast_search(config, space_of(config), _sizes(config), "bf16", "bf16")
+    return {work.name: work for work in forecast.work}
 
 
 def _tiny_folder(folder: Path, name: str = "llama") -> Path:
@@ -92,51 +99,50 @@ def test_it_prints_every_option_resolved(capsys):
     assert rows["params"] == "0.45..0.7"
     assert rows["out"] == "runs/fine-TIME"
     optional = {"flops", "kv_bytes", "address", "storage", "other_data"}
-    assert set(rows) == {field.name for field in dataclasses.fields(SearchConfig)} - optional
+    assert set(rows) == set(options_of(SearchConfig)) - optional
 
 
 def test_the_work_of_each_phase_follows_from_the_sizes():
-    config = SearchConfig(trials=50)
-    plan = make_plan(config, load_space("fine"), BUNDLED_ARCHITECTURE)
-    phases, middle = _phases(config), flops_per_token(plan.candidate, LENGTH)
-    scored = config.importance_steps * config.importance_tokens
+    config = config_of(trials=50)
+    phases, middle = _phases(config), flops_per_token(_sizes(config).candidate, LENGTH)
+    scored = 24 * 2048
     assert phases["unit importance"].flops == 2 * scored * FLOPS
-    assert phases["search"].most_tokens == 50 * config.calibration_tokens
+    assert phases["search"].most_tokens == 50 * 8192
     assert phases["search"].flops == phases["search"].tokens * middle
     assert phases["search"].tokens < phases["search"].most_tokens
     assert 0.45 * FLOPS < middle < 0.8 * FLOPS
-    whole = _phases(dataclasses.replace(config, stages="none"))["search"]
+    whole = _phases(config.replace(stages="none"))["search"]
     assert whole.tokens == whole.most_tokens
 
 
 def test_scores_that_nobody_needs_cost_nothing():
-    assert _phases(SearchConfig(order=NATURAL))["unit importance"].tokens == 0
-    assert _phases(SearchConfig(objectives="magnitude,params"))["search"].tokens == 0
-    assert _phases(SearchConfig(order=NATURAL, objectives="importance,params"))["unit importance"].tokens > 0
+    assert _phases(config_of(order=NATURAL))["unit importance"].tokens == 0
+    assert _phases(config_of(objectives="magnitude,params"))["search"].tokens == 0
+    assert _phases(config_of(order=NATURAL, objectives="importance,params"))["unit importance"].tokens > 0
 
 
 def test_kl_costs_the_teachers_head_beside_the_candidates():
-    perplexity, kl = _phases(SearchConfig())["search"], _phases(SearchConfig(objectives="kl,params"))["search"]
+    perplexity, kl = _phases(config_of())["search"], _phases(config_of(objectives="kl,params"))["search"]
     assert kl.flops - perplexity.flops == pytest.approx(kl.tokens * 2 * VOCABULARY * WIDTH)
 
 
 def test_finalists_cost_their_training_and_nothing_without_them():
-    assert "finalists" not in _phases(SearchConfig())
-    few, many = (_phases(SearchConfig(finalists=count))["finalists"] for count in (3, 6))
+    assert "finalists" not in _phases(config_of())
+    few, many = (_phases(config_of(finalists=count))["finalists"] for count in (3, 6))
     assert few.tokens == 3 * (16_000 + 2 * 8192) and many.tokens == 2 * few.tokens
-    assert many.flops == pytest.approx(2 * few.flops) and few.flops > _phases(SearchConfig())["search"].flops / 10
+    assert many.flops == pytest.approx(2 * few.flops) and few.flops > _phases(config_of())["search"].flops / 10
 
 
 def test_twice_the_rate_takes_half_the_computing_time():
-    phase = estimates.PhaseEstimate("search", 10, 10, 8e12, start_seconds=3.0)
-    assert phase.seconds(1e12, 2.0) == 3.0 + 16.0
-    assert phase.seconds(2e12, 2.0) == 3.0 + 8.0
+    phase = Work(name="search", kind="search", tokens=10, flops=8e12, start_seconds=3.0, slowdown=2.0)
+    assert phase.seconds(1e12) == 3.0 + 16.0
+    assert phase.seconds(2e12) == 3.0 + 8.0
 
 
 def test_more_workers_take_more_memory_and_one_teacher():
-    config = SearchConfig()
+    config = config_of()
     one, two, three = (estimates.memory_bytes(config, BUNDLED_ARCHITECTURE, "bf16", count) for count in (1, 2, 3))
-    assert three - two == two - one == estimates.worker_bytes(config, BUNDLED_ARCHITECTURE, 2)
+    assert three - two == two - one > 0
     assert one > 2 * PARAMS
 
 
@@ -174,7 +180,7 @@ def test_too_many_threads_are_remarked_on(capsys, monkeypatch):
         (["--space", "depth", "--params", "60M..60.1M"], "the nearest it can reach are"),
         (["--params", "500M"], "more than the teacher's 135M"),
         (["--params", "0.5", "--flops", "0.5"], "a search has one budget"),
-        (["--calibration-tokens", "100"], "at least one sequence"),
+        (["--calibration-tokens", "100"], "below one sequence"),
         (["--sequence-length", "9000", "--calibration-tokens", "9000", "--held-out-tokens", "9000"], "8192"),
         (["--teacher", "smollm2"], "'smollm2-135m'"),
         (["--teacher", "missing.gguf"], "does not exist"),
@@ -211,14 +217,14 @@ def test_a_run_folder_in_use_is_found_and_left_alone(tmp_path):
     out.mkdir()
     (out / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="not empty and holds no run"):
-        print_plan(SearchConfig(out=str(out)))
+        plan_text(config_of(out=str(out)))
     (out / "config.json").write_text("{}")
     with pytest.raises(UserError, match=f"--resume {out}"):
-        print_plan(SearchConfig(out=str(out)))
+        plan_text(config_of(out=str(out)))
     assert {entry.name for entry in out.iterdir()} == {"notes.txt", "config.json"}
 
 
 def test_a_run_folder_below_a_file_is_found(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be made"):
-        print_plan(SearchConfig(out=str(tmp_path / "file" / "run")))
+        plan_text(config_of(out=str(tmp_path / "file" / "run")))

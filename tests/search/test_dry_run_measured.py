@@ -1,14 +1,14 @@
 import pytest
 import torch
 
-from slm_ray.models.teacher_sizes import BUNDLED_ARCHITECTURE, look_up_teacher
+from slm_ray.models.teacher_sizes import look_up_teacher
 from slm_ray.records.files import cache_folder
 from slm_ray.search.estimates import multiplication_rate
 
 
 def test_the_rate_of_multiplication_is_measured_and_the_number_of_threads_put_back():
     before = torch.get_num_threads()
-    rate = multiplication_rate(BUNDLED_ARCHITECTURE, "fp32", threads=1)
+    rate = multiplication_rate("fp32", threads=1)
     assert 1e8 < rate < 1e15
     assert torch.get_num_threads() == before
 

@@ -15,9 +15,8 @@ from slm_ray.models.importance import activation_scores, magnitude_scores, taylo
 from slm_ray.models.runner import SubnetRunner
 from slm_ray.records.subnet import full_subnet
 from slm_ray.search.evaluator import Evaluator, EvaluatorSettings
-from slm_ray.search.race import Rival
+from slm_ray.search.race import LARGEST_LOSS, Rival, StagedLoss, stage_ends
 from slm_ray.search.registry import PROXIES, parse_objectives
-from slm_ray.search.staged import LARGEST_LOSS, StagedLoss, stage_ends
 from slm_ray.search.static import block_influence_kept, importance_lost, magnitude_kept
 from slm_ray.search.tasks import Outcome
 from tests.models.tiny import random_spec, tiny_family, tiny_ids, tiny_model
@@ -152,22 +151,20 @@ def test_a_race_that_turns_late_stops_at_a_later_stage():
     ids = torch.zeros(24, 33, dtype=torch.long)
     levels = torch.cat([torch.zeros(8), torch.full((16,), 0.5)])
 
-    def losses(_spec, batch, first):
+    def losses(batch, first):
         own = 0.01 * torch.sin(torch.arange(first, first + len(batch)).float())
         return (2 + levels[first : first + len(batch)] + own)[:, None].expand(-1, 32)
 
-    staged = StagedLoss(losses, ids, [8, 16, 24], 0.9)
-    measured, estimate, decided = staged.measure(None, Rival((2.0,) * 24))
-    assert decided == "dominated" and measured.tokens == 16 * 33
-    assert estimate == pytest.approx(2.25, abs=0.01)
+    found = StagedLoss(ids, (8 * 33, 16 * 33), 0.9).measure(losses, Rival((2.0,) * 24))
+    assert found.is_beaten and found.tokens == 16 * 33
+    assert found.estimate == pytest.approx(2.25, abs=0.01)
 
 
 def test_ruined_candidates_are_worth_nothing_but_stay_numbers():
     ids = torch.zeros(8, 33, dtype=torch.long)
     for bad in (math.nan, math.inf):
-        staged = StagedLoss(lambda _spec, batch, _first, bad=bad: torch.full((len(batch), 32), bad), ids, [8], 0.9)
-        measured, estimate, _ = staged.measure(None)
-        assert measured.value == estimate == LARGEST_LOSS and measured.stderr == 0
+        found = StagedLoss(ids).measure(lambda batch, _first, bad=bad: torch.full((len(batch), 32), bad))
+        assert found.mean == found.estimate == LARGEST_LOSS and found.stderr == 0
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,12 @@
 
 import json
 import math
-from types import SimpleNamespace
 
 import pytest
 
 from slm_ray.config.errors import UserError
-from slm_ray.records.search import ModelCost
-from slm_ray.search.finalists import pick_finalists, pick_trained_winners
-from slm_ray.search.trained import Trained
+from slm_ray.records.search import ShortTraining
+from slm_ray.search.winners import pick_finalists, pick_trained
 from tests.search.tiny_run import trials_of
 from tests.studies.short_runs import train_without_ray
 
@@ -17,13 +15,8 @@ from tests.studies.short_runs import train_without_ray
 FINALISTS = ("--finalists", "3", "--finalist-tokens", "4096", "--winners", "2", "--trials", "12", "--screen", "1")
 
 
-def front_of(*sizes):
-    costs = [ModelCost(params=size, flops=1, kv_bytes=1) for size in sizes]
-    return [SimpleNamespace(trial=10 + number, cost=cost) for number, cost in enumerate(costs)]
-
-
 def trained(loss, error=None):
-    return Trained(4096, 5.0, loss, 1e9, 1.0, error)
+    return ShortTraining(tokens=4096, first_loss=5.0, loss=loss, flops=1e9, seconds=1.0, error=error)
 
 
 @pytest.mark.parametrize(
@@ -31,30 +24,30 @@ def trained(loss, error=None):
     [(1, 1, [0]), (1, 3, [0, 2, 4]), (2, 3, [0, 4, 2]), (3, 3, [0, 2, 4]), (2, 5, [0, 4, 1, 2, 3]), (1, 9, range(5))],
 )
 def test_finalists_are_the_winners_and_sizes_between_them(winners, count, picked):
-    found = pick_finalists(front_of(100, 90, 80, 70, 60), "params", winners, count)
+    found = pick_finalists((100, 90, 80, 70, 60), winners, count)
     assert sorted(found) == sorted(picked) and found[: min(winners, 2)] == list(picked)[: min(winners, 2)]
 
 
 def test_winners_are_those_that_train_best_at_their_size():
-    front = front_of(100, 90, 80, 70)
-    losses = {10: trained(3.5), 11: trained(3.0), 12: trained(3.2), 13: trained(3.1)}
-    assert pick_trained_winners(front, losses, "params", 1) == [1]
-    assert pick_trained_winners(front, losses, "params", 2) == [1, 3]
-    assert pick_trained_winners(front, losses, "params", 4) == [1, 3, 2, 0]
-    assert pick_trained_winners(front, losses | {11: trained(None, "no room")}, "params", 1) == [3]
-    assert pick_trained_winners(front, {12: trained(9.0)}, "params", 3) == [2]
+    costs = (100, 90, 80, 70)
+    losses = {0: trained(3.5), 1: trained(3.0), 2: trained(3.2), 3: trained(3.1)}
+    assert pick_trained(costs, losses, 1) == [1]
+    assert pick_trained(costs, losses, 2) == [1, 3]
+    assert pick_trained(costs, losses, 4) == [1, 3, 2, 0]
+    assert pick_trained(costs, losses | {1: trained(None, "no room")}, 1) == [3]
+    assert pick_trained(costs, {2: trained(9.0)}, 3) == [2]
 
 
 def test_no_finalist_trained_is_one_sentence():
     with pytest.raises(UserError, match="every finalist's training failed, the first with: no room"):
-        pick_trained_winners(front_of(100), {10: trained(None, "no room")}, "params", 1)
+        pick_trained((100,), {0: trained(None, "no room")}, 1)
 
 
 @pytest.mark.parametrize(
     "options, said",
     [
         (("--finalists", "1", "--winners", "2"), "--finalists 1 is below --winners 2"),
-        (("--finalists", "2", "--finalist-tokens", "20"), "below one sequence: give 32 or more"),
+        (("--finalists", "2", "--finalist-tokens", "20"), "is below one sequence of --sequence-length 32"),
         (("--finalists", "2", "--finalist-tokens", "many"), "'many' is not a number"),
         (("--finalists", "-1"), "--finalists: must be at least 0"),
     ],
@@ -69,7 +62,7 @@ def test_a_search_with_finalists_trains_them_and_picks_winners_by_their_loss(com
     run = tmp_path / "run"
     assert command(tiny.arguments(run, *FINALISTS)) == 0
     result = json.loads((run / "result.json").read_text())
-    entries = {entry["trial"]: entry["short_training"] for entry in result["front"] if "short_training" in entry}
+    entries = {entry["trial"]: entry["short_training"] for entry in result["front"] if entry["short_training"]}
     assert sorted(done) == sorted(f"trial-{trial}" for trial in entries) and len(entries) == 3
     assert all(entry["tokens"] == 4096 and entry["loss"] < entry["first_loss"] for entry in entries.values())
     best = min(entries, key=lambda trial: entries[trial]["loss"])
@@ -94,8 +87,8 @@ def test_a_search_without_finalists_says_nothing_of_them(command, tiny, tmp_path
     done = train_without_ray(monkeypatch)
     assert command(tiny.arguments(tmp_path / "run", "--trials", "3", "--winners", "1")) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert not done and "finalists" not in result["spent"] and "finalists" not in result["spent"]["seconds"]
-    assert not any("short_training" in entry for entry in result["front"])
+    assert not done and result["spent"]["finalists"] is None and "finalists" not in result["spent"]["seconds"]
+    assert not any(entry["short_training"] for entry in result["front"])
 
 
 def test_what_was_trained_before_a_kill_is_not_trained_again(command, tiny, tmp_path, monkeypatch):
@@ -126,7 +119,7 @@ def test_one_failed_finalist_does_not_stop_the_others(command, tiny, tmp_path, m
     run = tmp_path / "run"
     assert command(tiny.arguments(run, *FINALISTS)) == 0
     result = json.loads((run / "result.json").read_text())
-    entries = {entry["trial"]: entry["short_training"] for entry in result["front"] if "short_training" in entry}
+    entries = {entry["trial"]: entry["short_training"] for entry in result["front"] if entry["short_training"]}
     (bad,) = [trial for trial, entry in entries.items() if entry["loss"] is None]
     assert entries[bad]["error"] == "the GPU's memory is full" and result["spent"]["finalists"]["failed"] == 1
     assert bad not in [winner["trial"] for winner in result["winners"]] and len(result["winners"]) == 2

@@ -2,17 +2,11 @@ import contextlib
 import json
 import os
 import subprocess
-from types import SimpleNamespace
 
 import pytest
 
-from slm_ray.records.search import ModelCost
-from slm_ray.search.finish import pick_winners
+from slm_ray.search.winners import pick_spread
 from tests.search.tiny_run import lines_of, outcome_of
-
-
-def front_of_sizes(*sizes: int) -> list[dict]:
-    return [SimpleNamespace(cost=ModelCost(params=size, flops=1, kv_bytes=1)) for size in sizes]
 
 
 @pytest.mark.parametrize(
@@ -29,7 +23,7 @@ def front_of_sizes(*sizes: int) -> list[dict]:
     ],
 )
 def test_the_best_is_the_first_winner_and_sizes_are_spread(sizes, count, picked):
-    assert pick_winners(front_of_sizes(*sizes), "params", count) == picked
+    assert pick_spread(sizes, count) == picked
 
 
 @contextlib.contextmanager

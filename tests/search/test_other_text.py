@@ -39,7 +39,7 @@ def test_winners_are_measured_there_and_nothing_else_changes(command, tiny, tmp_
     before, found = _result(plain), _result(run)
     for old, new in zip(before["front"], found["front"], strict=True):
         assert old["held_out_perplexity"] == new["held_out_perplexity"] and old["winner"] == new["winner"]
-        assert ("other_perplexity" in new) == (new["winner"] is not None)
+        assert (new["other_perplexity"] is not None) == (new["winner"] is not None)
     assert found["corpus"]["other"] == {"name": str(other), "tokens": 256}
     assert found["teacher"]["other_perplexity"] > found["teacher"]["held_out_perplexity"]
     winners = [entry for entry in found["front"] if entry["winner"] is not None]
@@ -67,7 +67,7 @@ def test_the_figure_is_that_of_the_exported_model(command, tiny, tmp_path, other
     ("flags", "said"),
     [
         (("--other-data", "nowhere.txt"), "nowhere.txt"),
-        (("--other-data", "python-docs", "--other-tokens", "4"), "--other-tokens 4 is below one sequence: give 32"),
+        (("--other-data", "python-docs", "--other-tokens", "4"), "is below one sequence of --sequence-length 32: give"),
     ],
 )
 def test_a_mistake_is_one_sentence(command, tiny, tmp_path, capsys, flags, said):

@@ -5,9 +5,10 @@ import json
 import pytest
 
 from slm_ray.config.errors import UserError
+from slm_ray.records.search import Paid
 from slm_ray.runtime.commands import run_command
 from slm_ray.search.command import main
-from slm_ray.search.phases import PhaseRecord
+from slm_ray.search.spending import PhaseRecord
 from tests.search.tiny_run import trials_of
 from tests.search.without_ray import run_without_ray
 
@@ -22,7 +23,7 @@ class Clock:
 
 
 def test_the_time_of_all_processes_adds_up_also_of_one_that_was_killed_in_a_phase(tmp_path):
-    path, clock = tmp_path / "phases.json", Clock()
+    path, clock = tmp_path, Clock()
     first = PhaseRecord(path, clock)
     with first.phase("inputs"):
         clock.now += 3
@@ -47,28 +48,28 @@ def test_the_time_of_all_processes_adds_up_also_of_one_that_was_killed_in_a_phas
 
 def test_a_phase_that_fails_has_its_time_too(tmp_path):
     clock = Clock()
-    record = PhaseRecord(tmp_path / "phases.json", clock)
+    record = PhaseRecord(tmp_path, clock)
     with pytest.raises(UserError), record.phase("search"):
         clock.now += 9
         raise UserError("no candidate was measured")
-    assert PhaseRecord(tmp_path / "phases.json", clock).seconds() == {"search": 9}
+    assert PhaseRecord(tmp_path, clock).seconds() == {"search": 9}
 
 
 def test_costs_of_one_name_add_up_and_nothing_is_no_cost(tmp_path):
-    record = PhaseRecord(tmp_path / "phases.json")
+    record = PhaseRecord(tmp_path)
     record.pay("unit scores", 0, 0.0)
     assert record.paid() == {}
     record.pay("unit scores", 100, 2e6)
-    later = PhaseRecord(tmp_path / "phases.json")
+    later = PhaseRecord(tmp_path)
     later.pay("unit scores", 10, 1e6)
-    assert later.paid() == {"unit scores": {"tokens": 110, "flops": 3e6}}
+    assert later.paid() == {"unit scores": Paid(tokens=110, flops=3e6)}
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"seconds": 3}', '{"paid": {"x": {"tokens": 1}}}'])
 def test_a_damaged_record_is_one_sentence(text, tmp_path):
     (tmp_path / "phases.json").write_text(text)
     with pytest.raises(UserError, match=r"phases\.json"):
-        PhaseRecord(tmp_path / "phases.json")
+        PhaseRecord(tmp_path)
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_a_killed_search_counts_what_all_its_processes_spent(command, tiny, tmp_
     from slm_ray.search import run as search_run
 
     options = ("--algorithm", "nsga2", "--reconstruct", "none", "--trials", "8")
-    run_plan, write_cards = search_run.run_plan, search_run.write_cards
+    run_plan, write_cards = search_run.run_plan_here, search_run.write_cards
 
     def killed_run_plan(plan, *others):
         def on_record(record, before=plan.on_record):
@@ -97,10 +98,10 @@ def test_a_killed_search_counts_what_all_its_processes_spent(command, tiny, tmp_
         raise KeyboardInterrupt
 
     run = tmp_path / "run"
-    monkeypatch.setattr(search_run, "run_plan", killed_run_plan)
+    monkeypatch.setattr(search_run, "run_plan_here", killed_run_plan)
     assert command(tiny.arguments(run, *options)) == 130
     first = json.loads((run / "phases.json").read_text())
-    monkeypatch.setattr(search_run, "run_plan", run_plan)
+    monkeypatch.setattr(search_run, "run_plan_here", run_plan)
     monkeypatch.setattr(search_run, "write_cards", killed_report)  # killed once more, all measured by then
     assert command(["--resume", run]) == 130
     second = json.loads((run / "phases.json").read_text())

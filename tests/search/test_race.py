@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 
 from slm_ray.records.search import Measurement
-from slm_ray.search.measurement import block_means, mean_and_stderr
-from slm_ray.search.race import Rival, full_estimate, is_beaten, paired_difference
+from slm_ray.search.race import (
+    Rival,
+    block_means,
+    full_estimate,
+    is_beaten,
+    mean_and_stderr,
+    paired_difference,
+)
 
 
 def noisy(mean: float, seed: int, count: int = 32, spread: float = 0.01) -> list[float]:

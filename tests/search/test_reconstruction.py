@@ -37,7 +37,7 @@ def test_winners_are_fitted_and_the_front_is_measured_as_it_was(command, tiny, t
             assert fit["before"]["calibration_perplexity"] == round(measured[mine["trial"]], 4)
         assert mine == other
     spent = fitted["spent"]["reconstruction"]
-    assert spent["models"] == 2 and "reconstruction" not in plain["spent"]
+    assert spent["models"] == 2 and plain["spent"]["reconstruction"] is None
     # Unit scores are counted where they were made; here the second run read them from the cache.
     assert fitted["spent"]["flops"] - plain["spent"]["flops"] >= spent["flops"] > 0
     assert fitted["spent"]["forward_tokens"] - plain["spent"]["forward_tokens"] - spent["tokens"] in (0, 3 * 64)
@@ -70,9 +70,9 @@ def test_how_far_a_fit_is_is_told_layer_by_layer(command, tiny, tmp_path, monkey
             told.append(members)
             on_part(members)
 
-        return reconstruction.Reconstruction(*arguments, on_part=note, **options)
+        return reconstruction.Reconstructor(*arguments, on_part=note, **options)
 
-    monkeypatch.setattr("slm_ray.search.run.Reconstruction", watched)
+    monkeypatch.setattr("slm_ray.search.run.Reconstructor", watched)
     assert command(few(tiny, tmp_path / "run")) == 0
     # Two members, four layers; then each is measured, which is the rest of its time.
     assert told == pytest.approx([0.4, 0.8, 1.2, 1.6, 1.8, 2.0])
@@ -146,7 +146,7 @@ class Groups:
 
 def test_students_share_a_pass_as_far_as_memory_goes(monkeypatch):
     monkeypatch.setattr(reconstruction, "_GROUP_BYTES", 400)
-    groups = reconstruction.Reconstruction._groups([Groups(60), Groups(40), Groups(50), Groups(200), Groups(1)])
+    groups = reconstruction._groups([Groups(60), Groups(40), Groups(50), Groups(200), Groups(1)])
     assert [[one.params for one in group] for group in groups] == [[60, 40], [50], [200], [1]]
 
 

@@ -23,7 +23,7 @@ def battered(tiny, search, finished, tmp_path_factory):
 
     def worker_killed() -> bool:
         if len(lines_of(run)) >= 2:
-            killed_workers.extend(kill_below(process.pid, "ray::CandidateTrial"))
+            killed_workers.extend(kill_below(process.pid, "ray::Worker"))
         return bool(killed_workers)
 
     wait_until(worker_killed, 400, "two trials and a worker")
@@ -152,7 +152,8 @@ def test_a_changed_teacher_text_or_space_is_noticed(finished, tiny, tmp_path, se
         ("data", changed / "corpus.txt", "tokens was"),
         ("space", changed / "tiny.yaml", "its space was"),
     ):
-        (run / "config.json").write_text(json.dumps(config | {option: str(path)}))
+        options = config["options"] | {option: str(path)}
+        (run / "config.json").write_text(json.dumps(config | {"options": options}))
         message = refuses(search, capsys, "--resume", run)
         assert "cannot be resumed" in message and what in message
         assert len(lines_of(run)) == 5

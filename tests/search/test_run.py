@@ -23,7 +23,7 @@ def test_every_file_of_the_run_folder_is_there(finished):
     page = (finished / "report.html").read_text()
     assert 'src="http' not in page and 'href="http' not in page  # opens without a network
     config = json.loads((finished / "config.json").read_text())
-    assert config["trials"] == TRIALS and config["command"].startswith("python -m slm_ray.search --teacher ")
+    assert config["options"]["trials"] == TRIALS and config["command"].startswith("python -m slm_ray.search --teacher ")
     assert not [path for path in finished.rglob("*") if path.name.endswith(".tmp")]
 
 
@@ -72,19 +72,18 @@ def test_winners_load_and_generate(finished):
 def test_a_winner_has_the_perplexity_that_was_reported(finished, tiny, monkeypatch):
     """Measured once more, by Hugging Face, on the very tokens of the run."""
     monkeypatch.setenv("SLM_RAY_CACHE", str(tiny.cache))
-    from slm_ray.models.teachers import load_teacher
     from slm_ray.runtime.progress import Console
-    from slm_ray.search.config import SearchConfig
-    from slm_ray.search.inputs import prepare_parts
+    from slm_ray.search.candidates import FinishedSearch
+    from slm_ray.search.inputs import prepare_inputs
 
-    config = json.loads((finished / "config.json").read_text())
-    config.pop("command")
-    _, calibration, _, held_out = prepare_parts(SearchConfig(**config), load_teacher(str(tiny.teacher)), Console())
+    inputs = prepare_inputs(FinishedSearch.open(finished).config, Console())
     result = result_of(finished)
     fitted = next(entry for entry in result["front"] if entry["winner"] == 0)["reconstruction"]
     assert fitted["kept"] and fitted["after"]["calibration_perplexity"] < fitted["before"]["calibration_perplexity"]
     model = AutoModelForCausalLM.from_pretrained(finished / "winners/0", trust_remote_code=True).eval()
-    for tokens, reported in ((calibration, "calibration_perplexity"), (held_out, "held_out_perplexity")):
+    for tokens, reported in (
+        (inputs.calibration, "calibration_perplexity"), (inputs.held_out, "held_out_perplexity")
+    ):  # fmt: skip
         ids = torch.from_numpy(tokens.ids.copy()).long()
         with torch.no_grad():
             loss = model(ids, labels=ids).loss

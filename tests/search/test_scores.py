@@ -12,8 +12,8 @@ from slm_ray.records.architecture import Architecture, LayerShape
 from slm_ray.records.budget import Budget, measure_cost
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.genome import Genome
-from slm_ray.search.rank import Ranking, bind_genomes
 from slm_ray.search.scores import CURVATURE, blend, learn_scores, target_costs
+from slm_ray.search.unit_scores import Ranking, bind_genomes
 from tests.models.tiny import tiny_family, tiny_ids, tiny_model
 from tests.search.genome_cases import LENGTH, TEACHERS, scores_of, space_of
 
@@ -143,7 +143,7 @@ def test_between_two_learned_ends_there_are_rankings_of_both(low, rankings):
     inputs = SimpleNamespace(space=SPACE, architecture=TEACHER, budget=budget)
     targets = target_costs(budget, (0, WHOLE))
     learned = learn(MadeUp(steady()), targets=[target / WHOLE for target in targets]).by_target
-    stack = bind_genomes(SearchConfig(sequence_length=LENGTH), inputs, Ranking(learned, None, {}, 0))
+    stack = bind_genomes(SearchConfig().replace(sequence_length=LENGTH), inputs, Ranking(learned, None, {}, 0))
     assert len(stack.genomes) == rankings
     if rankings == 1:
         assert stack.sizes is None

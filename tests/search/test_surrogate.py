@@ -126,6 +126,5 @@ def test_without_a_factor_nothing_is_screened():
                                                             ("ga", 3, 3), ("random", None, 1)])  # fmt: skip
 def test_what_is_screened_unless_something_is_asked_for(algorithm, given, factor):
     names = "perplexity" if algorithm == "ga" else "perplexity,params"
-    config = SearchConfig(algorithm=algorithm, screen=given, objectives=names)
-    config.check()
-    assert config.screen_factor() == factor
+    config = SearchConfig().replace(algorithm=algorithm, screen=given, objectives=names)
+    assert config.plan.screen_factor == factor

@@ -36,15 +36,15 @@ def test_a_share_of_the_sequences_is_the_teachers_evenly_in_between(packed):
 def test_without_a_share_the_text_is_the_corpus_own(packed):
     own = packed(rows(0, 3))
     assert mix(own, None, 0).digest == own.digest and mix(own, None, 0).written_tokens == 0
-    assert tokens_to_write(SearchConfig(teacher_text=0.0)) == 0
+    assert tokens_to_write(SearchConfig().replace(teacher_text=0.0)) == 0
 
 
 def test_corpus_and_teacher_together_make_up_the_tokens():
-    config = SearchConfig(teacher_text=0.5, reconstruct_tokens=8192)
+    config = SearchConfig().replace(teacher_text=0.5, reconstruct_tokens=8192)
     assert written_sequences(config) == 8
     assert tokens_to_write(config) == 4096 + 2048  # those put aside too
-    assert tokens_to_write(SearchConfig(reconstruct="none")) == 0  # scores are learned from the user's text alone
-    assert tokens_to_write(SearchConfig(teacher_text=0.5, reconstruct_tokens=10**7)) == 16384 + 2048
+    assert tokens_to_write(SearchConfig().replace(reconstruct="none")) == 0
+    assert tokens_to_write(SearchConfig().replace(teacher_text=0.5, reconstruct_tokens=10**7)) == 16384 + 2048
 
 
 def test_the_teacher_writes_tokens_of_its_own_the_same_every_time(tiny):
@@ -89,4 +89,4 @@ def test_a_search_fits_on_both_and_is_the_same_from_the_cache(command, tiny, tmp
 
 def test_a_share_that_is_none_is_refused(command, tiny, capsys):
     assert command(tiny.arguments(None, "--teacher-text", "1")) == 2
-    assert "must lie between 0 and 0.9" in capsys.readouterr().err
+    assert "--teacher-text: must be at most 0.9" in capsys.readouterr().err

@@ -47,7 +47,7 @@ class Tiny:
             "teacher": self.teacher, "data": self.corpus, "space": space, "params": "0.4..0.9", "trials": TRIALS,
             "population": 6, "sequence-length": LENGTH, "calibration-tokens": 512, "held-out-tokens": 256,
             "stages": "224,384", "importance-steps": 3, "importance-tokens": 64, "workers": 2, "winners": 2,
-            "precision": "fp32", "tracker": "none", "reconstruct-tokens": 4096, "teacher-text": 0, "audit": 0,
+            "precision": "fp32", "tracker": "none", "reconstruct-tokens": 4096, "teacher-text": 0,
         }  # fmt: skip
         if {"--flops", "--kv-bytes"} & set(more):
             del given["params"]

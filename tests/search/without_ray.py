@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.peers.search_here import REPLACED
 from slm_ray.records.search import Measurement
 from slm_ray.search.plan import SearchPlan
 from slm_ray.search.race import full_estimate, is_beaten
@@ -60,27 +58,5 @@ def made_up(plan: SearchPlan) -> Callable[[Task], Answer]:
 
 
 def run_without_ray(patch: pytest.MonkeyPatch) -> None:
-    """Make the command measure in this process, one candidate after the other."""
-    from slm_ray.search import gate_pool
-
-    class OwnGates(gate_pool.GatePool):
-        def __init__(self, *arguments: Any) -> None:
-            with patch.context() as inner:
-                inner.setattr(gate_pool.ray, "remote", lambda **_: lambda function: _Task(function))
-                super().__init__(*arguments)
-
-        def collect(self, *arguments: Any) -> Any:
-            with patch.context() as inner:
-                inner.setattr(gate_pool.ray, "put", lambda value: value)
-                inner.setattr(gate_pool.ray, "get", lambda value: value)
-                return super().collect(*arguments)
-
-    for name, value in {**REPLACED, "rank.GatePool": OwnGates}.items():
-        patch.setattr(f"slm_ray.search.{name}", value)
-
-
-class _Task:
-    """What ``ray.remote`` makes of a function, run at once."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.remote = function
+    """Make the command measure in this process, one candidate after the other, as with ``--workers 0``."""
+    patch.setattr("slm_ray.search.run.search_workers", lambda config: 0)

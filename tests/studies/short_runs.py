@@ -97,17 +97,16 @@ def _runner(break_down: Break, trained: list[str], watch_step: Break = lambda jo
 
 def report_without_ray(patch: pytest.MonkeyPatch) -> list[tuple[int, tuple[str, ...]]]:
     """Let the command measure in this process; gives what was measured: trials, and with which proxies."""
-    from slm_ray.search.measuring import Measurer
     from slm_ray.studies import correlate
 
     measured: list[tuple[int, tuple[str, ...]]] = []
+    real = correlate.measure_in_full
 
     def measure(settings: Any, specs: Any, workers: int, on_done: Any) -> None:
-        measurer = Measurer(settings)
-        for trial, spec in specs.items():
-            measured.append((trial, settings.proxies))
-            on_done(*measurer.measure(trial, spec))
+        measured.extend((trial, settings.proxies) for trial in specs)
+        real(settings, specs, 0, on_done)
 
     patch.setattr(correlate, "ray_session", lambda *_: contextlib.nullcontext())
+    patch.setattr(correlate, "usable_cpus", lambda: 0)
     patch.setattr(correlate, "measure_in_full", measure)
     return measured

@@ -4,15 +4,18 @@ import csv
 import io
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from slm_ray.config.errors import UserError
-from slm_ray.search.correlation import kendall, rank_correlations, spearman
-from slm_ray.search.proxy_candidates import choose_candidates
+from slm_ray.records.proxies import FailedCandidate, ProxyCost, ProxyReport, ProxyValue, TrainedCandidate
+from slm_ray.records.search import ModelCost
+from slm_ray.search.candidates import choose_candidates
 from slm_ray.studies.proxies_report import BEFORE, as_csv, as_table, correlate
+from slm_ray.studies.rank_correlation import kendall, rank_correlations, spearman
 from tests.references import naive_kendall, naive_spearman
 
 NAIVE = {"kendall": naive_kendall, "spearman": naive_spearman}
@@ -32,7 +35,7 @@ def samples():
 @pytest.mark.parametrize("name", BOTH)
 @pytest.mark.parametrize("x, y", samples())
 def test_correlations_are_those_of_the_definition_and_of_scipy(name, x, y):
-    found = rank_correlations(x, y, seed=0, resamples=50)[name].value
+    found = getattr(rank_correlations(x, y, seed=0, resamples=50), name).value
     assert found == pytest.approx(NAIVE[name](list(x), list(y)), abs=1e-12)
     function = stats.kendalltau if name == "kendall" else stats.spearmanr
     assert found == pytest.approx(function(x, y).statistic, abs=1e-12)
@@ -54,39 +57,40 @@ def test_the_interval_holds_the_middle_of_the_resamples_and_repeats_with_its_see
     rng = np.random.default_rng(2)
     x = rng.normal(size=30)
     y = x + rng.normal(size=30)
-    first, again, other = (rank_correlations(x, y, seed)["kendall"] for seed in (3, 3, 4))
+    first, again, other = (rank_correlations(x, y, seed).kendall for seed in (3, 3, 4))
     assert first == again != other
     assert first.low < first.value < first.high
-    exact = rank_correlations(x, 2 * x, seed=3)["spearman"]
+    exact = rank_correlations(x, 2 * x, seed=3).spearman
     assert (exact.value, exact.low, exact.high) == pytest.approx((1, 1, 1))
-    assert rank_correlations(x, x, 3)["kendall"].low == pytest.approx(1)
+    assert rank_correlations(x, x, 3).kendall.low == pytest.approx(1)
 
 
 def test_equal_values_are_said_and_are_no_nan():
     for x, y, what in (([1, 1, 1, 1], [1, 2, 3, 4], "its values"), ([1, 2, 3, 4], [5, 5, 5, 5], "the losses")):
-        for found in rank_correlations(x, y, seed=0).values():
+        both = rank_correlations(x, y, seed=0)
+        for found in (both.kendall, both.spearman):
             assert found.value is found.low is found.high is None
             assert found.note == f"undefined: {what} are all equal"
-    many_ties = rank_correlations([0, 0, 0, 1], [1, 2, 3, 4], seed=0)["kendall"]
+    many_ties = rank_correlations([0, 0, 0, 1], [1, 2, 3, 4], seed=0).kendall
     assert many_ties.value is not None and many_ties.low is not None
     json.dumps(many_ties.to_json(), allow_nan=False)
 
 
 def trial(number, value, status="done", name="perplexity"):
     objectives = {name: value} if status == "done" else None
-    return {"trial": number, "status": status, "objectives": objectives, "decided": "full"}
+    return SimpleNamespace(trial=number, status=status, objectives=objectives, decided="full")
 
 
 def test_candidates_are_spread_over_the_front_and_the_others():
     records = [trial(number, float(number)) for number in range(40)] + [trial(99, None, "failed")]
     front = range(0, 40, 4)
-    chosen = [one["trial"] for one in choose_candidates(records, front, "perplexity", 10, seed=0)]
+    chosen = [one.trial for one in choose_candidates(records, front, "perplexity", 10, seed=0)]
     assert len(set(chosen)) == 10 and chosen == sorted(chosen)
     assert sum(number in front for number in chosen) == 5
     assert Counter(number // 8 for number in chosen if number in front) == dict.fromkeys(range(5), 1)
     assert min(chosen) < 10 and max(chosen) >= 30
-    assert chosen == [one["trial"] for one in choose_candidates(records[::-1], front, "perplexity", 10, seed=0)]
-    assert chosen != [one["trial"] for one in choose_candidates(records, front, "perplexity", 10, seed=1)]
+    assert chosen == [one.trial for one in choose_candidates(records[::-1], front, "perplexity", 10, seed=0)]
+    assert chosen != [one.trial for one in choose_candidates(records, front, "perplexity", 10, seed=1)]
 
 
 @pytest.mark.parametrize("front_size", [0, 2, 9, 10])
@@ -94,12 +98,12 @@ def test_a_short_front_or_rest_is_filled_up_from_the_other(front_size):
     records = [trial(number, float(number)) for number in range(10)]
     for count in (4, 7, 10, 30):
         chosen = choose_candidates(records, range(front_size), "perplexity", count, seed=0)
-        assert len({one["trial"] for one in chosen}) == min(count, 10)
+        assert len({one.trial for one in chosen}) == min(count, 10)
 
 
 def test_what_is_maximised_is_ranked_from_the_top():
     records = [trial(number, float(number), name="magnitude") for number in range(8)]
-    chosen = [one["trial"] for one in choose_candidates(records, (), "magnitude", 4, seed=0)]
+    chosen = [one.trial for one in choose_candidates(records, (), "magnitude", 4, seed=0)]
     assert chosen == sorted(chosen, reverse=True)
 
 
@@ -111,30 +115,30 @@ def test_too_few_candidates():
 def report_of(values, losses, first):
     """A report on candidates with these values of perplexity, and with parameters that are all equal."""
     records = [
-        {
-            "loss": loss, "first_loss": before,
-            "proxies": {
-                "perplexity": {"value": value, "seconds": 0.5, "flops": 1e9},
-                "params": {"value": 7, "seconds": 0.0, "flops": 0.0},
-                BEFORE: {"value": before, "seconds": 0.0, "flops": 2e9},
+        TrainedCandidate(
+            trial=0, digest="", cost=ModelCost(params=7, flops=1, kv_bytes=1), decided="full", status="done",
+            tokens=20_000, flops=1e12, seconds=9.0, loss=loss, first_loss=before,
+            proxies={
+                "perplexity": ProxyValue(value=value, seconds=0.5, flops=1e9), "params": ProxyValue(value=7),
+                BEFORE: ProxyValue(value=before, flops=2e9),
             },
-        }
+        )
         for value, loss, before in zip(values, losses, first, strict=True)
     ]  # fmt: skip
-    return {
-        "candidates": len(records), "tokens": 20_000, "resamples": 2000, "failed": [{"trial": 3, "error": "no room"}],
-        "proxies": correlate(records, ("perplexity", "params"), {"perplexity": 5e9}, seed=0),
-        "training_cost": {"flops_per_candidate": 1e12, "seconds_per_candidate": 9.0},
-    }  # fmt: skip
+    return ProxyReport(
+        command="", run="run", candidates=len(records), tokens=20_000, eval_tokens=1, seed=0, resamples=2000,
+        failed=(FailedCandidate(trial=3, error="no room"),),
+        proxies=correlate(records, ("perplexity", "params"), {"perplexity": 5e9}, seed=0),
+        training_cost=ProxyCost(flops_per_candidate=1e12, seconds_per_candidate=9.0),
+    )  # fmt: skip
 
 
 def test_the_report_says_the_same_in_json_csv_and_table():
     report = report_of([10.0, 20.0, 30.0, 40.0, 50.0], [1.0, 1.2, 1.1, 1.4, 1.5], [2.0, 2.1, 2.2, 2.3, 2.4])
-    json.dumps(report, allow_nan=False)
-    perplexity, params, before = report["proxies"]
-    assert perplexity["after"]["kendall"]["value"] == pytest.approx(0.8)
-    assert perplexity["before"]["spearman"]["value"] == pytest.approx(1.0)
-    assert params["after"]["kendall"]["value"] is None and before["before"] is None
+    perplexity, params, before = report.proxies
+    assert perplexity.after.kendall.value == pytest.approx(0.8)
+    assert perplexity.before.spearman.value == pytest.approx(1.0)
+    assert params.after.kendall.value is None and before.before is None
     rows = list(csv.DictReader(io.StringIO(as_csv(report))))
     assert len(rows) == 4 + 4 + 2
     assert float(rows[0]["value"]) == pytest.approx(0.8) and rows[0]["against"] == "loss after training"
@@ -147,4 +151,4 @@ def test_the_report_says_the_same_in_json_csv_and_table():
 
 def test_more_of_a_size_promises_a_lower_loss():
     report = report_of([10.0, 20.0, 30.0, 40.0], [1.0, 2.0, 3.0, 4.0], [2.0, 2.1, 2.2, 2.3])
-    assert [proxy["promises_lower_loss"] for proxy in report["proxies"]] == ["less", "more", "less"]
+    assert [proxy.promises_lower_loss for proxy in report.proxies] == ["less", "more", "less"]

@@ -3,38 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from slm_ray.records.proxies import RankCorrelation, RankCorrelations
 
 RESAMPLES = 2000
 LEVEL = 0.95
 _FEWEST_DEFINED = 0.5  # of the resamples, for an interval to be given
 
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class RankCorrelation:
-    """A rank correlation and its percentile bootstrap interval.
-
-    Attributes:
-        value: In -1..1; None where it is undefined.
-        low: Lower end of the 95% interval; None where it is undefined.
-        high: Its upper end.
-        note: Why something is undefined.
-    """
-
-    value: float | None
-    low: float | None
-    high: float | None
-    note: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, never NaN."""
-        return asdict(self)
 
 
 def kendall(x: Array, y: Array, counts: Array) -> Array:
@@ -89,7 +68,7 @@ STATISTICS = {"kendall": kendall, "spearman": spearman}
 
 def rank_correlations(
     x: Sequence[float], y: Sequence[float], seed: int, resamples: int = RESAMPLES
-) -> dict[str, RankCorrelation]:
+) -> RankCorrelations:
     """Kendall's tau-b and Spearman's rho with 95% intervals from resampled pairs (the percentile bootstrap).
 
     Args:
@@ -103,16 +82,18 @@ def rank_correlations(
     rng = np.random.default_rng(seed)
     drawn = rng.integers(size, size=(resamples, size))
     counts = np.stack([np.bincount(row, minlength=size) for row in drawn]).astype(np.float64)
-    return {name: _with_interval(statistic(a, b, np.ones((1, size)))[0], statistic(a, b, counts), a)
-            for name, statistic in STATISTICS.items()}  # fmt: skip
+    return RankCorrelations(**{
+        name: _with_interval(statistic(a, b, np.ones((1, size)))[0], statistic(a, b, counts), a)
+        for name, statistic in STATISTICS.items()
+    })  # fmt: skip
 
 
 def _with_interval(value: float, resampled: Array, x: Array) -> RankCorrelation:
     if np.isnan(value):
         which = "its values" if np.all(x == x[0]) else "the losses"
-        return RankCorrelation(None, None, None, f"undefined: {which} are all equal")
+        return RankCorrelation(value=None, note=f"undefined: {which} are all equal")
     defined = resampled[~np.isnan(resampled)]
     if len(defined) < _FEWEST_DEFINED * len(resampled):
-        return RankCorrelation(float(value), None, None, "too many ties for an interval")
+        return RankCorrelation(value=float(value), note="too many ties for an interval")
     low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return RankCorrelation(float(value), float(low), float(high))
+    return RankCorrelation(value=float(value), low=float(low), high=float(high))

@@ -1,0 +1,289 @@
+"""The end of a search: the front and its baselines on held-out text, which members win, winners as model folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from slm_ray import __version__
+from slm_ray.config.errors import UserError
+from slm_ray.data import TokenShards
+from slm_ray.models.extraction import extract, save_student
+from slm_ray.models.starts import first_n
+from slm_ray.models.teachers import quiet_transformers
+from slm_ray.records.budget import Budget
+from slm_ray.records.files import whole_folder, write_json, write_text
+from slm_ray.records.lineage import CARD_FILE, LINEAGE_FILE
+from slm_ray.records.search import (
+    Baseline,
+    FrontMember,
+    MeasuredModel,
+    Measurement,
+    ModelCost,
+    ModelShape,
+    SearchResult,
+    ShortTraining,
+    Teacher,
+    Trial,
+)
+from slm_ray.records.subnet import SubnetSpec, full_subnet
+from slm_ray.report import model_card, parse_run
+from slm_ray.runtime.progress import Console, Progress
+from slm_ray.search.config import SearchConfig
+from slm_ray.search.evaluator import EvaluatorSettings, measure_in_full
+from slm_ray.search.genome import Genome
+from slm_ray.search.inputs import SearchInputs
+from slm_ray.search.pareto import front_of
+from slm_ray.search.spending import HELD_OUT, OTHER_TEXT, PhaseRecord, pay_text
+from slm_ray.search.stack import GenomeStack
+from slm_ray.search.unit_scores import Ranking
+
+_FIELDS = {HELD_OUT: "held_out", OTHER_TEXT: "other"}  # what perplexities on a text are called in records
+M = TypeVar("M", bound=MeasuredModel)
+
+
+@dataclass(frozen=True)
+class Chosen(Generic[M]):
+    """A sub-network of a result, with its record."""
+
+    spec: SubnetSpec
+    record: M
+
+
+def spec_of(stack: GenomeStack, trial: Trial) -> SubnetSpec:
+    """The sub-network of a trial."""
+    return stack.decode(stack.from_text(trial.genes))
+
+
+def pick_spread(costs: Sequence[int], count: int) -> list[int]:
+    """The first member, then those nearest to sizes spread evenly from its own down to the smallest.
+
+    Args:
+        costs: Of a front's members, the best first.
+        count: How many to pick at most.
+
+    Returns:
+        Positions in ``costs``.
+    """
+    if not costs:
+        return []
+    wanted = np.linspace(costs[0], min(costs), count) if count > 1 else [costs[0]]
+    picked: list[int] = []
+    for cost in wanted:
+        free = [index for index in range(len(costs)) if index not in picked]
+        if free:
+            picked.append(min(free, key=lambda index: (abs(costs[index] - cost), index)))
+    return picked
+
+
+def pick_finalists(costs: Sequence[int], winners: int, count: int) -> list[int]:
+    """Members of a front to train shortly: those that would win without training, then sizes spread over the front.
+
+    Args:
+        costs: Of a front's members, the best first.
+        winners: How many winners there are to be.
+        count: How many finalists at most; no fewer than winners.
+
+    Returns:
+        Positions in ``costs``.
+    """
+    picked = pick_spread(costs, winners)
+    others = [position for position in [*pick_spread(costs, count), *range(len(costs))] if position not in picked]
+    return [*picked, *dict.fromkeys(others)][:count]
+
+
+def pick_trained(costs: Sequence[int], trained: Mapping[int, ShortTraining], count: int) -> list[int]:
+    """Winners by their loss after training: the best first, then smaller ones that no finalist beats in both.
+
+    Where fewer than ``count`` are unbeaten, the next best follow.
+
+    Args:
+        costs: Of a front's members.
+        trained: What training gave, by position in ``costs``.
+        count: How many to pick at most.
+
+    Returns:
+        Positions in ``costs``; the first is the winner.
+
+    Raises:
+        UserError: Every training failed.
+    """
+    losses = {position: found.loss for position, found in trained.items() if found.loss is not None}
+    if not losses:
+        reason = next((found.error for found in trained.values() if found.error), "nothing was trained")
+        raise UserError(
+            f"every finalist's training failed, the first with: {reason}; search without --finalists, or with others"
+        )
+    order = sorted(losses, key=lambda position: (losses[position], position))
+    rows = np.array([[losses[position], costs[position]] for position in order], dtype=np.float64)
+    unbeaten = [order[row] for row in front_of(rows)]
+    picked = [unbeaten[index] for index in pick_spread([costs[position] for position in unbeaten], count)]
+    return [*picked, *(position for position in order if position not in picked)][:count]
+
+
+def sizes_of(inputs: SearchInputs, spec: SubnetSpec, sequence_length: int) -> dict[str, Any]:
+    """The fields ``architecture`` and ``cost`` of a sub-network's record."""
+    architecture = spec.architecture_in(inputs.architecture)
+    return {
+        "architecture": ModelShape.of(architecture, [layer.source for layer in spec.layers]),
+        "cost": ModelCost.of(architecture, sequence_length),
+    }
+
+
+def baselines_at(
+    inputs: SearchInputs, stack: GenomeStack, ranking: Ranking, cost: int, sequence_length: int, seed: int
+) -> list[Chosen[Baseline]]:
+    """First-n layers, a random selection and a one-shot importance ranking, at or below the winner's cost."""
+    quantity = inputs.budget.quantity
+    found: dict[str, SubnetSpec] = {}
+    try:
+        found["first-n"] = first_n(inputs.architecture, Budget(quantity, 0, cost), sequence_length, cost)
+    except UserError:
+        pass  # not even one layer fits: there is no such baseline at this size
+    least, _ = stack.genomes[0].reach(quantity, sequence_length)
+    below = Budget(quantity, least, cost)
+    genes = stack.genomes[0].random(np.random.default_rng(seed), below, sequence_length, cost)
+    found["random"] = stack.genomes[0].decode(genes)
+    if ranking.one_shot is not None and "taylor" in inputs.space.orders():
+        scores = dict(ranking.others) | {"taylor": ranking.one_shot}
+        orders = {order: scores[order] for order in inputs.space.orders() if order in scores}
+        genome = Genome(inputs.space, inputs.architecture, orders, guide=ranking.one_shot)
+        found["importance"] = genome.decode(genome.ranked(cost, below, sequence_length))
+    return [
+        Chosen(spec, Baseline(name=name, **sizes_of(inputs, spec, sequence_length))) for name, spec in found.items()
+    ]
+
+
+def front_members(
+    stack: GenomeStack, front: Sequence[Trial], winners: Sequence[int], trained: Mapping[int, ShortTraining]
+) -> list[Chosen[FrontMember]]:
+    """The front as results hold it, without held-out figures yet.
+
+    Args:
+        stack: What genes stand for.
+        front: The best first.
+        winners: Positions in it.
+        trained: What finalists' training gave, by position.
+    """
+    return [
+        Chosen(
+            spec_of(stack, trial),
+            FrontMember(
+                trial=trial.trial, digest=trial.digest, architecture=trial.architecture, cost=trial.cost,
+                winner=winners.index(position) if position in winners else None, objectives=trial.objectives or {},
+                calibration_perplexity=trial.perplexity, calibration_stderr=trial.stderr,
+                short_training=trained.get(position),
+            ),
+        )
+        for position, trial in enumerate(front)
+    ]  # fmt: skip
+
+
+def teacher_model(inputs: SearchInputs, sequence_length: int) -> Chosen[Teacher]:
+    """The teacher as results hold it."""
+    spec, teacher = full_subnet(inputs.architecture), inputs.teacher
+    record = Teacher(
+        name=teacher.name, family=inputs.architecture.structure.family, digest=teacher.digest, licence=teacher.licence,
+        **sizes_of(inputs, spec, sequence_length),
+    )  # fmt: skip
+    return Chosen(spec, record)
+
+
+class TextMeasurement:
+    """Measures chosen models on texts that decide nothing, and notes what it cost."""
+
+    def __init__(
+        self, config: SearchConfig, inputs: SearchInputs, phases: PhaseRecord, console: Console, workers: int
+    ) -> None:
+        """Set up.
+
+        Args:
+            config: The options.
+            inputs: What the search started from.
+            phases: Where costs are noted.
+            console: Where to say how far it is.
+            workers: How many models at once; 0: in this process.
+        """
+        self._config, self._inputs, self._phases = config, inputs, phases
+        self._console, self._workers = console, workers
+
+    def measure(self, label: str, text: TokenShards, chosen: Sequence[Chosen[Any]]) -> list[Any]:
+        """The models' records with their perplexity on a text.
+
+        Args:
+            label: ``held-out text`` or ``other text``.
+            text: Its tokens.
+            chosen: The models.
+        """
+        inputs, machine = self._inputs, self._config.machine
+        progress = Progress(self._console, label, len(chosen), "models")
+        found: dict[int, Measurement] = {}
+
+        def on_done(number: int, measured: dict[str, Measurement]) -> None:
+            found[number] = measured["perplexity"]
+            progress.update(len(found))
+
+        settings = EvaluatorSettings(
+            teacher=inputs.teacher, precision=inputs.precision, ids=text.ids, threads=machine.threads,
+            device=inputs.device,
+        )  # fmt: skip
+        specs = {number: one.spec for number, one in enumerate(chosen)}
+        measure_in_full(settings, specs, min(self._workers, len(chosen)), on_done)
+        pay_text(self._phases, label, text.num_tokens, [one.record.cost for one in chosen])
+        return [
+            one.record.with_measurement(_FIELDS[label], found[number]) for number, one in enumerate(chosen)
+        ]
+
+
+def export_winner(
+    inputs: SearchInputs, spec: SubnetSpec, folder: Path, lineage: dict[str, Any], dtype: str, student: Any = None
+) -> None:
+    """Save a winner with its tokenizer and lineage; the folder appears whole or not at all.
+
+    Args:
+        inputs: What the search started from.
+        spec: What the winner keeps.
+        folder: Where it goes.
+        lineage: What is written beside it about where it came from.
+        dtype: The type of its weights: ``fp32``, ``bf16`` or ``fp16``.
+        student: The winner as a model, where its weights were changed; else it is extracted.
+
+    Raises:
+        UserError: The disk is full, or the folder cannot be written.
+    """
+    teacher = inputs.teacher
+    with quiet_transformers(), whole_folder(folder) as temporary:
+        if student is None:
+            student = extract(teacher.state(), teacher.config(), teacher.family(), spec)
+        save_student(student, temporary, teacher.tokenizer(), dtype)
+        write_json(temporary / LINEAGE_FILE, lineage | {"slm_ray": __version__, "spec": spec.to_json()})
+
+
+def lineage_of(inputs: SearchInputs, trial: Trial, command: str) -> dict[str, Any]:
+    """Where a winner came from."""
+    teacher = inputs.teacher
+    return {
+        "teacher": {
+            "name": teacher.name, "family": inputs.architecture.structure.family, "digest": teacher.digest,
+            "licence": teacher.licence,
+        },
+        "trial": trial.trial, "genes": trial.genes, "space": inputs.space.to_json(),
+        "inputs": inputs.record().to_json(), "command": command,
+    }  # fmt: skip
+
+
+def write_cards(run: Path, result: SearchResult, options: dict[str, Any]) -> None:
+    """Write every winner's model card from the run's result."""
+    records = parse_run(run, config=options, environment={}, trials=[], result=result.to_json())
+    date = datetime.now(UTC).date().isoformat()
+    for model in records.front:
+        if model.winner is not None:
+            folder = run / "winners" / str(model.winner)
+            digest = result.corpus.calibration_digest
+            card = model_card(records, model, tokens_digest=digest, path=str(folder), date=date)
+            write_text(folder / CARD_FILE, card)
