@@ -72,17 +72,19 @@ def _table_flags(parser: argparse.ArgumentParser) -> None:
 
 def _make_page(given: Any) -> None:
     """Write the page and its key."""
-    from slm_ray.evaluate.rating.pairs import make_pairs, rating_page, read_writings
+    from slm_ray.evaluate.rating.pairs import make_pairs, page_data, rating_page, read_writings
 
     if given.pairs is not None and given.pairs < 1:
         raise UserError(f"--pairs {given.pairs} must be at least 1")
     models = tuple(dict.fromkeys(name.strip() for name in (given.models or "").split(",") if name.strip()))
     writings = read_writings(given.run, models)
-    pairs = make_pairs(writings, seed=given.seed, most=given.pairs)
+    items, same = make_pairs(writings, seed=given.seed, most=given.pairs)
+    data = page_data(items, writings)
     page = given.out or given.run / "rating.html"
     if page.is_dir() or page.suffix not in (".html", ".htm"):
         raise UserError(f"--out {page} must be the name of an .html file")
-    key = pairs.key(str(given.run), given.seed, [writing.model for writing in writings])
+    names = tuple(writing.model for writing in writings)
+    key = RatingKey(page=data["page"], run=str(given.run), seed=given.seed, models=names, items=items, same=same)
     key_file = page.with_name(key.FILE if page.stem == "rating" else f"{page.stem}_{key.FILE}")
     # Ratings that may be on their way need the key they belong to.
     if key_file.exists() and _read_key(key_file).page != key.page:
@@ -92,10 +94,10 @@ def _make_page(given: Any) -> None:
         )
     # The key first: a page without one could be rated in vain.
     write_json(key_file, key.to_json())
-    write_text(page, rating_page(pairs.page_data()))
-    print(f"{page}: {len(pairs.comparisons)} comparisons of {len(writings)} models; send it to the raters")
-    if pairs.same:
-        print(f"left out: {len(pairs.same)} times two models wrote the same text")
+    write_text(page, rating_page(data))
+    print(f"{page}: {len(items)} comparisons of {len(writings)} models; send it to the raters")
+    if same:
+        print(f"left out: {len(same)} times two models wrote the same text")
     print(f"{key_file}: who wrote what; keep it from them\nthen: {PROG} table {given.run} RATINGS.json")
 
 

@@ -16,7 +16,7 @@ from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError, unknown_name
 from slm_ray.records.base import SCHEMA_VERSION, read_record
 from slm_ray.records.evaluation import EvaluationResult, GenerationRecord, ModelFigures, read_measurement
-from slm_ray.records.rating import KeyItem, RatingKey, SameText
+from slm_ray.records.rating import KeyItem, SameText
 from slm_ray.report.payload import script_json
 
 _FIX = "evaluate the models with --prompts first"
@@ -82,66 +82,10 @@ def _writing(run: Path, model: ModelFigures) -> Writing:
     raise UserError(f"{folder} has no record of what {model.name} generated: run the same evaluation again")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """Two continuations of one prompt.
-
-    Attributes:
-        item: Its number on the page; says nothing about the models.
-        prompt: The prompt's id.
-        text: The prompt.
-        left: The text on the left.
-        right: The text on the right.
-        left_model: Who wrote the left one.
-        right_model: Who wrote the right one.
-    """
-
-    item: str
-    prompt: str
-    text: str
-    left: str
-    right: str
-    left_model: str
-    right_model: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pairs:
-    """All comparisons of a page.
-
-    Attributes:
-        comparisons: In the order in which they are shown.
-        same: Models that wrote the same text after a prompt: there is nothing to prefer, so they are not shown.
-    """
-
-    comparisons: tuple[Comparison, ...]
-    same: tuple[SameText, ...]
-
-    def page_data(self) -> dict[str, Any]:
-        """What the page knows; no model is named in it."""
-        items = [
-            {"item": one.item, "prompt": one.text, "left": one.left, "right": one.right} for one in self.comparisons
-        ]
-        return {"page": digest_json(items), "version": SCHEMA_VERSION, "items": items}
-
-    def key(self, run: str, seed: int, models: Sequence[str]) -> RatingKey:
-        """Who wrote what, for the file that raters do not see.
-
-        Args:
-            run: The evaluation's folder.
-            seed: Of the order.
-            models: All models.
-        """
-        items = tuple(
-            KeyItem(item=one.item, prompt=one.prompt, left_model=one.left_model, right_model=one.right_model)
-            for one in self.comparisons
-        )
-        page = str(self.page_data()["page"])
-        return RatingKey(page=page, run=run, seed=seed, models=tuple(models), items=items, same=self.same)
-
-
-def make_pairs(writings: Sequence[Writing], *, seed: int, most: int | None) -> Pairs:
-    """Choose what is compared.
+def make_pairs(
+    writings: Sequence[Writing], *, seed: int, most: int | None
+) -> tuple[tuple[KeyItem, ...], tuple[SameText, ...]]:  # fmt: skip
+    """Choose what is compared, in the order in which it is shown.
 
     Every pair of models gets its share of the comparisons, and each of the two is left in half of its own.
 
@@ -149,6 +93,9 @@ def make_pairs(writings: Sequence[Writing], *, seed: int, most: int | None) -> P
         writings: What each model wrote.
         seed: Of everything that is random.
         most: At most so many comparisons; None for every prompt of every pair.
+
+    Returns:
+        The comparisons; and models that wrote the same after a prompt, which are not shown.
 
     Raises:
         UserError: All texts are the same.
@@ -163,28 +110,43 @@ def make_pairs(writings: Sequence[Writing], *, seed: int, most: int | None) -> P
         sides = [number % 2 == 0 for number in range(len(different))]
         if rng.random() < 0.5:
             sides = [not side for side in sides]
-        queues.append([(name, first, second, side) for name, side in zip(different, sides, strict=True)])
+        pairs = ((first.model, second.model) if side else (second.model, first.model) for side in sides)
+        queues.append([(name, *pair) for name, pair in zip(different, pairs, strict=True)])
     rng.shuffle(queues)
     chosen = [one for turn in zip_longest(*queues) for one in turn if one is not None][:most]
     if not chosen:
         raise UserError("all models wrote the same texts: there is nothing to compare")
     rng.shuffle(chosen)
-    return Pairs(comparisons=tuple(_comparison(number, *one) for number, one in enumerate(chosen, 1)), same=tuple(same))
+    items = [
+        KeyItem(item=str(number), prompt=prompt, left_model=left, right_model=right)
+        for number, (prompt, left, right) in enumerate(chosen, 1)
+    ]
+    return tuple(items), tuple(same)
 
 
-def _comparison(number: int, prompt: str, first: Writing, second: Writing, first_is_left: bool) -> Comparison:
-    left, right = (first, second) if first_is_left else (second, first)
-    return Comparison(
-        item=str(number), prompt=prompt, text=first.prompts[prompt], left=left.texts[prompt], right=right.texts[prompt],
-        left_model=left.model, right_model=right.model,
-    )  # fmt: skip
+def page_data(items: Sequence[KeyItem], writings: Sequence[Writing]) -> dict[str, Any]:
+    """What the page knows; no model is named in it.
+
+    Args:
+        items: The comparisons.
+        writings: What each model wrote.
+    """
+    texts, prompts = {one.model: one.texts for one in writings}, writings[0].prompts
+    shown = [
+        {
+            "item": one.item, "prompt": prompts[one.prompt], "left": texts[one.left_model][one.prompt],
+            "right": texts[one.right_model][one.prompt],
+        }
+        for one in items
+    ]  # fmt: skip
+    return {"page": digest_json(shown), "version": SCHEMA_VERSION, "items": shown}
 
 
 def rating_page(data: Mapping[str, Any]) -> str:
     """The whole page: one HTML file that needs no network.
 
     Args:
-        data: What :meth:`Pairs.page_data` gives.
+        data: What :func:`page_data` gives.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
