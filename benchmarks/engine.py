@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from common import machine_line
 
+from slm_ray.pretrain.components import OptimizerConfig
 from slm_ray.pretrain.engine import EngineSettings, TorchEngine
 from slm_ray.pretrain.module import StudentLoss
 from slm_ray.pretrain.optimizers import build_optimizer
@@ -64,7 +65,7 @@ def engine_step(name: str, model: Any, ids: torch.Tensor, rank: int, world: int)
         world=world, zero=int(name[-1]) if name.startswith("zero") else 0,
     )  # fmt: skip
     module = StudentLoss(model, None, torch.float32)
-    optimizer = build_optimizer("adamw", model, lr=1e-4, fused=True)
+    optimizer = build_optimizer(OptimizerConfig(learning_rate=1e-4), model, fused=True)
     if name == "torch":
         engine: Any = TorchEngine(module, optimizer, settings)
     else:

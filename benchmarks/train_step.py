@@ -24,9 +24,11 @@ from slm_ray.distill.losses import Divergence
 from slm_ray.distill.online import OnlineTeacher
 from slm_ray.distill.store import LogitStore
 from slm_ray.models.loading import load_student
+from slm_ray.models.precision import DTYPES
 from slm_ray.models.teachers import load_teacher
 from slm_ray.pretrain.batches import Batches
-from slm_ray.pretrain.engine import DTYPES, autocast
+from slm_ray.pretrain.components import OptimizerConfig
+from slm_ray.pretrain.engine import autocast
 from slm_ray.pretrain.module import StudentLoss
 from slm_ray.pretrain.optimizers import build_optimizer
 from slm_ray.runtime.environment import usable_cpus
@@ -41,7 +43,7 @@ class Steps:
         dtype = DTYPES[arguments.precision]
         student = load_student(Path(arguments.student), arguments.student).train()
         self.module = StudentLoss(student, Divergence(), dtype)
-        self.optimizer = build_optimizer("adamw", student, lr=1e-5, fused=True)
+        self.optimizer = build_optimizer(OptimizerConfig(learning_rate=1e-5), student, fused=True)
         shards = TokenShards.open(Path(arguments.shards))
         self.batch = next(iter(Batches(shards, 0, arguments.batch, separate=True).at(0, arguments.batch)))
         self.teacher = OnlineTeacher(load_teacher("smollm2-135m").folder, dtype)

@@ -49,7 +49,7 @@ class RememberingTeacher(OnlineTeacher):
 def remembered_teacher(folder: Path) -> Iterator[None]:
     """Inside the block, pretraining's teacher in this process keeps its states in a folder."""
     kind = type("RememberingTeacher", (RememberingTeacher,), {"folder": folder})
-    with mock.patch("slm_ray.pretrain.build.OnlineTeacher", kind):
+    with mock.patch("slm_ray.pretrain.trainer.OnlineTeacher", kind):
         yield
 
 

@@ -30,7 +30,7 @@ def execute(config: PretrainConfig, folder: RunFolder) -> None:
 
 def plan(config: PretrainConfig) -> str:
     """The text of ``--dry-run``."""
-    from slm_ray.pretrain.forecast import plan_text
+    from slm_ray.pretrain.dry_run import plan_text
 
     return plan_text(config)
 

@@ -32,7 +32,7 @@ from slm_ray.pretrain.results import finish_model, finish_run
 from slm_ray.pretrain.run import PretrainRun, make_job, start_model
 from slm_ray.pretrain.state import Tensors, read_state
 from slm_ray.records.base import find_record, write_record
-from slm_ray.records.training import GrowthResult, GrowthTarget, ModelOutcome, SpentFlops, TrainedModel
+from slm_ray.records.training import GrowthGoal, GrowthResult, GrowthTarget, ModelOutcome, SpentFlops, TrainedModel
 from slm_ray.runtime.shared import local_copy, publish
 
 
@@ -258,8 +258,7 @@ def summary_of(results: Sequence[ModelOutcome], target: GrowthTarget) -> GrowthR
     """What growth came to."""
     last, spent = results[-1], [result.flops or SpentFlops() for result in results]
     return GrowthResult(
-        source=target.source, source_digest=target.source_digest, source_layers=target.source_layers,
-        reference_loss=target.reference_loss, reference_from=target.reference_from,
+        **{name: getattr(target, name) for name in GrowthGoal.model_fields},
         sufficient_layers=last.layers if final_loss(last) <= target.reference_loss else None,
         layers=last.layers or 0, final_loss=last.evals[-1].loss, stages=len(results),
         tokens=sum(result.tokens or 0 for result in results), seconds=sum(result.seconds or 0 for result in results),

@@ -21,11 +21,9 @@ from slm_ray.records.files import read_json
 from slm_ray.records.lineage import CARD_FILE, LINEAGE_FILE, read_lineage
 from slm_ray.records.run import RunRecord
 from slm_ray.records.training import (
-    DistillationFacts,
     EarlierTraining,
-    EvaluationFacts,
-    OptimisationFacts,
     Origin,
+    Setting,
     TeacherSource,
     TrainedModel,
     TrainEvaluation,
@@ -34,6 +32,11 @@ from slm_ray.records.training import (
     TrainStatus,
 )
 from slm_ray.report.training_card import training_card
+
+_OPTIMISATION = (
+    "optimizer", "learning_rate", "schedule", "warmup", "floor", "weight_decay", "beta1", "beta2", "clip", "batch_size",
+    "sequence_length", "documents", "precision",
+)  # fmt: skip
 
 
 def describe_teacher(teacher: Teacher) -> TeacherSource:
@@ -110,39 +113,27 @@ def trained_lineage(
         name=folder.name, start=model.start, student=origin.student, grown_from=model.grown_from, command=command,
         slm_ray=VERSION, params=model.params, step=step, tokens=last.tokens if last else None,
         flops=last.flops if last else None, seconds=last.seconds if last else None, search_flops=model.search_flops,
-        distilled_from=origin.distilled_from, data=origin.data, distillation=_distillation(config),
-        optimisation=_optimisation(config, model, status),
+        distilled_from=origin.distilled_from, data=origin.data,
+        distillation=config.distill.model_dump(exclude={"store"}), optimisation=_optimisation(config, model, status),
         joules=status.end.energy.joules if status and status.end else None, earlier=_earlier(model, folder.parent),
-        before=_evaluation(reached[0]) if has_before else None, after=_evaluation(last) if last else None,
+        before=reached[0] if has_before else None, after=last,
     )  # fmt: skip
     spent = {"search_flops": model.search_flops} if model.search_flops is not None else {}
     found: dict[str, Any] = redact_value({**origin.lineage, **spent, "training": training.to_json()})
     return found
 
 
-def _distillation(config: PretrainConfig) -> DistillationFacts:
-    distill = config.distill
-    return DistillationFacts(
-        distill=config.kind, loss=distill.loss, temperature=distill.temperature, kd_weight=distill.kd_weight,
-        kd_schedule=distill.kd_schedule,
-    )  # fmt: skip
-
-
-def _optimisation(config: PretrainConfig, model: TrainedModel, status: TrainStatus | None) -> OptimisationFacts:
+def _optimisation(config: PretrainConfig, model: TrainedModel, status: TrainStatus | None) -> dict[str, Setting]:
     """The options, with what ``auto`` resolved to, and a scratch model's own batch and rate."""
     values = flatten(config)
-    known = {name: values[name] for name in OptimisationFacts.model_fields if name in values}
+    known: dict[str, Setting] = {name: values[name] for name in _OPTIMISATION}
     known["seed"] = ",".join(map(str, config.batch.seed))
     if model.scratch:
         known |= {"batch_size": model.scratch.batch_size, "learning_rate": model.scratch.learning_rate}
     if status and status.begin:
         runs = status.begin.runs
         known |= {"precision": runs.precision, "engine": runs.engine, "zero": runs.zero}
-    return OptimisationFacts(**known)
-
-
-def _evaluation(record: TrainEvaluation) -> EvaluationFacts:
-    return EvaluationFacts(**{name: getattr(record, name) for name in EvaluationFacts.model_fields})
+    return known
 
 
 def _earlier(model: TrainedModel, run: Path) -> EarlierTraining | None:

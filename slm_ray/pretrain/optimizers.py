@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from slm_ray.config.errors import UserError
-from slm_ray.pretrain.config import OptimizerConfig
+from slm_ray.pretrain.components import OptimizerConfig
 
 
 def _embeddings(model: nn.Module) -> set[int]:

@@ -17,7 +17,8 @@ from slm_ray.config.errors import UserError
 from slm_ray.config.units import format_count
 from slm_ray.models.scratch import build_scratch
 from slm_ray.models.starts import build_start
-from slm_ray.pretrain.config import SCRATCH, PretrainConfig
+from slm_ray.pretrain.components import SCRATCH
+from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.forecast import own_type, training_flops
 from slm_ray.pretrain.inputs import (
     Models,

@@ -15,7 +15,8 @@ from slm_ray.models.bundled import BUNDLED_NAME
 from slm_ray.models.scratch import Rung, find_rung, pad_vocabulary, with_positions
 from slm_ray.models.teacher_sizes import BUNDLED_ARCHITECTURE, look_up_teacher
 from slm_ray.models.teachers import Teacher, load_teacher
-from slm_ray.pretrain.config import SCRATCH, PretrainConfig
+from slm_ray.pretrain.components import SCRATCH
+from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.base import read_record
 from slm_ray.records.files import cache_folder

@@ -26,7 +26,7 @@ from slm_ray.models.precision import DTYPES
 from slm_ray.pretrain.batches import STATE_BYTES, Batches, MicroBatch, default_micro_batch, find_micro_batch
 from slm_ray.pretrain.callbacks import StepFigures, default_callbacks
 from slm_ray.pretrain.checkpoints import CheckpointFolder
-from slm_ray.pretrain.config import AUTO
+from slm_ray.pretrain.components import AUTO
 from slm_ray.pretrain.engine import Engine, Place, autocast, build_engine, resolve_precision
 from slm_ray.pretrain.job import Event, Say, TrainJob
 from slm_ray.pretrain.module import StudentLoss, check_documents, check_logits

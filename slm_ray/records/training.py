@@ -22,6 +22,8 @@ Sizes = Annotated[
     PlainSerializer(lambda value: value.to_json()),
 ]
 """An architecture, in JSON as ``Architecture.to_json`` has it."""
+Setting = str | int | float | None
+"""An option's value, as a lineage keeps it."""
 
 
 class SpentFlops(Part):
@@ -318,8 +320,8 @@ class ModelResult(Record, ModelOutcome):
     FILE: ClassVar[str] = "result.json"
 
 
-class GrowthTarget(Record):
-    """What growth starts from and must reach; measured once, kept for resumes.
+class GrowthGoal(Part):
+    """What growth starts from and must reach.
 
     Attributes:
         source: The model whose layers are inherited.
@@ -327,7 +329,6 @@ class GrowthTarget(Record):
         reference_from: Whose loss that is, or the option that gave it.
     """
 
-    FILE: ClassVar[str] = "growth.json"
     source: str
     source_digest: str
     source_layers: int
@@ -335,14 +336,15 @@ class GrowthTarget(Record):
     reference_from: str
 
 
-class GrowthResult(Part):
+class GrowthTarget(Record, GrowthGoal):
+    """The goal in a run's folder: measured once, kept for resumes."""
+
+    FILE: ClassVar[str] = "growth.json"
+
+
+class GrowthResult(GrowthGoal):
     """What growth came to: the sufficient depth (None if no stage reached the reference) and the cost of all stages."""
 
-    source: str
-    source_digest: str
-    source_layers: int
-    reference_loss: float
-    reference_from: str
     sufficient_layers: int | None
     layers: int
     final_loss: float | None
@@ -373,48 +375,6 @@ class TrainInputs(Record):
     sizes_batches_and_rates: str | None = None
 
 
-class DistillationFacts(Part):
-    """How the teacher's signal was used."""
-
-    distill: str
-    loss: str
-    temperature: float
-    kd_weight: float
-    kd_schedule: str
-
-
-class OptimisationFacts(Part):
-    """What a model was optimised with."""
-
-    optimizer: str
-    learning_rate: float
-    schedule: str
-    warmup: float
-    floor: float
-    weight_decay: float
-    beta1: float
-    beta2: float
-    clip: float
-    batch_size: int
-    sequence_length: int
-    documents: str
-    precision: str
-    seed: str
-    engine: str | None = None
-    zero: int | None = None
-
-
-class EvaluationFacts(Part):
-    """A held-out loss as lineages keep it."""
-
-    step: int
-    tokens: int
-    loss: float | None
-    stderr: float | None
-    bits_per_byte: float | None
-    eval_tokens: int
-
-
 class EarlierTraining(Part):
     """What was spent on the weights before this training: names of trainings, and their tokens and FLOPs together."""
 
@@ -440,9 +400,9 @@ class TrainingLineage(Part):
     search_flops: float | None
     distilled_from: TeacherSource | None
     data: TrainingData
-    distillation: DistillationFacts
-    optimisation: OptimisationFacts
+    distillation: dict[str, Setting]
+    optimisation: dict[str, Setting]
     joules: float | None
     earlier: EarlierTraining | None
-    before: EvaluationFacts | None
-    after: EvaluationFacts | None
+    before: TrainEvaluation | None
+    after: TrainEvaluation | None

@@ -7,15 +7,18 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from slm_ray.config.base import build_config
 from slm_ray.config.errors import UserError
 from slm_ray.models.families import config_architecture
-from slm_ray.pretrain import forecast as module
+from slm_ray.pretrain import dry_run as module
+from slm_ray.pretrain import forecast as costs
 from slm_ray.pretrain.config import PretrainConfig
-from slm_ray.pretrain.forecast import forecast, own_type, plan_text, training_bytes
+from slm_ray.pretrain.dry_run import plan_text
+from slm_ray.pretrain.forecast import forecast, own_type, training_bytes
 from slm_ray.records.cost import flops_per_token, num_params
 from tests.models.tiny import tiny_config, tiny_model
 from tests.search.tiny_run import make_tokenizer, sentences
@@ -72,8 +75,8 @@ def test_nothing_but_an_unknown_family_needs_more(tmp_path):
     ],
 )
 def test_memory_is_held_against_the_machines(changes, says, tmp_path, corpus, monkeypatch):
-    monkeypatch.setattr(module, "describe_environment", lambda: {"memory_bytes": int(23.5 * GIB)})
-    monkeypatch.setattr(module, "usable_cpus", lambda: 2)
+    monkeypatch.setattr(module, "describe_environment", lambda: SimpleNamespace(memory_bytes=int(23.5 * GIB)))
+    monkeypatch.setattr(costs, "usable_cpus", lambda: 2)
     models = changes.pop("num_models", 1)
     student = write_config(tmp_path / "s", **LARGE | changes)
     config = config_of(student, data=corpus, start=",".join(("random", "student")[:models]), threads=1)
@@ -84,7 +87,7 @@ def test_memory_is_held_against_the_machines(changes, says, tmp_path, corpus, mo
 
 
 def test_advice_about_workers_only_where_there_are_several(tmp_path, corpus, monkeypatch):
-    monkeypatch.setattr(module, "describe_environment", lambda: {"memory_bytes": 40 * GIB})
+    monkeypatch.setattr(module, "describe_environment", lambda: SimpleNamespace(memory_bytes=40 * GIB))
     student = write_config(tmp_path / "s", **LARGE | {"num_hidden_layers": 6})
     assert "it does not fit" not in plan_text(config_of(student, data=corpus))
     text = plan_text(config_of(student, data=corpus, workers=2))

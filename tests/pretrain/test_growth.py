@@ -289,15 +289,15 @@ def test_a_stage_that_fails_keeps_those_before_it(tiny, shards, tmp_path, capsys
     broken, whole = tmp_path / "broken", AutoModelForCausalLM.from_pretrained(tiny.teacher)
     shutil.copytree(tiny.teacher, broken)
     with torch.no_grad():
-        whole.model.layers[2].input_layernorm.weight.fill_(float("nan"))
+        whole.model.layers[2].input_layernorm.weight.fill_(1e38)
     whole.save_pretrained(broken)
     flags = ["--student", str(broken), "--teacher", str(tiny.teacher)]
     says = refused(capsys, grow(tiny, shards, tmp_path / "run", *flags))
-    assert "the stage of 3 layers failed (broken.layers3: the loss is nan at step 1" in says
+    assert "the stage of 3 layers failed (broken.layers3: the loss is " in says
     assert "--resume" not in says and "start a new run with a lower --learning-rate" in says
     assert json.loads((tmp_path / "run" / "broken.layers1" / "result.json").read_text())["status"] == "done"
     says = refused(capsys, grow(tiny, shards, tmp_path / "again", *flags, reference=None))
-    assert f"the held-out loss of {broken} itself is nan: give --reference-loss" in says
+    assert f"the held-out loss of {broken} itself is " in says and "give --reference-loss" in says
 
 
 def test_the_bundled_model_can_be_named(tiny, shards, tmp_path, monkeypatch):

@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from slm_ray.config.errors import UserError
 from slm_ray.models.extraction import extract
-from slm_ray.pretrain.config import ELEMENTWISE, OptimizerConfig
+from slm_ray.pretrain.components import OptimizerConfig
+from slm_ray.pretrain.config import ELEMENTWISE
 from slm_ray.pretrain.optimizers import build_optimizer, load_state_by_name, parameter_groups, state_by_name, zero_state
 from tests.models.tiny import NAMES, random_spec, tiny_family, tiny_ids, tiny_model
 from tests.references import optimizer_updates

@@ -64,7 +64,10 @@ def test_a_checkpoints_state_is_never_unpickled(name, job, checkpoint, planted):
         assert name in said and "\n" not in said and not planted.went_off
 
 
-@pytest.mark.parametrize("state", ["[]", '{"flops": 3}', '{"step": 0, "__class__": "os.system"}', '{"step": "x"}'])
+@pytest.mark.parametrize("state", [
+    "[]", '{"version": 2, "flops": 3}', '{"version": 2, "step": 0, "__class__": "os.system"}',
+    '{"version": 2, "step": "x"}',
+])
 def test_a_trainers_state_of_other_fields_is_damage(state, job, checkpoint):
     rewrite(checkpoint, "trainer.json", state.encode())
     assert "trainer.json is damaged" in failure_of(run(job)).message
