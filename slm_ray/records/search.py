@@ -19,6 +19,9 @@ from slm_ray.records.run import RunRecord
 
 Sizes = tuple[int, ...]
 
+RUINED_RATIO = 20.0
+"""Times the teacher's perplexity from which a model without training writes noise."""
+
 
 class ModelShape(Part):
     """The sizes of a model layer by layer, and which of the teacher's layers they come from."""
@@ -431,6 +434,15 @@ class SearchResult(Record):
     def quantity(self) -> str:
         """The cost that the front is spread over."""
         return next((name for name in self.objectives if name in QUANTITIES), self.budget.quantity)
+
+    def ruin_of(self, member: FrontMember) -> float | None:
+        """How many times the teacher's perplexity a model is at where that is too many for it to write anything.
+
+        Such a model writes noise until it is trained; None for any other.
+        """
+        mine, whole = member.final.held_out_perplexity, self.teacher.held_out_perplexity
+        ratio = mine / whole if mine is not None and whole else None
+        return ratio if ratio is not None and ratio > RUINED_RATIO else None
 
     def winner_of(self, member: FrontMember) -> Winner | None:
         """The exported model of a member of the front; None where it was not exported."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from slm_ray.config.errors import UserError
 from slm_ray.records.files import read_json
+from slm_ray.records.search import RUINED_RATIO
 from slm_ray.report.model import Model, RunRecords
 from slm_ray.report.tables import best_name
 
@@ -77,6 +78,9 @@ def tighter_command(run: RunRecords) -> str | None:
     """The same search with three quarters of its budget, or None where the run does not say how it was made."""
     if not run.command or run.budget is None or run.teacher is None:
         return None
+    best, whole_perplexity = run.best, run.teacher.held_out_perplexity
+    if best and best.perplexity and whole_perplexity and best.perplexity > RUINED_RATIO * whole_perplexity:
+        return None  # smaller still would be no better
     quantity, _, high = run.budget
     whole = run.teacher.cost_of(quantity)
     try:

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,8 @@ class Board:
             self._held.pop(worker, None)
             self._reports.append(report)
             self._for_driver.set()
+            if report.index is None:
+                self._gone.add(worker)
         async with self._for_workers:
             await self._for_workers.wait_for(lambda: self._tasks or self._closed or worker in self._gone)
             if self._closed or worker in self._gone:
@@ -131,7 +134,7 @@ class Worker(tune.Trainable):
         self, config: dict[str, Any], settings: EvaluatorSettings | None = None, stack: GenomeStack | None = None,
         board: Any = None,
     ) -> None:  # fmt: skip
-        """Map the teacher.
+        """Keep what it is given.
 
         Args:
             config: The worker's name, under ``worker``.
@@ -140,21 +143,23 @@ class Worker(tune.Trainable):
             board: Where tasks come from.
         """
         assert settings is not None and stack is not None
-        self._name, self._stack, self._board = config["worker"], stack, board
-        self._problem: str | None = None
-        try:
-            self._evaluator = Evaluator(settings)
-        except Exception as error:  # said through the board: Tune would retry, and print its traceback
-            self._problem = _text_of(error)
+        self._name, self._settings, self._stack, self._board = config["worker"], settings, stack, board
 
     def step(self) -> dict[str, Any]:
         """Measure task after task."""
-        report = None if self._problem is None else Report(None, error=self._problem)
-        while True:
-            task = ray.get(self._board.take.remote(self._name, report))
-            if task is None or self._problem is not None:
-                return {"done": True}
-            report = measure(self._evaluator, self._stack, task)
+        report: Report | None = None
+        try:
+            measure = self.measurer(self._settings, self._stack)
+        except Exception as error:  # said through the board: Tune would print its traceback
+            report = Report(None, error=_text_of(error))
+        while (task := ray.get(self._board.take.remote(self._name, report))) is not None:
+            report = measure(task)
+        return {"done": True}
+
+    @staticmethod
+    def measurer(settings: EvaluatorSettings, stack: GenomeStack) -> Callable[[Task], Report]:
+        """Map the teacher; gives what measures a candidate."""
+        return partial(measure, Evaluator(settings), stack)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing to save: what is finished is in the run's records."""
