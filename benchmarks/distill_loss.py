@@ -21,7 +21,9 @@ import torch
 from common import machine_line
 from torch.nn import functional
 
-from slm_ray.distill.losses import DenseSignal, Divergence, SparseSignal, causal_lm_loss
+from slm_ray.distill.divergences import Divergence
+from slm_ray.distill.losses import causal_lm_loss
+from slm_ray.distill.signal import DenseSignal, SparseSignal
 
 VOCABULARY, HIDDEN, K = 49152, 576, 32
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

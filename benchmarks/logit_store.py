@@ -23,12 +23,14 @@ from common import machine_line
 
 from slm_ray.data import TRAIN, load_corpus, prepare_tokens, tokenizer_digest
 from slm_ray.data.shards import TokenShards, write_shards
-from slm_ray.distill import store_format
-from slm_ray.distill.capture_reader import SignalReader
-from slm_ray.distill.capture_settings import CaptureSettings
-from slm_ray.distill.store import LogitStore
+from slm_ray.distill.capture import SignalReader, make_request
+from slm_ray.distill.config import CaptureConfig
+from slm_ray.distill.store import LogitStore, write_part
 from slm_ray.models.teachers import Teacher, load_teacher
+from slm_ray.records.data import write_sealed
 from slm_ray.records.files import cache_folder
+from slm_ray.records.logits import StoreManifest, StoreTeacher
+from slm_ray.runtime.environment import describe_environment
 from slm_ray.runtime.progress import Console
 from slm_ray.runtime.session import _KEEP_MEMORY
 
@@ -76,13 +78,13 @@ def write_store(reader: SignalReader, folder: Path) -> None:
     """One part with everything, and a manifest."""
     folder.mkdir(exist_ok=True)
     count = reader.shards.num_sequences
-    part = store_format.write_part(folder, 0, 0, count, reader.read(0, count), time.monotonic())
-    request = {
-        "kind": reader.settings.kind, "draws": reader.settings.draws, "temperature": 1.0, "num_sequences": count,
-        "sequence_length": LENGTH,
-    }  # fmt: skip
-    content = {"format": store_format.FORMAT, "digest": part["sha256"], "request": request, "parts": [part]}
-    store_format.write_manifest(folder, content)
+    part = write_part(folder, 0, 0, count, reader.read(0, count), 0.0)
+    write_sealed(folder, StoreManifest(
+        digest=part.sha256, request=reader.request, teacher=StoreTeacher(name="", licence=""),
+        tokens=reader.shards.summary, num_tokens=reader.shards.num_tokens, flops=0, seconds=0.0,
+        environment=describe_environment(),
+        parts=(part,),
+    ))  # fmt: skip
 
 
 def reading_rate(store: LogitStore, batch: int = 8, batches: int = 60) -> float:
@@ -114,9 +116,11 @@ def main() -> None:
         )
         for precision in ("bf16", "fp32"):
             readers = {
-                kind: SignalReader(teacher, shards, CaptureSettings(kind=kind, precision=precision, **own))
+                kind: SignalReader(teacher, shards, make_request(
+                    CaptureConfig(kind=kind, **own), teacher, shards, documents="separate", precision=precision
+                ))
                 for kind, own in KINDS.items()
-            }
+            }  # fmt: skip
             places = {kind: Path(folder) / f"{precision}-{kind}" for kind in readers}
             actions: list[Callable[[], object]] = [lambda: bare_forward(readers["top-k"])]  # noqa: B023
             actions += [lambda kind=kind: write_store(readers[kind], places[kind]) for kind in readers]  # noqa: B023

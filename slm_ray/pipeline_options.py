@@ -10,8 +10,7 @@ from typing import Any
 from slm_ray.config.errors import ConfigError, UserError, nearest
 from slm_ray.config.options import build_config, check_config, defaults_of, flag_of, option, values_of
 from slm_ray.config.yaml_files import read_yaml
-from slm_ray.distill.command import LogitsConfig
-from slm_ray.distill.config import SPARSE_KINDS
+from slm_ray.distill.config import SPARSE_KINDS, LogitsConfig
 from slm_ray.evaluate.config import EvaluateConfig
 from slm_ray.pretrain.config import DISTILL, PretrainConfig
 from slm_ray.runtime.storage import STORAGE_HELP

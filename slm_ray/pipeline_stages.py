@@ -15,11 +15,11 @@ from typing import Any
 
 from slm_ray.config.digest import digest_json, sha256_file
 from slm_ray.config.options import defaults_of, given_flags, names_in, replaced, values_of
-from slm_ray.distill.store_format import work_folder
 from slm_ray.evaluate.config import MAY_CHANGE as EVALUATE_MAY_CHANGE
 from slm_ray.pipeline_options import Options
 from slm_ray.pretrain.config import MAY_CHANGE as PRETRAIN_MAY_CHANGE
 from slm_ray.records.files import read_json, write_json
+from slm_ray.records.logits import work_folder
 from slm_ray.runtime.runfolder import CONFIG_FILE
 from slm_ray.search.command import MAY_CHANGE as SEARCH_MAY_CHANGE
 

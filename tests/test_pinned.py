@@ -27,6 +27,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from slm_ray.cli import dispatch
+from slm_ray.data import TRAIN, load_corpus, prepare_shards
+from slm_ray.runtime.progress import Console
 from tests.search.tiny_run import make_tokenizer, sentences
 
 PINNED = Path(__file__).with_name("pinned.json")
@@ -324,7 +326,11 @@ def run_all(folder: Path, cache: Path) -> dict[str, Any]:
     found["search"] = read_search(search)
     found["trials"] = read_trials(search)
 
-    capture = ["logits", *given, "--tokens", TRAINING_TOKENS, "--workers", 1]
+    prepare_shards(
+        load_corpus(str(folder / "corpus.txt")), folder / "teacher", TRAIN, sequence_length=LENGTH,
+        num_tokens=TRAINING_TOKENS, cache=cache / "shards", console=Console(), workers=0,
+    )  # fmt: skip
+    capture = ["logits", *given[:2], *given[-2:], "--shards", read_shards(cache), "--workers", 1]  # all that there are
     command(*capture, "--kind", "top-k", "--k", 8, "--out", folder / "top")
     command(*capture, "--kind", "sampled", "--draws", 5, "--out", folder / "drawn")
     found["stores"] = {name: read_store(folder / name) for name in ("top", "drawn")}

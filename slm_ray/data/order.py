@@ -10,6 +10,7 @@ import numpy.typing as npt
 from slm_ray.config.errors import UserError
 
 _ROUNDS = 8
+_DRAW_SEED = -1  # of the sequences that a part of some shards consists of; no run's own
 
 
 class SequenceOrder:
@@ -70,6 +71,18 @@ class SequenceOrder:
         for number in range(_ROUNDS):
             left, right = right, left ^ (_mix(_mix(right + np.uint64(number << 56)) ^ keys) & mask)
         return (left << bits) | right
+
+
+def draw_order(num_sequences: int) -> SequenceOrder:
+    """The order in which sequences are taken where not all of some shards are used, the same for every run."""
+    return SequenceOrder(num_sequences, _DRAW_SEED)
+
+
+def drawn_sequences(num_sequences: int, count: int) -> npt.NDArray[np.int64]:
+    """The first ``count`` sequences of :func:`draw_order`, rising; all where there are no more."""
+    if count >= num_sequences:
+        return np.arange(num_sequences, dtype=np.int64)
+    return np.sort(draw_order(num_sequences).indices(0, count))
 
 
 def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -6,8 +6,11 @@ from typing import Literal, Self, get_args
 
 from pydantic import model_validator
 
-from slm_ray.config.base import Config, option
+from slm_ray.config.base import Config, Text, option
 from slm_ray.config.errors import UserError, unknown_name
+from slm_ray.config.units import parse_number
+from slm_ray.data.config import DataConfig, TrainDataConfig
+from slm_ray.runtime.storage import STORAGE_HELP
 
 FULL, TOP_K, TOP_K_TAIL, SAMPLED = "full", "top-k", "top-k-tail", "sampled"
 SPARSE_KINDS = (TOP_K, TOP_K_TAIL, SAMPLED)
@@ -15,6 +18,7 @@ KINDS = (FULL, *SPARSE_KINDS)
 
 Loss = Literal["forward_kl", "reverse_kl", "symmetric", "jensen_shannon", "total_variation", "soft_ce"]
 DIVERGENCES: tuple[str, ...] = get_args(Loss)
+DEFAULT_TOKENS = "300k"
 WeightSchedule = Literal["constant", "linear", "wsd"]
 
 _LINEAR = ("forward_kl", "soft_ce")  # in the teacher's probabilities, up to its own entropy
@@ -78,3 +82,75 @@ class DistillConfig(Config):
             except UserError as error:
                 raise ValueError(f"--loss: {error}") from None
         return self
+
+
+class CaptureConfig(Config):
+    """What is kept of a teacher in a logit store."""
+
+    kind: Literal["top-k", "sampled"] = option(
+        "top-k", "the likeliest tokens and the mass of the rest, or drawn tokens"
+    )
+    k: int = option(32, "tokens kept of a position, for top-k", ge=1)
+    draws: int = option(50, "draws at a position, for sampled", ge=1, le=65535)
+    temperature: float = option(1.0, "softmax temperature of the teacher", gt=0)
+    seed: int = option(0, "seed of the draws", ge=0)
+    precision: Literal["auto", "fp32", "bf16"] = option(
+        "auto", "compute type; auto: bf16 where it is multiplied natively"
+    )
+
+
+class LogitsConfig(Config):
+    """The options of a capture."""
+
+    teacher: str = option("smollm2-135m", "hub id, model folder, .gguf file, or the bundled default")
+    text: TrainDataConfig
+    tokens: Text | None = option(
+        None, f"tokens to capture: 300k, 20M, all [default: {DEFAULT_TOKENS}; all of --shards]"
+    )
+    capture: CaptureConfig
+    device: Literal["cpu", "cuda"] = option("cpu", "where the teacher runs; cuda: one GPU per worker")
+    workers: int | None = option(None, "teachers at once [default: usable CPUs / threads]", ge=1)
+    threads: int = option(1, "threads, and CPUs, of each worker", ge=1)
+    address: str | None = option(None, "Ray cluster to join, e.g. auto [default: start one here]")
+    storage: str | None = option(None, STORAGE_HELP.replace("--resume", "the same command"))
+    out: str | None = option(None, "the store's folder")
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        text = TrainDataConfig()
+        changed = [name for name in DataConfig.model_fields if getattr(self.text, name) != getattr(text, name)]
+        if self.text.shards and changed:
+            raise ValueError(
+                f"--{changed[0].replace('_', '-')} and --shards are both given: prepared shards have their own text; "
+                "leave one out"
+            )
+        try:
+            _ = self.num_tokens
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    @property
+    def num_tokens(self) -> int | None:
+        """Tokens to capture; None for all there are.
+
+        Raises:
+            UserError: ``--tokens`` is not a count.
+        """
+        given = self.tokens or ("all" if self.text.shards else DEFAULT_TOKENS)
+        if given == "all":
+            return None
+        count = 0 if "%" in given else int(parse_number(given))
+        if count < 1:
+            raise UserError(f"--tokens must be a count like 300k or 20M, or all, got '{given}'")
+        return count
+
+    def num_sequences(self, sequence_length: int, available: int | None) -> int | None:
+        """Sequences to capture, whole ones with at least the tokens wanted; None for all of a text.
+
+        Args:
+            sequence_length: Tokens per sequence.
+            available: Sequences of the shards, where that is known.
+        """
+        wanted = None if self.num_tokens is None else -(-self.num_tokens // sequence_length)
+        return min((count for count in (wanted, available) if count is not None), default=None)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from slm_ray.data.tokenizers import load_tokenizer, plain_backend, vocab_size_of
 from slm_ray.distill.signal import DenseSignal
 from slm_ray.models.extraction import build_empty, reset_rotary
 from slm_ray.models.families import family_of
@@ -33,7 +34,7 @@ def teacher_model(teacher: Teacher, dtype: torch.dtype, device: torch.device | s
 
 
 class OnlineTeacher:
-    """Computes the full signal of a batch."""
+    """Computes the full signal of a batch: over the ids of its tokenizer, and no rows that pad its vocabulary."""
 
     def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
         """Load the teacher.
@@ -44,7 +45,8 @@ class OnlineTeacher:
             device: Where it runs.
         """
         self.model = teacher_model(Teacher(folder.name, folder, "", ""), dtype, device)
-        self.head = self.model.get_output_embeddings().weight
+        tokens = vocab_size_of(plain_backend(load_tokenizer(folder, local=True)))
+        self.head = self.model.get_output_embeddings().weight[:tokens]
 
     @torch.no_grad()
     def signal(self, ids: torch.Tensor, positions: torch.Tensor | None) -> DenseSignal:

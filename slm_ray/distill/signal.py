@@ -1,7 +1,8 @@
-"""What a teacher says at every token: its hidden states and head, or a few ids with log-probabilities."""
+"""A teacher's signal at every token: its hidden states and head, or a few ids with log-probabilities."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -28,21 +29,15 @@ class DenseSignal:
         return FULL
 
     def check(self, num_tokens: int, vocab_size: int) -> None:
-        """Refuse a signal that does not go with a student's batch.
+        """Refuse a signal that does not go with a student's batch; more or fewer rows of the head do.
 
         Raises:
-            UserError: The teacher's vocabulary is not the student's.
             ValueError: The tensors' shapes do not go together.
         """
         if len(self.hidden) != num_tokens or self.hidden.shape[1:] != self.head.shape[1:]:
             raise ValueError(
                 f"a dense signal for {num_tokens} tokens needs hidden [tokens, d] and head [vocabulary, d], "
                 f"not {list(self.hidden.shape)} and {list(self.head.shape)}"
-            )
-        if len(self.head) != vocab_size:
-            raise UserError(
-                f"teacher and student must have one vocabulary, but the teacher's head has {len(self.head):,} words "
-                f"and the student's {vocab_size:,}: use a teacher with the student's tokenizer"
             )
 
     def rows(self, index: torch.Tensor) -> DenseSignal:
@@ -52,7 +47,7 @@ class DenseSignal:
 
 @dataclass(frozen=True)
 class SparseSignal:
-    """A few words of the teacher's distribution at every token.
+    """A few ids of the teacher's distribution at every token.
 
     In every kind a row is brought to sum to one before it is used, so probabilities may have been rounded for storage.
     Every token that counts has at least one used slot, and the used ids of a token differ from each other (draws of the
@@ -65,6 +60,7 @@ class SparseSignal:
         log_probs: ``[tokens, k]`` natural logarithms of probabilities or weights; -inf marks an unused slot.
         tail_log_mass: ``[tokens]``, for ``top-k-tail``: logarithm of what the head leaves, -inf where it is nothing.
         temperature: The softmax temperature the probabilities were taken at.
+        num_rows: The distribution is over the first ids of the vocabulary, so many; None: over all of the student's.
     """
 
     kind: str
@@ -72,6 +68,7 @@ class SparseSignal:
     log_probs: torch.Tensor
     tail_log_mass: torch.Tensor | None = None
     temperature: float = 1.0
+    num_rows: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in SPARSE_KINDS:
@@ -85,7 +82,7 @@ class SparseSignal:
         """Refuse a signal that does not go with a student's batch.
 
         Raises:
-            UserError: More slots than words, or an id that the student's vocabulary does not have.
+            UserError: More slots than ids, or an id that the student has no row for.
             ValueError: The number of tokens is another one.
         """
         if len(self.ids) != num_tokens:
@@ -93,23 +90,24 @@ class SparseSignal:
         if self.ids.shape[1] > vocab_size:
             raise UserError(
                 f"k must be at most the vocabulary's size, but it is {self.ids.shape[1]:,} and the student has "
-                f"{vocab_size:,} words: use a smaller k"
+                f"{vocab_size:,} rows: use a smaller k"
             )
         if self.ids.numel() and (int(self.ids.max()) >= vocab_size or int(self.ids.min()) < 0):
             raise UserError(
-                f"teacher and student must have one vocabulary, but the teacher names word {int(self.ids.max()):,} and "
-                f"the student has {vocab_size:,} words: use a teacher with the student's tokenizer"
+                f"teacher and student must have one vocabulary, but the teacher names id {int(self.ids.max()):,} and "
+                f"the student has {vocab_size:,} rows: use a teacher with the student's tokenizer"
             )
 
     def rows(self, index: torch.Tensor) -> SparseSignal:
         """The signal at some of the tokens."""
         tail = None if self.tail_log_mass is None else self.tail_log_mass[index]
-        return SparseSignal(self.kind, self.ids[index], self.log_probs[index], tail, self.temperature)
+        return dataclasses.replace(self, ids=self.ids[index], log_probs=self.log_probs[index], tail_log_mass=tail)
 
     def to(self, device: torch.device) -> SparseSignal:
         """The same signal on another device."""
         tail = None if self.tail_log_mass is None else self.tail_log_mass.to(device)
-        return SparseSignal(self.kind, self.ids.to(device), self.log_probs.to(device), tail, self.temperature)
+        ids, log_probs = self.ids.to(device), self.log_probs.to(device)
+        return dataclasses.replace(self, ids=ids, log_probs=log_probs, tail_log_mass=tail)
 
 
 TeacherSignal = DenseSignal | SparseSignal

@@ -12,7 +12,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from slm_ray.data.order import SequenceOrder
+from slm_ray.data.order import SequenceOrder, draw_order
 from slm_ray.data.shards import TokenShards
 from slm_ray.pretrain.engine import Place
 from slm_ray.runtime.hardware import peak_memory_bytes
@@ -21,7 +21,6 @@ STATE_BYTES = 16  # per parameter, in training: its gradient, two moments, and w
 CPU_TOKENS = 2048  # per forward pass; more at once do not run faster on a CPU
 _SPARE = 0.8  # of the free memory may be planned with
 _LEAST_BYTES = 1 << 20  # a smaller rise of the peak tells nothing about a batch
-_DRAW_SEED = -1  # of the sequences that a part of the shards consists of; no run's own
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Batches:
         """
         self.shards, self.separate = shards, separate
         self.order = SequenceOrder(min(sequences or shards.num_sequences, shards.num_sequences), seed)
-        self._drawn = SequenceOrder(shards.num_sequences, _DRAW_SEED)
+        self._drawn = draw_order(shards.num_sequences)
         self.batch_size, self.rank, self.world = batch_size, rank, world
 
     def at(self, step: int, micro_batch: int) -> Iterator[MicroBatch]:

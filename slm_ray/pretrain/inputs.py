@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError
@@ -34,6 +34,9 @@ from slm_ray.records.training import HELD_OUT_FOLDER, TOKENIZER_FOLDER, TrainInp
 from slm_ray.runtime.progress import Console
 from slm_ray.runtime.runfolder import RunFolder
 from slm_ray.runtime.shared import publish
+
+if TYPE_CHECKING:
+    from slm_ray.distill.store import LogitStore
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class PretrainInputs:
         held_out: Held-out tokens.
         store: Digest of the logit store, if there is one.
         capture_flops: What writing that store cost.
+        captured: Sequences of the shards that the store has; None for all, or without a store.
     """
 
     teacher: Teacher | None
@@ -88,6 +92,11 @@ class PretrainInputs:
     held_out: TokenShards
     store: str | None = None
     capture_flops: float = 0.0
+    captured: int | None = None
+
+    def sequences(self, wanted: int | None) -> int | None:
+        """How many of the shards' sequences are trained on: no more than the store has; None for all."""
+        return min((count for count in (wanted, self.captured) if count is not None), default=None)
 
     def digests(self) -> TrainInputs:
         """Digests that must be the same for a run to be continued."""
@@ -253,11 +262,14 @@ def prepare_inputs(
             tokens.check_ids(student.rows, student.label)
             if teacher is not None and config.kind != "none":
                 tokens.check_ids(teacher.architecture().structure.vocab_size, teacher.name)
-    store, flops = _check_store(config, shards, teacher)
+    store = _open_store(config, shards, teacher)
     for path in (shards.folder, held_out.folder, *([teacher.folder] if teacher else []),
                  *([store_folder(config)] if store else [])):  # fmt: skip
         publish(path)
-    return PretrainInputs(teacher, students, shards, held_out, store, flops)
+    if store is None:
+        return PretrainInputs(teacher, students, shards, held_out)
+    captured = store.num_sequences if store.num_sequences < shards.num_sequences else None
+    return PretrainInputs(teacher, students, shards, held_out, store.digest, float(store.flops), captured)
 
 
 def training_shards(
@@ -316,10 +328,10 @@ def store_folder(config: PretrainConfig) -> Path:
     return Path(str(config.distill.store)).expanduser().resolve()
 
 
-def _check_store(config: PretrainConfig, shards: TokenShards, teacher: Teacher | None) -> tuple[str | None, float]:
-    """The digest and the cost of the logit store, which must be of this teacher and these tokens."""
+def _open_store(config: PretrainConfig, shards: TokenShards, teacher: Teacher | None) -> LogitStore | None:
+    """The logit store, if one is read, which must be of this teacher and these tokens."""
     if not config.distill.from_store or teacher is None:
-        return None, 0.0
+        return None
     from slm_ray.distill.store import LogitStore
 
     store = LogitStore.open(store_folder(config))
@@ -329,7 +341,7 @@ def _check_store(config: PretrainConfig, shards: TokenShards, teacher: Teacher |
         # Heads alone can be brought to any temperature; masses and draws cannot.
         temperature=None if config.kind == "top-k" else config.distill.temperature,
     )  # fmt: skip
-    return store.digest, float(store.manifest["flops"])
+    return store
 
 
 def keep_digests(folder: RunFolder, inputs: PretrainInputs) -> None:

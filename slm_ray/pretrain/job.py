@@ -30,6 +30,7 @@ class TrainJob(Part):
         total_steps: Optimiser steps to train.
         schedule_steps: Steps that the learning-rate schedule spans.
         shards: Folder of the token shards.
+        sequences: How many of their sequences are trained on; None for all.
         held_out: Folder of the held-out tokens.
         teacher: Folder of the teacher in the cache, for ``full`` distillation.
         store: Folder of the logit store.
@@ -44,6 +45,7 @@ class TrainJob(Part):
     total_steps: int
     schedule_steps: int
     shards: str
+    sequences: int | None = None
     held_out: str
     teacher: str | None
     store: str | None

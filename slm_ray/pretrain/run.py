@@ -124,7 +124,7 @@ class PretrainRun:
             raise
         self.folder.begin()
         keep_digests(self.folder, inputs)
-        shards, part = inputs.shards, self.config.data_sequences
+        shards, part = inputs.shards, inputs.sequences(self.config.data_sequences)
         different = shards.num_tokens if part is None else min(part * shards.sequence_length, shards.num_tokens)
         epochs = self.config.num_tokens / different
         teacher = f"teacher {inputs.teacher.name}, " if inputs.teacher else ""
@@ -241,7 +241,8 @@ def make_job(
     )  # fmt: skip
     return TrainJob(
         name=name or folder.name, storage=storage, seed=seed, config=config, total_steps=config.total_steps,
-        schedule_steps=config.total_steps, shards=str(inputs.shards.folder), held_out=str(inputs.held_out.folder),
+        schedule_steps=config.total_steps, shards=str(inputs.shards.folder),
+        sequences=inputs.sequences(config.data_sequences), held_out=str(inputs.held_out.folder),
         teacher=str(teacher.folder) if teacher else None, flops=flops,
         store=str(store_folder(config)) if config.distill.store else None,
         architecture=digest_json(model.architecture.to_json() if model.architecture else None),

@@ -83,7 +83,7 @@ class Trainer:
         module = build_module(job, place, student)
         self._batches = Batches(
             shards, job.seed, job.config.batch_size, separate=job.separate, rank=place.rank, world=place.world,
-            sequences=job.config.data_sequences,
+            sequences=job.sequences,
         )  # fmt: skip
         self.micro_batch = self._choose_micro_batch(module, shards.sequence_length)
         self.engine: Engine = build_engine(job, place, module, self.micro_batch)

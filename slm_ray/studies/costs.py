@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from slm_ray.config.errors import UserError
-from slm_ray.distill.command import DEFAULT_LENGTH, LogitsConfig, bytes_per_token
+from slm_ray.distill.command import bytes_per_token
+from slm_ray.distill.config import LogitsConfig
 from slm_ray.evaluate.config import EvaluateConfig
 from slm_ray.models.precision import measure_precision
 from slm_ray.models.scratch import pad_vocabulary
@@ -130,10 +131,10 @@ def _search(config: SearchConfig, task: Task, before: Mapping[str, Cost], on_gpu
 
 def _logits(config: LogitsConfig, task: Task, before: Mapping[str, Cost], on_gpu: bool) -> Cost:
     teacher = _architecture(config.teacher, before)
-    tokens = config.num_tokens()
-    if teacher is None or tokens is None or config.shards:
+    tokens = config.num_tokens
+    if teacher is None or tokens is None or config.text.shards:
         return Cost(note=f"what the capture of {config.teacher} costs is known once its tokens are prepared")
-    length = config.sequence_length or DEFAULT_LENGTH
+    length = config.text.sequence_length
     return Cost(
         tokens=tokens, capture_flops=float(flops_per_token(teacher, length)) * tokens,
         disk_bytes=bytes_per_token(config, teacher) * tokens, memory_bytes=PROCESS_BYTES + 4 * num_params(teacher),

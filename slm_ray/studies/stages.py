@@ -86,7 +86,7 @@ class Stage:
 
 _SEARCH, _PRETRAIN = "slm_ray.search.config:SearchConfig", "slm_ray.pretrain.config:PretrainConfig"
 _TOKENIZER, _PROXIES = "slm_ray.pretrain.tokenizer_command", "slm_ray.studies.proxies_config:ProxiesConfig"
-_LOGITS, _EVALUATE = "slm_ray.distill.command:LogitsConfig", "slm_ray.evaluate.config:EvaluateConfig"
+_LOGITS, _EVALUATE = "slm_ray.distill.config:LogitsConfig", "slm_ray.evaluate.config:EvaluateConfig"
 STAGES = {
     stage.name: stage
     for stage in (

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -5,8 +6,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from slm_ray.config.errors import UserError
-from slm_ray.distill.config import KINDS
-from slm_ray.distill.losses import DIVERGENCES, DenseSignal, Divergence, SparseSignal, causal_lm_loss
+from slm_ray.distill.config import DIVERGENCES, KINDS
+from slm_ray.distill.divergences import Divergence
+from slm_ray.distill.losses import causal_lm_loss
+from slm_ray.distill.signal import DenseSignal, SparseSignal
 from tests.references import naive_distillation
 
 TOKENS, WORDS, WIDTH, TEACHER_WIDTH = 6, 13, 5, 3
@@ -38,8 +41,9 @@ class Case:
         if kind == "sampled":
             generator = torch.Generator().manual_seed(5)
             draws = torch.multinomial(probs, 9, True, generator=generator)
-            counts = torch.zeros(TOKENS, WORDS).double().scatter_add_(1, draws, torch.ones(TOKENS, 9).double())
-            values, ids = counts.topk(9, -1)  # most rows have fewer than 9 words: unused slots
+            counts = torch.zeros(TOKENS, len(self.teacher.head)).double()
+            counts.scatter_add_(1, draws, torch.ones(TOKENS, 9).double())
+            values, ids = counts.topk(min(9, counts.shape[1]), -1)  # most rows have fewer than 9 ids: unused slots
             return SparseSignal("sampled", ids, (values / 9).log(), None, temperature)
         values, ids = probs.topk(k, -1)
         tail = probs.scatter(1, ids, 0).sum(-1).log() if kind == "top-k-tail" else None
@@ -71,7 +75,11 @@ class Case:
                 if signal.tail_log_mass is not None:
                     given["tail"] = signal.tail_log_mass[token].exp().item()
             logits, target = head @ hidden[token], int(self.targets[token])
-            one, other = naive_distillation(divergence.name, logits, target, divergence.temperature, **given)
+            rows = min(signal.head.shape[0] if isinstance(signal, DenseSignal) else signal.num_rows or WORDS, WORDS)
+            if "full" in given:
+                given["full"] = given["full"][:rows]
+            one, _ = naive_distillation(divergence.name, logits, target, divergence.temperature, full=logits)
+            _, other = naive_distillation(divergence.name, logits[:rows], 0, divergence.temperature, **given)
             ce, kd = ce + weight * one, kd + weight * other
         (3 * (ce_weight * ce + kd_weight * kd)).backward()
         return ce.detach(), kd.detach(), hidden.grad, head.grad
@@ -113,6 +121,21 @@ def test_one_word_and_all_words(name, k):
             case.run(every, Divergence(name=name))[1:], case.run(whole, Divergence(name=name))[1:], strict=True
         ):
             torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("teacher_rows", [WORDS - 4, WORDS + 3])
+@pytest.mark.parametrize(("kind", "name"), ALLOWED)
+def test_only_rows_that_both_have_count(kind, name, teacher_rows, temperature):
+    """Vocabularies padded differently: both distributions are renormalised over the shared ids."""
+    case = Case()
+    case.teacher = DenseSignal(case.teacher.hidden, drawn(teacher_rows, TEACHER_WIDTH, seed=4))
+    signal, shared = case.signal(kind, temperature), min(teacher_rows, WORDS)
+    if kind != "full":  # a store's: over the ids of the tokenizer, which all models of it have rows for
+        case.teacher = DenseSignal(case.teacher.hidden, case.teacher.head[:shared])
+        signal = dataclasses.replace(case.signal(kind, temperature), num_rows=shared)
+    check(case, signal, Divergence(name=name, temperature=temperature))
+    assert case.run(signal, Divergence(name=name, temperature=temperature))[2].abs().sum(1).min() > 0  # all learn
 
 
 @pytest.mark.parametrize(("kind", "name"), ALLOWED)

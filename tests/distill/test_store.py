@@ -13,10 +13,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from slm_ray.config.errors import UserError
+from slm_ray.data.order import drawn_sequences
 from slm_ray.data.shards import TokenShards
-from slm_ray.distill.capture_settings import CaptureSettings
+from slm_ray.distill.command import main
 from slm_ray.distill.store import LogitStore
 from slm_ray.models.teachers import Teacher
+from slm_ray.runtime.commands import run_command
 from tests.distill.store_cases import VOCABULARY, make_shards, make_store, make_teacher
 
 LENGTH, SEQUENCES = 40, 10
@@ -35,14 +37,14 @@ def shards(teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> TokenS
 
 @pytest.fixture(scope="module")
 def top(teacher: Teacher, shards: TokenShards, tmp_path_factory: pytest.TempPathFactory) -> LogitStore:
-    settings = CaptureSettings(kind="top-k", k=8, documents="joined", temperature=1.5)
-    return make_store(tmp_path_factory.mktemp("top") / "store", teacher, shards, settings)
+    place = tmp_path_factory.mktemp("top") / "store"
+    return make_store(place, teacher, shards, kind="top-k", k=8, documents="joined", temperature=1.5)
 
 
 @pytest.fixture(scope="module")
 def sampled(teacher: Teacher, shards: TokenShards, tmp_path_factory: pytest.TempPathFactory) -> LogitStore:
-    settings = CaptureSettings(kind="sampled", draws=300, documents="joined", seed=5)
-    return make_store(tmp_path_factory.mktemp("sampled") / "store", teacher, shards, settings)
+    place = tmp_path_factory.mktemp("sampled") / "store"
+    return make_store(place, teacher, shards, kind="sampled", draws=300, documents="joined", seed=5)
 
 
 def log_probs_of(teacher: Teacher, shards: TokenShards, indices: np.ndarray, temperature: float) -> torch.Tensor:
@@ -119,7 +121,7 @@ def test_a_store_of_another_run_is_refused_naming_both_sides(
     }  # fmt: skip
     top.check_matches(**own)
     for name, other in (
-        ("teacher_digest", "0" * 16), ("tokenizer_digest", "1" * 64), ("tokens_digest", "2" * 64), ("vocab_size", 321),
+        ("teacher_digest", "0" * 16), ("tokenizer_digest", "1" * 64), ("tokens_digest", "2" * 64), ("vocab_size", 319),
         ("temperature", 1.0), ("documents", "separate"),
     ):  # fmt: skip
         with pytest.raises(UserError, match="does not match this run") as error:
@@ -170,3 +172,67 @@ def test_an_edited_manifest_and_a_folder_without_one_are_refused(copy: Path, tmp
     (tmp_path / "new.partial").mkdir()
     with pytest.raises(UserError, match="is not finished: run the same"):
         LogitStore.open(tmp_path / "new")
+
+
+def test_part_of_the_shards_is_drawn_and_read_by_their_own_numbers(
+    top: LogitStore, sampled: LogitStore, teacher: Teacher, shards: TokenShards, tmp_path: Path
+) -> None:
+    drawn = drawn_sequences(SEQUENCES, 4)
+    assert len(set(drawn.tolist())) == 4 and drawn.tolist() != [0, 1, 2, 3]
+    for whole, options in (
+        (top, {"kind": "top-k", "k": 8, "temperature": 1.5}), (sampled, {"kind": "sampled", "draws": 300, "seed": 5}),
+    ):  # fmt: skip
+        place = tmp_path / whole.kind
+        some = make_store(place, teacher, shards, 3, documents="joined", num_sequences=4, **options)
+        assert (some.num_sequences, some.manifest.num_tokens) == (4, 4 * LENGTH)
+        found, wanted = some.signal(drawn[[2, 0]]), whole.signal(drawn[[2, 0]])
+        assert torch.equal(found.ids, wanted.ids) and torch.equal(found.log_probs, wanted.log_probs)
+        missing = next(number for number in range(SEQUENCES) if number not in drawn)
+        with pytest.raises(IndexError, match=f"no sequence {missing}: 4 of 10 sequences are in"):
+            some.signal(np.array([missing]))
+
+
+@pytest.mark.parametrize("kind", ["top-k", "sampled"])
+def test_rows_that_pad_a_vocabulary_are_no_tokens(kind: str, shards: TokenShards, tmp_path: Path) -> None:
+    """A teacher of 384 rows for 320 tokens: its distribution over the 320."""
+    teacher = make_teacher(tmp_path, rows=384)
+    store = make_store(tmp_path / "store", teacher, shards, kind=kind, k=320, draws=3000, documents="joined")
+    model = AutoModelForCausalLM.from_pretrained(teacher.folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        logits = model(torch.from_numpy(shards.rows(ORDER)).long()).logits[:, :-1, :VOCABULARY]
+    wanted = torch.log_softmax(logits.double(), -1).flatten(0, 1)
+    found = store.signal(ORDER)
+    assert found.num_rows == VOCABULARY and int(found.ids.max()) < VOCABULARY
+    if kind == "top-k":
+        torch.testing.assert_close(found.log_probs.double(), wanted.gather(1, found.ids), rtol=1e-3, atol=1e-3)
+    else:
+        torch.testing.assert_close(found.log_probs.exp().sum(1), torch.ones(len(wanted)))
+    for rows in (320, 384, 576):
+        store.check_matches(
+            teacher_digest=teacher.digest, tokenizer_digest=shards.tokenizer_digest, tokens_digest=shards.digest,
+            vocab_size=rows,
+        )  # fmt: skip
+
+
+def test_ids_without_a_row_of_the_teacher_are_refused_and_text_without_them_is_not(tmp_path: Path) -> None:
+    teacher = make_teacher(tmp_path, rows=VOCABULARY - 1)  # a token was added without resizing
+    text = make_shards(tmp_path / "text", teacher, 4, LENGTH, ids=VOCABULARY - 1)
+    assert make_store(tmp_path / "store", teacher, text, kind="top-k", k=4).request.vocab_size == VOCABULARY - 1
+    with_it = make_shards(tmp_path / "with", teacher, 40, LENGTH)
+    with pytest.raises(UserError, match=r"has token id 319, and the teacher .* has 319 embedding rows"):
+        make_store(tmp_path / "other", teacher, with_it, kind="top-k", k=4)
+
+
+def test_stores_and_shards_are_verified_on_request(
+    copy: Path, shards: TokenShards, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in (copy, shards.folder):
+        assert run_command(main, ["--verify", str(folder)]) == 0
+        assert "as written" in capsys.readouterr().out
+    path = next(copy.glob("*.safetensors"))
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert run_command(main, ["--verify", str(copy)]) == 2
+    assert "is not what was written (its digest differs)" in capsys.readouterr().err
+    assert run_command(main, ["--verify", str(copy), "--k", "3"]) == 2

@@ -36,7 +36,7 @@ def _capture(tiny: Tiny, out: Path, *more: str) -> Path:
 def store(tiny, one_ray, tmp_path_factory) -> Path:
     """The whole vocabulary, so that top-k is the full distribution."""
     out = tmp_path_factory.mktemp("stores") / "top-k"
-    data = ["--data", str(tiny.corpus), "--tokens", "768", "--sequence-length", str(LENGTH)]
+    data = ["--data", str(tiny.corpus), "--tokens", "all", "--sequence-length", str(LENGTH)]
     k = len(json.loads((tiny.teacher / "tokenizer.json").read_text())["model"]["vocab"])
     return _capture(tiny, out, *data, "--k", str(k))
 
@@ -70,6 +70,12 @@ def test_draws_train_nearly_as_the_whole_distribution_does(tiny, sampled, shards
     full = losses(tiny, shards, tmp_path / "full", *flags)
     drawn = losses(tiny, shards, tmp_path / "drawn", *flags, "--distill", "sampled", "--store", str(sampled))
     assert drawn == pytest.approx(full, rel=2e-2)
+
+
+def test_a_store_of_a_part_of_the_shards_is_trained_on_alone(tiny, store, shards, tmp_path, capsys):
+    part = _capture(tiny, tmp_path / "part", "--k", "4", "--shards", str(shards), "--tokens", str(5 * LENGTH))
+    losses(tiny, shards, tmp_path / "run", "--start", "random", "--distill", "top-k", "--store", str(part))
+    assert f"{5 * LENGTH} training tokens" in capsys.readouterr().err
 
 
 def test_the_capture_is_counted(tiny, store, shards, tmp_path):

@@ -13,7 +13,6 @@ import ray
 import yaml
 
 from slm_ray.config.base import build_config
-from slm_ray.distill import capture_workers
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.launch import resources_of
 from slm_ray.pretrain.process_group import name_interface
@@ -36,8 +35,6 @@ def test_machines_that_would_come_count(cluster):
     config = build_config(PretrainConfig, given)
     resources = resources_of(config, 1)
     assert resources.use_gpu and resources.how_many_fit(cluster_room()) == 1
-    job = SimpleNamespace(threads=2, device="cuda")
-    assert capture_workers.workers_that_fit(4, job, None) == 4
 
 
 def test_without_a_file_there_is_what_is_up(cluster, monkeypatch):

@@ -9,7 +9,6 @@ import pytest
 from slm_ray.config.digest import digest_json, sha256_bytes
 from slm_ray.config.errors import UserError
 from slm_ray.data.shards import TokenShards
-from slm_ray.distill.capture_settings import CaptureSettings
 from slm_ray.distill.store import LogitStore
 from slm_ray.runtime.commands import run_command
 from tests.distill.store_cases import VOCABULARY, make_store, make_teacher
@@ -132,8 +131,7 @@ def made(tmp_path_factory):
 @pytest.fixture
 def store(made, tmp_path):
     teacher, tokens, _ = made
-    settings = CaptureSettings(kind="top-k", k=4, precision="fp32")
-    return make_store(tmp_path / "store", teacher, tokens, settings).folder
+    return make_store(tmp_path / "store", teacher, tokens, kind="top-k", k=4).folder
 
 
 @pytest.mark.parametrize("name", ["../mine", "/etc/passwd", "a/../../b"])
@@ -152,26 +150,26 @@ def test_a_store_of_pickles_is_not_read(store, planted):
     assert not planted.went_off
 
 
-@pytest.mark.parametrize("missing", ["parts", "request", "format"])
+@pytest.mark.parametrize("missing", ["parts", "request", "version"])
 def test_a_stores_manifest_without_its_fields_is_one_sentence(missing, store):
     forge(store, lambda manifest: manifest.pop(missing))
-    with pytest.raises(UserError, match=r"is not what was written|has format None"):
+    with pytest.raises(UserError, match=r"is not what was written|has schema version 1"):
         LogitStore.open(store)
 
 
-def test_words_that_the_teacher_does_not_know_are_damage(store):
+def test_ids_that_the_teacher_has_no_row_for_are_damage(store):
     from safetensors.numpy import load_file, save_file
 
-    from slm_ray.distill.store_format import check_of, sequence_arrays
+    from slm_ray.distill.store import _check_of, _sequence_arrays
 
     part = store / "part-00000.safetensors"
     arrays = load_file(part)
     arrays["ids"][0, 0, 0] = VOCABULARY + 5
-    arrays["checks"][0] = check_of(sequence_arrays(arrays, 0))
+    arrays["checks"][0] = _check_of(_sequence_arrays(arrays, 0))
     save_file(arrays, part)
     data = part.read_bytes()
     forge(store, lambda manifest: manifest["parts"][0].update(bytes=len(data), sha256=sha256_bytes(data)))
-    with pytest.raises(UserError, match="a word that the teacher does not have"):
+    with pytest.raises(UserError, match="an id that the teacher has no row for"):
         LogitStore.open(store).signal(np.array([0]))
 
 
