@@ -57,7 +57,7 @@ from slm_ray.runtime.progress import Console, Progress
 from slm_ray.runtime.room import cluster_room
 from slm_ray.runtime.runfolder import LOG_FILE, RunFolder
 from slm_ray.runtime.session import ray_session
-from slm_ray.runtime.storage import below, is_address
+from slm_ray.runtime.storage import below, storage_for_workers
 
 
 class PretrainRun:
@@ -156,11 +156,10 @@ class PretrainRun:
 
     def storage_of(self, name: str) -> str:
         """Where a model's checkpoints are."""
-        storage = self.config.run.storage
+        storage = storage_for_workers(self.config.run.storage, self.config.run.address)
         if storage is None:
             return str((self.folder.path / name / CHECKPOINTS_FOLDER).resolve())
-        place = storage if is_address(storage) else str(Path(storage).expanduser().resolve())
-        return below(place, f"{self.folder.path.resolve().name}/{name}")
+        return below(storage, f"{self.folder.path.resolve().name}/{name}")
 
     def _train(self, jobs: Sequence[TrainJob]) -> dict[str, TrainFailure]:
         """Train the models that are not finished; returns name to failure."""

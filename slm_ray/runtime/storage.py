@@ -33,6 +33,23 @@ def storage_of(given: str | None) -> str | None:
     return address
 
 
+def storage_for_workers(given: str | None, address: str | None) -> str | None:
+    """Where a run's workers write themselves: the storage that was given; on a cluster ``$SLM_RAY_STORAGE`` as well.
+
+    Args:
+        given: As ``--storage`` has it.
+        address: As ``--address`` has it; None: all workers are on this machine.
+
+    Returns:
+        An address or a whole path; None: the run folder.
+
+    Raises:
+        UserError: It names no place, or holds a login.
+    """
+    storage = storage_of(given) if address else given
+    return storage if storage is None or is_address(storage) else str(Path(storage).expanduser().resolve())
+
+
 def is_address(location: str) -> bool:
     """Whether a place is named by an address and not by a path."""
     return "://" in location
@@ -165,9 +182,10 @@ class Place:
             self._system.rm_file(self.path(name))
 
     def remove_folder(self, name: str) -> None:
-        """Delete a folder there, with what is in it."""
+        """Delete a folder there, with what is in it; nothing to do where there is none."""
         with reaching(self.address):
-            self._system.rm(self.path(name), recursive=True)
+            if self._system.exists(self.path(name)):
+                self._system.rm(self.path(name), recursive=True)
 
     @contextmanager
     def _arriving(self, name: str) -> Iterator[str]:

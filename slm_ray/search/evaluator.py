@@ -227,6 +227,8 @@ def measure_in_full(
     """
     trials = list(specs)
     make = partial(_measurer, settings)
-    with FanOut[SubnetSpec, dict[str, Measurement]](make, workers, settings.share, name="measuring worker") as fan_out:
+    with FanOut[SubnetSpec, dict[str, Measurement]](
+        make, workers, settings.share, reads=[settings.teacher.folder], name="measuring worker"
+    ) as fan_out:
         for place, found in fan_out.run([specs[trial] for trial in trials]):
             on_done(trials[place], found)

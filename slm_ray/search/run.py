@@ -217,6 +217,7 @@ class SearchRun:
         options = short_config(
             inputs.teacher, config.winners.finalist_tokens, config.length, data=config.data.data,
             text_field=config.data.text_field, threads=config.machine.threads, seed=config.plan.seed,
+            storage=config.machine.storage, address=config.machine.address,
         )  # fmt: skip
 
         def on_done(trial: int, trained: ShortTraining) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +34,8 @@ from slm_ray.records.training import (
 from slm_ray.runtime.environment import usable_cpus
 from slm_ray.runtime.progress import Console, Progress
 from slm_ray.runtime.room import cluster_room
+from slm_ray.runtime.shared import publish
+from slm_ray.runtime.storage import Place, below, storage_for_workers
 from slm_ray.search.config import SHORT_LEARNING_RATE, short_batch_size
 
 
@@ -80,7 +81,10 @@ class ShortTrainer:
         tokenizer = self.teacher.tokenizer()
         self.folder.mkdir(parents=True, exist_ok=True)
         shards = training_shards(self.config, tokenizer, self.folder, self.console, usable_cpus())
-        return PretrainInputs(self.teacher, (), shards, self._measured_tokens(tokenizer), None, 0.0)
+        measured = self._measured_tokens(tokenizer)
+        for path in (shards.folder, measured.folder, self.teacher.folder):
+            publish(path)
+        return PretrainInputs(self.teacher, (), shards, measured, None, 0.0)
 
     def _measured_tokens(self, tokenizer: Any) -> TokenShards:
         if self.measured_on is None:
@@ -142,6 +146,8 @@ class ShortTrainer:
         """A sub-network's job, once it is written as its first checkpoint."""
         folder, name, inputs = self.folder / str(trial), f"trial-{trial}", self._inputs
         storage = str((folder / CHECKPOINTS_FOLDER).resolve())
+        if shared := storage_for_workers(self.config.run.storage, self.config.run.address):
+            storage = below(shared, f"{self.folder.resolve().parent.name}/{self.folder.name}/{name}")
         if not (folder / TrainedModel.FILE).exists():
             source = self.teacher
             model = extract(source.state(), source.config(), source.family(), spec, dtype=torch.float32)
@@ -166,7 +172,7 @@ class ShortTrainer:
             if self.keep_models:
                 export_model(folder, job.storage, folder / EXPORT_FOLDER, self.config)
             write_record(folder, trained)
-        shutil.rmtree(job.storage, ignore_errors=True)
+        Place(job.storage).remove_folder("")
         if trained.error is not None:
             (folder / TrainedModel.FILE).unlink(missing_ok=True)  # its checkpoint is gone: it will start anew
         return trained

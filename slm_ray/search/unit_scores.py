@@ -137,7 +137,9 @@ def _learn(config: SearchConfig, inputs: SearchInputs, progress: Progress, worke
     make = partial(_gradient_taker, teacher, inputs.precision, inputs.device, threads)
     most = -(-per_step // _BATCH_SEQUENCES)
     share = share_of(inputs.device, threads)
-    with FanOut[_Batch, GateGradients](make, min(workers, most), share, name="worker that scores units") as fan_out:
+    with FanOut[_Batch, GateGradients](
+        make, min(workers, most), share, reads=[teacher.folder], name="worker that scores units"
+    ) as fan_out:
 
         def collect(step: int, masks: Masks | None) -> GateGradients:
             start = step * per_step % len(ids)

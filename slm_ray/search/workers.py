@@ -30,6 +30,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError
 from slm_ray.config.redact import redact
+from slm_ray.runtime.shared import publish
 from slm_ray.search.evaluator import Evaluator, EvaluatorSettings
 from slm_ray.search.plan import SearchPlan
 from slm_ray.search.stack import GenomeStack
@@ -266,6 +267,7 @@ def run_plan(plan: SearchPlan, settings: EvaluatorSettings, workers: int, scratc
     Raises:
         UserError: A trial could not be written, no candidate could be measured, or workers die again and again.
     """
+    publish(settings.teacher.folder)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here, max_concurrency=1000).remote()
 

@@ -105,7 +105,8 @@ class CorrelationRun:
             searched.teacher, config.tokens, length, data=data.data, text_field=data.text_field,
             batch_size=config.sequences_of_a_step(length), seed=config.seed, distill=config.distill,
             learning_rate=config.learning_rate, eval_tokens=config.eval_tokens, engine=config.engine,
-            threads=config.threads, concurrent=config.concurrent, device=config.device,
+            threads=config.threads, concurrent=config.concurrent, device=config.device, storage=config.storage,
+            address=config.address,
         )  # fmt: skip
         path = self.folder.file(TrainedCandidate.FILE)
         found = {record.trial: record for record in read_lines(path, TrainedCandidate)}
