@@ -179,7 +179,7 @@ def extract(
 
 @dataclass(frozen=True)
 class SavedWeights:
-    """What a saved model's weights are.
+    """The type and size of a saved model's weights.
 
     Attributes:
         dtype: ``fp32``, ``bf16`` or ``fp16``.

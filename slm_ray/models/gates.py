@@ -75,7 +75,7 @@ class GateGradients:
 
     @staticmethod
     def join(parts: list[GateGradients]) -> GateGradients:
-        """One result out of those of consecutive batches."""
+        """The gradients of consecutive batches as one."""
         return GateGradients(
             np.concatenate([part.query_heads for part in parts]),
             np.concatenate([part.neurons for part in parts]),
@@ -86,7 +86,7 @@ class GateGradients:
 
 
 class _Gate(torch.autograd.Function):
-    """Multiply by a gate; in the backward pass, hand over value times gradient, also where the gate is 0."""
+    """Multiply by a gate; in the backward pass, report value times gradient, also where the gate is 0."""
 
     @staticmethod
     def forward(ctx: Any, value: torch.Tensor, gate: torch.Tensor | None, sink: Sink) -> torch.Tensor:

@@ -1,11 +1,11 @@
-"""Least squares from sums: rows stream in, and a ridge solution towards given weights comes out.
+"""Streaming ridge regression towards given weights.
 
-With inputs X ``[rows, in]``, what is wanted Y ``[rows, out]`` and weights W0 ``[out, in]``, the update is the exact
-minimum of ``|Y - X W^T|^2 + ridge * mean(diag(X^T X)) * |W - W0|^2``: a ridge regression of what W0 leaves unexplained.
-Only ``X^T X`` and ``X^T (Y - X W0^T)`` are kept, in fp64, so memory does not grow with the number of rows.
+With inputs X ``[rows, in]``, targets Y ``[rows, out]`` and weights W0 ``[out, in]``, the update is the exact minimum of
+``|Y - X W^T|^2 + ridge * mean(diag(X^T X)) * |W - W0|^2``, a ridge regression of W0's residuals. Only ``X^T X`` and
+``X^T (Y - X W0^T)`` are kept, in fp64, so memory does not grow with the number of rows.
 
-Where the rows themselves were computed in bf16, their products may be too: each number is rounded to bf16 and the sums
-are made in fp32. Rounding is like noise of 2^-9 of a number, so next to nothing beside the ridge.
+Rows computed in bf16 may be multiplied in bf16 too, with sums in fp32: the rounding is noise of 2^-9 of a number,
+negligible beside the ridge.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BLOCKS = 4  # of columns: 5/8 of a square is then computed; more are smaller pr
 
 
 def square_flops(width: int) -> int:
-    """FLOPs that one row of inputs adds to their products with each other, in as few blocks as they are computed in."""
+    """FLOPs that one row of inputs costs in ``X^T X``, of which only blocks on and above the diagonal are computed."""
     return 2 * sum((rows.stop - rows.start) * (rest.stop - rest.start) for rows, rest in _blocks(width))
 
 
@@ -32,7 +32,7 @@ def _blocks(width: int) -> list[tuple[slice, slice]]:
 
 @contextlib.contextmanager
 def _products(is_bf16: bool) -> Iterator[None]:
-    """Where products of fp32 matrices may be made of bf16 numbers, if they may; what comes out is fp32."""
+    """A context in which fp32 matrices may be multiplied in bf16, with fp32 results."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium" if is_bf16 else before)
     try:
@@ -43,7 +43,7 @@ def _products(is_bf16: bool) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Update:
-    """What to add to a projection, and what it does to the squared error.
+    """An update of a projection, and the squared error before and after it.
 
     Attributes:
         weight: ``[out, in]`` fp64.
@@ -59,16 +59,16 @@ class Update:
 
 
 class Sums:
-    """Sums over rows of inputs and of what is left to explain."""
+    """Sums over rows of inputs and residuals."""
 
     def __init__(self, num_inputs: int, num_outputs: int, *, bias: bool, bf16: bool = False) -> None:
-        """Begin with nothing.
+        """Start with empty sums.
 
         Args:
             num_inputs: Width of the inputs.
-            num_outputs: Width of what is explained.
-            bias: Fit a bias too; it is a column of ones, which the ridge does not hold back.
-            bf16: Products of rows may be made of bf16 numbers.
+            num_outputs: Width of the targets.
+            bias: Fit a bias too: a column of ones that the ridge does not penalise.
+            bf16: Rows may be multiplied in bf16.
         """
         self.bias, self.bf16 = bias, bf16
         width = num_inputs + bias
@@ -83,12 +83,12 @@ class Sums:
         return upper + torch.triu(upper, 1).T
 
     def add(self, inputs: torch.Tensor, left: torch.Tensor, weights: torch.Tensor | None = None) -> None:
-        """Take in rows.
+        """Add rows.
 
         Args:
             inputs: ``[rows, in]``.
-            left: ``[rows, out]``: what the old weights leave unexplained.
-            weights: ``[rows]``, how much each row counts; 1 by default.
+            left: ``[rows, out]``, the residuals of the old weights.
+            weights: ``[rows]``, the weight of each row; 1 by default.
         """
         if self.bias:
             inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], 1)
@@ -104,7 +104,7 @@ class Sums:
         """The update.
 
         Args:
-            ridge: How much the old weights are held on to, as a share of the inputs' mean square; above 0.
+            ridge: Ridge strength as a share of the inputs' mean square; above 0.
         """
         gram = self._whole_gram()
         num_inputs = len(gram) - self.bias

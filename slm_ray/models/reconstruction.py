@@ -1,18 +1,18 @@
-"""Reconstruction: a sub-network's weights moved in closed form until its layers do what the teacher's did.
+"""Reconstruction: a pruned student's weights refitted in closed form, layer by layer, to its teacher's outputs.
 
-A student that was cut out of its teacher adds too little to the residual stream, and every layer reads a stream that
-the layers before have already changed. Both are put right without any training, layer by layer, each on what the
-student itself feeds it (the layers before are reconstructed already):
+A pruned student adds too little to the residual stream, and every layer reads a stream that earlier layers have already
+changed. Both are corrected without training. Layers are fitted in order, each on the student's own inputs (the layers
+before it are reconstructed already):
 
-- Projections that read the stream (queries, keys, values, gate, up) are fitted to what the teacher's own make of the
-  teacher's stream. This is how dropped residual channels are made up for, too.
-- Projections that write to it (attention output, MLP output) are fitted to what the teacher's stream gains from here to
-  the place of the student's next sub-layer, so that what was dropped in between is made up for, plus a part of what the
-  student's stream lacks already.
+- Projections that read the stream (queries, keys, values, gate, up) are fitted to the teacher's projections of the
+  teacher's stream. This also compensates for dropped residual channels.
+- Projections that write to it (attention output, MLP output) are fitted to the change of the teacher's stream from here
+  to the student's next sub-layer, which compensates for sub-layers dropped in between, plus a part of the error that
+  the student's stream has accumulated.
 
-Each is a ridge regression towards the weights as they are, so nothing that the text does not speak for is lost. Least
-squares on a pruned layer's outputs is He et al., arXiv 1707.06168; the order, layer by layer behind layers that are
-done, is that of GPTQ and SparseGPT (arXiv 2210.17323, 2301.00774).
+Each fit is a ridge regression towards the present weights, so directions without evidence in the text keep theirs.
+Least squares on a pruned layer's outputs is He et al., arXiv 1707.06168; the order is that of GPTQ and SparseGPT
+(arXiv 2210.17323, 2301.00774).
 """
 
 from __future__ import annotations
@@ -38,15 +38,14 @@ _BATCH_SEQUENCES = 4
 
 @dataclass(frozen=True)
 class ReconstructionSettings:
-    """How a student is reconstructed; the defaults are those that were measured best.
+    """How a student is reconstructed; the defaults were measured best.
 
     Attributes:
-        ridge: How much the writing projections hold on to their weights, as a share of their inputs' mean square.
-        pull: Which part of what the student's stream lacks before a sub-layer that sub-layer is to add.
-        read_ridge: The same as ``ridge`` for the reading projections.
+        ridge: Ridge strength for writing projections, as a share of their inputs' mean square.
+        pull: Share of the stream's accumulated error that the next sub-layer corrects.
+        read_ridge: Ridge strength for reading projections.
         scale_norm: Fit the scale of the final norm too.
-        bf16: Multiply in bf16 where students and teacher are run, and where products of what they read are summed;
-            weights, streams and sums stay as they are.
+        bf16: Multiply in bf16, in forward passes and in sums of products; weights, streams and sums keep their types.
     """
 
     ridge: float = 0.1
@@ -58,13 +57,13 @@ class ReconstructionSettings:
 
 @dataclass(frozen=True)
 class SubLayerFit:
-    """How well a sub-layer does what it is to do.
+    """The error of one sub-layer's output.
 
     Attributes:
         layer: The student's layer.
         kind: ``attention`` or ``mlp``.
-        before: Squared error, as a share of the target's own size, with the weights as they were.
-        after: With the new ones.
+        before: Squared error before the fit, as a share of the target's own square.
+        after: After it.
     """
 
     layer: int
@@ -92,7 +91,7 @@ class _Teacher:
         self.normed: Chunks = []
 
     def arrive(self, position: int) -> SubLayer:
-        """Normalise what the sub-layer at a position reads."""
+        """Compute the normalised input of the sub-layer at a position."""
         sub = self.apart.sub_layer(position // 2, position % 2)
         assert sub is not None
         if position % 2 == ATTENTION:
@@ -102,7 +101,7 @@ class _Teacher:
         return sub
 
     def advance(self, position: int, sub: SubLayer) -> None:
-        """Add what the sub-layer writes; the old stream stays with whoever holds it."""
+        """Add the sub-layer's output to the stream; holders of the old stream keep it."""
         kind = position % 2
         with _multiplying(self._is_bf16):
             self.stream = [
@@ -112,7 +111,7 @@ class _Teacher:
 
 
 class _Student:
-    """A student on its way beside the teacher."""
+    """One student, walked through its layers beside the teacher."""
 
     def __init__(
         self, model: Any, spec: SubnetSpec, teacher: Architecture, family: Family, batches: Chunks,
@@ -134,20 +133,20 @@ class _Student:
         self._start: Chunks = []
 
     def is_at(self, position: int) -> bool:
-        """Its next sub-layer is the teacher's at this position; behind its last one, the end is."""
+        """Whether its next sub-layer comes from the teacher's at this position."""
         at = self.places[len(self.fits) + (self._sub is not None)][0] if self._has_more() else None
         return at == position
 
     @property
     def is_reading(self) -> bool:
-        """A sub-layer is begun and waits for the place where the next one begins."""
+        """Whether a sub-layer has read its input and waits for its target."""
         return self._sub is not None
 
     def _has_more(self) -> bool:
         return len(self.fits) + (self._sub is not None) < len(self.places)
 
     def read(self, teacher: _Teacher) -> None:
-        """Begin the next sub-layer: fit what it reads with, and run it up to what it writes with."""
+        """Begin the next sub-layer: fit its reading projections, and run it up to its writing projection."""
         _, number, kind = self.places[len(self.fits)]
         sub = self.apart.sub_layer(number, kind)
         assert sub is not None
@@ -162,10 +161,9 @@ class _Student:
         self._sub, self._start = sub, teacher.stream
 
     def _fit_readers(self, sub: SubLayer, number: int, normed: Chunks, teacher: _Teacher) -> None:
-        """Make the readers do with the student's stream what the teacher's did with its own.
+        """Fit the reading projections.
 
-        What the teacher reads is explained by what the student reads, once, and the result goes into every reader:
-        with ``n`` the student's, ``t`` the teacher's and ``t ~ M n``, a reader ``A`` becomes ``A M``.
+        The teacher's input is regressed once on the student's, ``t ~ M n``; each projection ``A`` becomes ``A M``.
         """
         settings, units = self.settings, self.spec.layers[number]
         channels = self.spec.hidden
@@ -182,7 +180,7 @@ class _Student:
             reader.add(theirs @ change, None)
 
     def write(self, end: Chunks) -> None:
-        """Finish the sub-layer: fit what it writes with, and add what it writes to the stream.
+        """Finish the sub-layer: fit its writing projection, and add its output to the stream.
 
         Args:
             end: The teacher's stream where the student's next sub-layer begins.
@@ -214,7 +212,7 @@ class _Student:
             return self._sub.writer(inputs)
 
     def _less(self, theirs: torch.Tensor, mine: torch.Tensor) -> torch.Tensor:
-        """All of the teacher's channels, less what the student has of them."""
+        """The teacher's channels minus the student's, where it has them."""
         if self.hidden is None:
             return theirs - mine
         left = theirs.clone()
@@ -225,7 +223,7 @@ class _Student:
         return chunk if self.hidden is None else chunk.index_select(-1, self.hidden)
 
     def finish(self, teacher: _Teacher) -> None:
-        """Fit the final norm's scale, channel by channel, to the teacher's final state."""
+        """Fit the final norm's scale, channel by channel, to the teacher's final hidden states."""
         if not self.settings.scale_norm:
             return
         norm, wanted = self.apart.final_norm(), teacher.apart.final_norm()
@@ -249,22 +247,22 @@ def reconstruct(
     settings: ReconstructionSettings | None = None,
     on_layer: Callable[[int], None] = lambda done: None,
 ) -> list[list[SubLayerFit]]:
-    """Reconstruct students in place, all beside one pass of the teacher.
+    """Reconstruct students in place, all along one pass of the teacher.
 
-    Memory, beyond the models: for the teacher and each student the residual stream of all tokens, and the inputs of one
-    sub-layer's output projection; never tokens x vocabulary.
+    Memory beyond the models: per model the residual stream of all tokens and the inputs of one output projection; never
+    tokens x vocabulary.
 
     Args:
         state: The teacher's state dict, in the type to compute in.
         config: The teacher's config.
         family: Its family.
-        students: Extracted students, of the same type, each with the sub-network it is.
-        ids: ``[sequences, length]`` token ids to fit on; the more, the better, and no fewer than neurons in a layer.
-        settings: How.
-        on_layer: Told how many of the teacher's layers are done.
+        students: Extracted students, of the same type, each with its spec.
+        ids: ``[sequences, length]`` token ids to fit on; at least as many as neurons in a layer.
+        settings: The defaults if None.
+        on_layer: Called with the number of the teacher's layers that are done.
 
     Returns:
-        Per student, how well each of its sub-layers does before and after, in order.
+        Per student, the fits of its sub-layers in order.
     """
     settings = settings or ReconstructionSettings()
     with torch.no_grad():
@@ -299,8 +297,7 @@ def reconstruction_flops(
 ) -> float:
     """FLOPs of reconstructing students side by side.
 
-    One pass of the teacher for all of them; and for each a pass of its own, sums of products of what every sub-layer
-    reads and is given, and the solutions of the systems they make.
+    One pass of the teacher for all; per student a pass of its own, the sums of products of every fit, and its solution.
 
     Args:
         teacher: The teacher's sizes.

@@ -20,7 +20,7 @@ def _assign(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
     """Make ``tensor`` the parameter ``name`` (a dotted path) of a module, without copying it."""
     path, _, leaf = name.rpartition(".")
     owner = module.get_submodule(path) if path else module
-    owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
+    setattr(owner, leaf, nn.Parameter(tensor, requires_grad=False))
 
 
 class SubnetRunner:

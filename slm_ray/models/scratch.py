@@ -47,7 +47,7 @@ class Rung:
     """A size and what it is trained with.
 
     Attributes:
-        target: Parameters asked for.
+        target: The requested number of parameters.
         architecture: Sizes, rotary positions.
     """
 
@@ -89,7 +89,7 @@ class Rung:
         Args:
             tokens: Of the whole training.
             sequence_length: Tokens of a sequence.
-            multiple: What the workers can deal out evenly.
+            multiple: A number that the batch must be a multiple of, for the workers.
         """
         wanted = self.batch_tokens(tokens) / sequence_length
         step = 8 * multiple if wanted >= 8 * multiple else multiple

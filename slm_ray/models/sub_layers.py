@@ -1,4 +1,4 @@
-"""A causal LM taken apart into its sub-layers, so that each can be run, and its projections changed, on its own."""
+"""A causal LM's sub-layers one by one: each can be run, and its projections changed, on its own."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ class SubLayer:
     writer_path: tuple[Any, str]
 
     def inner(self, normed: torch.Tensor, call: dict[str, Any] | None) -> torch.Tensor:
-        """What the writer would be given.
+        """The writer's input.
 
         Args:
             normed: ``[batch, sequence, hidden]``, normalised.
-            call: What an attention takes besides; None for an MLP.
+            call: An attention's other arguments; None for an MLP.
 
         Returns:
             ``[batch, sequence, in]``.
@@ -152,7 +152,7 @@ class TakenApart:
         return found["stream"]
 
     def call(self, kind: int, batch: int) -> dict[str, Any] | None:
-        """What an attention takes besides the stream (masks, rotary tables), for a batch of this size."""
+        """An attention's arguments besides the stream (masks, rotary tables), for a batch of this size."""
         return self._calls[batch] if kind == ATTENTION else None
 
     def final_norm(self) -> Any:

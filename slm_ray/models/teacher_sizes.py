@@ -18,7 +18,7 @@ from slm_ray.records.files import cache_folder
 
 BUNDLED_DOWNLOAD = "93 MB"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-# What the default teacher's own config says, so that its first dry run needs no download.
+# The default teacher's sizes, so that its first dry run needs no download.
 BUNDLED_ARCHITECTURE = Architecture(
     dataclasses.replace(scratch_structure(49_152, head_dim=64), max_position_embeddings=8192),
     576,
@@ -28,7 +28,7 @@ BUNDLED_ARCHITECTURE = Architecture(
 
 @dataclass(frozen=True)
 class TeacherSizes:
-    """What is known of a teacher before anything is spent.
+    """A teacher's sizes, known before anything is downloaded or converted.
 
     Attributes:
         name: How the user called it.

@@ -1,4 +1,4 @@
-"""Embedding rows: those that two models of one tokenizer share, and rows for new tokens."""
+"""Embedding and output-head rows for new tokens; nothing else of the model changes."""
 
 from __future__ import annotations
 
@@ -8,30 +8,6 @@ import torch
 
 from slm_ray.config.errors import UserError
 from slm_ray.models.scratch import pad_vocabulary
-
-
-def shared_rows(first: int, second: int, tokenizer: Any, names: tuple[str, str]) -> int:
-    """The number of embedding rows that two models of one tokenizer share; rows beyond them belong to no token.
-
-    Models of one series pad the same vocabulary to different numbers of rows (as Qwen2.5's sizes do).
-
-    Args:
-        first: Rows of one model.
-        second: Rows of the other.
-        tokenizer: Their tokenizer.
-        names: What to call the models in an error.
-
-    Raises:
-        UserError: One of them lacks rows for tokens that the tokenizer can give.
-    """
-    rows, tokens = min(first, second), len(tokenizer)
-    if rows < tokens and first != second:
-        name = names[0] if first < second else names[1]
-        raise UserError(
-            f"{name} has {rows:,} embedding rows for the {tokens:,} tokens of its tokenizer: use a checkpoint with a "
-            "row for every token, or another pair of models"
-        )
-    return rows
 
 
 def extended_rows(old_rows: int, num_tokens: int) -> int:
