@@ -10,8 +10,8 @@ from typing import Any
 from benchmarks.peers.options import OURS, OURS_CUT, PEERS
 from slm_ray.config.units import format_count, format_seconds
 from slm_ray.evaluate.compare import WITHIN_NOISE, compare_text
-from slm_ray.records.evaluation import TextRecord
 from slm_ray.records.files import read_json
+from slm_ray.records.measurement import TextRecord
 
 TITLES = {
     OURS: "ours", OURS_CUT: "ours, as cut out", "minitron": "Minitron-like",

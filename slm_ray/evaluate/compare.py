@@ -10,16 +10,15 @@ import numpy as np
 
 from slm_ray.evaluate.intervals import Interval, Values, normal_interval, ratio_interval, ratio_stderr
 from slm_ray.evaluate.text_metrics import corpus_difference
-from slm_ray.records.evaluation import (
+from slm_ray.records.evaluation import Difference, Verdict
+from slm_ray.records.measurement import (
     Better,
-    Difference,
     GenerationRecord,
     MeasurementRecord,
     TaskFigures,
     TaskRecord,
     TaskValues,
     TextRecord,
-    Verdict,
 )
 
 Names = tuple[str, str]

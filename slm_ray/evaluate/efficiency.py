@@ -18,7 +18,7 @@ from slm_ray.evaluate.serving import Serving, cache_bytes
 from slm_ray.evaluate.ticker import Ticker
 from slm_ray.models.families import config_architecture, context_length
 from slm_ray.records.cost import flops_per_token, kv_bytes_per_token
-from slm_ray.records.evaluation import (
+from slm_ray.records.measurement import (
     DecodeFigures,
     EfficiencyFigures,
     EnergyFigures,

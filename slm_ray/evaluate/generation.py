@@ -14,7 +14,7 @@ from slm_ray.evaluate.text_metrics import text_metrics
 from slm_ray.evaluate.ticker import Ticker
 from slm_ray.models.families import context_length
 from slm_ray.models.loading import quiet_transformers
-from slm_ray.records.evaluation import GenerationFigures, GenerationRecord, GenerationSettings, Sample
+from slm_ray.records.measurement import GenerationFigures, GenerationRecord, GenerationSettings, Sample
 
 Say = Callable[[str], None]
 

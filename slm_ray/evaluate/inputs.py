@@ -24,8 +24,8 @@ from slm_ray.evaluate.text import (
     whole_texts,
 )
 from slm_ray.models.precision import choose_precision
-from slm_ray.records.evaluation import GenerationSettings
 from slm_ray.records.files import write_json
+from slm_ray.records.measurement import GenerationSettings
 from slm_ray.runtime.hardware import device_of
 from slm_ray.runtime.progress import Console
 

@@ -20,8 +20,8 @@ from slm_ray.data import TokenShards
 from slm_ray.evaluate.config import SEPARATE, SLIDING
 from slm_ray.evaluate.measurements import EFFICIENCY, GENERATION, TASK, TEXT, MeasurementSpec
 from slm_ray.evaluate.models import LoadedModel, ModelFolder, load_tokenizer
-from slm_ray.records.evaluation import EfficiencyRecord, MeasurementRecord, TextRecord
 from slm_ray.records.files import read_json
+from slm_ray.records.measurement import EfficiencyRecord, MeasurementRecord, TextRecord
 from slm_ray.runtime.shared import local_copy
 
 Say = Callable[[str], None]

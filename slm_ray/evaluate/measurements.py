@@ -10,8 +10,8 @@ from typing import Any
 
 from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError
-from slm_ray.records.evaluation import MeasurementRecord, TextRecord, read_measurement
 from slm_ray.records.files import cache_folder, write_json
+from slm_ray.records.measurement import MeasurementRecord, TextRecord, read_measurement
 
 TEXT, TASK, GENERATION, EFFICIENCY = "text", "task", "generation", "efficiency"
 CACHE_FOLDER = "evaluations"

@@ -26,10 +26,10 @@ from slm_ray.records.evaluation import (
     Difference,
     EvaluationResult,
     EvaluationSpent,
-    MeasurementRecord,
     ModelFigures,
     with_measurement,
 )
+from slm_ray.records.measurement import MeasurementRecord
 from slm_ray.runtime.environment import describe_environment, usable_cpus
 from slm_ray.runtime.fan_out import FanOut, Share
 from slm_ray.runtime.progress import Console, Progress

@@ -17,7 +17,7 @@ from slm_ray.evaluate.intervals import Interval, Values, ratio_interval, ratio_s
 from slm_ray.evaluate.models import LoadedModel, check_ids, embedding_rows
 from slm_ray.evaluate.sliding import DocumentTokens, all_windows, sliding_sums
 from slm_ray.evaluate.ticker import Ticker
-from slm_ray.records.evaluation import TextFigures, TextRecord
+from slm_ray.records.measurement import TextFigures, TextRecord
 
 Say = Callable[[str], None]
 

@@ -13,7 +13,7 @@ import numpy as np
 from sacrebleu.metrics import BLEU, CHRF
 
 from slm_ray.evaluate.intervals import Interval, mean_interval
-from slm_ray.records.evaluation import Better, Figure
+from slm_ray.records.measurement import Better, Figure
 
 BLEU_NAME, CHRF_NAME = "bleu", "chrf"
 _RESAMPLES = 1000

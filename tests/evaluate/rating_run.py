@@ -6,15 +6,9 @@ import json
 from pathlib import Path
 
 from slm_ray.records.base import SCHEMA_VERSION, write_record
-from slm_ray.records.evaluation import (
-    EvaluationResult,
-    GenerationFigures,
-    GenerationRecord,
-    GenerationSettings,
-    ModelFigures,
-    Sample,
-)
+from slm_ray.records.evaluation import EvaluationResult, ModelFigures
 from slm_ray.records.files import write_json
+from slm_ray.records.measurement import GenerationFigures, GenerationRecord, GenerationSettings, Sample
 
 PROMPTS = {f"p{number}": f"Beginning {number}" for number in range(6)}
 SETTINGS = GenerationSettings(

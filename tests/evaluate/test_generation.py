@@ -15,7 +15,7 @@ from slm_ray.evaluate.prompts import Prompt, prompts_digest
 from slm_ray.models.extraction import extract
 from slm_ray.models.families.modeling.modeling_slm_ray_positions import KINDS
 from slm_ray.models.scratch import build_scratch, make_shape, with_positions
-from slm_ray.records.evaluation import GenerationSettings
+from slm_ray.records.measurement import GenerationSettings
 from tests.models import tiny
 from tests.search.tiny_run import make_tokenizer, sentences
 from tests.text_references import naive_continuation

@@ -4,18 +4,9 @@ import pytest
 
 from slm_ray.config.errors import UserError
 from slm_ray.records.base import write_record
-from slm_ray.records.evaluation import (
-    EvaluationResult,
-    Figure,
-    ModelFigures,
-    TaskFigures,
-    TaskRecord,
-    is_evaluation,
-    read_evaluation,
-    read_measurement,
-    with_measurement,
-)
+from slm_ray.records.evaluation import EvaluationResult, ModelFigures, is_evaluation, read_evaluation, with_measurement
 from slm_ray.records.files import write_json
+from slm_ray.records.measurement import Figure, TaskFigures, TaskRecord, read_measurement
 from slm_ray.records.run import RunRecord
 
 

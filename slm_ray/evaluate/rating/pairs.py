@@ -15,7 +15,8 @@ from typing import Any
 from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError, unknown_name
 from slm_ray.records.base import SCHEMA_VERSION, read_record
-from slm_ray.records.evaluation import EvaluationResult, GenerationRecord, ModelFigures, read_measurement
+from slm_ray.records.evaluation import EvaluationResult, ModelFigures
+from slm_ray.records.measurement import GenerationRecord, read_measurement
 from slm_ray.records.rating import KeyItem, SameText
 from slm_ray.report.payload import script_json
 

@@ -13,7 +13,7 @@ from slm_ray.config.digest import digest_json
 from slm_ray.evaluate.intervals import mean_interval, normal_interval
 from slm_ray.evaluate.tasks.planned import PlannedTask
 from slm_ray.evaluate.tasks.suites import main_metric, title_of
-from slm_ray.records.evaluation import Better, Figure, TaskFigures, TaskValues
+from slm_ray.records.measurement import Better, Figure, TaskFigures, TaskValues
 
 GOLD_BITS = "gold_bits_per_byte"
 CHOICE, LIKELIHOOD = "multiple_choice", "loglikelihood"

@@ -15,8 +15,8 @@ from slm_ray.evaluate.models import LoadedModel
 from slm_ray.evaluate.tasks.catalogue import quiet
 from slm_ray.evaluate.tasks.figures import group_figures, task_figures
 from slm_ray.evaluate.tasks.planned import PlannedTask, allows_unsafe_code, explained
-from slm_ray.records.evaluation import TaskRecord
 from slm_ray.records.files import cache_folder
+from slm_ray.records.measurement import TaskRecord
 
 
 def run_task(
