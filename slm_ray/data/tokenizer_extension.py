@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_ray.config.errors import UserError
+from slm_ray.data.tokenizers import load_tokenizer
 
 _FILE = "tokenizer.json"
 _LEAST_COUNT = 2  # a pair that occurs once is no word of the language
@@ -49,7 +50,7 @@ def count_words(tokenizer: Any, texts: Iterable[str]) -> Counter[str]:
     if backend is None or type(backend.model).__name__ != "BPE" or "ByteLevel" not in str(backend.pre_tokenizer):
         raise UserError(
             "only a fast byte-level BPE tokenizer (SmolLM2's, GPT-2's, Pythia's, Qwen's, Llama 3's) can be extended: "
-            "give a model that has one, or train one with python -m slm_ray.tokenizer train"
+            "give a model that has one, or train one with slm-ray tokenizer train"
         )
     counts: Counter[str] = Counter()
     for text in texts:
@@ -158,8 +159,6 @@ def extend_tokenizer(tokenizer: Any, texts: Iterable[str], count: int) -> Extend
 
 def _with_merges(tokenizer: Any, merges: list[Pair], first_new: int) -> Any:
     """The tokenizer with more merges behind its own, through its own files, so that all else of it stays."""
-    from transformers import AutoTokenizer
-
     with tempfile.TemporaryDirectory(prefix="slm_ray-tokenizer-") as folder:
         tokenizer.save_pretrained(folder)
         path = Path(folder) / _FILE
@@ -173,7 +172,7 @@ def _with_merges(tokenizer: Any, merges: list[Pair], first_new: int) -> Any:
         path.write_text(json.dumps(description, ensure_ascii=False), encoding="utf-8")
         for other in ("vocab.json", "merges.txt"):  # of a class that also writes the older files
             (Path(folder) / other).unlink(missing_ok=True)
-        extended = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        extended = load_tokenizer(Path(folder), local=True)
     wanted = tokenizer.get_vocab() | {a + b: first_new + number for number, (a, b) in enumerate(merges)}
     if extended.get_vocab() != wanted:
         raise UserError(
@@ -201,7 +200,7 @@ def match_extension(old: Any, new: Any) -> ExtendedTokenizer:
     if not before.items() < after.items() or not follow:
         raise UserError(
             "the tokenizer given does not extend the model's own: every old token must keep its id, and the new ones "
-            "must follow; make one with python -m slm_ray.tokenizer extend"
+            "must follow; make one with slm-ray tokenizer extend"
         )
     model = old.backend_tokenizer.model
     parts = [[before[piece.value] for piece in model.tokenize(token)] for _, token in added]

@@ -10,6 +10,7 @@ from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError
 from slm_ray.data.corpus import Corpus
 from slm_ray.data.split import TRAIN, sample_part
+from slm_ray.data.tokenizers import load_tokenizer
 from slm_ray.records.files import whole_folder
 from slm_ray.runtime.progress import Console
 
@@ -65,8 +66,6 @@ def train_tokenizer(corpus: Corpus, vocab_size: int, cache: Path, console: Conso
     Raises:
         UserError: The size is out of range, or the text has too few different words for it.
     """
-    from transformers import AutoTokenizer
-
     check_size(vocab_size)
     made_from = {"format": _FORMAT, "corpus": corpus.identity, "vocab_size": vocab_size, "characters": _CHARACTERS}
     folder = cache / f"bpe-{vocab_size}-{digest_json(made_from)}"
@@ -75,7 +74,7 @@ def train_tokenizer(corpus: Corpus, vocab_size: int, cache: Path, console: Conso
         tokenizer = _train(text_sample(corpus), vocab_size, corpus.name)
         with whole_folder(folder) as temporary:
             tokenizer.save_pretrained(temporary)
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return load_tokenizer(folder, local=True)
 
 
 def _batches(pieces: list[str]) -> Iterator[list[str]]:

@@ -33,7 +33,7 @@ _START_SECONDS = 20.0
 
 def make_parser() -> Parser:
     """The command's parser."""
-    parser = Parser(prog="slm-ray logits", description="Keep a teacher's signal at every token.")
+    parser = Parser(prog="python -m slm_ray.logits", description="Keep a teacher's signal at every token.")
     parser.add_argument("--config", type=Path, default=None, help="YAML file of options; flags come over it")
     parser.add_argument(
         "--dry-run", action="store_true", help="print what would be captured and what it costs; capture nothing"

@@ -168,3 +168,54 @@ def first_difference(there: Part, here: Part, names: Sequence[str] | None = None
         if before.get(name) != now[name]:
             return f"{name.replace('_', ' ')} is {before.get(name)}, not {now[name]}"
     return None
+
+
+class TrainedTokenizer(Record):
+    """What a tokenizer was trained on.
+
+    Attributes:
+        made_from: Digest of all that decided it.
+        corpus: Name of the corpus.
+        corpus_digest: Its digest; None for a remote stream.
+        tokens: Tokens in all.
+        bytes_per_token: UTF-8 bytes of held-out text that a token stands for; None where there is no such text.
+    """
+
+    FILE: ClassVar[str] = "vocabulary.json"
+    made_from: str
+    corpus: str
+    corpus_digest: str | None
+    tokens: int
+    bytes_per_token: float | None
+
+
+class BytesPerToken(Part):
+    """UTF-8 bytes of held-out text that a token stands for; None where there is no such text."""
+
+    before: float | None
+    after: float | None
+
+
+class ExtendedVocabulary(Record):
+    """How a model's vocabulary was extended.
+
+    Attributes:
+        made_from: Digest of all that decided it.
+        model: The model, as the user named it.
+        corpus: Name of the corpus that new tokens were learned from.
+        corpus_digest: Its digest; None for a remote stream.
+        first_new: The first new id; the others follow it.
+        new_tokens: How many there are.
+        rows: Rows of the embedding.
+        bytes_per_token: Of the old tokenizer and of the new one.
+    """
+
+    FILE: ClassVar[str] = "vocabulary.json"
+    made_from: str
+    model: str
+    corpus: str
+    corpus_digest: str | None
+    first_new: int
+    new_tokens: int
+    rows: int
+    bytes_per_token: BytesPerToken

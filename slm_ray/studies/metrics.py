@@ -148,7 +148,7 @@ def _proxies(folder: Path) -> list[Row]:
 
 def _tokenizer(folder: Path) -> list[Row]:
     record = _json(folder / "vocabulary.json")
-    return [{name: value for name, value in record.items() if isinstance(value, (int, float))}]
+    return [{name: value for name, value in record.items() if name != "version" and isinstance(value, (int, float))}]
 
 
 _READERS: dict[str, Callable[[Path], list[Row]]] = {

@@ -85,7 +85,7 @@ class Stage:
 
 
 _SEARCH, _PRETRAIN = "slm_ray.search.config:SearchConfig", "slm_ray.pretrain.config:PretrainConfig"
-_TOKENIZER, _PROXIES = "slm_ray.pretrain.tokenizer_command", "slm_ray.studies.proxies_config:ProxiesConfig"
+_TOKENIZER, _PROXIES = "slm_ray.tokenizer", "slm_ray.studies.proxies_config:ProxiesConfig"
 _LOGITS, _EVALUATE = "slm_ray.distill.config:LogitsConfig", "slm_ray.evaluate.config:EvaluateConfig"
 STAGES = {
     stage.name: stage

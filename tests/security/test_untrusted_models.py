@@ -52,7 +52,7 @@ def evaluate(folder, out):
 
 
 def extend(folder, out):
-    from slm_ray.pretrain.tokenizer_command import main
+    from slm_ray.tokenizer import main
 
     return main, ["--extend", "--model", folder, "--data", folder.parent / "corpus.txt", "--add", "5", "--out", out]
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from slm_ray.pretrain.tokenizer_command import main
 from slm_ray.runtime.commands import run_command
+from slm_ray.tokenizer import main
 from tests.models.tiny import tiny_model
 from tests.search.tiny_run import make_tokenizer, sentences
 
