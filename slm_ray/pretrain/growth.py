@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,8 @@ from slm_ray.pretrain.run import PretrainRun, make_job, start_model
 from slm_ray.pretrain.state import Tensors, read_state
 from slm_ray.records.base import find_record, write_record
 from slm_ray.records.training import GrowthGoal, GrowthResult, GrowthTarget, ModelOutcome, SpentFlops, TrainedModel
-from slm_ray.runtime.shared import local_copy, publish
+from slm_ray.runtime.fan_out import FanOut, Share
+from slm_ray.runtime.shared import local_copy
 
 
 class GrowingRun(PretrainRun):
@@ -82,14 +83,22 @@ class GrowingRun(PretrainRun):
         return target
 
     def _measure(self, inputs: PretrainInputs, source: Teacher) -> float:
+        run = self.config.run
         measurement = Measurement(
-            str(publish(source.folder)), source.name, str(inputs.held_out.folder),
-            self.config.data.documents == "separate", self.config.engine.precision,
+            str(source.folder), source.name, str(inputs.held_out.folder), self.config.data.documents == "separate",
+            self.config.engine.precision,
         )  # fmt: skip
-        if self.config.run.launcher == "local":
-            return measurement.run(choose_device(self.config.run.device))
-        resources = resources_of(self.config, 1)
-        return measure_on_ray(measurement, resources.threads, resources.use_gpu)
+        workers, share, device = 0, Share(), torch.device("cpu")
+        if run.launcher == "local":
+            device = choose_device(run.device)
+        else:
+            resources = resources_of(self.config, 1)
+            workers, share = 1, Share(resources.threads, int(resources.use_gpu))
+            device = torch.device("cuda" if resources.use_gpu else "cpu")
+        reads = (source.folder, inputs.held_out.folder)
+        fan_out: FanOut[torch.device, float] = FanOut(measurement.function, workers, share, reads=reads)
+        with fan_out:
+            return fan_out.map([device])[0]
 
     def _train_stages(
         self, inputs: PretrainInputs, source: Teacher, depths: tuple[int, ...], reference: float
@@ -197,6 +206,10 @@ class Measurement:
     separate: bool
     precision: str
 
+    def function(self) -> Callable[..., float]:
+        """:meth:`run`, as a worker makes it ready."""
+        return self.run
+
     def run(self, device: torch.device) -> float:
         """The held-out loss in nats per token, on a device.
 
@@ -220,32 +233,6 @@ class Measurement:
         if not math.isfinite(loss):
             raise UserError(f"the held-out loss of {self.name} itself is {loss}: give --reference-loss")
         return loss
-
-
-def measure_on_ray(measurement: Measurement, threads: int, use_gpu: bool) -> float:
-    """Measure a whole model on a worker of the cluster that Ray is connected to.
-
-    Args:
-        measurement: What to measure.
-        threads: CPU threads.
-        use_gpu: On a GPU.
-
-    Raises:
-        UserError: As :meth:`Measurement.run`.
-    """
-    import ray
-
-    def work() -> tuple[float | None, str]:
-        torch.set_num_threads(threads)
-        try:
-            return measurement.run(torch.device("cuda" if use_gpu else "cpu")), ""
-        except UserError as error:  # Ray would send it on with its traceback
-            return None, str(error)
-
-    loss, problem = ray.get(ray.remote(work).options(num_cpus=threads, num_gpus=int(use_gpu)).remote())
-    if loss is None:
-        raise UserError(problem)
-    return float(loss)
 
 
 def final_loss(result: ModelOutcome) -> float:
