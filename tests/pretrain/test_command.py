@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from slm_ray.pretrain.command import PRETRAIN
@@ -203,10 +204,16 @@ def test_local_and_ray_give_the_same_losses(finished, on_ray):
 def test_a_model_of_another_family_trains_without_a_teacher(tiny, shards, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny.teacher)
     folder = tmp_path / "gpt2"
-    tiny_model("gpt2", vocab_size=len(tokenizer)).save_pretrained(folder)
+    tiny_model("gpt2", vocab_size=len(tokenizer)).to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     flags = ["--student", str(folder), "--distill", "none", "--launcher", "local", "--shards", str(shards)]
     assert run_command(PRETRAIN.main, without_teacher(arguments(tiny, tmp_path / "run", *flags))) == 0
+    trained = tmp_path / "run" / "gpt2.student"
+    size, own = ((path / "model.safetensors").stat().st_size for path in (trained / "model", folder))
+    assert size <= 1.02 * own, "a bf16 student stays bf16, and as large as it was"
+    checkpoint = max((trained / "checkpoints").glob("step-*")) / "model.safetensors"
+    assert {value.dtype for value in load_file(checkpoint).values()} == {torch.float32}
+    assert "KiB bf16" in (tmp_path / "run" / "table.txt").read_text()
 
 
 def test_a_dry_run_spends_nothing(tiny, tmp_path, capsys):
