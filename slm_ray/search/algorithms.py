@@ -29,8 +29,6 @@ from slm_ray.search.variation import Variation
 
 Array = NDArray[np.float64]
 
-ALGORITHMS = ("nsga2", "ga", "random", "importance")
-SCREENED = ("nsga2", "ga")  # those that make offspring, and so can make more of them than are measured
 _KINDS = {"nsga2": NSGA2, "ga": GA}
 
 

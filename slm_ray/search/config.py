@@ -14,10 +14,9 @@ from slm_ray.models.bundled import BUNDLED_NAME
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.budget import QUANTITIES, Budget, parse_budget, read_budget
 from slm_ray.runtime.storage import STORAGE_HELP
-from slm_ray.search.registry import PROXIES, parse_objectives
+from slm_ray.search.registry import PROXIES, SCREENED, AlgorithmName, parse_objectives
 
 DEFAULT_BUDGET = "0.45..0.7"
-SCREENED = ("nsga2", "ga")
 _SCREEN = 4  # of nsga2; no gain was measured for others
 _FEWEST_STEPS = 3  # to learn scores in
 
@@ -73,7 +72,7 @@ class PlanConfig(Config):
     """What proposes candidates, how many, and what they are compared by."""
 
     objectives: str = option("perplexity,params", "a proxy, and a cost unless the algorithm is ga")
-    algorithm: Literal["nsga2", "ga", "random", "importance"] = option("nsga2", "search algorithm")
+    algorithm: AlgorithmName = option("nsga2", "search algorithm")
     trials: Count = option(80, "candidates to measure", ge=1)
     population: int = option(24, "population and generation size", ge=4)
     screen: int | None = option(

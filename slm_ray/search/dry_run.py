@@ -97,6 +97,7 @@ def search_rows(config: SearchConfig, space: SearchSpace, sizes: Sizes) -> list[
     race = f"; beaten ones stop after {stages} tokens" if stages else ""
     rows = [
         f"space {space.name}: {sizes.num_genes} choices, reaching {low:,} to {high:,} {unit}",
+        *([f"note: {warning}"] if (warning := space.width_warning()) else []),
         f"budget: {budget.low:,} to {budget.high:,} {unit}",
         f"candidates: {plan.trials} by {plan.algorithm}, {plan.population} a generation, on {plan.objectives}{screen}",
         f"measured on {config.measure.calibration_tokens:,} calibration tokens in sequences of {config.length}{race}",

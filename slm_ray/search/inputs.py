@@ -200,6 +200,8 @@ def prepare_inputs(config: SearchConfig, console: Console, kept_precision: str |
         UserError: Something is missing or wrong, or the space cannot meet the budget.
     """
     space = space_of(config)
+    if warning := space.width_warning():
+        console.line(f"note: {warning}")
     teacher = load_teacher(config.space.teacher)
     architecture = teacher.architecture()
     budget, _ = check_fits(config, space, architecture)

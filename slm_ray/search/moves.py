@@ -9,7 +9,7 @@ import numpy as np
 
 from slm_ray.search.axes import AXES, BoolArray, FloatArray, IntArray
 from slm_ray.search.priorities import Priorities
-from slm_ray.search.sizes import Choice, CostModel, Sizes
+from slm_ray.search.sizes import Choice, ChoiceSizes, CostModel
 
 PER_LAYER = ("heads", "neurons")
 
@@ -90,7 +90,7 @@ class MoveFinder:
         self._choice, self._cost, self._priorities = choice, cost, priorities
         self._axes = choice.axes
 
-    def split(self, sizes: Sizes, grow: bool) -> tuple[Moves, Moves]:
+    def split(self, sizes: ChoiceSizes, grow: bool) -> tuple[Moves, Moves]:
         """Steps inside single layers, whose worth stays what it is while others are taken, and all other steps."""
         worth = {"heads": self._heads_worth(), "neurons": self._priorities.neurons}
         steady, others = [], []
@@ -115,7 +115,7 @@ class MoveFinder:
         kept = (queries * self._choice.per_layer("queries")[:, None, :]).sum(axis=2)
         return heads * _share(kept, queries.sum(axis=2))
 
-    def _unit_costs(self, name: str, sizes: Sizes) -> tuple[IntArray, int]:
+    def _unit_costs(self, name: str, sizes: ChoiceSizes) -> tuple[IntArray, int]:
         """``[layers, blocks]`` costs of the blocks, and the cost of the sub-layer besides."""
         rates, block_sizes = self._cost.rates(sizes.hidden), self._axes[name].sizes
         if name == "heads":
@@ -125,7 +125,7 @@ class MoveFinder:
     def _density(self, worth: FloatArray, cost: IntArray) -> FloatArray:
         return worth / np.maximum(cost, 1) if self._priorities.per_cost else worth
 
-    def _inside_layers(self, name: str, worth: FloatArray, sizes: Sizes, grow: bool) -> Moves:
+    def _inside_layers(self, name: str, worth: FloatArray, sizes: ChoiceSizes, grow: bool) -> Moves:
         axis, mask = self._axes[name], self._choice.masks[name]
         unit_cost, fixed = self._unit_costs(name, sizes)
         density = self._density(worth, unit_cost)
@@ -176,7 +176,7 @@ class MoveFinder:
         compared = self._density(worth, cost) if density is None else density
         return Moves.along(name, np.zeros(len(blocks), dtype=np.int64), blocks, compared[blocks], cost[blocks])
 
-    def _across_layers(self, name: str, worth: FloatArray, sizes: Sizes, grow: bool) -> Moves:
+    def _across_layers(self, name: str, worth: FloatArray, sizes: ChoiceSizes, grow: bool) -> Moves:
         unit_cost, fixed = self._unit_costs(name, sizes)
         cost, column = unit_cost[sizes.kept].sum(axis=0), worth[sizes.kept]
         value = column.sum(axis=0) if self._priorities.per_cost else column.mean(axis=0)
@@ -185,7 +185,7 @@ class MoveFinder:
             cost = cost + fixed * int(sizes.kept.sum())
         return self._single_row(name, value, cost, grow, density)
 
-    def _whole_layers(self, worth: dict[str, FloatArray], sizes: Sizes, grow: bool) -> Moves:
+    def _whole_layers(self, worth: dict[str, FloatArray], sizes: ChoiceSizes, grow: bool) -> Moves:
         axis, priorities = self._axes["layers"], self._priorities
         value = priorities.layers
         if priorities.per_cost:
@@ -199,7 +199,7 @@ class MoveFinder:
         cost = axis.sum_blocks((attention + mlp)[order]).astype(np.int64)
         return self._single_row("layers", total if priorities.per_cost else total / axis.sizes, cost, grow)
 
-    def _hidden(self, sizes: Sizes, grow: bool) -> Moves:
+    def _hidden(self, sizes: ChoiceSizes, grow: bool) -> Moves:
         block_sizes = self._axes["hidden"].sizes
         now, cost = self._cost.of_sizes(sizes), np.zeros(len(block_sizes), dtype=np.int64)
         for size in np.unique(block_sizes):
@@ -208,7 +208,7 @@ class MoveFinder:
                 cost[block_sizes == size] = abs(self._cost.of_sizes(sizes, width) - now)
         return self._single_row("hidden", self._priorities.hidden, cost, grow)
 
-    def _queries(self, sizes: Sizes, grow: bool) -> Moves:
+    def _queries(self, sizes: ChoiceSizes, grow: bool) -> Moves:
         """One step per row: its next block of query heads."""
         axis, mask, num_layers = self._axes["queries"], self._choice.masks["queries"], len(sizes.kept)
         rows, blocks = np.nonzero(_ends(mask, axis.least, grow))

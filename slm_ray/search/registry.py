@@ -1,11 +1,16 @@
-"""The proxies there are, and what each one is."""
+"""The proxies and the algorithms there are, by name, without what they need to run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from slm_ray.config.errors import UserError, unknown_name
 from slm_ray.records.budget import QUANTITIES
+
+AlgorithmName = Literal["nsga2", "ga", "random", "importance"]
+ALGORITHMS: tuple[str, ...] = get_args(AlgorithmName)
+SCREENED = ("nsga2", "ga")  # those that make offspring, and so can make more of them than are measured
 
 
 @dataclass(frozen=True)

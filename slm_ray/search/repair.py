@@ -11,7 +11,7 @@ import numpy as np
 from slm_ray.search.axes import FloatArray, IntArray
 from slm_ray.search.moves import PER_LAYER, MoveFinder, Moves
 from slm_ray.search.priorities import Priorities
-from slm_ray.search.sizes import Choice, CostModel, Sizes
+from slm_ray.search.sizes import Choice, ChoiceSizes, CostModel
 
 
 def settle(choice: Choice, cost: CostModel, priorities: Priorities, low: int, high: int) -> bool:
@@ -52,7 +52,7 @@ def _run(steady: Moves, others: Moves, costs: IntArray, need: int, grow: bool) -
     return steady.take(np.arange(count)) if count else None
 
 
-def _exact_costs(steady: Moves, cost: CostModel, sizes: Sizes, choice: Choice, grow: bool) -> IntArray:
+def _exact_costs(steady: Moves, cost: CostModel, sizes: ChoiceSizes, choice: Choice, grow: bool) -> IntArray:
     """What each step costs when all before it are taken: a sub-layer's first, or last, block brings its norm."""
     costs = steady.unit_cost.copy()
     rates = cost.rates(sizes.hidden)

@@ -17,7 +17,7 @@ from slm_ray.search.axes import BoolArray, BoundAxis, IntArray
 
 
 @dataclass(frozen=True, eq=False)
-class Sizes:
+class ChoiceSizes:
     """The sizes of a choice, per teacher layer ``[layers]``.
 
     Attributes:
@@ -88,7 +88,7 @@ class Choice:
         mask = self.masks[name]
         return np.broadcast_to(mask, (self.num_layers, mask.shape[1]))
 
-    def sizes(self) -> Sizes:
+    def sizes(self) -> ChoiceSizes:
         """Its sizes."""
         units = {
             name: np.broadcast_to(self.masks[name] @ self.axes[name].sizes, (self.num_layers,))
@@ -97,7 +97,7 @@ class Choice:
         kept, order = self.kept_layers(), self.axes["layers"].order[0]
         rescued = -1 if units["heads"][kept].any() else int(next(layer for layer in order if kept[layer]))
         hidden = int(self.masks["hidden"][0] @ self.axes["hidden"].sizes)
-        return Sizes(hidden, kept, units["heads"], units["queries"], units["neurons"], rescued)
+        return ChoiceSizes(hidden, kept, units["heads"], units["queries"], units["neurons"], rescued)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,13 +151,13 @@ class CostModel:
         attention = cost(LayerShape(1, 1, 0)) - base - int(heads[1])
         return Rates(base, heads, attention, neuron, cost(LayerShape(0, 0, 1)) - base - neuron)
 
-    def sublayers(self, sizes: Sizes, hidden: int | None = None) -> tuple[IntArray, IntArray]:
+    def sublayers(self, sizes: ChoiceSizes, hidden: int | None = None) -> tuple[IntArray, IntArray]:
         """``[layers]`` each: the costs of attention and MLP of each layer, whether or not the layer is kept."""
         rates = self.rates(sizes.hidden if hidden is None else hidden)
         attention = sizes.kv_heads * rates.heads[sizes.queries] + rates.attention * (sizes.kv_heads > 0)
         return attention, sizes.neurons * rates.neuron + rates.mlp * (sizes.neurons > 0)
 
-    def of_sizes(self, sizes: Sizes, hidden: int | None = None) -> int:
+    def of_sizes(self, sizes: ChoiceSizes, hidden: int | None = None) -> int:
         """The cost of the sizes of a choice, at its own or another hidden size."""
         rates = self.rates(sizes.hidden if hidden is None else hidden)
         attention, mlp = self.sublayers(sizes, hidden)

@@ -17,6 +17,7 @@ from slm_ray.models.precision import DTYPES
 from slm_ray.models.runner import SubnetRunner
 from slm_ray.models.scores import UnitScores, cached_scores
 from slm_ray.models.teachers import Teacher
+from slm_ray.records.architecture import Architecture
 from slm_ray.records.files import cache_folder
 from slm_ray.runtime.fan_out import FanOut
 from slm_ray.runtime.progress import Progress
@@ -24,8 +25,8 @@ from slm_ray.search.config import SearchConfig
 from slm_ray.search.evaluator import share_of
 from slm_ray.search.genome import Genome
 from slm_ray.search.inputs import SearchInputs
+from slm_ray.search.learned_scores import CURVATURE, LearnedScores, blend, learn_scores, target_costs
 from slm_ray.search.registry import PROXIES
-from slm_ray.search.scores import CURVATURE, LearnedScores, blend, learn_scores, target_costs
 from slm_ray.search.space import NATURAL
 from slm_ray.search.stack import GenomeStack
 
@@ -172,7 +173,11 @@ def bind_genomes(config: SearchConfig, inputs: SearchInputs, ranking: Ranking) -
         UserError: The space cannot meet the budget.
     """
     guides: list[UnitScores | None] = list(ranking.learned) or [None]
-    sizes = None
+    sizes, family = None, inputs.teacher.family()
+
+    def is_plain(architecture: Architecture) -> bool:
+        return family.plain_class_refuses(architecture) is None
+
     if len(ranking.learned) == 2:
         high, low = _targets(config, inputs)
         guides += [blend(*ranking.learned, share) for share in _BETWEEN]
@@ -181,5 +186,5 @@ def bind_genomes(config: SearchConfig, inputs: SearchInputs, ranking: Ranking) -
     for guide in guides:
         scores = dict(ranking.others) | ({"taylor": guide} if guide is not None else {})
         scores = {order: scores[order] for order in inputs.space.orders() if order != NATURAL}
-        genomes.append(Genome(inputs.space, inputs.architecture, scores, guide=guide))
+        genomes.append(Genome(inputs.space, inputs.architecture, scores, guide, is_plain))
     return GenomeStack(genomes, inputs.budget, config.length, sizes)

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from slm_ray.search.algorithms import ALGORITHMS, make_algorithm, seed_genes
+from slm_ray.search.algorithms import make_algorithm, seed_genes
 from slm_ray.search.pareto import hypervolume
+from slm_ray.search.registry import ALGORITHMS
 from slm_ray.search.stack import GenomeStack
 from tests.search.test_plan import stack_of
 

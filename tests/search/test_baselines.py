@@ -5,8 +5,8 @@ import json
 import pytest
 
 from slm_ray.runtime.commands import run_command
-from slm_ray.search.algorithms import ALGORITHMS
 from slm_ray.search.command import main
+from slm_ray.search.registry import ALGORITHMS
 from slm_ray.search.space import space_names, spaces_folder
 from tests.search.tiny_run import trials_of
 from tests.search.without_ray import run_without_ray

@@ -6,9 +6,10 @@ import pytest
 from slm_ray.config.errors import UserError
 from slm_ray.records.budget import Budget
 from slm_ray.records.search import Trial
-from slm_ray.search.algorithms import ALGORITHMS, make_algorithm
+from slm_ray.search.algorithms import make_algorithm
 from slm_ray.search.journal import Journal
 from slm_ray.search.plan import RESTS_SECONDS, SearchPlan
+from slm_ray.search.registry import ALGORITHMS
 from slm_ray.search.stack import GenomeStack
 from slm_ray.search.tasks import Idle, Task
 from tests.conftest import limited as file_size_limit

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from slm_ray.search.algorithms import SCREENED, make_algorithm
+from slm_ray.search.algorithms import make_algorithm
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.journal import Journal
 from slm_ray.search.plan import FAILED_VALUE, SearchPlan
+from slm_ray.search.registry import SCREENED
 from slm_ray.search.surrogate import FEWEST_TOLD, PENALTIES, UNSCREENED_SHARE, Screen, fit_ridge
 from tests.references import naive_kendall, ridge_by_cross_validation
 from tests.search.test_plan import stack_of, state_of

@@ -12,7 +12,7 @@ from slm_ray.records.architecture import Architecture, LayerShape
 from slm_ray.records.budget import Budget, measure_cost
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.genome import Genome
-from slm_ray.search.scores import CURVATURE, blend, learn_scores, target_costs
+from slm_ray.search.learned_scores import CURVATURE, blend, learn_scores, target_costs
 from slm_ray.search.unit_scores import Ranking, bind_genomes
 from tests.models.tiny import tiny_family, tiny_ids, tiny_model
 from tests.search.genome_cases import LENGTH, TEACHERS, scores_of, space_of
@@ -140,7 +140,8 @@ def test_learning_on_a_real_teacher_beats_one_shot_scores_on_its_own_tokens():
 def test_between_two_learned_ends_there_are_rankings_of_both(low, rankings):
     """The size of each is as far from the ends as its scores are; with one size learned there is that alone."""
     budget = Budget("params", round(low * 0.7 * WHOLE), round(0.7 * WHOLE))
-    inputs = SimpleNamespace(space=SPACE, architecture=TEACHER, budget=budget)
+    teacher = SimpleNamespace(family=lambda: tiny_family("llama"))
+    inputs = SimpleNamespace(space=SPACE, architecture=TEACHER, budget=budget, teacher=teacher)
     targets = target_costs(budget, (0, WHOLE))
     learned = learn(MadeUp(steady()), targets=[target / WHOLE for target in targets]).by_target
     stack = bind_genomes(SearchConfig().replace(sequence_length=LENGTH), inputs, Ranking(learned, None, {}, 0))
