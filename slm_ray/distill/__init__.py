@@ -1,1 +1,1 @@
-"""The teacher's help: what it says at every token, the losses against it, and the store its words are kept in."""
+"""The teacher's help: its signal at every token, the losses against it, and the store that keeps it."""

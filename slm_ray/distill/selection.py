@@ -1,8 +1,8 @@
-"""The likeliest words, and words drawn at random, from final hidden states: exact, and cheap beside the model itself.
+"""The likeliest ids, and ids drawn at random, from final hidden states: exact, and cheap beside the model itself.
 
 The vocabulary is read once, a slice at a time. Each slice is dealt into small blocks, of which the greatest logit and
 the sum of exponentials are kept. The ``k`` blocks of the greatest maxima hold the ``k`` greatest logits, so only those
-are looked into; a draw picks a block by its sum first and a word inside it second.
+are looked into; a draw picks a block by its sum first and an id inside it second.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 from slm_ray.config.errors import UserError
 from slm_ray.models.lm_head import spans
 
-BLOCK_WORDS = 16
-SLICE_WORDS = 4096
+BLOCK_IDS = 16
+SLICE_IDS = 4096
 TOKEN_GROUP = 512  # tokens that share one reading of the output head
 _CACHED_ROWS = 64  # 64 x 4,096 fp32 logits are 1 MiB: a core's own cache holds them from one step to the next
 _MOST_GATHERED = 1 << 22  # logits that are looked into at once
@@ -23,12 +23,12 @@ _MOST_GATHERED = 1 << 22  # logits that are looked into at once
 
 @dataclass(frozen=True)
 class TopK:
-    """The likeliest words of every token.
+    """The likeliest ids of every token.
 
     Attributes:
         ids: ``[tokens, k]`` int64, the likeliest first.
         log_probs: ``[tokens, k]`` fp32, in nats.
-        tail_log_mass: ``[tokens]`` fp32, the log of what all other words have together; ``-inf`` where that is nothing.
+        tail_log_mass: ``[tokens]`` fp32, the log of what all other ids have together; ``-inf`` where that is nothing.
     """
 
     ids: torch.Tensor
@@ -38,10 +38,10 @@ class TopK:
 
 @dataclass(frozen=True)
 class Draws:
-    """Words drawn for every token, each once with how often it came.
+    """Ids drawn for every token, each once with how often it came.
 
     Attributes:
-        lengths: ``[tokens]`` int64, different words of each token.
+        lengths: ``[tokens]`` int64, different ids of each token.
         ids: ``[values]`` int64, those of the first token first, rising within a token.
         counts: ``[values]`` int64, how often each was drawn.
     """
@@ -55,7 +55,7 @@ class Draws:
 class LogitBlocks:
     """The logits of a group of tokens, and what is known of their blocks.
 
-    Within a slice, column ``c`` of a ``[16, columns]`` view is a block: its words lie ``columns`` apart, so that maxima
+    Within a slice, column ``c`` of a ``[16, columns]`` view is a block: its ids lie ``columns`` apart, so that maxima
     and sums run down columns, which processors do many at a time.
 
     Attributes:
@@ -72,19 +72,19 @@ class LogitBlocks:
     peak: torch.Tensor
     temperature: float
 
-    def words(self, blocks: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
-        """Word ids of the ``inside``-th words (0 to 15) of blocks, of the two's common shape."""
+    def ids(self, blocks: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+        """Ids of the ``inside``-th ids (0 to 15) of blocks, of the two's common shape."""
         width = self.logits.shape[-1]
-        columns = width // BLOCK_WORDS
+        columns = width // BLOCK_IDS
         return blocks // columns * width + blocks % columns + inside * columns
 
     def look_into(self, blocks: torch.Tensor) -> torch.Tensor:
         """The fp32 logits of ``[tokens, n]`` blocks, as ``[tokens, n, 16]``."""
         _, tokens, width = self.logits.shape
-        columns = width // BLOCK_WORDS
+        columns = width // BLOCK_IDS
         token = torch.arange(tokens, device=blocks.device)[:, None]
         first = (blocks // columns * tokens + token) * width + blocks % columns
-        inside = torch.arange(BLOCK_WORDS, device=blocks.device) * columns
+        inside = torch.arange(BLOCK_IDS, device=blocks.device) * columns
         return self.logits.view(-1)[first[..., None] + inside].float()
 
     def weights(self, logits: torch.Tensor) -> torch.Tensor:
@@ -104,14 +104,14 @@ def read_blocks(hidden: torch.Tensor, head: torch.Tensor, temperature: float = 1
         UserError: A token has a logit that is no number, or none that is finite.
     """
     tokens, vocabulary = len(hidden), len(head)
-    width = min(SLICE_WORDS, -(-vocabulary // BLOCK_WORDS) * BLOCK_WORDS)
+    width = min(SLICE_IDS, -(-vocabulary // BLOCK_IDS) * BLOCK_IDS)
     parts = list(spans(vocabulary, width))
-    shape = (tokens, len(parts), width // BLOCK_WORDS)
+    shape = (tokens, len(parts), width // BLOCK_IDS)
     logits = hidden.new_empty(len(parts), tokens, width)
     maxima, sums = (hidden.new_empty(shape, dtype=torch.float32) for _ in range(2))
     peaks = maxima.new_empty(tokens, len(parts), 1)
     rows = min(_CACHED_ROWS, tokens) if hidden.device.type == "cpu" else tokens
-    room = maxima.new_empty(rows, BLOCK_WORDS, shape[-1])  # reused, so that it stays in the cache
+    room = maxima.new_empty(rows, BLOCK_IDS, shape[-1])  # reused, so that it stays in the cache
     for number, part in enumerate(parts):
         if part.stop - part.start == width:
             torch.mm(hidden, head[part].t(), out=logits[number])
@@ -119,7 +119,7 @@ def read_blocks(hidden: torch.Tensor, head: torch.Tensor, temperature: float = 1
             logits[number] = float("-inf")
             logits[number, :, : part.stop - part.start] = hidden @ head[part].t()
         for group in spans(tokens, rows):
-            values = logits[number, group].view(-1, BLOCK_WORDS, shape[-1])
+            values = logits[number, group].view(-1, BLOCK_IDS, shape[-1])
             scaled = room[: len(values)]
             if values.dtype != torch.float32:
                 values = scaled.copy_(values)
@@ -137,14 +137,14 @@ def read_blocks(hidden: torch.Tensor, head: torch.Tensor, temperature: float = 1
 
 
 def take_top(blocks: LogitBlocks, k: int) -> TopK:
-    """The ``k`` likeliest words and the mass of the rest.
+    """The ``k`` likeliest ids and the mass of the rest.
 
     The rest is summed up from what was not taken, and not as one minus what was: it keeps its digits however small.
-    Of words with equal logits at the end of the list, any may be taken.
+    Of ids with equal logits at the end of the list, any may be taken.
 
     Args:
         blocks: The logits.
-        k: Words per token, at most the vocabulary.
+        k: Ids per token, at most the vocabulary.
     """
     chosen = blocks.maxima.topk(min(k, blocks.maxima.shape[1]), sorted=False).indices
     logits = blocks.look_into(chosen)
@@ -154,16 +154,16 @@ def take_top(blocks: LogitBlocks, k: int) -> TopK:
     tail = left + blocks.sums.scatter(1, chosen, 0).sum(1)
     head = weights.gather(1, places).sum(1)
     log_probs = (top - blocks.peak) / blocks.temperature - (tail + head).log()[:, None]
-    ids = blocks.words(chosen.gather(1, places // BLOCK_WORDS), places % BLOCK_WORDS)
+    ids = blocks.ids(chosen.gather(1, places // BLOCK_IDS), places % BLOCK_IDS)
     return TopK(ids, log_probs, -torch.log1p(head / tail))
 
 
-def draw_words(blocks: LogitBlocks, points: torch.Tensor) -> Draws:
-    """Draw words by inverting the cumulative distribution: a point picks a block, its rest a word in it.
+def draw_ids(blocks: LogitBlocks, points: torch.Tensor) -> Draws:
+    """Draw ids by inverting the cumulative distribution: a point picks a block, its rest an id in it.
 
     Args:
         blocks: The logits.
-        points: ``[tokens, draws]`` float64 in ``[0, 1)``; a word of probability ``p`` gets a share ``p`` of
+        points: ``[tokens, draws]`` float64 in ``[0, 1)``; an id of probability ``p`` gets a share ``p`` of
             that range.
     """
     ends = blocks.sums.double().cumsum(1)
@@ -173,13 +173,13 @@ def draw_words(blocks: LogitBlocks, points: torch.Tensor) -> Draws:
     share = (targets - starts) / (ends.gather(1, chosen) - starts)
     inner = blocks.weights(blocks.look_into(chosen)).cumsum(-1)
     whole = inner[..., -1:]
-    # The second bound keeps a share that was rounded up to one off words of no probability at all.
+    # The second bound keeps a share that was rounded up to one off ids of no probability at all.
     passed = torch.minimum((inner <= share[..., None] * whole).sum(-1), (inner < whole).sum(-1))
-    return _counted(blocks.words(chosen, passed))
+    return _counted(blocks.ids(chosen, passed))
 
 
 def _counted(drawn: torch.Tensor) -> Draws:
-    """``[tokens, draws]`` words, each once with how often it came."""
+    """``[tokens, draws]`` ids, each once with how often it came."""
     tokens, draws = drawn.shape
     ordered = drawn.sort(dim=1).values
     is_first = torch.ones_like(ordered, dtype=torch.bool)
@@ -190,12 +190,12 @@ def _counted(drawn: torch.Tensor) -> Draws:
 
 
 def top_k(hidden: torch.Tensor, head: torch.Tensor, k: int, temperature: float = 1.0) -> TopK:
-    """The likeliest words of any number of tokens, a group at a time.
+    """The likeliest ids of any number of tokens, a group at a time.
 
     Args:
         hidden: ``[tokens, d]`` final hidden states.
         head: ``[vocabulary, d]`` output head, of the same type.
-        k: Words per token, at most the vocabulary.
+        k: Ids per token, at most the vocabulary.
         temperature: What logits are divided by.
 
     Raises:
@@ -206,7 +206,7 @@ def top_k(hidden: torch.Tensor, head: torch.Tensor, k: int, temperature: float =
 
 
 def sample(hidden: torch.Tensor, head: torch.Tensor, points: torch.Tensor, temperature: float = 1.0) -> Draws:
-    """Words drawn for any number of tokens, a group at a time.
+    """Ids drawn for any number of tokens, a group at a time.
 
     Args:
         hidden: ``[tokens, d]`` final hidden states.
@@ -218,11 +218,11 @@ def sample(hidden: torch.Tensor, head: torch.Tensor, points: torch.Tensor, tempe
         UserError: Logits are not finite.
     """
     parts = [
-        draw_words(read_blocks(hidden[group], head, temperature), points[group])
+        draw_ids(read_blocks(hidden[group], head, temperature), points[group])
         for group in spans(len(hidden), _group_size(points.shape[1]))
     ]
     return Draws(*(torch.cat([getattr(part, name) for part in parts]) for name in ("lengths", "ids", "counts")))
 
 
 def _group_size(blocks_looked_into: int) -> int:
-    return max(16, min(TOKEN_GROUP, _MOST_GATHERED // (blocks_looked_into * BLOCK_WORDS)))
+    return max(16, min(TOKEN_GROUP, _MOST_GATHERED // (blocks_looked_into * BLOCK_IDS)))
