@@ -38,7 +38,7 @@ STAGES = {
     "rate": Stage("slm_ray.evaluate.rating.command", "people compare what models wrote: a blinded page, and its table"),
     "sweep": Stage("slm_ray.studies.command", "run a sweep file: many runs, one table, its plots"),
     "report": Stage("slm_ray.report.command", "rebuild the table, picture and pages of runs from their records"),
-    "dashboard": Stage("slm_ray.dashboard", "a W&B workspace or report of all runs; read back what W&B keeps of a run"),
+    "dashboard": Stage("slm_ray.dashboard", "a W&B workspace or report of all runs"),
     "pipeline": Stage("slm_ray.pipeline", "all of these after one another, each where it is needed"),
 }
 

@@ -134,7 +134,8 @@ def _extend(config: TokenizerConfig, out: Path, command: str, console: Console) 
     from slm_ray.models.loading import load_student, quiet_transformers
     from slm_ray.models.teachers import loadable
     from slm_ray.models.vocabulary import extend_vocabulary
-    from slm_ray.report.vocabulary_card import vocabulary_card
+    from slm_ray.records.lineage import Lineage
+    from slm_ray.report.cards import vocabulary_card
 
     name = str(config.model)
     source = loadable(name)
@@ -163,7 +164,7 @@ def _extend(config: TokenizerConfig, out: Path, command: str, console: Console) 
         if found:
             write_json(folder / LINEAGE_FILE, found | {"vocabulary": record.to_json()})
         remote_code = "auto_map" in read_json(folder / "config.json")
-        card = vocabulary_card(record.to_json(), found, remote_code=remote_code, command=command)
+        card = vocabulary_card(record, Lineage.model_validate(found), remote_code=remote_code, command=command)
         write_text(folder / CARD_FILE, card)
     print(
         f"{name} with {record.new_tokens:,} new tokens ({record.rows:,} rows) is in {out}; held-out text: "

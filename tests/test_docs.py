@@ -81,14 +81,8 @@ RUN_ELSEWHERE = {
     "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/python -m pytest": ".ci/run",
     "python3 -m venv .venv && .venv/bin/pip install -e .": ".ci/run, as the beginning of README's first command",
     "source .venv/bin/activate": "the shell",
-    **dict.fromkeys(
-        (
-            "python -m slm_ray.dashboard --spec dashboard.json",
-            "python -m slm_ray.dashboard --entity my-team --project slm_ray",
-            "python -m slm_ray.dashboard --read runs/fine-20260101-120000",
-        ),
-        "tests/report/test_dashboard.py, on runs of its own and without a network",
-    ),
+    "python -m slm_ray.dashboard --entity my-team --project slm_ray": "tests/report, on a local server",
+    "wandb sync runs/fine-20260101-120000/wandb/offline-run-20260101_120000-abc": "W&B's own command",
     f"{PRETRAIN} --resume runs/pretrain-20260101-120000": "tests/pretrain/test_training_resume.py, on runs of its own",
     f"{PRETRAIN} --export runs/pretrain-20260101-120000/winner-0.student/checkpoints/step-00000100 --out my-export": (
         "tests/pretrain/test_command.py, on a run of its own"

@@ -64,10 +64,11 @@ def test_an_installed_wheel_has_its_spaces_and_templates(tmp_path):
     _pip("install", "--no-deps", "--target", str(tmp_path / "site"), *map(str, tmp_path.glob("*.whl")))
     program = (
         "import json, slm_ray\n"
-        "from slm_ray.report.page import _template\n"
+        "from importlib import resources\n"
         "from slm_ray.search.space import load_space, space_names\n"
         "spaces = {name: load_space(name).digest for name in space_names()}\n"
-        "print(json.dumps({'file': slm_ray.__file__, 'spaces': spaces, 'page': len(_template('page.html'))}))\n"
+        "page = (resources.files('slm_ray.report') / 'templates/page.html').read_text()\n"
+        "print(json.dumps({'file': slm_ray.__file__, 'spaces': spaces, 'page': len(page)}))\n"
     )
     environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(

@@ -64,14 +64,13 @@ def _execute(config: EvaluateConfig, folder: RunFolder) -> None:
 def _publish(config: EvaluateConfig, out: Path, console: Console) -> None:
     """The table, the report, the tracker's copy and the cards: all made from the result."""
     from slm_ray.records.files import write_text
-    from slm_ray.report.evaluation import evaluation_text, write_evaluation_report
     from slm_ray.report.evaluation_card import add_evaluation
+    from slm_ray.report.evaluation_report import evaluation_text, write_evaluation_report
     from slm_ray.report.tracked import send_results
     from slm_ray.runtime.trackers import group_of, make_tracker
 
     result = read_record(out, EvaluationResult)
-    shown = result.to_json()
-    write_text(out / TABLE_FILE, evaluation_text(shown) + "\n")
+    write_text(out / TABLE_FILE, evaluation_text(result) + "\n")
     write_evaluation_report(out)
     if config.tracker != "none":
         given = (("tasks", config.benchmarks.tasks), ("generation", config.generation.prompts))
@@ -84,7 +83,7 @@ def _publish(config: EvaluateConfig, out: Path, console: Console) -> None:
     for model in result.models if config.cards else ():
         if model.role == "model" and not model.error:
             try:
-                add_evaluation(Path(model.folder), shown, model.name)
+                add_evaluation(Path(model.folder), result, model.name)
             except UserError as error:
                 console.line(f"no card for {model.name}: {error}")
 

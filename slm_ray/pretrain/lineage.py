@@ -12,13 +12,14 @@ from pydantic import ValidationError
 from slm_ray.config.base import build_config, flatten
 from slm_ray.config.errors import UserError
 from slm_ray.config.redact import redact_value
+from slm_ray.config.units import format_bytes
 from slm_ray.config.version import VERSION
 from slm_ray.models.teachers import Teacher
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.inputs import PretrainInputs, Student
 from slm_ray.records.base import find_record, read_lines, read_record
 from slm_ray.records.files import read_json
-from slm_ray.records.lineage import CARD_FILE, LINEAGE_FILE, read_lineage
+from slm_ray.records.lineage import CARD_FILE, LINEAGE_FILE, Lineage, read_lineage
 from slm_ray.records.run import RunRecord
 from slm_ray.records.training import (
     EarlierTraining,
@@ -31,7 +32,7 @@ from slm_ray.records.training import (
     TrainingLineage,
     TrainStatus,
 )
-from slm_ray.report.training_card import training_card
+from slm_ray.report.cards import training_card
 
 _OPTIMISATION = (
     "optimizer", "learning_rate", "schedule", "warmup", "floor", "weight_decay", "beta1", "beta2", "clip", "batch_size",
@@ -167,6 +168,8 @@ def description_files(model: Path, lineage: Mapping[str, Any]) -> dict[str, str]
         model: The exported model's files, wherever they are now.
         lineage: As :func:`trained_lineage` returns it.
     """
-    remote_code = "auto_map" in read_json(model / "config.json")
-    card = training_card(lineage, remote_code=remote_code)
+    saved = read_json(model / "config.json")
+    size = sum(path.stat().st_size for path in model.glob("*.safetensors"))
+    weights = f"{format_bytes(size)}, {saved.get('dtype') or saved.get('torch_dtype') or 'float32'}"
+    card = training_card(Lineage.model_validate(lineage), remote_code="auto_map" in saved, weights=weights)
     return {LINEAGE_FILE: json.dumps(lineage, indent=2, ensure_ascii=False) + "\n", CARD_FILE: card}

@@ -29,8 +29,8 @@ from slm_ray.records.training import (
     TrainResult,
     TrainStatus,
 )
-from slm_ray.report import build_training_report
 from slm_ray.report.matching import Curve, make_curve, table
+from slm_ray.report.training_report import build_training_report
 from slm_ray.runtime.progress import Console
 
 Describe = Callable[[Path, int], dict[str, str]]

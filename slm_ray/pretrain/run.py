@@ -51,7 +51,7 @@ from slm_ray.records.training import (
     TrainFailure,
     TrainStatus,
 )
-from slm_ray.report import build_training_report
+from slm_ray.report.training_report import build_training_report
 from slm_ray.runtime.environment import usable_cpus
 from slm_ray.runtime.progress import Console, Progress
 from slm_ray.runtime.room import cluster_room

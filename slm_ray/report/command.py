@@ -1,4 +1,4 @@
-"""``python -m slm_ray.report RUN…``: the pages, pictures and tables of finished and unfinished runs."""
+"""``slm-ray report RUN…``: the pages, pictures and tables of finished and unfinished runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slm_ray.config.parser import Parser
-from slm_ray.report.runs import load_any
+from slm_ray.report.runset import load_run, write_set_report
 
 
 def make_parser() -> Parser:
@@ -37,13 +37,11 @@ def main(argv: Sequence[str]) -> int:
         UserError: A folder holds no run; nothing is written then.
     """
     given = make_parser().parse_args(list(argv))
-    runs = [load_any(folder) for folder in given.runs]
+    runs = [load_run(folder) for folder in given.runs]
     for run in runs:
         for note in run.notes:
             print(f"note: {note}", file=sys.stderr)
     if given.out is not None:
-        from slm_ray.report.set_page import write_set_report
-
         paths = write_set_report(runs, given.out, argv)
     else:
         paths = [path for run in runs for path in run.write()]

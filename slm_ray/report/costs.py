@@ -1,22 +1,22 @@
-"""What runs cost: time, FLOPs and energy of search, capture, training and evaluation, in one table."""
+"""What runs cost: time, FLOPs and energy of search, capture, training and evaluation, each once, in one table."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from slm_ray.config.errors import UserError
 from slm_ray.config.units import format_seconds
-from slm_ray.report.blocks import Rows, Section
-from slm_ray.report.evaluation_records import EvaluationRecords
-from slm_ray.report.matching import format_flops
-from slm_ray.report.model import RunRecords
-from slm_ray.report.records import items, mapping, number
-from slm_ray.report.tables import Table, phases, without_empty_columns
-from slm_ray.report.training import TrainingRecords
-from slm_ray.report.wording import MISSING
+from slm_ray.records.files import read_json
+from slm_ray.report.content import Section, Table
+from slm_ray.report.evaluation import EvaluationRun
+from slm_ray.report.proxies import ProxyRun
+from slm_ray.report.search import SearchRun, phases
+from slm_ray.report.text import MISSING, energy_text, flops_text
+from slm_ray.report.training import TrainingRun
 
-_UNKNOWN, _JOULES_PER_KWH = "not known", 3.6e6
+_UNKNOWN, _ABOVE = "not known", "counted above"
 _LEAD = (
     "Everything that was spent, each part once. Time is that of the stage's clock, of training that of its steps. "
     "Energy is shown where it was measured; a sum with parts that are not known is a lower bound."
@@ -28,11 +28,11 @@ class Cost:
     """One part of what was spent; None is what is not known.
 
     Attributes:
-        run: The run it belongs to; empty on the page of one run.
         what: The part.
         seconds: Its time; None where another part's time holds it.
         flops: Its FLOPs.
         joules: Its energy.
+        run: The run it belongs to; empty on the page of one run.
         in_other: Its time and energy are part of another row's.
     """
 
@@ -44,123 +44,123 @@ class Cost:
     in_other: bool = False
 
 
-def search_costs(run: RunRecords, name: str = "") -> list[Cost]:
-    """What a search cost; its finalists' training, and that between its steps, by themselves."""
-    finalists = number(mapping(run.spent.get("finalists")).get("flops"))
-    whole = number(run.spent.get("flops"))
-    seconds = dict(phases(run))
-    trained = sum(value for key, value in seconds.items() if "finalist" in key)
-    between = [mapping(step.get("training")) for step in items(run.spent.get("steps"))]
-    step_seconds, step_flops = (sum(number(one.get(key)) or 0.0 for one in between) for key in ("seconds", "flops"))
-    rest = sum(seconds.values()) - trained - step_seconds
-    own = None if whole is None else whole - (finalists or 0.0) - step_flops
-    rows = [Cost("search", rest if seconds else None, own, run=name)]
-    rows += [Cost("training between steps", step_seconds, step_flops, run=name)] if between else []
-    return rows + ([Cost("short training of finalists", trained, finalists, run=name)] if finalists else [])
+def search_costs(run: SearchRun) -> list[Cost]:
+    """What a search cost; its finalists' training by itself."""
+    seconds, spent = dict(phases(run)), run.result.spent if run.result else None
+    trained = sum(value for name, value in seconds.items() if "finalist" in name)
+    finalists = spent.finalists.flops if spent and spent.finalists else 0.0
+    own = Cost(
+        "search", sum(seconds.values()) - trained if seconds else None, spent.flops - finalists if spent else None
+    )
+    return [own, *([Cost("short training of finalists", trained, finalists)] if finalists else [])]
 
 
-def capture_costs(manifest: Mapping[str, Any], name: str = "") -> list[Cost]:
-    """What the capture of a logit store cost."""
-    if not manifest:
+def capture_costs(store: Path) -> list[Cost]:
+    """What the capture of a logit store cost; nothing where there is none.
+
+    Raises:
+        UserError: Its manifest is damaged.
+    """
+    path = store / "manifest.json"
+    if not path.is_file():
         return []
-    return [Cost("capture of logits", number(manifest.get("seconds")), number(manifest.get("flops")), run=name)]
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no mapping: restore it")
+    return [Cost("capture of logits", found.get("seconds"), found.get("flops"))]
 
 
-def training_costs(run: TrainingRecords, name: str = "") -> list[Cost]:
+def training_costs(run: TrainingRun) -> list[Cost]:
     """What the models' training cost, and their teacher's part in it."""
     rows = []
-    for model in run.models:
-        if not model.evaluations:
-            continue
+    for model in run.measured:
         last = model.evaluations[-1]
-        rows.append(Cost(f"training of {model.name}", last.seconds, last.own_flops, model.joules, name))
-        if last.teacher_flops:
-            rows.append(Cost(f"teacher beside {model.name}", None, last.teacher_flops, None, name, in_other=True))
+        rows.append(Cost(f"training of {model.name}", last.seconds, last.flops.own, model.joules))
+        if last.flops.teacher:
+            rows.append(Cost(f"teacher beside {model.name}", None, last.flops.teacher, in_other=True))
     return rows
 
 
-def summed_training_costs(run: TrainingRecords, name: str = "") -> list[Cost]:
+def summed_training_costs(run: TrainingRun) -> list[Cost]:
     """The same in a row for all models of a run and one for their teacher, for a page of many runs."""
-    rows = training_costs(run, name)
+    rows = training_costs(run)
     own, teacher = [row for row in rows if not row.in_other], [row for row in rows if row.in_other]
     if len(own) < 2:
         return rows
-    joules = [row.joules for row in own]
-    known = None if any(value is None for value in joules) else sum(value or 0.0 for value in joules)
-    summed = [Cost(f"training of {len(own)} models", _total([r.seconds for r in own])[0],
-                   _total([r.flops for r in own])[0], known, name)]  # fmt: skip
+    joules = None if any(row.joules is None for row in own) else _sum(row.joules for row in own)
+    seconds, flops = _sum(row.seconds for row in own), _sum(row.flops for row in own)
+    summed = [Cost(f"training of {len(own)} models", seconds, flops, joules)]
     if teacher:
-        flops = _total([row.flops for row in teacher])[0]
-        summed.append(Cost(f"teacher beside {len(teacher)} of them", None, flops, None, name, in_other=True))
+        flops = _sum(row.flops for row in teacher)
+        summed.append(Cost(f"teacher beside {len(teacher)} of them", None, flops, in_other=True))
     return summed
 
 
-def earlier_costs(trainings: Iterable[tuple[str, TrainingRecords]], on_page: Sequence[Cost]) -> list[Cost]:
+def evaluation_costs(run: EvaluationRun) -> list[Cost]:
+    """What an evaluation took."""
+    return [Cost("evaluation", run.result.spent.seconds)] if run.result.spent else []
+
+
+def proxies_costs(run: ProxyRun) -> list[Cost]:
+    """What measuring and training the candidates cost."""
+    if not run.candidates:
+        return []
+    values = [value for one in run.candidates for value in one.proxies.values()]
+    shared = _sum(one.cost.shared_flops for one in run.report.proxies) if run.report else 0.0
+    return [
+        Cost("proxies of all candidates", _sum(v.seconds for v in values), _sum(v.flops for v in values) + shared),
+        Cost("short training of all candidates", _sum(c.seconds for c in run.candidates),
+             _sum(c.flops for c in run.candidates)),
+    ]  # fmt: skip
+
+
+def earlier_costs(trainings: Iterable[tuple[str, TrainingRun]], on_page: Sequence[Cost]) -> list[Cost]:
     """Searches and captures that models on the page name, and that are not on the page themselves; each once."""
-    shown = {cost.flops for cost in on_page}
+    shown = [cost.flops for cost in on_page if cost.flops is not None]
     rows: list[Cost] = []
     for name, run in trainings:
         for model in run.models:
             for what, flops in (("search", model.search_flops), ("capture of logits", model.capture_flops)):
-                if flops and not any(_near(flops, other) for other in shown):
-                    shown.add(flops)
-                    rows.append(Cost(f"{what} before {model.name}, elsewhere", None, flops, None, name))
+                if flops and not any(abs(flops - other) <= 1e-6 * flops for other in shown):
+                    shown.append(flops)
+                    rows.append(Cost(f"{what} before {model.name}, elsewhere", None, flops, run=name))
     return rows
 
 
-def _near(flops: float, other: float | None) -> bool:
-    return other is not None and abs(flops - other) <= 1e-6 * flops
+def _sum(values: Iterable[float | None]) -> float:
+    return sum(value or 0.0 for value in values)
 
 
-def evaluation_costs(run: EvaluationRecords, name: str = "") -> list[Cost]:
-    """What an evaluation took."""
-    return [Cost("evaluation", number(run.spent.get("seconds")), None, None, name)] if run.spent else []
+def _at_least(text: str, values: Sequence[float | None]) -> str:
+    return f"at least {text}" if None in values else text
 
 
-def _total(values: Sequence[float | None]) -> tuple[float, bool]:
-    return sum(value or 0.0 for value in values), any(value is None for value in values)
-
-
-def _at_least(text: str, unsure: bool) -> str:
-    return f"at least {text}" if unsure else text
-
-
-def cost_total(rows: Sequence[Cost]) -> tuple[str, str, str, str, str]:
-    """The row of sums; it says "at least" where a part is not known."""
+def _total(rows: Sequence[Cost]) -> tuple[str, ...]:
     own = [row for row in rows if not row.in_other]
-    seconds, flops, joules = (_total(values) for values in (
-        [row.seconds for row in own], [row.flops for row in rows], [row.joules for row in own]))  # fmt: skip
-    energy = _at_least(f"{joules[0] / _JOULES_PER_KWH:.3g} kWh", joules[1]) if joules[0] else _UNKNOWN
-    return (
-        "", "in all", _at_least(format_seconds(seconds[0]), seconds[1]),
-        _at_least(format_flops(flops[0]), flops[1]), energy,
-    )  # fmt: skip
+    seconds, joules, flops = [r.seconds for r in own], [r.joules for r in own], [r.flops for r in rows]
+    energy = _at_least(energy_text(_sum(joules)), joules) if any(joules) else _UNKNOWN
+    time, spent = _at_least(format_seconds(_sum(seconds)), seconds), _at_least(flops_text(_sum(flops)), flops)
+    return "", "in all", time, spent, energy
 
 
-def whole_cost_table(rows: Sequence[Cost]) -> Table:
+def cost_table(rows: Sequence[Cost]) -> Table:
     """A row per part, and their sum."""
-
-    def shown(value: float | None, text: str, row: Cost) -> str:
-        return text if value is not None else "counted above" if row.in_other else _UNKNOWN
-
-    lines = [
-        (
-            row.run or MISSING, row.what, shown(row.seconds, format_seconds(row.seconds or 0.0), row),
-            _UNKNOWN if row.flops is None else format_flops(row.flops),
-            shown(row.joules, f"{(row.joules or 0.0) / _JOULES_PER_KWH:.3g} kWh", row),
-        )
-        for row in rows
-    ]  # fmt: skip
-    if len(rows) > 1:
-        lines.append(cost_total(rows))
-    table = Table("Cost and energy", ("run", "what", "time", "FLOPs", "energy"), tuple(lines))
+    lines: list[tuple[str, ...]] = []
+    for row in rows:
+        unknown = _ABOVE if row.in_other else _UNKNOWN
+        lines.append((
+            row.run or MISSING, row.what, unknown if row.seconds is None else format_seconds(row.seconds),
+            _UNKNOWN if row.flops is None else flops_text(row.flops),
+            unknown if row.joules is None else energy_text(row.joules),
+        ))  # fmt: skip
+    marked = (len(lines),) if len(rows) > 1 else ()
+    lines += [_total(rows)] if len(rows) > 1 else []
+    table = Table("Cost and energy", ("run", "what", "time", "FLOPs", "energy"), tuple(lines), marked)
     if any(row.run for row in rows):
         return table
-    return without_empty_columns(Table(table.title, table.header[1:], tuple(line[1:] for line in table.rows)))
+    return replace(table, header=table.header[1:], rows=tuple(line[1:] for line in lines))
 
 
 def cost_section(rows: Sequence[Cost]) -> Section:
-    """The table with what is to be said of it; the last row is the sum."""
-    table = whole_cost_table(rows)
-    marked = [len(table.rows) - 1] if len(rows) > 1 else []
-    return Section(table.title, [Rows(table, marked=marked)] if rows else [], _LEAD)
+    """The table with how to read it; the last row is the sum."""
+    return Section("Cost and energy", [cost_table(rows)] if rows else [], _LEAD)

@@ -1,20 +1,21 @@
-"""What the dashboard shows, as plain data: sections of panels, each naming tracked figures or options of a run."""
+"""A W&B dashboard made by code: sections of panels, each naming tracked figures or options of a run."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from slm_ray.config.errors import UserError, first_line
+from slm_ray.config.redact import redact
 from slm_ray.records import metric_names as names
 
 LINE, SCATTER, BARS, PARALLEL, COMPARER, TABLE, PICTURES = (
     "line", "scatter", "bars", "parallel", "comparer", "table", "pictures",
 )  # fmt: skip
 CONFIG = "config."  # before an option of a run
-# The options that panels name; a test holds them against the commands' own.
-CONFIG_KEYS = (
-    "learning_rate", "batch_size", "optimizer", "schedule", "distill", "kd_weight", "temperature", "params", "start",
-    "seed", "tokens", "precision", "zero",
-)  # fmt: skip
+NAME, WORKSPACE, REPORT = "slm_ray", "workspace", "report"
+_WIDE, _HALF, _HIGH = 24, 12, 8  # of the 24 columns of a report's grid
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,6 @@ class Panel:
     y: tuple[str, ...] = ()
     log_x: bool = False
     log_y: bool = False
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """All figures and options that it names."""
-        return (*((self.x,) if self.x else ()), *self.y)
 
 
 @dataclass(frozen=True)
@@ -142,10 +138,115 @@ SWEEPS = Section(
 SECTIONS = (SEARCHES, PRETRAINING, COMPARISONS, EVALUATION, SWEEPS)
 
 
-def unknown_keys(sections: tuple[Section, ...] = SECTIONS) -> list[str]:
-    """What panels name that nothing logs: a panel on it would stay empty for ever."""
-    keys = [key for section in sections for panel in section.panels for key in panel.keys]
-    return [
-        key for key in keys
-        if (key.removeprefix(CONFIG) not in CONFIG_KEYS if key.startswith(CONFIG) else not names.is_tracked(key))
-    ]  # fmt: skip
+def build(kind: str, entity: str, project: str) -> Any:
+    """A workspace or a report; nothing is sent.
+
+    Args:
+        kind: ``workspace`` or ``report``.
+        entity: The W&B user or team; empty where nothing is to be saved (a report then asks nobody for its project).
+        project: The W&B project.
+
+    Raises:
+        UserError: wandb-workspaces is missing.
+    """
+    try:
+        import wandb_workspaces.reports.v2 as reports
+        import wandb_workspaces.workspaces as workspaces
+    except ImportError as error:
+        raise UserError("the dashboard needs wandb-workspaces: pip install 'slm-ray[wandb]'") from error
+    if kind == REPORT:
+        return _report(reports, entity, project)
+    found = [
+        workspaces.Section(name=section.name, panels=[_panel(reports, panel) for panel in section.panels], is_open=True)
+        for section in SECTIONS
+    ]
+    return workspaces.Workspace(entity=entity, project=project, name=NAME, sections=found)
+
+
+def _report(reports: Any, entity: str, project: str) -> Any:
+    blocks = [reports.TableOfContents()]
+    for section in SECTIONS:
+        kinds = ", ".join(f"'{kind}'" for kind in section.job_types)
+        runs = reports.Runset(
+            entity=entity, project=project, name=section.name, filters=f"Metric('JobType') in [{kinds}]"
+        )
+        panels = _lay_out(reports, section.panels)
+        grid = reports.PanelGrid(runsets=[runs], panels=panels)
+        blocks += [reports.H2(text=section.name), reports.P(text=section.text), grid]
+    return reports.Report(
+        entity=entity, project=project, title=NAME, blocks=blocks, width="fluid",
+        description="Searches, trainings, evaluations and sweeps of slm_ray.",
+    )  # fmt: skip
+
+
+def _lay_out(reports: Any, panels: Sequence[Panel]) -> list[Any]:
+    """Two panels in a row; tables take a whole one."""
+    found, x, y = [], 0, 0
+    for panel in panels:
+        width = _WIDE if panel.kind in (TABLE, PARALLEL, COMPARER) else _HALF
+        if x + width > _WIDE:
+            x, y = 0, y + _HIGH
+        made = _panel(reports, panel)
+        made.layout = reports.Layout(x=x, y=y, w=width, h=_HIGH)
+        found.append(made)
+        x += width
+    return found
+
+
+def _figure(reports: Any, key: str) -> Any:
+    """A figure of a run as a whole: one of its options, or the last value of what it logged."""
+    if key.startswith(CONFIG):
+        return reports.Config(key.removeprefix(CONFIG))
+    return reports.SummaryMetric(key)
+
+
+def _panel(reports: Any, panel: Panel) -> Any:
+    log = {"log_x": panel.log_x or None, "log_y": panel.log_y or None}
+    if panel.kind == LINE:
+        return reports.LinePlot(title=panel.title, x=panel.x, y=list(panel.y), **log)
+    if panel.kind == SCATTER:
+        x, y = _figure(reports, str(panel.x)), _figure(reports, panel.y[0])
+        return reports.ScatterPlot(title=panel.title, x=x, y=y, **log)
+    if panel.kind == BARS:
+        return reports.BarPlot(title=panel.title, metrics=list(panel.y))
+    if panel.kind == PARALLEL:
+        columns = [reports.ParallelCoordinatesPlotColumn(metric=_figure(reports, key)) for key in panel.y]
+        return reports.ParallelCoordinatesPlot(title=panel.title, columns=columns)
+    if panel.kind == COMPARER:
+        return reports.RunComparer(diff_only=True)
+    if panel.kind == TABLE:
+        return reports.WeavePanelSummaryTable(table_name=panel.y[0])
+    return reports.MediaBrowser(title=panel.title, media_keys=list(panel.y))
+
+
+def save(built: Any) -> str:
+    """Save a workspace or a report, and return its address.
+
+    Raises:
+        UserError: W&B does not take it.
+    """
+    try:
+        built.save()
+        return str(built.url)
+    except Exception as error:  # wandb raises many types: no network, no such entity, no permission
+        reason = redact(f"{type(error).__name__}: {first_line(error, 160)}")
+        raise UserError(
+            f"W&B did not take the dashboard ({reason}): check the network, --entity and --project"
+        ) from error
+
+
+def default_entity() -> str:
+    """The user's or the team's name that W&B knows the key by.
+
+    Raises:
+        UserError: W&B does not say.
+    """
+    try:
+        import wandb
+
+        name = wandb.Api().default_entity
+    except Exception as error:  # as in save
+        raise UserError(f"W&B cannot be asked who you are ({type(error).__name__}): give --entity NAME") from error
+    if not name:
+        raise UserError("W&B does not say who you are: give --entity NAME")
+    return str(name)

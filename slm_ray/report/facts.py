@@ -3,38 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from slm_ray.report.blocks import Block, CodeText, Fold, Rows, Section, Words
-from slm_ray.report.tables import Table
-from slm_ray.report.wording import MISSING
+from slm_ray.report.content import Block, Code, Fold, Section, Table, Text
+from slm_ray.report.text import MISSING
 
 
-def facts_table(environment: Mapping[str, Any], title: str = "Environment") -> Table:
-    """What ``environment.json`` says, one line per fact."""
-    rows = []
-    for name, value in ((name, value) for name, value in environment.items() if name != "version"):  # the schema's
-        shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else value
-        rows.append((str(name).replace("_", " "), MISSING if shown is None else str(shown)))
-    return Table(title, ("what", "which"), tuple(rows))
-
-
-def environment_section(environment: Mapping[str, Any], config: Mapping[str, Any]) -> Section:
+def environment_section(environment: Mapping[str, Any], options: Mapping[str, Any]) -> Section:
     """What a run ran on, and its options."""
-    shown: list[Block] = [Rows(facts_table(environment))] if environment else [Words("Not recorded.")]
-    options = json.dumps(config, indent=2, ensure_ascii=False, default=str)
-    blocks = [Fold("Environment", shown), Fold("Config", [CodeText(options, "json")])]
-    return Section("What it ran on", blocks)
+    rows = []
+    for name, value in ((name, value) for name, value in environment.items() if name != "version"):
+        shown = ", ".join(f"{key} {inner}" for key, inner in value.items()) if isinstance(value, Mapping) else value
+        rows.append((str(name).replace("_", " "), MISSING if shown is None else str(shown)))
+    facts: Block = Table("Environment", ("what", "which"), tuple(rows)) if rows else Text("Not recorded.")
+    given = Code(json.dumps(options, indent=2, ensure_ascii=False, default=str), "json")
+    return Section("What it ran on", [Fold("Environment", [facts]), Fold("Config", [given])])
 
 
-def reproduce_section(command: str | None, steps: Sequence[tuple[str, str]] = (), missing: str = "") -> Section:
-    """The command that made a run, and what can be done next.
-
-    Args:
-        command: The command line, where it is recorded.
-        steps: What to do next, each with its code.
-        missing: What to say where there is no command.
-    """
-    first: Block = CodeText(command, "sh") if command else Words(missing or "The command was not recorded.")
-    return Section("How to reproduce", [first, *(CodeText(text, title=title) for title, text in steps)])
+def reproduce_section(command: str | None, steps: list[tuple[str, str]] | None = None) -> Section:
+    """The command that made a run, and what can be done next, each with its code."""
+    first: Block = Code(command, "sh") if command else Text("The command was not recorded.")
+    return Section("How to reproduce", [first, *(Code(text, title=title) for title, text in steps or [])])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from slm_ray.config.columns import aligned
 from slm_ray.config.units import format_count, perplexity_of_loss
+from slm_ray.report.text import flops_text
 
 
 @dataclass(frozen=True)
@@ -142,14 +143,6 @@ def equal_flops(curves: Sequence[Curve]) -> tuple[float, dict[str, Point | None]
     return budget, found
 
 
-def format_flops(value: float) -> str:
-    """Write a number of FLOPs with three significant figures: ``2.1e15`` gives ``2.1P``."""
-    for suffix, unit in (("E", 1e18), ("P", 1e15)):
-        if value >= 0.9995 * unit:
-            return f"{value / unit:.3g}{suffix}"
-    return format_count(value)
-
-
 def _ratio(value: float | None) -> str:
     if value is None or value == 1:
         return ""
@@ -162,7 +155,7 @@ def _describe_match(curve: Curve, reference: Curve) -> str:
         return f"  {curve.name}: not reached in {format_count(curve.points[-1].tokens)} tokens"
     trained = f"{format_count(found.tokens)} tokens{_ratio(found.ratio_tokens)}"
     tokens = trained if found.tokens else "before its first step"
-    return f"  {curve.name}: {tokens}, {format_flops(found.flops)} FLOPs{_ratio(found.ratio_flops)}"
+    return f"  {curve.name}: {tokens}, {flops_text(found.flops)} FLOPs{_ratio(found.ratio_flops)}"
 
 
 def _perplexity(loss: float) -> float:
@@ -179,7 +172,7 @@ def table(curves: Sequence[Curve]) -> list[str]:
         last = curve.points[-1]
         spent = (last.flops - curve.teacher_flops, curve.teacher_flops, curve.search_flops, curve.capture_flops)
         rows.append([
-            curve.name, format_count(last.tokens), *map(format_flops, spent),
+            curve.name, format_count(last.tokens), *map(flops_text, spent),
             f"{curve.points[0].loss:.4f}", f"{last.loss:.4f}", f"{_perplexity(last.loss):.4g}",
         ])  # fmt: skip
     lines = aligned(rows)
@@ -190,7 +183,7 @@ def table(curves: Sequence[Curve]) -> list[str]:
             lines += [_describe_match(curve, reference) for curve in [reference, *others]]
     if len(curves) > 1:
         budget, found = equal_flops(curves)
-        lines += ["", f"at {format_flops(budget)} FLOPs each, everything counted, the loss was:"]
+        lines += ["", f"at {flops_text(budget)} FLOPs each, everything counted, the loss was:"]
         lines += [
             f"  {name}: {point.loss:.4f} after {format_count(point.tokens)} tokens" if point else
             f"  {name}: had spent more before its first step"

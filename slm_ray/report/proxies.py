@@ -1,4 +1,4 @@
-"""The report on proxies: each against the loss after training, from a correlation run's records alone."""
+"""The report on proxies: each against the loss after training."""
 
 from __future__ import annotations
 
@@ -7,22 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_ray.config.errors import UserError
 from slm_ray.config.units import format_count, format_seconds
-from slm_ray.records.files import write_bytes, write_text
-from slm_ray.report.blocks import Block, Chapter, Drawing, Picture, Report, Rows, Section
-from slm_ray.report.costs import Cost
+from slm_ray.records.proxies import ProxyCorrelation, ProxyReport, RankCorrelation, TrainedCandidate
+from slm_ray.report.charts import Picture, Row, draw_png, scatter
+from slm_ray.report.content import Block, Chapter, Figure, Report, Section, Table
 from slm_ray.report.facts import environment_section, reproduce_section
-from slm_ray.report.matching import format_flops
-from slm_ray.report.page import markdown_of, page_of
-from slm_ray.report.panels import Panel, PanelPoint, draw_panels, panels_data
-from slm_ray.report.records import items, mapping, number, read_lines, read_part
-from slm_ray.report.tables import Table, without_empty_columns
-from slm_ray.report.wording import MISSING, count_text
-from slm_ray.runtime.runfolder import CONFIG_FILE, ENVIRONMENT_FILE
+from slm_ray.report.placing import axis_over
+from slm_ray.report.reading import RunReader
+from slm_ray.report.render import write_report
+from slm_ray.report.text import MISSING, count_text, fixed, flops_text
 
-CANDIDATES_FILE, CORRELATIONS_FILE = "candidates.jsonl", "correlations.json"
 PROXIES_PICTURE = "proxies.png"
+TITLE = "Proxies against trained quality"
 _SIZES = ("params", "flops", "kv_bytes")
 _LEAD = (
     "Each point is a trained candidate: what a proxy said of it, against its held-out loss after training. Kendall's "
@@ -32,98 +28,92 @@ _LEAD = (
 
 
 @dataclass(frozen=True)
-class ProxyRecords:
-    """Everything that a correlation run's folder says.
+class ProxyRun:
+    """What a report on proxies has in its folder.
 
     Attributes:
         candidates: The last record of each candidate, trained or failed.
-        correlations: ``correlations.json``; empty where the run has not finished.
+        report: None for a run that has not finished.
     """
 
     folder: Path
     notes: tuple[str, ...]
-    config: Mapping[str, Any]
+    options: Mapping[str, Any]
     environment: Mapping[str, Any]
-    candidates: tuple[Mapping[str, Any], ...]
-    correlations: Mapping[str, Any]
+    command: str | None
+    candidates: tuple[TrainedCandidate, ...]
+    report: ProxyReport | None
 
     @property
-    def trained(self) -> list[Mapping[str, Any]]:
-        """The candidates whose training is done and whose loss is a number."""
-        return [c for c in self.candidates if c.get("status") == "done" and number(c.get("loss")) is not None]
+    def trained(self) -> list[TrainedCandidate]:
+        """The candidates whose training is done."""
+        return [one for one in self.candidates if one.status == "done" and one.loss is not None]
 
     @property
     def names(self) -> list[str]:
         """The proxies, in the order reported."""
-        listed = [str(entry.get("name")) for entry in items(self.correlations.get("proxies"))]
-        return list(dict.fromkeys([*listed, *(name for c in self.trained for name in mapping(c.get("proxies")))]))
+        listed = [one.name for one in self.report.proxies] if self.report else []
+        return list(dict.fromkeys([*listed, *(name for one in self.trained for name in one.proxies)]))
+
+    def entry(self, name: str) -> ProxyCorrelation | None:
+        """What is reported of a proxy."""
+        return next((one for one in self.report.proxies if one.name == name), None) if self.report else None
 
 
-def is_proxies_run(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Whether a folder holds a correlation run, finished or not."""
-    return (folder / CORRELATIONS_FILE).is_file() or {"proxies", "candidates", "run"} <= set(config)
-
-
-def load_proxies(folder: Path) -> ProxyRecords:
-    """Read a correlation run's folder as far as it goes.
-
-    Args:
-        folder: What ``slm_ray.proxies`` was given as ``--out``.
+def load_proxies(folder: Path) -> ProxyRun:
+    """Read a report on proxies as far as it goes.
 
     Raises:
-        UserError: The folder holds no such run.
+        UserError: The folder holds no run.
     """
-    notes: list[str] = []
-    config = read_part(folder / CONFIG_FILE, notes) or {}
-    if not is_proxies_run(folder, config):
-        raise UserError(f"{folder} holds no report on proxies: give the folder that slm_ray.proxies wrote")
-    correlations = read_part(folder / CORRELATIONS_FILE, notes)
-    last = {record.get("trial"): record for record in read_lines(folder / CANDIDATES_FILE, notes)}
-    if correlations is None:
-        notes.append(
-            f"This run has not finished ({CORRELATIONS_FILE} is missing or damaged): its {len(last)} trained "
-            "candidates are shown, without correlations; continue it with --resume"
+    reader = RunReader(folder)
+    report = reader.record(ProxyReport)
+    last = {one.trial: one for one in reader.lines(TrainedCandidate)}
+    if report is None:
+        reader.notes.append(
+            f"This run has not finished: its {len(last)} trained candidates are shown, without correlations; continue "
+            "it with --resume"
         )
-    return ProxyRecords(
-        folder, tuple(notes), {k: v for k, v in config.items() if k != "command"},
-        read_part(folder / ENVIRONMENT_FILE, notes) or {}, tuple(last.values()), correlations or {},
+    return ProxyRun(
+        folder, tuple(reader.notes), reader.options, reader.environment, reader.command, tuple(last.values()), report
     )  # fmt: skip
 
 
-def _entry(run: ProxyRecords, name: str) -> Mapping[str, Any]:
-    return next((e for e in items(run.correlations.get("proxies")) if e.get("name") == name), {})
+def _correlation(found: RankCorrelation | None) -> str:
+    if found is None:
+        return MISSING
+    if found.value is None:
+        return "undefined"
+    between = "" if found.low is None or found.high is None else f" ({found.low:+.2f} to {found.high:+.2f})"
+    return f"{found.value:+.2f}{between}"
 
 
-def _correlation(entry: Mapping[str, Any], statistic: str, target: str = "after") -> str:
-    found = mapping(mapping(entry.get(target)).get(statistic))
-    value, low, high = (number(found.get(key)) for key in ("value", "low", "high"))
-    if value is None:
-        return "undefined" if found else MISSING
-    return f"{value:+.2f}" + (f" ({low:+.2f} to {high:+.2f})" if low is not None and high is not None else "")
+def proxies_picture(run: ProxyRun) -> Picture | None:
+    """A small picture per proxy; None where no candidate is trained."""
+    views = []
+    for name in run.names:
+        rows: list[Row] = []
+        for candidate in run.trained:
+            if name in candidate.proxies:
+                value = candidate.proxies[name].value
+                shown = count_text(value) if name in _SIZES else f"{value:.5g}"
+                facts = (f"trial {candidate.trial}", f"{name} {shown}", f"loss {fixed(candidate.loss)}",
+                         f"{count_text(candidate.cost.params)} parameters")  # fmt: skip
+                rows.append({"x": value, "y": candidate.loss, "tip": "\n".join(facts)})
+        if rows:
+            x = axis_over([row["x"] for row in rows], name)
+            y = axis_over([row["y"] for row in rows], "Loss after training")
+            views.append(scatter(rows, x, y, title=name, note=_note(run.entry(name))))
+    return Picture(tuple(views), small=True) if views else None
 
 
-def _panel(run: ProxyRecords, name: str) -> Panel:
-    entry, points = _entry(run, name), []
-    for candidate in run.trained:
-        measured = mapping(mapping(candidate.get("proxies")).get(name))
-        value, loss = number(measured.get("value")), number(candidate.get("loss"))
-        if value is not None and loss is not None:
-            shown = count_text(value) if name in _SIZES else f"{value:.5g}"
-            params = count_text(number(mapping(candidate.get("cost")).get("params")))
-            facts = (f"{name} {shown}", f"loss {loss:.4f}", f"{params} parameters")
-            points.append(PanelPoint(value, loss, f"trial {candidate.get('trial')}", facts))
-    note = "no correlation yet"
-    if entry:
-        note = f"tau {_correlation(entry, 'kendall')}, rho {_correlation(entry, 'spearman')}"
-    return Panel(name, note, name, "Loss after training", tuple(points))
+def _note(entry: ProxyCorrelation | None) -> str:
+    if entry is None:
+        return "no correlation yet"
+    return f"tau {_correlation(entry.after.kendall)}, rho {_correlation(entry.after.spearman)}"
 
 
-def proxy_panels(run: ProxyRecords) -> list[Panel]:
-    """A small picture per proxy, those without points left out."""
-    return [panel for name in run.names if (panel := _panel(run, name)).points]
-
-
-def correlations_table(run: ProxyRecords) -> Table:
+def correlations_table(run: ProxyRun) -> Table:
     """A row per proxy: correlations with the loss after and before training, and what the proxy costs."""
     header = (
         "proxy", "promises a lower loss", "tau after", "rho after", "tau before", "rho before", "FLOPs/candidate",
@@ -131,117 +121,75 @@ def correlations_table(run: ProxyRecords) -> Table:
     )  # fmt: skip
     rows = []
     for name in run.names:
-        entry = _entry(run, name)
-        cost = mapping(entry.get("cost"))
-        flops, seconds, shared = (
-            number(cost.get(key)) for key in ("flops_per_candidate", "seconds_per_candidate", "shared_flops")
-        )
-        texts = [_correlation(entry, s, t) for t in ("after", "before") for s in ("kendall", "spearman")]
+        entry = run.entry(name)
+        if entry is None:
+            rows.append((name, *[MISSING] * 8))
+            continue
+        found = [getattr(target, statistic) if target else None
+                 for target in (entry.after, entry.before) for statistic in ("kendall", "spearman")]  # fmt: skip
+        cost = entry.cost
         rows.append((
-            name, str(entry.get("promises_lower_loss") or MISSING), *texts,
-            format_flops(flops) if flops else MISSING, format_seconds(seconds) if seconds else MISSING,
-            format_flops(shared) if shared else MISSING,
+            name, entry.promises_lower_loss, *map(_correlation, found),
+            flops_text(cost.flops_per_candidate) if cost.flops_per_candidate else MISSING,
+            format_seconds(cost.seconds_per_candidate) if cost.seconds_per_candidate else MISSING,
+            flops_text(cost.shared_flops) if cost.shared_flops else MISSING,
         ))  # fmt: skip
-    training = mapping(run.correlations.get("training_cost"))
-    if training:
-        flops, seconds = (number(training.get(key)) for key in ("flops_per_candidate", "seconds_per_candidate"))
-        rows.append((
-            "short training", *[MISSING] * 5, format_flops(flops or 0.0), format_seconds(seconds or 0.0), MISSING,
-        ))  # fmt: skip
-    return without_empty_columns(Table("Rank correlations", header, tuple(rows)))
+    if run.report:
+        cost = run.report.training_cost
+        spent = (flops_text(cost.flops_per_candidate), format_seconds(cost.seconds_per_candidate), MISSING)
+        rows.append(("short training", *[MISSING] * 5, *spent))
+    return Table("Rank correlations", header, tuple(rows)).compact()
 
 
-def candidates_table(run: ProxyRecords) -> Table:
+def candidates_table(run: ProxyRun) -> Table:
     """A row per candidate."""
     rows = tuple(
         (
-            f"trial {c.get('trial')}", count_text(number(mapping(c.get("cost")).get("params"))),
-            _loss(c.get("first_loss")), _loss(c.get("loss")), count_text(number(c.get("tokens"))),
-            str(c.get("error") or c.get("status")),
+            f"trial {one.trial}", count_text(one.cost.params), fixed(one.first_loss), fixed(one.loss),
+            count_text(one.tokens), one.error or one.status,
         )
-        for c in run.candidates
+        for one in run.candidates
     )  # fmt: skip
-    header = ("candidate", "parameters", "loss before", "loss after", "tokens", "state")
-    return Table("The candidates", header, rows)
+    return Table("The candidates", ("candidate", "parameters", "loss before", "loss after", "tokens", "state"), rows)
 
 
-def _loss(value: object) -> str:
-    found = number(value)
-    return MISSING if found is None else f"{found:.4f}"
+def _headline(run: ProxyRun) -> str:
+    entries = run.report.proxies if run.report else ()
+    known = [(one.after.kendall.value, one) for one in entries if one.after.kendall.value is not None]
+    if not known:
+        return "No correlation is known yet."
+    _, best = max(known, key=lambda pair: (pair[0], pair[1].name))
+    shown = _correlation(best.after.kendall)
+    return f"{best.name} ranks most like training: Kendall's tau {shown} over {len(run.trained)} candidates."
 
 
-def proxy_sections(run: ProxyRecords, prefix: str = "", file: str = PROXIES_PICTURE) -> list[Section]:
-    """Everything that the report shows, but for its command and environment."""
-    panels, table, candidates = proxy_panels(run), correlations_table(run), candidates_table(run)
-    figure = Drawing(f"{prefix}proxies", "panels", panels_data(panels))
-    drawn: list[Block] = [figure, Picture(file, "Each proxy against the loss after training")]
-    return [
-        Section("Proxies against trained quality", [*(drawn if panels else []), Rows(table)], _LEAD),
-        Section(candidates.title, [Rows(candidates)]),
-    ]
-
-
-def proxy_costs(run: ProxyRecords, name: str = "") -> list[Cost]:
-    """What measuring and training the candidates cost."""
-    done = [c for c in run.candidates if number(c.get("flops")) is not None]
-    if not done:
-        return []
-    entries = [mapping(e) for c in done for e in mapping(c.get("proxies")).values()]
-    costs = [mapping(entry.get("cost")) for entry in items(run.correlations.get("proxies"))]
-    shared = sum(number(cost.get("shared_flops")) or 0.0 for cost in costs)
-    return [
-        Cost("proxies of all candidates", _sum(entries, "seconds"), _sum(entries, "flops") + shared, run=name),
-        Cost("short training of all candidates", _sum(done, "seconds"), _sum(done, "flops"), run=name),
-    ]
-
-
-def _sum(records: list[Mapping[str, Any]], name: str) -> float:
-    return sum(number(record.get(name)) or 0.0 for record in records)
-
-
-def proxy_chapter(run: ProxyRecords, prefix: str = "", file: str = PROXIES_PICTURE) -> Chapter:
-    """A correlation run's part of a page."""
-    command = run.correlations.get("command")
-    tokens = number(run.correlations.get("tokens"))
-    facts = [
-        f"candidates of {run.config['run']}" if run.config.get("run") else "",
-        f"{format_count(tokens)} tokens of training each" if tokens else "", f"{len(run.trained)} trained candidates",
-    ]  # fmt: skip
+def proxies_chapter(run: ProxyRun, prefix: str = "", file: str = PROXIES_PICTURE) -> Chapter:
+    """A report on proxies as a part of a page."""
+    tokens = f"{format_count(run.report.tokens)} tokens of training each" if run.report else ""
+    facts = [f"candidates of {run.options['run']}" if run.options.get("run") else "", tokens,
+             f"{len(run.trained)} trained candidates"]  # fmt: skip
+    picture, candidates = proxies_picture(run), candidates_table(run)
+    alt = "Each proxy against the loss after training"
+    drawn: list[Block] = [Figure(f"{prefix}proxies", picture, file, alt)] if picture else []
     sections = [
-        *proxy_sections(run, prefix, file),
-        reproduce_section(str(command) if command else None, (), "The command is recorded when a run finishes."),
-        environment_section(run.environment, run.config),
-    ]
+        Section(TITLE, [*drawn, correlations_table(run)], _LEAD), Section(candidates.title, [candidates]),
+        reproduce_section(run.report.command if run.report else run.command),
+        environment_section(run.environment, run.options),
+    ]  # fmt: skip
     return Chapter(sections, facts=" · ".join(filter(None, facts)), headline=_headline(run), notes=run.notes)
 
 
-def _headline(run: ProxyRecords) -> str:
-    found = [
-        (value, str(entry.get("name")))
-        for entry in items(run.correlations.get("proxies"))
-        if (value := number(mapping(mapping(entry.get("after")).get("kendall")).get("value"))) is not None
-    ]
-    if not found:
-        return "No correlation is known yet."
-    value, name = max(found)
-    text = _correlation(_entry(run, name), "kendall")
-    return f"{name} ranks most like training: Kendall's tau {text} over {len(run.trained)} candidates."
+def proxies_png(run: ProxyRun) -> bytes:
+    """The panels as a PNG."""
+    picture = proxies_picture(run)
+    return draw_png([picture] if picture else [], TITLE, columns=3)
 
 
-def proxy_report(run: ProxyRecords) -> Report:
-    """The whole report."""
-    return Report("Proxies against trained quality", "report on proxies", [proxy_chapter(run)], PROXIES_PICTURE)
-
-
-def write_proxy_report(run: ProxyRecords) -> list[Path]:
-    """Make ``proxies.png``, ``report.md`` and ``report.html`` in the run's folder.
+def write_proxies_report(run: ProxyRun) -> list[Path]:
+    """Write ``proxies.png``, ``report.md`` and ``report.html`` into the run's folder.
 
     Raises:
         UserError: They cannot be written.
     """
-    paths = [run.folder / name for name in (PROXIES_PICTURE, "report.md", "report.html")]
-    write_bytes(paths[0], draw_panels(proxy_panels(run), "Proxies against trained quality"))
-    report = proxy_report(run)
-    write_text(paths[1], markdown_of(report))
-    write_text(paths[2], page_of(report))
-    return paths
+    pictures = {PROXIES_PICTURE: proxies_png(run)}
+    return write_report(Report(TITLE, "report on proxies", [proxies_chapter(run)], pictures), run.folder)

@@ -1,4 +1,4 @@
-"""The files of a pretraining run, read into types. What is missing or damaged is said, and the rest is read."""
+"""The records of a pretraining run and its tables; its page is in ``training_report``."""
 
 from __future__ import annotations
 
@@ -8,117 +8,140 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_ray.config.errors import UserError
-from slm_ray.report.matching import Curve, make_curve
-from slm_ray.report.records import mapping, number, read_lines, read_part
-from slm_ray.runtime.runfolder import CONFIG_FILE, ENVIRONMENT_FILE
+from slm_ray.config.units import format_bytes, format_count, format_seconds
+from slm_ray.records.training import (
+    GrowthTarget,
+    ModelResult,
+    TrainedModel,
+    TrainEvaluation,
+    TrainResult,
+    TrainStatus,
+    TrainStep,
+)
+from slm_ray.report.content import Table
+from slm_ray.report.matching import Curve, equal_flops, make_curve, match
+from slm_ray.report.reading import RunReader
+from slm_ray.report.text import (
+    MISSING,
+    bytes_text,
+    count_text,
+    energy_text,
+    flops_text,
+    perplexity_of,
+    times_text,
+)
 
-MODEL_FILE, RESULT_FILE, STATUS_FILE, GROWTH_FILE = "model.json", "result.json", "status.json", "growth.json"
-STEPS_FILE, EVALS_FILE = "steps.jsonl", "evals.jsonl"
 DONE, FAILED, RUNNING = "done", "failed", "unfinished"
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """One evaluation on the held-out text.
-
-    Attributes:
-        tokens: Tokens trained on before it.
-        loss: Nats per token.
-        stderr: Its standard error.
-        bits_per_byte: The same loss per byte of text.
-        own_flops: FLOPs of training so far, without the teacher's.
-        teacher_flops: The teacher's.
-        seconds: Time in steps so far.
-    """
-
-    tokens: int
-    loss: float
-    stderr: float | None
-    bits_per_byte: float | None
-    own_flops: float
-    teacher_flops: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """One model of a run.
+class TrainedRun:
+    """One model of a run, as far as its folder goes.
 
     Attributes:
         name: Its name, ``winner-0.student``.
-        start: Where its weights came from.
-        params: Its parameters.
-        state: ``done``, ``failed`` or ``unfinished``.
-        error: Why it failed.
+        model: What it was before its first step; None where that is damaged.
+        result: Its result; None until it is done.
+        status: Where its training ended; None while it runs.
         evaluations: Those whose loss is a number, in order.
-        search_flops: What the search that found it cost; None where that is not known.
-        capture_flops: What the capture of its logit store cost.
-        folder: Of the exported model, relative to the run; None where there is none yet.
         tokens_per_second: Median over its steps.
         memory_bytes: The most its worker held.
         cpu_percent: Median over its steps; 100 is one core.
-        mfu: Model FLOPs utilisation, where the device's peak is known.
-        joules: Energy, where it was measured.
     """
 
     name: str
-    start: str
-    params: float | None
-    state: str
-    error: str | None
-    evaluations: tuple[Evaluation, ...]
-    search_flops: float | None
-    capture_flops: float
-    folder: str | None
+    model: TrainedModel | None
+    result: ModelResult | None
+    status: TrainStatus | None
+    evaluations: tuple[TrainEvaluation, ...]
     tokens_per_second: float | None = None
-    memory_bytes: float | None = None
+    memory_bytes: int | None = None
     cpu_percent: float | None = None
-    mfu: float | None = None
-    joules: float | None = None
 
-    def all_flops(self, at: Evaluation) -> float:
+    @property
+    def start(self) -> str:
+        """Where its weights came from."""
+        return self.model.start if self.model else self.result.start if self.result else "student"
+
+    @property
+    def params(self) -> int | None:
+        """Its parameters."""
+        return self.model.params if self.model else None
+
+    @property
+    def error(self) -> str | None:
+        """Why it failed."""
+        return self.status.failure.message if self.status and self.status.failure and not self.result else None
+
+    @property
+    def state(self) -> str:
+        """``done``, ``failed`` or ``unfinished``."""
+        return DONE if self.result else FAILED if self.error else RUNNING
+
+    @property
+    def first(self) -> TrainEvaluation | None:
+        """Its first evaluation."""
+        return self.evaluations[0] if self.evaluations else None
+
+    @property
+    def last(self) -> TrainEvaluation | None:
+        """Its last evaluation."""
+        return self.evaluations[-1] if self.evaluations else None
+
+    @property
+    def search_flops(self) -> float | None:
+        """What the search that found it cost; None where that is not known."""
+        return self.model.search_flops if self.model else None
+
+    @property
+    def capture_flops(self) -> float:
+        """What the capture of its logit store cost."""
+        return self.result.capture_flops if self.result else self.last.flops.capture if self.last else 0.0
+
+    @property
+    def joules(self) -> float | None:
+        """Energy, where it was measured."""
+        return self.result.energy.joules if self.result and self.result.energy else None
+
+    @property
+    def mfu(self) -> float | None:
+        """Model FLOPs utilisation, where the device's peak is known."""
+        return self.result.mfu if self.result else None
+
+    def all_flops(self, at: TrainEvaluation) -> float:
         """FLOPs up to an evaluation: its own, the teacher's, the search's where they are known, and the capture's."""
-        return at.own_flops + at.teacher_flops + (self.search_flops or 0.0) + self.capture_flops
+        return at.flops.own + at.flops.teacher + (self.search_flops or 0.0) + self.capture_flops
 
     @property
     def curve(self) -> Curve | None:
         """Its evaluations for comparisons; None where there are fewer than two."""
-        evaluations = [(e.tokens, e.own_flops, e.teacher_flops, e.loss) for e in self.evaluations]
-        return make_curve(self.name, evaluations, self.search_flops, self.capture_flops)
+        found = [(one.tokens, one.flops.own, one.flops.teacher, one.loss or 0.0) for one in self.evaluations]
+        return make_curve(self.name, found, self.search_flops, self.capture_flops)
 
 
 @dataclass(frozen=True)
-class Level:
-    """A loss to hold the curves against: the teacher's, or the one that growth has to reach."""
-
-    name: str
-    loss: float
-
-
-@dataclass(frozen=True)
-class TrainingRecords:
-    """Everything a pretraining run's folder says.
+class TrainingRun:
+    """What a pretraining run's folder says, finished or not.
 
     Attributes:
         folder: The run folder.
-        finished: Every model is done.
         notes: What is missing or damaged, one sentence each.
-        config: The resolved options.
+        options: The resolved options.
         environment: What it ran on.
-        command: The command line.
+        command: The command as it was given.
         models: In the order of the result, else by name.
-        level: The teacher's loss on the same text, where it is recorded.
+        level: A loss to hold the curves against, with its name: the teacher's, or the one that growth has to reach.
+        result: None for a run that has not finished.
     """
 
     folder: Path
-    finished: bool
     notes: tuple[str, ...]
-    config: Mapping[str, Any]
+    options: Mapping[str, Any]
     environment: Mapping[str, Any]
     command: str | None
-    models: tuple[TrainedModel, ...]
-    level: Level | None
+    models: tuple[TrainedRun, ...]
+    level: tuple[str, float] | None = None
+    result: TrainResult | None = None
 
     @property
     def curves(self) -> list[Curve]:
@@ -126,91 +149,154 @@ class TrainingRecords:
         return [curve for model in self.models if (curve := model.curve)]
 
     @property
-    def best(self) -> TrainedModel | None:
+    def measured(self) -> list[TrainedRun]:
+        """The models with an evaluation."""
+        return [model for model in self.models if model.evaluations]
+
+    @property
+    def best(self) -> TrainedRun | None:
         """The model that the run is about: a trained student before others, then the one of least loss."""
-        measured = [model for model in self.models if model.evaluations]
-        return min(measured, key=lambda m: (m.start != "student", m.evaluations[-1].loss), default=None)
+        return min(self.measured, key=lambda m: (m.start != "student", m.evaluations[-1].loss or 0.0), default=None)
 
 
-def is_training_run(config: Mapping[str, Any]) -> bool:
-    """Whether a run's resolved options are those of pretraining."""
-    return "student" in config and "distill" in config
-
-
-def _evaluation(record: Mapping[str, Any]) -> Evaluation | None:
-    tokens, loss, flops = number(record.get("tokens")), number(record.get("loss")), mapping(record.get("flops"))
-    if tokens is None or loss is None:
-        return None
-    return Evaluation(
-        int(tokens), loss, number(record.get("stderr")), number(record.get("bits_per_byte")),
-        number(flops.get("own")) or 0.0, number(flops.get("teacher")) or 0.0, number(record.get("seconds")) or 0.0,
-    )  # fmt: skip
-
-
-def _median(steps: list[Mapping[str, Any]], name: str) -> float | None:
-    values = [value for step in steps if (value := number(step.get(name))) is not None]
-    return statistics.median(values) if values else None
-
-
-def _model(folder: Path, notes: list[str]) -> TrainedModel:
-    """One model from its own folder, finished or not."""
-    described = read_part(folder / MODEL_FILE, notes) or {}
-    result, status = read_part(folder / RESULT_FILE, notes), read_part(folder / STATUS_FILE, notes) or {}
-    steps, evals = read_lines(folder / STEPS_FILE, notes), read_lines(folder / EVALS_FILE, notes)
-    failure = mapping(status.get("failure")).get("message")
-    state = DONE if result is not None else FAILED if failure else RUNNING
-    given = result or {}
-    last_flops = mapping(evals[-1].get("flops")) if evals else {}
-    return TrainedModel(
-        name=folder.name,
-        start=str(described.get("start") or given.get("start") or "student"),
-        params=number(described.get("params")),
-        state=state,
-        error=str(failure) if failure and state == FAILED else None,
-        evaluations=tuple(found for record in evals if (found := _evaluation(record))),
-        search_flops=number(described.get("search_flops")),
-        capture_flops=number(given.get("capture_flops")) or number(last_flops.get("capture")) or 0.0,
-        folder=str(given["model"]) if given.get("model") else None,
-        tokens_per_second=_median(steps, "tokens_per_second"),
-        memory_bytes=max((m for step in steps if (m := number(step.get("memory_bytes")))), default=None),
-        cpu_percent=_median(steps, "cpu_percent"),
-        mfu=number(given.get("mfu")),
-        joules=number(mapping(given.get("energy")).get("joules")),
-    )
-
-
-def load_training(folder: Path, level: Level | None = None) -> TrainingRecords:
+def load_training(folder: Path, level: tuple[str, float] | None = None) -> TrainingRun:
     """Read the folder of a pretraining run as far as it goes.
 
     Args:
-        folder: What pretraining was given as ``--out``.
-        level: The teacher's loss on the run's held-out text, where the caller knows it.
+        folder: The run folder.
+        level: The teacher's name and its loss on the run's held-out text, where the caller knows it.
 
     Raises:
         UserError: The folder holds no run.
     """
-    if not (folder / CONFIG_FILE).is_file():
-        raise UserError(f"{folder} holds no run ({CONFIG_FILE} is missing): give the folder that pretraining wrote")
-    notes: list[str] = []
-    config = read_part(folder / CONFIG_FILE, notes) or {}
-    environment = read_part(folder / ENVIRONMENT_FILE, notes) or {}
-    result = read_part(folder / RESULT_FILE, notes)
-    order = [str(entry.get("name")) for entry in (result or {}).get("models") or [] if isinstance(entry, Mapping)]
-    rank = {name: place for place, name in enumerate(order)}
-    names = [path.parent.name for path in folder.glob(f"*/{MODEL_FILE}")]
-    names.sort(key=lambda name: (rank.get(name, len(rank)), name))
-    models = tuple(_model(folder / name, notes) for name in names)
+    reader = RunReader(folder)
+    result = reader.record(TrainResult)
+    order = {one.name: place for place, one in enumerate(result.models if result else ())}
+    names = [path.parent.name for path in folder.glob(f"*/{TrainedModel.FILE}")]
+    names.sort(key=lambda name: (order.get(name, len(order)), name))
+    models = tuple(_load_model(reader, folder / name) for name in names)
     if result is None:
         done = sum(model.state == DONE for model in models)
-        notes.append(
-            f"This run has not finished ({RESULT_FILE} is missing or damaged): {done} of {len(models)} models are "
-            "done; continue it with --resume"
+        reader.notes.append(
+            f"This run has not finished: {done} of {len(models)} models are done; continue it with --resume"
         )
-    reference = number((read_part(folder / GROWTH_FILE, notes) or {}).get("reference_loss"))
-    if level is None and reference is not None:
-        level = Level("loss to reach", reference)
-    command = config.get("command")
-    return TrainingRecords(
-        folder, result is not None, tuple(notes), {k: v for k, v in config.items() if k != "command"}, environment,
-        str(command) if command else None, models, level,
+    if level is None and (target := reader.record(GrowthTarget)):
+        level = ("loss to reach", target.reference_loss)
+    return TrainingRun(
+        folder, tuple(reader.notes), reader.options, reader.environment, reader.command, models, level, result
     )  # fmt: skip
+
+
+def _load_model(reader: RunReader, folder: Path) -> TrainedRun:
+    steps, evaluations = reader.lines(TrainStep, folder), reader.lines(TrainEvaluation, folder)
+    return TrainedRun(
+        folder.name, reader.record(TrainedModel, folder), reader.record(ModelResult, folder),
+        reader.record(TrainStatus, folder), tuple(one for one in evaluations if one.loss is not None),
+        statistics.median([step.tokens_per_second for step in steps]) if steps else None,
+        max((step.memory_bytes for step in steps), default=None),
+        statistics.median([step.cpu_percent for step in steps]) if steps else None,
+    )  # fmt: skip
+
+
+def models_table(run: TrainingRun) -> Table:
+    """One row per model."""
+    header = (
+        "model", "start", "parameters", "tokens", "first perplexity", "last perplexity (±\u00a0s.e.)", "bits per byte",
+        "weights", "state",
+    )  # fmt: skip
+    rows = []
+    for model in run.models:
+        first, last, result = model.first, model.last, model.result
+        weights = f"{format_bytes(result.bytes)}, {result.dtype}" if result and result.bytes else MISSING
+        rows.append((
+            model.name, model.start, count_text(model.params), format_count(last.tokens) if last else MISSING,
+            perplexity_of(first.loss) if first else MISSING,
+            perplexity_of(last.loss, last.stderr) if last else MISSING,
+            f"{last.bits_per_byte:.3f}" if last and last.bits_per_byte is not None else MISSING, weights,
+            f"{model.state}: {model.error}" if model.error else model.state,
+        ))  # fmt: skip
+    return Table("The models", header, tuple(rows)).compact()
+
+
+def matching_table(run: TrainingRun) -> Table:
+    """What every start needed to get as far as each of the others; everything is counted into the FLOPs."""
+    header = (
+        "to reach the last loss of", "model", "tokens", "tokens, against its own", "FLOPs", "FLOPs, against its own",
+    )  # fmt: skip
+    curves, rows = run.curves, []
+    for reference in curves if len(curves) > 1 else []:
+        goal = f"{reference.name} ({reference.final_loss:.4f})"
+        for curve in curves:
+            found = match(curve, reference)
+            if found.tokens is None or found.flops is None:
+                rows.append((goal, curve.name, "not reached", MISSING, MISSING, MISSING))
+                continue
+            tokens = format_count(found.tokens) if found.tokens else "0, before its first step"
+            ratios = [MISSING if curve is reference else times_text(ratio) or MISSING
+                      for ratio in (found.ratio_tokens, found.ratio_flops)]  # fmt: skip
+            rows.append((goal, curve.name, tokens, ratios[0], flops_text(found.flops), ratios[1]))
+    return Table("Tokens and FLOPs to match", header, tuple(rows)).compact()
+
+
+def equal_flops_table(run: TrainingRun) -> Table:
+    """Every model at the same price, everything counted."""
+    if len(run.curves) < 2:
+        return Table("At equal FLOPs", ("model", "loss"), ())
+    budget, found = equal_flops(run.curves)
+    rows = tuple(
+        (name, f"{point.loss:.4f}", perplexity_of(point.loss), format_count(point.tokens)) if point else
+        (name, "had spent more before its first step", MISSING, MISSING)
+        for name, point in found.items()
+    )  # fmt: skip
+    title = f"At {flops_text(budget)} FLOPs each, everything counted"
+    return Table(title, ("model", "loss", "perplexity", "tokens"), rows)
+
+
+def training_cost_table(run: TrainingRun) -> Table:
+    """What each model cost."""
+    header = (
+        "model", "time in steps", "tokens/s", "own FLOPs", "teacher's", "search's", "capture's", "in all",
+        "peak memory", "CPU", "MFU", "energy",
+    )  # fmt: skip
+    rows = []
+    for model in run.models:
+        last = model.last
+        own, teacher = (last.flops.own, last.flops.teacher) if last else (0.0, 0.0)
+        search = "not known" if model.search_flops is None else flops_text(model.search_flops)
+        whole = own + teacher + (model.search_flops or 0.0) + model.capture_flops
+        rows.append((
+            model.name, format_seconds(last.seconds) if last else MISSING,
+            f"{model.tokens_per_second:,.0f}" if model.tokens_per_second else MISSING, flops_text(own),
+            flops_text(teacher), search, flops_text(model.capture_flops), flops_text(whole),
+            bytes_text(model.memory_bytes), MISSING if model.cpu_percent is None else f"{model.cpu_percent:.0f}%",
+            MISSING if model.mfu is None else f"{100 * model.mfu:.1f}%",
+            energy_text(model.joules) if model.joules is not None or model.state == DONE else MISSING,
+        ))  # fmt: skip
+    return Table("What was spent", header, tuple(rows)).compact()
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Where the best model first was as good as another ended, and what it needed less."""
+
+    other: TrainedRun
+    at: TrainEvaluation
+    tokens: str
+    flops: str
+
+
+def marks(run: TrainingRun) -> list[Mark]:
+    """Of the best model against every other one whose last loss it reached."""
+    best, found = run.best, []
+    mine = best.curve if best else None
+    for other in run.models:
+        theirs = other.curve
+        if best is None or mine is None or theirs is None or other is best:
+            continue
+        matched = match(mine, theirs)
+        if matched.tokens is None:
+            continue
+        at = next(one for one in best.evaluations if (one.loss or 0.0) <= theirs.final_loss)
+        tokens = times_text(matched.ratio_tokens) if matched.tokens else "before its first step"
+        found.append(Mark(other, at, tokens, times_text(matched.ratio_flops)))
+    return found

@@ -6,9 +6,7 @@ import re
 from pathlib import Path
 
 from slm_ray.config.errors import UserError, nearest
-from slm_ray.config.units import format_bytes
 from slm_ray.models.bundled import BUNDLED_NAME
-from slm_ray.records.base import read_record
 from slm_ray.records.search import SearchResult
 from slm_ray.runtime.runfolder import RunFolder
 from slm_ray.runtime.stage import Stage
@@ -49,32 +47,10 @@ def execute(config: SearchConfig, folder: RunFolder) -> None:
 
 def show(run: Path) -> None:
     """Print what a finished run found, what it cost and what to do next."""
-    from slm_ray.report import load_run, summary_text
+    from slm_ray.report.search import load_search
+    from slm_ray.report.search_report import summary_text
 
-    print(summary_text(load_run(run)))
-    print(weights_text(result := read_record(run, SearchResult)))
-    if text := ruin_text(run, result):
-        print(text)
-
-
-def weights_text(result: SearchResult) -> str:
-    """The type and size of the exported weights."""
-    sizes = ", ".join(f"{winner.folder} {format_bytes(winner.num_bytes)}" for winner in result.winners)
-    return f"Weights in {result.winners[0].dtype}: {sizes}" if result.winners else "No weights were exported."
-
-
-def ruin_text(run: Path, result: SearchResult) -> str | None:
-    """What a ruined winner is and what helps; None where the winner writes."""
-    ratio = result.ruin_of(result.best)
-    if ratio is None:
-        return None
-    quantity = result.budget.quantity
-    share = 2 * result.budget.high / result.teacher.cost[quantity]
-    more = f"search with twice the size (--{quantity.replace('_', '-')} {share:.2f}), or " if share < 1 else ""
-    return (
-        f"Note: winner 0 has {ratio:,.0f} times the teacher's perplexity: what it writes is noise until it is trained. "
-        f"To make it useful, {more}train it: slm-ray pretrain --student {run / 'winners' / '0'}"
-    )
+    print(summary_text(load_search(run)))
 
 
 def plan(config: SearchConfig) -> str:

@@ -29,7 +29,7 @@ from slm_ray.records.search import (
     Trial,
     Winner,
 )
-from slm_ray.report import build_report
+from slm_ray.report.search_report import build_report
 from slm_ray.report.tracked import send_results
 from slm_ray.runtime.fan_out import Share
 from slm_ray.runtime.progress import Console, Progress

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -32,7 +31,9 @@ from slm_ray.records.search import (
     Trial,
 )
 from slm_ray.records.subnet import SubnetSpec, full_subnet
-from slm_ray.report import model_card, parse_run
+from slm_ray.report.cards import winner_card
+from slm_ray.report.search import SearchRun
+from slm_ray.report.search_report import winner_needs_code
 from slm_ray.runtime.progress import Console, Progress
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.evaluator import EvaluatorSettings, measure_in_full
@@ -279,11 +280,8 @@ def lineage_of(inputs: SearchInputs, trial: Trial, command: str) -> dict[str, An
 
 def write_cards(run: Path, result: SearchResult, options: dict[str, Any]) -> None:
     """Write every winner's model card from the run's result."""
-    records = parse_run(run, config=options, environment={}, trials=[], result=result.to_json())
-    date = datetime.now(UTC).date().isoformat()
-    for model in records.front:
-        if model.winner is not None:
-            folder = run / "winners" / str(model.winner)
-            digest = result.corpus.calibration_digest
-            card = model_card(records, model, tokens_digest=digest, path=str(folder), date=date)
-            write_text(folder / CARD_FILE, card)
+    found = SearchRun(run, (), options, {}, result.command, (), result)
+    for member in result.front:
+        if (winner := found.winner_of(member)) is not None:
+            folder, needs_code = run / winner.folder, winner_needs_code(found, member)
+            write_text(folder / CARD_FILE, winner_card(found, member, remote_code=needs_code, path=str(folder)))

@@ -9,7 +9,7 @@ from typing import Any
 from slm_ray.config.errors import UserError
 from slm_ray.config.units import perplexity_of_loss
 from slm_ray.records.files import read_json
-from slm_ray.report.training import TrainedModel, load_training
+from slm_ray.report.training import TrainedRun, load_training
 
 Row = dict[str, Any]
 
@@ -28,43 +28,37 @@ def read_metrics(stage: str, folder: Path) -> list[Row]:
 
 
 def _pretrain(folder: Path) -> list[Row]:
-    rows = [_trained(model, folder) for model in load_training(folder).models]
-    growth = _json(folder / "result.json").get("growth")
-    if rows and growth:
+    run = load_training(folder)
+    rows = [_trained(model) for model in run.models]
+    if rows and run.result and (growth := run.result.growth):
         return [rows[-1] | {
-            "layers": growth["layers"], "sufficient_layers": growth["sufficient_layers"], "stages": growth["stages"],
-            "reference_loss": growth["reference_loss"], "all_tokens": growth["tokens"],
-            "all_flops": sum(growth["flops"].values()),
+            "layers": growth.layers, "sufficient_layers": growth.sufficient_layers, "stages": growth.stages,
+            "reference_loss": growth.reference_loss, "all_tokens": growth.tokens, "all_flops": growth.flops.total,
         }]  # fmt: skip
     return rows
 
 
-def _trained(model: TrainedModel, folder: Path) -> Row:
-    evaluations = model.evaluations
-    first, last = (evaluations[0], evaluations[-1]) if evaluations else (None, None)
-    described = _json(folder / model.name / "model.json")
-    scratch = described.get("scratch") or {}
+def _trained(model: TrainedRun) -> Row:
+    first, last = model.first, model.last
+    scratch = model.model.scratch if model.model else None
     row: Row = {
-        "model": model.name, "start": model.start, "params": _whole(model.params),
-        "matrix_params": scratch.get("params_without_embeddings"), "learning_rate_used": scratch.get("learning_rate"),
-        "batch_size_used": scratch.get("batch_size"), "tokens": last and last.tokens,
+        "model": model.name, "start": model.start, "params": model.params,
+        "matrix_params": scratch and scratch.params_without_embeddings,
+        "learning_rate_used": scratch and scratch.learning_rate, "batch_size_used": scratch and scratch.batch_size,
+        "tokens": last and last.tokens,
         "first_loss": first and first.loss, "loss": last and last.loss, "loss_stderr": last and last.stderr,
-        "best_loss": min((one.loss for one in evaluations), default=None),
+        "best_loss": min((one.loss for one in model.evaluations if one.loss is not None), default=None),
         "perplexity": perplexity_of_loss(last.loss) if last else None, "bits_per_byte": last and last.bits_per_byte,
-        "own_flops": last and last.own_flops, "teacher_flops": last and last.teacher_flops,
+        "own_flops": last and last.flops.own, "teacher_flops": last and last.flops.teacher,
         "search_flops": model.search_flops, "capture_flops": model.capture_flops,
         "flops": last and model.all_flops(last),
         "train_seconds": last and last.seconds, "tokens_per_second": model.tokens_per_second,
-        "memory_bytes": _whole(model.memory_bytes), "cpu_percent": model.cpu_percent, "mfu": model.mfu,
+        "memory_bytes": model.memory_bytes, "cpu_percent": model.cpu_percent, "mfu": model.mfu,
         "joules": model.joules,
     }  # fmt: skip
     # What no model of this run has (a scratch model's rate, a GPU's utilisation) makes no column.
     optional = ("matrix_params", "learning_rate_used", "batch_size_used", "mfu", "joules")
     return {name: value for name, value in row.items() if value is not None or name not in optional}
-
-
-def _whole(value: float | None) -> int | None:
-    return None if value is None else int(value)
 
 
 def _json(path: Path) -> Mapping[str, Any]:
@@ -167,9 +161,9 @@ def read_curves(stage: str, folder: Path) -> list[Row]:
         return []
     return [
         {
-            "model": model.name, "params": _whole(model.params), "tokens": one.tokens, "loss": one.loss,
-            "loss_stderr": one.stderr, "bits_per_byte": one.bits_per_byte, "own_flops": one.own_flops,
-            "teacher_flops": one.teacher_flops,
+            "model": model.name, "params": model.params, "tokens": one.tokens, "loss": one.loss,
+            "loss_stderr": one.stderr, "bits_per_byte": one.bits_per_byte, "own_flops": one.flops.own,
+            "teacher_flops": one.flops.teacher,
             "flops": model.all_flops(one),
             "seconds": one.seconds,
         }

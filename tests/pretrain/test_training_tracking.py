@@ -11,7 +11,7 @@ from slm_ray.records.base import write_record
 from slm_ray.records.run import RunRecord
 from slm_ray.records.training import Origin, SpentFlops, TrainedModel, TrainEvaluation, TrainingData, TrainStep
 from slm_ray.runtime.trackers import NoTracker
-from tests.report.synthetic_training import training_run
+from tests.report.made_training import training_run
 
 
 class Seen(NoTracker):

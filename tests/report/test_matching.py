@@ -12,11 +12,11 @@ from slm_ray.report.matching import (
     Point,
     equal_flops,
     flops_to_match,
-    format_flops,
     match,
     table,
     tokens_to_match,
 )
+from slm_ray.report.text import flops_text
 
 
 def curve(name, losses, *, flops_per_token=10.0, every=100, **costs):
@@ -117,4 +117,4 @@ _SHORT = [(0, "0"), (2.1e15, "2.1P"), (999.9e12, "1P"), (4e18, "4E"), (44e12, "4
 
 @pytest.mark.parametrize(("value", "text"), _SHORT)
 def test_flops_are_written_short(value, text):
-    assert format_flops(value) == text
+    assert flops_text(value) == text

@@ -152,8 +152,3 @@ def test_mistakes_travel_between_processes():
     assert error.problems == ["a: no", "b: no"] and str(error).startswith("options: 2 mistakes:")
     full = explain_os_error(OSError(errno.ENOSPC, "full"), "writing x")
     assert pickle.loads(pickle.dumps(full)).is_resumable
-
-
-def test_a_process_that_only_follows_has_no_run_folder(work):
-    assert ended(stage_of(work, follow=lambda _config: True), "--out", "run") == 0
-    assert not Path("run").exists() and not work.seen

@@ -18,7 +18,7 @@ from slm_ray.records.base import SCHEMA_VERSION, read_record
 from slm_ray.records.evaluation import EvaluationResult, ModelFigures
 from slm_ray.records.measurement import GenerationRecord, read_measurement
 from slm_ray.records.rating import KeyItem, SameText
-from slm_ray.report.payload import script_json
+from slm_ray.report.text import script_json
 
 _FIX = "evaluate the models with --prompts first"
 

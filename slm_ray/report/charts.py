@@ -1,0 +1,384 @@
+"""Pictures: one Altair specification per view gives the page's interactive chart and the PNG.
+
+What is in a picture is computed elsewhere, as rows of plain values. Colours are written as names (``@front``) that
+the page and the PNG replace by those of a palette, light or dark. A row may have a ``tip``: lines for a tooltip.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from html import escape
+from typing import Any
+
+import altair as alt
+
+from slm_ray.report.placing import Axis, Box, Label, place_labels
+
+Row = dict[str, Any]
+WIDTH = 860  # of a view in a PNG, pixels
+PALETTES = {
+    "light": {
+        "@ink": "#1b1f24", "@muted": "#57606a", "@line": "#dfe3e8", "@grid": "#e9ecef", "@card": "#ffffff",
+        "@soft": "#e6eaef", "@front": "#0072b2", "@candidate": "#8b96a3", "@budget": "#56b4e9",
+        "@c0": "#d55e00", "@c1": "#b0588f", "@c2": "#00805b", "@c3": "#b87500", "@c4": "#7a5195", "@c5": "#57606a",
+    },
+    "dark": {
+        "@ink": "#e8ebef", "@muted": "#a3adb8", "@line": "#2c333c", "@grid": "#252b33", "@card": "#171b21",
+        "@soft": "#303842", "@front": "#56b4e9", "@candidate": "#98a3af", "@budget": "#56b4e9",
+        "@c0": "#ff8c42", "@c1": "#e08fc0", "@c2": "#2ec79a", "@c3": "#f0b43c", "@c4": "#b894d6", "@c5": "#a3adb8",
+    },
+}  # fmt: skip
+"""Okabe and Ito's colours, told apart with any kind of colour vision; shapes and dashes differ as well."""
+
+SHAPES = ("square", "triangle-up", "diamond", "triangle-down", "cross")
+_DASHES = ([9, 4], [3, 3], [9, 4, 2, 4], [2, 2], [14, 4])
+STAR = (
+    "M0,-1L0.235,-0.324L0.951,-0.309L0.38,0.124L0.588,0.809L0,0.4L-0.588,0.809L-0.38,0.124L-0.951,-0.309L-0.235,-0.324Z"
+)
+_COUNT = "abs(datum.value) >= 1000 ? replace(format(datum.value, '.3~s'), 'k', 'K') : format(datum.value, '~g')"
+_TEXT = '<text x="24" y="{}" font-family="sans-serif" font-size="{}" font-weight="{}" fill="{}">{}</text>'
+CONFIG: dict[str, Any] = {
+    "background": None,
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": "@muted", "titleColor": "@muted", "gridColor": "@grid", "domainColor": "@line", "ticks": False,
+        "labelFontSize": 12, "titleFontSize": 12.5, "titleFontWeight": "normal", "labelPadding": 7, "titlePadding": 8,
+        "labelLimit": 230,
+    },
+    "axisY": {"domain": False},
+    "legend": {
+        "orient": "top", "title": None, "labelColor": "@muted", "labelFontSize": 12.5, "labelLimit": 330,
+        "symbolSize": 70, "symbolOpacity": 1, "columnPadding": 18, "rowPadding": 4,
+    },
+    "title": {"color": "@muted", "fontSize": 12.5, "fontWeight": "normal", "anchor": "start", "offset": 8},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class View:
+    """One chart with its data.
+
+    Attributes:
+        chart: Altair's chart, without a width.
+        rows: Its data by name.
+        height: In pixels.
+        title: Above it on the page.
+        note: Below the title.
+    """
+
+    chart: Any
+    rows: Mapping[str, Sequence[Row]]
+    height: int = 380
+    title: str = ""
+    note: str = ""
+
+    def spec(self, width: int | str) -> dict[str, Any]:
+        """The Vega-Lite specification, its colours still as names."""
+        found: dict[str, Any] = self.chart.properties(width=width, height=self.height).to_dict(validate=False)
+        found["config"] = CONFIG
+        found["datasets"] = {name: list(rows) for name, rows in self.rows.items()}
+        found["autosize"] = {"type": "fit-x", "contains": "padding"} if width == "container" else "pad"
+        return found
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Views that belong together.
+
+    Attributes:
+        views: In order.
+        title: Of the PNG.
+        small: Views stand side by side where there is room.
+        link: Pictures of one link share the chosen model.
+    """
+
+    views: tuple[View, ...]
+    title: str = ""
+    small: bool = False
+    link: str = ""
+
+    def page_data(self) -> list[dict[str, Any]]:
+        """The specifications that the page's script draws."""
+        return [view.spec("container") for view in self.views]
+
+
+def with_palette(value: Any, palette: Mapping[str, str]) -> Any:
+    """A specification with its colours in place; its data is left as it is."""
+    if isinstance(value, dict):
+        return {key: inner if key == "datasets" else with_palette(inner, palette) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [with_palette(inner, palette) for inner in value]
+    return palette.get(value, value) if isinstance(value, str) else value
+
+
+def draw_png(pictures: Iterable[Picture], title: str, columns: int = 1) -> bytes:
+    """Some pictures as one PNG, on white.
+
+    Args:
+        pictures: Whose views are drawn.
+        title: Above them.
+        columns: Views in a row.
+    """
+    import vl_convert
+
+    views = [view for picture in pictures for view in picture.views]
+    width = WIDTH if columns == 1 else 620 if columns == 2 else 400
+    parts, x, y, row_height, right = [], 20.0, 56.0, 0.0, 0.0
+    for number, view in enumerate(views):
+        if number and number % columns == 0:
+            x, y, row_height = 20.0, y + row_height + 24, 0.0
+        spec = with_palette(view.spec(width), PALETTES["light"])
+        if view.title or view.note:
+            spec["title"] = {"text": view.title or view.note, "subtitle": [view.note] if view.title else []}
+        svg = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
+        size = [float(found) for found in re.findall(r'<svg[^>]*? width="([\d.]+)" height="([\d.]+)"', svg)[0]]
+        svg = re.sub(r'(\bid="|url\(#)', rf"\1v{number}-", svg)
+        parts.append(svg.replace("<svg", f'<svg x="{x}" y="{y}"', 1))
+        x, row_height, right = x + size[0] + 24, max(row_height, size[1]), max(right, x + size[0])
+    wide, high = max(right + 20, 480), y + row_height + 20
+    text = _TEXT.format(36, 19, "bold", "#1b1f24", escape(title))
+    if not views:
+        text += _TEXT.format(80, 14, "normal", "#57606a", "Nothing has been measured yet.")
+        high = 120
+    whole = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{wide}" '
+        f'height="{high}"><rect width="100%" height="100%" fill="#ffffff"/>{text}{"".join(parts)}</svg>'
+    )
+    return bytes(vl_convert.svg_to_png(whole, scale=1.25))
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Colour, shape and dashes of every series, the same in all pictures.
+
+    Attributes:
+        names: Of the series, in order.
+        first: The one that a picture is about.
+        teachers: The teachers among them.
+        legend_offset: Room between legend and picture, for the title of the vertical axis: pixels.
+    """
+
+    names: tuple[str, ...]
+    first: str | None = None
+    teachers: frozenset[str] = field(default_factory=frozenset)
+    legend_offset: int = 32
+
+    def _ranges(self) -> tuple[list[str], list[str], list[list[int]]]:
+        colors, shapes, dashes, count = [], [], [], 0
+        for name in self.names:
+            if name == self.first or name in self.teachers:
+                colors.append("@front" if name == self.first else "@ink")
+                shapes.append("circle" if name == self.first else STAR)
+                dashes.append([1, 0] if name == self.first else [5, 4])
+            else:
+                colors.append(f"@c{count % 5}")
+                shapes.append(SHAPES[count % 5])
+                dashes.append(_DASHES[(count + count // 5) % 5])
+                count += 1
+        return colors, shapes, dashes
+
+    def _legend(self) -> Any:
+        if len(self.names) < 2:
+            return None
+        columns = alt.ExprRef(f"max(1, floor(width / {7 * min(max(map(len, self.names)), 46) + 50}))")
+        return alt.Legend(columns=columns, symbolLimit=60, offset=self.legend_offset)
+
+    def _channel(self, channel: Any, place: int, legend: bool) -> Any:
+        scale = alt.Scale(domain=list(self.names), range=self._ranges()[place])
+        return channel("series:N", scale=scale, legend=self._legend() if legend else None)
+
+    def color(self, *, legend: bool = True) -> alt.Color:
+        """The colour channel."""
+        return self._channel(alt.Color, 0, legend)
+
+    def stroke(self) -> alt.Stroke:
+        """The same for outlines, without a legend of its own."""
+        return self._channel(alt.Stroke, 0, False)
+
+    def shape(self, *, legend: bool = True) -> alt.Shape:
+        """The shape channel."""
+        return self._channel(alt.Shape, 1, legend)
+
+    def dash(self, *, legend: bool = True) -> alt.StrokeDash:
+        """The channel of dashes."""
+        return self._channel(alt.StrokeDash, 2, legend)
+
+
+def data(name: str) -> Any:
+    """A chart on named rows."""
+    return alt.Chart(alt.NamedData(name=name))
+
+
+def x_of(axis: Axis, name: str = "x", *, grid: bool = False) -> alt.X:
+    """The horizontal channel; a scale's labels are counts such as 60M."""
+    return alt.X(f"{name}:Q", title=axis.title, scale=_scale(axis), axis=_ticks(axis, grid=grid))
+
+
+def y_of(axis: Axis, name: str = "y") -> alt.Y:
+    """The vertical channel; its title stands above the axis, to be read without turning one's head."""
+    title = {"titleAngle": 0, "titleAlign": "left", "titleAnchor": "end", "titleX": 0, "titleY": -14}
+    return alt.Y(f"{name}:Q", title=axis.title, scale=_scale(axis), axis=_ticks(axis, **title))
+
+
+def _scale(axis: Axis) -> alt.Scale:
+    return alt.Scale(type="log" if axis.log else "linear", domain=[axis.low, axis.high], nice=False)
+
+
+def _ticks(axis: Axis, **more: Any) -> alt.Axis:
+    values = {"values": list(axis.ticks)} if axis.ticks else {"tickCount": 6}
+    return alt.Axis(labelExpr=_COUNT, labelOverlap=True, **values, **more)
+
+
+def tips() -> alt.Tooltip:
+    """The tooltip channel."""
+    return alt.Tooltip("tip:N")
+
+
+def labels_layer(labels: Sequence[Label], x: Axis, y: Axis, width: int, height: int,
+                 points: Sequence[tuple[float, float]] = ()) -> tuple[Any, list[Row]]:  # fmt: skip
+    """A layer of texts, placed where they cover little of a view of that size (pixels), and its rows.
+
+    On a narrow screen only the important ones are shown.
+    """
+    boxes = place_labels(labels, Box(0, 0, width, height), points)
+    rows = [
+        {
+            "x": x.at(label.x / width), "y": y.at(label.y / height), "text": label.text, "strong": label.strong,
+            "dx": round(box.left - label.x, 1), "dy": round(label.y - (box.bottom + box.top) / 2, 1),
+        }
+        for label, box in zip(labels, boxes, strict=True)
+    ]  # fmt: skip
+    look: dict[str, Any] = {
+        "align": "left", "baseline": "middle", "fontSize": 12.5, "color": "@ink", "clip": False,
+        "dx": alt.ExprRef("datum.dx"), "dy": alt.ExprRef("datum.dy"),
+        "fontWeight": alt.ExprRef("datum.strong ? 'bold' : 'normal'"),
+        "opacity": alt.ExprRef("width > 540 || datum.strong ? 1 : 0"),
+    }  # fmt: skip
+    layer = data("labels").mark_text(**look).encode(x=x_of(x), y=y_of(y), text="text:N")
+    return layer, rows
+
+
+def lines(
+    rows: Sequence[Row], looks: Looks, x: Axis, y: Axis, *, levels: Sequence[tuple[str, float]] = (),
+    marks: Sequence[Row] = (), labels: Sequence[tuple[float, float, str]] = (), step: bool = False, height: int = 400,
+    title: str = "", note: str = "", legend: bool = True,
+) -> View:  # fmt: skip
+    """Lines of points.
+
+    Args:
+        rows: ``series``, ``x``, ``y`` and, for a band, ``low`` and ``high``.
+        looks: Of the series.
+        x: Horizontal axis.
+        y: Vertical axis.
+        levels: Horizontal lines with their names.
+        marks: Rings, with a dotted line to ``x2`` at ``goal``: ``series``, ``x``, ``y``.
+        labels: Texts at (x, y), beside rings.
+        step: The value stays until the next point.
+        height: Of the view.
+        title: Above it.
+        note: Below the title.
+        legend: With the names of the series; one that is selected stands out.
+    """
+    chosen = alt.selection_point(name="chosen", fields=["series"], bind="legend")
+    color = looks.color(legend=legend)
+    bright = alt.when(chosen).then(alt.value(1.0)).otherwise(alt.value(0.13))
+    order = "step-after" if step else "linear"
+    base = data("rows").encode(x=x_of(x), y=y_of(y), color=color)
+    layers = []
+    found: dict[str, Sequence[Row]] = {"rows": rows}
+    if any("low" in row for row in rows):
+        layers.append(base.mark_area(clip=True, opacity=0.13, interpolate=order).encode(y=y_of(y, "low"), y2="high:Q"))
+    if levels:
+        found["levels"] = [{"y": value, "text": f"{name}  {value:.3g}", "x": x.low} for name, value in levels]
+        flat = data("levels").encode(y=y_of(y))
+        layers.append(flat.mark_rule(strokeDash=[5, 4], color="@ink", opacity=0.6))
+        layers.append(flat.mark_text(align="left", dx=6, dy=-7, color="@muted", fontSize=12).encode(
+            x=alt.value(0), text="text:N"))  # fmt: skip
+    if marks:
+        found["marks"] = marks
+        ring = data("marks").encode(x=x_of(x), color=color, opacity=bright)
+        layers.append(ring.mark_rule(strokeDash=[1, 4], strokeWidth=1.4).encode(x2="x2:Q", y=y_of(y, "goal")))
+    dash = looks.dash(legend=legend)
+    layers.append(base.mark_line(clip=True, interpolate=order, strokeWidth=2.2).encode(strokeDash=dash, opacity=bright))
+    size = 38 if len(rows) <= 80 * max(len(looks.names), 1) else 9
+    dots = base.mark_point(clip=True, filled=True, size=size).encode(opacity=bright, tooltip=tips())
+    layers.append(dots.add_params(chosen))
+    if marks:
+        layers.append(ring.mark_point(size=230, strokeWidth=2.2, filled=False).encode(y=y_of(y)))
+    if labels:
+        texts, found["labels"] = _beside(labels, rows, x, y, height)
+        layers.append(texts)
+    return View(alt.layer(*layers), found, height, title, note)
+
+
+def _beside(labels: Sequence[tuple[float, float, str]], rows: Sequence[Row], x: Axis, y: Axis,
+            height: int) -> tuple[Any, list[Row]]:  # fmt: skip
+    def pixels(across: float, up: float) -> tuple[float, float]:
+        return WIDTH * x.share(across), height * y.share(up)
+
+    placed = [Label(*pixels(across, up), text) for across, up, text in labels]
+    every = max(1, len(rows) // 600)
+    return labels_layer(placed, x, y, WIDTH, height, [pixels(row["x"], row["y"]) for row in rows[::every]])
+
+
+def scatter(rows: Sequence[Row], x: Axis, y: Axis, *, title: str = "", note: str = "", height: int = 250,
+            looks: Looks | None = None) -> View:  # fmt: skip
+    """Points: ``x``, ``y`` and, with looks, ``series``."""
+    base = data("rows").mark_point(filled=True, size=60, opacity=0.8, color="@front")
+    dots = base.encode(x=x_of(x), y=y_of(y), tooltip=tips())
+    return View(dots.encode(color=looks.color(), shape=looks.shape()) if looks else dots, {"rows": rows}, height, title,
+                note)  # fmt: skip
+
+
+def intervals(rows: Sequence[Row], looks: Looks, x: Axis, *, chances: Sequence[Row] = (), zero: bool = False) -> View:
+    """Values with their intervals, a band for each group and a row in it for each series.
+
+    Args:
+        rows: ``group``, ``series``, ``value``, ``low``, ``high`` and ``hollow``.
+        looks: Of the series.
+        x: Horizontal axis.
+        chances: ``group`` and ``value``: what guessing gives.
+        zero: With a line at 0, for differences.
+    """
+    looks = replace(looks, legend_offset=10)
+    names = [name for name in looks.names if any(row["series"] == name for row in rows)]
+    single = len({row["group"] for row in rows}) == len(rows)
+    group = alt.Y("group:N", sort=None, title=None, axis=alt.Axis(labelColor="@ink", grid=False),
+                  scale=alt.Scale(paddingInner=0.25))  # fmt: skip
+    offset = {} if single else {"yOffset": alt.YOffset("series:N", sort=names)}
+    layers = []
+    if zero:
+        layers.append(data("zero").mark_rule(color="@ink").encode(x=x_of(x, "zero").title(None)))
+    if chances:
+        tick = {"strokeDash": [3, 3], "color": "@ink", "opacity": 0.75, "thickness": 1.4}
+        layers.append(
+            data("chances")
+            .mark_tick(bandSize=20 + 13 * len(names), **tick)
+            .encode(x=x_of(x, "value").title(None), y=group)
+        )
+    color, shape = looks.color(legend=not single), looks.shape(legend=not single)
+    base = data("rows").encode(y=group, color=color, **offset)
+    across = x_of(x, "low", grid=True).title(None)
+    layers.append(base.mark_rule(strokeWidth=1.8, clip=True).encode(x=across, x2="high:Q"))
+    dots = base.mark_point(filled=True, size=70, strokeWidth=1.6, clip=True, opacity=1).encode(
+        x=x_of(x, "value").title(None), shape=shape, tooltip=tips(),
+        stroke=looks.stroke(),
+        color=alt.when("datum.hollow").then(alt.value("@card")).otherwise(color),
+    )  # fmt: skip
+    layers.append(dots)
+    found: dict[str, Sequence[Row]] = {"rows": rows}
+    found |= ({"chances": chances} if chances else {}) | ({"zero": [{"zero": 0}]} if zero else {})
+    band = 30 if single else 15 * len(names) + 10
+    return View(alt.layer(*layers), found, band * len({row["group"] for row in rows}), x.title)
+
+
+def bars(rows: Sequence[Row], looks: Looks, title: str) -> View:
+    """One stacked bar: ``series`` and ``value``; the names of its parts are its legend."""
+    total = sum(row["value"] for row in rows) or 1.0
+    chart = data("rows").mark_bar(stroke="@card", height=18).encode(
+        x=alt.X("value:Q", stack="zero", axis=None, scale=alt.Scale(domain=[0, total])),
+        color=looks.color(), order=alt.Order("place:Q"), tooltip=tips(),
+    )  # fmt: skip
+    return View(chart, {"rows": [{**row, "place": place} for place, row in enumerate(rows)]}, 22, title)

@@ -1,0 +1,401 @@
+"""The page of a search, and the summary that it ends with in a terminal."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from slm_ray.config.units import format_bytes, format_count, format_seconds
+from slm_ray.records.files import write_text
+from slm_ray.records.search import RUINED_RATIO, FrontMember
+from slm_ray.report.charts import draw_png
+from slm_ray.report.content import Block, Chapter, Figure, Fold, Report, Section, Table, Text, Tile
+from slm_ray.report.facts import environment_section, reproduce_section
+from slm_ray.report.render import write_report
+from slm_ray.report.search import (
+    FRONT_PICTURE,
+    FRONT_TABLE,
+    SearchRun,
+    baseline_table,
+    beside,
+    best_name,
+    budget_text,
+    candidates_text,
+    comparisons,
+    cost_table,
+    finalists_table,
+    fitted_on,
+    front_csv,
+    front_table,
+    load_search,
+    other_text_name,
+    other_text_table,
+    phases,
+    progress_table,
+)
+from slm_ray.report.search_charts import (
+    MOST_CANDIDATES,
+    baselines_picture,
+    finalists_picture,
+    front_picture,
+    progress_picture,
+    shape_picture,
+    time_picture,
+)
+from slm_ray.report.text import (
+    MISSING,
+    count_text,
+    load_code,
+    load_command,
+    needs_remote_code,
+    perplexity_text,
+    ratio_text,
+    shape_text,
+    share_text,
+)
+
+_RUN_FLAGS = ("--params", "--flops", "--kv-bytes", "--out", "--resume")
+_ALT = "Perplexity against size: candidates, front, teacher and baselines"
+_FRONT_LEAD = (
+    "Each point is a model: the lower and the further left, the better. Hover or tap a point to see its figures; "
+    "select a model of the front to draw its layers below."
+)
+_FRONT_NOTE = (
+    "The front, the teacher and the baselines are shown on held-out text, the other candidates on the calibration text "
+    "that the search measures on (a part of it where they were stopped early)."
+)
+_SHAPE_LEAD = "What is kept of each of the teacher's layers (blue), and what is pruned (grey)."
+_COMPARISON_LEAD = (
+    "Perplexity on the same held-out text, before any training. ± is one standard error; a difference smaller than the "
+    "95% interval is called noise."
+)
+_PROGRESS_LEAD = (
+    "The hypervolume of the front: how much of the space of sizes and perplexities it beats. A line that has gone flat "
+    "says that more trials would have found little."
+)
+_FINALISTS_LEAD = (
+    "What the search measured of each finalist, against its loss on the calibration text after short training. Few "
+    "finalists say little: slm-ray proxies trains more candidates and gives intervals."
+)
+
+
+def ruin_text(run: SearchRun) -> str:
+    """What a winner is whose perplexity is that of noise, and what helps; empty where it is none."""
+    times = run.ruined(run.best) if run.best else None
+    if times is None:
+        return ""
+    return (
+        f"At {times:,.0f} times the teacher's perplexity (more than {RUINED_RATIO:.0f}) this model writes noise until "
+        "it is trained: give the search a larger budget, or train the model with its teacher's help."
+    )
+
+
+def _stated(run: SearchRun, best: FrontMember) -> tuple[str, str, str]:
+    """The perplexity of a winner as it was exported, its ratio to the teacher's, and what it was before a fit."""
+    reference = run.reference(best)
+
+    def times(value: float | None, least: str) -> str:
+        ratio = ratio_text(value, reference)
+        return "" if ratio == MISSING else f", {ratio}{least}"
+
+    whose = f" the teacher's {perplexity_text(reference)}"
+    if best.fitted is None:
+        return perplexity_text(best.perplexity, best.stderr), times(best.perplexity, whose), ""
+    before = f"with the teacher's own weights {perplexity_text(best.perplexity)}{times(best.perplexity, '')}"
+    final = best.final
+    return perplexity_text(final.perplexity, final.stderr), times(final.perplexity, whose), before
+
+
+def _text_of(best: FrontMember) -> str:
+    return "calibration" if best.held_out_perplexity is None else "held-out"
+
+
+def headline(run: SearchRun) -> str:
+    """The run's result in two sentences."""
+    best = run.best
+    if best is None:
+        return "No model was found: no candidate has been measured."
+    share = f", {share_text(best.params, run.teacher.params)} of {run.teacher.name}" if run.teacher else ""
+    value, times, before = _stated(run, best)
+    when = "As it was exported, with fitted weights and before any training," if before else "Before any training"
+    said = f"{best_name(run).capitalize()} has {count_text(best.params)} parameters{share}. {when} its perplexity on "
+    said += f"{_text_of(best)} text is {value}{times}{f'; {before}' if before else ''}."
+    return f"{said} {ruin_text(run)}".rstrip()
+
+
+def tiles(run: SearchRun) -> list[Tile]:
+    """The run's most important figures."""
+    best, teacher = run.best, run.teacher
+    if best is None:
+        return []
+    share = f", {share_text(best.params, teacher.params)} of {teacher.name}" if teacher else ""
+    value, times, before = _stated(run, best)
+    said = f"{_text_of(best)} text, before training{times}" + (f"; {before}" if before else "")
+    winner = run.winner_of(best)
+    weights = f"; {format_bytes(winner.num_bytes)} of {winner.dtype}" if winner else ""
+    found = [Tile("Size", count_text(best.params), f"parameters{share}{weights}"), Tile("Perplexity", value, said)]
+    nearest = min((one for one in comparisons(run) if one.ratio), key=lambda one: one.ratio or 0.0, default=None)
+    if nearest:
+        # Baselines are not fitted, so one is held against the other with the teacher's own weights.
+        than = "" if nearest.is_clear is False else f" than {best_name(run)}{' before its fit' if before else ''}"
+        note = f"{nearest.model.name}: {nearest.verdict}{than}"
+        found.append(Tile("Best baseline", perplexity_text(nearest.model.held_out_perplexity), note))
+    found.append(Tile("Front", str(len(run.front)), f"models out of {candidates_text(run).split(' (')[0]}"))
+    if seconds := sum(value for _, value in phases(run)):
+        found.append(Tile("Time", format_seconds(seconds), "from the first phase to the last"))
+    return found
+
+
+def front_sections(
+    run: SearchRun, key: str = "front", file: str = FRONT_PICTURE, most: int = MOST_CANDIDATES
+) -> list[Section]:
+    """The front, and the layers of the model that is selected in it.
+
+    Args:
+        run: The search.
+        key: The front's name on the page.
+        file: The PNG that Markdown shows; empty for none.
+        most: Candidates off the front that are drawn at most.
+    """
+    if not (run.front or run.candidates or run.baselines):
+        return []
+    picture, left_out = front_picture(run, key, most)
+    front = front_table(run)
+    note = _FRONT_NOTE if run.candidates and any(m.held_out_perplexity is not None for m in run.front) else ""
+    blocks: list[Block] = [Figure(key, picture, file, _ALT), Text(f"{note} {left_out}".strip(), small=True)]
+    found = [Section(front.title, [*blocks, Fold("The front as a table", [front])], _FRONT_LEAD)]
+    if shape := shape_picture(run, key):
+        alt = "Heads and neurons of each layer, of the teacher's"
+        found.append(Section("Its shape, layer by layer", [Figure(f"{key}-shape", shape, "", alt)], _SHAPE_LEAD))
+    return found
+
+
+def _with_picture(key: str, picture: Any, alt: str, *blocks: Block) -> list[Block]:
+    return [Figure(key, picture, "", alt), *blocks] if picture else list(blocks)
+
+
+def progress_section(run: SearchRun, key: str = "progress") -> Section:
+    """Hypervolume against evaluations and against time."""
+    table = Fold("Search progress as a table", [progress_table(run)])
+    blocks = _with_picture(key, progress_picture(run), "Hypervolume against evaluations and seconds", table)
+    return Section("Search progress", blocks, _PROGRESS_LEAD)
+
+
+def search_sections(
+    run: SearchRun, prefix: str = "", file: str = FRONT_PICTURE, most: int = MOST_CANDIDATES
+) -> list[Section]:
+    """Everything that a search's report shows, but for its environment and command.
+
+    Args:
+        run: Its records.
+        prefix: Of the names of its pictures, where a page has several runs.
+        file: The picture that Markdown shows.
+        most: Candidates off the front that are drawn at most.
+    """
+    compared = baseline_table(run) if run.baselines or (run.best and run.teacher) else Table("", (), ())
+    other, finalists = other_text_table(run), finalists_picture(run)
+    other_lead = (
+        f"Perplexity on {other_text_name(run)}, which nothing was learned or chosen by, beside that on held-out text "
+        "of the corpus. Where its ratio to the teacher is much the larger, the model is one for the corpus alone."
+    )
+    finalist_blocks = [Fold("Finalists as a table", [finalists_table(run)])] if finalists else []
+    return [
+        *front_sections(run, f"{prefix}front", file, most),
+        Section(
+            "Against the teacher and the baselines",
+            _with_picture(f"{prefix}baselines", baselines_picture(run), "Perplexities with their intervals", compared)
+            if compared else [], _COMPARISON_LEAD,
+        ),
+        Section(other.title, [other], other_lead),
+        progress_section(run, f"{prefix}progress"),
+        Section(
+            "Proxies against the finalists' trained quality",
+            _with_picture(f"{prefix}finalists", finalists, "Each proxy against trained loss", *finalist_blocks),
+            _FINALISTS_LEAD,
+        ),
+        Section("What was spent", _with_picture(f"{prefix}time", time_picture(run), "Time by phase", cost_table(run))),
+    ]  # fmt: skip
+
+
+def search_title(run: SearchRun) -> str:
+    """What a search was."""
+    return f"Sub-networks of {run.teacher.name}" if run.teacher else "Search for sub-networks"
+
+
+def search_chapter(run: SearchRun, prefix: str = "", file: str = FRONT_PICTURE, most: int = MOST_CANDIDATES) -> Chapter:
+    """A search's part of a page; see :func:`search_sections`."""
+    facts = [
+        f"space {run.options['space']}" if run.options.get("space") else "",
+        budget_text(run),
+        candidates_text(run),
+    ]
+    sections = [
+        *search_sections(run, prefix, file, most), reproduce_section(run.command, next_steps(run)),
+        environment_section(run.environment, run.options),
+    ]  # fmt: skip
+    return Chapter(
+        sections, facts=" · ".join(fact for fact in facts if fact), headline=headline(run), notes=run.notes,
+        tiles=tiles(run),
+    )  # fmt: skip
+
+
+def front_png(run: SearchRun) -> bytes:
+    """The front as a PNG."""
+    state = "" if run.finished else " (unfinished run)"
+    found = [front_picture(run)[0]] if run.front or run.candidates or run.baselines else []
+    return draw_png(found, f"{search_title(run)}{state}")
+
+
+def write_search_report(run: SearchRun) -> list[Path]:
+    """Write ``front.csv``, ``front.png``, ``report.md`` and ``report.html`` into the run's folder.
+
+    Raises:
+        UserError: They cannot be written.
+    """
+    write_text(run.folder / FRONT_TABLE, front_csv(run))
+    report = Report(search_title(run), "search report", [search_chapter(run)], {FRONT_PICTURE: front_png(run)})
+    return [run.folder / FRONT_TABLE, *write_report(report, run.folder)]
+
+
+def build_report(folder: Path) -> list[Path]:
+    """The same from a run's folder, of a finished run or of one that is not.
+
+    Raises:
+        UserError: The folder holds no run, or cannot be written.
+    """
+    return write_search_report(load_search(folder))
+
+
+def budget_command(run: SearchRun, factor: float) -> str | None:
+    """The same search with a share of its budget, or None where the run does not say how it was made."""
+    if not run.command or run.budget is None or run.teacher is None:
+        return None
+    try:
+        given = shlex.split(run.command)
+    except ValueError:
+        return None
+    kept, skip = [], False
+    for word in given:
+        if not skip and word not in _RUN_FLAGS and not word.startswith(tuple(f"{flag}=" for flag in _RUN_FLAGS)):
+            kept.append(word)
+        skip = not skip and word in _RUN_FLAGS
+    share = min(max(factor * run.budget.high / run.teacher.cost[run.budget.quantity], 0.01), 1.0)
+    return f"{shlex.join(kept)} --{run.budget.quantity.replace('_', '-')} {share:.2f}" if kept else None
+
+
+def _training_command(run: SearchRun, folder: str) -> str:
+    given = {name: run.options.get(name) for name in ("teacher", "data")}
+    flags = [word for name, value in given.items() if value for word in (f"--{name}", str(value))]
+    return shlex.join(["slm-ray", "pretrain", "--student", folder, *flags, "--distill", "full", "--tokens", "10M"])
+
+
+def winner_needs_code(run: SearchRun, member: FrontMember) -> bool:
+    """Whether a winner loads only with ``trust_remote_code=True`` where slm_ray is not installed.
+
+    The saved model says so itself; one that is not there is judged by its sizes.
+    """
+    winner = run.winner_of(member)
+    saved = needs_remote_code(run.folder / winner.folder) if winner else None
+    return not member.architecture.is_uniform if saved is None else saved
+
+
+def next_steps(run: SearchRun) -> list[tuple[str, str]]:
+    """What to do next, each with its code; paths are relative to the run folder."""
+    best, steps = run.best, []
+    winner = run.winner_of(best) if best else None
+    if not run.finished:
+        steps.append(("Continue this run", f"slm-ray search --resume {shlex.quote(str(run.folder))}"))
+    if best and winner:
+        code = load_code(winner.folder, winner_needs_code(run, best))
+        steps.append((f"Load {best_name(run)} (from this folder)", code))
+    if best and winner and run.ruined(best):
+        steps.append((f"Train {best_name(run)} (from this folder)", _training_command(run, winner.folder)))
+        if wider := budget_command(run, 2.0):
+            steps.append(("Search again with a larger budget", wider))
+    elif tighter := budget_command(run, 0.75):
+        steps.append(("Search again with a tighter budget", tighter))
+    return steps
+
+
+def summary_text(run: SearchRun) -> str:
+    """The summary of a run for a terminal, of a finished run or of one that is not."""
+    best = run.best
+    lines = list(run.notes)
+    lines += _best_lines(run, best) if best else ["No model was found: no candidate has been measured."]
+    lines += [_front_line(run)] if best else []
+    lines += [said] if (said := _other_text_line(run)) else []
+    if found := phases(run):
+        parts = ", ".join(f"{name} {format_seconds(seconds)}" for name, seconds in found)
+        lines.append(f"Spent: {format_seconds(sum(seconds for _, seconds in found))} ({parts})")
+    spent = [candidates_text(run)]
+    if run.result:
+        counts = ((run.result.spent.forward_tokens, "tokens through a model"), (run.result.spent.flops, "FLOPs"))
+        spent += [f"{format_count(value) if value < 1e15 else f'{value:.2g}'} {unit}" for value, unit in counts]
+    lines.append(f"{'  ' if found else 'Spent: '}{' · '.join(spent)}")
+    lines.append(f"Files: {run.folder}")
+    if run.result:
+        lines.append(f"  {FRONT_TABLE}, {FRONT_PICTURE}, report.html, report.md, trials.jsonl")
+        models = [f"{one.folder} ({format_bytes(one.num_bytes)} of {one.dtype})" for one in run.result.winners]
+        lines += [f"  models: {', '.join(models)}"] if models else []
+    return "\n".join([*lines, *_next_lines(run, best)])
+
+
+def _best_lines(run: SearchRun, best: FrontMember) -> list[str]:
+    teacher, name = run.teacher, best_name(run)
+    of = f" ({share_text(best.params, teacher.params)} of {teacher.name})" if teacher else ""
+    lines = [f"{name.capitalize()}: {count_text(best.params)} parameters{of}"]
+    lines.append(f"  {shape_text(best.architecture, teacher.architecture if teacher else None)}")
+    lines += [f"  budget: {budget}"] if (budget := budget_text(run)) else []
+    lines.append(f"Perplexity on {_text_of(best)} text, before any training:")
+    rows, reference = [(name, perplexity_text(best.perplexity, best.stderr), "")], run.reference(best)
+    if best.fitted:
+        final = best.final
+        against = f"{ratio_text(final.perplexity, reference)} of the teacher's; " if reference else ""
+        said = f"{against}fitted on {fitted_on(best)}: the exported weights"
+        rows.append(("  with fitted weights", perplexity_text(final.perplexity, final.stderr), said))
+    if teacher and reference:
+        ratio = f"{name} is at {ratio_text(best.perplexity, reference)} of this"
+        rows.append((f"teacher {teacher.name}", perplexity_text(reference), ratio))
+    for found in comparisons(run):
+        value = perplexity_text(found.model.held_out_perplexity, found.model.held_out_stderr)
+        rows.append((beside(run, found.model), value, found.verdict if found.ratio else "not measured"))
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    lines += [f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c}".rstrip() for a, b, c in rows]
+    return lines + ([said] if (said := ruin_text(run)) else [])
+
+
+def _front_line(run: SearchRun) -> str:
+    front, values = run.front, [member.perplexity for member in run.front if member.perplexity is not None]
+    parts = [f"Front: {len(front)} model{'s' if len(front) != 1 else ''}"]
+    parts.append(f"{format_count(front[0].params)} to {format_count(max(m.params for m in front))} parameters")
+    if values:
+        parts.append(f"perplexity {perplexity_text(max(values))} to {perplexity_text(min(values))}")
+    return ", ".join(parts)
+
+
+def _other_text_line(run: SearchRun) -> str:
+    best = run.best
+    if best is None or best.other_perplexity is None:
+        return ""
+    after = best.fitted.after if best.fitted and best.fitted.after.other_perplexity is not None else None
+    on = after or best
+    ratio = ratio_text(on.other_perplexity, run.teacher.other_perplexity if run.teacher else None)
+    times = "" if ratio == MISSING else f", {ratio} of the teacher's"
+    shown = perplexity_text(on.other_perplexity, on.other_stderr)
+    return f"On {other_text_name(run)}: {shown}{times}{' with fitted weights' if after else ''}"
+
+
+def _next_lines(run: SearchRun, best: FrontMember | None) -> list[str]:
+    if not run.finished:
+        return [f"Next: slm-ray search --resume {shlex.quote(str(run.folder))}"]
+    steps = [f"open {run.folder / 'report.html'} in a browser"]
+    winner = run.winner_of(best) if best else None
+    ruined = best is not None and run.ruined(best) is not None
+    if best and winner and ruined:
+        steps.append(_training_command(run, str(run.folder / winner.folder)))
+    elif best and winner:
+        steps.append(load_command(str(run.folder / winner.folder), winner_needs_code(run, best)))
+    if again := budget_command(run, 2.0 if ruined else 0.75):
+        steps.append(again)
+    return [f"{'Next: ' if i == 0 else '      '}{step}" for i, step in enumerate(steps)]
