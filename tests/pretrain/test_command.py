@@ -220,3 +220,20 @@ def test_a_dry_run_spends_nothing(tiny, tmp_path, capsys):
     assert run_command(PRETRAIN.main, arguments(tiny, tmp_path / "run", "--compare", "--dry-run")) == 0
     assert "3 models, 768 tokens each: 6 steps of 4 x 32" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("more", [64, -1])
+def test_embeddings_may_have_other_rows_than_the_teachers_but_not_fewer_than_token_ids(
+    more, tiny, shards, tmp_path, capsys
+):
+    tokenizer = AutoTokenizer.from_pretrained(tiny.teacher)
+    tiny_model("llama", vocab_size=len(tokenizer) + more).save_pretrained(tmp_path / "s")
+    tokenizer.save_pretrained(tmp_path / "s")
+    flags = ["--student", str(tmp_path / "s"), "--launcher", "local", "--shards", str(shards)]
+    given = arguments(tiny, tmp_path / "run", *flags)
+    if more > 0:
+        assert run_command(PRETRAIN.main, given) == 0
+        assert all(record["kd"] > 0 for record in records(tmp_path / "run" / "s.student" / "steps.jsonl"))
+    else:
+        assert f"embedding rows for {len(tokenizer)} token ids" in refused(capsys, given)
+        assert not (tmp_path / "run").exists()
