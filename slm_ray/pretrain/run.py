@@ -39,6 +39,7 @@ from slm_ray.pretrain.state import Tensors, write_first_checkpoint
 from slm_ray.pretrain.tracking import ModelTracking, track_results
 from slm_ray.records.base import read_record, write_record
 from slm_ray.records.cost import flops_per_token
+from slm_ray.records.run import RunRecord
 from slm_ray.records.training import (
     CHECKPOINTS_FOLDER,
     HELD_OUT_FOLDER,
@@ -71,7 +72,7 @@ class PretrainRun:
             folder: Where everything goes.
         """
         self.config, self.folder = config, folder
-        self.command = str(folder.config()["command"])
+        self.command = read_record(folder.path, RunRecord).command
         self.console = Console(folder.file(LOG_FILE))
         self._run_here: RunHere | None = None
 

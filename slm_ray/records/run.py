@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
-from slm_ray.records.base import Record
+from slm_ray.config.errors import UserError
+from slm_ray.records.base import Record, read_record
 
 
 class RunRecord(Record):
@@ -20,6 +22,25 @@ class RunRecord(Record):
     stage: str
     command: str
     options: dict[str, Any]
+
+
+def run_of(stage: str, path: Path) -> RunRecord:
+    """What a run of a command was started with.
+
+    Args:
+        stage: The command whose run it must be.
+        path: The run's folder.
+
+    Raises:
+        UserError: It is a run of another command, or of another version of slm_ray.
+    """
+    record = read_record(path, RunRecord)
+    if record.stage != stage:
+        raise UserError(
+            f"{path} is a run of `slm-ray {record.stage}`, not of `slm-ray {stage}`: continue it with "
+            f"slm-ray {record.stage} --resume {path}"
+        )
+    return record
 
 
 class Environment(Record):

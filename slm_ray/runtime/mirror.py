@@ -15,9 +15,7 @@ from pathlib import Path
 
 from slm_ray.config.errors import UserError
 from slm_ray.records.files import explain_os_error, whole_folder
-from slm_ray.runtime.storage import STORAGE_HELP, Place, below, storage_of
-
-__all__ = ["STORAGE_HELP", "Mirror", "bring_back", "lies_in_a_mirror", "storage_of"]
+from slm_ray.runtime.storage import Place, below
 
 # Lies in a folder while that is mirrored: runs inside of it are not mirrored again.
 _MARK = ".mirrored"

@@ -23,14 +23,6 @@ def cluster_room() -> dict[str, float]:
     return {name: max(there.get(name, 0.0), allowed.get(name, 0.0)) for name in {*there, *allowed}}
 
 
-def free_room() -> dict[str, float]:
-    """Of :func:`cluster_room`, what nobody uses now; machines that would be started are free."""
-    import ray
-
-    most, there, free = cluster_room(), ray.cluster_resources(), ray.available_resources()
-    return {name: free.get(name, 0.0) + most[name] - there.get(name, 0.0) for name in most}
-
-
 @lru_cache(maxsize=1)
 def _by_its_file(address: str) -> dict[str, float]:
     """The most that the autoscaler of the cluster at an address would have; nothing where it has none.

@@ -6,17 +6,16 @@ import contextlib
 import fcntl
 import shutil
 from pathlib import Path
-from typing import Any
 
-from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError
 from slm_ray.config.redact import redact
-from slm_ray.records.base import write_record
-from slm_ray.records.files import explain_os_error, read_json, write_json
+from slm_ray.records.base import read_record, write_record
+from slm_ray.records.files import explain_os_error, read_json
 from slm_ray.records.run import Environment, RunRecord
 from slm_ray.runtime.environment import describe_environment
-from slm_ray.runtime.mirror import Mirror, bring_back, lies_in_a_mirror, storage_of
+from slm_ray.runtime.mirror import Mirror, bring_back, lies_in_a_mirror
 from slm_ray.runtime.progress import Console
+from slm_ray.runtime.storage import storage_of
 
 CONFIG_FILE, ENVIRONMENT_FILE = RunRecord.FILE, Environment.FILE
 TRIALS_FILE = "trials.jsonl"
@@ -48,16 +47,12 @@ class RunFolder:
             raise UserError(f"{path} is in use by another process: wait for it, or choose another --out") from error
 
     @classmethod
-    def create(cls, path: Path, config: RunRecord | dict[str, Any]) -> RunFolder:
-        """Make a new run folder and write its resolved config and environment.
+    def create(cls, path: Path, record: RunRecord) -> RunFolder:
+        """Make a new run folder, and write what the run is started with and on.
 
         Raises:
             UserError: The folder already holds a run, holds other files, or cannot be written.
         """
-        if isinstance(config, RunRecord):
-            storage, config = config.options.get("storage"), config.to_json()
-        else:  # stages whose config is not a slm_ray.config.base.Config yet
-            storage = config.get("storage")
         missing = [above for above in path.parents if not above.exists()]
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -65,7 +60,7 @@ class RunFolder:
         except OSError as error:
             raise explain_os_error(error, f"creating the run folder {path}") from error
         if (path / CONFIG_FILE).exists():
-            same = digest_json(read_json(path / CONFIG_FILE)) == digest_json(config)
+            same = read_json(path / CONFIG_FILE) == record.to_json()
             detail = "this same run" if same else "a run with another config"
             raise UserError(f"{path} already holds {detail}: continue it with --resume {path}, or choose another --out")
         if entries:
@@ -73,9 +68,9 @@ class RunFolder:
         folder = cls(path)
         folder._made = missing
         write_record(path, describe_environment())
-        write_json(path / CONFIG_FILE, config)
+        write_record(path, record)
         try:
-            folder.mirror_to(storage, is_new=True)
+            folder.mirror_to(record.options.get("storage"), is_new=True)
         except UserError:
             folder.forget()
             raise
@@ -94,8 +89,12 @@ class RunFolder:
         """
         find_run(path, storage)
         folder = cls(path)
-        config = folder.config()
-        folder.mirror_to(storage or config.get("options", config).get("storage"))
+        try:
+            given = read_record(path, RunRecord).options.get("storage")
+        except UserError:
+            folder.close()
+            raise
+        folder.mirror_to(storage or given)
         return folder
 
     def mirror_to(self, storage: str | None, *, is_new: bool = False) -> None:
@@ -127,13 +126,6 @@ class RunFolder:
     def begin(self) -> None:
         """Say that the command's mistakes are behind it: from here on, a failure leaves a run to resume."""
         self.begun = True
-
-    def config(self) -> dict[str, Any]:
-        """The resolved config the run was started with."""
-        config = read_json(self.path / CONFIG_FILE)
-        if not isinstance(config, dict):
-            raise UserError(f"{self.path / CONFIG_FILE} does not hold a config: restore it or start a new run")
-        return config
 
     def file(self, name: str) -> Path:
         """The path of a file in the folder."""

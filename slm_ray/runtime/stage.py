@@ -12,8 +12,8 @@ from typing import Any, Generic, TypeVar
 from slm_ray.config.base import Config, add_flags, build_config, flatten, load_config, refuse_changes
 from slm_ray.config.errors import UserError
 from slm_ray.config.parser import Parser
-from slm_ray.records.base import read_record, write_record
-from slm_ray.records.run import RunRecord
+from slm_ray.records.base import write_record
+from slm_ray.records.run import RunRecord, run_of
 from slm_ray.runtime.commands import Interrupted, command_line, run_command
 from slm_ray.runtime.runfolder import RunFolder, find_run
 
@@ -106,25 +106,15 @@ class Stage(Generic[C]):
         """A new run's folder; that of an earlier run where runs gather."""
         if not self.gathers or not (out / RunRecord.FILE).exists():
             return RunFolder.create(out, record)
-        self._check_own(out)
+        run_of(self.name, out)
         folder = RunFolder.open_existing(out, record.options.get("storage"))
         write_record(out, record)
         return folder
 
-    def _check_own(self, path: Path) -> RunRecord:
-        """The record of an earlier run, which must be of this command."""
-        record = read_record(path, RunRecord)
-        if record.stage != self.name:
-            raise UserError(
-                f"{path} is a run of `slm-ray {record.stage}`, not of `slm-ray {self.name}`: continue it with "
-                f"slm-ray {record.stage} --resume {path}"
-            )
-        return record
-
     def _resume(self, path: Path, given: dict[str, Any]) -> int:
         """Continue a run with the options it was started with."""
         find_run(path, given.get("storage"))
-        record = self._check_own(path)
+        record = run_of(self.name, path)
         refuse_changes(given, self.may_change, path)
         if (path / self.result_file).exists() and not self.gathers:
             print(f"{path} is finished already:\n")

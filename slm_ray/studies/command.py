@@ -10,9 +10,11 @@ from typing import Any
 from slm_ray.config.errors import UserError
 from slm_ray.config.parser import Parser
 from slm_ray.config.yaml_files import parse_yaml
-from slm_ray.records.files import explain_os_error, read_json, write_json, write_text
+from slm_ray.records.base import write_record
+from slm_ray.records.files import explain_os_error, write_text
+from slm_ray.records.run import RunRecord, run_of
 from slm_ray.runtime.commands import command_line
-from slm_ray.runtime.runfolder import CONFIG_FILE, RunFolder, find_run
+from slm_ray.runtime.runfolder import RunFolder, find_run
 from slm_ray.runtime.storage import STORAGE_HELP
 from slm_ray.studies.dry_run import make_machine
 from slm_ray.studies.finish import table_rows, track, write_results
@@ -86,10 +88,10 @@ def main(argv: Sequence[str]) -> int:
     out = given.out or Path("runs") / "-".join(filter(None, (sweep.name, sweep.scale, stamp)))
     command = command_line(PROG, argv)
     text = _read(given.file)
-    folder = RunFolder.create(out, {
-        "command": command, "name": sweep.name, "source": str(given.file), "scale": given.scale,
-        "settings": given.settings, "max_runs": given.max_runs, "storage": given.storage, "file": text,
-    })  # fmt: skip
+    folder = RunFolder.create(out, RunRecord(stage="sweep", command=command, options={
+        "name": sweep.name, "source": str(given.file), "scale": given.scale, "settings": given.settings,
+        "max_runs": given.max_runs, "storage": given.storage, "file": text,
+    }))  # fmt: skip
     write_text(folder.file("sweep.yaml"), text)
     return _execute(sweep, folder, given, command)
 
@@ -150,32 +152,31 @@ def _write_wandb(sweep: SweepFile, path: Path) -> int:
     return 0
 
 
-def _saved(path: Path) -> tuple[SweepFile, dict[str, Any]]:
+def _saved(path: Path) -> tuple[SweepFile, RunRecord]:
     """The sweep that a folder was started with."""
-    if not (path / CONFIG_FILE).is_file():
-        raise UserError(f"{path} holds no sweep ({CONFIG_FILE} is missing): give the folder of one")
-    saved = read_json(path / CONFIG_FILE)
-    if not isinstance(saved, dict) or "file" not in saved or "settings" not in saved:
-        raise UserError(f"{path} is the folder of another command, not of a sweep: give the folder of one")
-    loaded = parse_yaml(str(saved["file"]), str(path / CONFIG_FILE))
-    sweep = parse_sweep(loaded, str(saved["source"]), saved["scale"], saved["settings"], Path(saved["source"]).stem)
-    return sweep, saved
+    if not (path / RunRecord.FILE).is_file():
+        raise UserError(f"{path} holds no sweep ({RunRecord.FILE} is missing): give the folder of one")
+    record = run_of("sweep", path)
+    source, given = str(record.options["source"]), record.options
+    loaded = parse_yaml(str(given["file"]), str(path / RunRecord.FILE))
+    return parse_sweep(loaded, source, given["scale"], given["settings"], Path(source).stem), record
 
 
 def _resume(given: Any) -> int:
     """Continue a sweep; with a file, what that adds is run too, and what is done is not done again."""
     find_run(given.resume, given.storage)
-    sweep, saved = _saved(given.resume)
+    sweep, record = _saved(given.resume)
     if given.file is not None:
-        sweep = read_sweep(given.file, saved["scale"], saved["settings"])
-    given.max_runs = given.max_runs or saved["max_runs"]
+        sweep = read_sweep(given.file, record.options["scale"], record.options["settings"])
+    given.max_runs = given.max_runs or record.options["max_runs"]
     _check_memory(sweep, expand(sweep, given.max_runs), given)
     folder = RunFolder.open_existing(given.resume, given.storage)
     if given.file is not None:
         text = _read(given.file)
         write_text(folder.file("sweep.yaml"), text)
-        write_json(folder.file(CONFIG_FILE), saved | {"file": text, "source": str(given.file)})
-    return _execute(sweep, folder, given, str(saved["command"]))
+        options = record.options | {"file": text, "source": str(given.file)}
+        write_record(folder.path, RunRecord(stage="sweep", command=record.command, options=options))
+    return _execute(sweep, folder, given, record.command)
 
 
 def _execute(sweep: SweepFile, folder: RunFolder, given: Any, command: str) -> int:
@@ -199,8 +200,8 @@ def _tables(runs: Sequence[Path], kind: str | None, out: Path | None) -> int:
     """The tables of sweeps, one under the other."""
     rows = []
     for path in runs:
-        sweep, saved = _saved(path)  # only read: a sweep that is running may be looked at
-        points = expand(sweep, saved["max_runs"])
+        sweep, record = _saved(path)  # only read: a sweep that is running may be looked at
+        points = expand(sweep, record.options["max_runs"])
         rows += table_rows(sweep, points, path, read_outcomes(path))
     if kind is None and out is None:
         print(as_text(rows))

@@ -24,7 +24,6 @@ from slm_ray.runtime.room import cluster_room
 def cluster(monkeypatch):
     """A cluster of a head whose file allows four machines with a GPU, none of which is up."""
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "memory": 1e9})
-    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 6.0, "memory": 1e9})
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="head:1"))
     monkeypatch.setattr(room, "_by_its_file", lambda address: {"CPU": 40.0, "GPU": 4.0})
 

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from slm_ray.config.errors import UserError
+from slm_ray.records.base import read_record
+from slm_ray.records.run import RunRecord
 from slm_ray.runtime.runfolder import CONFIG_FILE, ENVIRONMENT_FILE, RunFolder
 
-CONFIG = {"trials": 10, "space": "fine"}
+CONFIG = RunRecord(stage="search", command="slm-ray search", options={"trials": 10, "space": "fine"})
+OTHER = CONFIG.model_copy(update={"options": {"trials": 11}})
 ROOT = Path(__file__).parents[2]
 
 
@@ -17,7 +20,7 @@ def test_a_new_run_has_its_config_and_environment_and_can_be_opened_again(tmp_pa
     folder = RunFolder.create(tmp_path / "runs" / "a", CONFIG)
     folder.close()
     again = RunFolder.open_existing(tmp_path / "runs" / "a")
-    assert again.config() == CONFIG
+    assert read_record(again.path, RunRecord) == CONFIG
     environment = again.file(ENVIRONMENT_FILE).read_text()
     assert '"python"' in environment
     assert str(Path.home()) not in environment
@@ -75,13 +78,13 @@ def test_two_processes_never_hold_one_folder(tmp_path):
 
 @pytest.mark.parametrize(
     ("config", "what"),
-    [(CONFIG, "already holds this same run"), ({"trials": 11}, "already holds a run with another config")],
+    [(CONFIG, "already holds this same run"), (OTHER, "already holds a run with another config")],
 )
 def test_a_folder_that_holds_a_run_is_not_used_again(tmp_path, config, what):
     RunFolder.create(tmp_path / "a", CONFIG).close()
     with pytest.raises(UserError, match=f"{what}: continue it with --resume .*a, or choose another --out"):
         RunFolder.create(tmp_path / "a", config)
-    assert RunFolder.open_existing(tmp_path / "a").config() == CONFIG
+    assert read_record(tmp_path / "a", RunRecord) == CONFIG
 
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path):
@@ -122,4 +125,4 @@ def test_a_damaged_config_is_named(tmp_path, content):
     RunFolder.create(tmp_path / "a", CONFIG).close()
     (tmp_path / "a" / CONFIG_FILE).write_text(content)
     with pytest.raises(UserError, match=r"config\.json"):
-        RunFolder.open_existing(tmp_path / "a").config()
+        RunFolder.open_existing(tmp_path / "a")

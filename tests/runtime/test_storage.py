@@ -11,6 +11,7 @@ import fsspec
 import pytest
 
 from slm_ray.config.errors import UserError
+from slm_ray.records.run import RunRecord
 from slm_ray.runtime import mirror as module
 from slm_ray.runtime import shared
 from slm_ray.runtime.mirror import Mirror, bring_back
@@ -29,6 +30,11 @@ def storage(request, tmp_path):
     fsspec.filesystem("memory").store.clear()
 
 
+def run_record(options):
+    """A run with options."""
+    return RunRecord(stage="try", command="try", options=options)
+
+
 def tree(folder):
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
@@ -39,7 +45,7 @@ def tree(folder):
 
 def test_a_run_comes_back_as_it_was(storage, tmp_path):
     run = tmp_path / "run"
-    with_mirror = RunFolder.create(run, {"trials": 8, "storage": storage})
+    with_mirror = RunFolder.create(run, run_record({"trials": 8, "storage": storage}))
     (run / "trials.jsonl").write_text('{"trial": 0}\n')
     (run / "winners" / "0").mkdir(parents=True)
     (run / "winners" / "0" / "model.safetensors").write_bytes(b"w" * 3000)
@@ -47,7 +53,7 @@ def test_a_run_comes_back_as_it_was(storage, tmp_path):
     before = tree(run)
     run.rename(tmp_path / "another machine lost it")
     with pytest.raises(UserError, match=r"run holds a run already: continue it with --resume"):
-        RunFolder.create(run, {"trials": 9, "storage": storage})
+        RunFolder.create(run, run_record({"trials": 9, "storage": storage}))
     find_run(run, storage)
     assert tree(run) == before and {"config.json", "environment.json", "trials.jsonl"} < set(before)
     again = RunFolder.open_existing(run)  # its config says where its copy is
@@ -147,8 +153,8 @@ def test_a_storage_that_stays_away_is_said_at_the_end(storage, tmp_path, monkeyp
 
 def test_runs_inside_of_a_mirrored_one_are_not_mirrored_again(tmp_path, monkeypatch):
     monkeypatch.setenv("SLM_RAY_STORAGE", str(tmp_path / "storage"))
-    outer = RunFolder.create(tmp_path / "pipeline", {})
-    inner = RunFolder.create(tmp_path / "pipeline" / "search", {})
+    outer = RunFolder.create(tmp_path / "pipeline", run_record({}))
+    inner = RunFolder.create(tmp_path / "pipeline" / "search", run_record({}))
     inner.close()
     outer.close()
     assert [path.name for path in (tmp_path / "storage").iterdir()] == ["pipeline"]
@@ -157,7 +163,7 @@ def test_runs_inside_of_a_mirrored_one_are_not_mirrored_again(tmp_path, monkeypa
 
 
 def test_a_mistake_found_before_any_work_leaves_nothing_there_either(storage, tmp_path):
-    folder = RunFolder.create(tmp_path / "run", {"storage": storage})
+    folder = RunFolder.create(tmp_path / "run", run_record({"storage": storage}))
     folder.forget()
     folder.close()
     assert not (tmp_path / "run").exists() and not bring_back(tmp_path / "run", storage)
@@ -174,11 +180,11 @@ def test_checkpoints_that_lie_at_the_storage_stay_there(tmp_path):
 
 def test_bad_places(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="--storage s3:// names no place: give"):
-        RunFolder.create(tmp_path / "a", {"storage": "s3://"})
+        RunFolder.create(tmp_path / "a", run_record({"storage": "s3://"}))
     with pytest.raises(UserError, match="the storage nothing://x/b cannot be used"):
-        RunFolder.create(tmp_path / "b", {"storage": "nothing://x"})
+        RunFolder.create(tmp_path / "b", run_record({"storage": "nothing://x"}))
     with pytest.raises(UserError, match=r"holds a login, .* give it by the environment"):
-        RunFolder.create(tmp_path / "b", {"storage": "s3://key:secretword@bucket/x"})
+        RunFolder.create(tmp_path / "b", run_record({"storage": "s3://key:secretword@bucket/x"}))
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError, match=r"holds no run to resume .*storage has none of that name"):
         find_run(tmp_path / "c", str(tmp_path / "storage"))
