@@ -5,7 +5,6 @@ A sealed record's file carries a digest of its own content, because everything i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -155,18 +154,12 @@ def read_sealed(folder: Path, cls: type[R], remedy: str) -> R:
         raise UserError(f"{path} is not what was written (wrong or missing: {fields}): {remedy}") from None
 
 
-def first_difference(there: Part, here: Part, names: Sequence[str] | None = None) -> str | None:
-    """The first field that two parts do not share, as ``NAME is A, not B``; None where all agree.
-
-    Args:
-        there: What a file says.
-        here: What is wanted.
-        names: The fields to compare; all of ``here`` by default.
-    """
+def first_difference(there: Part, here: Part) -> str | None:
+    """The first field that two parts do not share, as ``NAME is A, not B``; None where all agree."""
     before, now = there.to_json(), here.to_json()
-    for name in names if names is not None else now:
-        if before.get(name) != now[name]:
-            return f"{name.replace('_', ' ')} is {before.get(name)}, not {now[name]}"
+    for name, value in now.items():
+        if before.get(name) != value:
+            return f"{name.replace('_', ' ')} is {before.get(name)}, not {value}"
     return None
 
 

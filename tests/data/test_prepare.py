@@ -321,19 +321,6 @@ class TestBadInput:
         with pytest.raises(UserError, match=r"cannot read 'no-one/nothing' from the Hugging Face hub"):
             prepare(hub_corpus("no-one/nothing", "text"), num_tokens=100)
 
-    @pytest.mark.parametrize(
-        "options, said",
-        [
-            ({"part": "heldout"}, "unknown part of a corpus 'heldout': did you mean 'held_out'?"),
-            ({"num_tokens": 0}, "the number of train tokens must be at least 1, got 0"),
-            ({"length": 1}, "--sequence-length must be at least 2, got 1"),
-        ],
-    )
-    def test_wrong_sizes_and_names(self, prepare, corpus_of, texts, options, said):
-        with pytest.raises(UserError) as caught:
-            prepare(corpus_of(texts), **options)
-        assert said in str(caught.value)
-
     def test_a_bad_line_is_named(self, prepare, texts, tmp_path):
         corpus = jsonl(tmp_path / "a.jsonl", texts)
         with (tmp_path / "a.jsonl").open("a") as file:
