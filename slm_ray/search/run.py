@@ -42,6 +42,7 @@ from slm_ray.search.config import SearchConfig
 from slm_ray.search.evaluator import EvaluatorSettings, share_of
 from slm_ray.search.inputs import SearchInputs, keep_digests, prepare_inputs, search_workers
 from slm_ray.search.journal import Journal
+from slm_ray.search.measuring import run_plan_here
 from slm_ray.search.plan import SearchPlan
 from slm_ray.search.reconstruction import RECONSTRUCTION_FOLDER, Member, Reconstructor, describe_reconstruction
 from slm_ray.search.spending import HELD_OUT, OTHER_TEXT, PhaseRecord
@@ -61,7 +62,6 @@ from slm_ray.search.winners import (
     teacher_model,
     write_cards,
 )
-from slm_ray.search.workers import run_plan, run_plan_here, scratch_folder
 
 T = TypeVar("T")
 FINALISTS_FOLDER = "finalists"
@@ -200,6 +200,8 @@ class SearchRun:
         if not self.workers:
             run_plan_here(plan, settings)
         else:
+            from slm_ray.search.tune_workers import run_plan, scratch_folder  # Ray: imported with its settings made
+
             # On a cluster trials take all CPUs, those of machines that join too, unless --workers limits them.
             grows = machine.address is not None and machine.workers is None
             most = max(self.workers, config.plan.population) if grows else self.workers

@@ -7,6 +7,8 @@ import shutil
 import pytest
 
 from slm_ray.config.errors import UserError
+from slm_ray.records.base import write_record
+from slm_ray.records.run import RunRecord
 from slm_ray.runtime.commands import run_command
 from slm_ray.search.command import main as search
 from slm_ray.studies.proxies_command import main
@@ -164,9 +166,9 @@ def spoiled(finished, folder, remove=(), keep_trials=None):
 @pytest.mark.parametrize(
     "change, said",
     [
-        ({"remove": ("config.json",)}, "holds no search: give the folder of a finished one"),
+        ({"remove": ("config.json",)}, "holds no search: give the folder of one"),
         ({"remove": ("trials.jsonl",)}, "has no trials in trials.jsonl"),
-        ({"remove": ("result.json",)}, "is not finished: python -m slm_ray.search --resume"),
+        ({"remove": ("result.json",)}, "is not finished: slm-ray search --resume"),
         ({"keep_trials": 0}, "has no trials in trials.jsonl"),
         ({"keep_trials": 3}, "needs at least 4 candidates, and the run has 3 measured ones"),
     ],
@@ -182,10 +184,10 @@ def test_a_run_that_is_no_finished_search(change, said, command, finished, tmp_p
     "more, said",
     [
         (("--proxies", "perplexty"), "unknown proxy 'perplexty': did you mean 'perplexity'?"),
-        (("--proxies", ","), "--proxies names none"),
-        (("--candidates", "3"), "--candidates: must be at least 4, got 3"),
+        (("--proxies", ","), "--proxies: names none"),
+        (("--candidates", "3"), "--candidates: must be at least 4, got '3'"),
         (("--tokens", "20"), "--tokens 20 is below one step of 32 tokens"),
-        (("--tokens", "1k", "--batch-size", "64"), "--tokens 1k is below one step of 2,048 tokens"),
+        (("--tokens", "1k", "--batch-size", "64"), "--tokens 1000 is below one step of 2,048 tokens"),
         (("--tokens", "lots"), "'lots' is not a number"),
         (("--distill", "top-k"), "'top-k' is not one of them"),
     ],
@@ -201,8 +203,10 @@ def test_a_run_has_to_be_given(command, capsys):
 
 
 def test_a_resume_changes_nothing_that_matters(command, tmp_path, capsys):
-    assert command("--resume", tmp_path, "--tokens", "30k") == 2
-    assert "--tokens cannot be changed when a report is resumed" in capsys.readouterr().err
+    record = RunRecord(stage="proxies", command="", options={})
+    write_record(tmp_path / "out", record)
+    assert command("--resume", tmp_path / "out", "--tokens", "30k") == 2
+    assert "--tokens cannot be changed when" in capsys.readouterr().err
     assert command("--resume", tmp_path) == 2
     assert "holds no run to resume" in capsys.readouterr().err
 
@@ -213,4 +217,4 @@ def test_a_search_whose_text_has_changed(command, tiny, finished, tmp_path, monk
     inputs = json.loads((run / "inputs.json").read_text())
     (run / "inputs.json").write_text(json.dumps(inputs | {"calibration_tokens": "another"}))
     assert command(*options(run, tmp_path / "out")) == 2
-    assert "the calibration tokens of" in capsys.readouterr().err
+    assert "its calibration tokens was another" in capsys.readouterr().err

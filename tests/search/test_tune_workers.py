@@ -10,9 +10,11 @@ import pytest
 from slm_ray.config.errors import UserError
 from slm_ray.records.search import Measurement
 from slm_ray.runtime.fan_out import Share
-from slm_ray.search import workers
+from slm_ray.search import measuring
+from slm_ray.search import tune_workers as workers
+from slm_ray.search.measuring import Report
 from slm_ray.search.tasks import Outcome, Task
-from slm_ray.search.workers import Board, Report
+from slm_ray.search.tune_workers import Board
 from tests.search.test_plan import plan_in, records_of, state_of
 from tests.search.without_ray import drive
 
@@ -113,7 +115,7 @@ def test_system_errors_are_tried_again_and_other_failures_are_the_candidates(tmp
         return SimpleNamespace(evaluate=evaluate)
 
     stack = SimpleNamespace(decode=lambda genes: genes, from_text=lambda text: text)
-    found = workers.measure(fail(OSError("stale file handle")), stack, task(3))
+    found = measuring.measure(fail(OSError("stale file handle")), stack, task(3))
     assert found.may_pass and found.index == 3 and "stale file handle" in found.error
-    found = workers.measure(fail(IndexError("index out of range")), stack, task(3))
+    found = measuring.measure(fail(IndexError("index out of range")), stack, task(3))
     assert not found.may_pass and found.error == "IndexError: index out of range" and found.outcome is None

@@ -16,7 +16,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,35 +28,17 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError
-from slm_ray.config.redact import redact
 from slm_ray.runtime.shared import publish
 from slm_ray.search.evaluator import Evaluator, EvaluatorSettings
+from slm_ray.search.measuring import Report, measure, take_in, text_of
 from slm_ray.search.plan import SearchPlan
 from slm_ray.search.stack import GenomeStack
-from slm_ray.search.tasks import Idle, Outcome, Task
+from slm_ray.search.tasks import Idle, Task
 
-_MOST_ERROR_CHARACTERS = 300
 _LOOK_SECONDS = 1.0
 """Between two looks at how many machines there are, and at tasks that rest."""
 _END_SECONDS = 10.0
 """For workers to end after the last task; they have nothing left to do."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a worker says.
-
-    Attributes:
-        index: The task it is about; None where the worker could not be set up.
-        outcome: What measuring gave, rounded as records are.
-        error: Why there is no outcome.
-        may_pass: The system refused a file or the like, which it may not do a minute later.
-    """
-
-    index: int | None
-    outcome: Outcome | None = None
-    error: str | None = None
-    may_pass: bool = False
 
 
 class Board:
@@ -150,11 +131,11 @@ class Worker(tune.Trainable):
         """Measure task after task."""
         report: Report | None = None
         try:
-            measure = self.measurer(self._settings, self._stack)
+            measure_task = self.measurer(self._settings, self._stack)
         except Exception as error:  # said through the board: Tune would print its traceback
-            report = Report(None, error=_text_of(error))
+            report = Report(None, error=text_of(error))
         while (task := ray.get(self._board.take.remote(self._name, report))) is not None:
-            report = measure(task)
+            report = measure_task(task)
         return {"done": True}
 
     @staticmethod
@@ -167,21 +148,6 @@ class Worker(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing to load."""
-
-
-def measure(evaluator: Evaluator, stack: GenomeStack, task: Task) -> Report:
-    """Measure one candidate. What goes wrong inside is a failed candidate; with its files, a failed worker."""
-    try:
-        spec = stack.decode(stack.from_text(task.genes))
-        return Report(task.index, evaluator.evaluate(spec, task.rival).rounded())
-    except Exception as error:
-        may_pass = isinstance(error, OSError) or isinstance(error.__cause__, OSError)
-        return Report(task.index, error=_text_of(error), may_pass=may_pass)
-
-
-def _text_of(error: Exception) -> str:
-    said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    return redact(said)[:_MOST_ERROR_CHARACTERS]
 
 
 class _Supply(Searcher):
@@ -286,13 +252,13 @@ def run_plan(plan: SearchPlan, settings: EvaluatorSettings, workers: int, scratc
                 break
             reports, lost = ray.get(board.exchange.remote(tasks, _LOOK_SECONDS))
             for report in reports:
-                _take_in(plan, report)
+                take_in(plan, report)
                 supply.losses_in_a_row = 0
             for index in lost:
                 plan.give_back(index, "the worker died again and again while measuring this candidate")
             if failed or supply.losses_in_a_row > 4 * supply.most + 8:
                 reason = failed[0] if failed else "they die again and again: is memory short?"
-                raise UserError(f"Ray lost the search's workers ({reason}): continue with --resume")
+                raise UserError(f"Ray lost the search's workers ({reason}): give them room", is_resumable=True)
         ray.get(board.close.remote())
         supply.is_over = True
         thread.join(_END_SECONDS)
@@ -302,20 +268,12 @@ def run_plan(plan: SearchPlan, settings: EvaluatorSettings, workers: int, scratc
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _take_in(plan: SearchPlan, report: Report) -> None:
-    if report.index is None:
-        raise UserError(f"a worker could not prepare to measure candidates: {report.error}")
-    if report.may_pass:
-        plan.give_back(report.index, report.error or "")
-    else:
-        plan.finish(report.index, report.outcome, report.error)
-
-
 def _start_tune(
     supply: _Supply, settings: EvaluatorSettings, stack: GenomeStack, board: Any, workers: int, scratch: Path
 ) -> tuple[threading.Thread, list[str]]:
     """Have Tune run the workers in a thread; gives it, and the list that says why it ended too early."""
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a worker that dies is our own matter
+    os.environ["TUNE_DISABLE_AUTO_INIT"] = "1"  # a Ray that has ended is not to be started anew
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(workers + 1))  # all start side by side
     shutil.rmtree(scratch, ignore_errors=True)
     share = settings.share
@@ -336,7 +294,7 @@ def _start_tune(
         try:
             tuner.fit()
         except BaseException as error:
-            failed.append(_text_of(error) if isinstance(error, Exception) else type(error).__name__)
+            failed.append(text_of(error) if isinstance(error, Exception) else type(error).__name__)
         else:
             if not supply.is_over:
                 failed.append("Tune ended before the search did")
@@ -344,20 +302,6 @@ def _start_tune(
     thread = threading.Thread(target=fit, name="tune", daemon=True)
     thread.start()
     return thread, failed
-
-
-def run_plan_here(plan: SearchPlan, settings: EvaluatorSettings) -> None:
-    """Measure every candidate of a plan in this process, without Ray.
-
-    Raises:
-        UserError: A trial could not be written, or no candidate could be measured.
-    """
-    evaluator = Evaluator(settings)
-    while (task := plan.next()) is not Idle.DONE:
-        if isinstance(task, Task):
-            _take_in(plan, measure(evaluator, plan.stack, task))
-        else:
-            time.sleep(_LOOK_SECONDS)  # for a task that rests
 
 
 def scratch_folder(run: Path) -> Path:
