@@ -23,7 +23,7 @@ def battered(tiny, search, finished, tmp_path_factory):
 
     def worker_killed() -> bool:
         if len(lines_of(run)) >= 2:
-            killed_workers.extend(kill_below(process.pid, "ray::Worker"))
+            killed_workers.extend(kill_below(process.pid, "ray::ResourceTrainable"))
         return bool(killed_workers)
 
     wait_until(worker_killed, 400, "two trials and a worker")
