@@ -173,7 +173,7 @@ def _sample(driver: int, cluster: Any, run: Path, rows: list[dict[str, Any]], en
 
 
 _KINDS = {
-    "gcs": ("gcs_server",), "raylets": ("raylet/raylet",), "actors": ("ray::CandidateTrial", "ray::ResourceTrainable"),
+    "gcs": ("gcs_server",), "raylets": ("raylet/raylet",), "actors": ("ray::ResourceTrainable",),
 }  # fmt: skip
 # Each raylet takes the whole machine's memory for its own and looks at all its processes four times a second.
 _MANY_ON_ONE = {

@@ -106,7 +106,7 @@ def search_stage(inputs: Inputs) -> Stage:
         name="search",
         start=lambda run: ["-m", "slm_ray.search", *inputs.tiny.arguments(run, "--trials", str(TRIALS))],
         resume=lambda run: ["-m", "slm_ray.search", "--resume", str(run)],
-        worker="ray::CandidateTrial",
+        worker="ray::ResourceTrainable",
         done=lambda run: _lines(run / "trials.jsonl"),
         kept=lambda run: dict.fromkeys(_lines(run / "trials.jsonl")),
         total=TRIALS,

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +19,8 @@ from slm_ray.search.tune_workers import Board
 from tests.search.test_plan import plan_in, records_of, state_of
 from tests.search.without_ray import drive
 
-SETTINGS = SimpleNamespace(share=Share(1), stands_for="settings")
+TEACHER = SimpleNamespace(folder=Path("/nowhere"))
+SETTINGS = SimpleNamespace(share=Share(1), teacher=TEACHER, stands_for="settings")
 
 
 def task(index):
@@ -102,7 +104,7 @@ def test_a_killed_worker_is_replaced_and_the_front_is_that_of_one_process(one_ra
 
 def test_what_a_worker_cannot_prepare_ends_the_search_in_one_sentence(one_ray, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "Worker", light_worker(tmp_path, dies_at=None))
-    settings = SimpleNamespace(share=Share(1), stands_for="nothing")
+    settings = SimpleNamespace(share=Share(1), teacher=TEACHER, stands_for="nothing")
     with pytest.raises(UserError, match="could not prepare to measure candidates: the teacher's file is gone"):
         workers.run_plan(plan_in(tmp_path), settings, 2, tmp_path / "scratch", grows=False)
 
