@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from slm_ray.cli import STAGES, parser_of
-from slm_ray.config.options import defaults_of, flag_of
+from slm_ray.config.base import flag_of, options_of
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.runtime.commands import run_command
 from slm_ray.search import estimates
@@ -201,12 +201,12 @@ def test_every_flag_in_a_page_exists(page):
 
 def test_the_page_on_the_search_has_every_option():
     named = set(re.findall(r"--[a-z][a-z-]*[a-z]", TEXTS["docs/search.md"]))
-    assert {flag_of(name) for name in defaults_of(SearchConfig)} - named == set()
+    assert {flag_of(name) for name in options_of(SearchConfig)} - named == set()
 
 
 def test_the_page_on_pretraining_has_every_option():
     named = set(re.findall(r"--[a-z][a-z0-9-]*[a-z0-9]", TEXTS["docs/pretraining.md"]))
-    assert {flag_of(name) for name in defaults_of(PretrainConfig)} - named == set()
+    assert {flag_of(name) for name in options_of(PretrainConfig)} - named == set()
 
 
 def test_every_stage_is_in_the_readme():
@@ -228,7 +228,7 @@ def test_yaml_in_the_pages_is_what_it_says():
         elif "stage" in loaded:
             assert all(expand(parse_sweep(loaded, page, scale, [], "mine")) for scale in (None, "paper"))
         else:
-            known = {name for config in (SearchConfig, PretrainConfig) for name in defaults_of(config)}
+            known = {name for config in (SearchConfig, PretrainConfig) for name in options_of(config)}
             assert set(loaded) <= known | {"search", "logits", "pretrain", "evaluate"}
 
 

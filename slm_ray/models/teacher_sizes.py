@@ -10,6 +10,7 @@ from typing import Any
 
 from slm_ray.models.bundled import BUNDLED_NAME, GGUF_MEMBER
 from slm_ray.models.families import family_of, scratch_structure
+from slm_ray.models.families.published import published_architecture
 from slm_ray.models.loading import check_weight_files, read_config
 from slm_ray.models.precision import dtype_name
 from slm_ray.models.teachers import check_family, load_teacher
@@ -79,12 +80,14 @@ def _from_folder(name: str, folder: Path) -> TeacherSizes:
 
 
 def _from_hub_cache(name: str) -> TeacherSizes:
-    """The config of a hub model that was downloaded before; without one, its sizes are not known."""
+    """The sizes of a hub model that was downloaded before, or that many use; others are not known."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(name, "config.json")
     if not isinstance(found, str):
-        return TeacherSizes(name, None, "fp32", 4, "comes from the hub, once; its sizes are known when it is here")
+        known = published_architecture(name)
+        note = "comes from the hub, once" + ("" if known else "; its sizes are known when it is here")
+        return TeacherSizes(name, known, "bf16" if known else "fp32", 4, note)
     folder = Path(found).parent
     check_family(name, folder)
     return _from_config(name, folder, "in the hub's cache, at least in part")

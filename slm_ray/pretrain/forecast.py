@@ -115,15 +115,22 @@ def teacher_sizes(config: PretrainConfig, sizes_of: SizesOf = local_sizes) -> Ar
     return sizes_of(name) if name else None
 
 
-def planned_models(config: PretrainConfig, sizes_of: SizesOf = local_sizes) -> list[PlannedModel]:
+def planned_models(
+    config: PretrainConfig, sizes_of: SizesOf = local_sizes, *, rows: int | None = None
+) -> list[PlannedModel]:
     """Every model that a run would train; of growth, every stage that it may come to.
+
+    Args:
+        config: The options.
+        sizes_of: Gives the sizes of a model by its name.
+        rows: The vocabulary of new models, where the caller knows it.
 
     Raises:
         UserError: A model cannot be read, or its sizes are not known before a download.
     """
     teacher = teacher_sizes(config, sizes_of)
     if config.model.scratch:
-        return list(_new_models(config))
+        return list(_new_models(config, rows or known_vocabulary(config)))
     if config.growth.grow_from is not None:
         return _stages(config, config.growth.grow_from, sizes_of)
     models = []
@@ -145,8 +152,7 @@ def _known(name: str, sizes_of: SizesOf) -> Architecture:
     return sizes
 
 
-def _new_models(config: PretrainConfig) -> Iterator[PlannedModel]:
-    rows = known_vocabulary(config)
+def _new_models(config: PretrainConfig, rows: int | None) -> Iterator[PlannedModel]:
     if rows is None:
         from_teacher = config.kind != "none" or config.model.tokenizer is None
         source = config.model.teacher if from_teacher else config.model.tokenizer

@@ -12,6 +12,7 @@ from slm_ray.data import load_corpus
 from slm_ray.data.tokenizer_training import check_size, train_tokenizer
 from slm_ray.data.tokenizers import load_tokenizer
 from slm_ray.models.bundled import BUNDLED_NAME
+from slm_ray.models.families.published import published_architecture
 from slm_ray.models.scratch import Rung, find_rung, pad_vocabulary, with_positions
 from slm_ray.models.teacher_sizes import BUNDLED_ARCHITECTURE, look_up_teacher
 from slm_ray.models.teachers import Teacher, load_teacher
@@ -129,6 +130,8 @@ def known_vocabulary(config: PretrainConfig) -> int | None:
         return pad_vocabulary(size)
     if source == BUNDLED_NAME:
         return pad_vocabulary(BUNDLED_ARCHITECTURE.structure.vocab_size)
+    if published := published_architecture(source):
+        return pad_vocabulary(published.structure.vocab_size)
     is_folder = Path(source).expanduser().is_dir()
     if not is_folder and tokenizer is None:
         return None

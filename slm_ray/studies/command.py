@@ -13,6 +13,7 @@ from slm_ray.config.yaml_files import parse_yaml
 from slm_ray.records.base import write_record
 from slm_ray.records.files import explain_os_error, write_text
 from slm_ray.records.run import RunRecord, run_of
+from slm_ray.records.sweep import SweepOptions
 from slm_ray.runtime.commands import command_line
 from slm_ray.runtime.runfolder import RunFolder, find_run
 from slm_ray.runtime.storage import STORAGE_HELP
@@ -88,10 +89,10 @@ def main(argv: Sequence[str]) -> int:
     out = given.out or Path("runs") / "-".join(filter(None, (sweep.name, sweep.scale, stamp)))
     command = command_line(PROG, argv)
     text = _read(given.file)
-    folder = RunFolder.create(out, RunRecord(stage="sweep", command=command, options={
-        "name": sweep.name, "source": str(given.file), "scale": given.scale, "settings": given.settings,
-        "max_runs": given.max_runs, "storage": given.storage, "file": text,
-    }))  # fmt: skip
+    options = SweepOptions(name=sweep.name, source=str(given.file), file=text, scale=given.scale,
+                           settings=tuple(given.settings), max_runs=given.max_runs, storage=given.storage)  # fmt: skip
+    folder = RunFolder.create(out, RunRecord(stage="sweep", command=command, options=options.to_json()))
+    folder.begin()
     write_text(folder.file("sweep.yaml"), text)
     return _execute(sweep, folder, given, command)
 
@@ -152,31 +153,32 @@ def _write_wandb(sweep: SweepFile, path: Path) -> int:
     return 0
 
 
-def _saved(path: Path) -> tuple[SweepFile, RunRecord]:
-    """The sweep that a folder was started with."""
+def _saved(path: Path) -> tuple[SweepFile, SweepOptions, str]:
+    """The sweep that a folder was started with, its options and its command."""
     if not (path / RunRecord.FILE).is_file():
         raise UserError(f"{path} holds no sweep ({RunRecord.FILE} is missing): give the folder of one")
     record = run_of("sweep", path)
-    source, given = str(record.options["source"]), record.options
-    loaded = parse_yaml(str(given["file"]), str(path / RunRecord.FILE))
-    return parse_sweep(loaded, source, given["scale"], given["settings"], Path(source).stem), record
+    saved = SweepOptions.model_validate(record.options)
+    loaded = parse_yaml(saved.file, str(path / RunRecord.FILE))
+    sweep = parse_sweep(loaded, saved.source, saved.scale, saved.settings, Path(saved.source).stem)
+    return sweep, saved, record.command
 
 
 def _resume(given: Any) -> int:
     """Continue a sweep; with a file, what that adds is run too, and what is done is not done again."""
     find_run(given.resume, given.storage)
-    sweep, record = _saved(given.resume)
+    sweep, saved, command = _saved(given.resume)
     if given.file is not None:
-        sweep = read_sweep(given.file, record.options["scale"], record.options["settings"])
-    given.max_runs = given.max_runs or record.options["max_runs"]
+        sweep = read_sweep(given.file, saved.scale, saved.settings)
+    given.max_runs = given.max_runs or saved.max_runs
     _check_memory(sweep, expand(sweep, given.max_runs), given)
     folder = RunFolder.open_existing(given.resume, given.storage)
     if given.file is not None:
         text = _read(given.file)
         write_text(folder.file("sweep.yaml"), text)
-        options = record.options | {"file": text, "source": str(given.file)}
-        write_record(folder.path, RunRecord(stage="sweep", command=record.command, options=options))
-    return _execute(sweep, folder, given, record.command)
+        options = saved.model_copy(update={"file": text, "source": str(given.file)})
+        write_record(folder.path, RunRecord(stage="sweep", command=command, options=options.to_json()))
+    return _execute(sweep, folder, given, command)
 
 
 def _execute(sweep: SweepFile, folder: RunFolder, given: Any, command: str) -> int:
@@ -200,8 +202,8 @@ def _tables(runs: Sequence[Path], kind: str | None, out: Path | None) -> int:
     """The tables of sweeps, one under the other."""
     rows = []
     for path in runs:
-        sweep, record = _saved(path)  # only read: a sweep that is running may be looked at
-        points = expand(sweep, record.options["max_runs"])
+        sweep, saved, _ = _saved(path)  # only read: a sweep that is running may be looked at
+        points = expand(sweep, saved.max_runs)
         rows += table_rows(sweep, points, path, read_outcomes(path))
     if kind is None and out is None:
         print(as_text(rows))

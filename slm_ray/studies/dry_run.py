@@ -10,7 +10,8 @@ from slm_ray.config.columns import aligned
 from slm_ray.config.errors import ConfigError, UserError
 from slm_ray.config.units import format_bytes, format_count, format_seconds, parse_number
 from slm_ray.runtime.environment import describe_environment, usable_cpus
-from slm_ray.studies.costs import Cost, all_costs, total
+from slm_ray.runtime.forecast import Forecast, total
+from slm_ray.studies.costs import plan_tasks
 from slm_ray.studies.points import Point, Task, all_tasks
 from slm_ray.studies.sweep_file import SweepFile
 
@@ -105,13 +106,18 @@ def print_plan(sweep: SweepFile, points: Sequence[Point], machine: Machine) -> N
         UserError: A model does not exist, or a point does not fit into the memory.
     """
     tasks = all_tasks(points)
-    costs = all_costs(tasks, on_gpu=machine.is_gpu)
+    costs = forecasts(tasks, on_gpu=machine.is_gpu)
     print("\n".join(plan_lines(sweep, points, tasks, costs, machine)))
     check_memory(points, costs, machine)
 
 
+def forecasts(tasks: Sequence[Task], *, on_gpu: bool) -> dict[str, Forecast]:
+    """Every task's forecast by its name."""
+    return {name: plan.forecast for name, plan in plan_tasks(tasks, on_gpu=on_gpu).items()}
+
+
 def plan_lines(
-    sweep: SweepFile, points: Sequence[Point], tasks: Sequence[Task], costs: Mapping[str, Cost], machine: Machine
+    sweep: SweepFile, points: Sequence[Point], tasks: Sequence[Task], costs: Mapping[str, Forecast], machine: Machine
 ) -> list[str]:  # fmt: skip
     """The plan as text: a row per point, and the sum of all runs, each counted once."""
     scale = f" at scale {sweep.scale}" if sweep.scale else ""
@@ -132,7 +138,7 @@ def plan_lines(
         "Memory is an estimate for one worker: state, activations of a micro-batch, teacher, process.",
         "FLOPs are of matrix multiplications; evaluations during training are not in them.",
     ]
-    lines += [f"Note: {note}." for note in whole.note.split("; ") if note]
+    lines += [f"Note: {note}." for note in whole.notes]
     return [*lines, "Nothing was downloaded, started or written."]
 
 
@@ -141,18 +147,18 @@ def _varied(point: Point) -> str:
     return f"{point.group}: {text}" if point.group else text
 
 
-def _row(title: str, cost: Cost, machine: Machine) -> tuple[str, ...]:
+def _row(title: str, cost: Forecast, machine: Machine) -> tuple[str, ...]:
     hours = machine.hours(cost.flops)
     time = format_seconds(3600 * hours) if hours < 1 else f"{hours:,.1f} h"
-    found = cost.search_flops + cost.capture_flops
     return (
-        title, format_count(cost.tokens), f"{cost.flops:.3g}", f"{cost.teacher_flops:.3g}", f"{found:.3g}",
+        title, format_count(cost.tokens), f"{cost.flops:.3g}", f"{cost.flops_of('teacher'):.3g}",
+        f"{cost.flops_of('search', 'capture'):.3g}",
         format_bytes(cost.memory_bytes), time, f"${hours * machine.price_per_hour:,.2f}",
         format_bytes(cost.disk_bytes),
     )  # fmt: skip
 
 
-def check_memory(points: Sequence[Point], costs: Mapping[str, Cost], machine: Machine) -> None:
+def check_memory(points: Sequence[Point], costs: Mapping[str, Forecast], machine: Machine) -> None:
     """Make sure that every point fits into a device's memory.
 
     Raises:
@@ -192,4 +198,4 @@ def check_before_start(points: Sequence[Point], machine: Machine | None) -> None
         memory = float(torch.cuda.get_device_properties(0).total_memory)
         device = Machine(torch.cuda.get_device_name(0), 1.0, 1.0, 0.0, memory, is_gpu=True)
     device = device or this_machine()
-    check_memory(points, all_costs(all_tasks(points), on_gpu=device.is_gpu), device)
+    check_memory(points, forecasts(all_tasks(points), on_gpu=device.is_gpu), device)

@@ -9,8 +9,10 @@ from typing import Any
 import yaml
 
 from slm_ray.config.errors import UserError
-from slm_ray.records.files import write_json, write_text
+from slm_ray.records.base import write_record
+from slm_ray.records.files import write_text
 from slm_ray.records.metric_names import SWEEP_TABLE
+from slm_ray.records.sweep import SweepResult
 from slm_ray.runtime.progress import Console
 from slm_ray.runtime.trackers import make_tracker
 from slm_ray.studies.launching import Outcome
@@ -21,7 +23,7 @@ from slm_ray.studies.points import Point
 from slm_ray.studies.sweep_file import Range, SweepFile
 from slm_ray.studies.table import as_markdown, as_text, columns_of, curve_rows, point_rows, write_table
 
-TABLE, CURVES, RESULT_FILE = "table", "curves", "sweep.json"
+TABLE, CURVES = "table", "curves"
 
 
 def table_rows(sweep: SweepFile, points: Sequence[Point], run: Path, outcomes: Mapping[str, Outcome]) -> list[Row]:
@@ -50,11 +52,11 @@ def write_results(
     )
     write_text(run / f"{TABLE}.md", _page(sweep, rows, findings, pictures, command))
     states = [row["status"] for row in rows]
-    write_json(run / RESULT_FILE, {
-        "name": sweep.name, "scale": sweep.scale or None, "command": command, "points": len(points),
-        "rows": len(rows), "states": {state: states.count(state) for state in dict.fromkeys(states)},
-        "pictures": [picture.name for picture in pictures], "found": findings.lines, "figures": findings.figures,
-    })  # fmt: skip
+    write_record(run, SweepResult(
+        name=sweep.name, scale=sweep.scale or None, command=command, points=len(points), rows=len(rows),
+        states={state: states.count(state) for state in dict.fromkeys(states)},
+        pictures=tuple(picture.name for picture in pictures), found=tuple(findings.lines), figures=findings.figures,
+    ))  # fmt: skip
     return rows, findings, pictures
 
 

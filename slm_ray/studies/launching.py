@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slm_ray.config.base import flatten
 from slm_ray.config.errors import UserError, first_line
-from slm_ray.config.options import replaced, values_of
 from slm_ray.runtime.runfolder import CONFIG_FILE
 from slm_ray.studies.points import Task, resolved_options, task_folder
 from slm_ray.studies.stages import action_of, is_done, to_argv
@@ -76,7 +76,7 @@ def arguments(task: Task, setting: Setting) -> list[str]:
     run = Path(setting.run)
     folder, options = task_folder(task, run), resolved_options(task, run)
     config = task.stage.config(options, out=str(folder))
-    known = values_of(config)
+    known = flatten(config)
     where: dict[str, Any] = {"tracker": setting.tracker}
     if task.stage.name in _ON_RAY or num_workers(task) > 1:
         where["address"] = setting.address
@@ -88,7 +88,7 @@ def arguments(task: Task, setting: Setting) -> list[str]:
     if task.stage.resumes and folder.exists():
         shutil.rmtree(folder)  # killed before its options were written: nothing was done
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return [*action_of(task.stage, config), *to_argv(replaced(config, **where))]
+    return [*action_of(task.stage, config), *to_argv(config.replace(**where))]
 
 
 def num_workers(task: Task) -> int:

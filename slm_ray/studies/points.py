@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slm_ray.config.base import Config, flatten
 from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import ConfigError, UserError
-from slm_ray.config.options import values_of
-from slm_ray.records.files import read_json
+from slm_ray.records.base import read_record
+from slm_ray.records.search import SearchResult
+from slm_ray.records.training import TrainResult
 from slm_ray.studies.plan_search import draw
-from slm_ray.studies.stages import SET_BY_SWEEP, STAGES, Stage
+from slm_ray.studies.stages import SET_BY_SWEEP, Stage
 from slm_ray.studies.sweep_file import Step, SweepFile, Values
 
 DEFAULT_MAX_RUNS = 200
@@ -162,11 +164,9 @@ def _task(step: Step, options: dict[str, Any], before: Mapping[str, Task]) -> Ta
     return Task(step.name, step.stage, options, needs, digest_json(content)[:12])
 
 
-def config_json(config: Any) -> dict[str, Any]:
+def config_json(config: Config) -> dict[str, Any]:
     """A stage's resolved options without those that the sweep sets."""
-    if isinstance(config, Mapping):
-        return {section: config_json(one) for section, one in config.items()}
-    return {name: value for name, value in values_of(config).items() if name not in SET_BY_SWEEP}
+    return {name: value for name, value in flatten(config).items() if name not in SET_BY_SWEEP}
 
 
 def substitute(value: Any, variables: Mapping[str, Any]) -> Any:
@@ -215,11 +215,9 @@ def models_of(task: Task, folder: Path) -> list[str]:
         UserError: It leaves none.
     """
     if task.stage.name == "search":
-        entries = read_json(folder / STAGES["search"].result)["winners"]
-        return [str(folder / entry["folder"]) for entry in entries]
+        return [str(folder / winner.folder) for winner in read_record(folder, SearchResult).winners]
     if task.stage.name == "pretrain":
-        entries = read_json(folder / STAGES["pretrain"].result)["models"]
-        return [str(folder / entry["model"]) for entry in entries]
+        return [str(folder / one.model) for one in read_record(folder, TrainResult).models if one.model]
     if task.stage.name == "tokenizer":
         return [str(folder)]
     raise UserError(

@@ -128,7 +128,7 @@ class Reader:
 
     def _option_problem(self, stage: Stage, field: str, value: Any, path: str) -> bool:
         """Check one option of a stage; True where something is wrong with it."""
-        if field not in stage.field_names():
+        if field not in stage.names():
             self.problems.append(unknown_option(path, field, stage))
         elif field.rpartition(".")[2] in SET_BY_SWEEP:
             self.problems.append(f"{path}: the sweep sets it; leave it out")
@@ -158,7 +158,7 @@ class Reader:
             (step,) = self.steps
             if str(name) in self.variables:
                 return f"${name}"
-            if key not in self.steps[step].stage.field_names():
+            if key not in self.steps[step].stage.names():
                 self.problems.append(unknown_option(path, key, self.steps[step].stage))
                 return None
             return f"{step}.{key}"
@@ -173,7 +173,7 @@ class Reader:
             )
             self.problems.append(f"{path}: no such step or variable; {offer}")
             return None
-        if field not in self.steps[step].stage.field_names():
+        if field not in self.steps[step].stage.names():
             self.problems.append(unknown_option(path, field, self.steps[step].stage))
             return None
         return f"{step}.{field}"

@@ -7,10 +7,10 @@ import dataclasses
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from slm_ray.config.errors import UserError
-from slm_ray.records.jsonl import RecordWriter, read_records
+from slm_ray.records.base import RecordFile, read_lines
+from slm_ray.records.sweep import Attempt
 from slm_ray.runtime.environment import usable_cpus
 from slm_ray.runtime.progress import Console, Progress
 from slm_ray.runtime.room import cluster_room
@@ -33,7 +33,6 @@ from slm_ray.studies.points import Point, Task, all_tasks, expand, task_folder
 from slm_ray.studies.stages import is_done
 from slm_ray.studies.sweep_file import SweepFile
 
-ATTEMPTS_FILE = "attempts.jsonl"
 _WAIT_SECONDS = 1.0
 
 
@@ -58,8 +57,8 @@ class Options:
 
 def read_outcomes(run: Path) -> dict[str, Outcome]:
     """Task name to how its last attempt ended."""
-    return {record["task"]: Outcome(record["status"], record["error"], record["seconds"])
-            for record in read_records(run / ATTEMPTS_FILE)}  # fmt: skip
+    attempts = read_lines(run / Attempt.FILE, Attempt)
+    return {one.task: Outcome(one.status, one.error, one.seconds) for one in attempts}
 
 
 class SweepRun:
@@ -77,7 +76,7 @@ class SweepRun:
         self.run = folder.path
         self.console = Console(folder.file(LOG_FILE))
         self.outcomes = read_outcomes(self.run)
-        self._attempts = RecordWriter(folder.file(ATTEMPTS_FILE))
+        self._attempts: RecordFile[Attempt] = RecordFile(folder.file(Attempt.FILE))
         self._lock = threading.Lock()
         self._progress: Progress | None = None
         self._count = 0
@@ -184,8 +183,7 @@ class SweepRun:
             if outcome.status == STOPPED and is_done(task.stage, task_folder(task, self.run)):
                 outcome = Outcome(DONE, None, outcome.seconds)
             self.outcomes[task.name] = outcome
-            record: dict[str, Any] = {"task": task.name, "stage": task.stage.name, **dataclasses.asdict(outcome)}
-            self._attempts.append(record)
+            self._attempts.append(Attempt(task=task.name, stage=task.stage.name, **dataclasses.asdict(outcome)))
             self._count += 1
             said = "" if outcome.status == DONE else f": {outcome.error or 'by its scheduler'}"
             self.console.line(f"{task.name} {outcome.status}{said}")

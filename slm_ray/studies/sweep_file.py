@@ -217,7 +217,7 @@ def _set(top: dict[str, Any], name: str, value: Any) -> None:
     field, found = normal_name(field), []
     for step in steps:
         stage = STAGES.get(str((stages[step] or {}).get("stage", step)))
-        if stage is not None and field in stage.field_names():
+        if stage is not None and field in stage.names():
             stages[step] = {**_normal(stages[step]), field: value}
             found.append(f"{step}.{field}")
     if not found:

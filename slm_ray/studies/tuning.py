@@ -14,7 +14,8 @@ from ray.tune import Callback
 
 from slm_ray.config.errors import UserError, nearest
 from slm_ray.config.units import parse_number
-from slm_ray.records.jsonl import read_records
+from slm_ray.records.base import read_lines
+from slm_ray.records.training import TrainEvaluation
 from slm_ray.studies.launching import FAILED, STOPPED, ChildTask, Outcome, Setting
 from slm_ray.studies.points import Task, task_folder
 from slm_ray.studies.sweep_file import Step
@@ -78,9 +79,9 @@ Report = Callable[[Task, Outcome], None]
 
 def evaluations(task: Task, run: Path) -> list[tuple[int, float]]:
     """(tokens, loss) of every evaluation of a pretraining's first model so far."""
-    places = sorted(task_folder(task, run).glob("*/evals.jsonl"))
-    records = read_records(places[0]) if places else []
-    return [(one["tokens"], _BAD_LOSS if one["loss"] is None else one["loss"]) for one in records]
+    places = sorted(task_folder(task, run).glob(f"*/{TrainEvaluation.FILE}"))
+    records = read_lines(places[0], TrainEvaluation) if places else []
+    return [(one.tokens, _BAD_LOSS if one.loss is None else one.loss) for one in records]
 
 
 class TaskTrial(tune.Trainable):

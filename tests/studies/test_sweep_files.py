@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from slm_ray.config.units import parse_number
+from slm_ray.models.families.published import published_architecture
 from slm_ray.models.scratch import find_rung
 from slm_ray.records.cost import num_params
 from slm_ray.studies.command import main
 from slm_ray.studies.costs import all_costs, total
 from slm_ray.studies.points import all_tasks, expand
-from slm_ray.studies.published import published_architecture
 from slm_ray.studies.reader import read_sweep
 from slm_ray.studies.table import point_rows
 

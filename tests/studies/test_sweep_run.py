@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 from slm_ray.pretrain.command import PRETRAIN
-from slm_ray.records.jsonl import read_records
+from slm_ray.records.base import read_lines
+from slm_ray.records.sweep import Attempt
+from slm_ray.records.training import TrainEvaluation
 from slm_ray.runtime.commands import run_command
 from slm_ray.studies.command import main
 from tests.search.processes import wait_until
@@ -35,7 +37,7 @@ def table(run):
 
 
 def attempts(run):
-    return [(record["task"], record["status"]) for record in read_records(run / "attempts.jsonl")]
+    return [(record.task, record.status) for record in read_lines(run / Attempt.FILE, Attempt)]
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +113,12 @@ def test_a_point_equals_the_command_by_hand(finished, tiny_sweep, tmp_path):
     flags = [f"--{name}={value}" for name, value in tiny_sweep.base(optimizer="lion", out=tmp_path / "run").items()]
     assert run_command(PRETRAIN.main, flags) == 0
     (evals,) = (tmp_path / "run").glob("*/evals.jsonl")
-    by_hand = [(record["tokens"], record["loss"]) for record in read_records(evals)]
+    by_hand = [(record.tokens, record.loss) for record in read_lines(evals, TrainEvaluation)]
     _, run, _ = finished
     curves = list(csv.DictReader((run / "curves.csv").open())) if (run / "curves.csv").exists() else []
     task = next(p.parent for p in run.glob("tasks/*/config.json") if json.loads(p.read_text())["optimizer"] == "lion")
     (evals,) = task.glob("*/evals.jsonl")
-    assert [(record["tokens"], record["loss"]) for record in read_records(evals)] == by_hand
+    assert [(record.tokens, record.loss) for record in read_lines(evals, TrainEvaluation)] == by_hand
     assert curves
 
 

@@ -1,8 +1,8 @@
 """Two tables of published models, of sizes for dry runs and of parameters for peers, say the same."""
 
 from slm_ray.evaluate import published as peers
+from slm_ray.models.families import published as sizes
 from slm_ray.records.cost import num_params
-from slm_ray.studies import published as sizes
 
 
 def test_the_tables_of_published_models_agree():

@@ -5,10 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from slm_ray.config.errors import UserError
 from slm_ray.models.families import config_architecture
-from slm_ray.models.loading import read_config
-from slm_ray.models.teacher_sizes import look_up_teacher
 from slm_ray.records.architecture import Architecture
 
 
@@ -60,21 +57,3 @@ def published_architecture(name: str) -> Architecture | None:
     if not fields:
         return None
     return config_architecture(AutoConfig.for_model(fields.pop("model_type"), **fields))
-
-
-def find_architecture(name: str) -> Architecture | None:
-    """A model's sizes without a download: published, on this disk, or bundled; None where only the hub knows.
-
-    Raises:
-        UserError: There is no such model, or its family is not supported.
-    """
-    known = published_architecture(name)
-    if known is not None:
-        return known
-    try:
-        return look_up_teacher(name).architecture
-    except UserError:
-        found = config_architecture(read_config(name))  # a student that is no teacher: a winner of mixed layers
-        if found is None:
-            raise
-        return found
