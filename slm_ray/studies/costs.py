@@ -106,10 +106,9 @@ def _pretrain(config: PretrainConfig, task: Task, before: Before, on_gpu: bool) 
         return _unknown(f"the sizes of {', '.join(config.model.students)} are known once they are downloaded")
     changes: dict[str, Any] = {"student": students} if students else {}
     changes |= {"teacher": teacher} if teacher else {}
-    rows = None
-    if config.model.scratch and (config.model.tokenizer or "").startswith("${"):  # the tokenizer of a step's folder
-        found = sizes[str(config.model.tokenizer)]
-        rows = None if found is None else found.structure.vocab_size
+    source = teacher if config.kind != "none" or config.model.tokenizer is None else config.model.tokenizer
+    vocabulary = sizes.get(source) if source and source.startswith("${") else None  # that of a step's folder
+    rows = None if vocabulary is None else vocabulary.structure.vocab_size
     config = config.replace(**changes)
     models = planned_models(config, lambda name: sizes[name] if name in sizes else local_sizes(name), rows=rows)
     cost = forecast(config, lambda name: sizes[name] if name in sizes else local_sizes(name), on_gpu=on_gpu,

@@ -145,7 +145,8 @@ def _tasks(sweep: SweepFile, values: Values, left_out: Collection[str]) -> tuple
         try:
             made[step.name] = _task(step, options, made)
         except UserError as error:
-            return tuple(made.values()), str(error)
+            problems = error.problems if isinstance(error, ConfigError) else [str(error)]
+            return tuple(made.values()), "; ".join(problems)
     return tuple(made.values()), ""
 
 

@@ -8,8 +8,9 @@ from slm_ray.config.units import parse_number
 from slm_ray.models.families.published import published_architecture
 from slm_ray.models.scratch import find_rung
 from slm_ray.records.cost import num_params
+from slm_ray.runtime.forecast import total
 from slm_ray.studies.command import main
-from slm_ray.studies.costs import all_costs, total
+from slm_ray.studies.costs import plan_tasks
 from slm_ray.studies.points import all_tasks, expand
 from slm_ray.studies.reader import read_sweep
 from slm_ray.studies.table import point_rows
@@ -53,9 +54,9 @@ def test_a_sweep_file_expands_and_its_costs_are_known(name, scale):
     sweep, points = _points(name, scale)
     tasks = all_tasks(points)
     assert (len(points), len(tasks)) == COUNTS[name][scale == "paper"]
-    costs = all_costs(tasks, on_gpu=scale == "paper")
-    whole = total(list(costs.values()))
-    assert "known once" not in whole.note
+    plans = plan_tasks(tasks, on_gpu=scale == "paper")
+    whole = total([plan.forecast for plan in plans.values()])
+    assert not [note for note in whole.notes if "known once" in note]
     assert whole.flops > 0 or name == "efficiency"
     if name in TRAINED:
         # Whole steps: a little less than was asked for.
@@ -76,28 +77,30 @@ def _llama_training_flops(params_target: int, vocab: int, length: int, tokens: f
 @pytest.mark.parametrize(("scale", "vocab", "length"), [("tiny", 1024, 128), ("paper", 49152, 1024)])
 def test_the_flops_of_sizes_are_the_closed_form(scale, vocab, length):
     _, points = _points("sizes", scale)
-    costs = all_costs(all_tasks(points), on_gpu=True)
+    plans = plan_tasks(all_tasks(points), on_gpu=True)
     for point in points:
         (task,) = point.tasks
-        cost = costs[task.name]
+        plan = plans[task.name]
+        cost = plan.forecast
         size = int(parse_number(point.values["scratch"]))
-        assert cost.own_flops == pytest.approx(_llama_training_flops(size, vocab, length, cost.tokens), rel=1e-12)
-        assert num_params(cost.models[0]) == pytest.approx(size, rel=0.03)
+        expected = _llama_training_flops(size, vocab, length, cost.tokens)
+        assert cost.flops_of("training") == pytest.approx(expected, rel=1e-12)
+        assert num_params(plan.models[0]) == pytest.approx(size, rel=0.03)
 
 
 def test_a_teacher_and_a_capture_are_counted():
     _, points = _points("distillation", "paper")
-    costs = all_costs(all_tasks(points), on_gpu=True)
+    plans = plan_tasks(all_tasks(points), on_gpu=True)
     teacher = published_architecture("HuggingFaceTB/SmolLM2-360M")
     assert num_params(teacher) == 361_821_120  # as its model card says: 362M
     hidden, layers, mlp, vocab, heads, kv = 960, 32, 2560, 49152, 15, 5
     weights = layers * (hidden * 64 * 2 * (heads + kv) + 3 * hidden * mlp) + vocab * hidden
     forward = 2 * (weights + layers * 2 * heads * 64 * 1024) * 2_147_483_648
     (full,) = [point for point in points if point.group == "full"]
-    assert costs[full.tasks[-1].name].teacher_flops == pytest.approx(forward, rel=1e-12)
+    assert plans[full.tasks[-1].name].forecast.flops_of("teacher") == pytest.approx(forward, rel=1e-12)
     top_k = next(point for point in points if point.group == "top-k")
-    assert costs[top_k.tasks[0].name].capture_flops == pytest.approx(forward, rel=1e-12)
-    assert costs[top_k.tasks[-1].name].teacher_flops == 0
+    assert plans[top_k.tasks[0].name].forecast.flops_of("capture") == pytest.approx(forward, rel=1e-12)
+    assert plans[top_k.tasks[-1].name].forecast.flops_of("teacher") == 0
 
 
 def test_steps_in_common_are_run_once():
