@@ -46,7 +46,8 @@ def view_of(plot: PlotData) -> View:
             band = base.mark_area(opacity=0.15) if name == "fits" else base.mark_rule(strokeWidth=1)
             layers.append(band.encode(y=y_of(y, "low"), y2="high:Q"))
         if rows[name]:
-            layers.append(base.mark_line(strokeWidth=1.8, clip=True).encode(y=y_of(y), strokeDash=looks.dash(legend=False)))
+            line = base.mark_line(strokeWidth=1.8, clip=True)
+            layers.append(line.encode(y=y_of(y), strokeDash=looks.dash(legend=False)))
     shown = [*rows["marks"], *_rows(plot, "points")]
     if shown:
         dots = data("dots").encode(x=across, y=y_of(y), color=color, shape=looks.shape())

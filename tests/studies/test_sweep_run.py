@@ -116,7 +116,8 @@ def test_a_point_equals_the_command_by_hand(finished, tiny_sweep, tmp_path):
     by_hand = [(record.tokens, record.loss) for record in read_lines(evals, TrainEvaluation)]
     _, run, _ = finished
     curves = list(csv.DictReader((run / "curves.csv").open())) if (run / "curves.csv").exists() else []
-    task = next(p.parent for p in run.glob("tasks/*/config.json") if json.loads(p.read_text())["optimizer"] == "lion")
+    started = {path.parent: json.loads(path.read_text())["options"] for path in run.glob("tasks/*/config.json")}
+    task = next(folder for folder, options in started.items() if options["optimizer"] == "lion")
     (evals,) = task.glob("*/evals.jsonl")
     assert [(record.tokens, record.loss) for record in read_lines(evals, TrainEvaluation)] == by_hand
     assert curves
