@@ -3,12 +3,14 @@
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from transformers import AutoTokenizer
 
 from slm_ray.models import bundled
 from slm_ray.runtime import session
@@ -133,6 +135,28 @@ def test_broken_teachers(tiny, tmp_path, refuses):
     (tmp_path / "empty").mkdir()
     assert "is no model" in refuses("--teacher", tmp_path / "empty")
     assert "is no model" in refuses("--teacher", tmp_path)
+
+
+def test_token_ids_without_an_embedding_row_are_named(tiny, tmp_path, refuses):
+    folder = tmp_path / "added"
+    shutil.copytree(tiny.teacher, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<extra>"]})
+    tokenizer.save_pretrained(folder)
+    corpus = tmp_path / "extra.txt"
+    corpus.write_text(tiny.corpus.read_text().replace("search", "<extra>"))
+    assert "embedding rows" in refuses("--teacher", folder, "--data", corpus)
+
+
+def test_a_typo_is_found_before_anything_heavy_is_imported():
+    script = (
+        "import sys\nfrom slm_ray.search.command import SEARCH\n"
+        "for words in ('--space fin', '--teacher ./nowhere', '--params 1.2', '--algorithm nsga'):\n"
+        "    try: SEARCH.main(words.split())\n    except ValueError: pass\n"
+        "print(sorted({'torch', 'ray', 'pymoo', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_corrected_command_may_use_the_same_folder(tmp_path, refuses):

@@ -65,8 +65,10 @@ def _phases(config: SearchConfig) -> dict[str, Work]:
 
 
 def _tiny_folder(folder: Path, name: str = "llama") -> Path:
-    model = tiny.tiny_model(name)
-    model.save_pretrained(folder)
+    """A model's folder with its config alone."""
+    tiny.tiny_model(name).save_pretrained(folder)
+    for weights in folder.glob("*.safetensors"):
+        weights.unlink()
     return folder
 
 
@@ -167,6 +169,12 @@ def test_too_many_threads_are_remarked_on(capsys, monkeypatch):
     monkeypatch.setattr("slm_ray.search.dry_run.usable_cpus", lambda: 4)
     assert "note: 3 × 2 threads are more than the CPUs there are" in _run(capsys, "--workers", "3", "--threads", "2")
     assert "note:" not in _run(capsys, "--workers", "2", "--threads", "2")
+
+
+@pytest.mark.parametrize("workers, fix", [("1", "a shorter --sequence-length"), ("2", "fewer --workers need less")])
+def test_advice_on_memory_can_be_followed(capsys, monkeypatch, workers, fix):
+    monkeypatch.setattr("slm_ray.search.estimates.memory_bytes", lambda *_: 1 << 50)
+    assert f"note: that is more memory than there is; {fix}" in _run(capsys, "--workers", workers)
 
 
 @pytest.mark.parametrize(
