@@ -22,8 +22,8 @@ from slm_ray.data.tokenizer_training import check_size, text_sample, train_token
 from slm_ray.data.tokenizers import load_tokenizer
 from slm_ray.records.base import write_record
 from slm_ray.records.data import BytesPerToken, ExtendedVocabulary, TrainedTokenizer
-from slm_ray.records.files import cache_folder, read_json, whole_folder, write_json, write_text
-from slm_ray.records.lineage import CARD_FILE, LINEAGE_FILE, read_lineage
+from slm_ray.records.files import cache_folder, read_json, whole_folder, write_text
+from slm_ray.records.lineage import CARD_FILE, Lineage, find_lineage
 from slm_ray.runtime.commands import command_line, run_command
 from slm_ray.runtime.progress import Console
 
@@ -161,10 +161,10 @@ def _extend(config: TokenizerConfig, out: Path, command: str, console: Console) 
         extended.tokenizer.save_pretrained(folder)
         write_record(folder, record)
         found = _lineage(name)
-        if found:
-            write_json(folder / LINEAGE_FILE, found | {"vocabulary": record.to_json()})
+        if found is not None:
+            write_record(folder, found.model_copy(update={"vocabulary": record}))
         remote_code = "auto_map" in read_json(folder / "config.json")
-        card = vocabulary_card(record, Lineage.model_validate(found), remote_code=remote_code, command=command)
+        card = vocabulary_card(record, found or Lineage(), remote_code=remote_code, command=command)
         write_text(folder / CARD_FILE, card)
     print(
         f"{name} with {record.new_tokens:,} new tokens ({record.rows:,} rows) is in {out}; held-out text: "
@@ -178,13 +178,12 @@ def _model_digest(source: str) -> JsonValue:
     return {file.name: sha256_file(file) for file in sorted(files)} or str(source)
 
 
-def _lineage(name: str) -> dict[str, Any]:
-    """A winner's lineage with what its search cost, which its old place tells; empty for any other model."""
+def _lineage(name: str) -> Lineage | None:
+    """A winner's lineage with what its search cost, which its old place tells; None for any other model."""
     from slm_ray.pretrain.inputs import search_flops
 
-    found = read_lineage(name)
-    cost = search_flops(name) if found else None
-    return found | ({"search_flops": cost} if cost is not None else {}) if found else {}
+    found = find_lineage(name)
+    return found and found.model_copy(update={"search_flops": search_flops(name)})
 
 
 def _extension(config: TokenizerConfig, old: Any, corpus: Corpus) -> ExtendedTokenizer:

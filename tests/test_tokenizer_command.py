@@ -9,6 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from slm_ray.records.base import read_record, write_record
+from slm_ray.records.lineage import Lineage
+from slm_ray.records.training import TeacherSource
 from slm_ray.runtime.commands import run_command
 from slm_ray.tokenizer import main
 from tests.models.tiny import tiny_model
@@ -24,8 +27,7 @@ def place(tmp_path_factory) -> Path:
     tokenizer = make_tokenizer(sentences(200))
     tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    lineage = {"teacher": {"name": "somebody"}, "search_flops": 5.0}
-    (folder / "model" / "slm_ray.json").write_text(json.dumps(lineage))
+    write_record(folder / "model", Lineage(teacher=TeacherSource(name="somebody"), search_flops=5.0))
     rng = random.Random(0)
     (folder / "texts").mkdir()
     for number in range(60):
@@ -56,8 +58,8 @@ def test_a_model_gets_words_and_its_teacher_the_same(place, tmp_path, capsys):
     assert "with 30 new tokens" in said and "bytes a token before" in said
     record = json.loads((tmp_path / "m" / "vocabulary.json").read_text())
     assert record["bytes_per_token"]["after"] > 1.3 * record["bytes_per_token"]["before"]
-    lineage = json.loads((tmp_path / "m" / "slm_ray.json").read_text())
-    assert lineage["teacher"] == {"name": "somebody"} and lineage["search_flops"] == 5.0
+    lineage = read_record(tmp_path / "m", Lineage)
+    assert lineage.teacher_name == "somebody" and lineage.search_flops == 5.0 and lineage.vocabulary.new_tokens == 30
     card = (tmp_path / "m" / "README.md").read_text()
     assert card.startswith("---\n") and "30 new tokens" in card and "not trained afterwards" in card
     old, new = (AutoTokenizer.from_pretrained(folder) for folder in (place / "model", tmp_path / "m"))

@@ -147,7 +147,7 @@ class Evaluation:
             name=subject.label, role=subject.role, of=subject.of, folder=str(subject.model.folder),
             digest=subject.model.digest, params=subject.params, tokenizer=self.inputs.tokenizers.get(subject.label),
             error=failure.sentence if failure else None,
-            records=str(self.folders[subject.label].path.relative_to(self.out)), lineage=dict(subject.lineage) or None,
+            records=str(self.folders[subject.label].path.relative_to(self.out)), lineage=subject.lineage,
         )  # fmt: skip
         for record in self.measured(subject.label):
             figures = with_measurement(figures, record)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from slm_ray.config.errors import UserError
 from slm_ray.evaluate.config import EvaluateConfig
@@ -13,7 +12,7 @@ from slm_ray.evaluate.models import ModelFolder, count_params, find_model
 from slm_ray.evaluate.peers import first_layers, random_twin
 from slm_ray.evaluate.published import published_peer
 from slm_ray.records.evaluation import FIRST_N, MODEL, PUBLISHED, RANDOM, TEACHER, Role
-from slm_ray.records.lineage import read_lineage
+from slm_ray.records.lineage import Lineage, find_lineage
 from slm_ray.runtime.progress import Console
 
 
@@ -27,7 +26,7 @@ class Subject:
         of: The model it is a peer of, the first of several; None for a model that was given.
         model: Its folder.
         params: Its parameters, by the headers of its files.
-        lineage: The record that slm_ray wrote beside it of where it comes from; empty for any other model.
+        lineage: The record that slm_ray wrote beside it of where it comes from; None for any other model.
     """
 
     label: str
@@ -35,7 +34,7 @@ class Subject:
     of: str | None
     model: ModelFolder
     params: int
-    lineage: Mapping[str, Any] = field(default_factory=dict)
+    lineage: Lineage | None = None
 
 
 class Subjects:
@@ -84,7 +83,7 @@ class Subjects:
             UserError: ``--peers`` names the role of one that does not exist for the first model.
         """
         config = self._config
-        teacher = config.teacher or (subject.lineage.get("teacher") or {}).get("name")
+        teacher = config.teacher or (subject.lineage.teacher_name if subject.lineage else None)
         if subject.role != MODEL or (config.peers_are_auto and not teacher):
             return
         makers: dict[str, Callable[[str | None], Subject | None]] = {
@@ -116,7 +115,7 @@ class Subjects:
 
     def _subject(self, name: str, role: Role, of: str | None) -> Subject:
         model = self._folder(name)
-        return Subject(model.name, role, of, model, count_params(model), read_lineage(model.folder))
+        return Subject(model.name, role, of, model, count_params(model), find_lineage(model.folder))
 
     def _add(self, subject: Subject) -> Subject:
         """Add a model, or give the one that is there with the same weights."""

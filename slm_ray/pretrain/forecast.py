@@ -17,7 +17,7 @@ from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.scratch import ScratchModel, known_vocabulary, plan_scratch
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.cost import flops_per_token, num_params
-from slm_ray.records.lineage import read_lineage
+from slm_ray.records.lineage import pruned_from
 from slm_ray.records.subnet import SubnetSpec, full_subnet
 from slm_ray.runtime.environment import usable_cpus
 from slm_ray.runtime.forecast import Forecast, Work
@@ -111,7 +111,7 @@ def teacher_sizes(config: PretrainConfig, sizes_of: SizesOf = local_sizes) -> Ar
     if name is None and config.model.students:
         first = config.model.students[0]
         grows = config.growth.grow_from is not None
-        name = first if grows else (read_lineage(first).get("teacher") or {}).get("name")
+        name = first if grows else pruned_from(first)
     return sizes_of(name) if name else None
 
 

@@ -32,6 +32,7 @@ from slm_ray.pretrain.results import finish_model, finish_run
 from slm_ray.pretrain.run import PretrainRun, make_job, start_model
 from slm_ray.pretrain.state import Tensors, read_state
 from slm_ray.records.base import find_record, write_record
+from slm_ray.records.lineage import Lineage
 from slm_ray.records.training import GrowthGoal, GrowthResult, GrowthTarget, ModelOutcome, SpentFlops, TrainedModel
 from slm_ray.runtime.fan_out import FanOut, Share
 from slm_ray.runtime.shared import local_copy
@@ -143,7 +144,7 @@ class GrowingRun(PretrainRun):
                 folder, storage, model, student.tokenizer, self.config.data.sequence_length, name=source.name,
                 start="first-n" if before is None else "grown", source=student.source, optimizer=optimizer,
                 grown_from=before.name if before else None, search_flops=student.search_flops,
-                origin=origin.model_copy(update={"lineage": {"teacher": describe_teacher(source).to_json()}}),
+                origin=origin.model_copy(update={"lineage": Lineage(teacher=describe_teacher(source)).to_json()}),
                 dtype=own_type(self.config.model.students[0]),
             )  # fmt: skip
         # Every stage reads the tokens in an order of its own, as further epochs do.

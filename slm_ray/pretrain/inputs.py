@@ -29,7 +29,7 @@ from slm_ray.pretrain.scratch import (
 )
 from slm_ray.records.base import find_record, write_record
 from slm_ray.records.files import cache_folder, read_json
-from slm_ray.records.lineage import read_lineage
+from slm_ray.records.lineage import find_lineage, pruned_from
 from slm_ray.records.training import HELD_OUT_FOLDER, TOKENIZER_FOLDER, TrainInputs
 from slm_ray.runtime.progress import Console
 from slm_ray.runtime.runfolder import RunFolder
@@ -145,7 +145,7 @@ def teacher_name(config: PretrainConfig) -> str | None:
     if config.model.scratch:
         return config.model.teacher
     first = config.model.students[0]
-    name = config.model.teacher or (read_lineage(first).get("teacher") or {}).get("name")
+    name = config.model.teacher or pruned_from(first)
     if config.growth.grow_from is not None:
         name = config.model.teacher or first
     if name is None and (config.kind != "none" or {"first-n", "random-subnet"} & set(config.model.starts)):
@@ -234,12 +234,12 @@ def check_vocabulary(config: PretrainConfig, name: str, tokenizer: Any, rows: in
 
 def search_flops(source: str) -> float | None:
     """What a winner's search cost, from its lineage or its run; 0 where the folder is of no search."""
-    found = read_lineage(source)
-    if not found:
+    found = find_lineage(source)
+    if found is None:
         return 0.0
-    if found.get("search_flops") is not None:
-        return float(found["search_flops"])
-    if found.get("training"):
+    if found.search_flops is not None:
+        return found.search_flops
+    if found.training:
         return None  # of a run that did not know it
     result = Path(source).expanduser().resolve().parents[1] / "result.json"
     return float(read_json(result)["spent"]["flops"]) if result.is_file() else None

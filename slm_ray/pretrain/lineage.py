@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
 
 from slm_ray.config.base import build_config, flatten
-from slm_ray.config.errors import UserError
 from slm_ray.config.redact import redact_value
 from slm_ray.config.units import format_bytes
 from slm_ray.config.version import VERSION
 from slm_ray.models.teachers import Teacher
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.inputs import PretrainInputs, Student
-from slm_ray.records.base import find_record, read_lines, read_record
+from slm_ray.records.base import find_record, parse_record, read_lines, read_record
 from slm_ray.records.files import read_json
-from slm_ray.records.lineage import CARD_FILE, LINEAGE_FILE, Lineage, read_lineage
+from slm_ray.records.lineage import CARD_FILE, Lineage, find_lineage
 from slm_ray.records.run import RunRecord
 from slm_ray.records.training import (
     EarlierTraining,
@@ -65,15 +60,15 @@ def origin_of(student: Student, start: str, inputs: PretrainInputs, kind: str) -
         inputs: What the run reads.
         kind: Whether, and how, the teacher helps.
     """
-    found = {} if student.scratch else read_lineage(student.source)
+    found = None if student.scratch else find_lineage(student.source)
     known = describe_teacher(inputs.teacher) if inputs.teacher else None
-    teacher = dict(found.get("teacher") or (known.to_json() if known else {}))
-    if known and teacher.get("digest") == known.digest:
-        teacher = known.to_json() | teacher
-    kept = found if start == "student" else {}
+    teacher = found.teacher if found and found.teacher else known
+    if known and teacher and teacher.digest == known.digest:
+        teacher = known.model_copy(update=teacher.model_dump(exclude_none=True))
+    kept = found if found and start == "student" else Lineage()
     is_here = Path(student.source).expanduser().exists()  # then its name would tell this machine's folders
     return Origin(
-        lineage=kept | ({"teacher": teacher} if teacher else {}),
+        lineage=kept.model_copy(update={"teacher": teacher}).to_json(),
         student=None if student.scratch else student.label if is_here else student.source,
         distilled_from=known if kind != "none" else None, data=describe_data(inputs),
     )  # fmt: skip
@@ -91,8 +86,8 @@ def run_options(run: Path) -> tuple[PretrainConfig, str]:
 
 def trained_lineage(
     folder: Path, step: int, config: PretrainConfig | None = None, command: str | None = None
-) -> dict[str, Any]:
-    """The lineage of a model at a step, from the records of its run, as ``slm_ray.json`` holds it.
+) -> Lineage:
+    """The lineage of a model at a step, from the records of its run; keys and logins are masked.
 
     Args:
         folder: The model's folder within the run.
@@ -119,9 +114,16 @@ def trained_lineage(
         joules=status.end.energy.joules if status and status.end else None, earlier=_earlier(model, folder.parent),
         before=reached[0] if has_before else None, after=last,
     )  # fmt: skip
-    spent = {"search_flops": model.search_flops} if model.search_flops is not None else {}
-    found: dict[str, Any] = redact_value({**origin.lineage, **spent, "training": training.to_json()})
-    return found
+    before = _origin_lineage(model)
+    cost = model.search_flops if model.search_flops is not None else before.search_flops
+    found = before.model_copy(update={"training": training, "search_flops": cost, "slm_ray": VERSION})
+    return Lineage.model_validate(redact_value(found.to_json()))
+
+
+def _origin_lineage(model: TrainedModel) -> Lineage:
+    """What was known of a model before its first step."""
+    given = model.origin.lineage
+    return parse_record(Lineage, given, f"the lineage of {model.source}") if given else Lineage()
 
 
 def _optimisation(config: PretrainConfig, model: TrainedModel, status: TrainStatus | None) -> dict[str, Setting]:
@@ -143,16 +145,9 @@ def _earlier(model: TrainedModel, run: Path) -> EarlierTraining | None:
         last = read_lines(run / stage / TrainEvaluation.FILE, TrainEvaluation)[-1]
         before = _earlier(read_record(run / stage, TrainedModel), run)
         return _with(before, stage, last.tokens, last.flops.total)
-    given: Mapping[str, Any] | None = model.origin.lineage.get("training")
-    if not given:
+    found = _origin_lineage(model).training
+    if found is None:
         return None
-    try:
-        found = TrainingLineage.model_validate(given)
-    except ValidationError as error:
-        raise UserError(
-            f"the lineage of {model.source} ({LINEAGE_FILE}) is damaged or of another version of slm_ray: restore it, "
-            "or delete that file"
-        ) from error
     return _with(found.earlier, found.name, found.tokens or 0, found.flops.total if found.flops else 0.0)
 
 
@@ -161,7 +156,7 @@ def _with(earlier: EarlierTraining | None, name: str, tokens: int, flops: float)
     return EarlierTraining(names=(*before.names, name), tokens=before.tokens + tokens, flops=before.flops + flops)
 
 
-def description_files(model: Path, lineage: Mapping[str, Any]) -> dict[str, str]:
+def description_files(model: Path, lineage: Lineage) -> dict[str, str]:
     """Name to text of the files that an exported model gets: its lineage and its card.
 
     Args:
@@ -171,5 +166,6 @@ def description_files(model: Path, lineage: Mapping[str, Any]) -> dict[str, str]
     saved = read_json(model / "config.json")
     size = sum(path.stat().st_size for path in model.glob("*.safetensors"))
     weights = f"{format_bytes(size)}, {saved.get('dtype') or saved.get('torch_dtype') or 'float32'}"
-    card = training_card(Lineage.model_validate(lineage), remote_code="auto_map" in saved, weights=weights)
-    return {LINEAGE_FILE: json.dumps(lineage, indent=2, ensure_ascii=False) + "\n", CARD_FILE: card}
+    card = training_card(lineage, remote_code="auto_map" in saved, weights=weights)
+    text = json.dumps(lineage.to_json(), indent=2, ensure_ascii=False) + "\n"
+    return {Lineage.FILE: text, CARD_FILE: card}

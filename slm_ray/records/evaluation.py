@@ -9,6 +9,7 @@ from pydantic import Field, JsonValue
 
 from slm_ray.config.errors import UserError
 from slm_ray.records.base import Part, Record, find_record, read_record
+from slm_ray.records.lineage import Lineage
 from slm_ray.records.measurement import (
     Better,
     EfficiencyFigures,
@@ -66,7 +67,7 @@ class ModelFigures(Part):
     tokenizer: str | None = None
     error: str | None = None
     records: str = ""
-    lineage: dict[str, JsonValue] | None = None
+    lineage: Lineage | None = None
     text: tuple[TextFigures, ...] = ()
     tasks: tuple[TaskFigures, ...] = ()
     generation: GenerationFigures | None = None

@@ -3,32 +3,46 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import ConfigDict
-
-from slm_ray.records.base import Part
+from slm_ray.config.version import VERSION
+from slm_ray.records.base import Record, find_record
 from slm_ray.records.data import ExtendedVocabulary
-from slm_ray.records.files import read_json
+from slm_ray.records.search import Reconstruction, SearchInputsRecord
 from slm_ray.records.training import TeacherSource, TrainingLineage
 
-LINEAGE_FILE, CARD_FILE = "slm_ray.json", "README.md"
+CARD_FILE = "README.md"
 
 
-class Lineage(Part):
-    """Where a model comes from, as far as cards say it; the file may say more.
+class Lineage(Record):
+    """Where a model comes from; a field is None where that part of a life was not lived.
 
     Attributes:
+        slm_ray: The version that wrote it.
         teacher: Whom its sizes or weights were pruned from.
         trial: The candidate of the search that found it.
+        genes: Its genes in the search's space.
+        space: The search space, as its file says it.
+        spec: The units of the teacher that it keeps, as ``SubnetSpec.to_json`` has it.
+        inputs: Digests of what the search read.
+        command: The search's command.
+        reconstruction: How its weights were fitted to the teacher's layers.
+        search_flops: What the search cost.
         vocabulary: How its vocabulary was extended.
         training: How it was trained.
     """
 
-    model_config = ConfigDict(extra="ignore")
+    FILE: ClassVar[str] = "slm_ray.json"
+    slm_ray: str = VERSION
     teacher: TeacherSource | None = None
     trial: int | None = None
-    space: Any = None
+    genes: str | None = None
+    space: dict[str, Any] | None = None
+    spec: dict[str, Any] | None = None
+    inputs: SearchInputsRecord | None = None
+    command: str | None = None
+    reconstruction: Reconstruction | None = None
+    search_flops: float | None = None
     vocabulary: ExtendedVocabulary | None = None
     training: TrainingLineage | None = None
 
@@ -38,21 +52,33 @@ class Lineage(Part):
         return self.teacher or (self.training.distilled_from if self.training else None)
 
     @property
+    def teacher_name(self) -> str | None:
+        """The name of the teacher that it was pruned from."""
+        return self.teacher.name if self.teacher else None
+
+    @property
     def space_name(self) -> str | None:
         """The name of the search space it was found in."""
-        named = self.space.get("name") if isinstance(self.space, dict) else self.space
-        return str(named) if named else None
+        return str(self.space["name"]) if self.space and self.space.get("name") else None
 
 
-def read_lineage(model: Path | str) -> dict[str, Any]:
-    """A model's lineage; empty for a model of somebody else's, and for a hub id.
+def find_lineage(model: Path | str) -> Lineage | None:
+    """A model's lineage; None for a model of somebody else's, and for a hub id.
 
     Args:
         model: Its folder, or how the user called it.
 
     Raises:
-        UserError: The file is damaged.
+        UserError: The file is damaged, or of another version of slm_ray.
     """
-    path = Path(model).expanduser() / LINEAGE_FILE
-    found = read_json(path) if path.is_file() else {}
-    return found if isinstance(found, dict) else {}
+    return find_record(Path(model).expanduser(), Lineage)
+
+
+def pruned_from(model: Path | str) -> str | None:
+    """The name of the teacher that a model was pruned from, as its lineage has it.
+
+    Raises:
+        UserError: As :func:`find_lineage`.
+    """
+    found = find_lineage(model)
+    return found.teacher_name if found else None

@@ -13,7 +13,7 @@ from slm_ray.config.errors import UserError
 from slm_ray.config.redact import redact
 from slm_ray.records.evaluation import EvaluationResult, Interval, ModelFigures
 from slm_ray.records.files import explain_os_error, write_text
-from slm_ray.records.lineage import CARD_FILE, LINEAGE_FILE
+from slm_ray.records.lineage import CARD_FILE, Lineage
 from slm_ray.report.content import Table
 from slm_ray.report.evaluation import (
     DIFFERENCE_KINDS,
@@ -52,8 +52,8 @@ def add_evaluation(folder: Path, result: EvaluationResult, name: str, date: str 
     Raises:
         UserError: The folder is none of ours or has no card, the model was not measured, or the card cannot be written.
     """
-    if not (folder / LINEAGE_FILE).is_file():
-        raise UserError(f"{folder} was not exported by slm_ray ({LINEAGE_FILE} is missing): its card is left as it is")
+    if not (folder / Lineage.FILE).is_file():
+        raise UserError(f"{folder} was not exported by slm_ray ({Lineage.FILE} is missing): its card is left as it is")
     model = next((one for one in result.models if one.name == name), None)
     if model is None or model.error:
         known = ", ".join(one.name for one in result.models if not one.error)

@@ -15,7 +15,7 @@ from slm_ray.config.units import format_count, format_seconds
 from slm_ray.data import describe_parts, summarise_parts
 from slm_ray.models.precision import DTYPES, export_dtype
 from slm_ray.records.base import find_record, read_record, write_record
-from slm_ray.records.lineage import LINEAGE_FILE
+from slm_ray.records.lineage import Lineage
 from slm_ray.records.run import RunRecord
 from slm_ray.records.search import (
     BudgetRange,
@@ -297,7 +297,7 @@ class SearchRun:
 
         def save(number: int, student: object, record: Reconstruction) -> None:
             trial = trials[number]
-            lineage = lineage_of(inputs, trial, self.command) | {"reconstruction": record.to_json()}
+            lineage = lineage_of(inputs, trial, self.command).model_copy(update={"reconstruction": record})
             export_winner(
                 inputs, spec_of(plan.stack, trial), folders[number], lineage, self._dtype(inputs), student
             )
@@ -306,7 +306,7 @@ class SearchRun:
             inputs, self.folder.file(RECONSTRUCTION_FOLDER), DTYPES[self._dtype(inputs)],
             on_member=on_member, on_part=progress.update,
         )  # fmt: skip
-        found = work.run(members, save, lambda trial: (folders[trial] / LINEAGE_FILE).is_file())
+        found = work.run(members, save, lambda trial: (folders[trial] / Lineage.FILE).is_file())
         front = tuple(
             member.model_copy(update={"reconstruction": found.get(member.trial)}) for member in result.front
         )

@@ -21,6 +21,7 @@ from slm_ray.pretrain.lineage import describe_data, describe_teacher
 from slm_ray.pretrain.results import export_model
 from slm_ray.pretrain.run import make_job, start_model, train_jobs
 from slm_ray.records.base import find_record, read_lines, read_record, write_record
+from slm_ray.records.lineage import Lineage
 from slm_ray.records.search import ShortTraining
 from slm_ray.records.subnet import SubnetSpec
 from slm_ray.records.training import (
@@ -161,7 +162,7 @@ class ShortTrainer:
         """Where a sub-network comes from, for the card of its model."""
         known = describe_teacher(self.teacher)
         return Origin(
-            lineage={"teacher": known.to_json(), "trial": trial, "spec": spec.to_json()}, student=f"trial {trial}",
+            lineage=Lineage(teacher=known, trial=trial, spec=spec.to_json()).to_json(), student=f"trial {trial}",
             distilled_from=known if self.config.kind != "none" else None, data=describe_data(self._inputs),
         )  # fmt: skip
 

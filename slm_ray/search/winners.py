@@ -9,15 +9,15 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from slm_ray import __version__
 from slm_ray.config.errors import UserError
 from slm_ray.data import TokenShards
 from slm_ray.models.extraction import extract, save_student
 from slm_ray.models.starts import first_n
 from slm_ray.models.teachers import quiet_transformers
+from slm_ray.records.base import write_record
 from slm_ray.records.budget import Budget
-from slm_ray.records.files import whole_folder, write_json, write_text
-from slm_ray.records.lineage import CARD_FILE, LINEAGE_FILE
+from slm_ray.records.files import whole_folder, write_text
+from slm_ray.records.lineage import CARD_FILE, Lineage
 from slm_ray.records.search import (
     Baseline,
     FrontMember,
@@ -31,6 +31,7 @@ from slm_ray.records.search import (
     Trial,
 )
 from slm_ray.records.subnet import SubnetSpec, full_subnet
+from slm_ray.records.training import TeacherSource
 from slm_ray.report.cards import winner_card
 from slm_ray.report.search import SearchRun
 from slm_ray.report.search_report import winner_needs_code
@@ -242,7 +243,7 @@ class TextMeasurement:
 
 
 def export_winner(
-    inputs: SearchInputs, spec: SubnetSpec, folder: Path, lineage: dict[str, Any], dtype: str, student: Any = None
+    inputs: SearchInputs, spec: SubnetSpec, folder: Path, lineage: Lineage, dtype: str, student: Any = None
 ) -> None:
     """Save a winner with its tokenizer and lineage; the folder appears whole or not at all.
 
@@ -262,20 +263,17 @@ def export_winner(
         if student is None:
             student = extract(teacher.state(), teacher.config(), teacher.family(), spec)
         save_student(student, temporary, teacher.tokenizer(), dtype)
-        write_json(temporary / LINEAGE_FILE, lineage | {"slm_ray": __version__, "spec": spec.to_json()})
+        write_record(temporary, lineage.model_copy(update={"spec": spec.to_json()}))
 
 
-def lineage_of(inputs: SearchInputs, trial: Trial, command: str) -> dict[str, Any]:
+def lineage_of(inputs: SearchInputs, trial: Trial, command: str) -> Lineage:
     """Where a winner came from."""
-    teacher = inputs.teacher
-    return {
-        "teacher": {
-            "name": teacher.name, "family": inputs.architecture.structure.family, "digest": teacher.digest,
-            "licence": teacher.licence,
-        },
-        "trial": trial.trial, "genes": trial.genes, "space": inputs.space.to_json(),
-        "inputs": inputs.record().to_json(), "command": command,
-    }  # fmt: skip
+    teacher, family = inputs.teacher, inputs.architecture.structure.family
+    source = TeacherSource(name=teacher.name, family=family, digest=teacher.digest, licence=teacher.licence)
+    return Lineage(
+        teacher=source, trial=trial.trial, genes=trial.genes, space=inputs.space.to_json(), inputs=inputs.record(),
+        command=command,
+    )  # fmt: skip
 
 
 def write_cards(run: Path, result: SearchResult, options: dict[str, Any]) -> None:

@@ -12,6 +12,9 @@ from slm_ray.evaluate.command import main
 from slm_ray.evaluate.published import published_peer
 from slm_ray.models.extraction import extract, save_student
 from slm_ray.models.loading import load_student
+from slm_ray.records.base import write_record
+from slm_ray.records.lineage import Lineage
+from slm_ray.records.training import TeacherSource
 from slm_ray.runtime.commands import run_command
 from tests.models import tiny
 from tests.search.tiny_run import make_tokenizer, sentences
@@ -33,8 +36,7 @@ def place(tmp_path_factory):
     save_student(extract(teacher.state_dict(), teacher.config, family, spec, dtype=torch.float32), folder / "student")
     for name in ("teacher", "student"):
         tokenizer.save_pretrained(folder / name)
-    lineage = {"teacher": {"name": str(folder / "teacher"), "digest": "?"}}
-    (folder / "student/slm_ray.json").write_text(json.dumps(lineage))
+    write_record(folder / "student", Lineage(teacher=TeacherSource(name=str(folder / "teacher"), digest="?")))
     return folder
 
 
@@ -101,7 +103,8 @@ def test_a_teacher_that_was_given_is_measured_once(place, tmp_path):
 def test_a_peer_that_cannot_be_had_is_said_and_one_asked_for_is_an_error(place, tmp_path, capsys, monkeypatch):
     gone = tmp_path / "gone"
     gone.symlink_to(place / "student")
-    monkeypatch.setattr(subjects, "read_lineage", lambda folder: {"teacher": {"name": "/nowhere/at/all"}})
+    lineage = Lineage(teacher=TeacherSource(name="/nowhere/at/all"))
+    monkeypatch.setattr(subjects, "find_lineage", lambda folder: lineage)
     assert run_command(main, flags(place, tmp_path / "out")) == 0
     result = json.loads((tmp_path / "out/evaluate.json").read_text())
     assert [row["role"] for row in result["models"]] == ["model", "random"]

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 from slm_ray.pretrain.inputs import search_flops
 from slm_ray.pretrain.lineage import description_files, trained_lineage
 from slm_ray.records.base import RecordFile, write_record
+from slm_ray.records.lineage import Lineage
 from slm_ray.records.run import RunRecord
 from slm_ray.records.training import (
     EngineFacts,
@@ -24,7 +25,9 @@ from slm_ray.records.training import (
 )
 
 TEACHER = {"name": "org/teacher", "family": "llama", "digest": "d1", "licence": "apache-2.0"}
-SEARCHED = {"teacher": TEACHER, "trial": 17, "space": {"name": "fine"}, "genes": "g", "command": "slm_ray.search"}
+SEARCHED = Lineage.model_validate(
+    {"teacher": TEACHER, "trial": 17, "space": {"name": "fine"}, "genes": "g", "command": "slm_ray.search"}
+).to_json()
 DATA = {
     "corpus": "/home/somebody/corpus.txt", "corpus_digest": "c1", "training_tokens": "t1", "different_tokens": 50_000,
     "held_out_tokens": "h1", "tokenizer": "k1", "logit_store": None,
@@ -67,15 +70,15 @@ def files(folder, tmp_path, step=10, **config):
 
 def test_the_students_lineage_travels_with_its_training(model):
     found = trained_lineage(model, 10)
-    assert found["trial"] == 17 and found["teacher"] == TEACHER and found["search_flops"] == 3e12
-    training = found["training"]
+    assert found.trial == 17 and found.teacher.to_json() == TEACHER and found.search_flops == 3e12
+    training = found.training.to_json()
     assert training["tokens"] == 10_000 and training["flops"] == {"own": 1e13, "teacher": 5e12, "capture": 0.0}
     assert training["before"]["loss"] == 5.0 and training["after"]["loss"] == 4.0
     assert training["distillation"]["temperature"] == 2.0 and training["data"]["held_out_tokens"] == "h1"
 
 
 def test_an_earlier_checkpoint_has_its_own_figures(model):
-    training = trained_lineage(model, 7)["training"]
+    training = trained_lineage(model, 7).training.to_json()
     assert (training["step"], training["tokens"], training["after"]["loss"]) == (7, 5000, 4.5)
 
 
@@ -121,7 +124,7 @@ def test_growth_counts_the_stages_before(tmp_path):
     first = write_model(tmp_path / "run", "m.layers1", start="first-n", search_flops=0.0)
     write_model(first.parent, "m.layers3", start="grown", grown_from="m.layers1", search_flops=0.0)
     last = write_model(first.parent, "m.layers4", start="grown", grown_from="m.layers3", search_flops=0.0)
-    training = trained_lineage(last, 10)["training"]
+    training = trained_lineage(last, 10).training.to_json()
     assert training["earlier"] == {"names": ["m.layers1", "m.layers3"], "tokens": 20_000, "flops": 3e13}
     card = files(last, tmp_path)["README.md"]
     assert "| trained before, as | m.layers1, m.layers3 |" in card and "| FLOPs in all | 45T |" in card
@@ -129,9 +132,9 @@ def test_growth_counts_the_stages_before(tmp_path):
 
 def test_training_a_trained_model_again_counts_both(tmp_path, model):
     before = trained_lineage(model, 10)
-    origin = Origin(lineage=before, student="m", distilled_from=None, data=DATA)
+    origin = Origin(lineage=before.to_json(), student="m", distilled_from=None, data=DATA)
     again = write_model(tmp_path / "again", "m.student", origin=origin)
-    training = trained_lineage(again, 10)["training"]
+    training = trained_lineage(again, 10).training.to_json()
     assert training["earlier"] == {"names": ["winner-0.student"], "tokens": 10_000, "flops": 1.5e13}
 
 
@@ -141,5 +144,5 @@ def test_what_a_trained_models_search_cost_is_known_or_not(known, cost, tmp_path
     (tmp_path / "result.json").write_text("{}")
     exported = tmp_path / "a" / "b"
     exported.mkdir(parents=True)
-    (exported / "slm_ray.json").write_text(json.dumps(trained_lineage(model, 10)))
+    write_record(exported, trained_lineage(model, 10))
     assert search_flops(str(exported)) == cost

@@ -149,7 +149,7 @@ TRAINING = {
 
 
 def test_the_card_of_a_trained_model():
-    lineage = Lineage.model_validate({"teacher": TEACHER, "trial": 7, "space": "fine", "training": TRAINING})
+    lineage = Lineage.model_validate({"teacher": TEACHER, "trial": 7, "space": {"name": "fine"}, "training": TRAINING})
     card = training_card(lineage, remote_code=False, weights="128 MiB, bfloat16", date="2026-11-21")
     fields = front_matter(card)
     assert fields["base_model"] == "org/teacher" and "distillation" in fields["tags"]
