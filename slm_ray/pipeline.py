@@ -1,23 +1,252 @@
-"""``python -m slm_ray.pipeline``: search, logits, pretraining, evaluation and report, each where it is needed."""
+"""``slm-ray pipeline``: search, logits, pretraining, evaluation and report, each where it is needed."""
 
 from __future__ import annotations
 
+import hashlib
+import importlib
+import os
 import shlex
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from slm_ray.config.base import add_flags, build_config, flatten, given_flags
+from slm_ray.config.digest import digest_json, sha256_file
 from slm_ray.config.errors import UserError
-from slm_ray.config.options import add_flags
 from slm_ray.config.parser import Parser
-from slm_ray.pipeline_options import PipelineConfig, read_options
-from slm_ray.pipeline_stages import SKIP, STAGES, Pipeline, Plan
+from slm_ray.evaluate.config import MAY_CHANGE as EVALUATE_MAY_CHANGE
+from slm_ray.pipeline_options import Options, PipelineConfig, read_options
+from slm_ray.pretrain.config import MAY_CHANGE as PRETRAIN_MAY_CHANGE
+from slm_ray.records.base import find_record, write_record
 from slm_ray.records.files import explain_os_error
+from slm_ray.records.logits import work_folder
+from slm_ray.records.pipeline import PipelineState, StageState, read_pipeline
+from slm_ray.records.search import SearchResult
+from slm_ray.records.training import TrainResult
 from slm_ray.runtime.commands import EXIT_INTERRUPTED, run_command
 from slm_ray.runtime.mirror import bring_back
 from slm_ray.runtime.progress import Console
-from slm_ray.runtime.runfolder import RunFolder
+from slm_ray.runtime.runfolder import CONFIG_FILE, RunFolder
 from slm_ray.runtime.storage import storage_of
+from slm_ray.search.command import MAY_CHANGE as SEARCH_MAY_CHANGE
+
+STAGES = ("search", "logits", "pretrain", "evaluate", "report")
+# What a stage reads of the others'.
+_NEEDS = {
+    "search": (), "logits": (), "pretrain": ("search", "logits"), "evaluate": ("search", "pretrain"),
+    "report": ("search", "logits", "pretrain", "evaluate"),
+}  # fmt: skip
+_MODULES = {
+    "search": "slm_ray.search.command", "logits": "slm_ray.distill.command", "pretrain": "slm_ray.pretrain.command",
+    "evaluate": "slm_ray.evaluate.command", "report": "slm_ray.report.command",
+}  # fmt: skip
+# Options that change how a stage is run and not what comes of it.
+_MAY_CHANGE = {
+    "search": SEARCH_MAY_CHANGE, "pretrain": PRETRAIN_MAY_CHANGE,
+    "logits": ("workers", "threads", "address", "device"), "evaluate": EVALUATE_MAY_CHANGE,
+}  # fmt: skip
+_SET_BY_STAGES = ("student", "store", "out")
+_PATHS = ("teacher", "data", "space", "shards")  # options that may name something on this disk
+_LOOKED_AT_BYTES = 1 << 20
+
+RUN, RESUME, SKIP = "run", "resume", "skip"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done about a stage.
+
+    Attributes:
+        action: ``run``, ``resume`` or ``skip``.
+        reason: Why, in a few words.
+        argv: Its command's arguments.
+        aside: What lies where its output goes and has to be moved away first.
+    """
+
+    action: str
+    reason: str
+    argv: list[str]
+    aside: tuple[Path, ...] = ()
+
+
+def file_signature(path: Path) -> Any:
+    """What is compared to tell whether a file or folder that the user named has changed.
+
+    Names, sizes and the first MiB of each file: reading all of a large corpus at every start would take too long.
+    """
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    found = []
+    for file in files:
+        with file.open("rb") as handle:
+            start = hashlib.sha256(handle.read(_LOOKED_AT_BYTES)).hexdigest()
+        found.append([os.path.relpath(file, path), file.stat().st_size, start])
+    return found
+
+
+def _model_digest(folder: Path) -> list[str]:
+    files = [folder / CONFIG_FILE, *sorted(folder.glob("*.safetensors"))]
+    return [sha256_file(file) for file in files if file.is_file()]
+
+
+class Pipeline:
+    """The stages of one folder."""
+
+    def __init__(self, options: Options) -> None:
+        """Read how far an earlier command came.
+
+        Args:
+            options: Every stage's options.
+        """
+        self.options, self.out = options, options.out
+        self.state = read_pipeline(self.out) if (self.out / PipelineState.FILE).exists() else PipelineState()
+
+    def names(self) -> tuple[str, ...]:
+        """The stages that there are, in order."""
+        return tuple(name for name in STAGES if name != "logits" or self.options.logits is not None)
+
+    def command(self, name: str, argv: list[str]) -> str:
+        """The command line of a stage, to be shown."""
+        return shlex.join(["python", "-m", f"slm_ray.{name}", *argv])
+
+    def plan(self, name: str, *, force: bool = False, renewed: Set[str] = frozenset()) -> Plan:
+        """What is to be done about a stage, judged by what lies on the disk now.
+
+        Args:
+            name: The stage.
+            force: Run it whatever is there.
+            renewed: Stages that a dry run says would be run before it.
+        """
+        key, kept = self.key(name), self.state.stages.get(name)
+        there = tuple(path for path in self._places(name) if path.exists())
+        if force:
+            return Plan(RUN, "asked for with --from", self.argv(name), there)
+        if kept is None or kept.key != key:
+            reason = "its options or inputs have changed" if kept else "not done yet"
+            return Plan(RUN, reason, self.argv(name), there)
+        if renewed & set(_NEEDS[name]):
+            return Plan(RUN, "a stage that it reads is run", self.argv(name), there)
+        if kept.output is not None:
+            if kept.output == self.output_digest(name):
+                return Plan(SKIP, "done, and unchanged", self.argv(name))
+            return Plan(RUN, "its output was changed or removed", self.argv(name), there)
+        if name in ("search", "pretrain"):
+            if not (self.out / name / CONFIG_FILE).exists():
+                return Plan(RUN, "it had hardly begun", self.argv(name), there)
+            return Plan(RESUME, "interrupted", self._resume_argv(name))
+        return Plan(RESUME if there else RUN, "interrupted" if there else "not done yet", self.argv(name))
+
+    def _places(self, name: str) -> list[Path]:
+        """Where a stage's output lies."""
+        if name == "report":
+            return []  # made anew at once, from records that are all still there
+        return [self.out / name, *([work_folder(self.out / name)] if name == "logits" else [])]
+
+    def argv(self, name: str) -> list[str]:
+        """A stage's arguments, with what the stages before it have left."""
+        if name == "report":
+            return [str(self.out)]
+        config = getattr(self.options, name)
+        if name == "pretrain":
+            config = config.replace(student=[str(winner) for winner in self._winners()])
+        if name == "evaluate":
+            config = config.replace(model=self.models())
+        return given_flags(config)
+
+    def _resume_argv(self, name: str) -> list[str]:
+        config = getattr(self.options, name)
+        changed = build_config(type(config), {}).replace(**{
+            field: value for field, value in flatten(config).items() if field in _MAY_CHANGE[name]
+        })  # fmt: skip
+        return ["--resume", str(self.out / name), *given_flags(changed)]
+
+    def _winners(self) -> list[Path]:
+        """The search's winners, those expected while it has not found them."""
+        result = find_record(self.out / "search", SearchResult)
+        if result is None:
+            return [Path(path) for path in self.options.pretrain.model.students]
+        return [self.out / "search" / winner.folder for winner in result.winners]
+
+    def _trained(self) -> list[Path]:
+        """The models that pretraining has left."""
+        result = find_record(self.out / "pretrain", TrainResult)
+        return [self.out / "pretrain" / model.model for model in result.models if model.model] if result else []
+
+    def models(self) -> tuple[str, ...]:
+        """What is evaluated: the trained winner, its teacher, the winners before training, the other models, and more.
+
+        The first is the one that the others are compared with.
+        """
+        trained = [str(model) for model in self._trained()] or [str(self.out / "pretrain" / "NAME" / "model")]
+        added = self.options.evaluate.model
+        return tuple(dict.fromkeys([trained[0], self.teacher, *map(str, self._winners()), *trained[1:], *added]))
+
+    @property
+    def teacher(self) -> str:
+        """The teacher that pretraining distills from."""
+        return self.options.pretrain.model.teacher or self.options.search.space.teacher
+
+    def key(self, name: str) -> str:
+        """The digest of all that a stage's output depends on."""
+        config = getattr(self.options, name, None)
+        values = flatten(config) if config is not None else {}
+        left_out = {*_MAY_CHANGE.get(name, ()), *_SET_BY_STAGES}
+        options = {key: value for key, value in values.items() if key not in left_out}
+        named = {key: file_signature(Path(str(options[key])).expanduser()) for key in _PATHS
+                 if options.get(key) and Path(str(options[key])).expanduser().exists()}  # fmt: skip
+        before = {need: self.state.stages.get(need) for need in _NEEDS[name] if need in self.names()}
+        inputs = {need: [entry.key, entry.output] if entry else None for need, entry in before.items()}
+        return digest_json({"stage": name, "options": options, "files": named, "inputs": inputs})
+
+    def output_digest(self, name: str) -> str | None:
+        """The digest of what a stage has left; None where it is not whole."""
+        folder = self.out / name
+        if name == "report":
+            pages = [self.out / "report.html", self.out / "report.md"]
+            return digest_json([sha256_file(page) for page in pages]) if all(p.is_file() for p in pages) else None
+        last = folder / {"logits": "manifest.json", "evaluate": "evaluate.json"}.get(name, "result.json")
+        if not last.is_file():
+            return None
+        try:
+            folders = self._winners() if name == "search" else self._trained() if name == "pretrain" else []
+        except UserError:  # damaged: another digest than that of what was left
+            folders = []
+        models = [_model_digest(model) for model in folders]
+        return digest_json([sha256_file(last), models])
+
+    def run(self, name: str, plan: Plan) -> int:
+        """Run a stage through its command's own main function, and keep that it is done.
+
+        Args:
+            name: The stage.
+            plan: What to do.
+
+        Returns:
+            Its exit status.
+
+        Raises:
+            UserError: Something the user can fix; what was finished is kept.
+        """
+        began = time.monotonic()
+        before = self.state.stages[name].seconds if plan.action == RESUME else 0.0
+        entry = StageState(key=self.key(name), command=self.command(name, plan.argv), seconds=before)
+        self._keep(name, entry)
+        try:
+            status: int = importlib.import_module(_MODULES[name]).main(plan.argv)
+        finally:
+            entry = entry.model_copy(update={"seconds": round(before + time.monotonic() - began, 3)})
+            self._keep(name, entry)
+        if status == 0:
+            finished = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            self._keep(name, entry.model_copy(update={"output": self.output_digest(name), "finished_at": finished}))
+        return status
+
+    def _keep(self, name: str, entry: StageState) -> None:
+        self.state = self.state.model_copy(update={"stages": {**self.state.stages, name: entry}})
+        write_record(self.out, self.state)
 
 
 def make_parser() -> Parser:
@@ -67,8 +296,8 @@ def main(argv: Sequence[str]) -> int:
     folder = RunFolder(pipeline.out)  # its lock: one pipeline at a time works in a folder
     try:
         folder.mirror_to(options.storage)
-        pipeline.state["command"] = shlex.join(["python", "-m", "slm_ray.pipeline", *_without_from(argv)])
-        pipeline.state["teacher"] = pipeline.teacher
+        command = shlex.join(["python", "-m", "slm_ray.pipeline", *_without_from(argv)])
+        pipeline.state = pipeline.state.model_copy(update={"command": command, "teacher": pipeline.teacher})
         return _run_all(pipeline, first)
     except KeyboardInterrupt:
         print("interrupted: what was finished is kept; give the same command again to continue", file=sys.stderr)

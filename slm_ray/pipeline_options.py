@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slm_ray.config.base import Config, Count, Text, build_config, flag_of, flatten, option, options_of
 from slm_ray.config.errors import ConfigError, UserError, nearest
-from slm_ray.config.options import build_config, check_config, defaults_of, flag_of, option, values_of
 from slm_ray.config.yaml_files import read_yaml
 from slm_ray.distill.config import SPARSE_KINDS, LogitsConfig
 from slm_ray.evaluate.config import EvaluateConfig
@@ -16,7 +16,7 @@ from slm_ray.pretrain.config import DISTILL, PretrainConfig
 from slm_ray.runtime.storage import STORAGE_HELP
 from slm_ray.search.config import SearchConfig
 
-SECTIONS: dict[str, type] = {
+SECTIONS: dict[str, type[Config]] = {
     "search": SearchConfig, "logits": LogitsConfig, "pretrain": PretrainConfig, "evaluate": EvaluateConfig,
 }  # fmt: skip
 DEFAULT_OUT = "runs/pipeline"
@@ -34,17 +34,16 @@ _SET_HERE = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class PipelineConfig:
+class PipelineConfig(Config):
     """The common options; each goes to the stages that have one of that name."""
 
-    teacher: str = option(None, "hub id, model folder, .gguf file, or the bundled default", kind=str)
-    data: str = option(None, "corpus: python-docs, python-docs-full, a file or folder, or a hub id", kind=str)
-    params: str = option(None, "parameter budget of the search: 0.5, 60M, 60M..70M", kind=str)
-    tokens: str = option(None, "tokens to train each model on, e.g. 300k or 20M", metavar="COUNT", kind=str)
-    distill: str = option(None, f"the teacher's signal in pretraining ({', '.join(DISTILL)})", kind=str)
-    compare: bool = option(None, "train random and first-n starts too, and compare them", kind=bool)
-    storage: str = option(None, STORAGE_HELP.replace("--resume", "the same command"), kind=str)
+    teacher: str | None = option(None, "hub id, model folder, .gguf file, or the bundled default")
+    data: str | None = option(None, "corpus: python-docs, python-docs-full, a file or folder, or a hub id")
+    params: Text | None = option(None, "parameter budget of the search: 0.5, 60M, 60M..70M")
+    tokens: Count | None = option(None, "tokens to train each model on, e.g. 300k or 20M", metavar="COUNT")
+    distill: str | None = option(None, f"the teacher's signal in pretraining ({', '.join(DISTILL)})")
+    compare: bool | None = option(None, "train random and first-n starts too, and compare them")
+    storage: str | None = option(None, STORAGE_HELP.replace("--resume", "the same command"))
     out: str = option(DEFAULT_OUT, "folder of all stages; the same command again continues in it")
 
 
@@ -101,7 +100,7 @@ class _Reader:
 
     def read(self, loaded: dict[str, Any]) -> Options:
         top = {name: value for name, value in loaded.items() if name not in SECTIONS}
-        known = set(defaults_of(PipelineConfig))
+        known = set(options_of(PipelineConfig))
         for name in sorted(set(top) - known):
             self.problems.append(f"{name}: no such section or option; {nearest(name, [*SECTIONS, *known])}")
             del top[name]
@@ -115,13 +114,10 @@ class _Reader:
         evaluate = self._build("evaluate", EvaluateConfig, self._evaluate_values(out, pretrain, given["evaluate"]))
         logits = self._logits(out, search, pretrain, given["logits"])
         if search and pretrain:
-            self._check("search", search)
-            self._check("pretrain", pretrain)
-        if evaluate and hasattr(evaluate, "check_measurements"):
             try:
-                evaluate.check_measurements()
+                pretrain.check_given()
             except UserError as error:
-                self.problems.append(f"evaluate: {error}")
+                self.problems.append(f"pretrain: {error}")
         if self.problems or not (common and search and pretrain and evaluate):
             raise ConfigError(self.source, self.problems)
         return Options(out, common.storage, search, logits, pretrain, evaluate)
@@ -142,12 +138,12 @@ class _Reader:
     def _common(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
         return {name: values[name] for name, sections in _COMMON.items() if section in sections and name in values}
 
-    def _build(self, section: str, cls: type, given: Mapping[str, Any]) -> Any:
+    def _build(self, section: str, cls: type[Config], given: Mapping[str, Any]) -> Any:
         """One section's config, or None where something in it is wrong."""
         try:
             return build_config(cls, given)
         except ConfigError as error:
-            paths = {flag_of(name): name for name in defaults_of(cls)}
+            paths = {flag_of(name): name for name in options_of(cls)}
             for problem in error.problems:
                 name, _, rest = problem.partition(":")
                 if name not in paths and name not in given:  # a rule between options
@@ -157,14 +153,8 @@ class _Reader:
                 self.problems.append(f"{path}:{rest}")
             return None
 
-    def _check(self, section: str, config: Any) -> None:
-        try:
-            check_config(config)
-        except UserError as error:
-            self.problems.append(f"{section}: {error}")
-
     def _pretrain_values(self, out: Path, search: SearchConfig | None, given: dict[str, Any]) -> dict[str, Any]:
-        found = values_of(search) if search else {"winners": 1}
+        found = flatten(search) if search else {"winners": 1}
         winners = found["winners"]
         students = ",".join(str(out / "search" / "winners" / str(number)) for number in range(winners))
         inherited = {name: found[name] for name in ("teacher", "data", "text_field") if name in found}
@@ -174,7 +164,7 @@ class _Reader:
 
     def _evaluate_values(self, out: Path, pretrain: PretrainConfig | None, given: dict[str, Any]) -> dict[str, Any]:
         names = ("data", "text_field", "eval_tokens", "sequence_length", "documents")
-        found = values_of(pretrain) if pretrain else {}
+        found = flatten(pretrain) if pretrain else {}
         inherited = {name: found[name] for name in names if name in found}
         return inherited | given | {"out": str(out / "evaluate")}
 
@@ -182,7 +172,7 @@ class _Reader:
         self, out: Path, search: SearchConfig | None, pretrain: PretrainConfig | None, given: dict[str, Any]
     ) -> LogitsConfig | None:
         """The capture of exactly the tokens that pretraining reads."""
-        known = values_of(pretrain) if pretrain is not None else {}
+        known = flatten(pretrain) if pretrain is not None else {}
         if search is None or pretrain is None or known["distill"] not in SPARSE_KINDS:
             if given and pretrain is not None and known["distill"] not in SPARSE_KINDS:
                 self.problems.append(
@@ -200,11 +190,6 @@ class _Reader:
             values["shards"] = known["shards"]
         else:
             values |= {"data": known["data"], "text_field": known["text_field"]}
-            values |= {"tokens": self._num_tokens(pretrain), "sequence_length": known["sequence_length"]}
+            values |= {"tokens": str(pretrain.num_data_tokens), "sequence_length": known["sequence_length"]}
         config: LogitsConfig | None = self._build("logits", LogitsConfig, given | values)
-        if config is not None:
-            self._check("logits", config)
         return config
-
-    def _num_tokens(self, pretrain: PretrainConfig) -> str:
-        return str(pretrain.num_data_tokens)

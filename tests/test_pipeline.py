@@ -4,15 +4,20 @@ from types import SimpleNamespace
 
 import pytest
 
-from slm_ray import pipeline_stages
+from slm_ray import pipeline
 from slm_ray.cli import parser_of
+from slm_ray.config.base import build_config
 from slm_ray.config.errors import UserError
-from slm_ray.config.options import build_config
 from slm_ray.distill.config import LogitsConfig
 from slm_ray.pipeline import main
 from slm_ray.pretrain.config import PretrainConfig
+from slm_ray.records.base import write_record
+from slm_ray.records.search import SearchResult
+from slm_ray.records.training import ModelOutcome, TrainResult
 from slm_ray.runtime.commands import run_command
 from slm_ray.search.config import SearchConfig
+from tests.report.made_search import make_result, make_trials
+from tests.report.made_training import outcome
 from tests.search.tiny_run import make_tiny
 
 FAST = ["--tokens", "8192", "--distill", "top-k-tail"]
@@ -59,7 +64,8 @@ class Stages:
         for number in range(2):
             write(out / f"winners/{number}/config.json", "{}")
             write(out / f"winners/{number}/model.safetensors", f"weights {self.seed}")
-        write(out / "result.json", {"winners": [{"folder": "winners/0"}, {"folder": "winners/1"}]})
+        winners = [{"folder": f"winners/{n}", "trial": n, "num_bytes": 9, "dtype": "fp32"} for n in (0, 1)]
+        write_record(out, SearchResult.model_validate(make_result(make_trials(20), winners=winners)))
 
     def logits(self, out, given):
         build_config(LogitsConfig, options(given))
@@ -69,7 +75,8 @@ class Stages:
         if given.get("resume") is None:
             build_config(PretrainConfig, options(given)).check_given()
         write(out / "winner-0.student/model/model.safetensors", "trained")
-        write(out / "result.json", {"models": [{"name": "w", "model": "winner-0.student/model"}]})
+        models = [ModelOutcome.model_validate(outcome(out, "winner-0.student", "student"))]
+        write_record(out, TrainResult(command="", models=tuple(models)))
 
     def evaluate(self, out, given):
         write(out / "evaluate.json", {"models": given["model"]})
@@ -93,10 +100,10 @@ def options(given):
 def stages(monkeypatch, tmp_path):
     found = Stages()
     names = {}
-    for name in pipeline_stages.STAGES:
+    for name in pipeline.STAGES:
         names[name] = f"fake_{name}"
         monkeypatch.setitem(sys.modules, names[name], found.module(name))
-    monkeypatch.setattr(pipeline_stages, "_MODULES", names)
+    monkeypatch.setattr(pipeline, "_MODULES", names)
     monkeypatch.chdir(tmp_path)
     return found
 
@@ -109,7 +116,7 @@ def test_every_stage_runs_once_and_then_is_skipped(stages, tmp_path, capsys):
     assert run(*FAST) == 0
     assert stages.names() == ["search", "logits", "pretrain", "evaluate", "report"]
     state = json.loads((tmp_path / "out/pipeline.json").read_text())
-    assert set(state["stages"]) == set(pipeline_stages.STAGES)
+    assert set(state["stages"]) == set(pipeline.STAGES)
     assert all(entry["output"] and entry["key"] for entry in state["stages"].values())
     assert run(*FAST) == 0
     assert stages.names() == []
@@ -129,7 +136,7 @@ def test_stages_are_given_what_the_ones_before_them_left(stages):
     assert "--compare" in given["pretrain"] and "--store out/logits" in " ".join(given["pretrain"])
     captured = " ".join(given["logits"])
     assert "--tokens 8192" in captured and "--teacher teacher" in captured and "--data texts" in captured
-    models = [given["evaluate"][i + 1] for i, word in enumerate(given["evaluate"]) if word == "--model"]
+    models = given["evaluate"][given["evaluate"].index("--model") + 1].split(",")
     assert models == ["out/pretrain/winner-0.student/model", "teacher", "out/search/winners/0", "out/search/winners/1"]
     assert given["report"] == ["out"]
 
