@@ -9,7 +9,7 @@ from slm_ray.config.errors import UserError
 from slm_ray.config.parser import Parser
 from slm_ray.report.dashboard import REPORT, WORKSPACE, build, default_entity, save
 from slm_ray.runtime.commands import run_command
-from slm_ray.runtime.wandb_tracker import has_key, wandb_project
+from slm_ray.runtime.trackers import has_key, wandb_project
 
 
 def make_parser() -> Parser:

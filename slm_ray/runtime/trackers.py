@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import netrc
+import os
+import queue
+import shutil
+import sys
+import threading
+import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import urlparse
 
 from pydantic import ConfigDict
 
-from slm_ray.config.errors import UserError
-from slm_ray.records.base import Record, RecordFile
+from slm_ray.config.errors import UserError, first_line
+from slm_ray.config.redact import redact, redact_value
+from slm_ray.records.base import Record, RecordFile, find_record, write_record
+from slm_ray.records.metric_names import AXES, AXIS_OF
+from slm_ray.runtime.environment import describe_environment
 
 PIPELINE_FILE = "pipeline.json"
 Say = Callable[[str], None]
@@ -100,12 +113,258 @@ def group_of(run: Path) -> str:
     return run.parent.name if (run.parent / PIPELINE_FILE).is_file() else run.name
 
 
+DEFAULT_SERVER = "https://api.wandb.ai"
+INIT_SECONDS, FINISH_SECONDS, LATE_SECONDS = 20.0, 30.0, 5.0
+MOST_WAITING = 20_000  # rows that W&B has not taken yet; more are not kept
+MOST_FAILURES = 3  # in a row, before W&B is left alone
+LEAST_FREE_BYTES = 64 << 20  # on a full disk W&B fills the terminal with tracebacks
+_LONGEST_TAG, _LONGEST_NAME = 64, 128  # W&B refuses longer ones
+_SETTINGS = {
+    "console": "off", "silent": True, "disable_git": True, "save_code": False,
+    "init_timeout": INIT_SECONDS, "login_timeout": 10, "finish_timeout": FINISH_SECONDS,
+    # Command line, paths, user and host stay here: the config says what a reader needs, without secrets.
+    "x_disable_meta": True, "host": "",
+}  # fmt: skip
+Action = Callable[[Any], object]
+
+# Set once W&B has kept this process waiting in vain: from then on it is given little time.
+IS_LATE = threading.Event()
+
+
+class WandbRun(Record):
+    """The id of a folder's W&B run, drawn once, so that a resumed run is the same one there wherever the folder is."""
+
+    FILE: ClassVar[str] = "wandb.json"
+    id: str
+
+
+def wandb_project() -> str:
+    """The project that runs go to: ``WANDB_PROJECT``, or ``slm_ray``."""
+    return os.environ.get("WANDB_PROJECT") or "slm_ray"
+
+
+def has_key() -> bool:
+    """Whether there is a key for the server, in the environment or where ``wandb login`` writes it; nobody is asked."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL") or DEFAULT_SERVER).hostname or ""
+    for name in [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]:
+        with contextlib.suppress(OSError, UnicodeDecodeError, netrc.NetrcParseError):
+            if netrc.netrc(Path(name).expanduser()).authenticators(host):
+                return True
+    return False
+
+
+def wandb_mode() -> str:
+    """``WANDB_MODE`` if set; else online with a key at hand, offline without. Never one that would ask for a key."""
+    mode = os.environ.get("WANDB_MODE") or "online"
+    return "offline" if mode == "online" and not has_key() else mode
+
+
+class WandbTracker(Tracker):
+    """A run in W&B; see :class:`Tracker`."""
+
+    def __init__(
+        self, folder: Path, group: str, job_type: str, tags: Sequence[str], config: Mapping[str, Any], say: Say
+    ) -> None:
+        """Start it; offline where there is no key.
+
+        Args:
+            folder: The run folder; W&B's own files go below it.
+            group: The runs it belongs with; ``WANDB_RUN_GROUP`` comes over it.
+            job_type: ``search``, ``pretrain``, …
+            tags: Words to find it by.
+            config: The resolved options; secrets in it are masked, and what the run runs on is added.
+            say: Told what goes wrong, once.
+        """
+        self._folder, self._say, self._mode = folder, say, wandb_mode()
+        self._first_step, self._failures, self._exit_code = 0, 0, 0
+        self._complained = self._gave_up = self._ended = False
+        self._queue: queue.Queue[Action | None] = queue.Queue(MOST_WAITING)
+        self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
+        try:
+            if (free := shutil.disk_usage(folder).free) < LEAST_FREE_BYTES:
+                raise UserError(f"the disk of {folder} has only {free >> 20} MiB free")
+            known = find_record(folder, WandbRun)
+            self._id = known.id if known else uuid.uuid4().hex[:12]
+            if known is None:
+                write_record(folder, WandbRun(id=self._id))
+        except (UserError, OSError) as error:
+            self._give_up(error)
+            return
+        # What an earlier process left on disk is sent before this one's.
+        self.wants_earlier = self._mode == "online" or not list((folder / "wandb").glob(f"*run-*-{self._id}*"))
+        self._kept = f"wandb sync {folder}/wandb/*run-*-{self._id}*"
+        self._options: dict[str, Any] = {
+            "project": wandb_project(), "id": self._id, "resume": "allow",
+            "group": (os.environ.get("WANDB_RUN_GROUP") or group)[:_LONGEST_NAME], "job_type": job_type,
+            "tags": list(dict.fromkeys(str(tag)[:_LONGEST_TAG] for tag in tags if tag)),
+            "config": redact_value({**config, "environment": describe_environment().to_json()}),
+            "name": folder.resolve().name[:_LONGEST_NAME], "dir": str(folder),
+            "reinit": "create_new",  # several models of one command are tracked at once
+        }  # fmt: skip
+        self._thread.start()
+
+    # What the run calls: nothing here waits, but finish.
+
+    def log(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Log scalars at a step; one that the server has already is passed over."""
+        row = dict(metrics)
+        self._put(lambda run: run.log(row, step=step) if step >= self._first_step else None)
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Log a table; columns of numbers and words are allowed."""
+        header, data = list(columns), [[_cell(cell) for cell in row] for row in rows]
+
+        def send(run: Any) -> None:
+            import wandb
+
+            run.log({name: wandb.Table(columns=header, data=data, allow_mixed_types=True)})
+
+        self._put(send)
+
+    def image(self, name: str, path: Path) -> None:
+        """Log a picture file."""
+
+        def send(run: Any) -> None:
+            import wandb
+
+            run.log({name: wandb.Image(str(path))})
+
+        self._put(send)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Set what the run comes to."""
+        found = redact_value(dict(values))
+        self._put(lambda run: run.summary.update(found))
+
+    def end(self) -> None:
+        """Begin to close, so that several runs close at once; one that ends in an exception counts as failed."""
+        if not self._ended:
+            self._ended = True
+            self._exit_code = int(sys.exc_info()[0] is not None)
+            with contextlib.suppress(queue.Full):
+                self._queue.put_nowait(None)
+
+    def finish(self) -> None:
+        """Send the rest and close; wait a bounded time for it."""
+        self.end()
+        if self._thread.is_alive():
+            self._thread.join(LATE_SECONDS if IS_LATE.is_set() else INIT_SECONDS + FINISH_SECONDS + LATE_SECONDS)
+            if self._thread.is_alive():
+                self._is_late()
+
+    def _put(self, action: Action) -> None:
+        if not self._gave_up and not self._ended:
+            try:
+                self._queue.put_nowait(action)
+            except queue.Full:
+                self._give_up(TimeoutError("it takes nothing any more"))
+
+    # What W&B's own thread does.
+
+    def _work(self) -> None:
+        run = None
+        try:
+            run = self._start()
+        except Exception as error:  # whatever W&B does, the run goes on
+            self._give_up(error)
+        while (action := self._queue.get()) is not None:
+            if run is not None and not self._gave_up:
+                self._do(action, run)
+        if run is not None:
+            self._close(run)
+
+    def _start(self) -> Any:
+        """The run, with the axes of its figures; one kept on disk where the server does not take it."""
+        # What W&B stages of tables until they are sent, which offline is later: not in the user's home, which may be
+        # another one then, or read-only.
+        os.environ.setdefault("WANDB_DATA_DIR", str(self._folder.resolve() / "wandb"))
+        import wandb
+
+        known = getattr(wandb.Settings, "model_fields", _SETTINGS)
+        settings = wandb.Settings(**{name: value for name, value in _SETTINGS.items() if name in known})
+        was_late = self._mode == "online" and IS_LATE.is_set()
+        mode: Any = "offline" if was_late else self._mode
+        try:
+            run = wandb.init(**self._options, mode=mode, settings=settings)
+        except Exception as error:
+            if mode != "online":
+                raise
+            IS_LATE.set()
+            # W&B still holds the id of the one that failed, so this one has another until it is sent.
+            self._kept = f"wandb sync --id {self._id} {self._folder}/wandb/offline-run-*"
+            self._say(f"W&B cannot be reached ({_reason(error)}): this run is kept on disk; {self._send_later()}")
+            run = wandb.init(**self._options | {"id": f"{self._id}-kept"}, mode="offline", settings=settings)
+        else:
+            if mode == "online":
+                self._first_step = int(run.starting_step)  # 0, or behind what the server has of a resumed run
+            elif mode == "offline":
+                why = "it kept this process waiting before" if was_late else "no key, or WANDB_MODE says so"
+                self._say(f"W&B is offline ({why}): {self._send_later()}")
+        for axis in AXES:
+            run.define_metric(axis, hidden=True)
+        for pattern, axis in AXIS_OF.items():
+            run.define_metric(pattern, step_metric=axis)
+        return run
+
+    def _do(self, action: Action, run: Any) -> None:
+        """Pass one thing on. What fails is left out, and W&B is left alone when nothing goes through any more."""
+        try:
+            action(run)
+            self._failures = 0
+        except Exception as error:
+            self._failures += 1
+            if self._failures >= MOST_FAILURES:
+                self._give_up(error)
+            else:
+                self._complain(f"W&B did not take something ({_reason(error)}); the run goes on")
+
+    def _close(self, run: Any) -> None:
+        start = time.monotonic()
+        try:
+            run.finish(exit_code=self._exit_code)
+        except Exception as error:
+            self._give_up(error)
+            # Its process has died: without this, W&B prints a traceback when ours ends.
+            with contextlib.suppress(Exception):
+                import wandb
+
+                wandb.teardown()
+        if time.monotonic() - start >= FINISH_SECONDS:
+            self._is_late()
+
+    def _is_late(self) -> None:
+        IS_LATE.set()
+        self._complain(f"W&B did not finish in time: what it has not sent is kept on disk; {self._send_later()}")
+
+    def _send_later(self) -> str:
+        return f"send it later with `{self._kept}`"
+
+    def _give_up(self, error: Exception) -> None:
+        self._gave_up = True
+        self._complain(f"W&B is not available ({_reason(error)}); the run goes on without it")
+
+    def _complain(self, sentence: str) -> None:
+        if not self._complained:
+            self._complained = True
+            self._say(sentence)
+
+
+def _reason(error: Exception) -> str:
+    return redact(f"{type(error).__name__}: {first_line(error, 120)}")
+
+
+def _cell(value: Any) -> Any:
+    """What a cell of a W&B table may hold."""
+    return value if value is None or isinstance(value, (bool, int, float)) else redact(str(value))
+
+
+
 def make_tracker(
     kind: str, folder: Path, *, group: str, job_type: str, tags: Sequence[str], config: Mapping[str, Any], say: Say
 ) -> Tracker:
     """The tracker of a name: ``none``, ``jsonl`` or ``wandb``."""
     if kind == "wandb":
-        from slm_ray.runtime.wandb_tracker import WandbTracker
-
         return WandbTracker(folder, group, job_type, tags, config, say)
     return JsonlTracker(folder, say) if kind == "jsonl" else NoTracker()

@@ -17,9 +17,10 @@ from slm_ray.runtime.progress import Console
 from slm_ray.runtime.trackers import make_tracker
 from slm_ray.studies.launching import Outcome
 from slm_ray.studies.metrics import Row
-from slm_ray.studies.plot_data import Findings, find_all
+from slm_ray.studies.plot_data import Findings, best_lines, make_plot
 from slm_ray.studies.plots import draw
 from slm_ray.studies.points import Point
+from slm_ray.studies.scaling_plots import add_scaling
 from slm_ray.studies.sweep_file import Range, SweepFile
 from slm_ray.studies.table import as_markdown, as_text, columns_of, curve_rows, point_rows, write_table
 
@@ -30,6 +31,30 @@ def table_rows(sweep: SweepFile, points: Sequence[Point], run: Path, outcomes: M
     """The table of a sweep."""
     return [row for point in points
             for row in point_rows(sweep.name, point, run, outcomes, is_single=sweep.is_single)]  # fmt: skip
+
+
+def find_all(specs: Sequence[Mapping[str, Any]], rows: Sequence[Row], curves: Sequence[Row]) -> Findings:
+    """Every plot and analysis; one that cannot be made says why and stops no other.
+
+    Args:
+        specs: The section ``plots``.
+        rows: The table.
+        curves: The training curves.
+    """
+    findings = Findings()
+    done = [row for row in rows if row.get("status") == "done"]
+    for number, spec in enumerate(specs):
+        name = str(spec.get("name") or f"plot-{number}")
+        try:
+            if spec.get("analysis") == "scaling":
+                add_scaling(findings, name, spec, done)
+            elif spec.get("analysis") == "best":
+                findings.lines += best_lines(spec, done)
+            else:
+                findings.plots.append(make_plot(name, spec, curves if spec.get("curves") else done))
+        except UserError as error:
+            findings.lines.append(f"{name}: {error}")
+    return findings
 
 
 def write_results(

@@ -105,32 +105,6 @@ def column(name: str, rows: Sequence[Row]) -> str:
     raise UserError(f"the table has no column '{name}': {nearest(name, known)}")
 
 
-def find_all(specs: Sequence[Mapping[str, Any]], rows: Sequence[Row], curves: Sequence[Row]) -> Findings:
-    """Every plot and analysis; one that cannot be made says why and stops no other.
-
-    Args:
-        specs: The section ``plots``.
-        rows: The table.
-        curves: The training curves.
-    """
-    findings = Findings()
-    done = [row for row in rows if row.get("status") == "done"]
-    for number, spec in enumerate(specs):
-        name = str(spec.get("name") or f"plot-{number}")
-        try:
-            if spec.get("analysis") == "scaling":
-                from slm_ray.studies.scaling_plots import add_scaling
-
-                add_scaling(findings, name, spec, done)
-            elif spec.get("analysis") == "best":
-                findings.lines += best_lines(spec, done)
-            else:
-                findings.plots.append(make_plot(name, spec, curves if spec.get("curves") else done))
-        except UserError as error:
-            findings.lines.append(f"{name}: {error}")
-    return findings
-
-
 def _matches(row: Row, where: Mapping[str, Any], rows: Sequence[Row]) -> bool:
     return all(row.get(column(str(name), rows)) in (value if isinstance(value, list) else [value])
                for name, value in where.items())  # fmt: skip

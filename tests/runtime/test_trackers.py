@@ -8,9 +8,8 @@ import types
 import pytest
 
 from slm_ray.records.base import read_lines
-from slm_ray.runtime import wandb_tracker
-from slm_ray.runtime.trackers import MetricRow, group_of, make_tracker
-from slm_ray.runtime.wandb_tracker import has_key, wandb_mode
+from slm_ray.runtime import trackers as wandb_tracker
+from slm_ray.runtime.trackers import MetricRow, group_of, has_key, make_tracker, wandb_mode
 
 ONE_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from slm_ray.config.errors import UserError
-from slm_ray.studies.plot_data import find_all
+from slm_ray.studies.finish import find_all
 from slm_ray.studies.scaling import ScalingLaw, fit_curve, fit_law
 
 # Close to what Hoffmann et al. report.
