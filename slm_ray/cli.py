@@ -32,7 +32,7 @@ STAGES = {
     "search": Stage("slm_ray.search.command", "search a teacher for its best sub-networks and extract them"),
     "proxies": Stage("slm_ray.studies.proxies_command", "how well each proxy agrees with quality after training"),
     "logits": Stage("slm_ray.distill.command", "write a teacher's logits to a store, to distill from it many times"),
-    "tokenizer": Stage("slm_ray.tokenizer", "train a tokenizer, or give a model a language's words"),
+    "tokenizer": Stage("slm_ray.tokenizer", "train a tokenizer, or extend a model's vocabulary"),
     "pretrain": Stage("slm_ray.pretrain.command", "train winners and other starts with the teacher's help"),
     "evaluate": Stage("slm_ray.evaluate.command", "measure models on the same held-out text and compare them"),
     "rate": Stage("slm_ray.evaluate.rating.command", "people compare what models wrote: a blinded page, and its table"),

@@ -176,7 +176,8 @@ def _from_gguf(name: str, file: Path, cache: Path, licence: str) -> Teacher:
 def _from_folder(name: str, folder: Path, cache: Path) -> Teacher:
     if not (folder / "config.json").is_file():
         raise UserError(
-            f"teacher {name} is no model: {folder.name}/config.json is missing; give a Hugging Face model folder"
+            f"teacher {name} is not a model directory: {folder.name}/config.json is missing; give a Hugging Face model "
+            "folder"
         )
     check_family(name, folder)
     check_weight_files(f"teacher {name}", folder)
@@ -200,7 +201,9 @@ def check_family(name: str, folder: Path) -> None:
     fields = read_json(folder / "config.json")
     kind = fields.get("model_type") if isinstance(fields, dict) else None
     if not isinstance(kind, str):
-        raise UserError(f"teacher {name} is no model: {folder.name}/config.json names no model_type; download it again")
+        raise UserError(
+            f"teacher {name} is not a model directory: {folder.name}/config.json names no model_type; download it again"
+        )
     check_model_type(name, kind)
 
 

@@ -133,8 +133,8 @@ def test_broken_teachers(tiny, tmp_path, refuses):
     other = damaged(tiny, tmp_path / "other", "config.json", lambda data: data.replace(b'"llama"', b'"t5"'))
     assert "gpt_neox" in refuses("--teacher", other)  # the families that are supported
     (tmp_path / "empty").mkdir()
-    assert "is no model" in refuses("--teacher", tmp_path / "empty")
-    assert "is no model" in refuses("--teacher", tmp_path)
+    assert "is not a model" in refuses("--teacher", tmp_path / "empty")
+    assert "is not a model" in refuses("--teacher", tmp_path)
 
 
 def test_token_ids_without_an_embedding_row_are_named(tiny, tmp_path, refuses):
@@ -164,7 +164,7 @@ def test_a_corrected_command_may_use_the_same_folder(tmp_path, refuses):
         assert "did you mean" in refuses("--space", "fin")
         assert not (tmp_path / "run").exists()
     (tmp_path / "run").mkdir()
-    assert "is no model" in refuses("--teacher", tmp_path)
+    assert "is not a model" in refuses("--teacher", tmp_path)
     assert "did you mean" in refuses("--data", "python-doc")
 
 
