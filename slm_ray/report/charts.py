@@ -6,6 +6,7 @@ the page and the PNG replace by those of a palette, light or dark. A row may hav
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -99,9 +100,16 @@ class Picture:
     small: bool = False
     link: str = ""
 
-    def page_data(self) -> list[dict[str, Any]]:
-        """The specifications that the page's script draws."""
-        return [view.spec("container") for view in self.views]
+    def page_data(self) -> dict[str, Any]:
+        """What the page's script draws: ``views``, and the ``rows`` that they name, each once."""
+        rows: dict[str, Sequence[Row]] = {}
+        views = [view.spec("container") for view in self.views]
+        for number, view in enumerate(self.views):
+            for name, found in view.rows.items():
+                key = next((known for known, other in rows.items() if other is found), f"{name}{number}")
+                rows[key] = found
+                views[number]["datasets"][name] = key
+        return {"views": views, "rows": rows}
 
 
 def with_palette(value: Any, palette: Mapping[str, str]) -> Any:
@@ -251,7 +259,7 @@ def labels_layer(labels: Sequence[Label], x: Axis, y: Axis, width: int, height: 
         for label, box in zip(labels, boxes, strict=True)
     ]  # fmt: skip
     look: dict[str, Any] = {
-        "align": "left", "baseline": "middle", "fontSize": 12.5, "color": "@ink", "clip": False,
+        "align": "left", "baseline": "middle", "fontSize": 12.5, "color": "@ink",
         "dx": alt.ExprRef("datum.dx"), "dy": alt.ExprRef("datum.dy"),
         "fontWeight": alt.ExprRef("datum.strong ? 'bold' : 'normal'"),
         "opacity": alt.ExprRef("width > 540 || datum.strong ? 1 : 0"),
@@ -263,12 +271,12 @@ def labels_layer(labels: Sequence[Label], x: Axis, y: Axis, width: int, height: 
 def lines(
     rows: Sequence[Row], looks: Looks, x: Axis, y: Axis, *, levels: Sequence[tuple[str, float]] = (),
     marks: Sequence[Row] = (), labels: Sequence[tuple[float, float, str]] = (), step: bool = False, height: int = 400,
-    title: str = "", note: str = "", legend: bool = True,
+    title: str = "", note: str = "", legend: bool = True, across: str = "x",
 ) -> View:  # fmt: skip
     """Lines of points.
 
     Args:
-        rows: ``series``, ``x``, ``y`` and, for a band, ``low`` and ``high``.
+        rows: ``series``, ``x``, ``y`` and, for a band, ``low`` and ``high``; without a ``tip`` no point is drawn.
         looks: Of the series.
         x: Horizontal axis.
         y: Vertical axis.
@@ -280,16 +288,17 @@ def lines(
         title: Above it.
         note: Below the title.
         legend: With the names of the series; one that is selected stands out.
+        across: What the rows call ``x``.
     """
     chosen = alt.selection_point(name="chosen", fields=["series"], bind="legend")
     color = looks.color(legend=legend)
     bright = alt.when(chosen).then(alt.value(1.0)).otherwise(alt.value(0.13))
     order = "step-after" if step else "linear"
-    base = data("rows").encode(x=x_of(x), y=y_of(y), color=color)
+    base = data("rows").encode(x=x_of(x, across), y=y_of(y), color=color)
     layers = []
     found: dict[str, Sequence[Row]] = {"rows": rows}
     if any("low" in row for row in rows):
-        layers.append(base.mark_area(clip=True, opacity=0.13, interpolate=order).encode(y=y_of(y, "low"), y2="high:Q"))
+        layers.append(base.mark_area(opacity=0.13, interpolate=order).encode(y=y_of(y, "low"), y2="high:Q"))
     if levels:
         found["levels"] = [{"y": value, "text": f"{name}  {value:.3g}", "x": x.low} for name, value in levels]
         flat = data("levels").encode(y=y_of(y))
@@ -301,26 +310,48 @@ def lines(
         ring = data("marks").encode(x=x_of(x), color=color, opacity=bright)
         layers.append(ring.mark_rule(strokeDash=[1, 4], strokeWidth=1.4).encode(x2="x2:Q", y=y_of(y, "goal")))
     dash = looks.dash(legend=legend)
-    layers.append(base.mark_line(clip=True, interpolate=order, strokeWidth=2.2).encode(strokeDash=dash, opacity=bright))
+    layers.append(base.mark_line(interpolate=order, strokeWidth=2.2).encode(strokeDash=dash, opacity=bright))
     size = 38 if len(rows) <= 80 * max(len(looks.names), 1) else 9
-    dots = base.mark_point(clip=True, filled=True, size=size).encode(opacity=bright, tooltip=tips())
+    points = base.transform_filter("isValid(datum.tip)").mark_point(filled=True, size=size)
+    dots = points.encode(opacity=bright, tooltip=tips())
     layers.append(dots.add_params(chosen))
     if marks:
         layers.append(ring.mark_point(size=230, strokeWidth=2.2, filled=False).encode(y=y_of(y)))
     if labels:
-        texts, found["labels"] = _beside(labels, rows, x, y, height)
+        texts, found["labels"] = _beside(labels, [(row[across], row["y"]) for row in rows], x, y, height)
         layers.append(texts)
     return View(alt.layer(*layers), found, height, title, note)
 
 
-def _beside(labels: Sequence[tuple[float, float, str]], rows: Sequence[Row], x: Axis, y: Axis,
+def cut_at_top(rows: Sequence[Row], across: Sequence[str], y: Axis) -> list[Row]:
+    """Rows of lines within a logarithmic axis, and where a line crosses its top a row without a tooltip.
+
+    Args:
+        rows: ``series``, ``y``, ``low``, ``high`` and the values across; a line's rows in order.
+        across: Names of the values across.
+        y: The vertical axis.
+    """
+    found: list[Row] = []
+    last: Row | None = None
+    for row in rows:
+        if last and last["series"] == row["series"] and (last["y"] > y.high) != (row["y"] > y.high):
+            share = math.log(y.high / last["y"]) / math.log(row["y"] / last["y"])
+            crossing = {name: last[name] + share * (row[name] - last[name]) for name in across}
+            found.append({"series": row["series"], **crossing, **dict.fromkeys(("y", "low", "high"), y.high)})
+        if row["y"] <= y.high:
+            found.append({**row, "high": min(row["high"], y.high)} if "high" in row else row)
+        last = row
+    return found
+
+
+def _beside(labels: Sequence[tuple[float, float, str]], points: Sequence[tuple[float, float]], x: Axis, y: Axis,
             height: int) -> tuple[Any, list[Row]]:  # fmt: skip
     def pixels(across: float, up: float) -> tuple[float, float]:
         return WIDTH * x.share(across), height * y.share(up)
 
     placed = [Label(*pixels(across, up), text) for across, up, text in labels]
-    every = max(1, len(rows) // 600)
-    return labels_layer(placed, x, y, WIDTH, height, [pixels(row["x"], row["y"]) for row in rows[::every]])
+    every = max(1, len(points) // 300)
+    return labels_layer(placed, x, y, WIDTH, height, [pixels(*point) for point in points[::every]])
 
 
 def scatter(rows: Sequence[Row], x: Axis, y: Axis, *, title: str = "", note: str = "", height: int = 250,
@@ -361,8 +392,8 @@ def intervals(rows: Sequence[Row], looks: Looks, x: Axis, *, chances: Sequence[R
     color, shape = looks.color(legend=not single), looks.shape(legend=not single)
     base = data("rows").encode(y=group, color=color, **offset)
     across = x_of(x, "low", grid=True).title(None)
-    layers.append(base.mark_rule(strokeWidth=1.8, clip=True).encode(x=across, x2="high:Q"))
-    dots = base.mark_point(filled=True, size=70, strokeWidth=1.6, clip=True, opacity=1).encode(
+    layers.append(base.mark_rule(strokeWidth=1.8).encode(x=across, x2="high:Q"))
+    dots = base.mark_point(filled=True, size=70, strokeWidth=1.6, opacity=1).encode(
         x=x_of(x, "value").title(None), shape=shape, tooltip=tips(),
         stroke=looks.stroke(),
         color=alt.when("datum.hollow").then(alt.value("@card")).otherwise(color),

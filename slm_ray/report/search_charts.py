@@ -140,9 +140,9 @@ def front_picture(run: SearchRun, link: str = "front", most: int = MOST_CANDIDAT
     if run.budget and run.budget.quantity == quantity:
         zone = {"low": max(run.budget.low, x.low), "high": min(run.budget.high, x.high)}
         layers.append(
-            data("zone").mark_rect(color="@budget", opacity=0.1, clip=True).encode(x=x_of(x, "low"), x2="high:Q")
+            data("zone").mark_rect(color="@budget", opacity=0.1).encode(x=x_of(x, "low"), x2="high:Q")
         )
-    layers.append(data("cloud").mark_point(filled=True, size=24, opacity=0.5, clip=True).encode(
+    layers.append(data("cloud").mark_point(filled=True, size=24, opacity=0.5).encode(
         **base, color=color, shape=shape, tooltip=tips()))  # fmt: skip
     if teacher:
         layers.append(data("level").mark_rule(strokeDash=[5, 4], color="@ink", opacity=0.6).encode(y=y_of(y)))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from slm_ray.config.units import format_bytes, format_count, format_seconds
 from slm_ray.records.training import TrainEvaluation
-from slm_ray.report.charts import Looks, Picture, Row, draw_png, lines
+from slm_ray.report.charts import Looks, Picture, Row, cut_at_top, draw_png, lines
 from slm_ray.report.content import Block, Chapter, Figure, Report, Section, Text, Tile
 from slm_ray.report.facts import environment_section, reproduce_section
 from slm_ray.report.placing import Axis, perplexity_axis
@@ -68,13 +68,14 @@ def training_picture(run: TrainingRun, *, marked: bool = True) -> tuple[Picture,
     ordered = [best, *(model for model in models if model is not best)]
     looks = Looks(tuple(model.name for model in ordered), best.name)
     found = marks(run) if marked else []
+    rows = [row for model in ordered for row in _curve_rows(model, most)]
+    rows = cut_at_top(rows, ("tokens", "flops"), y)
     views = []
     for kind, title, note in (("tokens", "Tokens trained on", ""), ("flops", "FLOPs in all", _FLOPS_NOTE)):
 
         def across(model: TrainedRun, at: TrainEvaluation, kind: str = kind) -> float:
             return at.tokens if kind == "tokens" else model.all_flops(at)
 
-        rows = [row for model in ordered for row in _curve_rows(model, most, across)]
         rings: list[Row] = [
             {
                 "series": mark.other.name, "x": across(best, mark.at), "y": _perplexity(mark.at.loss),
@@ -84,10 +85,11 @@ def training_picture(run: TrainingRun, *, marked: bool = True) -> tuple[Picture,
             for mark in found
         ]  # fmt: skip
         labels = [(across(best, at), _perplexity(at.loss), text) for at, text in mark_labels(run, found, kind)]
-        x = Axis(title, 0.0, 1.02 * max(row["x"] for row in rows) or 1.0)
+        x = Axis(title, 0.0, 1.02 * max(row[kind] for row in rows) or 1.0)
         against = "Against tokens" if kind == "tokens" else "Against all FLOPs"
         views.append(lines(
             rows, looks, x, y, levels=levels, marks=rings, labels=labels, height=_HEIGHT, title=against, note=note,
+            across=kind,
         ))  # fmt: skip
     whole = sum(len(model.evaluations) for model in models)
     shown = sum(min(len(model.evaluations), most) for model in models)
@@ -98,13 +100,12 @@ def training_picture(run: TrainingRun, *, marked: bool = True) -> tuple[Picture,
     return Picture(tuple(views)), left_out
 
 
-def _curve_rows(
-    model: TrainedRun, most: int, across: Callable[[TrainedRun, TrainEvaluation], float]
-) -> list[Row]:
+def _curve_rows(model: TrainedRun, most: int) -> list[Row]:
     rows: list[Row] = []
     for at in thinned(model.evaluations, most):
         value, stderr = _perplexity(at.loss), at.stderr
-        row = {"series": model.name, "x": across(model, at), "y": float(f"{value:.6g}"), "tip": "\n".join([
+        row = {"series": model.name, "tokens": at.tokens, "flops": float(f"{model.all_flops(at):.6g}")}
+        row |= {"y": float(f"{value:.6g}"), "tip": "\n".join([
             model.name, f"{count_text(at.tokens)} tokens, {flops_text(model.all_flops(at))} FLOPs in all",
             f"loss {at.loss:.4f}" + (f" ± {stderr:.4f}" if stderr else ""), f"perplexity {perplexity_text(value)}",
         ])}  # fmt: skip

@@ -55,7 +55,11 @@ def outline(page: str) -> Outline:
 
 def pictures(page: str) -> dict[str, Any]:
     """The specifications of a page's pictures, by name."""
-    return json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL).group(1))["pictures"]
+    found = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL).group(1))["pictures"]
+    for picture in found.values():
+        for view in picture["views"]:
+            view["datasets"] = {name: picture["rows"][key] for name, key in view["datasets"].items()}
+    return {name: picture["views"] for name, picture in found.items()}
 
 
 def rows_of(spec: dict[str, Any], name: str = "rows") -> list[dict[str, Any]]:

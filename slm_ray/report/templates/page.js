@@ -56,7 +56,8 @@
     linked.set(root.dataset.link, views);
     const narrow = root.clientWidth < 560;
     for (const [i, holder] of [...root.querySelectorAll(".chart")].entries()) {
-      const spec = coloured(pictures[root.dataset.figure][i], palette);
+      const { views: specs, rows } = pictures[root.dataset.figure], spec = coloured(specs[i], palette);
+      for (const [name, key] of Object.entries(specs[i].datasets)) spec.datasets = { ...spec.datasets, [name]: rows[key] };
       spec.config.font = getComputedStyle(document.body).fontFamily;
       if (narrow) spec.config.axis.labelLimit = 110;
       const done = await vegaEmbed(holder, spec, { actions: false, renderer: "svg", ast: true, tooltip: showTip });
