@@ -21,38 +21,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from common import machine_line
 
 from slm_ray.config.base import build_config
 from slm_ray.evaluate.config import TasksConfig
 from slm_ray.evaluate.models import LoadedModel, find_model, load_tokenizer
-from slm_ray.evaluate.tasks.catalogue import Definition, lm_eval_version, tasks_root
-from slm_ray.evaluate.tasks.local_data import TaskData
-from slm_ray.evaluate.tasks.plan import TaskPlan, plan_tasks, shots_of
-from slm_ray.evaluate.tasks.planned import PlannedTask
-from slm_ray.evaluate.tasks.run import run_task
+from slm_ray.evaluate.task_run import TaskPlan, plan_tasks, run_task
+from slm_ray.evaluate.tasks import lm_eval_version
 from slm_ray.models.extraction import extract, save_student
 from slm_ray.models.teachers import load_teacher
 from slm_ray.records.subnet import LayerUnits, SubnetSpec, full_subnet
 
 TASKS = "arc_easy,arc_challenge,hellaswag,piqa,lambada_openai,winogrande,boolq,xcopa_sw,blimp"
-
-
-def write_tasks(planned: PlannedTask, data: TaskData, folder: Path) -> None:
-    """The tasks of a name as files for ``--include_path``, each with its rows as JSON lines beside it."""
-    for leaf in Definition(planned.name).leaves():
-        files = {}
-        for split in data.find(leaf, shots_of(leaf, planned.shots)):
-            files[split.split] = str(folder / f"{leaf.name}-{split.split}.jsonl")
-            Path(files[split.split]).write_text("".join(json.dumps(row) + "\n" for row in split.rows()))
-        keys = ("training_split", "validation_split", "test_split", "fewshot_split")
-        config = {
-            "include": str(tasks_root() / str(leaf.file)), "task": leaf.name, "dataset_path": "json",
-            "dataset_name": None, "dataset_kwargs": {"data_files": files},
-            **{key: None for key in keys if leaf.config.get(key) not in files},
-        }  # fmt: skip
-        (folder / f"{leaf.name}.yaml").write_text(yaml.safe_dump(config))
 
 
 def command_line(name: str, model: Path, include: Path, out: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -85,9 +65,7 @@ def save_heterogeneous(folder: Path) -> Path:
     return folder
 
 
-def compared(
-    model: str, plan: TaskPlan, data: TaskData, options: argparse.Namespace
-) -> Iterator[tuple[str, str, float, float]]:  # fmt: skip
+def compared(model: str, plan: TaskPlan, options: argparse.Namespace) -> Iterator[tuple[str, str, float, float]]:
     """Task, metric, our number and the command line's, for every name."""
     found = find_model(model)
     loaded, tokenizer = LoadedModel(found, "fp32", torch.device("cpu")), load_tokenizer(found)
@@ -98,7 +76,8 @@ def compared(
         with tempfile.TemporaryDirectory() as scratch:
             include, out = Path(scratch) / "tasks", Path(scratch) / "out"
             include.mkdir()
-            write_tasks(planned, data, include)
+            for name, local in planned.local.items():
+                (include / f"{name}.yaml").write_text(local.task_file(name, options.task_data.resolve()))
             theirs = command_line(planned.name, found.folder, include, out, options)[planned.name]
         for key, value in theirs.items():
             metric, _, by = key.partition(",")
@@ -125,7 +104,7 @@ def main() -> None:
     values = {name: getattr(options, name) for name in ("tasks", "shots", "limit")}
     config = build_config(TasksConfig, values | {"task_data": str(options.task_data)})
     with tempfile.TemporaryDirectory() as scratch:
-        plan, data = plan_tasks(config, Path(scratch)), TaskData(options.task_data)
+        plan = plan_tasks(config)
         models = {name: name for name in options.model or ["smollm2-135m"]}
         if not options.model:
             models["heterogeneous student"] = str(save_heterogeneous(Path(scratch) / "student"))
@@ -134,7 +113,7 @@ def main() -> None:
         print("| model | task | metric | here | lm-eval's command | equal |\n|---|---|---|---|---|---|", flush=True)
         unequal = 0
         for name, model in models.items():
-            for task, metric, mine, theirs in compared(model, plan, data, options):
+            for task, metric, mine, theirs in compared(model, plan, options):
                 unequal += mine != theirs
                 same = "yes" if mine == theirs else "NO"
                 print(f"| {name} | {task} | {metric} | {mine!r} | {theirs!r} | {same} |", flush=True)

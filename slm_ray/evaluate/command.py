@@ -30,11 +30,10 @@ def _check(config: EvaluateConfig) -> None:
     Raises:
         UserError: There is no model, or a task is neither a suite nor lm-eval's.
     """
-    from slm_ray.evaluate.tasks.catalogue import check_name
+    from slm_ray.evaluate.tasks import check_names
 
     config.check_models()
-    for name in config.benchmarks.tasks:
-        check_name(name)
+    check_names(config.benchmarks.tasks, config.benchmarks.task_data)
 
 
 def _plan(config: EvaluateConfig) -> str:

@@ -58,7 +58,9 @@ class TasksConfig(Config):
     """lm-eval's tasks."""
 
     tasks: Names = option((), "suites (inheritune, pythia, small, swahili) and tasks of lm-eval")
-    task_data: str | None = option(None, "folder of local task data: lm-eval without a hub (docs/tasks.md)")
+    task_data: str | None = option(
+        None, "folder of lm-eval's task files, or of documents as TASK.jsonl: tasks without a hub (docs/tasks.md)"
+    )
     shots: int | None = option(None, "examples before each question [default: the suite's, or the task's]", ge=0)
     limit: int | None = option(None, "first documents of each task only", ge=1)
 

@@ -14,7 +14,7 @@ from slm_ray.evaluate.measurements import EFFICIENCY, GENERATION, TASK, TEXT, Me
 from slm_ray.evaluate.models import load_tokenizer
 from slm_ray.evaluate.prompts import Prompt, load_prompts, prompts_digest
 from slm_ray.evaluate.subjects import Subject, find_subjects
-from slm_ray.evaluate.tasks.plan import TaskPlan, plan_tasks
+from slm_ray.evaluate.task_run import TaskPlan, plan_tasks
 from slm_ray.evaluate.text import (
     Domain,
     held_out_shards,
@@ -79,7 +79,7 @@ def gather(
     if generation.prompts:
         prompts = load_prompts(generation.prompts, require_references=generation.references)
     subjects = find_subjects(config, console, make=make)
-    plan = plan_tasks(config.benchmarks, out) if config.benchmarks.tasks else None
+    plan = plan_tasks(config.benchmarks) if config.benchmarks.tasks else None
     domains = load_domains(config.text.domains, config.text.text_field, config.text.domain_field, console)
     inputs = Inputs(
         subjects.found, subjects.peers, {subject.label: [] for subject in subjects.found}, {}, device, precision, plan,

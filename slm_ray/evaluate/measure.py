@@ -177,7 +177,7 @@ def _text(
 
 
 def _task(job: ModelJob, spec: MeasurementSpec, loaded: LoadedModel, tokenizer: Any, header: Header, say: Say) -> Any:
-    from slm_ray.evaluate.tasks.run import run_task
+    from slm_ray.evaluate.task_run import run_task
 
     return run_task(loaded, tokenizer, spec.inputs["task"], header, batch=job.batch, say=say)
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from slm_ray.config.base import build_config
 from slm_ray.evaluate.config import TasksConfig
 from slm_ray.evaluate.models import LoadedModel, ModelFolder
-from slm_ray.evaluate.tasks.plan import TaskPlan, plan_tasks
+from slm_ray.evaluate.task_run import TaskPlan, plan_tasks
 from slm_ray.models.extraction import extract, save_student
 from tests.models.tiny import axis_specs, tiny_family, tiny_model
 from tests.search.tiny_run import make_tokenizer, sentences
@@ -80,27 +80,33 @@ def write_lines(path: Path, values: Sequence[Mapping[str, Any]]) -> Path:
     return path
 
 
+MMLU_PARTS = ("business", "humanities", "medical", "other", "stem", "social_sciences")
+
+
 def write_data(folder: Path) -> Path:
-    """Local data of six tasks and two groups, in the layout of docs/tasks.md."""
+    """Local data of five tasks and two groups, in the layout of docs/tasks.md."""
     write_lines(folder / "arc_easy.jsonl", rows(arc, 7))
-    write_lines(folder / "arc_easy" / "train.jsonl", rows(arc, 4))
-    write_lines(folder / "lambada_openai" / "test.jsonl", rows(lambada, 6))
-    write_lines(folder / "winogrande" / "validation.jsonl", rows(winogrande, 5))
+    write_lines(folder / "arc_easy.train.jsonl", rows(arc, 4))
+    write_lines(folder / "lambada_openai.jsonl", rows(lambada, 6))
+    write_lines(folder / "winogrande.jsonl", rows(winogrande, 5))
     write_lines(folder / "gsm8k.jsonl", rows(gsm8k, 3))
     write_lines(folder / "nq_open.jsonl", rows(nq_open, 3))
-    write_lines(folder / "global_mmlu_sw.jsonl", rows(global_mmlu, 21))
-    write_lines(folder / "bhs_swahili.jsonl", rows(bhs, 27))
+    for part in MMLU_PARTS:  # the tasks choose their rows themselves
+        write_lines(folder / f"global_mmlu_sw_{part}.jsonl", rows(global_mmlu, 21))
+    for name in PAIRS:
+        mine = [row for row in rows(bhs, 27) if row["pattern"] == f"swahili-{name}"]
+        write_lines(folder / f"bhs__swahili__{name}.jsonl", mine)
     return folder
 
 
 def plan_of(
-    *names: str, data: Path | None = None, shots: int | None = None, limit: int | None = None, out: Path | None = None
+    *names: str, data: Path | None = None, shots: int | None = None, limit: int | None = None
 ) -> TaskPlan:  # fmt: skip
-    """The plan of some names; rows of local data are written beside the data."""
+    """The plan of some names."""
     config = build_config(
         TasksConfig, {"tasks": list(names), "task_data": str(data) if data else None, "shots": shots, "limit": limit}
     )
-    return plan_tasks(config, out or (data.parent if data else Path()))
+    return plan_tasks(config)
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -138,7 +144,7 @@ _FILES: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"bhs__swahili__{name}": (f"bhs/swahili-{name}.yaml", {}) for name in PAIRS},
     **{
         f"global_mmlu_sw_{name}": (f"global_mmlu/default/sw/global_mmlu_sw_{name}.yaml", {"fewshot_split": None})
-        for name in ("business", "humanities", "medical", "other", "stem", "social_sciences")
+        for name in MMLU_PARTS
     },
 }  # fmt: skip
 

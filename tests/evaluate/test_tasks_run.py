@@ -13,11 +13,10 @@ from torch.nn import functional
 
 from slm_ray.config.errors import UserError
 from slm_ray.evaluate.models import load_tokenizer
-from slm_ray.evaluate.tasks.model import TaskModel
-from slm_ray.evaluate.tasks.run import run_task
+from slm_ray.evaluate.task_model import TaskModel
+from slm_ray.evaluate.task_run import run_task
 from slm_ray.records.files import cache_folder
-from tests.evaluate import task_cases
-from tests.evaluate.task_cases import PAIRS, lm_eval_numbers, load, plan_of, save_tiny, write_data, write_lines
+from tests.evaluate.task_cases import MMLU_PARTS, PAIRS, lm_eval_numbers, load, plan_of, save_tiny, write_data
 
 
 @pytest.fixture(scope="module")
@@ -60,17 +59,16 @@ def values_of(results):
     ("nq_open", "validation"),
 ])  # fmt: skip
 def test_a_task_s_numbers_are_lm_eval_s(name, split, kind, data, models, tmp_path, quick):
-    place = {"arc_easy": "arc_easy", "gsm8k": "gsm8k", "nq_open": "nq_open"}.get(name, f"{name}/{split}")
-    files = {split: data / f"{place}.jsonl"}
+    files = {split: data / f"{name}.jsonl"}
     if name == "arc_easy":
-        files["train"] = data / "arc_easy" / "train.jsonl"
+        files["train"] = data / "arc_easy.train.jsonl"
     theirs = lm_eval_numbers(models[kind], name, {name: files}, tmp_path / "lm_eval", num_fewshot=0)[name]
     record = measure(models[kind], data, name)
     assert values_of(record.values[name].lm_eval) == values_of(theirs)
 
 
 def test_examples_before_a_question_are_lm_eval_s(data, models, tmp_path, quick):
-    files = {"arc_easy": {"test": data / "arc_easy.jsonl", "train": data / "arc_easy" / "train.jsonl"}}
+    files = {"arc_easy": {"test": data / "arc_easy.jsonl", "train": data / "arc_easy.train.jsonl"}}
     theirs = lm_eval_numbers(models["plain"], "arc_easy", files, tmp_path / "lm_eval", num_fewshot=2, limit=5)
     row, values = figures(measure(models["plain"], data, "arc_easy", shots=2, limit=5))
     assert values_of(values.lm_eval) == values_of(theirs["arc_easy"])
@@ -80,20 +78,14 @@ def test_examples_before_a_question_are_lm_eval_s(data, models, tmp_path, quick)
     assert zero.documents_digest == values.documents_digest
 
 
-def test_a_group_weighted_by_size_is_lm_eval_s(data, models, tmp_path, quick):
-    members = ("business", "humanities", "medical", "other", "stem", "social_sciences")
-    files = {f"global_mmlu_sw_{name}": {"test": data / "global_mmlu_sw.jsonl"} for name in members}
-    theirs = lm_eval_numbers(models["uneven"], "global_mmlu_sw", files, tmp_path / "lm_eval", num_fewshot=0)
-    check_group(measure(models["uneven"], data, "global_mmlu_sw"), theirs)
-
-
-def test_a_group_of_equal_weights_is_lm_eval_s(data, models, tmp_path, quick):
-    rows, files = task_cases.rows(task_cases.bhs, 27), {}
-    for name in PAIRS:
-        mine = [row for row in rows if row["pattern"] == f"swahili-{name}"]
-        files[f"bhs__swahili__{name}"] = {"test": write_lines(tmp_path / f"{name}.jsonl", mine)}
-    theirs = lm_eval_numbers(models["plain"], "bhs_swahili", files, tmp_path / "lm_eval", num_fewshot=0)
-    check_group(measure(models["plain"], data, "bhs_swahili"), theirs)
+@pytest.mark.parametrize(("group", "members", "kind"), [
+    ("global_mmlu_sw", [f"global_mmlu_sw_{name}" for name in MMLU_PARTS], "uneven"),  # weighted by size
+    ("bhs_swahili", [f"bhs__swahili__{name}" for name in PAIRS], "plain"),  # equal weights
+])  # fmt: skip
+def test_a_group_is_lm_eval_s(group, members, kind, data, models, tmp_path, quick):
+    files = {name: {"test": data / f"{name}.jsonl"} for name in members}
+    theirs = lm_eval_numbers(models[kind], group, files, tmp_path / "lm_eval", num_fewshot=0)
+    check_group(measure(models[kind], data, group), theirs)
 
 
 def check_group(record, theirs):
@@ -137,11 +129,11 @@ def test_filters_of_one_task_are_metrics_of_their_own(data, models):
     assert all(len(each) == 3 for each in values.samples.values())
 
 
-@pytest.mark.parametrize(("name", "place"), [("arc_easy", "arc_easy"), ("winogrande", "winogrande/validation")])
-def test_bits_per_byte_of_the_right_answer_by_their_definition(name, place, data, models):
+@pytest.mark.parametrize("name", ["arc_easy", "winogrande"])
+def test_bits_per_byte_of_the_right_answer_by_their_definition(name, data, models):
     _, values = figures(measure(models["plain"], data, name, batch=1))
     model, tokenizer = load(models["plain"]).model, load_tokenizer(models["plain"])
-    rows = [json.loads(line) for line in (data / f"{place}.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (data / f"{name}.jsonl").read_text().splitlines()]
     for row, measured in zip(rows, values.samples["gold_bits_per_byte"], strict=True):
         if name == "arc_easy":
             right = row["choices"]["text"][row["choices"]["label"].index(row["answerKey"])]

@@ -229,10 +229,10 @@ def test_a_setting_of_a_sweep_is_not_obeyed(planted, capsys):
     assert "is not valid YAML" in capsys.readouterr().err and not planted.went_off
 
 
-def test_the_map_of_task_data_is_not_obeyed(planted, tmp_path):
-    from slm_ray.evaluate.tasks.local_data import MAP_FILE, TaskData
+def test_a_task_file_s_yaml_tags_are_not_obeyed(planted, tmp_path):
+    from slm_ray.evaluate.tasks import Definition
 
-    (tmp_path / MAP_FILE).write_text(f"arc_easy: {planted.yaml()}\n")
-    with pytest.raises(UserError, match="is not YAML"):
-        TaskData(tmp_path)
+    (tmp_path / "mine.yaml").write_text(f"task: mine\ndoc_to_text: {planted.yaml()}\n")
+    with pytest.raises(UserError, match="no task 'mine'"):
+        Definition("mine", tmp_path)
     assert not planted.went_off

@@ -12,7 +12,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 
 from slm_ray.config.errors import UserError
 from slm_ray.evaluate.models import LoadedModel
-from slm_ray.evaluate.tasks.catalogue import quiet
+from slm_ray.evaluate.tasks import quiet
 from slm_ray.evaluate.ticker import Ticker
 
 Say = Callable[[str], None]

@@ -1,4 +1,4 @@
-"""lm-eval's tasks by name: which of its folders define them, and a ``TaskManager`` of just these.
+"""lm-eval's tasks by name: suites, the folders that define a name, the single tasks behind it.
 
 ``TaskManager()`` reads 14,000 files, which takes ten seconds; looking for the names in them takes a fraction of one.
 """
@@ -16,17 +16,98 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from slm_ray.config.digest import digest_json, sha256_file
 from slm_ray.config.errors import UserError
-from slm_ray.evaluate.tasks.suites import SUITES
 
 _DEFINITION = re.compile(rb"^[\"']?(?:task|group|tag)[\"']?[ \t]*:[ \t]*[\"']?([A-Za-z_][\w./+-]*)", re.MULTILINE)
 _TAG_LIST = re.compile(rb"^[\"']?tag[\"']?[ \t]*:[ \t\r]*\n((?:[ \t]*-.*\n)+)", re.MULTILINE)
 _TAG = re.compile(rb"-[ \t]*[\"']?([A-Za-z_][\w./+-]*)")
 _NEAR = 3
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Tasks that are reported together.
+
+    Attributes:
+        tasks: Names of lm-eval's tasks or groups, in order, with the examples before each question.
+        about: Where the choice comes from.
+    """
+
+    tasks: Mapping[str, int]
+    about: str
+
+
+SUITES: Mapping[str, Suite] = {
+    "inheritune": Suite(
+        {
+            "wsc273": 0, "piqa": 0, "boolq": 0, "winogrande": 0, "logiqa": 0, "truthfulqa_mc1": 0, "truthfulqa_mc2": 0,
+            "mnli": 0, "qnli": 0, "wnli": 0, "mmlu": 5,
+        },
+        "Inheritune (arXiv 2404.08634): nine tasks zero-shot, MMLU with five examples",
+    ),
+    "pythia": Suite(
+        {
+            "lambada_openai": 0, "piqa": 0, "winogrande": 0, "wsc": 0, "arc_easy": 0, "arc_challenge": 0, "sciq": 0,
+            "logiqa": 0,
+        },
+        "Pythia (arXiv 2304.01373): the tasks of its tables, zero-shot; --shots 5 gives the other half of them",
+    ),
+    "small": Suite(
+        {
+            "arc_easy": 0, "arc_challenge": 0, "hellaswag": 0, "piqa": 0, "sciq": 0, "lambada_openai": 0, "blimp": 0,
+        },
+        "tasks on which models of 100M parameters differ from chance and from one another",
+    ),
+    "swahili": Suite(
+        {
+            "xcopa_sw": 0, "xstorycloze_sw": 0, "global_piqa_nonparallel_cloze_swh_latn": 0, "bhs_swahili": 0,
+            "xnli_sw": 0, "afrixnli_native_direct_swa": 0, "belebele_swh_Latn": 0, "global_mmlu_sw": 0,
+        },
+        "Swahili: common sense, grammar, inference, reading and knowledge, as far as a metric needs no download",
+    ),
+}  # fmt: skip
+
+_TITLES: Mapping[str, str] = {
+    "wsc273": "WSC273", "wsc": "WSC", "piqa": "PIQA", "boolq": "BoolQ", "winogrande": "WinoGrande", "logiqa": "LogiQA",
+    "truthfulqa_mc1": "TruthfulQA MC1", "truthfulqa_mc2": "TruthfulQA MC2", "mnli": "MNLI", "qnli": "QNLI",
+    "wnli": "WNLI", "mmlu": "MMLU", "arc_easy": "ARC-Easy", "arc_challenge": "ARC-Challenge", "hellaswag": "HellaSwag",
+    "sciq": "SciQ", "lambada_openai": "LAMBADA", "blimp": "BLiMP", "xcopa_sw": "XCOPA sw",
+    "xstorycloze_sw": "XStoryCloze sw", "global_piqa_nonparallel_cloze_swh_latn": "Global PIQA sw",
+    "bhs_swahili": "BHS sw", "xnli_sw": "XNLI sw", "afrixnli_native_direct_swa": "AfriXNLI sw",
+    "belebele_swh_Latn": "Belebele sw", "global_mmlu_sw": "Global MMLU sw", "openbookqa": "OpenBookQA",
+}  # fmt: skip
+
+# Answers of very different lengths: their accuracy is reported with the likelihood divided by the answer's length
+# (HellaSwag's and ARC-Challenge's usual figure since the Open LLM Leaderboard; OpenBookQA's and PIQA's in OLMo's).
+_LENGTH_NORMALISED = ("hellaswag*", "arc_challenge*", "piqa", "openbookqa", "global_piqa_*")
+ACC, ACC_NORM = "acc", "acc_norm"
+
+
+def title_of(name: str, alias: str | None) -> str:
+    """What a task or group is called in tables.
+
+    Args:
+        name: lm-eval's name.
+        alias: What lm-eval shows in its place, if anything.
+    """
+    return _TITLES.get(name) or alias or name
+
+
+def main_metric(name: str, metrics: tuple[str, ...]) -> str:
+    """The metric that stands for a task: ``acc_norm`` where that is usual, else ``acc``, else the first.
+
+    Args:
+        name: The task.
+        metrics: Its metrics, in lm-eval's order.
+    """
+    if ACC_NORM in metrics and any(fnmatchcase(name, pattern) for pattern in _LENGTH_NORMALISED):
+        return ACC_NORM
+    return ACC if ACC in metrics else metrics[0]
 
 
 def lm_eval_version() -> str:
@@ -77,14 +158,20 @@ def unknown_task(name: str) -> UserError:
     )
 
 
-def check_name(name: str) -> None:
-    """Make sure that a name is a suite's or lm-eval's.
+def check_names(names: Iterable[str], task_data: str | None) -> None:
+    """Refuse what is no suite and no task, without lm-eval being imported.
+
+    Args:
+        names: Those given.
+        task_data: The folder of ``--task-data``; with task files in it, their names are looked at later.
 
     Raises:
-        UserError: It is neither.
+        UserError: A name is unknown.
     """
-    if name not in SUITES and name not in catalogue():
-        raise unknown_task(name)
+    own = task_data is not None and any(Path(task_data).expanduser().glob("*.yaml"))
+    for name in names:
+        if name not in SUITES and name not in catalogue() and not own:
+            raise unknown_task(name)
 
 
 @dataclass(frozen=True)
@@ -93,43 +180,40 @@ class Leaf:
 
     Attributes:
         name: lm-eval's name.
-        file: Its YAML file, relative to lm-eval's tasks; None for a task that only exists inside a group.
+        file: Its YAML file; None for a task that only exists inside a group.
         config: What the file says, functions by their names, with what the group changes.
-        owners: The groups and tags above it, nearest first.
         python: It is a class of its own, which reads its data itself.
     """
 
     name: str
-    file: str | None
+    file: Path | None
     config: Mapping[str, Any]
-    owners: tuple[str, ...]
     python: bool = False
 
 
 class Definition:
     """The definition of one name given to ``--tasks``."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, include: Path | None = None) -> None:
         """Read the folders that define it and the members of its groups.
 
         Args:
-            name: A task, group or tag of lm-eval.
+            name: A task, group or tag.
+            include: A folder of more task files, which go before lm-eval's of the same name.
 
         Raises:
-            UserError: lm-eval has no such name.
+            UserError: Neither lm-eval nor the folder has such a name.
         """
-        if name not in catalogue():
-            raise unknown_task(name)
-        self.name = name
+        self.name, self.include = name, include
         self._folders: set[str] = set()
         read, missing = set[str](), {name}
         while missing:
             read |= missing
-            self._folders |= {_common_folder(one) for one in missing}
-            self.index = task_manager(self.folders).task_index
-            inside = {leaf.name.rpartition("::")[2] for leaf in self._leaves(name, (), {}) if leaf.file is None}
+            self._folders |= {_common_folder(one) for one in missing & catalogue().keys()}
+            self.index = task_manager(self.folders, *([include] if include else [])).task_index
+            inside = {leaf.name.rpartition("::")[2] for leaf in self._leaves(name, "", {}) if leaf.file is None}
             missing = (inside & catalogue().keys()) - read
-        if name not in self.index:  # a file that lm-eval itself cannot read
+        if name not in self.index:
             raise unknown_task(name)
 
     @property
@@ -143,55 +227,38 @@ class Definition:
     def leaves(self) -> list[Leaf]:
         """Its single tasks, each once, in order."""
         found: dict[str, Leaf] = {}
-        for leaf in self._leaves(self.name, (), {}):
+        for leaf in self._leaves(self.name, "", {}):
             found.setdefault(leaf.name, leaf)
         return list(found.values())
 
-    def _leaves(self, name: str, owners: tuple[str, ...], changes: Mapping[str, Any]) -> Iterator[Leaf]:
+    def _leaves(self, name: str, owner: str, changes: Mapping[str, Any]) -> Iterator[Leaf]:
         entry = self.index.get(name)
         if entry is None:  # defined inside its group, or in a folder that was not read yet
-            yield Leaf("::".join((*owners[:1], name)), None, changes, owners)
+            yield Leaf(f"{owner}::{name}" if owner else name, None, changes)
         elif entry.kind.name in ("GROUP", "TAG"):
             for child in _children(entry):
-                yield from self._member(child, (name, *owners), changes)
+                yield from self._member(child, name, changes)
         else:
-            above = [
-                one for one, other in self.index.items() if name in (other.tags if other.kind.name == "TAG" else ())
-            ]
-            file = entry.yaml_path.relative_to(tasks_root()).as_posix()
-            everything = tuple(dict.fromkeys([*owners, *self._groups_of(name), *above]))
-            yield Leaf(name, file, {**(entry.cfg or {}), **changes}, everything, entry.kind.name == "PY_TASK")
+            yield Leaf(name, entry.yaml_path, {**(entry.cfg or {}), **changes}, entry.kind.name == "PY_TASK")
 
-    def _member(self, child: Any, owners: tuple[str, ...], changes: Mapping[str, Any]) -> Iterator[Leaf]:
+    def _member(self, child: Any, owner: str, changes: Mapping[str, Any]) -> Iterator[Leaf]:
         if isinstance(child, str):
-            yield from self._leaves(child, owners, changes)
+            yield from self._leaves(child, owner, changes)
         elif "group" in child and child["group"] not in self.index:
             for one in child.get("task") or ():
-                yield from self._member(one, (f"{owners[0]}::{child['group']}", *owners), changes)
+                yield from self._member(one, f"{owner}::{child['group']}", changes)
         else:
             own = {key: value for key, value in child.items() if key not in ("task", "group")}
-            yield from self._leaves(str(child.get("group") or child.get("task")), owners, {**changes, **own})
-
-    def _groups_of(self, name: str) -> list[str]:
-        """The groups above a name in the folders that were read, nearest first."""
-        found: list[str] = []
-        level = [name]
-        while level:
-            level = [
-                group for group, entry in self.index.items()
-                if entry.kind.name == "GROUP" and group not in found
-                and any(one in level for child in _children(entry) for one in _names_in(child))
-            ]  # fmt: skip
-            found += level
-        return found
+            yield from self._leaves(str(child.get("group") or child.get("task")), owner, {**changes, **own})
 
     def code_digest(self) -> str:
         """The digest of every file that may decide what its tasks ask."""
         root = tasks_root()
         files = [path for folder in self.folders for path in sorted((root / folder).rglob("*")) if path.is_file()]
-        return digest_json({
-            path.relative_to(root).as_posix(): sha256_file(path) for path in files if "__pycache__" not in path.parts
-        })  # fmt: skip
+        digests = {path.relative_to(root).as_posix(): path for path in files if "__pycache__" not in path.parts}
+        own = self.include.glob("*") if self.include else ()
+        digests |= {path.name: path for path in sorted(own) if path.suffix in (".yaml", ".py")}
+        return digest_json({name: sha256_file(path) for name, path in digests.items()})
 
 
 def _children(entry: Any) -> Sequence[Any]:
@@ -202,37 +269,24 @@ def _children(entry: Any) -> Sequence[Any]:
     return members if isinstance(members, list) else ()
 
 
-def _names_in(child: Any) -> Iterator[str]:
-    """The names that a member of a group mentions."""
-    if isinstance(child, str):
-        yield child
-    elif isinstance(child, Mapping):
-        name = child.get("group") or child.get("task")
-        if isinstance(name, str):
-            yield name
-        members = child.get("task")
-        for one in members if isinstance(members, list) else ():
-            yield from _names_in(one)
-
-
 def _common_folder(name: str) -> str:
     """The folder that a task or group is defined in; of a tag, the one that holds all of its tasks."""
     places = catalogue()[name]
     return Path(os.path.commonpath(places)).as_posix() if len(places) > 1 else places[0]
 
 
-def task_manager(folders: Iterable[str], include: Path | None = None) -> Any:
+def task_manager(folders: Iterable[str], *include: Path) -> Any:
     """lm-eval's ``TaskManager`` of some folders.
 
     Args:
         folders: Relative to lm-eval's tasks.
-        include: A folder of task files that go before those of the same name.
+        include: Folders of task files; a later one goes before those of the same name in earlier ones.
     """
     with quiet():
         from lm_eval.tasks import TaskManager
 
-        paths: list[str | Path] = [tasks_root() / folder for folder in folders]
-        return TaskManager(include_defaults=False, include_path=[*paths, *([include] if include else [])])
+        paths = [tasks_root() / folder for folder in folders]
+        return TaskManager(include_defaults=False, include_path=[*paths, *include])
 
 
 @contextlib.contextmanager

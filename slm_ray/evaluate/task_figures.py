@@ -11,8 +11,8 @@ import numpy as np
 
 from slm_ray.config.digest import digest_json
 from slm_ray.evaluate.intervals import mean_interval, normal_interval
-from slm_ray.evaluate.tasks.planned import PlannedTask
-from slm_ray.evaluate.tasks.suites import main_metric, title_of
+from slm_ray.evaluate.task_data import PlannedTask
+from slm_ray.evaluate.tasks import main_metric, title_of
 from slm_ray.records.measurement import Better, Figure, TaskFigures, TaskValues
 
 GOLD_BITS = "gold_bits_per_byte"

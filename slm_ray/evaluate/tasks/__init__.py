@@ -1,1 +1,0 @@
-"""Benchmarks of lm-eval, run through its own ``TaskManager`` and ``evaluate``."""
