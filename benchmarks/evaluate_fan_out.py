@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from slm_ray.evaluate.models import find_model
-from slm_ray.evaluate.peers import random_twin
+from slm_ray.evaluate.subjects import random_twin
 from slm_ray.models.bundled import BUNDLED_NAME
 from slm_ray.runtime.progress import Console
 

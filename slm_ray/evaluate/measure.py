@@ -18,7 +18,7 @@ import torch
 from slm_ray.config.errors import UserError, first_line
 from slm_ray.data import TokenShards
 from slm_ray.evaluate.config import SEPARATE, SLIDING
-from slm_ray.evaluate.measurements import EFFICIENCY, GENERATION, TASK, TEXT, MeasurementSpec
+from slm_ray.evaluate.inputs import EFFICIENCY, GENERATION, TASK, TEXT, MeasurementSpec
 from slm_ray.evaluate.models import LoadedModel, ModelFolder, load_tokenizer
 from slm_ray.records.files import read_json
 from slm_ray.records.measurement import EfficiencyRecord, MeasurementRecord, TextRecord
@@ -163,8 +163,7 @@ Header = dict[str, Any]
 def _text(
     job: ModelJob, spec: MeasurementSpec, loaded: LoadedModel, tokenizer: Any, header: Header, say: Say
 ) -> TextRecord:  # fmt: skip
-    from slm_ray.evaluate.sliding import DocumentTokens
-    from slm_ray.evaluate.text_loss import measure_packed, measure_sliding
+    from slm_ray.evaluate.text_loss import DocumentTokens, measure_packed, measure_sliding
 
     place, settings, inputs = local_copy(Path(spec.inputs["place"])), spec.settings, spec.inputs
     if settings["window"] == SLIDING:

@@ -16,9 +16,8 @@ from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError
 from slm_ray.evaluate.compare import compare_models
 from slm_ray.evaluate.config import EvaluateConfig
-from slm_ray.evaluate.inputs import Inputs, gather
+from slm_ray.evaluate.inputs import TASK, Inputs, MeasurementSpec, RecordFolder, file_name, gather
 from slm_ray.evaluate.measure import Emit, Failed, Loaded, Measured, Message, ModelJob, Said, measure_model
-from slm_ray.evaluate.measurements import TASK, MeasurementSpec, RecordFolder, file_name
 from slm_ray.evaluate.subjects import Subject
 from slm_ray.records.base import write_record
 from slm_ray.records.evaluation import (

@@ -3,17 +3,133 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import math
+import re
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError
 from slm_ray.evaluate.config import EvaluateConfig
 from slm_ray.evaluate.models import ModelFolder, count_params, find_model
-from slm_ray.evaluate.peers import first_layers, random_twin
-from slm_ray.evaluate.published import published_peer
+from slm_ray.models.extraction import save_student
+from slm_ray.models.starts import build_start
+from slm_ray.models.teachers import load_teacher
 from slm_ray.records.evaluation import FIRST_N, MODEL, PUBLISHED, RANDOM, TEACHER, Role
+from slm_ray.records.files import cache_folder, whole_folder
 from slm_ray.records.lineage import Lineage, find_lineage
 from slm_ray.runtime.progress import Console
+
+# Hub id to parameters, tied embeddings counted once, by a pattern of the names of the family's models.
+_FAMILIES: Mapping[str, Mapping[str, int]] = {
+    r"pythia-\d": {
+        "EleutherAI/pythia-14m": 14_067_712, "EleutherAI/pythia-31m": 30_494_720, "EleutherAI/pythia-70m": 70_426_624,
+        "EleutherAI/pythia-160m": 162_322_944, "EleutherAI/pythia-410m": 405_334_016,
+        "EleutherAI/pythia-1b": 1_011_781_632, "EleutherAI/pythia-1.4b": 1_414_647_808,
+        "EleutherAI/pythia-2.8b": 2_775_208_960, "EleutherAI/pythia-6.9b": 6_857_302_016,
+        "EleutherAI/pythia-12b": 11_846_072_320,
+    },
+    r"smollm2": {
+        "HuggingFaceTB/SmolLM2-135M": 134_515_008, "HuggingFaceTB/SmolLM2-360M": 361_821_120,
+        "HuggingFaceTB/SmolLM2-1.7B": 1_711_376_384,
+    },
+    r"gpt2": {
+        "openai-community/gpt2": 124_439_808, "openai-community/gpt2-medium": 354_823_168,
+        "openai-community/gpt2-large": 774_030_080, "openai-community/gpt2-xl": 1_557_611_200,
+    },
+    r"qwen2\.5": {
+        "Qwen/Qwen2.5-0.5B": 494_032_768, "Qwen/Qwen2.5-1.5B": 1_543_714_304, "Qwen/Qwen2.5-3B": 3_085_938_688,
+        "Qwen/Qwen2.5-7B": 7_615_616_512,
+    },
+    r"qwen3": {
+        "Qwen/Qwen3-0.6B-Base": 596_049_920, "Qwen/Qwen3-1.7B-Base": 1_720_574_976,
+        "Qwen/Qwen3-4B-Base": 4_022_468_096,
+    },
+    r"open_?llama": {"openlm-research/open_llama_3b": 3_426_473_600, "openlm-research/open_llama_7b": 6_738_415_616},
+}  # fmt: skip
+# A published model of another size than this would say little about the student.
+_FARTHEST = 2.0
+
+
+def published_peer(teacher: str, teacher_params: int, params: int) -> str | None:
+    """The published model of the teacher's family that is nearest in size to a student.
+
+    Args:
+        teacher: The teacher's name: a hub id, or a folder's.
+        teacher_params: Its parameters; the peer has fewer.
+        params: The student's.
+
+    Returns:
+        A hub id, or None where the family published none within a factor of two.
+    """
+    models = next((found for pattern, found in _FAMILIES.items() if re.search(pattern, teacher, re.IGNORECASE)), {})
+    distances = {
+        name: abs(math.log(size / params)) for name, size in models.items() if size < 0.98 * teacher_params and params
+    }
+    nearest = min(distances, key=lambda name: distances[name], default=None)
+    return nearest if nearest is not None and distances[nearest] <= math.log(_FARTHEST) else None
+
+
+
+_FOLDER = "peers"
+_FORMAT = 1
+_TOKENIZER_PATTERNS = ("tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt", "*.model", "*.jinja")
+
+
+def random_twin(model: ModelFolder, seed: int, console: Console) -> ModelFolder:
+    """A model of the same architecture, as its class initialises it.
+
+    Args:
+        model: The model.
+        seed: Of its weights.
+        console: Where to print.
+
+    Raises:
+        UserError: The model cannot be loaded, or the disk is full.
+    """
+    key = {"kind": "random", "model": model.digest, "seed": seed}
+    return _kept(key, model, lambda: build_start("random", model.folder, model.name, seed, None), console)
+
+
+def first_layers(model: ModelFolder, teacher: str, console: Console) -> ModelFolder:
+    """The teacher's first whole layers, as many as the model's size allows (Inheritune, arXiv 2404.08634).
+
+    Args:
+        model: The model.
+        teacher: A model folder, hub id, ``.gguf`` file or ``smollm2-135m``.
+        console: Where to print.
+
+    Raises:
+        UserError: The teacher or the model is of no declared family, cannot be loaded, or even one layer is too large.
+    """
+    loaded = load_teacher(teacher)
+    key = {"kind": "first-n", "model": model.digest, "teacher": loaded.digest}
+    return _kept(key, model, lambda: build_start("first-n", model.folder, model.name, 0, loaded), console)
+
+
+def _kept(key: dict[str, Any], model: ModelFolder, build: Callable[[], Any], console: Console) -> ModelFolder:
+    """A peer's folder in the cache, made if it is not there."""
+    folder = cache_folder() / _FOLDER / f"{key['kind']}-{digest_json({'format': _FORMAT, **key})}"
+    if not (folder / "config.json").is_file():
+        console.line(f"making the {key['kind']} peer of {model.name}")
+        with whole_folder(folder) as temporary:
+            save_student(build(), temporary)
+            _copy_tokenizer(model.folder, temporary)
+    try:
+        return find_model(str(folder))
+    except UserError as error:
+        raise UserError(f"{error}; it is a peer that slm_ray made: delete the folder, and it is made again") from error
+
+
+def _copy_tokenizer(source: Path, folder: Path) -> None:
+    for pattern in _TOKENIZER_PATTERNS:
+        for file in source.glob(pattern):
+            if file.is_file():
+                shutil.copyfile(file, folder / file.name)
+
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from slm_ray.data import (
 from slm_ray.data.corpus import split_domains
 from slm_ray.data.split import sample_part
 from slm_ray.evaluate.config import WHOLE
-from slm_ray.evaluate.sliding import tokenise
+from slm_ray.evaluate.text_loss import tokenise
 from slm_ray.records.files import cache_folder
 from slm_ray.runtime.progress import Console
 

@@ -13,13 +13,14 @@ from slm_ray.evaluate.efficiency import (
     COUNTED,
     SIZES,
     Bench,
+    Serving,
+    cache_bytes,
     counted_flops,
     measure_efficiency,
     reading_flops,
     shapes_that_fit,
     token_flops,
 )
-from slm_ray.evaluate.serving import Serving, cache_bytes
 from slm_ray.models.extraction import extract
 from slm_ray.runtime import hardware
 from slm_ray.runtime.hardware import Effort

@@ -10,8 +10,7 @@ from transformers import GenerationConfig
 
 from slm_ray.config.errors import UserError
 from slm_ray.evaluate.decoding import GumbelNoise, Sampling, continue_rows, end_tokens, padding_is_ignored
-from slm_ray.evaluate.generation import generate
-from slm_ray.evaluate.prompts import Prompt, prompts_digest
+from slm_ray.evaluate.generation import Prompt, generate, prompts_digest
 from slm_ray.models.extraction import extract
 from slm_ray.models.families.modeling.modeling_slm_ray_positions import KINDS
 from slm_ray.models.scratch import build_scratch, make_shape, with_positions

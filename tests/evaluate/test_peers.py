@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from slm_ray.evaluate import subjects
 from slm_ray.evaluate.command import main
-from slm_ray.evaluate.published import published_peer
+from slm_ray.evaluate.subjects import published_peer
 from slm_ray.models.extraction import extract, save_student
 from slm_ray.models.loading import load_student
 from slm_ray.records.base import write_record

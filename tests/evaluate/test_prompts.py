@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from slm_ray.config.errors import UserError
-from slm_ray.evaluate.prompts import Prompt, load_prompts, prompts_digest
+from slm_ray.evaluate.generation import Prompt, load_prompts, prompts_digest
 
 
 def test_the_bundled_prompts_are_varied_and_have_references():

@@ -1,6 +1,6 @@
 """Two tables of published models, of sizes for dry runs and of parameters for peers, say the same."""
 
-from slm_ray.evaluate import published as peers
+from slm_ray.evaluate import subjects as peers
 from slm_ray.models.families import published as sizes
 from slm_ray.records.cost import num_params
 
