@@ -17,8 +17,6 @@ from slm_ray.records.sweep import SweepOptions
 from slm_ray.runtime.commands import command_line
 from slm_ray.runtime.runfolder import RunFolder, find_run
 from slm_ray.runtime.storage import STORAGE_HELP
-from slm_ray.studies.dry_run import make_machine
-from slm_ray.studies.finish import table_rows, track, write_results
 from slm_ray.studies.points import Point, expand
 from slm_ray.studies.reader import parse_sweep, read_sweep
 from slm_ray.studies.run import Options, SweepRun, raise_failures, read_outcomes
@@ -126,7 +124,7 @@ def _read(path: Path) -> str:
 
 
 def _dry_run(sweep: SweepFile, given: Any) -> int:
-    from slm_ray.studies.dry_run import print_plan
+    from slm_ray.studies.dry_run import make_machine, print_plan
 
     machine = make_machine(sweep.machine, {name: getattr(given, name) for name in _MACHINE})
     print_plan(sweep, expand(sweep, given.max_runs), machine)
@@ -134,7 +132,7 @@ def _dry_run(sweep: SweepFile, given: Any) -> int:
 
 
 def _check_memory(sweep: SweepFile, points: Sequence[Point], given: Any) -> None:
-    from slm_ray.studies.dry_run import check_before_start
+    from slm_ray.studies.dry_run import check_before_start, make_machine
 
     flags = {name: getattr(given, name) for name in _MACHINE}
     # What is stated counts for a cluster; here, it is this machine that the points must fit into.
@@ -182,6 +180,8 @@ def _resume(given: Any) -> int:
 
 
 def _execute(sweep: SweepFile, folder: RunFolder, given: Any, command: str) -> int:
+    from slm_ray.studies.finish import track, write_results
+
     try:
         options = Options(given.launcher, given.concurrent, given.address, given.tracker, given.max_runs)
         run = SweepRun(sweep, folder, options)
@@ -200,6 +200,8 @@ def _execute(sweep: SweepFile, folder: RunFolder, given: Any, command: str) -> i
 
 def _tables(runs: Sequence[Path], kind: str | None, out: Path | None) -> int:
     """The tables of sweeps, one under the other."""
+    from slm_ray.studies.finish import table_rows
+
     rows = []
     for path in runs:
         sweep, saved, _ = _saved(path)  # only read: a sweep that is running may be looked at

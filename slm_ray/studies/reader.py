@@ -14,7 +14,6 @@ from slm_ray.studies.plan_search import read_search
 from slm_ray.studies.plot_data import check_plots
 from slm_ray.studies.stages import SET_BY_SWEEP, Stage, normal_name, stage_of, unknown_option
 from slm_ray.studies.sweep_file import Group, Step, SweepFile, Values, apply_scale, apply_settings, choose_scale
-from slm_ray.studies.tuning import check_scheduler
 
 _TOP = (
     "name", "about", "stage", "base", "stages", "vars", "grid", "zip", "points", "groups", "search", "scheduler",
@@ -64,6 +63,8 @@ class Reader:
         Raises:
             ConfigError: Anything is wrong.
         """
+        from slm_ray.studies.tuning import check_scheduler
+
         known = {normal_name(str(key)): value for key, value in loaded.items()}
         self._check_keys("", known, _TOP)
         chosen = choose_scale(known, scale)
