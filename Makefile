@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 SPACE ?= fine
 RUN ?= $(lastword $(sort $(wildcard runs/*)))
 
-.PHONY: setup search test lint check bench clean
+.PHONY: setup search quick test lint check bench clean
 
 setup: $(VENV)/.done
 
@@ -16,6 +16,10 @@ $(VENV)/.done: pyproject.toml
 
 search: setup
 	$(BIN)/python -m slm_ray.search --space $(SPACE) $(ARGS)
+
+# Tests that start no Ray and take a moment each: a minute in all
+quick: setup
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 test: setup
 	$(BIN)/python -m pytest $(ARGS)
@@ -31,8 +35,7 @@ check: lint test
 bench: setup
 	$(BIN)/python benchmarks/forward.py
 	$(BIN)/python benchmarks/memory.py
-	$(BIN)/python benchmarks/quality.py $(RUN)
-	$(BIN)/python benchmarks/speed.py $(RUN)
+	$(BIN)/python benchmarks/fidelity.py $(RUN)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -20,11 +20,10 @@ import pytest
 
 # Files that take longest, which are begun first: one that is begun last leaves all processes but its own idle.
 _LONG = (
-    "pretrain/test_training_resume", "search/test_resume", "pretrain/test_engines", "test_pipeline",
-    "pretrain/test_command", "pretrain/test_growth", "test_logits_command",
-    "pretrain/test_torchrun", "sweep/test_on_tune", "search/test_baselines", "pretrain/test_scratch_command",
-    "test_pinned",
+    "pretrain/test_training_resume", "search/test_resume", "pretrain/test_engines", "pretrain/test_torchrun",
+    "studies/test_on_tune",
 )  # fmt: skip
+_FILES_ON_RAY = pytest.StashKey[set[Path]]()
 
 
 def pytest_configure() -> None:
@@ -32,11 +31,15 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what needs Ray as slow; put the longest files first, and then those that share one Ray."""
     here = Path(__file__).parent
     place = {here / f"{name}.py": number for number, name in enumerate(_LONG)}
-    items.sort(key=lambda item: place.get(item.path, len(place)))
+    on_ray = [item for item in items if "one_ray" in getattr(item, "fixturenames", ())]
+    for item in on_ray:
+        item.add_marker("slow")
+    files = config.stash[_FILES_ON_RAY] = {item.path for item in on_ray}
+    items.sort(key=lambda item: place.get(item.path, len(place) + (item.path not in files)))
 
 
 @pytest.fixture(autouse=True)
@@ -44,15 +47,31 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLM_RAY_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.fixture(scope="session")
+def _ray() -> Iterator[contextlib.ExitStack]:
+    """What ends the process's Ray, if it has one."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray_only_where_wanted(request: pytest.FixtureRequest, _ray: contextlib.ExitStack) -> None:
+    if request.path not in request.config.stash[_FILES_ON_RAY]:
+        _ray.close()
+
+
 @pytest.fixture(scope="module")
-def one_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One Ray for all commands of a file: a command that finds Ray running in its process starts none."""
+def one_ray(_ray: contextlib.ExitStack, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """One Ray for all files that want it: a command that finds Ray running in its process starts none."""
+    import ray
+
     from slm_ray.runtime.session import ray_session
 
+    if ray.is_initialized():
+        return
     with pytest.MonkeyPatch.context() as patch:  # what Ray's processes are started with
         patch.setenv("SLM_RAY_CACHE", str(tmp_path_factory.mktemp("cache")))
-        with ray_session(None, 2):
-            yield
+        _ray.enter_context(ray_session(None, 2))
 
 
 @contextlib.contextmanager

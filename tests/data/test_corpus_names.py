@@ -22,6 +22,7 @@ def message(name):
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_default_corpus_documents_python_and_fills_every_part():
     corpus = load_corpus(DEFAULT_CORPUS)
     documents = {document.id: document.text for document in corpus}

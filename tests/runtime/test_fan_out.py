@@ -44,7 +44,7 @@ def make_squares(made: Path | None = None, problem: str = ""):
     return work
 
 
-@pytest.fixture(params=[0, 2], ids=["here", "on ray"])
+@pytest.fixture(params=[0, pytest.param(2, marks=pytest.mark.slow)], ids=["here", "on ray"])
 def workers(request):
     """In this process, and on Ray."""
     if request.param:

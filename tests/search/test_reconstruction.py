@@ -10,9 +10,12 @@ from transformers import AutoModelForCausalLM
 
 from slm_ray.models.reconstruction import reconstruction_flops
 from slm_ray.records.cost import flops_per_token
+from slm_ray.runtime.commands import run_command
 from slm_ray.search import reconstruction
+from slm_ray.search.command import main
 from tests.models.tiny import tiny_config, tiny_family, tiny_ids, tiny_model
 from tests.search.tiny_run import outcome_of, trials_of
+from tests.search.without_ray import run_without_ray
 
 
 def few(tiny, run, *more):
@@ -23,12 +26,34 @@ def result_of(run):
     return json.loads((run / "result.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def runs(tiny, tmp_path_factory):
+    """A folder with a run whose winners are fitted and one whose winners are not; and what was told while fitting."""
+    folder, told = tmp_path_factory.mktemp("runs"), []
+
+    def watched(*arguments, on_part, **options):
+        def note(members):
+            told.append(members)
+            on_part(members)
+
+        return reconstruction.Reconstructor(*arguments, on_part=note, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        run_without_ray(patch)
+        patch.setenv("SLM_RAY_CACHE", str(tiny.cache))
+        patch.setattr("slm_ray.search.run.Reconstructor", watched)
+        assert run_command(main, few(tiny, folder / "fitted")) == 0
+        assert run_command(main, few(tiny, folder / "plain", "--reconstruct", "none")) == 0
+    return folder, told
+
+
 @pytest.mark.slow
-def test_winners_are_fitted_and_the_front_is_measured_as_it_was(command, tiny, tmp_path):
-    assert command(few(tiny, tmp_path / "fitted")) == 0
-    assert command(few(tiny, tmp_path / "plain", "--reconstruct", "none")) == 0
-    fitted, plain = result_of(tmp_path / "fitted"), result_of(tmp_path / "plain")
-    trials = trials_of(tmp_path / "fitted")
+def test_winners_are_fitted_and_the_front_is_measured_as_it_was(runs):
+    folder, told = runs
+    # Two members, four layers; then each is measured, which is the rest of its time.
+    assert told == pytest.approx([0.4, 0.8, 1.2, 1.6, 1.8, 2.0])
+    fitted, plain = result_of(folder / "fitted"), result_of(folder / "plain")
+    trials = trials_of(folder / "fitted")
     measured = {trial["trial"]: trial["measurements"]["perplexity"]["value"] for trial in trials}
     for mine, other in zip(fitted["front"], plain["front"], strict=True):
         fit = mine.pop("reconstruction", None)
@@ -42,13 +67,13 @@ def test_winners_are_fitted_and_the_front_is_measured_as_it_was(command, tiny, t
     assert fitted["spent"]["flops"] - plain["spent"]["flops"] >= spent["flops"] > 0
     assert fitted["spent"]["forward_tokens"] - plain["spent"]["forward_tokens"] - spent["tokens"] in (0, 3 * 64)
     assert "reconstruction" in fitted["spent"]["seconds"]
-    models = [AutoModelForCausalLM.from_pretrained(tmp_path / run / "winners/0") for run in ("fitted", "plain")]
+    models = [AutoModelForCausalLM.from_pretrained(folder / run / "winners/0") for run in ("fitted", "plain")]
     states = [model.state_dict() for model in models]
     assert {key: tensor.shape for key, tensor in states[0].items()} == {k: v.shape for k, v in states[1].items()}
     assert any(not torch.equal(tensor, states[1][key]) for key, tensor in states[0].items())
-    cards = [(tmp_path / run / "winners/0/README.md").read_text() for run in ("fitted", "plain")]
+    cards = [(folder / run / "winners/0/README.md").read_text() for run in ("fitted", "plain")]
     assert "ridge regression on 2,048 train tokens" in cards[0] and "weights are the teacher's own. It" in cards[1]
-    lineage = json.loads((tmp_path / "fitted/winners/0/slm_ray.json").read_text())
+    lineage = json.loads((folder / "fitted/winners/0/slm_ray.json").read_text())
     assert lineage["reconstruction"]["kept"] and lineage["reconstruction"]["tokens"] == 2048
 
 
@@ -62,25 +87,7 @@ def test_the_whole_front_can_be_fitted(command, tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_how_far_a_fit_is_is_told_layer_by_layer(command, tiny, tmp_path, monkeypatch):
-    told = []
-
-    def watched(*arguments, on_part, **options):
-        def note(members):
-            told.append(members)
-            on_part(members)
-
-        return reconstruction.Reconstructor(*arguments, on_part=note, **options)
-
-    monkeypatch.setattr("slm_ray.search.run.Reconstructor", watched)
-    assert command(few(tiny, tmp_path / "run")) == 0
-    # Two members, four layers; then each is measured, which is the rest of its time.
-    assert told == pytest.approx([0.4, 0.8, 1.2, 1.6, 1.8, 2.0])
-
-
-@pytest.mark.slow
-def test_a_killed_run_fits_only_what_is_missing(command, tiny, tmp_path, monkeypatch):
-    assert command(few(tiny, tmp_path / "whole")) == 0
+def test_a_killed_run_fits_only_what_is_missing(runs, command, tiny, tmp_path, monkeypatch):
     real, calls = reconstruction.reconstruct, []
 
     def dies_at_the_second(*arguments):
@@ -96,12 +103,12 @@ def test_a_killed_run_fits_only_what_is_missing(command, tiny, tmp_path, monkeyp
     assert len(list((run / "reconstruction").iterdir())) == 1 and not (run / "result.json").exists()
     assert command(["--resume", run]) == 0
     assert calls == [1, 1, 1]
-    assert outcome_of(run) == outcome_of(tmp_path / "whole")
+    assert outcome_of(run) == outcome_of(runs[0] / "fitted")
     assert result_of(run)["spent"]["reconstruction"]["models"] == 2
 
 
 @pytest.mark.slow
-def test_weights_that_do_no_good_on_calibration_text_are_not_kept(command, tiny, tmp_path, monkeypatch):
+def test_weights_that_do_no_good_on_calibration_text_are_not_kept(runs, command, tiny, tmp_path, monkeypatch):
     def ruin(state, config, family, students, ids, settings, on_layer):
         fits = []
         for model, _spec in students:
@@ -112,11 +119,11 @@ def test_weights_that_do_no_good_on_calibration_text_are_not_kept(command, tiny,
 
     monkeypatch.setattr(reconstruction, "reconstruct", ruin)
     assert command(few(tiny, tmp_path / "run")) == 0
-    assert command(few(tiny, tmp_path / "plain", "--reconstruct", "none")) == 0
     entry = next(entry for entry in result_of(tmp_path / "run")["front"] if entry["winner"] == 0)
     assert not entry["reconstruction"]["kept"]
     states = [
-        AutoModelForCausalLM.from_pretrained(tmp_path / run / "winners/0").state_dict() for run in ("run", "plain")
+        AutoModelForCausalLM.from_pretrained(run / "winners/0").state_dict()
+        for run in (tmp_path / "run", runs[0] / "plain")
     ]
     assert all(torch.equal(tensor, states[1][key]) for key, tensor in states[0].items())
     assert "weights are the teacher's own. It" in (tmp_path / "run/winners/0/README.md").read_text()

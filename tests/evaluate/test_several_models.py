@@ -16,8 +16,7 @@ from tests.search.tiny_run import make_tokenizer, sentences
 MODELS = "abc"
 
 
-@pytest.mark.slow
-def test_a_worker_that_dies_is_replaced_and_nothing_is_measured_twice(tmp_path, monkeypatch, capsys):
+def test_a_worker_that_dies_is_replaced_and_nothing_is_measured_twice(one_ray, tmp_path, monkeypatch, capsys):
     text = sentences(300)
     (tmp_path / "first.txt").write_text(text)
     (tmp_path / "second.txt").write_text(sentences(200, seed=1))
