@@ -50,8 +50,8 @@ def runs(tiny, tmp_path_factory):
 @pytest.mark.slow
 def test_winners_are_fitted_and_the_front_is_measured_as_it_was(runs):
     folder, told = runs
-    # Two members, four layers; then each is measured, which is the rest of its time.
-    assert told == pytest.approx([0.4, 0.8, 1.2, 1.6, 1.8, 2.0])
+    # None yet; two members, four layers; then each is measured, which is the rest of its time.
+    assert told == pytest.approx([0, 0.4, 0.8, 1.2, 1.6, 1.8, 2.0])
     fitted, plain = result_of(folder / "fitted"), result_of(folder / "plain")
     trials = trials_of(folder / "fitted")
     measured = {trial["trial"]: trial["measurements"]["perplexity"]["value"] for trial in trials}
@@ -131,9 +131,7 @@ def test_weights_that_do_no_good_on_calibration_text_are_not_kept(runs, command,
 
 @pytest.mark.slow
 def test_too_few_train_tokens_are_said(command, tiny, tmp_path, capsys):
-    assert command(few(tiny, tmp_path / "run", "--reconstruct-tokens", "10M", "--trials", "4")) == 2
-    assert "--reconstruct-tokens" in capsys.readouterr().err
-    assert command(few(tiny, tmp_path / "run", "--reconstruct-tokens", "10000000", "--trials", "4")) == 0
+    assert command(few(tiny, tmp_path / "run", "--reconstruct-tokens", "10M", "--trials", "4")) == 0
     assert "tokens that scores are learned from" in " ".join(capsys.readouterr().err.split())
 
 
