@@ -12,9 +12,8 @@ import torch
 import torch.distributed as dist
 
 from slm_ray.models.precision import DTYPES, choose_precision
-from slm_ray.pretrain.job import TrainJob
 from slm_ray.pretrain.module import StudentLoss
-from slm_ray.pretrain.optimizers import build_optimizer, load_state_by_name, state_by_name
+from slm_ray.pretrain.optimizers import load_state_by_name, state_by_name
 from slm_ray.pretrain.state import Tensors, TrainingState
 from slm_ray.records.training import EngineFacts
 
@@ -106,47 +105,6 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, DTYPES[precision])
-
-
-def build_engine(job: TrainJob, place: Place, module: StudentLoss, micro_batch: int) -> Engine:
-    """Wrap a student in the engine of a job.
-
-    Args:
-        job: The job.
-        place: This worker.
-        module: The student, in place.
-        micro_batch: Sequences per forward pass.
-    """
-    config = job.config.engine
-    optimizer = build_optimizer(job.config.optimizer, module.student, fused=not config.offload)
-    settings = EngineSettings(
-        precision=resolve_precision(config.precision, place.device), clip=job.config.optimizer.clip,
-        micro_batch=micro_batch, accumulation=job.config.batch_size // place.world // micro_batch, zero=config.zero,
-        offload=config.offload, device=place.device, rank=place.rank, world=place.world,
-    )  # fmt: skip
-    if config.engine == "torch":
-        return TorchEngine(module, optimizer, settings)
-    from slm_ray.pretrain.zero import DeepSpeedEngine
-
-    return DeepSpeedEngine(module, optimizer, settings)
-
-
-def prepare_process(job: TrainJob, device: str, threads: int) -> None:
-    """Make a process ready to train: its threads, and DeepSpeed where that is the engine.
-
-    Args:
-        job: What it is to train.
-        device: ``cpu`` or ``cuda``.
-        threads: CPU threads.
-
-    Raises:
-        UserError: DeepSpeed cannot run here.
-    """
-    torch.set_num_threads(threads)
-    if job.config.engine.engine == "deepspeed":
-        from slm_ray.pretrain.zero import prepare_deepspeed
-
-        prepare_deepspeed(device)
 
 
 def cpu_weights(module: StudentLoss) -> Tensors:

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from slm_ray.config.errors import UserError
 from slm_ray.pretrain.config import PretrainConfig
-from slm_ray.pretrain.engine import Place, prepare_process
+from slm_ray.pretrain.engine import Place
 from slm_ray.pretrain.job import Event, Recorder, Recorders, TrainJob, Watch
 from slm_ray.pretrain.process_group import local_group, ray_group
 from slm_ray.pretrain.trainer import train
@@ -31,6 +32,24 @@ _RESTARTS = 3  # of a model whose workers died
 # 60. A model that may have fewer workers keeps that, since it then tries fewer.
 _MACHINES_TAKE_SECONDS = 7200
 RunHere = Callable[[Sequence[TrainJob], Sequence[Path], Watch], dict[str, TrainStatus]]
+
+
+def prepare_process(job: TrainJob, device: str, threads: int) -> None:
+    """Make a process ready to train: its threads, and DeepSpeed where that is the engine.
+
+    Args:
+        job: What it is to train.
+        device: ``cpu`` or ``cuda``.
+        threads: CPU threads.
+
+    Raises:
+        UserError: DeepSpeed cannot run here.
+    """
+    torch.set_num_threads(threads)
+    if job.config.engine.engine == "deepspeed":
+        from slm_ray.pretrain.zero import prepare_deepspeed
+
+        prepare_deepspeed(device)
 
 
 @dataclass(frozen=True)

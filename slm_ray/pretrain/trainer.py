@@ -27,15 +27,39 @@ from slm_ray.pretrain.batches import STATE_BYTES, Batches, MicroBatch, default_m
 from slm_ray.pretrain.callbacks import StepFigures, default_callbacks
 from slm_ray.pretrain.checkpoints import CheckpointFolder
 from slm_ray.pretrain.components import AUTO
-from slm_ray.pretrain.engine import Engine, Place, autocast, build_engine, resolve_precision
+from slm_ray.pretrain.engine import Engine, EngineSettings, Place, TorchEngine, autocast, resolve_precision
 from slm_ray.pretrain.job import Event, Say, TrainJob
 from slm_ray.pretrain.module import StudentLoss, check_documents, check_logits
+from slm_ray.pretrain.optimizers import build_optimizer
 from slm_ray.pretrain.schedules import Schedule, WeightSchedule
 from slm_ray.pretrain.state import copy_static_files, read_state
 from slm_ray.records.training import TrainBegin, TrainFailure
 from slm_ray.runtime.shared import local_copy
 
 Signal = Callable[[npt.NDArray[np.int64], torch.Tensor, torch.Tensor | None], TeacherSignal]
+
+
+def build_engine(job: TrainJob, place: Place, module: StudentLoss, micro_batch: int) -> Engine:
+    """Wrap a student in the engine of a job.
+
+    Args:
+        job: The job.
+        place: This worker.
+        module: The student, in place.
+        micro_batch: Sequences per forward pass.
+    """
+    config = job.config.engine
+    optimizer = build_optimizer(job.config.optimizer, module.student, fused=not config.offload)
+    settings = EngineSettings(
+        precision=resolve_precision(config.precision, place.device), clip=job.config.optimizer.clip,
+        micro_batch=micro_batch, accumulation=job.config.batch_size // place.world // micro_batch, zero=config.zero,
+        offload=config.offload, device=place.device, rank=place.rank, world=place.world,
+    )  # fmt: skip
+    if config.engine == "torch":
+        return TorchEngine(module, optimizer, settings)
+    from slm_ray.pretrain.zero import DeepSpeedEngine
+
+    return DeepSpeedEngine(module, optimizer, settings)
 
 
 class Trainer:

@@ -19,8 +19,9 @@ from slm_ray.config.base import build_config
 from slm_ray.data import write_shards
 from slm_ray.pretrain.checkpoints import CheckpointFolder
 from slm_ray.pretrain.config import PretrainConfig
-from slm_ray.pretrain.engine import Place, prepare_process
+from slm_ray.pretrain.engine import Place
 from slm_ray.pretrain.job import Event, TrainJob
+from slm_ray.pretrain.launch import prepare_process
 from slm_ray.pretrain.process_group import local_group
 from slm_ray.pretrain.state import WEIGHTS_FILE, TrainerState, TrainingState, read_state, write_first_checkpoint
 from slm_ray.pretrain.state import write_state as write_files
