@@ -137,8 +137,9 @@ def front_picture(run: SearchRun, link: str = "front", most: int = MOST_CANDIDAT
     color, shape = _front_scales(names)
     base = {"x": x_of(x), "y": y_of(y)}
     layers = []
-    if run.budget and run.budget.quantity == quantity:
-        zone = {"low": max(run.budget.low, x.low), "high": min(run.budget.high, x.high)}
+    zone = []
+    if run.budget and run.budget.quantity == quantity and max(run.budget.low, x.low) < min(run.budget.high, x.high):
+        zone = [{"low": max(run.budget.low, x.low), "high": min(run.budget.high, x.high)}]
         layers.append(
             data("zone").mark_rect(color="@budget", opacity=0.1).encode(x=x_of(x, "low"), x2="high:Q")
         )
@@ -156,7 +157,7 @@ def front_picture(run: SearchRun, link: str = "front", most: int = MOST_CANDIDAT
     found: dict[str, Sequence[Row]] = {
         "cloud": cloud, "line": line, "drops": drops, "points": points, "labels": rows,
         "level": [{"y": teacher.perplexity}] if teacher else [],
-        "zone": [zone] if run.budget and run.budget.quantity == quantity else [],
+        "zone": zone,
     }  # fmt: skip
     view = View(alt.layer(*layers, texts), found, _HEIGHT)
     return Picture((view,), link=link), _not_drawn(len(measured) - len(inside), len(inside) - len(drawn), len(inside))
