@@ -20,8 +20,7 @@ import pytest
 
 # Files that take longest, which are begun first: one that is begun last leaves all processes but its own idle.
 _LONG = (
-    "pretrain/test_training_resume", "search/test_resume", "pretrain/test_engines", "pretrain/test_torchrun",
-    "studies/test_on_tune",
+    "pretrain/test_training_resume", "search/test_resume", "pretrain/test_engines", "studies/test_on_tune",
 )  # fmt: skip
 _FILES_ON_RAY = pytest.StashKey[set[Path]]()
 

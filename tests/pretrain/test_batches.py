@@ -18,7 +18,6 @@ from tests.pretrain.tiny_pretrain import (
     SEQUENCES,
     evals_of,
     make_job,
-    make_shards,
     run,
     steps_of,
     write_start,
@@ -26,8 +25,8 @@ from tests.pretrain.tiny_pretrain import (
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return TokenShards.open(make_shards(tmp_path_factory.mktemp("data")) / "shards")
+def shards(data):
+    return TokenShards.open(data / "shards")
 
 
 def step_of(shards, step, world, micro_batch, separate=True):
@@ -218,11 +217,6 @@ def test_on_a_gpu_sizes_are_tried_from_the_largest_down():
     assert tried == [12, 6, 4, 3]
     tried.clear()
     assert find_micro_batch(lambda size: run_batch(size + 99), 2, GPU) == 1  # the training's own error says what to do
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_shards(tmp_path_factory.mktemp("data"))
 
 
 def test_results_do_not_depend_on_it(data, tmp_path):

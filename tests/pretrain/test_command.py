@@ -1,5 +1,6 @@
 """The command: what it refuses, in one sentence each, and whole runs: of several models, and on Ray."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,14 +14,14 @@ from slm_ray.pretrain.command import PRETRAIN
 from slm_ray.runtime.commands import run_command
 from tests.models.tiny import tiny_model
 from tests.pretrain.tiny_pretrain import flags_of, records
-from tests.search.tiny_run import LENGTH, Tiny, make_tiny, make_tokenizer, sentences
+from tests.search.tiny_run import LENGTH, Tiny, make_tokenizer, sentences
 
 STEPS, BATCH = 6, 4
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Tiny:
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
+def tiny(tiny, tmp_path_factory) -> Tiny:
+    return dataclasses.replace(tiny, cache=tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,11 @@
-"""Every engine, ZeRO stage and precision trains the same model the same way, and says what it runs."""
+"""Every engine, ZeRO stage, precision and number of workers trains the same model the same way, and goes on exactly."""
 
 from pathlib import Path
 
 import pytest
 
+from tests.distill.store_cases import VOCABULARY, make_teacher
+from tests.models.tiny import tiny_model
 from tests.pretrain.tiny_pretrain import (
     STEP_TOKENS,
     evals_of,
@@ -18,9 +20,9 @@ from tests.pretrain.tiny_pretrain import (
 )
 
 STAGES = (0, 1, 2, 3)
-# Name to changes of the job; each is run by torch and by every stage of DeepSpeed that can.
+ENGINES = {"torch": {}, **{f"zero{stage}": {"engine": "deepspeed", "zero": stage} for stage in STAGES}}
+# Name to changes of the job; each is run by torch, and by DeepSpeed with whole weights and with sharded ones.
 SAME = {
-    "plain": {},
     "whole": {"micro_batch": 8},
     "unclipped": {"clip": 0.0},
     "tight": {"clip": 0.05, "documents": "joined"},
@@ -29,78 +31,128 @@ SAME = {
 }
 WHOLE_MATRICES = {"lamb": {"optimizer": "lamb"}, "muon": {"optimizer": "muon"}}
 HALF = {"bf16": {"precision": "bf16"}, "fp16": {"precision": "fp16"}}
-
-
-def cases():
-    """Name, stage and changes of every run of DeepSpeed."""
-    for stage in STAGES:
-        for name, changes in {**SAME, **HALF, **(WHOLE_MATRICES if stage == 0 else {})}.items():
-            yield name, stage, changes
-    yield "plain", "2-offload", {"offload": True}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_shards(tmp_path_factory.mktemp("data"))
+CASES = [
+    *(("plain", stage, {}) for stage in STAGES),
+    *((name, stage, changes) for name, changes in HALF.items() for stage in STAGES),
+    *((name, stage, changes) for name, changes in SAME.items() for stage in (0, 3)),
+    *((name, 0, changes) for name, changes in WHOLE_MATRICES.items()),
+    ("plain", "2-offload", {"offload": True}),
+]
+OVERFLOWING = {name: ENGINES[name] for name in ("torch", "zero0", "zero2", "zero3")}
+# What is interrupted: name to model and changes of the job.
+DROPOUT = {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}
+INTERRUPTED = {
+    "plain": ("llama", {}),
+    "dropout": ("gpt2", {}),
+    "joined": ("qwen3", {"documents": "joined", "clip": 0.0, "micro_batch": 2}),
+    "lion": ("llama", {"optimizer": "lion", "learning_rate": 1e-3}),
+    "lamb": ("llama", {"optimizer": "lamb"}),
+    "muon": ("llama", {"optimizer": "muon"}),
+    "fp16": ("llama", {"precision": "fp16"}),
+    "full": ("llama", {"distill": "full", "kd_schedule": "linear"}),
+}
+CONTINUED = [*(("plain", stage) for stage in STAGES), ("dropout", 2), ("full", 3), ("fp16", 1), ("fp16", 3)]
+CHANGES = [("torch", "zero0"), ("torch", "zero3"), ("zero0", "zero2"), ("zero1", "zero3"), ("zero2", "torch"),
+           ("zero3", "zero1"), ("zero3", "torch")]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def expected(data, tmp_path_factory):
     """What plain torch makes of every case, with accumulation."""
     folder = tmp_path_factory.mktemp("torch")
-    found = {}
-    for name, changes in {**SAME, **WHOLE_MATRICES, **HALF}.items():
-        found[name] = run(make_job(write_start(folder / name), data, **changes))
-    return found
+    every = {"plain": {}, **SAME, **WHOLE_MATRICES, **HALF}
+    return {name: run(make_job(write_start(folder / name), data, **changes)) for name, changes in every.items()}
 
 
 @pytest.fixture(scope="module")
-def overflowing(data, tmp_path_factory):
-    """Jobs in fp16 with a loss scale that is far too high, for every engine; see :func:`found`."""
-    folder = tmp_path_factory.mktemp("overflowing")
-    engines = {"torch": {}, **{f"zero{stage}": {"engine": "deepspeed", "zero": stage} for stage in STAGES}}
-    changes = {"precision": "fp16", "checkpoint_every": 16, "tokens": 16 * STEP_TOKENS}
-    return {
-        name: make_job(with_scale(write_start(folder / name), 2.0**24), data, 16, **changes, **engine)
-        for name, engine in engines.items()
-    }
+def job(data, tmp_path_factory):
+    """Makes a job that is interrupted; where a teacher is in the loop, of its vocabulary."""
+    folder = tmp_path_factory.mktemp("jobs")
+    teacher = make_teacher(tmp_path_factory.mktemp("teacher"), seed=3)
+    ids = make_shards(tmp_path_factory.mktemp("ids"), VOCABULARY)
+
+    def make(name, place, steps=6, **engine):
+        model, changes = INTERRUPTED[name]
+        full = changes.get("distill") == "full"
+        sizes = {**(DROPOUT if name == "dropout" else {}), **({"vocab_size": VOCABULARY} if full else {})}
+        if not (folder / place).exists():
+            write_start(folder / place, tiny_model(model, seed=1, **sizes))
+            if name == "fp16":
+                with_scale(folder / place, 1024.0)
+        more = {"teacher": str(teacher.folder)} if full else {}
+        return make_job(folder / place, ids if full else data, steps, **more, **changes, **engine)
+
+    return make
 
 
 @pytest.fixture(scope="module")
-def found(data, overflowing, tmp_path_factory):
-    """What DeepSpeed makes of them, all in one process, where there is no compiler; and nothing is compiled."""
-    folder = tmp_path_factory.mktemp("deepspeed")
-    jobs = []
-    for name, stage, changes in cases():
-        number = int(str(stage)[0])
-        start = write_start(folder / f"{name}-{stage}")
-        jobs.append(make_job(start, data, engine="deepspeed", zero=number, **changes))
-    names = [*((name, stage) for name, stage, _ in cases()), *overflowing]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", str(folder / "no-compiler-here"))
+def processes(data, job, tmp_path_factory):
+    """Everything that needs processes of its own: one worker, then two, then one again, each for many jobs.
+
+    Returns:
+        Name to events; of a training in parts, a name for each.
+    """
+    folder, found = tmp_path_factory.mktemp("processes"), {}
+
+    def train_apart(jobs, name, workers=0):
+        events = run_apart(list(jobs.values()), folder / name, workers)
+        found.update(zip(jobs, events, strict=True))
+
+    def fresh(name, changes, steps=6):
+        start = folder / "_".join(map(str, name))
+        return make_job(start if start.exists() else write_start(start), data, steps, **changes)
+
+    first, both, last = {}, {}, {}
+    for name, stage in CONTINUED:
+        engine, place = ENGINES[f"zero{stage}"], f"{name}-{stage}"
+        first |= {(place, "whole"): job(name, f"{place}-whole", **engine), (place, 3): job(name, place, 3, **engine),
+                  (place, 6): job(name, place, **engine)}  # fmt: skip
+    for before, after in CHANGES:
+        place = f"{before}-to-{after}"
+        first[place, 3] = job("plain", place, 3, **ENGINES[before])
+        first[place, 6] = job("plain", place, **ENGINES[after])
+    for name, engine in ENGINES.items():
+        first[name, "first"] = fresh((name,), engine, 2)
+        both[name, "two"] = fresh((name, "two"), {**engine, "micro_batch": 2})
+        both[name, "middle"] = fresh((name,), engine, 4)
+        last[name, "last"] = fresh((name,), engine)
+    for name, stage, changes in CASES:
+        last[name, stage] = fresh((name, stage), {"engine": "deepspeed", "zero": int(str(stage)[0]), **changes})
+    many = {"precision": "fp16", "checkpoint_every": 16, "tokens": 16 * STEP_TOKENS}
+    for name, engine in OVERFLOWING.items():
+        last[name, "overflowing"] = fresh((name, "overflowing"), {**many, **engine}, 16)
+        with_scale(Path(last[name, "overflowing"].storage).parent, 2.0**24)
+    with pytest.MonkeyPatch.context() as patch:  # nothing is compiled: there is no compiler
         patch.setenv("TORCH_EXTENSIONS_DIR", str(folder / "compiled"))
-        records = run_apart([*jobs, *overflowing.values()], folder / "run")
+        train_apart(first, "one")
+        train_apart(both, "two", workers=2)
+        patch.setenv("PATH", str(folder / "no-compiler-here"))
+        train_apart(last, "last")
     assert not (folder / "compiled").exists()
-    return dict(zip(names, records, strict=True))
+    return found | {"folder": folder}
+
+
+def assert_same(events, others, tolerance=1e-5):
+    assert len(steps_of(events)) == 6, events
+    assert steps_of(events) == pytest.approx(steps_of(others), rel=tolerance)
+    assert evals_of(events) == pytest.approx(evals_of(others), rel=tolerance)
+    assert steps_of(events, "grad_norm") == pytest.approx(steps_of(others, "grad_norm"), rel=max(1e-4, tolerance))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, stage", [(name, stage) for name, stage, changes in cases() if name not in HALF])
-def test_deepspeed_equals_torch_in_fp32(name, stage, expected, found):
-    records = found[name, stage]
-    assert len(steps_of(records)) == 6, records
-    # Muon's Newton-Schulz steps are in bf16, so rounding shows.
-    close = pytest.approx if name != "muon" else lambda values, **_: pytest.approx(values, rel=2e-3)
-    assert steps_of(records) == close(steps_of(expected[name]), rel=1e-5)
-    assert evals_of(records) == close(evals_of(expected[name]), rel=1e-5)
-    assert steps_of(records, "grad_norm") == close(steps_of(expected[name], "grad_norm"), rel=1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", HALF)
-@pytest.mark.parametrize("stage", STAGES)
-def test_half_precision_stays_near_fp32(name, stage, expected, found):
-    losses = steps_of(found[name, stage])
+@pytest.mark.parametrize("name, stage", [(name, stage) for name, stage, _ in CASES])
+def test_deepspeed_equals_torch_and_tells_what_runs(name, stage, expected, processes):
+    events = processes[name, stage]
+    assert events[0].runs.to_json() == {
+        "engine": "deepspeed", "zero": int(str(stage)[0]), "weights": "float32",
+        "optimizer": {"lion": "Lion", "lamb": "Lamb", "muon": "Muon"}.get(name, "AdamW"),
+        "precision": name if name in HALF else "fp32",
+    }  # fmt: skip
+    if name not in HALF:
+        # Muon's Newton-Schulz steps are in bf16, so rounding shows.
+        assert_same(events, expected[name], 2e-3 if name == "muon" else 1e-5)
+        return
+    losses = steps_of(events)
     assert losses == pytest.approx(steps_of(expected["plain"]), rel=2e-2)
     assert losses != pytest.approx(steps_of(expected["plain"]), rel=1e-6)
     # ZeRO 3 gathers weights in the type they are multiplied in, and all stages exchange gradients in it.
@@ -108,21 +160,51 @@ def test_half_precision_stays_near_fp32(name, stage, expected, found):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["torch", *(f"zero{stage}" for stage in STAGES)])
-def test_a_loss_scale_that_is_too_high_falls_until_steps_are_taken(name, overflowing, found):
-    norms = steps_of(found[name], "grad_norm")
+@pytest.mark.parametrize("name", OVERFLOWING)
+def test_a_loss_scale_that_is_too_high_falls_until_steps_are_taken(name, processes):
+    norms = steps_of(processes[name, "overflowing"], "grad_norm")
     skipped = norms.count(None)
     assert norms[0] is None and norms[-1] is not None and skipped < 12
-    assert scale_of(Path(overflowing[name].storage).parent) == 2.0 ** (24 - skipped)
-    assert steps_of(found[name])[-1] < steps_of(found[name])[0] - 0.5
+    assert scale_of(processes["folder"] / f"{name}_overflowing") == 2.0 ** (24 - skipped)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, stage", [(name, stage) for name, stage, _ in cases()])
-def test_what_runs_is_told(name, stage, found):
-    runs = found[name, stage][0].runs
-    optimizers = {"lion": "Lion", "lamb": "Lamb", "muon": "Muon"}
-    assert runs.to_json() == {
-        "engine": "deepspeed", "optimizer": optimizers.get(name, "AdamW"), "zero": int(str(stage)[0]),
-        "precision": name if name in HALF else "fp32", "weights": "float32",
-    }  # fmt: skip
+@pytest.mark.parametrize("name", ENGINES)
+def test_two_workers_train_as_one_and_more_or_fewer_go_on(name, expected, processes):
+    """One worker did the first third, two the second, one the last."""
+    assert_same(processes[name, "two"], expected["plain"])
+    parts = [*processes[name, "first"], *processes[name, "middle"], *processes[name, "last"]]
+    assert steps_of(parts, "step") == [1, 2, 3, 4, 5, 6]
+    assert steps_of(parts) == pytest.approx(steps_of(expected["plain"]), rel=1e-5)
+    assert evals_of(parts)[-1] == pytest.approx(evals_of(expected["plain"])[-1], rel=1e-5)
+
+
+def assert_equal(first, second, whole):
+    """Two halves are the whole, to the last digit."""
+    assert len(steps_of(whole)) == 6 and second[0].step == 3, whole
+    for figure in ("loss", "ce", "kd", "lr", "grad_norm", "tokens"):
+        assert steps_of(first, figure) + steps_of(second, figure) == steps_of(whole, figure)
+    assert evals_of(first) + evals_of(second) == evals_of(whole)
+
+
+@pytest.mark.parametrize("name", INTERRUPTED)
+def test_torch_goes_on_exactly(name, job):
+    whole, half = run(job(name, f"{name}-whole")), job(name, name, 3)
+    first = run(half)
+    if name == "fp16":
+        assert scale_of(Path(half.storage).parent) == 1024.0
+    assert_equal(first, run(job(name, name)), whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, stage", CONTINUED)
+def test_deepspeed_goes_on_exactly(name, stage, processes):
+    place = f"{name}-{stage}"
+    assert_equal(processes[place, 3], processes[place, 6], processes[place, "whole"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before, after", CHANGES)
+def test_another_engine_or_stage_goes_on(before, after, processes):
+    place = f"{before}-to-{after}"
+    assert_same(processes[place, 3] + processes[place, 6], processes["plain-0", "whole"])

@@ -23,17 +23,11 @@ from tests.pretrain.tiny_pretrain import (
     evals_of,
     failure_of,
     make_job,
-    make_shards,
     records,
     run,
     steps_of,
     write_start,
 )
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_shards(tmp_path_factory.mktemp("data"))
 
 
 def said_of(events):

@@ -21,7 +21,7 @@ from slm_ray.records.training import Origin, TrainedModel, TrainingData
 from slm_ray.runtime.commands import run_command
 from slm_ray.runtime.progress import Console
 from tests.pretrain.tiny_pretrain import flags_of, make_job, make_shards, records, run, run_apart, steps_of, write_start
-from tests.search.tiny_run import LENGTH, Tiny, make_tiny
+from tests.search.tiny_run import LENGTH, Tiny
 
 STEPS, BATCH, TOKENIZER = 4, 4, 300
 SIZES = "103k,205k"
@@ -29,11 +29,6 @@ ORIGIN = Origin(lineage={}, student=None, distilled_from=None, data=TrainingData
     corpus="c", corpus_digest=None, training_tokens="t", different_tokens=1, held_out_tokens="h", tokenizer="k",
     logit_store=None,
 ))  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Tiny:
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(autouse=True)
@@ -214,11 +209,6 @@ def test_a_teacher_gives_its_tokenizer_and_its_help(tiny, tmp_path):
     shards = make_shards(tmp_path / "data", vocabulary=rows)
     records = run(make_job(start, shards, 3, distill="full", teacher=str(teacher.folder)))
     assert len(steps_of(records)) == 3 and all(divergence > 0 for divergence in steps_of(records, "kd"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_shards(tmp_path_factory.mktemp("data"), vocabulary=64)
 
 
 def start_of(folder: Path, positions: str) -> Path:

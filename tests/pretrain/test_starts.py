@@ -13,7 +13,7 @@ from slm_ray.records.cost import num_params
 from slm_ray.records.subnet import SubnetSpec, full_subnet
 from tests.distill.store_cases import VOCABULARY, make_teacher
 from tests.models.tiny import NAMES, random_spec, tiny_config, tiny_family, tiny_model
-from tests.pretrain.tiny_pretrain import make_job, make_shards, run, steps_of, write_start
+from tests.pretrain.tiny_pretrain import make_job, run, steps_of, write_start
 
 UNEVEN = 3  # a seed whose sub-network skips sub-layers
 
@@ -113,11 +113,6 @@ def test_the_first_checkpoint_describes_its_model(tmp_path):
     assert found.architecture == config_architecture(model.config)
     with pytest.raises(UserError, match="--sequence-length 65 is over it's 64 positions: give 64 or less"):
         check_positions(model.config, "it", 65)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_shards(tmp_path_factory.mktemp("data"))
 
 
 @pytest.mark.parametrize("name", NAMES)

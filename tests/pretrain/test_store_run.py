@@ -11,12 +11,7 @@ from slm_ray.pretrain.command import PRETRAIN
 from slm_ray.runtime.commands import run_command
 from tests.pretrain.test_command import arguments, refused
 from tests.pretrain.tiny_pretrain import records
-from tests.search.tiny_run import LENGTH, Tiny, make_tiny
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Tiny:
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
+from tests.search.tiny_run import LENGTH, Tiny
 
 
 @pytest.fixture(autouse=True)
@@ -33,21 +28,14 @@ def _capture(tiny: Tiny, out: Path, *more: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def store(tiny, one_ray, tmp_path_factory) -> Path:
+def store(tiny, shards, one_ray, tmp_path_factory) -> Path:
     """The whole vocabulary, so that top-k is the full distribution."""
-    out = tmp_path_factory.mktemp("stores") / "top-k"
-    data = ["--data", str(tiny.corpus), "--tokens", "all", "--sequence-length", str(LENGTH)]
     k = len(json.loads((tiny.teacher / "tokenizer.json").read_text())["model"]["vocab"])
-    return _capture(tiny, out, *data, "--k", str(k))
+    return _capture(tiny, tmp_path_factory.mktemp("stores") / "top-k", "--shards", str(shards), "--k", str(k))
 
 
 @pytest.fixture(scope="module")
-def shards(store, tiny) -> Path:
-    return next((tiny.cache / "shards").glob("train-shards-*"))
-
-
-@pytest.fixture(scope="module")
-def sampled(tiny, shards, tmp_path_factory) -> Path:
+def sampled(tiny, shards, one_ray, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("stores") / "sampled"
     return _capture(tiny, out, "--kind", "sampled", "--draws", "4000", "--shards", str(shards))
 
