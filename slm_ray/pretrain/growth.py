@@ -50,9 +50,9 @@ class GrowingRun(PretrainRun):
         self.console.line(f"run folder: {self.folder.path}")
         source, growth = load_teacher(self.config.model.students[0]), self.config.growth
         depths = stage_depths(source.architecture().num_hidden_layers, growth.grow_from or 1, growth.grow_by)
-        models = load_models(self.config, self.folder.path, self.console)
+        teacher, students = load_models(self.config, self.folder.path, self.console)
         with self._workers():
-            inputs = self._prepare(models)
+            inputs = self._prepare(teacher, students)
             target = self._target(inputs, source)
             results = self._train_stages(inputs, source, depths, target.reference_loss)
         found = summary_of(results, target)

@@ -31,6 +31,7 @@ from slm_ray.records.base import find_record, write_record
 from slm_ray.records.files import cache_folder, read_json
 from slm_ray.records.lineage import find_lineage, pruned_from
 from slm_ray.records.training import HELD_OUT_FOLDER, TOKENIZER_FOLDER, TrainInputs
+from slm_ray.runtime.environment import usable_cpus
 from slm_ray.runtime.progress import Console
 from slm_ray.runtime.runfolder import RunFolder
 from slm_ray.runtime.shared import publish
@@ -62,14 +63,6 @@ class Student:
     def config(self, config: PretrainConfig) -> PretrainConfig:
         """A run's options with this model's own batch and rate."""
         return self.scratch.config(config) if self.scratch else config
-
-
-@dataclass(frozen=True)
-class Models:
-    """The teacher in the cache (None where nothing needs one), and the models to train."""
-
-    teacher: Teacher | None
-    students: tuple[Student, ...]
 
 
 @dataclass(frozen=True)
@@ -154,7 +147,9 @@ def teacher_name(config: PretrainConfig) -> str | None:
     return name
 
 
-def load_models(config: PretrainConfig, run: Path, console: Console) -> Models:
+def load_models(
+    config: PretrainConfig, run: Path, console: Console
+) -> tuple[Teacher | None, tuple[Student, ...]]:
     """Load the teacher, and find the students; their vocabularies are checked against each other.
 
     Args:
@@ -173,7 +168,7 @@ def load_models(config: PretrainConfig, run: Path, console: Console) -> Models:
                          student.tokenizer, student.rows, teacher)  # fmt: skip
     if len({tokenizer_digest(student.tokenizer) for student in found}) > 1:
         raise UserError("the students have different tokenizers, so they cannot read the same tokens: train them apart")
-    return Models(teacher, found)
+    return teacher, found
 
 
 def _tokenizer_of(source: str) -> Any:
@@ -246,16 +241,15 @@ def search_flops(source: str) -> float | None:
 
 
 def prepare_inputs(
-    config: PretrainConfig, models: Models, folder: Path, console: Console, workers: int
+    config: PretrainConfig, teacher: Teacher | None, students: tuple[Student, ...], folder: Path, console: Console
 ) -> PretrainInputs:
     """Prepare the tokens and check everything; Ray must run, unless ``--shards`` is given.
 
     Raises:
         UserError: Something is missing, damaged, or does not fit the rest.
     """
-    teacher, students = models.teacher, models.students
     tokenizer = students[0].tokenizer
-    shards = training_shards(config, tokenizer, folder, console, workers)
+    shards = training_shards(config, tokenizer, folder, console, usable_cpus())
     held_out = held_out_tokens(config, tokenizer, folder, console)
     for student in students:
         for tokens in (shards, held_out):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from slm_ray.pretrain.config import PretrainConfig
@@ -71,8 +71,9 @@ class Saving(Part):
 
 Event = TrainBegin | TrainStep | TrainEvaluation | Saving | TrainEnd | TrainFailure
 Say = Callable[[Event], None]
-Watch = Callable[[str, TrainStatus], None]
-"""Takes a model's name and where its training stands."""
+Figures = TrainStep | TrainEvaluation
+Watch = Callable[[str, TrainStatus, Sequence[Figures]], None]
+"""Takes a model's name, where its training stands, and the steps and evaluations since the last call, in order."""
 
 
 def drop_records_after(path: Path, cls: type[Record], step: int, *, inclusive: bool = False) -> None:
@@ -99,6 +100,7 @@ class Recorder:
         """Write into a folder."""
         self.folder = Path(folder)
         self.status = TrainStatus()
+        self._news: list[Figures] = []
         self._steps: RecordFile[TrainStep] | None = None
         self._evals: RecordFile[TrainEvaluation] | None = None
 
@@ -108,14 +110,21 @@ class Recorder:
             self._begin(event)
         elif isinstance(event, TrainStep) and self._steps is not None:
             self._steps.append(event)
+            self._news.append(event)
             self._update(step=event.step, loss=event.loss, rate=event.tokens_per_second)
         elif isinstance(event, TrainEvaluation) and self._evals is not None:
             self._evals.append(event)
+            self._news.append(event)
             self._update(eval=event.loss)
         elif isinstance(event, TrainEnd):
             self._update(end=event)
         elif isinstance(event, TrainFailure):
             self._update(failure=event)
+
+    def news(self) -> tuple[TrainStatus, list[Figures]]:
+        """Where the training stands, and what was recorded since the last call."""
+        news, self._news = self._news, []
+        return self.status, news
 
     def _update(self, **changes: object) -> None:
         self.status = self.status.model_copy(update=changes)
@@ -145,3 +154,7 @@ class Recorders:
     def status(self, name: str) -> TrainStatus:
         """Where one model's training stands."""
         return self._recorders[name].status
+
+    def news(self, name: str) -> tuple[TrainStatus, list[Figures]]:
+        """Where one model's training stands, and what was recorded of it since the last call."""
+        return self._recorders[name].news()

@@ -139,7 +139,7 @@ def run_local(
         folders: Where each one's records go.
         place: Which worker this process is.
         threads: CPU threads.
-        watch: Called on rank 0 with a job's name and status as it goes on.
+        watch: Called on rank 0 as a job goes on.
 
     Returns:
         Name to status; a failed job has ``failure``.
@@ -150,7 +150,7 @@ def run_local(
 
         def say(event: Event, recorder: Recorder = recorder, job: TrainJob = job) -> None:
             recorder.say(event)
-            watch(job.name, recorder.status)
+            watch(job.name, *recorder.news())
 
         prepare_process(job, place.device.type, threads)
         if failure := train(job, place, say):
@@ -190,7 +190,7 @@ def follow(config: PretrainConfig) -> None:
             if told[0] is None:
                 return
             threads = config.run.threads or usable_cpus()
-            run_local(told[0], [Path(nowhere)] * len(told[0]), place, threads, lambda _name, _status: None)
+            run_local(told[0], [Path(nowhere)] * len(told[0]), place, threads, lambda *_: None)
 
 
 def _no_group() -> Any:
@@ -284,7 +284,7 @@ def run_on_ray(
         folders: Where each one's records go.
         resources: What each of them takes.
         concurrent: The most at once; None: as many as fit.
-        watch: Called with a job's name and status as it goes on.
+        watch: Called as a job goes on.
 
     Returns:
         Name to status; a failed job has ``failure``, and the others went on.
@@ -324,10 +324,10 @@ def _watch_all(
                 errors[running[future]] = error
         for future, name in running.items():
             if future.running() or future in done:
-                status = ray.get(recorders.status.remote(name))
+                status, news = ray.get(recorders.news.remote(name))
                 is_waiting = status.begin is None and future not in done and _somebody_waits()
                 note = resources.waiting_for(ray.available_resources()) if is_waiting else None
-                watch(name, status.model_copy(update={"note": note}))
+                watch(name, status.model_copy(update={"note": note}), news)
     return errors
 
 

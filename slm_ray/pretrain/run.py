@@ -17,11 +17,11 @@ from slm_ray.config.errors import UserError
 from slm_ray.config.units import format_count
 from slm_ray.models.scratch import build_scratch
 from slm_ray.models.starts import build_start
+from slm_ray.models.teachers import Teacher
 from slm_ray.pretrain.components import SCRATCH
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.forecast import own_type, training_flops
 from slm_ray.pretrain.inputs import (
-    Models,
     PretrainInputs,
     Student,
     check_positions,
@@ -31,7 +31,7 @@ from slm_ray.pretrain.inputs import (
     prepare_inputs,
     store_folder,
 )
-from slm_ray.pretrain.job import TrainJob, Watch
+from slm_ray.pretrain.job import Figures, TrainJob, Watch
 from slm_ray.pretrain.launch import Resources, RunHere, local_workers, resources_of, run_on_ray
 from slm_ray.pretrain.lineage import origin_of
 from slm_ray.pretrain.results import comparison_lines, failed_models, finish_model, finish_run, print_table
@@ -84,9 +84,9 @@ class PretrainRun:
         """
         self.console.line(f"run folder: {self.folder.path}")
         check_students(self.config)
-        models = load_models(self.config, self.folder.path, self.console)
+        teacher, students = load_models(self.config, self.folder.path, self.console)
         with self._workers():
-            inputs = self._prepare(models)
+            inputs = self._prepare(teacher, students)
             jobs = [
                 self._job(inputs, student, start, seed)
                 for student in inputs.students
@@ -116,9 +116,9 @@ class PretrainRun:
             resources_of(self.config, 1).how_many_fit(cluster_room())  # before anything is prepared
             yield
 
-    def _prepare(self, models: Models) -> PretrainInputs:
+    def _prepare(self, teacher: Teacher | None, students: tuple[Student, ...]) -> PretrainInputs:
         try:
-            inputs = prepare_inputs(self.config, models, self.folder.path, self.console, usable_cpus())
+            inputs = prepare_inputs(self.config, teacher, students, self.folder.path, self.console)
         except UserError:
             for name in (HELD_OUT_FOLDER, TOKENIZER_FOLDER) if not self.folder.begun else ():
                 shutil.rmtree(self.folder.file(name), ignore_errors=True)
@@ -128,9 +128,9 @@ class PretrainRun:
         shards, part = inputs.shards, inputs.sequences(self.config.data_sequences)
         different = shards.num_tokens if part is None else min(part * shards.sequence_length, shards.num_tokens)
         epochs = self.config.num_tokens / different
-        teacher = f"teacher {inputs.teacher.name}, " if inputs.teacher else ""
+        named = f"teacher {inputs.teacher.name}, " if inputs.teacher else ""
         again = f", {epochs:.1f} epochs" if epochs > 1.05 else ""
-        self.console.line(f"{teacher}{format_count(different)} training tokens of {shards.corpus}{again}")
+        self.console.line(f"{named}{format_count(different)} training tokens of {shards.corpus}{again}")
         return inputs
 
     def _job(self, inputs: PretrainInputs, student: Student, start: str, seed: int) -> TrainJob:
@@ -259,7 +259,7 @@ def train_jobs(
         config: The options of where they are trained.
         jobs: What to train.
         folders: Where each one's records go.
-        watch: Called with a model's name and status as it goes on.
+        watch: Called as a model goes on.
         run_here: Trains them in this process instead, from :func:`slm_ray.pretrain.launch.local_workers`.
         resources: What each model takes; by default what ``config`` says.
 
@@ -284,12 +284,12 @@ class Watcher:
         self._steps = dict.fromkeys((job.name for job in jobs), 0)
         self._progress = Progress(console, "training", sum(job.total_steps for job in jobs), "steps")
 
-    def __call__(self, name: str, status: TrainStatus) -> None:
-        """Take one model's status."""
+    def __call__(self, name: str, status: TrainStatus, news: Sequence[Figures]) -> None:
+        """Take one model's status, and what was recorded since."""
         self._steps[name] = status.step
         now = f"loss {status.loss:.3f}" if status.loss is not None else status.note or "is starting"
         self._progress.update(sum(self._steps.values()), f"{name} {now}")
-        self._tracking[name].update()
+        self._tracking[name].send(news)
 
     def close(self) -> None:
         """Close the models' trackers, all at once."""

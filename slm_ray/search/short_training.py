@@ -132,7 +132,9 @@ class ShortTrainer:
             jobs = {trial: self._job(trial, specs[trial]) for trial in wave}
             done = dict.fromkeys((job.name for job in jobs.values()), 0)
 
-            def watch(name: str, status: TrainStatus, done: dict[str, int] = done, before: int = before) -> None:
+            def watch(
+                name: str, status: TrainStatus, _news: object, done: dict[str, int] = done, before: int = before
+            ) -> None:
                 done[name] = status.step
                 loss = f"{name} loss {status.loss:.3f}" if status.loss is not None else name
                 progress.update(before + sum(done.values()), loss)

@@ -200,7 +200,7 @@ def test_a_run_is_resumed_where_its_sizes_are_the_same(finished, tiny, capsys):
 def test_a_teacher_gives_its_tokenizer_and_its_help(tiny, tmp_path):
     teacher = load_teacher(str(tiny.teacher))
     config = config_of(scratch="205k", teacher=str(tiny.teacher), positions="none", sequence_length=16)
-    (student,) = load_models(config, tmp_path, Console()).students
+    _, (student,) = load_models(config, tmp_path, Console())
     assert student.tokenizer.get_vocab() == teacher.tokenizer().get_vocab()
     rows = teacher.architecture().structure.vocab_size
     assert student.label == "205K-none" and student.scratch.architecture.structure.vocab_size == rows

@@ -7,7 +7,7 @@ from slm_ray.pretrain import tracking
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.tracking import ModelTracking, track_results
 from slm_ray.records import metric_names as names
-from slm_ray.records.base import write_record
+from slm_ray.records.base import RecordFile, write_record
 from slm_ray.records.run import RunRecord
 from slm_ray.records.training import Origin, SpentFlops, TrainedModel, TrainEvaluation, TrainingData, TrainStep
 from slm_ray.runtime.trackers import NoTracker
@@ -72,9 +72,11 @@ def evaluation(number):
                            eval_tokens=1, seconds=2.0 * number, flops=SpentFlops(own=1e3 * number))  # fmt: skip
 
 
-def append(folder, name, *records):
-    with (folder / name).open("a") as file:
-        file.writelines(record.model_dump_json() + "\n" for record in records)
+def keep(folder, *records):
+    """What an earlier process recorded."""
+    for record in records:
+        with RecordFile(folder / type(record).FILE) as file:
+            file.append(record)
 
 
 def config(kind):
@@ -94,18 +96,12 @@ def merged(rows):
     return found
 
 
-def test_an_evaluation_is_sent_with_its_step_however_the_files_are_read(folder, seen):
+def test_an_evaluation_is_sent_with_its_step(folder, seen):
     model = track(folder)
-    append(folder, "evals.jsonl", evaluation(0))
-    model.update()
-    append(folder, "steps.jsonl", step(1), step(2))
-    model.update()
-    append(folder, "evals.jsonl", evaluation(2))  # written behind its step, seen later
-    append(folder, "evals.jsonl", evaluation(3))  # seen before its step
-    model.update()
-    assert max(number for number, _ in seen.rows) == 2
-    append(folder, "steps.jsonl", step(3))
-    model.update()
+    model.send([evaluation(0)])
+    model.send([step(1), step(2), evaluation(2)])
+    model.send([step(3)])
+    model.send([evaluation(3)])
     model.end()
     rows = merged(seen.rows)
     assert sorted(rows) == [0, 1, 2, 3] and all(names.EVAL["loss"] in rows[number] for number in (0, 2, 3))
@@ -126,31 +122,18 @@ def test_the_run_is_found_by_group_job_type_tags_and_options(folder, seen):
 
 def test_what_a_resume_trains_again_is_not_sent_again(folder, seen):
     model = track(folder)
-    append(folder, "steps.jsonl", step(1), step(2), step(3))
-    model.update()
-    (folder / "steps.jsonl").write_text("")
-    append(folder, "steps.jsonl", step(1))  # back to the checkpoint of step 1
-    model.update()
-    append(folder, "steps.jsonl", step(2), step(3), step(4))
-    model.update()
+    model.send([step(1), step(2), step(3), step(2), step(3), step(4)])  # back to the checkpoint of step 1
     assert [number for number, _ in seen.rows] == [1, 2, 3, 3, 4]
 
 
-@pytest.mark.parametrize("wants_earlier, sent", [(True, [1, 2, 3]), (False, [3])])
+@pytest.mark.parametrize("wants_earlier, sent", [(True, [1, 2, 2, 3]), (False, [3])])
 def test_a_resumed_process_sends_all_only_where_it_is_wanted(wants_earlier, sent, folder, seen):
-    append(folder, "steps.jsonl", step(1), step(2))
+    keep(folder, step(1), step(2), evaluation(2))
     seen.wants_earlier = wants_earlier
     model = track(folder)
-    append(folder, "steps.jsonl", step(3))
+    model.send([step(3)])
     model.end()
     assert [number for number, _ in seen.rows] == sent
-
-
-def test_half_a_line_stops_nothing(folder, seen):
-    model = track(folder)
-    (folder / "steps.jsonl").write_text('{"step": 1, "tok\n' + step(2).model_dump_json() + '\n{"step": 3')
-    model.end()
-    assert [number for number, _ in seen.rows] == [2]
 
 
 @pytest.mark.parametrize("kind", ["none", "jsonl"])

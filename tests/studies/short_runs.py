@@ -89,7 +89,7 @@ def _runner(break_down: Break, trained: list[str], watch_step: Break = lambda jo
             if failure:
                 recorder.say(failure)
             statuses[job.name] = recorder.status
-            watch(job.name, statuses[job.name])
+            watch(job.name, *recorder.news())
         return statuses
 
     return run
