@@ -27,13 +27,11 @@ from slm_ray.pretrain.scratch import (
     vocabulary_rows,
     with_kept_settings,
 )
-from slm_ray.records.base import find_record, write_record
 from slm_ray.records.files import cache_folder, read_json
 from slm_ray.records.lineage import find_lineage, pruned_from
 from slm_ray.records.training import HELD_OUT_FOLDER, TOKENIZER_FOLDER, TrainInputs
 from slm_ray.runtime.environment import usable_cpus
 from slm_ray.runtime.progress import Console
-from slm_ray.runtime.runfolder import RunFolder
 from slm_ray.runtime.shared import publish
 
 if TYPE_CHECKING:
@@ -336,22 +334,3 @@ def _open_store(config: PretrainConfig, shards: TokenShards, teacher: Teacher | 
         temperature=None if config.kind == "top-k" else config.distill.temperature,
     )  # fmt: skip
     return store
-
-
-def keep_digests(folder: RunFolder, inputs: PretrainInputs) -> None:
-    """Write the inputs' digests, or check that a resumed run still has the same.
-
-    Raises:
-        UserError: The teacher, the text or the store is no longer what the run was started with.
-    """
-    before, now = find_record(folder.path, TrainInputs), inputs.digests()
-    if before is None:
-        write_record(folder.path, now)
-        return
-    changed = sorted(name for name in TrainInputs.model_fields if getattr(before, name) != getattr(now, name))
-    if changed:
-        name = changed[0]
-        raise UserError(
-            f"{folder.path} cannot be resumed: its {name.replace('_', ' ')} was {getattr(before, name)}, now "
-            f"{getattr(now, name)}: restore it, or start a new run"
-        )

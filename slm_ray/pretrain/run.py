@@ -26,7 +26,6 @@ from slm_ray.pretrain.inputs import (
     Student,
     check_positions,
     check_students,
-    keep_digests,
     load_models,
     prepare_inputs,
     store_folder,
@@ -39,7 +38,7 @@ from slm_ray.pretrain.state import Tensors, write_first_checkpoint
 from slm_ray.pretrain.tracking import ModelTracking, track_results
 from slm_ray.records.base import read_record, write_record
 from slm_ray.records.cost import flops_per_token
-from slm_ray.records.run import RunRecord
+from slm_ray.records.run import RunRecord, keep_unchanged
 from slm_ray.records.training import (
     CHECKPOINTS_FOLDER,
     HELD_OUT_FOLDER,
@@ -124,7 +123,7 @@ class PretrainRun:
                 shutil.rmtree(self.folder.file(name), ignore_errors=True)
             raise
         self.folder.begin()
-        keep_digests(self.folder, inputs)
+        keep_unchanged(self.folder.path, inputs.digests())
         shards, part = inputs.shards, inputs.sequences(self.config.data_sequences)
         different = shards.num_tokens if part is None else min(part * shards.sequence_length, shards.num_tokens)
         epochs = self.config.num_tokens / different

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from slm_ray.config.errors import UserError
-from slm_ray.records.base import Record, read_record
+from slm_ray.records.base import Record, find_record, read_record, write_record
 
 
 class RunRecord(Record):
@@ -66,3 +66,36 @@ class Environment(Record):
     cpus: int
     memory_bytes: int | None
     implementation: str
+
+
+def keep_unchanged(run: Path, now: Record) -> None:
+    """Write the digests of a run's inputs, or check that a resumed run still has the same.
+
+    Raises:
+        UserError: One of the inputs is no longer what the run was started with.
+    """
+    before = find_record(run, type(now))
+    if before is None:
+        write_record(run, now)
+    else:
+        check_unchanged(run, before, now)
+
+
+def check_unchanged(run: Path, before: Record, now: Record, cannot: str = "be resumed") -> None:
+    """Make sure that a run's inputs are what they were.
+
+    Args:
+        run: Its folder.
+        before: What they were.
+        now: What they are.
+        cannot: What is not possible otherwise.
+
+    Raises:
+        UserError: They are not.
+    """
+    old, new = before.to_json(), now.to_json()
+    for name in sorted(name for name in new if old[name] != new[name]):
+        raise UserError(
+            f"{run} cannot {cannot}: its {name.replace('_', ' ')} was {old[name]}, now {new[name]}: restore it, or "
+            "start a new run"
+        )

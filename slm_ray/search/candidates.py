@@ -14,7 +14,7 @@ from slm_ray.config.base import build_config
 from slm_ray.config.errors import UserError
 from slm_ray.records.base import read_record
 from slm_ray.records.cost import flops_per_token
-from slm_ray.records.run import RunRecord
+from slm_ray.records.run import RunRecord, check_unchanged
 from slm_ray.records.search import SearchInputsRecord, SearchResult, Trial, read_search
 from slm_ray.records.subnet import SubnetSpec
 from slm_ray.runtime.progress import Console, Progress
@@ -93,7 +93,7 @@ class FinishedSearch:
         Raises:
             UserError: The teacher, the text or the space is no longer what it was.
         """
-        from slm_ray.search.inputs import check_unchanged, prepare_inputs
+        from slm_ray.search.inputs import prepare_inputs
         from slm_ray.search.unit_scores import bind_genomes, rank_units
         from slm_ray.search.winners import spec_of
 

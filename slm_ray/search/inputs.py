@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +13,11 @@ from slm_ray.data import CALIBRATION, HELD_OUT, TRAIN, Corpus, TokenShards, load
 from slm_ray.models.precision import DTYPES, bf16_gain, measure_precision
 from slm_ray.models.teachers import Teacher, load_teacher
 from slm_ray.records.architecture import Architecture
-from slm_ray.records.base import find_record, write_record
 from slm_ray.records.budget import Budget
 from slm_ray.records.files import cache_folder
 from slm_ray.records.search import SearchInputsRecord
 from slm_ray.runtime.hardware import device_of
 from slm_ray.runtime.progress import Console
-from slm_ray.runtime.runfolder import RunFolder
 from slm_ray.runtime.session import default_workers
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.evaluator import share_of
@@ -226,38 +222,3 @@ def prepare_inputs(config: SearchConfig, console: Console, kept_precision: str |
         teacher, architecture, space, budget, corpus, calibration, train, held_out, precision, device, fitted,
         aside, written_tokens, other,
     )  # fmt: skip
-
-
-def check_unchanged(run: Path, before: SearchInputsRecord, now: SearchInputsRecord, cannot: str) -> None:
-    """Make sure that a run's inputs are what they were.
-
-    Args:
-        run: Its folder.
-        before: What they were.
-        now: What they are.
-        cannot: What is not possible otherwise, such as ``be resumed``.
-
-    Raises:
-        UserError: They are not.
-    """
-    old, new = before.to_json(), now.to_json()
-    changed: list[Any] = sorted(name for name in new if old[name] != new[name])
-    if changed:
-        name = changed[0]
-        raise UserError(
-            f"{run} cannot {cannot}: its {name.replace('_', ' ')} was {old[name]}, now {new[name]}: restore it, or "
-            "start a new run"
-        )
-
-
-def keep_digests(folder: RunFolder, inputs: SearchInputs) -> None:
-    """Write the inputs' digests, or check that a resumed run still has the same.
-
-    Raises:
-        UserError: The teacher, the text or the space is no longer what the run was started with.
-    """
-    before = find_record(folder.path, SearchInputsRecord)
-    if before is None:
-        write_record(folder.path, inputs.record())
-    else:
-        check_unchanged(folder.path, before, inputs.record(), "be resumed")

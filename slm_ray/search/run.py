@@ -16,7 +16,7 @@ from slm_ray.data import describe_parts, summarise_parts
 from slm_ray.models.precision import DTYPES, export_dtype
 from slm_ray.records.base import find_record, read_record, write_record
 from slm_ray.records.lineage import Lineage
-from slm_ray.records.run import RunRecord
+from slm_ray.records.run import RunRecord, keep_unchanged
 from slm_ray.records.search import (
     BudgetRange,
     Corpus,
@@ -40,7 +40,7 @@ from slm_ray.search import spending
 from slm_ray.search.algorithms import make_algorithm
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.evaluator import EvaluatorSettings, share_of
-from slm_ray.search.inputs import SearchInputs, keep_digests, prepare_inputs, search_workers
+from slm_ray.search.inputs import SearchInputs, prepare_inputs, search_workers
 from slm_ray.search.journal import Journal
 from slm_ray.search.measuring import run_plan_here
 from slm_ray.search.plan import SearchPlan
@@ -136,7 +136,7 @@ class SearchRun:
     def _inputs(self) -> SearchInputs:
         before = find_record(self.folder.path, SearchInputsRecord)
         inputs = prepare_inputs(self.config, self.console, None if before is None else before.precision)
-        keep_digests(self.folder, inputs)
+        keep_unchanged(self.folder.path, inputs.record())
         spending.pay_inputs(self.phases, inputs)
         return inputs
 
