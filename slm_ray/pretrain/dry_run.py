@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from slm_ray.config.errors import ConfigError
@@ -76,10 +77,7 @@ def _exported(config: PretrainConfig, model: PlannedModel) -> str:
     """Size and type of the exported weights."""
     given: str = config.checkpoint.dtype
     if given == "auto":
-        given = "fp32"
-        if config.model.students:
-            source = next((one for one in config.model.students if model.name.startswith(Path(one).name + ".")), "")
-            given = own_type(source or config.model.students[0])
+        given = own_type(model.source) if model.source else "fp32"
     return f"{format_bytes(BYTES[given] * model.params)} {given}"
 
 
@@ -90,8 +88,7 @@ def _check_rows(config: PretrainConfig, models: Sequence[PlannedModel]) -> list[
         return []
     notes, theirs = [], teacher.structure.vocab_size
     for source in config.model.students:
-        sizes = next((model.sizes for model in models if model.name.startswith(Path(source).name + ".")), None)
-        ours = sizes.structure.vocab_size if sizes else theirs
+        ours = next(model.sizes for model in models if model.source == source).structure.vocab_size
         if ours == theirs:
             continue
         if (Path(source).expanduser() / "tokenizer.json").is_file():
@@ -161,7 +158,7 @@ def _memory_with(
 ) -> float | None:
     """The memory with other options; None where they do not go together."""
     try:
-        own = [PlannedModel(model.name, model.sizes, model.config.replace(**changes)) for model in models]
+        own = [replace(model, config=model.config.replace(**changes)) for model in models]
         return forecast(config.replace(**changes), on_gpu=on_gpu, models=own).memory_bytes
     except ConfigError:
         return None

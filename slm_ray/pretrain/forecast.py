@@ -40,12 +40,14 @@ class PlannedModel:
         name: Its name.
         sizes: Its sizes.
         config: Its options, with its own batch and rate.
+        source: The student that it is, or that its start is made from; None for one from scratch.
         note: More on it, for a line of its own.
     """
 
     name: str
     sizes: Architecture
     config: PretrainConfig
+    source: str | None = None
     note: str | None = None
 
     @property
@@ -140,7 +142,7 @@ def planned_models(
             sizes = student
             if start == "first-n" and teacher is not None:
                 sizes = first_layers_like(student, teacher).architecture_in(teacher)
-            models += [PlannedModel(f"{Path(source).name}.{start}.seed{seed}", sizes, config)
+            models += [PlannedModel(f"{Path(source).name}.{start}.seed{seed}", sizes, config, source)
                        for seed in config.batch.seed]  # fmt: skip
     return models
 
@@ -161,7 +163,7 @@ def _new_models(config: PretrainConfig, rows: int | None) -> Iterator[PlannedMod
         own = model.config(config)
         for seed in config.batch.seed:
             note = _describe(config, model, own.total_steps) if seed == config.batch.seed[0] else None
-            yield PlannedModel(f"{model.label}.{SCRATCH}.seed{seed}", model.architecture, own, note)
+            yield PlannedModel(f"{model.label}.{SCRATCH}.seed{seed}", model.architecture, own, note=note)
 
 
 def _describe(config: PretrainConfig, model: ScratchModel, steps: int) -> str:
@@ -182,7 +184,9 @@ def _stages(config: PretrainConfig, grow_from: int, sizes_of: SizesOf) -> list[P
     name = config.model.students[0]
     source = _known(name, sizes_of)
     return [
-        PlannedModel(f"{Path(name).name}.layers{layers}", first_layers(source, layers).architecture_in(source), config)
+        PlannedModel(
+            f"{Path(name).name}.layers{layers}", first_layers(source, layers).architecture_in(source), config, name
+        )
         for layers in stage_depths(source.num_hidden_layers, grow_from, config.growth.grow_by)
     ]
 

@@ -30,7 +30,7 @@ from slm_ray.studies.points import expand
 from slm_ray.studies.reader import read_sweep
 from tests.models.tiny import tiny_model
 from tests.pretrain.tiny_pretrain import environment, flags_of, records
-from tests.search.tiny_run import LENGTH, Tiny, make_tokenizer, sentences
+from tests.search.tiny_run import LENGTH, Tiny
 
 BATCH, STEPS = 4, 6
 ROOT = Path(__file__).parents[2]
@@ -210,16 +210,6 @@ def _told(run: Path, layers: int) -> tuple[Any, ...]:
     return steps, evals, (checkpoint(run, layers, STEPS) / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("optimizer", ["lion", "lamb", "muon"])
-def test_growth_keeps_the_state_of_every_optimiser(optimizer, tiny, shards, tmp_path):
-    flags = ["--optimizer", optimizer, "--grow-from", "3", "--distill", "none"]
-    assert grow(tiny, shards, tmp_path / "run", *flags) == 0
-    before = load_file(checkpoint(tmp_path / "run", 3, 6) / "optimizer.safetensors")
-    after = load_file(checkpoint(tmp_path / "run", 4, 3) / "optimizer.safetensors")
-    assert set(before) < set(after)
-    assert all("layers.3." in name for name in set(after) - set(before))
-
-
 def refused(capsys, status: int) -> str:
     """The one sentence of a command that was refused."""
     assert status == 2
@@ -242,15 +232,6 @@ def refused(capsys, status: int) -> str:
 def test_a_mistake_gets_one_sentence_and_leaves_nothing(flags, says, tiny, shards, tmp_path, capsys):
     assert says in refused(capsys, grow(tiny, shards, tmp_path / "run", *flags))
     assert not (tmp_path / "run").exists()
-
-
-def test_a_source_of_another_tokenizer_than_the_teachers_is_refused_by_its_name(tiny, shards, tmp_path, capsys):
-    other = tmp_path / "other"
-    shutil.copytree(tiny.teacher, other)
-    make_tokenizer(sentences(50, seed=9)[:400]).save_pretrained(other)
-    flags = ["--student", str(other), "--teacher", str(tiny.teacher)]
-    says = refused(capsys, grow(tiny, shards, tmp_path / "run", *flags))
-    assert f"the tokenizer of {other}" in says and "is not that of the teacher" in says
 
 
 def test_a_source_that_changed_cannot_be_resumed(grown, tiny, tmp_path, capsys):
