@@ -211,6 +211,11 @@ def test_a_teacher_gives_its_tokenizer_and_its_help(tiny, tmp_path):
     assert len(steps_of(records)) == 3 and all(divergence > 0 for divergence in steps_of(records, "kd"))
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_shards(tmp_path_factory.mktemp("data"), vocabulary=64)
+
+
 def start_of(folder: Path, positions: str) -> Path:
     shape = with_positions(make_shape(64, 64, 2, 64), positions, 16)
     return write_start(folder, build_scratch(shape, positions, seed=0))
