@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from slm_ray.config.errors import UserError, first_line
+from slm_ray.config.units import plural
 from slm_ray.records.files import read_json
 
 # Buffers that older checkpoints of supported families hold beside their weights.
@@ -118,8 +119,8 @@ def check_loaded(what: str, model: Any, report: Mapping[str, Any]) -> None:
     unread = sorted(name for name in report["unexpected_keys"] if not _OLD_BUFFERS.search(name))
     if unread:
         raise UserError(
-            f"{what} has {len(unread)} tensors that its class does not read, '{unread[0]}' first: merge an adapter "
-            "into its weights, or correct config.json"
+            f"{what} has {plural(len(unread), 'tensor')} that its class does not read, '{unread[0]}' first: merge an "
+            "adapter into its weights, or correct config.json"
         )
     for name, tensor in model.named_parameters():
         if tensor.numel() and not torch.isfinite(torch.stack(tensor.detach().aminmax())).all():  # NaN is both extremes
