@@ -16,16 +16,12 @@ from slm_ray.runtime.commands import run_command
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage's command.
+    """One stage's command."""
 
-    Attributes:
-        module: The module that declares it, as ``NAME = Stage(…)`` (see :mod:`slm_ray.runtime.stage`) or with a
-            ``main(argv)`` of its own; imported only when the stage is run.
-        summary: One line for ``--help``.
-    """
-
+    # The module that declares it, as ``NAME = Stage(…)`` (see :mod:`slm_ray.runtime.stage`) or with a ``main(argv)`` of
+    # its own; imported only when the stage is run
     module: str
-    summary: str
+    summary: str  # One line for ``--help``
 
 
 STAGES = {
@@ -70,17 +66,7 @@ def help_text() -> str:
 
 
 def dispatch(argv: Sequence[str]) -> int:
-    """Run the stage that the first argument names.
-
-    Args:
-        argv: The stage, then its own arguments.
-
-    Returns:
-        The stage's exit status.
-
-    Raises:
-        UserError: No stage or an unknown one is named.
-    """
+    """Run the stage that the first argument names."""
     if not argv:
         raise UserError(f"name a stage: {', '.join(sorted(STAGES))} (see slm-ray --help)")
     first, *rest = argv

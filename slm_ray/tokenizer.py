@@ -44,11 +44,7 @@ class TokenizerConfig(Config):
     out: str | None = option(None, "folder to write; the same command again leaves it as it is")
 
     def check(self, action: str) -> None:
-        """Check what needs no other files than ``tokenizer``.
-
-        Raises:
-            UserError: An option is missing, or belongs to the other action.
-        """
+        """Check what needs no other files than ``tokenizer``."""
         if action not in ACTIONS:
             raise unknown_name("action", action, ACTIONS)
         if not self.out:
@@ -74,17 +70,7 @@ def make_parser() -> Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write a tokenizer's folder, or a model's with an extended vocabulary.
-
-    Args:
-        argv: The arguments.
-
-    Returns:
-        0 when done.
-
-    Raises:
-        UserError: Something the user can fix.
-    """
+    """Write a tokenizer's folder, or a model's with an extended vocabulary."""
     given = vars(make_parser().parse_args(list(argv)))
     config_file, action = given.pop("config"), given.pop("action")
     given.pop("debug")
@@ -99,11 +85,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _is_there(out: Path, made_from: Mapping[str, JsonValue]) -> bool:
-    """Whether the folder holds what would be written.
-
-    Raises:
-        UserError: Something else is there.
-    """
+    """Whether the folder holds what would be written."""
     if not out.exists():
         return False
     path = out / TrainedTokenizer.FILE

@@ -38,9 +38,6 @@ class Config(BaseModel):
     def replace(self, **changes: Any) -> Self:
         """A copy in which options have other values, checked anew.
 
-        Args:
-            changes: Values by option name, wherever in the tree the option is.
-
         Raises:
             ConfigError: A value breaks its rule.
         """
@@ -50,11 +47,7 @@ class Config(BaseModel):
 def option(default: Any, help: str, *, metavar: str | None = None, **rules: Any) -> Any:
     """Declare an option.
 
-    Args:
-        default: Its default; None where it depends on others (the type then allows None).
-        help: One line for ``--help``.
-        metavar: How the value is called in ``--help``.
-        rules: pydantic's own, such as ``ge=1`` or ``lt=1``.
+    ``default``: Its default; None where it depends on others (the type then allows None).
     """
     return Field(default=default, description=help, json_schema_extra={"metavar": metavar}, **rules)
 
@@ -162,11 +155,6 @@ def _walk(cls: type[Config], path: tuple[str, ...]) -> Iterator[Option]:
 
 def build_config(cls: type[C], given: Mapping[str, Any], *, source: str = "options") -> C:
     """Make a config from values by option name, finding every mistake at once.
-
-    Args:
-        cls: The config.
-        given: Option name to value, as from flags (text), YAML or config.json.
-        source: What to call the place the values came from.
 
     Raises:
         ConfigError: An option does not exist, or a value breaks its rule; all mistakes are listed.
@@ -296,7 +284,6 @@ def load_config(cls: type[C], config_file: Path | None, flags: Mapping[str, Any]
 
     Raises:
         ConfigError: Any option or value is wrong; all mistakes are listed.
-        UserError: The file cannot be read as a mapping.
     """
     given: dict[str, Any] = {}
     if config_file is not None:
@@ -309,16 +296,7 @@ def load_config(cls: type[C], config_file: Path | None, flags: Mapping[str, Any]
 
 
 def refuse_changes(given: Sequence[str] | Mapping[str, Any], may_change: Sequence[str], run: Path) -> None:
-    """Make sure that a resume changes nothing that decides the result.
-
-    Args:
-        given: Names of the options given beside ``--resume``.
-        may_change: The options that may be given.
-        run: The run's folder.
-
-    Raises:
-        UserError: Another one is given.
-    """
+    """Make sure that a resume changes nothing that decides the result."""
     if fixed := sorted(set(given) - set(may_change)):
         allowed = ", ".join(map(flag_of, may_change))
         rule = f"cannot be changed when {run} is resumed (only {allowed} can)"

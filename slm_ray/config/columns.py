@@ -6,12 +6,7 @@ from collections.abc import Collection, Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
-    """A line per row, columns two spaces apart, with no space at the end.
-
-    Args:
-        rows: At least one; all of one length.
-        left: The columns that are set left; the others are set right.
-    """
+    """A line per row, columns two spaces apart, with no space at the end."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(

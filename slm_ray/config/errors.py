@@ -15,7 +15,7 @@ class UserError(ValueError):
     in records as well as on the screen.
 
     Attributes:
-        is_resumable: Once it is fixed, the run can be continued (a full disk); others fail the same way again.
+        is_resumable: Once it is fixed, the run can be continued (a full disk); others fail the same way again
     """
 
     def __init__(self, message: str, *, is_resumable: bool = False) -> None:
@@ -45,15 +45,7 @@ def first_line(error: BaseException, limit: int = 200) -> str:
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """Say which valid names there are, the nearest one first.
-
-    Args:
-        name: What was given.
-        choices: The valid names.
-
-    Returns:
-        A phrase such as ``did you mean 'fine'? (valid: coarse, fine)``.
-    """
+    """Say which valid names there are, the nearest one first."""
     names = sorted(choices)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     valid = f"valid: {', '.join(names)}"

@@ -13,11 +13,7 @@ _NUMBER = re.compile(r"^([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)([A-Za-z]?)(%?)$")
 
 
 def parse_number(text: str) -> float:
-    """Read ``60M``, ``1.5G``, ``2e9``, ``0.5`` or ``50%``.
-
-    Raises:
-        UserError: It is not a number with one of the suffixes K, M, G (or B), T, or a per cent sign.
-    """
+    """Read ``60M``, ``1.5G``, ``2e9``, ``0.5`` or ``50%``."""
     match = _NUMBER.match(text.strip().replace("_", ""))
     if not match or match.group(2).upper() not in _SUFFIXES or (match.group(2) and match.group(3)):
         raise UserError(f"'{text}' is not a number: write it like 0.5, 50%, 60M, 1.5G or 2e9")
@@ -46,13 +42,7 @@ def _three_figures(value: float) -> str:
 
 
 def plural(count: float, noun: str, many: str | None = None) -> str:
-    """A count with its noun: ``1 model``, ``2 models``, ``1,024 models``.
-
-    Args:
-        count: How many.
-        noun: One of them.
-        many: Several of them, where an s does not do.
-    """
+    """A count with its noun: ``1 model``, ``2 models``, ``1,024 models``."""
     number = f"{count:,}" if isinstance(count, int) else f"{count:,g}"
     return f"{number} {noun if count == 1 else many or noun + 's'}"
 

@@ -42,11 +42,7 @@ def _count(value: Any, known: dict[int, int]) -> int:
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file as plain data.
-
-    Raises:
-        UserError: It is missing, not UTF-8, or not YAML; the line is named.
-    """
+    """Read a YAML file as plain data."""
     try:
         return parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError as error:
@@ -58,15 +54,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """Plain data from YAML.
-
-    Args:
-        text: The YAML.
-        source: What an error names.
-
-    Raises:
-        UserError: It is not YAML; the line is named.
-    """
+    """Plain data from YAML."""
     try:
         return plain_yaml(text)
     except yaml.YAMLError as error:

@@ -40,20 +40,7 @@ def selection_key(digest: bytes) -> int:
 def cut_blocks(
     documents: Iterable[Document], part: str, low: int, high: int, block_bytes: int, limit_bytes: int | None = None
 ) -> Iterator[list[Piece]]:
-    """The documents of a part with selection keys from ``low`` up to ``high``, in blocks.
-
-    Args:
-        documents: Any documents; a document follows the one before it, and a long one may go on in the next block.
-        part: One of :data:`slm_ray.data.split.PARTS`.
-        low: The smallest key.
-        high: The end of the keys, at most :data:`WHOLE`.
-        block_bytes: Size of a block in UTF-8; it has at most one piece (96 Ki characters) more.
-        limit_bytes: Stop reading behind the block with which so much text is reached; a larger limit adds blocks and
-            changes none.
-
-    Yields:
-        Blocks, none of them empty. Memory is held for one.
-    """
+    """The documents of a part with selection keys from ``low`` up to ``high``, in blocks."""
     block: list[Piece] = []
     filled = total = 0
     for document in with_text(documents):
@@ -76,32 +63,19 @@ def cut_blocks(
 
 @dataclass(frozen=True)
 class PackedBlock:
-    """The tokens of a block, one document behind the other.
+    """The tokens of a block, one document behind the other."""
 
-    Attributes:
-        name: The block's.
-        ids: int32 ``[tokens]``.
-        starts: Where documents begin, int64, rising; a block may begin in the middle of one.
-        num_bytes: UTF-8 bytes of the text.
-    """
-
-    name: str
-    ids: npt.NDArray[np.int32]
-    starts: npt.NDArray[np.int64]
-    num_bytes: int
+    name: str  # The block's
+    ids: npt.NDArray[np.int32]  # int32 ``[tokens]``
+    starts: npt.NDArray[np.int64]  # Where documents begin, int64, rising; a block may begin in the middle of one
+    num_bytes: int  # UTF-8 bytes of the text
 
 
 NamedBlock = tuple[str, list[Piece]]
 
 
 def block_packer(tokenizer: str, separator: int | None, *, own_process: bool) -> Callable[[NamedBlock], PackedBlock]:
-    """The function of a worker: it tokenises and packs a block.
-
-    Args:
-        tokenizer: As JSON, so that workers on any machine load it once each.
-        separator: The id behind each document, if there is one.
-        own_process: A worker has one core, so the tokenizer gets one thread.
-    """
+    """The function of a worker: it tokenises and packs a block."""
     if own_process:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
     from tokenizers import Tokenizer

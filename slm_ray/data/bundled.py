@@ -134,13 +134,6 @@ def bundled_corpus(name: str, console: Console | None = None) -> Corpus:
     ``python-docs`` holds a document per topic of the language reference and one per module of the standard library (its
     docstrings); ``python-docs-full`` adds one per module of the installed packages. No module is imported for it. What
     they hold depends on the Python (and the packages) installed; the digest tells.
-
-    Args:
-        name: One of :data:`BUNDLED`.
-        console: Where to say that many files are about to be read.
-
-    Raises:
-        UserError: This Python comes without its library's sources and manual.
     """
     documents = _documents(name, console or Console())
     if not documents:

@@ -24,20 +24,14 @@ class Document:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A named source of documents.
+    """A named source of documents."""
 
-    Attributes:
-        name: As the user gave it.
-        read: Starts a new pass over the documents.
-        text_field: The field of structured records that holds the text.
-        compute_digest: Gives the digest of the content; None where it cannot be known without reading a remote stream.
-        size: Gives about how many bytes of text there are, without reading them; by default the text is counted.
-    """
-
-    name: str
-    read: Callable[[], Iterable[Document]] = field(repr=False, compare=False)
-    text_field: str = "text"
+    name: str  # As the user gave it
+    read: Callable[[], Iterable[Document]] = field(repr=False, compare=False)  # Starts a new pass over the documents
+    text_field: str = "text"  # The field of structured records that holds the text
+    # Gives the digest of the content; None where it cannot be known without reading a remote stream
     compute_digest: Callable[[], str] | None = field(default=None, repr=False, compare=False)
+    # Gives about how many bytes of text there are, without reading them; by default the text is counted
     size: Callable[[], int] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -57,19 +51,11 @@ class Corpus:
 
     @property
     def num_bytes(self) -> int:
-        """About how many bytes of text it has, markup included.
-
-        Raises:
-            UserError: A file cannot be looked at.
-        """
+        """About how many bytes of text it has, markup included."""
         return self.size() if self.size is not None else sum(len(document.text) for document in self.read())
 
     def __iter__(self) -> Iterator[Document]:
-        """Every document that has text, in the corpus's own order.
-
-        Raises:
-            UserError: There is none, or a record cannot be read.
-        """
+        """Every document that has text, in the corpus's own order."""
         found = False
         for document in with_text(self.read()):
             found = True
@@ -102,15 +88,7 @@ def digest_texts(texts: Iterable[str]) -> str:
 
 
 def split_domains(corpus: Corpus, domain_field: str) -> dict[str, Corpus]:
-    """A corpus per value of a field, in the order in which the values first occur.
-
-    Args:
-        corpus: One that was loaded with this ``domain_field``.
-        domain_field: For the digests and for errors.
-
-    Raises:
-        UserError: There are more than ``MOST_DOMAINS`` values: the field is an id rather than a domain.
-    """
+    """A corpus per value of a field, in the order in which the values first occur."""
     names: dict[str, None] = {}
     for document in corpus:
         if document.domain is not None:

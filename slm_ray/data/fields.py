@@ -13,35 +13,16 @@ class Fields:
     """Takes texts out of the records of one file or stream, and remembers whether a record had the field."""
 
     def __init__(self, text_field: str, domain_field: str | None = None) -> None:
-        """Set up.
-
-        Args:
-            text_field: The field that holds the text.
-            domain_field: The field, or with dots a field of a field, that names the domain, where one is read.
-        """
         self.text_field, self.domain_field = text_field, domain_field
         self._found = False
 
     def document(self, record: Any, where: str, id: str) -> Document:
-        """The document of one record: the record itself if it is a string, else its text field (null is empty).
-
-        Args:
-            record: What was read.
-            where: The file and the line, or the record's number.
-            id: What to call the document.
-
-        Raises:
-            UserError: A field is missing or does not hold text.
-        """
+        """The document of one record: the record itself if it is a string, else its text field (null is empty)."""
         text = self._text(record, where)
         return Document(id, text, self._domain(record, where) if text else None)
 
     def columns(self, names: Sequence[str], source: str) -> list[str]:
-        """The columns of a table that are read.
-
-        Raises:
-            UserError: One is not there.
-        """
+        """The columns of a table that are read."""
         wanted = [self.text_field]
         if self.domain_field is not None:
             wanted.append(self.domain_field.split(".")[0])

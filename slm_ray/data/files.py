@@ -62,17 +62,7 @@ def is_supported(path: Path) -> bool:
 
 
 def local_corpus(name: str, path: Path, text_field: str, domain_field: str | None = None) -> Corpus:
-    """The corpus of a file, or of every readable file in a folder and below it, in sorted order.
-
-    Args:
-        name: As the user gave it.
-        path: The existing file or folder.
-        text_field: The field of records that holds the text.
-        domain_field: The field of records that names their domain, where one is read.
-
-    Raises:
-        UserError: The file is of a kind that cannot be read, is empty, or the folder has no readable file.
-    """
+    """The corpus of a file, or of every readable file in a folder and below it, in sorted order."""
     supported = f"{', '.join(TEXT_ENDINGS + RECORD_ENDINGS)}, all but tables also with {', '.join(COMPRESSIONS)}"
     try:
         if path.is_dir():
@@ -262,11 +252,7 @@ def _open_any(path: Path) -> IO[bytes]:
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for reading, decompressing by its ending.
-
-    Raises:
-        UserError: It cannot be read, or its compressed content is damaged.
-    """
+    """Open a file for reading, decompressing by its ending."""
     damaged: Exception
     try:
         with _open_any(path) as file:
@@ -312,14 +298,7 @@ def _text_chunks(path: Path) -> Iterator[str]:
 
 
 def _text_documents(path: Path, id: str, piece_size: int, always_cut: bool) -> Iterator[Document]:
-    """A text file as one document, or as pieces of it, cut at blank lines where there are any.
-
-    Args:
-        path: The file.
-        id: What to call it.
-        piece_size: Characters per piece.
-        always_cut: Cut a file of any size; otherwise only one of more than 1 MiB (2**20 characters).
-    """
+    """A text file as one document, or as pieces of it, cut at blank lines where there are any."""
     limit = 2 * piece_size if always_cut else LARGE_TEXT_CHARACTERS
     buffer, cutting, numbers = "", always_cut, itertools.count(1)
     for chunk in _text_chunks(path):

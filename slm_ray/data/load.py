@@ -27,15 +27,6 @@ def load_corpus(
     """Find a corpus by name: bundled, else a local file or folder, else a dataset on the Hugging Face hub.
 
     The first document is read at once, so that a wrong name or field is found before anything is spent.
-
-    Args:
-        name: ``python-docs``, ``python-docs-full``, a path, ``owner/name`` or ``owner/name:config``.
-        text_field: The field of records (JSON, CSV, Parquet, Arrow, hub) that holds the text.
-        console: Where to print that something takes long.
-        domain_field: The field of local records that names the domain of each, where one is read.
-
-    Raises:
-        UserError: There is no such corpus, it is empty, or its first record has no text field.
     """
     if name in BUNDLED:
         if domain_field is not None:
@@ -89,12 +80,7 @@ def _no_such_path(path: Path) -> UserError:
 
 
 def hub_corpus(name: str, text_field: str) -> Corpus:
-    """The ``train`` split of a dataset on the hub, read as a stream; code in the dataset's repository is never run.
-
-    Args:
-        name: ``owner/name`` or ``owner/name:config``.
-        text_field: The column that holds the text.
-    """
+    """The ``train`` split of a dataset on the hub, read as a stream; code in the dataset's repository is never run."""
     return Corpus(name, partial(_hub_documents, name, text_field), text_field)
 
 
@@ -105,11 +91,7 @@ def _hub_documents(name: str, text_field: str) -> Iterator[Document]:
 
 
 def _check_hub(name: str) -> None:
-    """Ask the hub once whether it has a dataset: ``datasets`` tries for half a minute where there is no network.
-
-    Raises:
-        UserError: It has not, or does not answer.
-    """
+    """Ask the hub once whether it has a dataset: ``datasets`` tries for half a minute where there is no network."""
     from huggingface_hub import HfApi
 
     try:

@@ -24,15 +24,6 @@ class SequenceOrder:
     """
 
     def __init__(self, num_sequences: int, seed: int) -> None:
-        """Fix an order.
-
-        Args:
-            num_sequences: Sequences in an epoch, at least 1.
-            seed: Any whole number; other seeds give other orders.
-
-        Raises:
-            UserError: There is no sequence.
-        """
         if num_sequences < 1:
             raise UserError(f"an order needs at least 1 sequence, got {num_sequences}")
         self.num_sequences = num_sequences
@@ -42,10 +33,6 @@ class SequenceOrder:
 
     def indices(self, first: int, count: int) -> npt.NDArray[np.int64]:
         """The sequences at ``count`` positions from ``first`` on.
-
-        Args:
-            first: The first position, from 0 and without end.
-            count: How many; time and memory grow with it alone.
 
         Returns:
             int64 ``[count]``, each from 0 to ``num_sequences`` - 1.

@@ -54,20 +54,8 @@ def prepare_shards(
     last finished shard. Memory is held for one block of text per worker, whatever the size of the corpus, and the
     result is the same for any number of workers. Ray must have been started by the caller if there are workers.
 
-    Args:
-        corpus: Where the text comes from.
-        tokenizer: A fast tokenizer, or the folder of one; its EOS, if it has one, ends each document.
-        part: ``calibration``, ``train`` or ``held_out``.
-        sequence_length: Tokens per sequence, at least 2.
-        num_tokens: At least so many tokens, where the part has them: of a corpus at hand a fair sample of its
-            documents, of a remote stream its beginning. None takes the whole part.
-        cache: The folder of all cached tokens.
-        console: Where to show progress.
-        workers: Processes at once, each with one CPU; 0 works in this one, without Ray.
-
-    Raises:
-        UserError: The part has not one sequence, a size or the part's name is wrong, or a file cannot be read or
-            written.
+    ``num_tokens``: At least so many tokens, where the part has them: of a corpus at hand a fair sample of its
+    documents, of a remote stream its beginning. None takes the whole part.
     """
     check_request(part, num_tokens, sequence_length)
     if isinstance(tokenizer, Path):
@@ -107,32 +95,18 @@ def _find(final: Path, console: Console) -> TokenShards | None:
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of a corpus is taken, and in what portions; the number of workers has no part in it.
+    """How much of a corpus is taken, and in what portions; the number of workers has no part in it."""
 
-    Attributes:
-        num_tokens: Tokens wanted, as whole sequences; None for the whole part.
-        high: The end of the selection keys of the first round.
-        expected_tokens: About how many tokens that gives; 0 when it cannot be known.
-        block_bytes: Size of a block of text.
-    """
-
-    num_tokens: int | None
-    high: int
-    expected_tokens: float
-    block_bytes: int
+    num_tokens: int | None  # Tokens wanted, as whole sequences; None for the whole part
+    high: int  # The end of the selection keys of the first round
+    expected_tokens: float  # About how many tokens that gives; 0 when it cannot be known
+    block_bytes: int  # Size of a block of text
 
 
 def make_plan(corpus: Corpus, part: str, num_tokens: int | None, sequence_length: int) -> Plan:
     """Decide how much of a part is taken; sizes on the disk stand for tokens, so this costs next to nothing.
 
-    Args:
-        corpus: Where the text comes from.
-        part: One of :data:`slm_ray.data.split.PARTS`.
-        num_tokens: Tokens wanted; None for the whole part.
-        sequence_length: Tokens per sequence.
-
-    Raises:
-        UserError: A file of the corpus cannot be looked at.
+    ``num_tokens``: Tokens wanted; None for the whole part.
     """
     if num_tokens is not None:
         num_tokens = -(-num_tokens // sequence_length) * sequence_length
@@ -169,11 +143,7 @@ class _Preparation:
         self.progress = Progress(console, f"preparing {self.part} tokens", plan.expected_tokens, "tokens")
 
     def run(self) -> None:
-        """Make the blocks that are not there yet, then the shards of their left-overs and the manifest.
-
-        Raises:
-            UserError: Reading or writing fails, or they are less than one sequence.
-        """
+        """Make the blocks that are not there yet, then the shards of their left-overs and the manifest."""
         make = functools.partial(block_packer, self.backend.to_str(), self.separator, own_process=bool(self.workers))
         fan_out = FanOut[NamedBlock, PackedBlock](make, self.workers, name="tokenizing worker")
         with fan_out:
@@ -316,11 +286,7 @@ class _Rest:
 
 
 def take_name(work: Path, final: Path) -> None:
-    """Remove what only the work needed, and rename the folder.
-
-    Raises:
-        UserError: The folder cannot be written.
-    """
+    """Remove what only the work needed, and rename the folder."""
     manifest = read_sealed(work, ShardManifest, REMEDY)
     kept = {f"{shard.name}{kind}" for shard in manifest.shards for kind in (IDS, STARTS)}
     try:

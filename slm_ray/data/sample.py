@@ -33,21 +33,8 @@ def prepare_tokens(
 ) -> TokenShards:  # fmt: skip
     """Tokenise a fair sample of a part of a corpus and pack it into sequences.
 
-    Args:
-        corpus: Where the text comes from.
-        tokenizer: A fast tokenizer; its EOS, if it has one, ends each document.
-        part: ``calibration``, ``train`` or ``held_out``.
-        num_tokens: Tokens wanted, rounded up to whole sequences.
-        sequence_length: Tokens per sequence, at least 2.
-        cache: The folder of all cached tokens; ``tokens`` in slm_ray's cache by default.
-        console: Where to print that a damaged cache is made again.
-        flag: The flag to name when the part has too little; that of the part by default.
-
-    Returns:
-        ``ceil(num_tokens / sequence_length)`` sequences; the same for the same corpus content, tokenizer and sizes.
-
-    Raises:
-        UserError: The part is too small, a size or the part's name is wrong, or a file cannot be read or written.
+    ``cache``: The folder of all cached tokens; ``tokens`` in slm_ray's cache by default. ``flag``: The flag to name
+    when the part has too little; that of the part by default.
     """
     check_request(part, num_tokens, sequence_length)
     digest = tokenizer_digest(tokenizer)
@@ -70,11 +57,7 @@ def prepare_tokens(
 
 
 def check_request(part: str, num_tokens: int | None, sequence_length: int) -> None:
-    """Refuse sizes and names that no part of a corpus can have.
-
-    Raises:
-        UserError: The part's name is unknown, or a size is too small.
-    """
+    """Refuse sizes and names that no part of a corpus can have."""
     if part not in PARTS:
         raise unknown_name("part of a corpus", part, PARTS)
     if num_tokens is not None and num_tokens < 1:
@@ -86,17 +69,7 @@ def check_request(part: str, num_tokens: int | None, sequence_length: int) -> No
 def load_or_build(
     cache: Path, made_from: Mapping[str, JsonValue], write: Callable[[Path], None], console: Console
 ) -> TokenShards:
-    """The tokens made from ``made_from``: from the cache if they are there and whole, else written there.
-
-    Args:
-        cache: The folder of all cached tokens.
-        made_from: All that decides what the tokens are; its ``part`` begins the folder's name.
-        write: Writes them as a folder of shards.
-        console: Where to print that damaged tokens are made again.
-
-    Raises:
-        UserError: They cannot be made or cannot be written.
-    """
+    """The tokens made from ``made_from``: from the cache if they are there and whole, else written there."""
     folder = cache / f"{made_from['part']}-{digest_json({'format': _FORMAT, **made_from})}"
     if folder.exists():
         try:

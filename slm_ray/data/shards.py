@@ -39,12 +39,11 @@ class TokenShards:
     """A folder of packed sequences. A shard's checksums are verified when a process first reads it.
 
     Attributes:
-        folder: Where the shards and their manifest lie.
-        summary: What the tokens are; its fields are attributes of the shards, too.
+        folder: Where the shards and their manifest lie
+        summary: What the tokens are; its fields are attributes of the shards, too
     """
 
     def __init__(self, folder: Path, manifest: ShardManifest) -> None:
-        """Use :meth:`open`."""
         self.folder, self.summary = folder, manifest.tokens
         self._shards = manifest.shards
         self._ends = np.cumsum([shard.num_sequences for shard in self._shards], dtype=np.int64)
@@ -58,11 +57,7 @@ class TokenShards:
 
     @classmethod
     def open(cls, folder: Path) -> TokenShards:
-        """Open a folder of shards: reads and checks the manifest, and whether each shard is there in full length.
-
-        Raises:
-            UserError: There is no manifest, it is not what was written, or a shard is missing or cut short.
-        """
+        """Open a folder of shards: reads and checks the manifest, and whether each shard is there in full length."""
         manifest = read_sealed(folder, ShardManifest, REMEDY)
         check_inside([shard.name for shard in manifest.shards], folder / ShardManifest.FILE)
         for shard in manifest.shards:
@@ -98,15 +93,7 @@ class TokenShards:
         return np.concatenate([self._map(number, STARTS) + offset for number, offset in enumerate(offsets)])
 
     def check_ids(self, num_rows: int, model: str) -> None:
-        """Make sure that a model has an embedding row for every id that occurs.
-
-        Args:
-            num_rows: Rows of its embedding.
-            model: What to call it.
-
-        Raises:
-            UserError: The largest id has no row.
-        """
+        """Make sure that a model has an embedding row for every id that occurs."""
         if self.summary.max_id >= num_rows:
             raise UserError(
                 f"the {self.part} text of '{self.corpus}' has token id {self.summary.max_id:,}, and {model} has "
@@ -117,14 +104,10 @@ class TokenShards:
     def rows(self, indices: npt.NDArray[np.int64]) -> Ids:
         """The sequences at ``indices`` (any order, repeats allowed).
 
-        Args:
-            indices: int64 ``[n]``, each from 0 to ``num_sequences`` - 1.
+        ``indices``: int64 ``[n]``, each from 0 to ``num_sequences`` - 1.
 
         Returns:
             Token ids, a new int32 array ``[n, sequence_length]``.
-
-        Raises:
-            UserError: A shard is not what was written; it is named.
         """
         out = np.empty((len(indices), self.sequence_length), dtype=np.int32)
         for shard, where, local in self._by_shard(indices):
@@ -134,8 +117,7 @@ class TokenShards:
     def positions(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
         """The position of each token within its own document: 0 at a document's first token and at a sequence's.
 
-        Args:
-            indices: int64 ``[n]``, as for :meth:`rows`.
+        ``indices``: int64 ``[n]``, as for :meth:`rows`.
 
         Returns:
             int32 ``[n, sequence_length]``.
@@ -151,14 +133,7 @@ class TokenShards:
         return column - np.maximum.accumulate(np.where(starts_document, column, np.int32(0)), axis=1)
 
     def verify(self, console: Console | None = None) -> None:
-        """Read every shard and compare its SHA-256 with the manifest's.
-
-        Args:
-            console: Where to show progress.
-
-        Raises:
-            UserError: A shard is not what was written; it is named.
-        """
+        """Read every shard and compare its SHA-256 with the manifest's."""
         progress = Progress(console, f"shards of {self.part} tokens", len(self._shards), "shards") if console else None
         for number, shard in enumerate(self._shards):
             for kind, file in ((IDS, shard.ids), (STARTS, shard.starts)):
@@ -175,11 +150,7 @@ class TokenShards:
             progress.finish(f"checked {len(self._shards):,} shards")
 
     def copy_to(self, folder: Path) -> TokenShards:
-        """Copy the folder, whole or not at all, and open the copy.
-
-        Raises:
-            UserError: The disk is full, or the folder cannot be written.
-        """
+        """Copy the folder, whole or not at all, and open the copy."""
         with whole_folder(folder) as temporary:
             for shard in self._shards:
                 for kind in (IDS, STARTS):
@@ -244,17 +215,7 @@ def digest_array(array: npt.NDArray[Any]) -> str:
 def write_shard(folder: Path, name: str, ids: Ids, starts: Starts) -> Shard:
     """Write one shard: two files, each whole or not at all.
 
-    Args:
-        folder: An existing folder.
-        name: The files' name without ending.
-        ids: Token ids ``[n, sequence_length]``, at least one.
-        starts: Where in the flattened ids documents begin, rising.
-
-    Returns:
-        Its entry in the manifest.
-
-    Raises:
-        UserError: The disk is full, or the folder cannot be written.
+    ``ids``: Token ids ``[n, sequence_length]``, at least one.
     """
     files = [
         _write_array(folder / f"{name}{kind}", array)
@@ -282,9 +243,6 @@ def write_manifest(
     """Write the manifest that makes shards a whole; see :class:`TokenSummary` for its fields.
 
     ``shards`` are the entries from :func:`write_shard` in the order of the sequences.
-
-    Raises:
-        UserError: It cannot be written.
     """
     tokens = TokenSummary(
         part=part, num_sequences=sum(shard.num_sequences for shard in shards), sequence_length=sequence_length,
@@ -309,22 +267,8 @@ def write_shards(
 ) -> None:  # fmt: skip
     """Write sequences at hand as a folder of shards, whole or not at all; open it with ``TokenShards.open``.
 
-    Args:
-        folder: Its name; replaced if it is there.
-        rows: Token ids ``[n, sequence_length]``, at least one sequence.
-        starts: Where in the flattened ids documents begin, rising.
-        vocab_size: One more than the largest id the tokenizer can give.
-        num_bytes: UTF-8 bytes of the text that the tokens stand for.
-        separator: The id behind each document, if there is one.
-        part: ``calibration``, ``train``, ``held_out`` or ``whole``.
-        corpus: Name of the corpus.
-        corpus_digest: Its digest.
-        tokenizer_digest: See :func:`slm_ray.data.tokenizer_digest`.
-        made_from: All that decided what they are.
-        shard_sequences: Sequences in a shard.
-
-    Raises:
-        UserError: The disk is full, or the folder cannot be written.
+    ``rows``: Token ids ``[n, sequence_length]``, at least one sequence. ``num_bytes``: UTF-8 bytes of the text that the
+    tokens stand for.
     """
     length = rows.shape[1]
     with whole_folder(folder) as temporary:

@@ -46,26 +46,17 @@ def part_of(text: str) -> str:
 
     The first 8 bytes of the text's SHA-256 are read as a number from 0 to 1: below 0.1 is ``calibration``, below 0.9 is
     ``train``, the rest is ``held_out``. So copies of a text are never on two sides, and adding documents moves none.
-
-    Args:
-        text: The whole text of the document.
     """
     return part_of_digest(text_digest(text))
 
 
 @dataclass(frozen=True)
 class PartSummary:
-    """What a part holds, for the record of a run.
+    """What a part holds, for the record of a run."""
 
-    Attributes:
-        documents: Number of documents.
-        bytes: Their length in UTF-8.
-        digest: SHA-256 of their sorted text digests; equal parts have equal digests whatever the order of the corpus.
-    """
-
-    documents: int
-    bytes: int
-    digest: str
+    documents: int  # Number of documents
+    bytes: int  # Their length in UTF-8
+    digest: str  # SHA-256 of their sorted text digests; equal parts have equal digests whatever the order of the corpus
 
 
 def summarise_parts(corpus: Corpus) -> dict[str, PartSummary]:
@@ -92,10 +83,6 @@ def split_text(text: str, size: int) -> list[str]:
 
     A cut falls behind the last blank line between half the size and the size, else behind a line end, else behind a
     space, else at the size. No piece is longer than one and a half sizes.
-
-    Args:
-        text: Any text.
-        size: Characters a piece should have, at least 2.
     """
     pieces, start = [], 0
     while len(text) - start > size + size // 2:
@@ -154,15 +141,6 @@ def sample_part(corpus: Corpus, part: str, piece_size: int, target: int) -> Samp
     every stretch of text is as likely to come first as any other, a larger sample begins with the smaller one, a
     repeated document counts once, and memory is held for the sample only. Of a remote stream, only the beginning is
     read.
-
-    Args:
-        corpus: Where the documents come from.
-        part: One of :data:`slm_ray.data.split.PARTS`.
-        piece_size: Characters per piece; documents up to one and a half times that stay whole.
-        target: Characters wanted.
-
-    Returns:
-        Pieces of at least ``target`` characters, or all the part has.
     """
     smallest = _SmallestKeys(target)
     read = 0

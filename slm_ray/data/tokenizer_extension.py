@@ -27,25 +27,15 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class ExtendedTokenizer:
-    """A tokenizer with more tokens, and what the new ones are made of.
+    """A tokenizer with more tokens, and what the new ones are made of."""
 
-    Attributes:
-        tokenizer: The fast tokenizer; old tokens keep their ids.
-        first_new: The first new id; the others follow it.
-        parts: For every new id, in order, the old ids that it stands for.
-    """
-
-    tokenizer: Any
-    first_new: int
-    parts: list[list[int]]
+    tokenizer: Any  # The fast tokenizer; old tokens keep their ids
+    first_new: int  # The first new id; the others follow it
+    parts: list[list[int]]  # For every new id, in order, the old ids that it stands for
 
 
 def count_words(tokenizer: Any, texts: Iterable[str]) -> Counter[str]:
-    """How often each word occurs, as the tokenizer's own rules cut and write words.
-
-    Raises:
-        UserError: The tokenizer does not cut text into words of bytes.
-    """
+    """How often each word occurs, as the tokenizer's own rules cut and write words."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or type(backend.model).__name__ != "BPE" or "ByteLevel" not in str(backend.pre_tokenizer):
         raise UserError(
@@ -61,18 +51,7 @@ def count_words(tokenizer: Any, texts: Iterable[str]) -> Counter[str]:
 
 
 def continue_merges(words: dict[tuple[str, ...], int], known: set[str], count: int) -> list[Pair]:
-    """The next merges of a BPE training.
-
-    Args:
-        words: Words as sequences of tokens, and how often they occur.
-        known: Tokens that there are; a pair whose union is one of them is passed over, for its merge would be no new
-            token.
-        count: Merges wanted.
-
-    Returns:
-        Pairs in the order of their merges, the most frequent first and equally frequent ones in order of their text.
-        Fewer than ``count`` where no pair is left that occurs twice.
-    """
+    """The next merges of a BPE training."""
     sequences, weights = [list(word) for word in words], list(words.values())
     counts: Counter[Pair] = Counter()
     where: defaultdict[Pair, set[int]] = defaultdict(set)
@@ -126,16 +105,7 @@ def _merged(sequence: list[str], pair: Pair, union: str) -> list[str]:
 
 
 def extend_tokenizer(tokenizer: Any, texts: Iterable[str], count: int) -> ExtendedTokenizer:
-    """A tokenizer with ``count`` more tokens, those that shorten the texts most.
-
-    Args:
-        tokenizer: A fast byte-level BPE tokenizer; it is left as it is.
-        texts: Of the language.
-        count: New tokens.
-
-    Raises:
-        UserError: It is of another kind, or the texts have too few different words.
-    """
+    """A tokenizer with ``count`` more tokens, those that shorten the texts most."""
     model = tokenizer.backend_tokenizer.model if hasattr(tokenizer, "backend_tokenizer") else None
     words = count_words(tokenizer, texts)
     if model is None or count < 1:
@@ -183,15 +153,7 @@ def _with_merges(tokenizer: Any, merges: list[Pair], first_new: int) -> Any:
 
 
 def match_extension(old: Any, new: Any) -> ExtendedTokenizer:
-    """How an extended tokenizer extends another one, read off both.
-
-    Args:
-        old: A fast byte-level BPE tokenizer.
-        new: One that :func:`extend_tokenizer` made of it, or of one with the same tokens.
-
-    Raises:
-        UserError: It does not extend the first one.
-    """
+    """How an extended tokenizer extends another one, read off both."""
     count_words(old, [])
     before, after = old.get_vocab(), new.get_vocab()
     added = sorted((number, token) for token, number in after.items() if token not in before)

@@ -24,11 +24,7 @@ _BATCH = 256
 
 
 def check_size(vocab_size: int) -> None:
-    """Refuse a vocabulary that byte-level BPE cannot have.
-
-    Raises:
-        UserError: It is too small for the 256 bytes and the special tokens, or absurdly large.
-    """
+    """Refuse a vocabulary that byte-level BPE cannot have."""
     if not SMALLEST <= vocab_size <= LARGEST:
         raise UserError(
             f"a trained tokenizer must have {SMALLEST:,} tokens (256 bytes, {len(SPECIAL_TOKENS)} special ones) to "
@@ -37,11 +33,7 @@ def check_size(vocab_size: int) -> None:
 
 
 def text_sample(corpus: Corpus, characters: int = _CHARACTERS) -> list[str]:
-    """A fair sample of the train part, in an order that depends on its content alone.
-
-    Raises:
-        UserError: The corpus has no train part.
-    """
+    """A fair sample of the train part, in an order that depends on its content alone."""
     pieces = sample_part(corpus, TRAIN, _PIECE, characters).pieces
     if not pieces:
         raise UserError(f"the corpus '{corpus.name}' has no document in its train part: give more text")
@@ -53,18 +45,6 @@ def train_tokenizer(corpus: Corpus, vocab_size: int, cache: Path, console: Conso
 
     Text is cut as GPT-2 does, digits one by one, and BPE merges bytes (arXiv 1508.07909). The same text and size give
     the same tokenizer.
-
-    Args:
-        corpus: Where the text comes from; its train part is read.
-        vocab_size: Tokens, the special ones included.
-        cache: The folder of trained tokenizers.
-        console: Where to say what is done.
-
-    Returns:
-        A fast tokenizer whose end of text is ``<|endoftext|>``, id 0.
-
-    Raises:
-        UserError: The size is out of range, or the text has too few different words for it.
     """
     check_size(vocab_size)
     made_from = {"format": _FORMAT, "corpus": corpus.identity, "vocab_size": vocab_size, "characters": _CHARACTERS}

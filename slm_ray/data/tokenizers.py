@@ -17,13 +17,8 @@ if TYPE_CHECKING:
 def load_tokenizer(source: Path | str, sentence: str | None = None, *, local: bool | None = None) -> Any:
     """The tokenizer of a model folder or hub id; no code of its own is run.
 
-    Args:
-        source: A folder, or a hub id.
-        sentence: What to say where there is none; ``no tokenizer can be loaded from SOURCE`` by default.
-        local: Ask no hub; by default where ``source`` is a folder.
-
-    Raises:
-        UserError: There is none, or it is damaged.
+    ``sentence``: What to say where there is none; ``no tokenizer can be loaded from SOURCE`` by default. ``local``: Ask
+    no hub; by default where ``source`` is a folder.
     """
     from transformers import AutoTokenizer
 
@@ -39,11 +34,7 @@ def load_tokenizer(source: Path | str, sentence: str | None = None, *, local: bo
 
 
 def plain_backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
-    """A copy of a fast tokenizer's backend without padding and truncation, which calls switch on and off.
-
-    Raises:
-        UserError: The tokenizer is not a fast one.
-    """
+    """A copy of a fast tokenizer's backend without padding and truncation, which calls switch on and off."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise UserError(
@@ -56,11 +47,7 @@ def plain_backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
-    """The SHA-256 of what a fast tokenizer does, padding and truncation left out.
-
-    Raises:
-        UserError: The tokenizer is not a fast one.
-    """
+    """The SHA-256 of what a fast tokenizer does, padding and truncation left out."""
     return sha256_bytes(plain_backend(tokenizer).to_str().encode())
 
 

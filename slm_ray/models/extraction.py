@@ -79,15 +79,7 @@ def _layer_overrides(shape: LayerShape, family: Family, has_kv_heads: bool) -> d
 def per_layer_config(
     config: Any, family: Family, architecture: Architecture, sources: tuple[int, ...], reason: str | None = None
 ) -> Any:
-    """A config with sizes layer by layer, for the family's student classes.
-
-    Args:
-        config: The teacher's config.
-        family: Its family.
-        architecture: The student's sizes.
-        sources: For each of the student's layers, the teacher's layer it came from.
-        reason: Why the family's plain class cannot express it; kept in config.json as ``per_layer_reason``.
-    """
+    """A config with sizes layer by layer, for the family's student classes."""
     earlier = getattr(config, "source_layers", None)  # of a teacher that is itself a student
     fields = _common_fields(config, family, architecture) | {
         "head_dim": architecture.structure.head_dim,
@@ -152,15 +144,7 @@ def extract(
 ) -> Any:
     """A sub-network of a teacher as a Hugging Face causal LM that shares no memory with it.
 
-    Args:
-        state: The teacher's state dict.
-        config: The teacher's config.
-        family: The teacher's family.
-        spec: The units to keep.
-        dtype: The weights' type; the teacher's by default.
-
-    Returns:
-        A model in evaluation mode. Its logits equal the teacher's with the dropped units masked.
+    ``dtype``: The weights' type; the teacher's by default.
 
     Raises:
         ValueError: The spec names units the teacher does not have.
@@ -179,15 +163,10 @@ def extract(
 
 @dataclass(frozen=True)
 class SavedWeights:
-    """The type and size of a saved model's weights.
+    """The type and size of a saved model's weights."""
 
-    Attributes:
-        dtype: ``fp32``, ``bf16`` or ``fp16``.
-        bytes: Size of its weight files.
-    """
-
-    dtype: str
-    bytes: int
+    dtype: str  # ``fp32``, ``bf16`` or ``fp16``
+    bytes: int  # Size of its weight files
 
 
 @contextlib.contextmanager
@@ -211,12 +190,8 @@ def save_student(student: Any, folder: Path, tokenizer: Any = None, dtype: str |
     A plain model is saved as its family's class. Any other gets its modelling files beside it, for
     ``trust_remote_code=True`` where slm_ray is not installed.
 
-    Args:
-        student: The model; it keeps its own type.
-        folder: Where it goes.
-        tokenizer: Its tokenizer, saved with it.
-        dtype: ``fp32``, ``bf16`` or ``fp16``; the model's own by default (see
-            :func:`slm_ray.models.precision.export_dtype`).
+    ``dtype``: ``fp32``, ``bf16`` or ``fp16``; the model's own by default (see
+    :func:`slm_ray.models.precision.export_dtype`).
     """
     chosen = DTYPES[dtype] if dtype else next(student.parameters()).dtype
     with quiet_transformers():

@@ -30,10 +30,8 @@ def _sizes(device: torch.device) -> tuple[int, int]:
 def next_token_losses(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Negative log-likelihoods of target tokens.
 
-    Args:
-        hidden: ``[tokens, hidden]`` final hidden states.
-        head: ``[vocabulary, hidden]`` output head, of the same type.
-        targets: ``[tokens]`` token ids.
+    ``hidden``: ``[tokens, hidden]`` final hidden states. ``head``: ``[vocabulary, hidden]`` output head, of the same
+    type. ``targets``: ``[tokens]`` token ids.
 
     Returns:
         ``[tokens]`` fp32, in nats.
@@ -56,10 +54,8 @@ def kl_divergences(teacher: torch.Tensor, student: torch.Tensor, head: torch.Ten
     With ``a`` and ``b`` the two rows of logits, the divergence is ``E_a[a - b] - logsumexp(a) + logsumexp(b)``; the
     expectation and both sums are gathered slice by slice.
 
-    Args:
-        teacher: ``[tokens, hidden]`` the teacher's final hidden states.
-        student: ``[tokens, hidden]`` the student's.
-        head: ``[vocabulary, hidden]``.
+    ``teacher``: ``[tokens, hidden]`` the teacher's final hidden states. ``student``: ``[tokens, hidden]`` the
+    student's. ``head``: ``[vocabulary, hidden]``.
 
     Returns:
         ``[tokens]`` fp32, in nats.

@@ -46,11 +46,7 @@ def quiet_transformers() -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_sentence(sentence: str) -> Iterator[None]:
-    """Load quietly; whatever transformers raises (a dozen types) becomes ``sentence`` and the first line of it.
-
-    Raises:
-        UserError: Something was raised inside; a UserError stays as it is.
-    """
+    """Load quietly; whatever transformers raises (a dozen types) becomes ``sentence`` and the first line of it."""
     try:
         with quiet_transformers():
             yield
@@ -61,15 +57,7 @@ def one_sentence(sentence: str) -> Iterator[None]:
 
 
 def check_weight_files(what: str, source: Path | str) -> None:
-    """Make sure that a model folder has weights that are no pickles, and all of them; a hub id is left to transformers.
-
-    Args:
-        what: What an error begins with.
-        source: A model folder or hub id.
-
-    Raises:
-        UserError: Its weights are pickles, or its index is damaged, or names pickles or files that are not there.
-    """
+    """Check that a model folder has all weights and no pickles; a hub id is left to transformers."""
     folder = Path(source)
     if not folder.is_dir():
         return
@@ -101,14 +89,6 @@ def check_loaded(what: str, model: Any, report: Mapping[str, Any]) -> None:
     transformers fills parameters without weights with random numbers, and passes over weights that no parameter reads
     (an unmerged adapter, a layer too many). The smallest and largest value of every tensor are looked
     at, which takes 0.06 s for 135M fp32 parameters on one core.
-
-    Args:
-        what: What an error begins with.
-        model: The model.
-        report: transformers' ``output_loading_info``.
-
-    Raises:
-        UserError: One of the three does not hold; the sentence names the first tensor.
     """
     missing = sorted(report["missing_keys"])
     if missing:
@@ -130,13 +110,7 @@ def check_loaded(what: str, model: Any, report: Mapping[str, Any]) -> None:
 def read_config(source: Path | str, what: str | None = None, **options: Any) -> Any:
     """The config of a model folder or hub id, with no code of its own run.
 
-    Args:
-        source: A model folder or hub id.
-        what: What an error begins with; by default that it could not be loaded.
-        options: For ``AutoConfig.from_pretrained``.
-
-    Raises:
-        UserError: There is no such model, or transformers and slm_ray do not know its kind.
+    ``what``: What an error begins with; by default that it could not be loaded.
     """
     from transformers import AutoConfig
 
@@ -145,16 +119,7 @@ def read_config(source: Path | str, what: str | None = None, **options: Any) -> 
 
 
 def load_student(source: Path | str, name: str) -> Any:
-    """A model folder's or hub id's causal LM in fp32, checked, with no code of its own run.
-
-    Args:
-        source: Where it is.
-        name: What to call it in an error.
-
-    Raises:
-        UserError: It is no causal language model that transformers or slm_ray knows, or its weights are not whole,
-            its own and finite.
-    """
+    """A model folder's or hub id's causal LM in fp32, checked, with no code of its own run."""
     from transformers import AutoModelForCausalLM
 
     sentence = f"{name} could not be loaded as a causal language model"

@@ -20,12 +20,7 @@ def dtype_name(dtype: torch.dtype | None) -> str:
 
 
 def export_dtype(wanted: str, own: str) -> str:
-    """The type that weights are saved in.
-
-    Args:
-        wanted: One of ``EXPORT_DTYPES``; ``auto`` is the teacher's own type.
-        own: The type of the teacher's weights (:attr:`slm_ray.models.teachers.Teacher.dtype`).
-    """
+    """The type that weights are saved in."""
     return own if wanted == "auto" else wanted
 
 
@@ -35,12 +30,7 @@ def saved_bytes(num_params: int, dtype: str) -> int:
 
 
 def choose_precision(wanted: str, device: str = "cpu") -> str:
-    """The type to multiply in: ``auto`` is ``bf16`` on a GPU and on processors with AMX or AVX-512 BF16, else ``fp32``.
-
-    Args:
-        wanted: ``auto``, or the type itself.
-        device: ``cpu`` or ``cuda``; the GPU in question may be on another machine.
-    """
+    """The type to multiply in: ``auto`` is ``bf16`` on GPUs and processors with AMX or AVX-512 BF16, else ``fp32``."""
     if wanted != "auto":
         return wanted
     found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}

@@ -31,14 +31,6 @@ class SubnetRunner:
     """
 
     def __init__(self, state: Mapping[str, torch.Tensor], config: Any, family: Family) -> None:
-        """Prepare to run sub-networks.
-
-        Args:
-            state: The teacher's state dict, all of one floating type (the type computed in) and on one device (the
-                device computed on).
-            config: The teacher's config.
-            family: Its family.
-        """
         self.state, self.config, self.family = state, config, family
         self.teacher = family.architecture(config)
         self._embedding = state[family.embedding]
@@ -54,10 +46,7 @@ class SubnetRunner:
     ) -> torch.Tensor:
         """The final, normalised hidden states of a sub-network.
 
-        Args:
-            spec: The sub-network.
-            ids: ``[batch, sequence]`` token ids.
-            watch: Called with the model before it runs, to put hooks on it; the model is not used again.
+        ``ids``: ``[batch, sequence]`` token ids.
 
         Returns:
             ``[batch, sequence, hidden]`` in the teacher's type.
@@ -127,9 +116,7 @@ class SubnetRunner:
 
         Zeros in the dropped channels cost a few FLOPs; slicing the head instead would copy a fifth of a small teacher.
 
-        Args:
-            hidden: ``[tokens, kept channels]`` final hidden states.
-            spec: The sub-network they are of.
+        ``hidden``: ``[tokens, kept channels]`` final hidden states.
 
         Returns:
             ``[tokens, hidden_size]``.
@@ -146,12 +133,7 @@ class SubnetRunner:
     def token_losses(self, spec: SubnetSpec, ids: torch.Tensor) -> torch.Tensor:
         """The loss of every next token.
 
-        Args:
-            spec: The sub-network.
-            ids: ``[batch, sequence]`` token ids.
-
-        Returns:
-            ``[batch, sequence - 1]`` fp32 negative log-likelihoods, in nats.
+        ``ids``: ``[batch, sequence]`` token ids.
         """
         hidden = self.project(self.hidden_states(spec, ids)[:, :-1].flatten(0, 1), spec)
         targets = ids[:, 1:].flatten().to(self.device)

@@ -44,15 +44,10 @@ _HIGHEST_RATE = 0.01
 
 @dataclass(frozen=True)
 class Rung:
-    """A size and what it is trained with.
+    """A size and what it is trained with."""
 
-    Attributes:
-        target: The requested number of parameters.
-        architecture: Sizes, rotary positions.
-    """
-
-    target: int
-    architecture: Architecture
+    target: int  # The requested number of parameters
+    architecture: Architecture  # Sizes, rotary positions
 
     @property
     def params(self) -> int:
@@ -86,10 +81,7 @@ class Rung:
     def batch_size(self, tokens: float, sequence_length: int, multiple: int = 1) -> int:
         """Sequences of one step, a multiple of ``multiple`` (of eight of them where there is room).
 
-        Args:
-            tokens: Of the whole training.
-            sequence_length: Tokens of a sequence.
-            multiple: A number that the batch must be a multiple of, for the workers.
+        ``multiple``: A number that the batch must be a multiple of, for the workers.
         """
         wanted = self.batch_tokens(tokens) / sequence_length
         step = 8 * multiple if wanted >= 8 * multiple else multiple
@@ -143,18 +135,7 @@ def _oddness(shape: Architecture, target: int) -> float:
 
 
 def find_rung(target: int, vocab_size: int) -> Rung:
-    """The model of the ladder with about so many parameters, the embedding's included.
-
-    Args:
-        target: Parameters wanted.
-        vocab_size: Rows of the embedding; see :func:`pad_vocabulary`.
-
-    Returns:
-        The model within 3% of the target whose proportions are the most usual.
-
-    Raises:
-        UserError: There is none, mostly because the vocabulary alone is larger; the nearest sizes are named.
-    """
+    """The model of the ladder with about so many parameters, the embedding's included."""
     named = f"--scratch {format_count(target)}"
     if not SMALLEST <= target <= LARGEST:
         raise UserError(f"{named} must lie between {format_count(SMALLEST)} and {format_count(LARGEST)} parameters")
@@ -189,16 +170,7 @@ def positions_limit(positions: str, sequence_length: int) -> int:
 
 
 def with_positions(architecture: Architecture, positions: str, sequence_length: int) -> Architecture:
-    """A model's sizes with other positions; the layers are the same, a table of positions comes on top.
-
-    Args:
-        architecture: As the ladder gives it.
-        positions: One of ``POSITIONS``.
-        sequence_length: Tokens per sequence in training.
-
-    Raises:
-        UserError: There are no such positions.
-    """
+    """A model's sizes with other positions; the layers are the same, a table of positions comes on top."""
     if positions not in POSITIONS:
         raise unknown_name("kind of positions", positions, POSITIONS)
     structure = dataclasses.replace(
@@ -212,10 +184,7 @@ def with_positions(architecture: Architecture, positions: str, sequence_length: 
 def scratch_config(architecture: Architecture, positions: str, tokenizer: Any = None) -> Any:
     """The Hugging Face config of a model with these sizes.
 
-    Args:
-        architecture: Uniform layers; from :func:`with_positions`.
-        positions: One of ``POSITIONS``.
-        tokenizer: Whose special tokens it names; None: none.
+    ``tokenizer``: Whose special tokens it names; None: none.
     """
     structure, layer = architecture.structure, architecture.layers[0]
     # Not the padding token: often it is the end of a document, whose embedding would then never be trained.
@@ -233,14 +202,7 @@ def scratch_config(architecture: Architecture, positions: str, tokenizer: Any = 
 
 
 def build_scratch(architecture: Architecture, positions: str, seed: int, tokenizer: Any = None) -> Any:
-    """A model in fp32 with weights as its class initialises them (normal, standard deviation 0.02; norms are 1).
-
-    Args:
-        architecture: Its sizes.
-        positions: One of ``POSITIONS``.
-        seed: Of the weights. The same seed gives the same layers whatever the positions.
-        tokenizer: Whose special tokens its config names.
-    """
+    """A model in fp32 with weights as its class initialises them (normal, standard deviation 0.02; norms are 1)."""
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -74,15 +74,6 @@ def slice_state(
 ) -> dict[str, torch.Tensor]:
     """The state dict of a sub-network, in memory of its own.
 
-    Args:
-        state: The teacher's state dict.
-        family: The teacher's family.
-        spec: What to keep.
-        teacher: The teacher's sizes.
-
-    Returns:
-        Name to contiguous tensor, layers numbered anew from 0.
-
     Raises:
         ValueError: The sub-network names units the teacher does not have.
     """

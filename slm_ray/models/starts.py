@@ -21,18 +21,7 @@ from slm_ray.records.subnet import LayerUnits, SubnetSpec, full_subnet
 
 
 def build_start(start: str, student: Path | str, name: str, seed: int, teacher: Teacher | None) -> Any:
-    """A student in fp32 with its starting weights.
-
-    Args:
-        start: ``student``, ``random``, ``first-n`` or ``random-subnet``.
-        student: The student's folder or hub id; its sizes are those of every start.
-        name: What to call it in an error.
-        seed: Of random weights and random units.
-        teacher: Needed for ``first-n`` and ``random-subnet``.
-
-    Raises:
-        UserError: The student cannot be loaded, or the start cannot be made for it.
-    """
+    """A student in fp32 with its starting weights."""
     model = load_student(student, name)
     if start == "student":
         return model
@@ -65,14 +54,7 @@ def _from_teacher(start: str, model: Any, name: str, seed: int, teacher: Teacher
 def first_n(teacher: Architecture, budget: Budget, sequence_length: int, target_cost: int | None = None) -> SubnetSpec:
     """Inheritune's student (arXiv 2404.08634): the first n whole layers, n as large as a cost allows.
 
-    Args:
-        teacher: The teacher's sizes.
-        budget: Its upper end is never exceeded; its lower end does not count, since whole layers come in large steps.
-        sequence_length: The context at which FLOPs are counted.
-        target_cost: The cost to stay at or below, where even one layer does; else only the budget counts.
-
-    Raises:
-        UserError: Even one layer costs more than the budget.
+    ``sequence_length``: The context at which FLOPs are counted.
     """
     whole = full_subnet(teacher)
     prefixes = [SubnetSpec(whole.hidden, whole.layers[:count]) for count in range(1, teacher.num_hidden_layers + 1)]
@@ -107,11 +89,7 @@ def _random_layer(rng: random.Random, source: int, shape: LayerShape, whole: Lay
 
 
 def random_like(student: Architecture, teacher: Architecture, seed: int) -> SubnetSpec:
-    """A random sub-network of the teacher with exactly the student's sizes.
-
-    Raises:
-        UserError: The student does not fit into the teacher.
-    """
+    """A random sub-network of the teacher with exactly the student's sizes."""
     rng, whole = random.Random(seed), teacher.layers[0]
     largest = [
         max(getattr(layer, field) for layer in student.layers)

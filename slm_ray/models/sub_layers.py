@@ -51,28 +51,19 @@ class Projection:
 
 @dataclass(frozen=True)
 class SubLayer:
-    """An attention or an MLP with the norm before it.
+    """An attention or an MLP with the norm before it."""
 
-    Attributes:
-        norm: The norm.
-        module: The attention or the MLP.
-        readers: The projections that read the normalised stream, by their names within the layer.
-        writer: The projection that writes to the stream.
-        writer_path: Its owner, and its name there.
-    """
-
-    norm: Any
-    module: Any
-    readers: dict[str, Projection]
-    writer: Projection
-    writer_path: tuple[Any, str]
+    norm: Any  # The norm
+    module: Any  # The attention or the MLP
+    readers: dict[str, Projection]  # The projections that read the normalised stream, by their names within the layer
+    writer: Projection  # The projection that writes to the stream
+    writer_path: tuple[Any, str]  # Its owner, and its name there
 
     def inner(self, normed: torch.Tensor, call: dict[str, Any] | None) -> torch.Tensor:
         """The writer's input.
 
-        Args:
-            normed: ``[batch, sequence, hidden]``, normalised.
-            call: An attention's other arguments; None for an MLP.
+        ``normed``: ``[batch, sequence, hidden]``, normalised. ``call``: An attention's other arguments; None for an
+        MLP.
 
         Returns:
             ``[batch, sequence, in]``.
@@ -93,12 +84,6 @@ class TakenApart:
     """A causal LM by its sub-layers."""
 
     def __init__(self, model: Any, family: Family) -> None:
-        """Look at a model; nothing of it is changed.
-
-        Args:
-            model: A causal LM of the family, plain or heterogeneous, in evaluation mode.
-            family: Its family.
-        """
         self.model, self.family = model, family
         self.base = model.base_model
         self.layers = layers_of(self.base, family)
@@ -107,12 +92,7 @@ class TakenApart:
         self._calls: dict[int, dict[str, Any]] = {}
 
     def sub_layer(self, layer: int, kind: int) -> SubLayer | None:
-        """A sub-layer, or None where it is skipped.
-
-        Args:
-            layer: The layer's number in this model.
-            kind: ``ATTENTION`` or ``MLP``.
-        """
+        """A sub-layer, or None where it is skipped."""
         owner, names = self.layers[layer], self._names[kind]
         module = owner.get_submodule(names.module)
         if isinstance(module, (SkippedHeads, SkippedNeurons)):

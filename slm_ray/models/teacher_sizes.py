@@ -29,32 +29,17 @@ BUNDLED_ARCHITECTURE = Architecture(
 
 @dataclass(frozen=True)
 class TeacherSizes:
-    """A teacher's sizes, known before anything is downloaded or converted.
+    """A teacher's sizes, known before anything is downloaded or converted."""
 
-    Attributes:
-        name: How the user called it.
-        architecture: Its sizes; None where only a download would tell.
-        dtype: The type its own weights are saved in (:attr:`slm_ray.models.teachers.Teacher.dtype`).
-        weight_bytes: Bytes of one weight in the cache: bf16 and fp32 are kept, everything else becomes fp32.
-        note: Whether it is here, or what the run will have to do first.
-    """
-
-    name: str
-    architecture: Architecture | None
-    dtype: str
-    weight_bytes: int
-    note: str
+    name: str  # How the user called it
+    architecture: Architecture | None  # Its sizes; None where only a download would tell
+    dtype: str  # The type its own weights are saved in (:attr:`slm_ray.models.teachers.Teacher.dtype`)
+    weight_bytes: int  # Bytes of one weight in the cache: bf16 and fp32 are kept, everything else becomes fp32
+    note: str  # Whether it is here, or what the run will have to do first
 
 
 def look_up_teacher(name: str) -> TeacherSizes:
-    """Find a teacher's sizes without spending anything. Of a folder, config.json alone is needed.
-
-    Args:
-        name: ``smollm2-135m`` (bundled), a folder, a ``.gguf`` file, or a hub id ``owner/model``.
-
-    Raises:
-        UserError: It does not exist, is no model, is only half there, or its family is not supported.
-    """
+    """Find a teacher's sizes without spending anything. Of a folder, config.json alone is needed."""
     path = Path(name).expanduser()
     if name == BUNDLED_NAME:
         here = (cache_folder() / "bundled" / Path(GGUF_MEMBER).name).is_file()

@@ -36,20 +36,13 @@ _SAVED_DTYPES = (torch.float32, torch.bfloat16)
 
 @dataclass(frozen=True)
 class Teacher:
-    """A teacher in the cache: everything a worker needs to load it, and nothing that is large.
+    """A teacher in the cache: everything a worker needs to load it, and nothing that is large."""
 
-    Attributes:
-        name: How the user called it.
-        folder: Its folder in the cache: config, tokenizer, weights, manifest.
-        digest: The first 16 digits of its weights' SHA-256.
-        licence: What its card says, or ``unknown``.
-        dtype: The type its own weights are saved in: ``fp32``, ``bf16`` or ``fp16``; ``bf16`` for GGUF files.
-    """
-
-    name: str
-    folder: Path
-    digest: str
-    licence: str
+    name: str  # How the user called it
+    folder: Path  # Its folder in the cache: config, tokenizer, weights, manifest
+    digest: str  # The first 16 digits of its weights' SHA-256
+    licence: str  # What its card says, or ``unknown``
+    # The type its own weights are saved in: ``fp32``, ``bf16`` or ``fp16``; ``bf16`` for GGUF files
     dtype: str = "fp32"
 
     def here(self) -> Teacher:
@@ -97,12 +90,7 @@ class Teacher:
 def load_teacher(name: str, cache: Path | None = None) -> Teacher:
     """Find a teacher, convert it once, check it, and say where it is.
 
-    Args:
-        name: ``smollm2-135m`` (bundled), a folder, a ``.gguf`` file, or a hub id ``owner/model``.
-        cache: The cache folder; the user's by default.
-
-    Raises:
-        UserError: It does not exist, is damaged, is no model, or its family is not supported.
+    ``cache``: The cache folder; the user's by default.
     """
     cache = cache or cache_folder()
     path = Path(name).expanduser()
@@ -129,15 +117,7 @@ def loadable(name: str) -> str:
 
 
 def download_snapshot(name: str, what: str = "teacher") -> Path:
-    """A hub model's config, tokenizer and safetensors (never pickled weights), through huggingface_hub's own cache.
-
-    Args:
-        name: Its hub id.
-        what: What the model is, for an error.
-
-    Raises:
-        UserError: The hub did not give it.
-    """
+    """A hub model's config, tokenizer and safetensors (never pickled weights), through huggingface_hub's own cache."""
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md"]
@@ -193,11 +173,7 @@ def _from_folder(name: str, folder: Path, cache: Path) -> Teacher:
 
 
 def check_family(name: str, folder: Path) -> None:
-    """Refuse another family before transformers reads anything, so that it may say what it likes about it.
-
-    Raises:
-        UserError: The folder's config.json is damaged, or names a family that is not supported.
-    """
+    """Refuse another family before transformers reads anything, so that it may say what it likes about it."""
     fields = read_json(folder / "config.json")
     kind = fields.get("model_type") if isinstance(fields, dict) else None
     if not isinstance(kind, str):

@@ -23,17 +23,6 @@ def extend_vocabulary(model: Any, first_new: int, parts: list[list[int]]) -> Any
     language and no auxiliary embeddings, as WECHSEL (arXiv 2112.06598) and FOCUS (arXiv 2305.14481) do. An output head
     of its own gets its rows in the same way; a tied one stays tied. Rows behind the last token, up to a multiple of 64,
     are the mean of all old rows, if they are new.
-
-    Args:
-        model: A Hugging Face causal language model; it is changed.
-        first_new: The first new id.
-        parts: For every new id, in order, the old ids.
-
-    Returns:
-        The model.
-
-    Raises:
-        UserError: The model has fewer rows than its tokenizer has tokens.
     """
     tables = [model.get_input_embeddings()]
     if not model.config.tie_word_embeddings:

@@ -34,7 +34,7 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C in a run.
 
     Attributes:
-        run: The folder to resume; None where there is no run yet.
+        run: The folder to resume; None where there is no run yet
     """
 
     def __init__(self, run: str | None) -> None:
@@ -64,12 +64,7 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None
 
     ``--debug`` anywhere among the arguments shows the traceback as well.
 
-    Args:
-        main: Takes the arguments (without ``--debug``) and returns an exit status.
-        argv: The arguments; the process's own by default.
-
-    Returns:
-        The exit status.
+    ``argv``: The arguments; the process's own by default.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments

@@ -14,15 +14,10 @@ _PROCESSORS, _GPUS = "processors (RAPL)", "GPUs (NVML)"
 
 @dataclass(frozen=True)
 class Energy:
-    """Energy, and how it is known.
+    """Energy, and how it is known."""
 
-    Attributes:
-        joules: Measured; None where nothing could be.
-        source: Which counters measured it and what is missing, or ``unknown: …`` with the reason.
-    """
-
-    joules: float | None
-    source: str
+    joules: float | None  # Measured; None where nothing could be
+    source: str  # Which counters measured it and what is missing, or ``unknown: …`` with the reason
 
 
 class EnergyMeter:
@@ -33,12 +28,6 @@ class EnergyMeter:
     """
 
     def __init__(self, *, processor: bool) -> None:
-        """Find out what can be measured.
-
-        Args:
-            processor: Count the machine's processors too. Their counter is the whole machine's, so one worker of each
-                machine does; what else runs there is in it.
-        """
         self._wants_processor = processor
         self._has_rapl = False
         self._tracker: Any = None

@@ -32,26 +32,17 @@ _RESULT, _MESSAGE, _PROBLEM = "result", "message", "problem"
 
 @dataclass(frozen=True)
 class Share:
-    """What one worker takes of a cluster.
+    """What one worker takes of a cluster."""
 
-    Attributes:
-        cpus: Its CPUs, and threads where they are a whole number.
-        gpus: Its GPUs; 0.5 where two workers share one.
-    """
-
-    cpus: float = 1
-    gpus: float = 0
+    cpus: float = 1  # Its CPUs, and threads where they are a whole number
+    gpus: float = 0  # Its GPUs; 0.5 where two workers share one
 
     def needs(self) -> dict[str, float]:
         """By Ray's names, without what is not needed."""
         return {name: float(amount) for name, amount in (("CPU", self.cpus), ("GPU", self.gpus)) if amount}
 
     def how_many_fit(self, there: Mapping[str, float]) -> int:
-        """How many such workers resources have room for.
-
-        Args:
-            there: By Ray's names, as ``ray.cluster_resources()`` gives them.
-        """
+        """How many such workers resources have room for."""
         return min((int(there.get(name, 0.0) / amount) for name, amount in self.needs().items()), default=sys.maxsize)
 
     def __str__(self) -> str:
@@ -106,15 +97,7 @@ class FanOut(Generic[Item, Result]):
     ) -> None:  # fmt: skip
         """Declare the workers; they start with the first round.
 
-        Args:
-            make: Makes a worker's function ready, once per worker: loads the model, opens the files. Must pickle.
-            workers: How many; those that the cluster has no room for join when it has. None or 0: this process.
-            share: What each takes.
-            reads: Folders and files of this machine that workers open with :func:`slm_ray.runtime.shared.local_copy`.
-            name: What to call a worker in messages.
-            spread: Place them on as many machines as possible, not on as few.
-            retries: How often an item is tried again after its worker was lost.
-            say: Told of lost workers, and of a cluster that has no room yet.
+        ``workers``: How many; those that the cluster has no room for join when it has. None or 0: this process.
         """
         self.workers, self.share, self.name = workers or 0, share or Share(), name
         self._make, self._reads, self._spread, self._retries = make, reads, spread, retries
@@ -152,16 +135,7 @@ class FanOut(Generic[Item, Result]):
     ) -> Iterator[tuple[int, Result]]:
         """Give out items, and yield each one's place and result as soon as it is there.
 
-        Args:
-            items: Read only as workers become free, so they may be many.
-            receive: Takes an item's place and a message about it; the workers' function is then given a second
-                argument, which sends one.
-            remaining: What is left of an item whose worker was lost; by default the whole item.
-            on_failure: Told of items that failed by a user's mistake or lost their worker too often, while the others
-                go on; without it the first such one ends the round.
-
-        Raises:
-            UserError: A worker raised it, workers are lost again and again, or the cluster is too small for one.
+        ``remaining``: What is left of an item whose worker was lost; by default the whole item.
         """
         if not self.workers:
             yield from self._run_here(items, receive, on_failure)

@@ -16,25 +16,15 @@ Kind = Literal["search", "training", "teacher", "capture", "evaluation"]
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """One part of what is computed.
+    """One part of what is computed."""
 
-    Attributes:
-        name: The phase, or the model.
-        kind: What it counts as where costs are added up.
-        tokens: Expected to go through a model.
-        most_tokens: The most there can be, where that is more.
-        flops: Of the expected tokens.
-        start_seconds: To start, whatever there is to compute.
-        slowdown: The work's time over that of its matrix multiplications alone.
-    """
-
-    name: str
-    kind: Kind
-    tokens: float = 0
-    most_tokens: float = 0
-    flops: float = 0.0
-    start_seconds: float = 0.0
-    slowdown: float = 1.0
+    name: str  # The phase, or the model
+    kind: Kind  # What it counts as where costs are added up
+    tokens: float = 0  # Expected to go through a model
+    most_tokens: float = 0  # The most there can be, where that is more
+    flops: float = 0.0  # Of the expected tokens
+    start_seconds: float = 0.0  # To start, whatever there is to compute
+    slowdown: float = 1.0  # The work's time over that of its matrix multiplications alone
 
     def seconds(self, rate: float) -> float:
         """Expected time at a rate of multiplication: FLOPs per second of all workers."""
@@ -43,21 +33,13 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What a task will cost.
+    """What a task will cost."""
 
-    Attributes:
-        work: Its parts, in order.
-        memory_bytes: At its peak, of one machine; an estimate.
-        disk_bytes: What it leaves.
-        workers: Devices that share the work.
-        notes: What is not in it, or not known.
-    """
-
-    work: tuple[Work, ...] = ()
-    memory_bytes: float = 0.0
-    disk_bytes: float = 0.0
-    workers: int = 1
-    notes: tuple[str, ...] = ()
+    work: tuple[Work, ...] = ()  # Its parts, in order
+    memory_bytes: float = 0.0  # At its peak, of one machine; an estimate
+    disk_bytes: float = 0.0  # What it leaves
+    workers: int = 1  # Devices that share the work
+    notes: tuple[str, ...] = ()  # What is not in it, or not known
 
     @property
     def tokens(self) -> float:
@@ -94,12 +76,7 @@ class Forecast:
         return aligned(rows if rate else [row[:-1] for row in rows])
 
     def memory_lines(self, fix: str, *, here: bool = True) -> list[str]:
-        """The memory it needs beside the machine's, and a note where that is more.
-
-        Args:
-            fix: What needs less memory, such as ``fewer --workers``; empty where nothing does.
-            here: It runs on this machine.
-        """
+        """The memory it needs beside the machine's, and a note where that is more."""
         there = describe_environment().memory_bytes if here else None
         of = f" of {format_bytes(there)}" if there else ""
         lines = [f"memory: about {format_bytes(self.memory_bytes)}{of}"]

@@ -23,15 +23,7 @@ from slm_ray.config.errors import UserError
 
 
 def device_of(name: str, address: str | None = None) -> str:
-    """``cpu`` or ``cuda``, for ``auto``, ``cpu`` or ``cuda``.
-
-    Args:
-        name: As ``--device`` has it.
-        address: The Ray cluster that computes; its GPUs need not be where the command runs.
-
-    Raises:
-        UserError: ``cuda`` is given for this machine, which has no GPU.
-    """
+    """``cpu`` or ``cuda``, for ``auto``, ``cpu`` or ``cuda``."""
     if address and name == "cuda":
         return name
     has_gpu = torch.cuda.is_available()
@@ -47,19 +39,12 @@ _FEWEST_RUNS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """How much is spent on one figure.
+    """How much is spent on one figure."""
 
-    Attributes:
-        warm_up: Runs that are not counted.
-        least_runs: Runs that are counted, and …
-        least_seconds: … the time that they take together, at least; the longer of the two.
-        most_seconds: After that long, three runs are enough.
-    """
-
-    warm_up: int = 2
-    least_runs: int = 10
-    least_seconds: float = 1.0
-    most_seconds: float = 6.0
+    warm_up: int = 2  # Runs that are not counted
+    least_runs: int = 10  # Runs that are counted, and …
+    least_seconds: float = 1.0  # … the time that they take together, at least; the longer of the two
+    most_seconds: float = 6.0  # After that long, three runs are enough
 
     def is_enough(self, runs: int, seconds: float) -> bool:
         """Whether so many runs that took so long are enough."""
@@ -108,7 +93,6 @@ class Neighbours:
     """
 
     def __init__(self) -> None:
-        """Start now."""
         self._start = (time.monotonic(), _busy_seconds(), _own_seconds())
 
     def share(self) -> float:
@@ -141,10 +125,7 @@ _MATMUL_EFFORT = Effort(warm_up=2, least_runs=10, least_seconds=0.3, most_second
 def matmul_flops_per_second(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:
     """FLOP/s of the fastest of several products of two square matrices: a floor of what the device can do.
 
-    Args:
-        device: Where it runs, with the threads that torch is set to.
-        dtype: Of the matrices.
-        size: Their side; by default what suits the device.
+    ``size``: Their side; by default what suits the device.
     """
     side = size or _MATMUL_SIZES.get(device.type, 1024)
     generator = torch.Generator().manual_seed(0)
@@ -196,10 +177,6 @@ _MAKERS_WORDS = re.compile(r"^(NVIDIA |Tesla |GeForce )+")
 def peak_flops(device_name: str, dtype: str) -> float | None:
     """Peak dense matrix-multiplication FLOP/s of a GPU.
 
-    Args:
-        device_name: As ``torch.cuda.get_device_name`` gives it.
-        dtype: ``bf16``, ``fp16``, ``tf32`` or ``fp32``.
-
     Returns:
         FLOP/s, or None where the device or its speed in that type is not known.
     """
@@ -212,12 +189,7 @@ def model_flops_utilization(
 ) -> float | None:
     """MFU (PaLM, arXiv 2204.02311, appendix B): a run's own FLOPs over what its devices could have done in that time.
 
-    Args:
-        flops: The model's own training FLOPs, without recomputation for activation checkpointing.
-        seconds: Wall time they took.
-        device_name: As ``torch.cuda.get_device_name`` gives it.
-        dtype: Of the matrix multiplications; see :func:`peak_flops`.
-        num_devices: How many devices shared the work.
+    ``flops``: The model's own training FLOPs, without recomputation for activation checkpointing.
 
     Returns:
         Between 0 and 1, or None where the peak is not known.
@@ -269,12 +241,11 @@ class PeakMemory:
     the block begins; where it cannot be reset, a thread that looks every millisecond.
 
     Attributes:
-        bytes: The peak above the beginning; known after the block.
-        source: How it was measured.
+        bytes: The peak above the beginning; known after the block
+        source: How it was measured
     """
 
     def __init__(self, device: torch.device) -> None:
-        """Of a device: the processor, or a GPU."""
         self._device = device
         self.bytes, self.source = 0, CUDA if device.type == "cuda" else KERNEL
         self._start = 0

@@ -12,15 +12,7 @@ from slm_ray.records.files import explain_os_error
 
 @contextlib.contextmanager
 def held(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold a file's lock inside the block, waiting for whoever has it.
-
-    Args:
-        path: The file; it and its folder are made where they are missing, and stay.
-        on_wait: Called once where somebody else has it.
-
-    Raises:
-        UserError: The folder cannot be made or written.
-    """
+    """Hold a file's lock inside the block, waiting for whoever has it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a")

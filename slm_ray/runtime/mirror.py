@@ -46,16 +46,7 @@ def bring_back(run: Path, storage: str, name: str | None = None) -> bool:
 
     Checkpoints that the training itself keeps at the storage stay there.
 
-    Args:
-        run: The folder that it is to have here.
-        storage: As ``--storage`` has it.
-        name: Its name there; that of the folder by default.
-
-    Returns:
-        Whether it was fetched.
-
-    Raises:
-        UserError: The storage cannot be reached, or the disk is full.
+    ``name``: Its name there; that of the folder by default.
     """
     if run.exists():
         return False
@@ -73,21 +64,14 @@ class Mirror:
     """Keeps a folder a second time, in a thread of its own. What it did not copy itself, it does not delete.
 
     Attributes:
-        place: Where.
-        found: How many files were there before.
+        place: Where
+        found: How many files were there before
     """
 
     def __init__(self, folder: Path, storage: str, say: Callable[[str], None], name: str | None = None) -> None:
         """Look at what is there; nothing is copied yet.
 
-        Args:
-            folder: The folder of the run.
-            storage: As ``--storage`` has it; the mirror is a folder in it.
-            say: Takes what the user should know.
-            name: Its name there; that of the folder by default.
-
-        Raises:
-            UserError: The storage names no place, or cannot be reached.
+        ``name``: Its name there; that of the folder by default.
         """
         self.folder, self.place, self._say = folder, below(storage, name or folder.resolve().name), say
         self._there = Place(self.place)
@@ -109,14 +93,7 @@ class Mirror:
         self._thread.start()
 
     def stop(self, moved_to: Path | None = None) -> None:
-        """Copy what is left.
-
-        Args:
-            moved_to: The folder's name by now, where it was given another.
-
-        Raises:
-            UserError: The storage stays out of reach; the run itself is whole in its folder.
-        """
+        """Copy what is left."""
         self._ended.set()
         self._thread.join()
         if moved_to is not None:

@@ -20,7 +20,7 @@ class Console:
     """Prints lines for a person and appends the same lines, with the time, to a log file.
 
     Attributes:
-        on_progress: Called whenever any phase says how much of it is done.
+        on_progress: Called whenever any phase says how much of it is done
     """
 
     def __init__(self, log_file: Path | None = None, stream: TextIO | None = None) -> None:
@@ -64,15 +64,6 @@ class Progress:
     """One phase of a run: what is done, out of how much, and when it will be over."""
 
     def __init__(self, console: Console, label: str, total: float, unit: str = "", already_done: float = 0) -> None:
-        """Start a phase.
-
-        Args:
-            console: Where to print.
-            label: What the phase does.
-            total: How many units there are; 0 when that is not known.
-            unit: What is counted, e.g. ``trials``.
-            already_done: Units finished before this phase began (a resumed run); they do not count towards the rate.
-        """
         self.console, self.label, self.total, self.unit = console, label, total, unit
         self.done = self._start_done = already_done
         self._start = time.monotonic()

@@ -44,11 +44,7 @@ def _by_its_file(address: str) -> dict[str, float]:
 
 
 def limits_on_head(port: str) -> dict[str, float]:
-    """What the autoscaler that runs on this machine allows.
-
-    Args:
-        port: Of the cluster, for there may be several on a machine.
-    """
+    """What the autoscaler that runs on this machine allows."""
     import psutil
     import yaml
 
@@ -63,12 +59,7 @@ def limits_on_head(port: str) -> dict[str, float]:
 
 
 def limits_of(config: dict[str, Any]) -> dict[str, float]:
-    """The most of every resource that a cluster's file allows: of its head, and of the best workers for each.
-
-    Args:
-        config: What Ray calls a cluster's configuration, with what its machines have filled in, as its autoscaler
-            reads it.
-    """
+    """The most of every resource that a cluster's file allows: of its head, and of the best workers for each."""
     kinds = config.get("available_node_types") or {}
     head = config.get("head_node_type")
     most_workers = int(config.get("max_workers", 2))  # Ray's own default

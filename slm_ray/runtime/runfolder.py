@@ -27,11 +27,6 @@ class RunFolder:
     """The folder of one run. Create it with :meth:`create` or :meth:`open_existing`; close it to let go of its lock."""
 
     def __init__(self, path: Path) -> None:
-        """Take the lock of an existing folder.
-
-        Raises:
-            UserError: Another process holds the lock, or the folder cannot be written.
-        """
         self.path = path
         self._made: list[Path] = []  # folders above it, nearest first
         self.begun = (path / CONFIG_FILE).exists()
@@ -48,11 +43,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, record: RunRecord) -> RunFolder:
-        """Make a new run folder, and write what the run is started with and on.
-
-        Raises:
-            UserError: The folder already holds a run, holds other files, or cannot be written.
-        """
+        """Make a new run folder, and write what the run is started with and on."""
         missing = [above for above in path.parents if not above.exists()]
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -80,12 +71,7 @@ class RunFolder:
     def open_existing(cls, path: Path, storage: str | None = None) -> RunFolder:
         """Open the folder of an earlier run to continue it.
 
-        Args:
-            path: The folder; see :func:`find_run`.
-            storage: The storage to mirror it to; None: the one that it had.
-
-        Raises:
-            UserError: There is no run in it.
+        ``storage``: The storage to mirror it to; None: the one that it had.
         """
         find_run(path, storage)
         folder = cls(path)
@@ -100,13 +86,8 @@ class RunFolder:
     def mirror_to(self, storage: str | None, *, is_new: bool = False) -> None:
         """Keep the folder a second time at a storage, from now on until it is closed.
 
-        Args:
-            storage: As ``--storage`` has it; None: ``$SLM_RAY_STORAGE``, or nowhere if that is not set. A folder in one
-                that is mirrored is not mirrored by itself.
-            is_new: The run begins, so that one of its name at the storage is another one.
-
-        Raises:
-            UserError: The storage names no place, cannot be reached, or holds another run of this name.
+        ``storage``: As ``--storage`` has it; None: ``$SLM_RAY_STORAGE``, or nowhere if that is not set. A folder in one
+        that is mirrored is not mirrored by itself.
         """
         place = storage_of(storage)
         if place and not lies_in_a_mirror(self.path):
@@ -132,11 +113,7 @@ class RunFolder:
         return self.path / name
 
     def forget(self, *folders: str) -> None:
-        """Leave no run behind where a mistake was found before any work: the corrected command may use the same folder.
-
-        Args:
-            folders: What else was put into it so far.
-        """
+        """Leave no run behind where a mistake was found before any work, so that the folder can be used again."""
         for name in (CONFIG_FILE, ENVIRONMENT_FILE, LOG_FILE, LOCK_FILE):
             self.file(name).unlink(missing_ok=True)
         for name in folders:
@@ -147,11 +124,7 @@ class RunFolder:
                 empty.rmdir()
 
     def close(self) -> None:
-        """Bring the mirror up to date, if there is one, and let go of the lock.
-
-        Raises:
-            UserError: The storage stays out of reach; the run itself is whole in its folder.
-        """
+        """Bring the mirror up to date, if there is one, and let go of the lock."""
         mirror, self._mirror = self._mirror, None
         try:
             if mirror is not None:
@@ -167,12 +140,7 @@ class RunFolder:
 def find_run(path: Path, storage: str | None = None) -> None:
     """Make sure that an earlier run is there; one that this machine does not have is fetched from the storage.
 
-    Args:
-        path: The folder of the run.
-        storage: As ``--storage`` has it; None: ``$SLM_RAY_STORAGE``, or nowhere if that is not set.
-
-    Raises:
-        UserError: It is neither here nor there.
+    ``storage``: As ``--storage`` has it; None: ``$SLM_RAY_STORAGE``, or nowhere if that is not set.
     """
     place = storage_of(storage)
     if place:

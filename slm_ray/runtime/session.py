@@ -59,13 +59,7 @@ def default_workers(threads: int) -> int:
 def ray_session(address: str | None, num_cpus: int, storage: str | None = None) -> Iterator[None]:
     """Have Ray running inside the block.
 
-    Args:
-        address: A cluster to join; None starts one on this machine that listens on localhost only, without a dashboard.
-        num_cpus: CPUs of a cluster started here.
-        storage: As ``--storage`` has it; machines of a cluster get through it what they do not see themselves.
-
-    Raises:
-        UserError: Ray cannot start, or the cluster cannot be reached.
+    ``address``: A cluster to join; None starts one on this machine that listens on localhost only, without a dashboard.
     """
     if address and address.startswith("ray://"):
         raise UserError(
@@ -138,8 +132,7 @@ def is_on_localhost(address: str) -> bool:
 
     Ray puts a machine's own address in the place of localhost, and would wait there for a minute.
 
-    Args:
-        address: ``host:port``, or ``auto`` for the cluster of this machine, which must be running.
+    ``address``: ``host:port``, or ``auto`` for the cluster of this machine, which must be running.
     """
     place = split_address(_running_here() if address == "auto" else address)
     if place is None or place[0] not in _LOOPBACK:

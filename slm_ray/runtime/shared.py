@@ -35,7 +35,7 @@ class _Session:
     """A command's connection to a cluster of several machines.
 
     Attributes:
-        index: The folder at the storage with one entry per published path; None without a storage.
+        index: The folder at the storage with one entry per published path; None without a storage
     """
 
     def __init__(self, storage: str | None) -> None:
@@ -48,10 +48,7 @@ class _Session:
 def sharing(storage: str | None) -> Iterator[dict[str, str]]:
     """Let :func:`publish` publish to a storage inside the block.
 
-    Args:
-        storage: As ``--storage`` has it.
-
-    Yields:
+    Returns:
         Environment variables that the cluster's workers must have.
     """
     session = _Session(storage)
@@ -66,17 +63,7 @@ def sharing(storage: str | None) -> Iterator[dict[str, str]]:
 
 
 def publish(place: Path) -> Path:
-    """Make a folder or a file readable for workers on all machines; nothing to do where they see it, or there is one.
-
-    Args:
-        place: A file, or a folder without what lies in folders within it; its files never change.
-
-    Returns:
-        The same path: workers give it to :func:`local_copy`.
-
-    Raises:
-        UserError: It is not seen on other machines, and there is no storage or it cannot be reached.
-    """
+    """Make a folder or a file readable for workers on all machines; nothing to do where they see it."""
     if not _sessions:
         return place
     session, listing, path = _sessions[-1], _listing(place), place.absolute()
@@ -103,17 +90,7 @@ def publish(place: Path) -> Path:
 
 
 def local_copy(place: Path) -> Path:
-    """Where a folder or a file of the command's machine can be read on this one.
-
-    Args:
-        place: As given to :func:`publish`.
-
-    Returns:
-        The place itself where this machine has it; else a copy in this machine's cache, fetched by the first who asks.
-
-    Raises:
-        UserError: It is neither here nor at the storage, or cannot be fetched.
-    """
+    """Where a folder or a file of the command's machine can be read on this one."""
     index = os.environ.get(SHARED_VARIABLE)
     found = Place(index).read(f"{digest_json(str(place.absolute()))}.json") if index else None
     if found is None:

@@ -22,38 +22,26 @@ C = TypeVar("C", bound=Config)
 
 @dataclass(frozen=True)
 class Stage(Generic[C]):
-    """A command that works in a run folder and can be resumed.
+    """A command that works in a run folder and can be resumed."""
 
-    Attributes:
-        name: As in ``slm-ray NAME``.
-        summary: One line for ``--help``.
-        config: Its options, among them ``out`` and ``storage``.
-        execute: Does the work in a run's folder, and goes on from whatever is finished there; it imports what is
-            heavy itself, and calls ``folder.begin()`` once mistakes in the command are behind it.
-        show: Prints the summary of a finished run.
-        plan: The text of ``--dry-run``; spends nothing.
-        result_file: The file whose existence says that a run is finished.
-        may_change: The options that may be given with ``--resume``.
-        default_out: The run's folder when none is given, from the config and a time stamp.
-        check: Refuses what can be refused without heavy imports (names, sizes, files that must exist); called before
-            anything else, so that a typo takes no second and leaves no folder.
-        follow: Does the work of a process that is not the command's first (torchrun starts several), and returns
-            whether this is one; such a process has no run folder.
-        gathers: A run's folder takes more runs of the command, each of which adds what is not there yet; none is ever
-            finished.
-    """
-
-    name: str
-    summary: str
-    config: type[C]
+    name: str  # As in ``slm-ray NAME``
+    summary: str  # One line for ``--help``
+    config: type[C]  # Its options, among them ``out`` and ``storage``
+    # Does the work in a run's folder, and goes on from whatever is finished there; it imports what is heavy itself, and
+    # calls ``folder.begin()`` once mistakes in the command are behind it
     execute: Callable[[C, RunFolder], None]
-    show: Callable[[Path], None]
-    plan: Callable[[C], str]
-    result_file: str
-    may_change: tuple[str, ...]
-    default_out: Callable[[C, str], str]
+    show: Callable[[Path], None]  # Prints the summary of a finished run
+    plan: Callable[[C], str]  # The text of ``--dry-run``; spends nothing
+    result_file: str  # The file whose existence says that a run is finished
+    may_change: tuple[str, ...]  # The options that may be given with ``--resume``
+    default_out: Callable[[C, str], str]  # The run's folder when none is given, from the config and a time stamp
+    # Refuses what can be refused without heavy imports (names, sizes, files that must exist); called before anything
+    # else, so that a typo takes no second and leaves no folder
     check: Callable[[C], None] = lambda _config: None
+    # Does the work of a process that is not the command's first (torchrun starts several), and returns whether this is
+    # one; such a process has no run folder
     follow: Callable[[C], bool] = lambda _config: False
+    # A run's folder takes more runs of the command, each of which adds what is not there yet; none is ever finished
     gathers: bool = False
 
     @property
@@ -72,14 +60,7 @@ class Stage(Generic[C]):
         return parser
 
     def main(self, argv: Sequence[str]) -> int:
-        """Run the command.
-
-        Returns:
-            The exit status: 0 when done.
-
-        Raises:
-            UserError: Something the user can fix.
-        """
+        """Run the command."""
         given = vars(self.parser().parse_args(list(argv)))
         config_file, resume, dry_run = given.pop("config"), given.pop("resume"), given.pop("dry_run")
         given.pop("debug")

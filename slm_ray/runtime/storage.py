@@ -22,11 +22,7 @@ STORAGE_HELP = "keep the run here as well, a folder or s3://…; --resume fetche
 
 
 def storage_of(given: str | None) -> str | None:
-    """The storage: as given, else ``$SLM_RAY_STORAGE``, else none.
-
-    Raises:
-        UserError: It names no place, or holds a login.
-    """
+    """The storage: as given, else ``$SLM_RAY_STORAGE``, else none."""
     address = given or os.environ.get(STORAGE_VARIABLE) or None
     if address:
         check_address(address)
@@ -36,15 +32,10 @@ def storage_of(given: str | None) -> str | None:
 def storage_for_workers(given: str | None, address: str | None) -> str | None:
     """Where a run's workers write themselves: the storage that was given; on a cluster ``$SLM_RAY_STORAGE`` as well.
 
-    Args:
-        given: As ``--storage`` has it.
-        address: As ``--address`` has it; None: all workers are on this machine.
+    ``address``: As ``--address`` has it; None: all workers are on this machine.
 
     Returns:
         An address or a whole path; None: the run folder.
-
-    Raises:
-        UserError: It names no place, or holds a login.
     """
     storage = storage_of(given) if address else given
     return storage if storage is None or is_address(storage) else str(Path(storage).expanduser().resolve())
@@ -56,11 +47,7 @@ def is_address(location: str) -> bool:
 
 
 def check_address(address: str) -> None:
-    """Refuse an address that names no place, or that holds a login.
-
-    Raises:
-        UserError: What is wrong, and how to say it.
-    """
+    """Refuse an address that names no place, or that holds a login."""
     scheme, separator, place = address.partition("://")
     if secret_in(address):
         raise UserError(
@@ -97,15 +84,10 @@ class Place:
     """A folder at an address; names are paths inside of it, with ``/``.
 
     Attributes:
-        address: As it was given.
+        address: As it was given
     """
 
     def __init__(self, address: str | Path) -> None:
-        """Open it; nothing is made yet.
-
-        Raises:
-            UserError: No file system takes the address.
-        """
         import fsspec
 
         self.address = str(address)

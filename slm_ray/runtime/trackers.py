@@ -42,7 +42,7 @@ class Tracker:
     A tracker that fails says so once and never stops the run.
 
     Attributes:
-        wants_earlier: What an earlier process of this run recorded is to be logged as well; it may be known already.
+        wants_earlier: What an earlier process of this run recorded is to be logged as well; it may be known already
     """
 
     wants_earlier = False
@@ -167,16 +167,6 @@ class WandbTracker(Tracker):
     def __init__(
         self, folder: Path, group: str, job_type: str, tags: Sequence[str], config: Mapping[str, Any], say: Say
     ) -> None:
-        """Start it; offline where there is no key.
-
-        Args:
-            folder: The run folder; W&B's own files go below it.
-            group: The runs it belongs with; ``WANDB_RUN_GROUP`` comes over it.
-            job_type: ``search``, ``pretrain``, …
-            tags: Words to find it by.
-            config: The resolved options; secrets in it are masked, and what the run runs on is added.
-            say: Told what goes wrong, once.
-        """
         self._folder, self._say, self._mode = folder, say, wandb_mode()
         self._first_step, self._failures, self._exit_code = 0, 0, 0
         self._complained = self._gave_up = self._ended = False

@@ -63,11 +63,7 @@ def context_length(config: Any) -> int | None:
 
 
 def check_model_type(name: str, model_type: str) -> Family:
-    """The family of a teacher's ``model_type``.
-
-    Raises:
-        UserError: It is not declared, or cannot be a teacher.
-    """
+    """The family of a teacher's ``model_type``."""
     family = FAMILIES.get(model_type) or FAMILIES.get(model_type.removeprefix(STUDENT_PREFIX))
     if family is None or not family.can_teach:
         supported = ", ".join(sorted(name for name, known in FAMILIES.items() if known.can_teach))
@@ -79,15 +75,7 @@ def check_model_type(name: str, model_type: str) -> Family:
 
 
 def family_of(config: Any, name: str) -> Family:
-    """The family of a teacher's config.
-
-    Args:
-        config: A Hugging Face config.
-        name: What to call the model in an error.
-
-    Raises:
-        UserError: The family, or a feature of it that the model uses, is not supported, or its layers differ in size.
-    """
+    """The family of a teacher's config."""
     family = check_model_type(name, config.model_type)
     if set(family.attention_kinds(config)) - {FULL_ATTENTION}:
         raise UserError(

@@ -31,19 +31,12 @@ HEAD = "lm_head.weight"
 
 @dataclass(frozen=True, kw_only=True)
 class SubLayerNames:
-    """How a family names one sub-layer of its decoder layers.
+    """How a family names one sub-layer of its decoder layers."""
 
-    Attributes:
-        module: The attention or MLP module within the layer.
-        norm: The norm before it.
-        output: The projection that writes to the residual stream; its input is the heads or the neurons.
-        tensors: Name within the layer to axes, the norm's tensors included.
-    """
-
-    module: str
-    norm: str
-    output: str
-    tensors: Mapping[str, Axes]
+    module: str  # The attention or MLP module within the layer
+    norm: str  # The norm before it
+    output: str  # The projection that writes to the residual stream; its input is the heads or the neurons
+    tensors: Mapping[str, Axes]  # Name within the layer to axes, the norm's tensors included
 
 
 def _one(config: Any) -> float:
@@ -57,51 +50,31 @@ def _one_kind(config: Any) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One model family. Functions take a config of the family, plain or with per-layer sizes.
+    """One model family. Functions take a config of the family, plain or with per-layer sizes."""
 
-    Attributes:
-        model_type: Hugging Face's name of it.
-        stem: What the names of its student classes begin with: ``SlmRayLlama``.
-        base: The attribute of the causal LM that holds the layers' model.
-        layers: The attribute of that model that lists the layers.
-        embedding: The token embedding's tensor.
-        final_norm: The norm behind the last layer.
-        global_tensors: Name to axes, for the tensors outside the layers.
-        attention: The attention sub-layer's names.
-        mlp: The MLP sub-layer's names.
-        structure: The constants that costs depend on: biases, tied embeddings, positions, gate, q/k norms.
-        intermediate_size: The MLP width.
-        intermediate_field: The config field of the MLP width.
-        free_head_dim: The plain class takes ``head_dim`` from the config, so heads need not fill the width.
-        heads_divide_width: The plain class wants a width that is a multiple of the number of heads.
-        is_parallel: Attention and MLP of a layer read the same stream.
-        scales_by_layer: Attention is scaled by the layer's number in the teacher.
-        attention_kinds: Per layer, what it may look at; only ``full_attention`` is supported.
-        embedding_scale: What token embeddings are multiplied by before the first layer.
-        logit_scale: What logits are multiplied by.
-        can_teach: Models of it may be teachers.
-    """
-
-    model_type: str
-    stem: str
-    base: str = "model"
-    layers: str = "layers"
-    embedding: str
-    final_norm: str
-    global_tensors: Mapping[str, Axes]
-    attention: SubLayerNames
-    mlp: SubLayerNames
+    model_type: str  # Hugging Face's name of it
+    stem: str  # What the names of its student classes begin with: ``SlmRayLlama``
+    base: str = "model"  # The attribute of the causal LM that holds the layers' model
+    layers: str = "layers"  # The attribute of that model that lists the layers
+    embedding: str  # The token embedding's tensor
+    final_norm: str  # The norm behind the last layer
+    global_tensors: Mapping[str, Axes]  # Name to axes, for the tensors outside the layers
+    attention: SubLayerNames  # The attention sub-layer's names
+    mlp: SubLayerNames  # The MLP sub-layer's names
+    # The constants that costs depend on: biases, tied embeddings, positions, gate, q/k norms
     structure: Callable[[Any], Structure]
-    intermediate_size: Callable[[Any], int] = lambda config: int(config.intermediate_size)
-    intermediate_field: str = "intermediate_size"
-    free_head_dim: bool = True
-    heads_divide_width: bool = False
-    is_parallel: Callable[[Any], bool] = lambda config: False
+    intermediate_size: Callable[[Any], int] = lambda config: int(config.intermediate_size)  # The MLP width
+    intermediate_field: str = "intermediate_size"  # The config field of the MLP width
+    free_head_dim: bool = True  # The plain class takes ``head_dim`` from the config, so heads need not fill the width
+    heads_divide_width: bool = False  # The plain class wants a width that is a multiple of the number of heads
+    is_parallel: Callable[[Any], bool] = lambda config: False  # Attention and MLP of a layer read the same stream
+    # Attention is scaled by the layer's number in the teacher
     scales_by_layer: Callable[[Any], bool] = lambda config: False
+    # Per layer, what it may look at; only ``full_attention`` is supported
     attention_kinds: Callable[[Any], tuple[str, ...]] = _one_kind
-    embedding_scale: Callable[[Any], float] = _one
-    logit_scale: Callable[[Any], float] = _one
-    can_teach: bool = True
+    embedding_scale: Callable[[Any], float] = _one  # What token embeddings are multiplied by before the first layer
+    logit_scale: Callable[[Any], float] = _one  # What logits are multiplied by
+    can_teach: bool = True  # Models of it may be teachers
 
     @property
     def student_type(self) -> str:
@@ -118,11 +91,7 @@ class Family:
         return {**self.attention.tensors, **self.mlp.tensors}
 
     def student_class(self, kind: str) -> Any:
-        """A class of its modelling file; imports torch and transformers.
-
-        Args:
-            kind: ``Config``, ``Model``, ``ForCausalLM`` or ``ForSequenceClassification``.
-        """
+        """A class of its modelling file; imports torch and transformers."""
         module = importlib.import_module(f"{__package__}.modeling.{self.modeling_file}")
         return getattr(module, f"{self.stem}{kind}")
 

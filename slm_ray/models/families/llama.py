@@ -21,14 +21,7 @@ from slm_ray.records.architecture import Structure
 
 
 def llama_like(model_type: str, stem: str, structure: Callable[[Any], Structure], **changes: Any) -> Family:
-    """A family with Llama's tensor names.
-
-    Args:
-        model_type: Hugging Face's name of it.
-        stem: What the names of its student classes begin with.
-        structure: The constants that costs depend on.
-        changes: Other fields of :class:`Family`.
-    """
+    """A family with Llama's tensor names."""
     attention = {
         **norm("input_layernorm"),
         **linear("self_attn.q_proj", QUERIES, HIDDEN),
