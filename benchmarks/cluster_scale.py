@@ -81,13 +81,17 @@ def plan_alone(options: argparse.Namespace) -> dict[str, Any]:
 
 def on_ray(options: argparse.Namespace) -> dict[str, Any]:
     """The command on simulated machines."""
-    from tests.runtime.nodes import Nodes
+    from ray.cluster_utils import Cluster
+
     from tests.search.tiny_run import make_tiny
 
     with tempfile.TemporaryDirectory() as scratch:
         tiny = make_tiny(Path(scratch))
         began = time.monotonic()
-        cluster = Nodes(options.nodes, options.slots)
+        given = {"node_ip_address": "127.0.0.1", "object_store_memory": 100 << 20}
+        cluster = Cluster(initialize_head=True, head_node_args={**given, "num_cpus": 0, "include_dashboard": False})
+        for _ in range(options.nodes):
+            cluster.add_node(wait=True, num_cpus=options.slots, **given)
         up = time.monotonic() - began
         run = Path(scratch) / "run"
         words = tiny.arguments(
@@ -100,7 +104,7 @@ def on_ray(options: argparse.Namespace) -> dict[str, Any]:
         try:
             process = subprocess.Popen([sys.executable, "-m", "slm_ray.search", *words], env=environment)
             ended = threading.Event()
-            sampler = threading.Thread(target=_sample, args=(process.pid, cluster, run, rows, ended), daemon=True)
+            sampler = threading.Thread(target=_sample, args=(process.pid, run, rows, ended), daemon=True)
             sampler.start()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(options.limit)
@@ -111,7 +115,7 @@ def on_ray(options: argparse.Namespace) -> dict[str, Any]:
             process.wait()
             result = json.loads((run / "result.json").read_text()) if status == 0 else {}
         finally:
-            cluster.close()
+            cluster.shutdown()
     return {
         "nodes": options.nodes, "slots": options.nodes * options.slots, "cluster_up_seconds": round(up, 1),
         "at_once": options.at_once, "status": status, "search_seconds": result.get("spent", {}).get("seconds"),
@@ -137,7 +141,16 @@ def _busy(pids: Iterable[int]) -> float:
     return total
 
 
-def _sample(driver: int, cluster: Any, run: Path, rows: list[dict[str, Any]], ended: threading.Event) -> None:
+def _processes() -> dict[int, str]:
+    """The first word of every process that this one started, by its id."""
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error, IndexError):
+            found[process.pid] = process.cmdline()[0].split()[0]
+    return found
+
+
+def _sample(driver: int, run: Path, rows: list[dict[str, Any]], ended: threading.Event) -> None:
     """What a tenth of the trials took: time, the driver's and Ray's processor time and memory, bytes of records.
 
     A row whenever ten seconds have passed and a trial has ended, until the command does.
@@ -146,7 +159,7 @@ def _sample(driver: int, cluster: Any, run: Path, rows: list[dict[str, Any]], en
     seen: set[int] = set()
     before: dict[str, float] = {}
     while not ended.wait(10):
-        found = {pid: command.split()[0] for pid, command in cluster.processes().items()}
+        found = _processes()
         kinds = {
             name: [pid for pid, word in found.items() if word.startswith(words) or word.endswith(words)]
             for name, words in _KINDS.items()

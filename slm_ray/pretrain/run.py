@@ -291,9 +291,7 @@ class Watcher:
         self._tracking[name].send(news)
 
     def close(self) -> None:
-        """Close the models' trackers, all at once."""
-        for tracking in self._tracking.values():
-            tracking.end()
+        """Close the models' trackers."""
         for tracking in self._tracking.values():
             tracking.finish()
 

@@ -65,14 +65,10 @@ class ModelTracking:
                 self._tracker.log(row, step=record.step)
                 self._sent = record.step
 
-    def end(self) -> None:
-        """Send what the training came to, and begin to close."""
+    def finish(self) -> None:
+        """Send what the training came to, and close."""
         if self._last:
             self._tracker.summary(_summary(self._last, self._params))
-        self._tracker.end()
-
-    def finish(self) -> None:
-        """Close."""
         self._tracker.finish()
 
 

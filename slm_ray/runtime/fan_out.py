@@ -26,6 +26,7 @@ Result = TypeVar("Result")
 Work = Callable[..., Result]
 """Takes an item; and, where messages are received, a function that sends one."""
 
+_RETRIES = 2  # of an item whose worker was lost
 _WAITING_SECONDS = 10.0  # for the cluster's resources, until that is said
 _RESULT, _MESSAGE, _PROBLEM = "result", "message", "problem"
 
@@ -92,16 +93,20 @@ class FanOut(Generic[Item, Result]):
 
     def __init__(
         self, make: Callable[[], Work[Result]], workers: int | None, share: Share | None = None, *,
-        reads: Sequence[Path] = (), name: str = "worker", spread: bool = False, retries: int = 2,
-        say: Callable[[str], None] = lambda _text: None,
+        reads: Sequence[Path] = (), name: str = "worker", say: Callable[[str], None] = lambda _text: None,
     ) -> None:  # fmt: skip
         """Declare the workers; they start with the first round.
 
-        ``workers``: How many; those that the cluster has no room for join when it has. None or 0: this process.
+        Args:
+            make: Makes a worker's function ready, once per worker: loads the model, opens the files. Must pickle.
+            workers: How many; those that the cluster has no room for join when it has. None or 0: this process.
+            share: What each takes.
+            reads: Folders and files of this machine that workers open with :func:`slm_ray.runtime.shared.local_copy`.
+            name: What to call a worker in messages.
+            say: Told of lost workers, and of a cluster that has no room yet.
         """
         self.workers, self.share, self.name = workers or 0, share or Share(), name
-        self._make, self._reads, self._spread, self._retries = make, reads, spread, retries
-        self._say = say
+        self._make, self._reads, self._say = make, reads, say
         self._here: Work[Result] | None = None
         self._starting: dict[Any, Any] = {}  # what set_up gives -> the actor
         self._idle: list[Any] = []
@@ -180,7 +185,7 @@ class FanOut(Generic[Item, Result]):
                     del busy[ready]
                     self._end([actor])
                     lost[index] += 1
-                    if lost[index] > self._retries:
+                    if lost[index] > _RETRIES:
                         times = f"died {lost[index]} times" if lost[index] > 1 else "died"
                         fail(index, UserError(f"the {self.name} of item {index} {times}: is memory short?"))
                         continue
@@ -239,8 +244,7 @@ class FanOut(Generic[Item, Result]):
             for place in self._reads:
                 publish(place)
             self._shared_make = ray.put(self._make)
-        strategy = "SPREAD" if self._spread else "DEFAULT"
-        options = {"num_cpus": self.share.cpus, "num_gpus": self.share.gpus, "scheduling_strategy": strategy}
+        options = {"num_cpus": self.share.cpus, "num_gpus": self.share.gpus}
         threads = int(self.share.cpus) or None
         for _ in range(count):
             actor = ray.remote(_Worker).options(**options).remote()
@@ -257,7 +261,7 @@ class FanOut(Generic[Item, Result]):
             raise
         except RayError as error:
             self._lost_starting += 1
-            if self._lost_starting > self._retries + self.workers:
+            if self._lost_starting > _RETRIES + self.workers:
                 raise UserError(f"a {self.name} dies again and again as it starts: is memory short?") from error
             return
         if problem:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import os
 import re
 import resource
@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import psutil
@@ -131,37 +130,18 @@ def matmul_flops_per_second(device: torch.device, dtype: torch.dtype, size: int 
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(side, side, generator=generator).to(device, dtype) for _ in range(2))
     out = torch.empty_like(left)
-    if device.type == "cuda":
-        times = _event_times(left, right, out)
-    else:
-        times = time_runs(lambda: torch.mm(left, right, out=out), device, _MATMUL_EFFORT)
+    times = time_runs(lambda: torch.mm(left, right, out=out), device, _MATMUL_EFFORT)
     return 2 * side**3 / min(times)
-
-
-def _event_times(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> list[float]:
-    """Seconds between events on the GPU itself: what Python and the launch take is not part of its speed."""
-    for _ in range(_MATMUL_EFFORT.warm_up):
-        torch.mm(left, right, out=out)
-    event: Any = torch.cuda.Event
-    marks = [event(enable_timing=True) for _ in range(_MATMUL_EFFORT.least_runs + 1)]
-    marks[0].record()
-    for mark in marks[1:]:
-        torch.mm(left, right, out=out)
-        mark.record()
-    torch.cuda.synchronize(left.device)
-    return [start.elapsed_time(end) / 1e3 for start, end in itertools.pairwise(marks)]
 
 
 # Peak dense matrix-multiplication FLOP/s by tensor type, from NVIDIA's data sheets (RTX 3090 and 4090: the GA102 and
 # AD102 white papers). Dense: half of the figures "with sparsity". "fp32" is without tensor cores, "tf32" with them;
 # fp16 and bf16 sum in fp32. The names are those of torch.cuda.get_device_name without the maker's words in front,
 # matched whole: a laptop's or a cut-up (MIG) device of a like name is another one.
-_H100_SXM = {"bf16": 989e12, "fp16": 989e12, "tf32": 494e12, "fp32": 67e12}
 _PEAKS: dict[str, dict[str, float]] = {
     r"A100(-SXM4|-PCIE| )-?\d+GB( PCIe)?": {"bf16": 312e12, "fp16": 312e12, "tf32": 156e12, "fp32": 19.5e12},
-    r"H100 80GB HBM3": _H100_SXM,
+    r"H100 80GB HBM3|H200": {"bf16": 989e12, "fp16": 989e12, "tf32": 494e12, "fp32": 67e12},
     r"H100 PCIe": {"bf16": 756e12, "fp16": 756e12, "tf32": 378e12, "fp32": 51e12},
-    r"H200": _H100_SXM,
     r"A10G": {"bf16": 70e12, "fp16": 70e12, "tf32": 35e12, "fp32": 35e12},
     r"L40S": {"bf16": 362e12, "fp16": 362e12, "tf32": 183e12, "fp32": 91.6e12},
     r"L4": {"bf16": 121e12, "fp16": 121e12, "tf32": 60e12, "fp32": 30.3e12},
@@ -200,7 +180,7 @@ def model_flops_utilization(
 
 # --- Memory -----------------------------------------------------------------------------------------------------------
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_CLEAR = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"  # proc(5): sets VmHWM back to what is resident now
 _POLL_SECONDS = 0.001
 # How the peak is known; the record says which.
@@ -209,12 +189,10 @@ KERNEL, POLLED, CUDA = "kernel high-water mark", "polled every millisecond", "to
 
 def peak_memory_bytes() -> int:
     """The most memory this process has held at once (resident set)."""
-    try:
-        for line in _STATUS.read_text().splitlines():
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    except OSError:
-        pass
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
@@ -226,12 +204,11 @@ def resident_bytes() -> int:
 
 def reset_kernel_peak() -> bool:
     """Set the kernel's high-water mark back to now; False where it cannot be (not Linux, or not allowed)."""
-    try:
+    with contextlib.suppress(OSError):
         _CLEAR.write_text(_RESET_PEAK)
-    except OSError:
-        return False
-    # Sandboxed kernels take the write and do nothing: the mark must be near what is held.
-    return peak_memory_bytes() <= resident_bytes() + (1 << 20)
+        # Sandboxed kernels take the write and do nothing: the mark must be near what is held.
+        return peak_memory_bytes() <= resident_bytes() + (1 << 20)
+    return False
 
 
 class PeakMemory:
@@ -239,29 +216,25 @@ class PeakMemory:
 
     On a GPU: what torch has allocated there. On a processor: the kernel's high-water mark of resident memory, reset as
     the block begins; where it cannot be reset, a thread that looks every millisecond.
-
-    Attributes:
-        bytes: The peak above the beginning; known after the block
-        source: How it was measured
+    ``bytes`` and ``source``, which says how it was measured, are known after the block.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self._device, self._start = device, 0
         self.bytes, self.source = 0, CUDA if device.type == "cuda" else KERNEL
-        self._start = 0
-        self._poll: _Poll | None = None
+        self._most, self._over = 0, threading.Event()
+        self._poll = threading.Thread(target=self._look, daemon=True)
 
     def __enter__(self) -> PeakMemory:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
             torch.cuda.reset_peak_memory_stats(self._device)
             self._start = torch.cuda.memory_allocated(self._device)
-        elif reset_kernel_peak():
-            self._start = resident_bytes()
-        else:
-            self.source, self._start = POLLED, resident_bytes()
-            self._poll = _Poll()
+            return self
+        if not reset_kernel_peak():
+            self.source = POLLED
             self._poll.start()
+        self._start = resident_bytes()
         return self
 
     def __exit__(
@@ -270,23 +243,14 @@ class PeakMemory:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
             peak = torch.cuda.max_memory_allocated(self._device)
+        elif self.source == KERNEL:
+            peak = peak_memory_bytes()
         else:
-            peak = self._poll.stop() if self._poll else peak_memory_bytes()
+            self._over.set()
+            self._poll.join()
+            peak = max(self._most, resident_bytes())
         self.bytes = max(0, peak - self._start)
 
-
-class _Poll(threading.Thread):
-    """Remembers the largest resident set seen."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self._over, self._most = threading.Event(), 0
-
-    def run(self) -> None:
+    def _look(self) -> None:
         while not self._over.wait(_POLL_SECONDS):
             self._most = max(self._most, resident_bytes())
-
-    def stop(self) -> int:
-        self._over.set()
-        self.join()
-        return max(self._most, resident_bytes())

@@ -10,7 +10,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from slm_ray.config.errors import UserError
@@ -19,7 +18,7 @@ from slm_ray.runtime.storage import Place, below
 
 # Lies in a folder while that is mirrored: runs inside of it are not mirrored again.
 _MARK = ".mirrored"
-_EVERY_SECONDS = 5.0
+_EVERY_SECONDS = 10.0
 _PATIENCE_SECONDS = 120.0  # with a storage that fails, once the run is over
 _TRY_AGAIN_SECONDS = 2.0
 # Where a training with --storage keeps its checkpoints itself: RUN/MODEL/step-00000100/…
@@ -28,12 +27,7 @@ _LINES = {".jsonl", ".log"}  # grow by whole lines; everything else is renamed i
 _SURELY_SAME_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
-class _State:
-    """What a file was like when it was copied."""
-
-    num_bytes: int
-    modified: int
+_State = tuple[int, int]  # bytes and time of a file when it was copied
 
 
 def _is_kept(name: str) -> bool:
@@ -44,9 +38,8 @@ def _is_kept(name: str) -> bool:
 def bring_back(run: Path, storage: str, name: str | None = None) -> bool:
     """Fetch a run from a storage, if this machine has no folder of it.
 
-    Checkpoints that the training itself keeps at the storage stay there.
-
-    ``name``: Its name there; that of the folder by default.
+    Checkpoints that the training itself keeps at the storage stay there. ``name`` is its name there, by default that of
+    the folder.
     """
     if run.exists():
         return False
@@ -61,12 +54,7 @@ def bring_back(run: Path, storage: str, name: str | None = None) -> bool:
 
 
 class Mirror:
-    """Keeps a folder a second time, in a thread of its own. What it did not copy itself, it does not delete.
-
-    Attributes:
-        place: Where
-        found: How many files were there before
-    """
+    """Keeps a folder a second time, in a thread of its own. What it did not copy itself, it does not delete."""
 
     def __init__(self, folder: Path, storage: str, say: Callable[[str], None], name: str | None = None) -> None:
         """Look at what is there; nothing is copied yet.
@@ -76,12 +64,11 @@ class Mirror:
         self.folder, self.place, self._say = folder, below(storage, name or folder.resolve().name), say
         self._there = Place(self.place)
         sizes = self._there.sizes()
-        self.found = len(sizes)
+        self.found = len(sizes)  # files that were there before
         self._copied: dict[str, _State] = {}
-        self._lines_there: dict[str, int] = {}  # bytes of the whole lines of a growing file
         for name, path in self._here():
             state = _state(path)
-            if path.suffix not in _LINES and sizes.get(name) == state.num_bytes >= _SURELY_SAME_BYTES:
+            if path.suffix not in _LINES and sizes.get(name) == state[0] >= _SURELY_SAME_BYTES:
                 self._copied[name] = state  # weights need not go again; small files do, at no cost
         self._problem: str | None = None
         self._ended = threading.Event()
@@ -147,7 +134,7 @@ class Mirror:
             try:
                 state = _state(path)
                 if self._copied.get(name) != state:
-                    self._copy(name, path, state.num_bytes)
+                    self._copy(name, path)
                     self._copied[name] = state
             except (UserError, FileNotFoundError):
                 if path.exists():
@@ -155,38 +142,22 @@ class Mirror:
         for name in [name for name in self._copied if name not in here]:
             self._there.remove(name)
             del self._copied[name]
-            self._lines_there.pop(name, None)
 
-    def _copy(self, name: str, path: Path, num_bytes: int) -> None:
-        """Copy a file; of one that grows, the whole lines that are not there yet."""
+    def _copy(self, name: str, path: Path) -> None:
+        """Copy a file; of one that grows, the whole lines."""
         if path.suffix not in _LINES:
             self._there.put(path, name)
             return
-        start = self._lines_there.get(name, 0)
         try:
-            if 0 < start <= num_bytes:
-                new = _lines_from(path, start)
-                if not new or self._there.append(new, name):
-                    self._lines_there[name] = start + len(new)
-                    return
-            lines = _lines_from(path, 0)
+            data = path.read_bytes()
         except OSError as error:
             raise explain_os_error(error, f"copying {path}") from error
-        self._there.write(name, lines)
-        self._lines_there[name] = len(lines)
-
-
-def _lines_from(path: Path, start: int) -> bytes:
-    """The whole lines behind an offset."""
-    with path.open("rb") as file:
-        file.seek(start)
-        data = file.read()
-    return data[: data.rfind(b"\n") + 1]
+        self._there.write(name, data[: data.rfind(b"\n") + 1])
 
 
 def _state(path: Path) -> _State:
     stat = path.stat()
-    return _State(stat.st_size, stat.st_mtime_ns)
+    return stat.st_size, stat.st_mtime_ns
 
 
 def lies_in_a_mirror(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,21 +31,17 @@ def _by_its_file(address: str) -> dict[str, float]:
     It is a process on the head, which was given the cluster's file at its start.
     """
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    head = next((node["NodeID"] for node in ray.nodes() if node["Alive"] and _HEAD in node["Resources"]), None)
     port = address.rpartition(":")[2]
-    if head is None:
-        return {}
-    if head == ray.get_runtime_context().get_node_id():
+    head = next((node["NodeID"] for node in ray.nodes() if node["Alive"] and _HEAD in node["Resources"]), None)
+    if head in (None, ray.get_runtime_context().get_node_id()):
         return limits_on_head(port)
-    there = NodeAffinitySchedulingStrategy(node_id=head, soft=False)
-    task = ray.remote(limits_on_head).options(num_cpus=0, scheduling_strategy=there)
+    task = ray.remote(limits_on_head).options(num_cpus=0, resources={_HEAD: 0.001})
     return dict(ray.get(task.remote(port)))
 
 
 def limits_on_head(port: str) -> dict[str, float]:
-    """What the autoscaler that runs on this machine allows."""
+    """What the autoscaler of the cluster at a port allows, if it runs on this machine."""
     import psutil
     import yaml
 
@@ -52,27 +49,17 @@ def limits_on_head(port: str) -> dict[str, float]:
         with contextlib.suppress(psutil.Error, OSError, yaml.YAMLError):
             words = process.cmdline()
             path = next((word.removeprefix(_FLAG) for word in words if word.startswith(_FLAG)), None)
-            of_this = any(word.startswith("--gcs-address=") and word.endswith(f":{port}") for word in words)
-            if path and of_this:
+            if path and any(word.startswith("--gcs-address=") and word.endswith(f":{port}") for word in words):
                 return limits_of(yaml.safe_load(Path(path).expanduser().read_text()))
     return {}
 
 
 def limits_of(config: dict[str, Any]) -> dict[str, float]:
-    """The most of every resource that a cluster's file allows: of its head, and of the best workers for each."""
-    kinds = config.get("available_node_types") or {}
-    head = config.get("head_node_type")
-    most_workers = int(config.get("max_workers", 2))  # Ray's own default
-    names = {name for kind in kinds.values() for name in kind.get("resources") or {}}
-    found = {}
-    for name in names:
-        each = [
-            (float((kind.get("resources") or {}).get(name, 0)),
-             int(kind.get("max_workers", 0 if which == head else most_workers)))
-            for which, kind in kinds.items()
-        ]  # fmt: skip
-        total, left = float((kinds.get(head, {}).get("resources") or {}).get(name, 0)), most_workers
-        for amount, count in sorted(each, reverse=True):
-            total, left = total + amount * min(count, left), left - min(count, left)
-        found[name] = total
-    return found
+    """The most of every resource that a cluster's file, as its autoscaler reads it, allows: of its head and workers."""
+    head, most_workers = config.get("head_node_type"), int(config.get("max_workers", 2))  # Ray's own default
+    found: dict[str, float] = defaultdict(float)
+    for which, kind in (config.get("available_node_types") or {}).items():
+        machines = min(int(kind.get("max_workers", most_workers)), most_workers) if which != head else 1
+        for name, amount in (kind.get("resources") or {}).items():
+            found[name] += float(amount) * machines
+    return dict(found)

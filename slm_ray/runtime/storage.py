@@ -22,10 +22,23 @@ STORAGE_HELP = "keep the run here as well, a folder or s3://…; --resume fetche
 
 
 def storage_of(given: str | None) -> str | None:
-    """The storage: as given, else ``$SLM_RAY_STORAGE``, else none."""
-    address = given or os.environ.get(STORAGE_VARIABLE) or None
-    if address:
-        check_address(address)
+    """The storage, checked: as given, else ``$SLM_RAY_STORAGE``, else none."""
+    address = given or os.environ.get(STORAGE_VARIABLE)
+    if not address:
+        return None
+    scheme, separator, place = address.partition("://")
+    if secret_in(address):
+        raise UserError(
+            f"--storage {redact(address)} holds a login, which would end in the run's records: give it by the "
+            "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS)"
+        )
+    if separator and "?" in place:
+        raise UserError(
+            f"--storage {redact(address)} has options behind '?', which are not read: give them by the environment "
+            "(AWS_ENDPOINT_URL, AWS_REGION)"
+        )
+    if not (place if separator else scheme).strip("/") and address != "/":
+        raise UserError(f"--storage {address} names no place: give e.g. s3://bucket/folder")
     return address
 
 
@@ -46,23 +59,6 @@ def is_address(location: str) -> bool:
     return "://" in location
 
 
-def check_address(address: str) -> None:
-    """Refuse an address that names no place, or that holds a login."""
-    scheme, separator, place = address.partition("://")
-    if secret_in(address):
-        raise UserError(
-            f"--storage {redact(address)} holds a login, which would end in the run's records: give it by the "
-            "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS)"
-        )
-    if separator and "?" in place:
-        raise UserError(
-            f"--storage {redact(address)} has options behind '?', which are not read: give them by the environment "
-            "(AWS_ENDPOINT_URL, AWS_REGION)"
-        )
-    if not (place if separator else scheme).strip("/") and address != "/":
-        raise UserError(f"--storage {address} names no place: give e.g. s3://bucket/folder")
-
-
 def below(address: str, name: str) -> str:
     """The address of a name inside of a place."""
     return f"{address.rstrip('/')}/{name}"
@@ -81,11 +77,7 @@ def reaching(address: str) -> Iterator[None]:
 
 
 class Place:
-    """A folder at an address; names are paths inside of it, with ``/``.
-
-    Attributes:
-        address: As it was given
-    """
+    """A folder at an address; names are paths inside of it, with ``/``."""
 
     def __init__(self, address: str | Path) -> None:
         import fsspec
@@ -141,16 +133,6 @@ class Place:
         """Copy a file there; readers see the old one or the new one, whole."""
         with reaching(self.address), self._arriving(name) as path:
             self._system.put_file(str(source), path)
-
-    def append(self, data: bytes, name: str) -> bool:
-        """Add to the end of a file there; False where the file system cannot."""
-        with reaching(self.address):
-            try:
-                with self._system.open(self.path(name), "ab") as file:
-                    file.write(data)
-            except (NotImplementedError, ValueError):
-                return False
-        return True
 
     def get(self, name: str, target: Path) -> None:
         """Copy a file from there."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import netrc
 import os
-import queue
 import shutil
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -42,7 +40,7 @@ class Tracker:
     A tracker that fails says so once and never stops the run.
 
     Attributes:
-        wants_earlier: What an earlier process of this run recorded is to be logged as well; it may be known already
+        wants_earlier: What an earlier process of this run recorded is to be logged as well; it may be known already.
     """
 
     wants_earlier = False
@@ -59,9 +57,6 @@ class Tracker:
     def summary(self, values: Mapping[str, Any]) -> None:
         """Set what the run comes to."""
 
-    def end(self) -> None:
-        """Begin to close: several trackers that are to be finished then do it at once."""
-
     def finish(self) -> None:
         """Flush and close; takes a bounded time."""
 
@@ -76,29 +71,29 @@ class JsonlTracker(Tracker):
         self._say, path = say, folder / MetricRow.FILE
         self.wants_earlier = not path.exists() or not path.stat().st_size
         self._file: RecordFile[MetricRow] | None = None
-        try:
+        with self._giving_up():
             self._file = RecordFile(path)
+
+    @contextlib.contextmanager
+    def _giving_up(self) -> Any:
+        try:
+            yield
         except UserError as error:
-            self._give_up(error)
+            self._file = None
+            self._say(f"metrics are not kept any more ({error}); the run goes on without them")
 
-    def _give_up(self, error: UserError) -> None:
-        self._file = None
-        self._say(f"metrics are not kept any more ({error}); the run goes on without them")
-
-    def _append(self, step: int | None, values: Mapping[str, Any]) -> None:
-        if self._file is not None:
-            try:
-                self._file.append(MetricRow(step=step, **values))
-            except UserError as error:
-                self._give_up(error)
+    def _append(self, row: MetricRow) -> None:
+        with self._giving_up():
+            if self._file is not None:
+                self._file.append(row)
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Append one line."""
-        self._append(step, metrics)
+        self._append(MetricRow.model_validate({**metrics, "step": step}))
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Append one line without a step."""
-        self._append(None, values)
+        self._append(MetricRow.model_validate(values))
 
     def finish(self) -> None:
         """Close the file."""
@@ -114,9 +109,7 @@ def group_of(run: Path) -> str:
 
 
 DEFAULT_SERVER = "https://api.wandb.ai"
-INIT_SECONDS, FINISH_SECONDS, LATE_SECONDS = 20.0, 30.0, 5.0
-MOST_WAITING = 20_000  # rows that W&B has not taken yet; more are not kept
-MOST_FAILURES = 3  # in a row, before W&B is left alone
+INIT_SECONDS, FINISH_SECONDS = 20.0, 30.0
 LEAST_FREE_BYTES = 64 << 20  # on a full disk W&B fills the terminal with tracebacks
 _LONGEST_TAG, _LONGEST_NAME = 64, 128  # W&B refuses longer ones
 _SETTINGS = {
@@ -125,10 +118,6 @@ _SETTINGS = {
     # Command line, paths, user and host stay here: the config says what a reader needs, without secrets.
     "x_disable_meta": True, "host": "",
 }  # fmt: skip
-Action = Callable[[Any], object]
-
-# Set once W&B has kept this process waiting in vain: from then on it is given little time.
-IS_LATE = threading.Event()
 
 
 class WandbRun(Record):
@@ -162,56 +151,76 @@ def wandb_mode() -> str:
 
 
 class WandbTracker(Tracker):
-    """A run in W&B; see :class:`Tracker`."""
+    """A run in W&B, offline where there is no key; W&B's own files go below the run folder."""
 
     def __init__(
         self, folder: Path, group: str, job_type: str, tags: Sequence[str], config: Mapping[str, Any], say: Say
     ) -> None:
-        self._folder, self._say, self._mode = folder, say, wandb_mode()
-        self._first_step, self._failures, self._exit_code = 0, 0, 0
-        self._complained = self._gave_up = self._ended = False
-        self._queue: queue.Queue[Action | None] = queue.Queue(MOST_WAITING)
-        self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
+        self._say, self._run, self._first_step, self._complained = say, None, 0, False
         try:
             if (free := shutil.disk_usage(folder).free) < LEAST_FREE_BYTES:
                 raise UserError(f"the disk of {folder} has only {free >> 20} MiB free")
-            known = find_record(folder, WandbRun)
-            self._id = known.id if known else uuid.uuid4().hex[:12]
-            if known is None:
-                write_record(folder, WandbRun(id=self._id))
-        except (UserError, OSError) as error:
-            self._give_up(error)
-            return
-        # What an earlier process left on disk is sent before this one's.
-        self.wants_earlier = self._mode == "online" or not list((folder / "wandb").glob(f"*run-*-{self._id}*"))
-        self._kept = f"wandb sync {folder}/wandb/*run-*-{self._id}*"
-        self._options: dict[str, Any] = {
-            "project": wandb_project(), "id": self._id, "resume": "allow",
-            "group": (os.environ.get("WANDB_RUN_GROUP") or group)[:_LONGEST_NAME], "job_type": job_type,
-            "tags": list(dict.fromkeys(str(tag)[:_LONGEST_TAG] for tag in tags if tag)),
-            "config": redact_value({**config, "environment": describe_environment().to_json()}),
-            "name": folder.resolve().name[:_LONGEST_NAME], "dir": str(folder),
-            "reinit": "create_new",  # several models of one command are tracked at once
-        }  # fmt: skip
-        self._thread.start()
+            if (known := find_record(folder, WandbRun)) is None:
+                write_record(folder, known := WandbRun(id=uuid.uuid4().hex[:12]))
+            mode = wandb_mode()
+            # What an earlier process left on disk is sent before this one's.
+            self.wants_earlier = mode == "online" or not list((folder / "wandb").glob(f"*run-*-{known.id}*"))
+            self._kept = f"wandb sync {folder}/wandb/*run-*-{known.id}*"
+            options: dict[str, Any] = {
+                "project": wandb_project(), "id": known.id, "resume": "allow", "job_type": job_type,
+                "group": (os.environ.get("WANDB_RUN_GROUP") or group)[:_LONGEST_NAME],
+                "tags": list(dict.fromkeys(str(tag)[:_LONGEST_TAG] for tag in tags if tag)),
+                "config": redact_value({**config, "environment": describe_environment().to_json()}),
+                "name": folder.resolve().name[:_LONGEST_NAME], "dir": str(folder),
+                "reinit": "create_new",  # several models of one command are tracked at once
+            }  # fmt: skip
+            self._run = self._start(folder, mode, options)
+        except Exception as error:  # whatever W&B does, the run goes on
+            self._complain(f"W&B is not available ({_reason(error)}); the run goes on without it")
 
-    # What the run calls: nothing here waits, but finish.
+    def _start(self, folder: Path, mode: Any, options: dict[str, Any]) -> Any:
+        """The run, with the axes of its figures; one kept on disk where the server does not take it."""
+        # What W&B stages of tables until they are sent, which offline is later: not in the user's home, which may be
+        # another one then, or read-only.
+        os.environ.setdefault("WANDB_DATA_DIR", str(folder.resolve() / "wandb"))
+        import wandb
+
+        settings = wandb.Settings(**_SETTINGS)
+        try:
+            run = wandb.init(**options, mode=mode, settings=settings)
+        except Exception as error:
+            if mode != "online":
+                raise
+            # W&B still holds the id of the one that failed, so this one has another until it is sent.
+            self._kept = f"wandb sync --id {options['id']} {folder}/wandb/offline-run-*"
+            self._say(f"W&B cannot be reached ({_reason(error)}): this run is kept on disk; {self._send_later()}")
+            run = wandb.init(**options | {"id": f"{options['id']}-kept"}, mode="offline", settings=settings)
+        else:
+            if mode == "online":
+                self._first_step = int(run.starting_step)  # 0, or behind what the server has of a resumed run
+            elif mode == "offline":
+                self._say(f"W&B is offline (no key, or WANDB_MODE says so): {self._send_later()}")
+        for axis in AXES:
+            run.define_metric(axis, hidden=True)
+        for pattern, axis in AXIS_OF.items():
+            run.define_metric(pattern, step_metric=axis)
+        return run
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Log scalars at a step; one that the server has already is passed over."""
-        row = dict(metrics)
-        self._put(lambda run: run.log(row, step=step) if step >= self._first_step else None)
+        if step >= self._first_step:
+            self._do(lambda run: run.log(dict(metrics), step=step))
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Log a table; columns of numbers and words are allowed."""
-        header, data = list(columns), [[_cell(cell) for cell in row] for row in rows]
 
         def send(run: Any) -> None:
             import wandb
 
-            run.log({name: wandb.Table(columns=header, data=data, allow_mixed_types=True)})
+            data = [[_cell(cell) for cell in row] for row in rows]
+            run.log({name: wandb.Table(columns=list(columns), data=data, allow_mixed_types=True)})
 
-        self._put(send)
+        self._do(send)
 
     def image(self, name: str, path: Path) -> None:
         """Log a picture file."""
@@ -221,119 +230,30 @@ class WandbTracker(Tracker):
 
             run.log({name: wandb.Image(str(path))})
 
-        self._put(send)
+        self._do(send)
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Set what the run comes to."""
-        found = redact_value(dict(values))
-        self._put(lambda run: run.summary.update(found))
-
-    def end(self) -> None:
-        """Begin to close, so that several runs close at once; one that ends in an exception counts as failed."""
-        if not self._ended:
-            self._ended = True
-            self._exit_code = int(sys.exc_info()[0] is not None)
-            with contextlib.suppress(queue.Full):
-                self._queue.put_nowait(None)
+        self._do(lambda run: run.summary.update(redact_value(dict(values))))
 
     def finish(self) -> None:
-        """Send the rest and close; wait a bounded time for it."""
-        self.end()
-        if self._thread.is_alive():
-            self._thread.join(LATE_SECONDS if IS_LATE.is_set() else INIT_SECONDS + FINISH_SECONDS + LATE_SECONDS)
-            if self._thread.is_alive():
-                self._is_late()
-
-    def _put(self, action: Action) -> None:
-        if not self._gave_up and not self._ended:
-            try:
-                self._queue.put_nowait(action)
-            except queue.Full:
-                self._give_up(TimeoutError("it takes nothing any more"))
-
-    # What W&B's own thread does.
-
-    def _work(self) -> None:
-        run = None
-        try:
-            run = self._start()
-        except Exception as error:  # whatever W&B does, the run goes on
-            self._give_up(error)
-        while (action := self._queue.get()) is not None:
-            if run is not None and not self._gave_up:
-                self._do(action, run)
-        if run is not None:
-            self._close(run)
-
-    def _start(self) -> Any:
-        """The run, with the axes of its figures; one kept on disk where the server does not take it."""
-        # What W&B stages of tables until they are sent, which offline is later: not in the user's home, which may be
-        # another one then, or read-only.
-        os.environ.setdefault("WANDB_DATA_DIR", str(self._folder.resolve() / "wandb"))
-        import wandb
-
-        known = getattr(wandb.Settings, "model_fields", _SETTINGS)
-        settings = wandb.Settings(**{name: value for name, value in _SETTINGS.items() if name in known})
-        was_late = self._mode == "online" and IS_LATE.is_set()
-        mode: Any = "offline" if was_late else self._mode
-        try:
-            run = wandb.init(**self._options, mode=mode, settings=settings)
-        except Exception as error:
-            if mode != "online":
-                raise
-            IS_LATE.set()
-            # W&B still holds the id of the one that failed, so this one has another until it is sent.
-            self._kept = f"wandb sync --id {self._id} {self._folder}/wandb/offline-run-*"
-            self._say(f"W&B cannot be reached ({_reason(error)}): this run is kept on disk; {self._send_later()}")
-            run = wandb.init(**self._options | {"id": f"{self._id}-kept"}, mode="offline", settings=settings)
-        else:
-            if mode == "online":
-                self._first_step = int(run.starting_step)  # 0, or behind what the server has of a resumed run
-            elif mode == "offline":
-                why = "it kept this process waiting before" if was_late else "no key, or WANDB_MODE says so"
-                self._say(f"W&B is offline ({why}): {self._send_later()}")
-        for axis in AXES:
-            run.define_metric(axis, hidden=True)
-        for pattern, axis in AXIS_OF.items():
-            run.define_metric(pattern, step_metric=axis)
-        return run
-
-    def _do(self, action: Action, run: Any) -> None:
-        """Pass one thing on. What fails is left out, and W&B is left alone when nothing goes through any more."""
-        try:
-            action(run)
-            self._failures = 0
-        except Exception as error:
-            self._failures += 1
-            if self._failures >= MOST_FAILURES:
-                self._give_up(error)
-            else:
-                self._complain(f"W&B did not take something ({_reason(error)}); the run goes on")
-
-    def _close(self, run: Any) -> None:
+        """Send the rest and close, in a bounded time; a run that ends in an exception counts as failed."""
         start = time.monotonic()
-        try:
-            run.finish(exit_code=self._exit_code)
-        except Exception as error:
-            self._give_up(error)
-            # Its process has died: without this, W&B prints a traceback when ours ends.
-            with contextlib.suppress(Exception):
-                import wandb
-
-                wandb.teardown()
+        self._do(lambda run: run.finish(exit_code=int(sys.exc_info()[0] is not None)))
+        self._run = None
         if time.monotonic() - start >= FINISH_SECONDS:
-            self._is_late()
+            self._complain(f"W&B did not finish in time: what it has not sent is kept on disk; {self._send_later()}")
 
-    def _is_late(self) -> None:
-        IS_LATE.set()
-        self._complain(f"W&B did not finish in time: what it has not sent is kept on disk; {self._send_later()}")
+    def _do(self, action: Callable[[Any], object]) -> None:
+        """Pass one thing on; what fails is left out."""
+        try:
+            if self._run is not None:
+                action(self._run)
+        except Exception as error:
+            self._complain(f"W&B did not take something ({_reason(error)}); the run goes on")
 
     def _send_later(self) -> str:
         return f"send it later with `{self._kept}`"
-
-    def _give_up(self, error: Exception) -> None:
-        self._gave_up = True
-        self._complain(f"W&B is not available ({_reason(error)}); the run goes on without it")
 
     def _complain(self, sentence: str) -> None:
         if not self._complained:
@@ -348,7 +268,6 @@ def _reason(error: Exception) -> str:
 def _cell(value: Any) -> Any:
     """What a cell of a W&B table may hold."""
     return value if value is None or isinstance(value, (bool, int, float)) else redact(str(value))
-
 
 
 def make_tracker(

@@ -29,7 +29,7 @@ class Seen(NoTracker):
     def summary(self, values):
         self.values = dict(values)
 
-    def end(self):
+    def finish(self):
         self.ends += 1
 
 
@@ -102,7 +102,7 @@ def test_an_evaluation_is_sent_with_its_step(folder, seen):
     model.send([step(1), step(2), evaluation(2)])
     model.send([step(3)])
     model.send([evaluation(3)])
-    model.end()
+    model.finish()
     rows = merged(seen.rows)
     assert sorted(rows) == [0, 1, 2, 3] and all(names.EVAL["loss"] in rows[number] for number in (0, 2, 3))
     assert rows[3][names.TRAIN["loss"]] == 2.0 and rows[3][names.EVAL["loss"]] == 3.0
@@ -132,13 +132,13 @@ def test_a_resumed_process_sends_all_only_where_it_is_wanted(wants_earlier, sent
     seen.wants_earlier = wants_earlier
     model = track(folder)
     model.send([step(3)])
-    model.end()
+    model.finish()
     assert [number for number, _ in seen.rows] == sent
 
 
 @pytest.mark.parametrize("kind", ["none", "jsonl"])
 def test_without_wandb_the_records_are_enough(kind, folder, seen, tmp_path):
-    track(folder, kind).end()
+    track(folder, kind).finish()
     track_results(config(kind), tmp_path, None)
     assert not hasattr(seen, "options")
 

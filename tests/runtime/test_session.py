@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import psutil
 import pytest
+from ray.cluster_utils import Cluster
 
 from slm_ray.config.errors import UserError
 from slm_ray.runtime import session
 from slm_ray.runtime.session import is_on_localhost, ray_session, split_address
-from tests.runtime.nodes import Nodes
-from tests.runtime.test_files import ROOT
 
 JOIN = """
 import sys
+from pathlib import Path
+from slm_ray.runtime.fan_out import FanOut
 from slm_ray.runtime.session import ray_session
-with ray_session(sys.argv[1], 1):
+from slm_ray.runtime.shared import local_copy
+
+folder, storage = Path(sys.argv[2]), sys.argv[3]
+
+def read():
+    def work(item):
+        import time, ray
+        time.sleep(0.2)  # so that each machine has some
+        return ray.get_runtime_context().get_node_id(), (local_copy(folder) / "text").read_text()
+    return work
+
+with ray_session(sys.argv[1], 1, storage):
     import ray
-    print("joined by", ray.util.get_node_ip_address())
+    with FanOut(read, 2, reads=[folder], name="reader", say=print) as readers:
+        found = readers.map(range(8))
+    print("joined by", ray.util.get_node_ip_address(), len({node for node, _ in found}), {text for _, text in found})
 """
 
 
@@ -73,12 +90,21 @@ def test_a_head_is_asked_at_both_addresses(own):
 
 
 @pytest.mark.slow
-def test_a_cluster_on_localhost_is_joined_at_once():
-    nodes = Nodes(1)
+def test_a_cluster_of_two_machines_on_localhost_is_joined_and_used(tmp_path, monkeypatch):
+    scratch = tempfile.mkdtemp()  # of its own, for there may be another cluster here; short, for sockets are in it
+    monkeypatch.setenv("RAY_TMPDIR", scratch)
+    (Path(scratch) / "ray").mkdir()
+    given = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "object_store_memory": 100 << 20}
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "text").write_text("read by all")
+    cluster = Cluster(initialize_head=True, head_node_args={**given, "include_dashboard": False, "temp_dir": scratch})
     try:
-        words = [sys.executable, "-c", JOIN, nodes.address]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=400, cwd=ROOT)
+        cluster.add_node(wait=True, **given)
+        words = [sys.executable, "-c", JOIN, cluster.address, str(tmp_path / "folder"), str(tmp_path / "storage")]
+        root = Path(__file__).parents[2]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=300, cwd=root)
     finally:
-        nodes.close()
+        cluster.shutdown()
+        shutil.rmtree(scratch, ignore_errors=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "joined by 127.0.0.1" in done.stdout
+    assert "joined by 127.0.0.1 2 {'read by all'}" in done.stdout

@@ -85,23 +85,14 @@ def test_files_are_copied_in_the_order_in_which_they_were_written(storage, tmp_p
     assert len(names) == 3
 
 
-def test_lines_are_added_to_what_is_there_and_half_ones_wait(storage, tmp_path, monkeypatch):
+def test_half_lines_wait(storage, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    mirror, added, append = Mirror(run, storage, print), [], Place.append
-    monkeypatch.setattr(Place, "append", lambda self, data, name: (added.append(data), append(self, data, name))[1])
-
-    def now(text):
+    mirror = Mirror(run, storage, print)
+    for text, there in (("1\n2", "1\n"), ("1\n2\n3\n", "1\n2\n3\n"), ("1\n", "1\n")):
         (run / "trials.jsonl").write_text(text)
-        os.utime(run / "trials.jsonl", ns=(len(text), len(text)))
         mirror._round()
-        return Place(mirror.place).read("trials.jsonl").decode()
-
-    assert now("1\n2") == "1\n" and added == []
-    assert now("1\n2\n3\n") == "1\n2\n3\n" and added == [b"2\n3\n"]
-    assert now("1\n2\n3\n4") == "1\n2\n3\n" and now("1\n") == "1\n"
-    monkeypatch.setattr(Place, "append", lambda *_: False)  # a file system that cannot
-    assert now("1\n5\n6\n") == "1\n5\n6\n"
+        assert Place(mirror.place).read("trials.jsonl").decode() == there
 
 
 def test_weights_that_are_there_do_not_go_again(storage, tmp_path):
