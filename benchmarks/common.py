@@ -15,7 +15,7 @@ from slm_ray.runtime.environment import describe_environment
 from slm_ray.runtime.progress import Console, Progress
 from slm_ray.search.candidates import FinishedSearch
 from slm_ray.search.config import SearchConfig
-from slm_ray.search.inputs import SearchInputs, prepare_inputs
+from slm_ray.search.inputs import SearchInputs, prepare_inputs, with_fit_text
 from slm_ray.search.stack import GenomeStack
 from slm_ray.search.unit_scores import bind_genomes, rank_units
 
@@ -55,7 +55,7 @@ def load_result(run: Path) -> tuple[SearchConfig, SearchResult, tuple[Trial, ...
 def load_stack(config: SearchConfig, workers: int = 0) -> tuple[SearchInputs, GenomeStack]:
     """What a search starts from, and what its genes stand for; unit scores come from the cache where they are."""
     console = Console()
-    inputs = prepare_inputs(config, console)
+    inputs = with_fit_text(config, prepare_inputs(config, console), console)
     ranking = rank_units(config, inputs, Progress(console, "importance", config.scores.importance_steps), workers)
     return inputs, bind_genomes(config, inputs, ranking)
 

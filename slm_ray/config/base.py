@@ -35,6 +35,11 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
+    @classmethod
+    def preset(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Values that a dial among the given options stands for; every option given by itself comes over them."""
+        return {}
+
     def replace(self, **changes: Any) -> Self:
         """A copy in which options have other values, checked anew.
 
@@ -162,7 +167,7 @@ def build_config(cls: type[C], given: Mapping[str, Any], *, source: str = "optio
     options = options_of(cls)
     problems: list[str] = []
     tree: dict[str, Any] = {}
-    for name, value in given.items():
+    for name, value in {**cls.preset(given), **given}.items():
         if name not in options:
             problems.append(f"{name}: no such option; {nearest(name, options)}")
         elif any(secret_in(text) for text in _texts(value)):  # options are kept on record and sent to trackers

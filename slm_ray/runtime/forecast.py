@@ -98,3 +98,55 @@ def total(forecasts: Sequence[Forecast]) -> Forecast:
         workers=max((forecast.workers for forecast in forecasts), default=1),
         notes=tuple(dict.fromkeys(note for forecast in forecasts for note in forecast.notes)),
     )
+
+
+class Schedule:
+    """The phases of a run in order, what each is expected to take and took: when all of it will be over."""
+
+    def __init__(self, phases: Sequence[str]) -> None:
+        """Take the phases' names; nothing is expected yet."""
+        self.phases = list(phases)
+        self._expected: dict[str, float] = {}
+        self._took: dict[str, float] = {}
+        self._running: str | None = None
+
+    def expect(self, forecast: Forecast, rate: float) -> None:
+        """Expect what a forecast says, whose parts have the phases' names.
+
+        Args:
+            forecast: Of the whole run.
+            rate: FLOPs per second of all workers at multiplying matrices.
+        """
+        self._expected = {part.name: part.seconds(rate) for part in forecast.work}
+
+    def begin(self, phase: str) -> str:
+        """Begin a phase; gives its number among all, such as ``[2/7]``."""
+        self._running = phase
+        return f"[{self.phases.index(phase) + 1}/{len(self.phases)}]"
+
+    def end(self, seconds: float) -> None:
+        """End the phase that was begun last."""
+        if self._running is not None:
+            self._took[self._running] = seconds
+
+    @property
+    def undone(self) -> list[str]:
+        """The phases that have not ended."""
+        return [phase for phase in self.phases if phase not in self._took]
+
+    @property
+    def left(self) -> float:
+        """Seconds that the phases which have not ended will take, at the pace of those that have; 0 if unknown."""
+        return self._seconds(self.undone)
+
+    @property
+    def after(self) -> float:
+        """The same of the phases after the one that runs."""
+        return self._seconds([phase for phase in self.undone if phase != self._running])
+
+    def _seconds(self, phases: Sequence[str]) -> float:
+        """Expected seconds; a phase that found its work in a cache says nothing about the machine's pace."""
+        worked = [(took, self._expected[phase]) for phase, took in self._took.items() if self._expected.get(phase)]
+        worked = [(took, expected) for took, expected in worked if took > expected / 5]
+        pace = sum(took for took, _ in worked) / sum(expected for _, expected in worked) if worked else 1.0
+        return pace * sum(self._expected.get(phase, 0.0) for phase in phases)

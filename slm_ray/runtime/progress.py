@@ -20,7 +20,8 @@ class Console:
     """Prints lines for a person and appends the same lines, with the time, to a log file.
 
     Attributes:
-        on_progress: Called whenever any phase says how much of it is done
+        on_progress: Called whenever any phase says how much of it is done.
+        later: Seconds that the phases after the running one will take; None where nobody knows.
     """
 
     def __init__(self, log_file: Path | None = None, stream: TextIO | None = None) -> None:
@@ -29,6 +30,7 @@ class Console:
         self.stream = stream if stream is not None else sys.stderr
         self.is_terminal = self.stream.isatty()
         self.on_progress: Callable[[], None] = lambda: None
+        self.later: Callable[[], float | None] = lambda: None
         self._overwritable = False
 
     def line(self, text: str) -> None:
@@ -84,6 +86,8 @@ class Progress:
         eta = self.eta_seconds()
         if eta is not None:
             parts.append(f"ETA {format_seconds(eta)}")
+            if later := self.console.later():
+                parts.append(f"all done in {format_seconds(eta + later)}")
         return " · ".join(parts + ([note] if note else []))
 
     def update(self, done: float, note: str = "") -> None:

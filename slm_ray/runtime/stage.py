@@ -38,6 +38,8 @@ class Stage(Generic[C]):
     # Refuses what can be refused without heavy imports (names, sizes, files that must exist); called before anything
     # else, so that a typo takes no second and leaves no folder
     check: Callable[[C], None] = lambda _config: None
+    # Fills in what depends on this machine, such as a budget of time; the run is recorded with it
+    resolve: Callable[[C], C] = lambda config: config
     # Does the work of a process that is not the command's first (torchrun starts several), and returns whether this is
     # one; such a process has no run folder
     follow: Callable[[C], bool] = lambda _config: False
@@ -71,6 +73,7 @@ class Stage(Generic[C]):
             return self._resume(resume, given)
         config = load_config(self.config, config_file, given)
         self.check(config)
+        config = self.resolve(config)
         if dry_run:
             print(self.plan(config))
             return 0

@@ -34,6 +34,19 @@ def check(config: SearchConfig) -> None:
         raise UserError(f"teacher '{name}' {rule}: {nearest(name, [BUNDLED_NAME])}")
 
 
+def resolve(config: SearchConfig) -> SearchConfig:
+    """The plan that ``--minutes`` has time for, on this machine.
+
+    Raises:
+        UserError: Not even the least plan fits, or the teacher's sizes are not known yet.
+    """
+    if config.effort.minutes is None:
+        return config
+    from slm_ray.search.estimates import fit_to_minutes
+
+    return fit_to_minutes(config, config.effort.minutes)
+
+
 def execute(config: SearchConfig, folder: RunFolder) -> None:
     """Search in a run's folder, or go on with it.
 
@@ -62,7 +75,8 @@ def plan(config: SearchConfig) -> str:
 
 SEARCH = Stage(
     name="search", summary="search a teacher for its best sub-networks and extract them", config=SearchConfig,
-    check=check, execute=execute, show=show, plan=plan, result_file=SearchResult.FILE, may_change=MAY_CHANGE,
+    check=check, resolve=resolve, execute=execute, show=show, plan=plan, result_file=SearchResult.FILE,
+    may_change=MAY_CHANGE,
     default_out=lambda config, stamp: str(Path("runs") / f"{Path(config.space.space).stem}-{stamp}"),
 )  # fmt: skip
 main = SEARCH.main

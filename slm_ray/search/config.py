@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from pydantic import field_validator, model_validator
 
@@ -34,6 +35,41 @@ def short_batch_size(tokens: float, sequence_length: int) -> int:
         sequence_length: Tokens per sequence.
     """
     return min(_SHORT_SEQUENCES, max(1, int(tokens) // (_SHORT_STEPS * sequence_length)))
+
+
+EFFORTS: dict[str, dict[str, int]] = {
+    "quick": {
+        "trials": 4, "winners": 1, "calibration_tokens": 2048, "importance_steps": 8, "importance_tokens": 1024,
+        "reconstruct_tokens": 8192,
+    },
+    "default": {
+        "trials": 8, "winners": 3, "calibration_tokens": 4096, "importance_steps": 12, "importance_tokens": 1536,
+        "reconstruct_tokens": 16_384,
+    },
+    "thorough": {
+        "trials": 80, "winners": 3, "calibration_tokens": 8192, "importance_steps": 24, "importance_tokens": 2048,
+        "reconstruct_tokens": 40_960,
+    },
+}  # fmt: skip
+"""What each ``--effort`` stands for, by option. Up to eight trials are the learned ranking's own sizes, measured;
+beyond them NSGA-II searches around these (benchmarks/README.md has what each costs and gives)."""
+
+_DEFAULT = EFFORTS["default"]
+
+
+def _in_words(effort: str) -> str:
+    return ", ".join(f"{name.replace('_', '-')} {value:,}" for name, value in EFFORTS[effort].items())
+
+
+class EffortConfig(Config):
+    """How much to spend, in one dial."""
+
+    effort: Literal["quick", "default", "thorough"] = option(
+        "default", "; ".join(f"{name}: {_in_words(name)}" for name in ("quick", "thorough")) + "; flags come over it"
+    )
+    minutes: float | None = option(
+        None, "time for all of it on this machine: sets what --effort sets, from a measured speed", gt=0
+    )
 
 
 class SpaceConfig(Config):
@@ -73,7 +109,7 @@ class PlanConfig(Config):
 
     objectives: str = option("perplexity,params", "a proxy, and a cost unless the algorithm is ga")
     algorithm: AlgorithmName = option("nsga2", "search algorithm")
-    trials: Count = option(80, "candidates to measure", ge=1)
+    trials: Count = option(_DEFAULT["trials"], "candidates to measure", ge=1)
     population: int = option(24, "population and generation size", ge=4)
     screen: int | None = option(
         None, "offspring per measured candidate, of which a regression picks; 1: no screening [default: 4 for nsga2, "
@@ -120,8 +156,10 @@ class PlanConfig(Config):
 class ScoresConfig(Config):
     """How unit scores are learned."""
 
-    importance_steps: int = option(24, "steps that Taylor scores are learned in; 1: one-shot", ge=1)
-    importance_tokens: Count = option(2048, "tokens of each importance step", ge=1)
+    importance_steps: int = option(
+        _DEFAULT["importance_steps"], "steps that Taylor scores are learned in; 1: one-shot", ge=1
+    )
+    importance_tokens: Count = option(_DEFAULT["importance_tokens"], "tokens of each importance step", ge=1)
 
     @property
     def tokens(self) -> int:
@@ -139,7 +177,7 @@ class ScoresConfig(Config):
 class MeasureConfig(Config):
     """The text that candidates are measured on, and how far."""
 
-    calibration_tokens: Count = option(8192, "tokens that candidates are measured on", ge=1)
+    calibration_tokens: Count = option(_DEFAULT["calibration_tokens"], "tokens that candidates are measured on", ge=1)
     held_out_tokens: Count = option(8192, "tokens that the front is measured on", ge=1)
     other_data: str | None = option(
         None, "corpus of another kind, to see what winners are worth on it; it decides nothing"
@@ -178,7 +216,7 @@ class WinnersConfig(Config):
 
     finalists: int = option(0, "members of the front to train shortly before winners are picked", ge=0)
     finalist_tokens: Count = option(16_000, "tokens that each finalist is trained on")
-    winners: int = option(3, "models to extract from the front", ge=1)
+    winners: int = option(_DEFAULT["winners"], "models to extract from the front", ge=1)
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto", "type of the winners' weights; auto: the teacher's own, bf16 for a GGUF file"
     )
@@ -199,7 +237,9 @@ class ReconstructionConfig(Config):
     reconstruct: Literal["none", "winners", "all"] = option(
         "winners", "whose weights are fitted to the teacher's layers after the search"
     )
-    reconstruct_tokens: Count = option(40_960, "tokens they are fitted on, or all the train part has", ge=1)
+    reconstruct_tokens: Count = option(
+        _DEFAULT["reconstruct_tokens"], "tokens they are fitted on, or all the train part has", ge=1
+    )
     teacher_text: float = option(
         0.2, "share of the tokens that weights are fitted on which the teacher writes itself", ge=0, le=0.9
     )
@@ -230,6 +270,7 @@ class MachineConfig(Config):
 class SearchConfig(Config):
     """Everything a search's result depends on, and where it is put."""
 
+    effort: EffortConfig = EffortConfig()
     space: SpaceConfig = SpaceConfig()
     data: DataConfig = DataConfig()
     budget: BudgetConfig = BudgetConfig()
@@ -239,6 +280,11 @@ class SearchConfig(Config):
     winners: WinnersConfig = WinnersConfig()
     reconstruction: ReconstructionConfig = ReconstructionConfig()
     machine: MachineConfig = MachineConfig()
+
+    @classmethod
+    def preset(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the given ``--effort`` stands for."""
+        return EFFORTS.get(str(given.get("effort")), {})
 
     @property
     def length(self) -> int:

@@ -17,7 +17,6 @@ from slm_ray.records.budget import QUANTITIES, measure_cost
 from slm_ray.runtime.environment import usable_cpus
 from slm_ray.runtime.hardware import device_of
 from slm_ray.runtime.runfolder import CONFIG_FILE
-from slm_ray.runtime.session import default_workers
 from slm_ray.search import estimates
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.estimates import Sizes
@@ -113,18 +112,13 @@ def search_rows(config: SearchConfig, space: SearchSpace, sizes: Sizes) -> list[
 
 def work_rows(config: SearchConfig, forecast: estimates.Forecast, precision: str, device: str) -> list[str]:
     """Tokens, FLOPs and time of every phase, as a table."""
-    machine = config.machine
-    rate = estimates.multiplication_rate(precision, machine.threads)
-    at_once = max(1, forecast.workers)
-    if not machine.address:
-        at_once = min(at_once, default_workers(machine.threads))
+    threads = max(1, forecast.workers) * config.machine.threads
+    rate = estimates.machine_rate(config, precision)
     on_gpu = "Candidates and unit scores are computed on GPUs, which is faster than these estimates say."
     return [
-        *forecast.table(rate * at_once),
-        f"Times are estimates for an idle machine: {at_once} × {machine.threads} threads, each at "
-        f"{rate / machine.threads / 1e9:,.0f} GFLOP/s",
-        f"(measured here, {precision}), and passes {estimates.SLOWDOWN[precision]:g} × slower than their "
-        "multiplications.",
+        *forecast.table(rate),
+        f"Times are estimates for an idle machine: {threads} threads at {rate / 1e9:,.0f} GFLOP/s in all (measured "
+        f"here, {precision}), and passes {estimates.SLOWDOWN[precision]:g} × slower than their multiplications.",
         "A teacher's first run also fetches and converts it (20 s for the default one); unit scores are kept.",
         *([on_gpu] if device == "cuda" else []),
     ]

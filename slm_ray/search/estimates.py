@@ -6,21 +6,28 @@ short measurement of how fast this machine multiplies matrices.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 
-from slm_ray.models.precision import DTYPES, export_dtype, saved_bytes
+from slm_ray.config.base import flatten
+from slm_ray.config.errors import UserError
+from slm_ray.config.units import format_seconds
+from slm_ray.models.precision import DTYPES, export_dtype, measure_precision, saved_bytes
 from slm_ray.models.reconstruction import reconstruction_flops
+from slm_ray.models.teacher_sizes import look_up_teacher
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.budget import Budget
 from slm_ray.records.cost import flops_per_token, num_params
 from slm_ray.runtime.forecast import Forecast, Work
-from slm_ray.runtime.hardware import matmul_flops_per_second
-from slm_ray.search.config import SearchConfig
+from slm_ray.runtime.hardware import device_of, matmul_flops_per_second
+from slm_ray.runtime.session import default_workers
+from slm_ray.search.config import EFFORTS, SearchConfig
 from slm_ray.search.evaluator import LATENCY_PASSES
-from slm_ray.search.inputs import check_fits, search_workers, tokens_to_write
+from slm_ray.search.inputs import check_fits, search_workers, space_of, tokens_to_write
 from slm_ray.search.registry import PROXIES
 from slm_ray.search.space import SearchSpace
 from slm_ray.search.unit_scores import needed_methods
@@ -31,7 +38,7 @@ FRONT_SIZE = 16  # models that end on the front, of which each is measured on he
 NUM_BASELINES = 3
 SLOWDOWN = {"bf16": 4.0, "fp32": 1.5}  # a forward pass over its matrix multiplications alone
 START_SECONDS = {
-    "inputs": 3.0, "importance": 15.0, "search": 15.0, "held-out": 8.0, "reconstruction": 5.0, "winners": 5.0,
+    "inputs": 10.0, "scores": 3.0, "search": 15.0, "held-out": 3.0, "reconstruction": 5.0, "winner": 2.0, "report": 5.0,
 }  # fmt: skip
 FINALIST_START_SECONDS = 15.0  # a training's processes, model and engine
 _BACKWARD = 2  # a gate's gradient takes a forward and a backward pass for activations, of the same cost
@@ -39,6 +46,7 @@ _BATCH_SEQUENCES, _GATE_SEQUENCES = 4, 2
 _PROCESS_BYTES = 600 * 1024**2  # Python with torch and transformers, what it shares with other processes not counted
 _RAY_BYTES = 1200 * 1024**2  # Ray's own processes and the driver
 _SIDE = 512
+_STEPS = 61  # between the least and the greatest plan
 
 
 @dataclass(frozen=True)
@@ -73,9 +81,7 @@ def search_sizes(config: SearchConfig, space: SearchSpace, teacher: Architecture
     return Sizes(teacher, budget, reach, genome.num_genes, candidate)
 
 
-def forecast_search(
-    config: SearchConfig, space: SearchSpace, sizes: Sizes, precision: str, own_dtype: str
-) -> Forecast:
+def forecast_search(config: SearchConfig, space: SearchSpace, sizes: Sizes, precision: str, own_dtype: str) -> Forecast:
     """What a search will cost.
 
     Args:
@@ -88,30 +94,30 @@ def forecast_search(
     length, teacher, candidate, measure = config.length, sizes.teacher, sizes.candidate, config.measure
     whole, part = float(flops_per_token(teacher, length)), float(flops_per_token(candidate, length))
     work = partial(Work, kind="search", slowdown=SLOWDOWN[precision])
-    written = tokens_to_write(config)
     learned = config.scores.tokens if "taylor" in needed_methods(config, set(space.orders())) else 0
     front = min(FRONT_SIZE, config.plan.trials)
     winners = min(config.winners.winners, config.plan.trials)
     other = measure.other_tokens if measure.other_data else 0
     final_flops = measure.held_out_tokens * ((front + NUM_BASELINES) * part + whole) + other * (winners * part + whole)
     parts = [
-        work(name="teacher and text", tokens=written, flops=written * whole, start_seconds=START_SECONDS["inputs"]),
+        work(name="teacher and text", start_seconds=START_SECONDS["inputs"]),
         work(
-            name="unit importance", tokens=learned, flops=learned * whole * _BACKWARD,
-            start_seconds=START_SECONDS["importance"] if learned else 0,
+            name="unit scores", tokens=learned, flops=learned * whole * _BACKWARD,
+            start_seconds=START_SECONDS["scores"] if learned else 0,
         ),
         work(
             name="search", tokens=_search_tokens(config), most_tokens=_search_tokens(config, raced=False),
             flops=_search_tokens(config) * (part + _kl_flops(config, teacher)), start_seconds=START_SECONDS["search"],
         ),
         *([_finalists(config, whole, part)] if config.winners.finalists else []),
+        work(name="winners", start_seconds=winners * START_SECONDS["winner"]),
+        *([_reconstruction(config, sizes, precision)] if config.reconstruction.reconstruct != "none" else []),
         work(
             name="held-out text", tokens=measure.held_out_tokens * (front + NUM_BASELINES + 1) + other * (winners + 1),
             most_tokens=measure.held_out_tokens * (config.plan.trials + NUM_BASELINES + 1) + other * (winners + 1),
             flops=final_flops, start_seconds=START_SECONDS["held-out"],
         ),
-        *([_reconstruction(config, sizes, precision)] if config.reconstruction.reconstruct != "none" else []),
-        work(name="winners and report", start_seconds=START_SECONDS["winners"]),
+        work(name="report", start_seconds=START_SECONDS["report"]),
     ]  # fmt: skip
     saved = saved_bytes(num_params(candidate), export_dtype(config.winners.dtype, own_dtype))
     workers = search_workers(config)
@@ -119,6 +125,52 @@ def forecast_search(
         work=tuple(parts), memory_bytes=memory_bytes(config, teacher, precision, workers),
         disk_bytes=config.winners.winners * saved, workers=workers,
     )  # fmt: skip
+
+
+def phases_of(config: SearchConfig) -> list[str]:
+    """The names of a search's phases, in order; a forecast's parts have the same."""
+    return [
+        "teacher and text", "unit scores", "search", *(["finalists"] if config.winners.finalists else []), "winners",
+        *(["reconstruction"] if config.reconstruction.reconstruct != "none" else []), "held-out text", "report",
+    ]  # fmt: skip
+
+
+def machine_rate(config: SearchConfig, precision: str) -> float:
+    """FLOPs per second of all of a search's threads on this machine at multiplying matrices; takes half a second."""
+    machine, at_once = config.machine, max(1, search_workers(config))
+    if not machine.address:
+        at_once = min(at_once, default_workers(machine.threads))
+    return multiplication_rate(precision, machine.threads) * at_once
+
+
+def fit_to_minutes(config: SearchConfig, minutes: float) -> SearchConfig:
+    """The largest plan that this machine has done in some minutes, as far as can be foreseen.
+
+    What ``--effort`` sets lies between its least and its greatest value, all at the same share of the way in
+    logarithms; an option that has another value than its effort's was given by the user, and stays.
+
+    Raises:
+        UserError: Not even the least plan fits, or the teacher's sizes are not known yet.
+    """
+    known, space, given = look_up_teacher(config.space.teacher), space_of(config), flatten(config)
+    if known.architecture is None:
+        raise UserError(f"--minutes needs the sizes of teacher {known.name}, and {known.note}: give --effort instead")
+    precision = measure_precision(config.measure.precision, device_of(config.machine.device, config.machine.address))
+    rate, own = machine_rate(config, precision), EFFORTS[config.effort.effort]
+    free = {
+        name: (low, EFFORTS["thorough"][name]) for name, low in EFFORTS["quick"].items() if given[name] == own[name]
+    }
+    for share in np.linspace(1, 0, _STEPS):
+        values = {name: round(low * (high / low) ** share) for name, (low, high) in free.items()}
+        plan = config.replace(**values)
+        sizes = search_sizes(plan, space, known.architecture)
+        needed = forecast_search(plan, space, sizes, precision, known.dtype).seconds(rate)
+        if needed <= 60 * minutes:
+            return plan
+    raise UserError(
+        f"--minutes {minutes:g} is less than the least plan takes on this machine, about {format_seconds(needed)}: "
+        f"give --minutes {math.ceil(needed / 60)} or more"
+    )
 
 
 def _kl_flops(config: SearchConfig, teacher: Architecture) -> float:
@@ -145,10 +197,12 @@ def _reconstruction(config: SearchConfig, sizes: Sizes, precision: str) -> Work:
     times = 1 + ("perplexity" not in config.plan.needed_proxies)
     measured = times * measure.calibration_tokens + measure.held_out_tokens
     measured += measure.other_tokens if measure.other_data else 0
-    flops = reconstruction_flops(sizes.teacher, [sizes.candidate] * usual, wanted.reconstruct_tokens, config.length)
+    written = tokens_to_write(config)
+    flops = float(written) * flops_per_token(sizes.teacher, config.length)
+    flops += reconstruction_flops(sizes.teacher, [sizes.candidate] * usual, wanted.reconstruct_tokens, config.length)
     flops += float(usual * measured) * flops_per_token(sizes.candidate, config.length)
     tokens, at_most = (
-        (1 + count) * wanted.reconstruct_tokens + count * measured for count in (usual, max(usual, most))
+        written + (1 + count) * wanted.reconstruct_tokens + count * measured for count in (usual, max(usual, most))
     )
     return Work(
         name="reconstruction", kind="search", tokens=tokens, most_tokens=at_most, flops=flops,

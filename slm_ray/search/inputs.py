@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +42,8 @@ class SearchInputs:
         held_out: Tokens that the front is measured on.
         precision: ``fp32`` or ``bf16``.
         device: ``cpu`` or ``cuda``: what candidates and unit scores are computed on.
-        reconstruction: Tokens that weights are fitted on; None where nothing is reconstructed.
+        own_fit: The corpus's share of the tokens that weights are fitted on; None where nothing is reconstructed.
+        reconstruction: All of these tokens; None until :func:`with_fit_text` has made them.
         aside: ``[sequences, length]`` of the teacher's own text that nothing is fitted on; it decides with the
             calibration text whether fitted weights are kept. None where the teacher writes nothing.
         written_tokens: Tokens that the teacher wrote just now; 0 where the cache had them.
@@ -58,6 +60,7 @@ class SearchInputs:
     held_out: TokenShards
     precision: str
     device: str = "cpu"
+    own_fit: TokenShards | None = None
     reconstruction: FitText | None = None
     aside: NDArray[np.int32] | None = None
     written_tokens: int = 0
@@ -154,34 +157,43 @@ class _Texts:
         corpus = load_corpus(measure.other_data, self.config.data.text_field, self.console)
         return self.pack(corpus, HELD_OUT, measure.other_tokens, "--other-tokens")
 
-    def written(self, precision: str) -> tuple[NDArray[np.int32] | None, NDArray[np.int32] | None, int]:
-        """The teacher's own text to fit on, the sequences put aside, and how many tokens were written now."""
-        tokens, length = tokens_to_write(self.config), self.config.length
-        if not tokens:
-            return None, None, 0
-        ids, was_cached = teacher_text(self.teacher, precision, tokens // length, length, self.console)
-        aside = num_aside(length)
-        return ids[:-aside], ids[-aside:], 0 if was_cached else ids.size
-
-    def reconstruction(
-        self, corpus: Corpus, train: TokenShards, written: NDArray[np.int32] | None
-    ) -> FitText | None:
-        """Tokens to fit weights on: as many as were asked for, or those of the scores where the part has no more."""
-        wanted = self.config.reconstruction
-        if wanted.reconstruct == "none":
+    def own_fit(self, corpus: Corpus, train: TokenShards) -> TokenShards | None:
+        """Tokens of the corpus to fit weights on; where it has too few, those that scores are learned from."""
+        if self.config.reconstruction.reconstruct == "none":
             return None
-        num_written, length = written_sequences(self.config), self.config.length
-        tokens = max(wanted.reconstruct_tokens, length) - num_written * length
+        length = self.config.length
+        tokens = max(self.config.reconstruction.reconstruct_tokens, length) - written_sequences(self.config) * length
         try:
-            own = self.pack(corpus, TRAIN, tokens, "--reconstruct-tokens")
+            return self.pack(corpus, TRAIN, tokens, "--reconstruct-tokens")
         except UserError as error:
             if train.num_tokens >= tokens:
                 raise
             self.console.line(f"{error}; weights are fitted on the {train.num_tokens:,} tokens that scores are learned "
                               "from")  # fmt: skip
-            own, share = train, wanted.teacher_text
-            num_written = int(train.num_sequences * share / (1 - share) + 1e-9)
-        return mix(own, written, num_written)
+            return train
+
+
+def with_fit_text(config: SearchConfig, inputs: SearchInputs, console: Console) -> SearchInputs:
+    """The inputs with the tokens that weights are fitted on, for which the teacher writes its share.
+
+    Raises:
+        UserError: The teacher's text cannot be kept.
+    """
+    own, num_written = inputs.own_fit, written_sequences(config)
+    assert own is not None
+    inputs.teacher.state_as(DTYPES["fp32"])
+    if not num_written:
+        return dataclasses.replace(inputs, reconstruction=mix(own, None, 0))
+    length = config.length
+    if own is inputs.train:  # the corpus has no more: the teacher's share is of what there is
+        share = config.reconstruction.teacher_text
+        num_written = int(own.num_sequences * share / (1 - share) + 1e-9)
+    ids, was_cached = teacher_text(inputs.teacher, inputs.precision, tokens_to_write(config) // length, length, console)
+    aside = num_aside(length)
+    return dataclasses.replace(
+        inputs, reconstruction=mix(own, ids[:-aside], num_written), aside=ids[-aside:],
+        written_tokens=0 if was_cached else ids.size,
+    )  # fmt: skip
 
 
 def prepare_inputs(config: SearchConfig, console: Console, kept_precision: str | None = None) -> SearchInputs:
@@ -214,11 +226,17 @@ def prepare_inputs(config: SearchConfig, console: Console, kept_precision: str |
     gain = f" (products in bf16 {bf16_gain():.1f}× as fast)" if (asked, device) == ("auto", "cpu") else ""
     text = f"{calibration.num_tokens:,} calibration tokens"
     console.line(f"teacher {teacher.name}, {budget}, {text}, {precision} on {device}{gain}")
-    written, aside, written_tokens = texts.written(precision)
-    fitted = texts.reconstruction(corpus, train, written)
-    if fitted is not None:
-        teacher.state_as(DTYPES["fp32"])
     return SearchInputs(
-        teacher, architecture, space, budget, corpus, calibration, train, held_out, precision, device, fitted,
-        aside, written_tokens, other,
-    )  # fmt: skip
+        teacher,
+        architecture,
+        space,
+        budget,
+        corpus,
+        calibration,
+        train,
+        held_out,
+        precision,
+        device,
+        own_fit=texts.own_fit(corpus, train),
+        other=other,
+    )

@@ -1,11 +1,11 @@
-"""A search from its options to its run folder, phase by phase."""
+"""A search from its options to its run folder, phase by phase; from the first scores on, its best model is there."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -13,34 +13,42 @@ from slm_ray.config.base import flatten
 from slm_ray.config.errors import UserError
 from slm_ray.config.units import format_count, format_seconds
 from slm_ray.data import describe_parts, summarise_parts
-from slm_ray.models.precision import DTYPES, export_dtype
+from slm_ray.models.precision import DTYPES, export_dtype, measure_precision
+from slm_ray.models.teacher_sizes import look_up_teacher
 from slm_ray.records.base import find_record, read_record, write_record
+from slm_ray.records.cost import num_params
 from slm_ray.records.lineage import Lineage
 from slm_ray.records.run import RunRecord, keep_unchanged
 from slm_ray.records.search import (
+    Baseline,
     BudgetRange,
     Corpus,
+    FrontMember,
+    ModelsSpent,
     OtherText,
     Phases,
     Reconstruction,
     SearchInputsRecord,
     SearchResult,
     ShortTraining,
+    Spent,
     Trial,
     Winner,
 )
+from slm_ray.records.subnet import SubnetSpec
 from slm_ray.report.search_report import build_report
 from slm_ray.report.tracked import send_results
-from slm_ray.runtime.fan_out import Share
+from slm_ray.runtime.forecast import Schedule
+from slm_ray.runtime.hardware import device_of
 from slm_ray.runtime.progress import Console, Progress
 from slm_ray.runtime.runfolder import LOG_FILE, RunFolder
 from slm_ray.runtime.session import ray_session
 from slm_ray.runtime.trackers import NoTracker, Tracker, group_of, make_tracker
-from slm_ray.search import spending
-from slm_ray.search.algorithms import make_algorithm
+from slm_ray.search import estimates, spending
+from slm_ray.search.algorithms import make_algorithm, seed_genes
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.evaluator import EvaluatorSettings, share_of
-from slm_ray.search.inputs import SearchInputs, prepare_inputs, search_workers
+from slm_ray.search.inputs import SearchInputs, prepare_inputs, search_workers, space_of, with_fit_text
 from slm_ray.search.journal import Journal
 from slm_ray.search.measuring import run_plan_here
 from slm_ray.search.plan import SearchPlan
@@ -65,7 +73,7 @@ from slm_ray.search.winners import (
 
 T = TypeVar("T")
 FINALISTS_FOLDER = "finalists"
-_PHASES = 6  # and one more each for finalists and reconstruction
+_GLANCE_TOKENS, _HOPELESS = 512, 50.0  # a baseline so many times worse than the winner is measured no further
 
 
 class SearchRun:
@@ -85,27 +93,41 @@ class SearchRun:
         self.console.on_progress = self.phases.note
         self.workers = search_workers(config)
         self.tracker: Tracker = NoTracker()
-        self._phase_number = 0
+        self.schedule = Schedule(estimates.phases_of(config))
 
     def execute(self) -> None:
         """Run every phase and leave a finished run folder.
 
         Raises:
             UserError: Something the user can fix went wrong; what was finished is kept.
+            KeyboardInterrupt: The user stopped it; the best model so far and a report are there.
         """
         self.console.line(f"run folder: {self.folder.path}")
+        on_cluster = self.config.machine.address is not None
         try:
-            inputs = self._timed("teacher and text", "inputs", self._inputs)
+            precision = self._announce()
+            inputs = self._phase("teacher and text", "inputs", lambda: self._inputs(precision))
             self.folder.begin()
-            with self._ray():
-                result, plan = self._search_and_measure(inputs)
-            found = result
-            if self.config.reconstruction.reconstruct != "none":
-                fit = lambda: self._reconstruct(inputs, plan, result)  # noqa: E731
-                found = self._timed("reconstruction", "reconstruction", fit)
-            final = self._timed("winners", "export", lambda: self._export(inputs, plan, found))
-            self._timed("report", "report", lambda: self._report(final))
+            with self._ray(on_cluster):
+                ranking = self._phase("unit scores", "importance", lambda: self._rank(inputs))
+                plan = self._plan(inputs, ranking)
+                self._export_first(inputs, plan)
+                with self._ray(not on_cluster):
+                    self._phase("search", "search", lambda: self._search(inputs, ranking, plan))
+                    trained = self._trained(inputs, plan)
+                front = self._phase("winners", "export", lambda: self._choose(inputs, plan, trained))
+                fits: ModelsSpent | None = None
+                if self.config.reconstruction.reconstruct != "none":
+                    fit = lambda: self._reconstruct(inputs, plan, front)  # noqa: E731
+                    front, fits = self._phase("reconstruction", "reconstruction", fit)
+                spent = lambda: spending.spent_on(self.phases, plan, trained, fits, self.workers)  # noqa: E731
+                measure = lambda: self._measure(inputs, ranking, plan, front, spent)  # noqa: E731
+                result = self._phase("held-out text", "final", measure)
+            self._phase("report", "report", lambda: self._report(result))
             send_results(self.tracker, self.folder.path)
+        except KeyboardInterrupt:
+            self._stopped()
+            raise
         except BaseException:
             if not self.folder.begun:
                 for record in (Phases, SearchInputsRecord):
@@ -114,55 +136,87 @@ class SearchRun:
         finally:
             self.tracker.finish()
 
-    def _ray(self) -> contextlib.AbstractContextManager[None]:
+    def _ray(self, is_wanted: bool) -> contextlib.AbstractContextManager[None]:
         """Ray, where anything is computed in other processes."""
         machine = self.config.machine
-        if not self.workers and not self.config.winners.finalists:
+        if not is_wanted or not (self.workers or self.config.winners.finalists):
             return contextlib.nullcontext()
         return ray_session(machine.address, max(1, self.workers) * machine.threads, machine.storage)
 
-    def _timed(self, label: str, name: str, phase: Callable[[], T]) -> T:
-        self._phase_number += 1
-        phases = _PHASES + bool(self.config.winners.finalists) + (self.config.reconstruction.reconstruct != "none")
-        number = f"[{self._phase_number}/{phases}]"
+    def _announce(self) -> str | None:
+        """Say what will be done and how long it will take here; gives what is computed in, where that is known."""
+        config, known = self.config, look_up_teacher(self.config.space.teacher)
+        if known.architecture is None:
+            return None
+        before = find_record(self.folder.path, SearchInputsRecord)
+        device = device_of(config.machine.device, config.machine.address)
+        precision = before.precision if before else measure_precision(config.measure.precision, device)
+        space = space_of(config)
+        sizes = estimates.search_sizes(config, space, known.architecture)
+        forecast = estimates.forecast_search(config, space, sizes, precision, known.dtype)
+        self.schedule.expect(forecast, estimates.machine_rate(config, precision))
+        wanted, fits = config.plan, config.reconstruction
+        fitted = "" if fits.reconstruct == "none" else f", weights fitted on {fits.reconstruct_tokens:,} tokens"
+        self.console.line(
+            f"plan ({config.effort.effort}): scores from {config.scores.tokens:,} tokens, {wanted.trials} candidates, "
+            f"up to {config.winners.winners} winners{fitted}: {format_count(forecast.flops)} FLOPs, about "
+            f"{format_seconds(self.schedule.left)} on this machine"
+        )
+        return precision
+
+    def _phase(self, label: str, name: str, phase: Callable[[], T]) -> T:
+        number = self.schedule.begin(label)
+        self.console.later = lambda: self.schedule.after
         self.console.line(f"{number} {label} …")
         before, threads = self.phases.seconds().get(name, 0.0), torch.get_num_threads()
         with self.phases.phase(name):
             value = phase()
-        torch.set_num_threads(threads)  # a phase in this process computes with --threads
-        self.console.line(f"{number} {label}: {format_seconds(self.phases.seconds()[name] - before)}")
+        torch.set_num_threads(threads)
+        took = self.phases.seconds()[name] - before
+        self.schedule.end(took)
+        left = f" · all done in {format_seconds(self.schedule.left)}" if self.schedule.left else ""
+        self.console.line(f"{number} {label}: {format_seconds(took)}{left}")
         return value
 
-    def _inputs(self) -> SearchInputs:
+    def _stopped(self) -> None:
+        """After Ctrl-C: a report, and a sentence on what is there and what was left out."""
+        lineage = find_record(self._winner_folder(0), Lineage)
+        if lineage is None:
+            return
+        state = "with fitted weights" if lineage.reconstruction else "as pruned"
+        build_report(self.folder.path)
+        self.console.line(
+            f"stopped: {self._winner_folder(0)} is the best model so far, {state}; left out: "
+            f"{', '.join(self.schedule.undone)}"
+        )
+
+    def _inputs(self, precision: str | None) -> SearchInputs:
         before = find_record(self.folder.path, SearchInputsRecord)
-        inputs = prepare_inputs(self.config, self.console, None if before is None else before.precision)
+        inputs = prepare_inputs(self.config, self.console, before.precision if before else precision)
+        if precision is None:
+            self._announce()
         keep_unchanged(self.folder.path, inputs.record())
-        spending.pay_inputs(self.phases, inputs)
         return inputs
 
-    def _search_and_measure(self, inputs: SearchInputs) -> tuple[SearchResult, SearchPlan]:
-        at_once = self._processes(share_of(inputs.device, self.config.machine.threads))
-        ranking = self._timed("unit importance", "importance", lambda: self._rank(inputs, at_once))
-        plan = self._plan(inputs, ranking)
-        self._timed("search", "search", lambda: self._search(inputs, ranking, plan))
-        trained: dict[int, ShortTraining] = {}
-        if self.config.winners.finalists:
-            train = lambda: self._train_finalists(inputs, plan)  # noqa: E731
-            trained = self._timed("short training of finalists", "finalists", train)
-        measure = lambda: self._measure(inputs, ranking, plan, trained, at_once)  # noqa: E731
-        return self._timed("held-out text", "final", measure), plan
+    def _around(self, inputs: SearchInputs) -> tuple[SearchConfig, int]:
+        """How the phases around the search compute: options, and processes; 0: this one, with all of the threads.
 
-    def _processes(self, share: Share) -> int:
-        """How many processes compute side by side in the phases around the search."""
-        if not self.workers or not self.config.machine.address or self.config.machine.workers:
-            return self.workers
-        import ray
+        A few workers take longer to start than this process takes for all.
+        """
+        machine = self.config.machine
+        if machine.address and not machine.workers:
+            import ray
 
-        return max(1, share.how_many_fit(ray.cluster_resources()))
+            fit = share_of(inputs.device, machine.threads).how_many_fit(ray.cluster_resources())
+            return self.config, max(1, fit)
+        if machine.address:
+            return self.config, self.workers
+        return self.config.replace(threads=machine.threads * max(1, self.workers)), 0
 
-    def _rank(self, inputs: SearchInputs, workers: int) -> Ranking:
-        progress = Progress(self.console, "unit importance", self.config.scores.importance_steps, "steps")
-        ranking = rank_units(self.config, inputs, progress, workers)
+    def _rank(self, inputs: SearchInputs) -> Ranking:
+        config, workers = self._around(inputs)
+        progress = Progress(self.console, "unit scores", config.scores.importance_steps, "steps")
+        ranking = rank_units(config, inputs, progress, workers)
         spending.pay_unit_scores(self.phases, inputs, ranking.tokens)
         return ranking
 
@@ -209,8 +263,15 @@ class SearchRun:
         plan.journal.close()
         tracking.update()
 
+    def _trained(self, inputs: SearchInputs, plan: SearchPlan) -> dict[int, ShortTraining]:
+        """What short training gave the finalists, by position in the front."""
+        if not self.config.winners.finalists:
+            return {}
+        train = lambda: self._train_finalists(inputs, plan)  # noqa: E731
+        return self._phase("finalists", "finalists", train)
+
     def _train_finalists(self, inputs: SearchInputs, plan: SearchPlan) -> dict[int, ShortTraining]:
-        """Train finalists in RUN/finalists/TRIAL; gives what each one's training gave, by position in the front."""
+        """Train finalists in RUN/finalists/TRIAL."""
         from slm_ray.search.short_training import ShortTrainer, short_config
 
         config, front = self.config, plan.measured_front()
@@ -233,34 +294,140 @@ class SearchRun:
         found = trainer.train({front[at].trial: spec_of(plan.stack, front[at]) for at in positions}, on_done)
         return {at: found[front[at].trial] for at in positions}
 
-    def _measure(
-        self, inputs: SearchInputs, ranking: Ranking, plan: SearchPlan, trained: dict[int, ShortTraining], workers: int
-    ) -> SearchResult:
-        front, config, length = plan.measured_front(), self.config, self.config.length
+    # Winners: the ranking's own choice at once, the search's in its place, fitted weights in theirs
+
+    def _winner_folder(self, number: int) -> Path:
+        return self.folder.path / "winners" / str(number)
+
+    def _dtype(self, inputs: SearchInputs) -> str:
+        return export_dtype(self.config.winners.dtype, inputs.teacher.dtype)
+
+    def _export(
+        self, inputs: SearchInputs, number: int, spec: SubnetSpec, genes: str, trial: int | None,
+        student: Any = None, record: Reconstruction | None = None,
+    ) -> None:  # fmt: skip
+        """Put a model in a winner's folder, unless it is there already."""
+        folder = self._winner_folder(number)
+        there = find_record(folder, Lineage)
+        if there is None or there.genes != genes or (record is not None and there.reconstruction != record):
+            lineage = lineage_of(inputs, genes, trial, self.command).model_copy(update={"reconstruction": record})
+            export_winner(inputs, spec, folder, lineage, self._dtype(inputs), student)
+
+    def _export_first(self, inputs: SearchInputs, plan: SearchPlan) -> None:
+        """The ranking's own choice at the largest size, before anything is measured."""
+        if self._winner_folder(0).exists():
+            return
+        genes = seed_genes(plan.stack, 1)[0]
+        spec = plan.stack.decode(genes)
+        self._export(inputs, 0, spec, plan.stack.to_text(genes), None)
+        size = format_count(num_params(spec.architecture_in(inputs.architecture)))
+        self.console.line(f"{self._winner_folder(0)}: {size} parameters by unit scores alone, ready to load")
+
+    def _choose(
+        self, inputs: SearchInputs, plan: SearchPlan, trained: dict[int, ShortTraining]
+    ) -> list[Chosen[FrontMember]]:
+        """The front with its winners, which are extracted."""
+        front, count = plan.measured_front(), self.config.winners.winners
         if not front:
             raise UserError(f"no candidate was measured to the end: see the errors in {self.folder.file(Trial.FILE)}")
-        quantity, count = inputs.budget.quantity, config.winners.winners
-        costs = [trial.cost[quantity] for trial in front]
+        costs = [trial.cost[inputs.budget.quantity] for trial in front]
         winners = pick_trained(costs, trained, count) if trained else pick_spread(costs, count)
-        members = front_members(plan.stack, front, winners, trained)
-        baselines = baselines_at(inputs, plan.stack, ranking, costs[winners[0]], length, config.plan.seed)
-        work = TextMeasurement(config, inputs, self.phases, self.console, workers)
-        chosen: list[Chosen] = [teacher_model(inputs, length), *baselines, *members]
-        records = work.measure(HELD_OUT, inputs.held_out, chosen)
+        first, best = plan.journal.find(plan.stack.to_text(seed_genes(plan.stack, 1)[0])), front[winners[0]]
+        progress = Progress(self.console, "winners", len(winners), "models")
+        for number, position in enumerate(winners):
+            trial = front[position]
+            self._export(inputs, number, spec_of(plan.stack, trial), trial.genes, trial.trial)
+            progress.update(number + 1)
+        gain = f"; by unit scores alone {_figures(first)}" if first and first.trial != best.trial else ""
+        self.console.line(f"{self._winner_folder(0)}: {_figures(best)}{gain}")
+        return front_members(plan.stack, front, winners, trained)
+
+    def _reconstruct(
+        self, inputs: SearchInputs, plan: SearchPlan, front: list[Chosen[FrontMember]]
+    ) -> tuple[list[Chosen[FrontMember]], ModelsSpent]:
+        """Fit the weights of winners, or of the whole front; winners' folders are replaced as they are done."""
+        inputs = with_fit_text(self.config, inputs, self.console)
+        spending.pay_inputs(self.phases, inputs)
+        wanted = self.config.reconstruction.reconstruct == "all"
+        chosen = {one.record.trial: one for one in front if wanted or one.record.winner is not None}
+        numbers = {trial: one.record.winner for trial, one in chosen.items() if one.record.winner is not None}
+        trials = {trial.trial: trial for trial in plan.journal}
+        members = [
+            Member(
+                trial, one.spec, one.record.params, trial in numbers,
+                trials[trial].full_measurements.get("perplexity"),
+            )
+            for trial, one in chosen.items()
+        ]  # fmt: skip
+        progress = Progress(self.console, "reconstruction", len(members), "models")
+
+        def on_member(trial: int, record: Reconstruction) -> None:
+            progress.update(progress.done)
+            name = str(self._winner_folder(numbers[trial])) if trial in numbers else f"trial {trial}"
+            self.console.line(f"{name}: {describe_reconstruction(record)}")
+
+        def save(trial: int, student: object, record: Reconstruction) -> None:
+            self._export(inputs, numbers[trial], chosen[trial].spec, trials[trial].genes, trial, student, record)
+
+        def is_saved(trial: int) -> bool:
+            there = find_record(self._winner_folder(numbers[trial]), Lineage)
+            return there is not None and there.genes == trials[trial].genes and there.reconstruction is not None
+
+        work = Reconstructor(
+            inputs, self.folder.file(RECONSTRUCTION_FOLDER), DTYPES[self._dtype(inputs)],
+            on_member=on_member, on_part=progress.update,
+        )  # fmt: skip
+        torch.set_num_threads(self.config.machine.threads * max(1, self.workers))
+        found = work.run(members, save, is_saved)
+        fitted = [
+            Chosen(one.spec, one.record.model_copy(update={"reconstruction": found.get(one.record.trial)}))
+            for one in front
+        ]
+        return fitted, work.spent(members)
+
+    def _measure(
+        self, inputs: SearchInputs, ranking: Ranking, plan: SearchPlan, front: list[Chosen[FrontMember]],
+        spent: Callable[[], Spent],
+    ) -> SearchResult:  # fmt: skip
+        """The result, with perplexities on text that decided nothing."""
+        length, quantity = self.config.length, inputs.budget.quantity
+        best = next(one.record for one in front if one.record.winner == 0)
+        baselines = baselines_at(inputs, plan.stack, ranking, best.cost[quantity], length, self.config.plan.seed)
+        work = TextMeasurement(*self._around(inputs), inputs, self.phases, self.console)
+        teacher, *members = work.measure(HELD_OUT, inputs.held_out.ids, [teacher_model(inputs, length), *front])
+        limit = _HOPELESS * (best.calibration_perplexity or torch.inf)
+        glance = inputs.held_out.ids[: max(1, _GLANCE_TOKENS // length)]
+        glances = work.measure(HELD_OUT, glance, baselines) if len(glance) < inputs.held_out.num_sequences else []
+        hopeless: dict[str, Baseline] = {one.name: one for one in glances if (one.perplexity or 0) > limit}
+        close = [one for one in baselines if one.record.name not in hopeless]
+        measured = {one.name: one for one in work.measure(HELD_OUT, inputs.held_out.ids, close)} | hopeless
         if inputs.other is not None:
-            places = [0, *(1 + len(baselines) + position for position in winners)]
-            more = work.measure(OTHER_TEXT, inputs.other, [Chosen(chosen[at].spec, records[at]) for at in places])
+            places = [at for at, one in enumerate(members) if one.winner is not None]
+            chosen = [Chosen(front[at].spec, members[at]) for at in places]
+            whole = Chosen(teacher_model(inputs, length).spec, teacher)
+            teacher, *more = work.measure(OTHER_TEXT, inputs.other.ids, [whole, *chosen])
             for place, record in zip(places, more, strict=True):
-                records[place] = record
+                members[place] = record
         return SearchResult(
-            command=self.command, objectives=plan.objectives, teacher=records[0], corpus=self._corpus(inputs),
+            command=self.command, objectives=plan.objectives, teacher=teacher, corpus=self._corpus(inputs),
             budget=BudgetRange.model_validate(
                 {"quantity": quantity, "low": inputs.budget.low, "high": inputs.budget.high}
             ),
-            precision=inputs.precision, baselines=tuple(records[1 : 1 + len(baselines)]),
-            front=tuple(records[1 + len(baselines) :]), hypervolume=tuple(plan.history),
-            spent=spending.spent_on(self.phases, plan, trained, self.workers),
+            precision=inputs.precision, front=tuple(members),
+            baselines=tuple(measured[one.record.name] for one in baselines),
+            hypervolume=tuple(plan.history), spent=spent(), winners=self._winners(inputs, members),
         )  # fmt: skip
+
+    def _winners(self, inputs: SearchInputs, members: list[FrontMember]) -> tuple[Winner, ...]:
+        found = {}
+        for member in members:
+            if member.winner is not None:
+                files = self._winner_folder(member.winner).glob("*.safetensors")
+                found[member.winner] = Winner(
+                    folder=f"winners/{member.winner}", trial=member.trial, dtype=self._dtype(inputs),
+                    num_bytes=sum(file.stat().st_size for file in files),
+                )  # fmt: skip
+        return tuple(found[number] for number in sorted(found))
 
     def _corpus(self, inputs: SearchInputs) -> Corpus:
         other = self.config.measure.other_data
@@ -270,66 +437,6 @@ class SearchRun:
             calibration_digest=inputs.calibration.digest, parts=describe_parts(summarise_parts(inputs.corpus)),
             other=OtherText(name=other, tokens=inputs.other.num_tokens) if other and inputs.other else None,
         )  # fmt: skip
-
-    def _winner_folder(self, number: int) -> Path:
-        return self.folder.path / "winners" / str(number)
-
-    def _dtype(self, inputs: SearchInputs) -> str:
-        return export_dtype(self.config.winners.dtype, inputs.teacher.dtype)
-
-    def _reconstruct(self, inputs: SearchInputs, plan: SearchPlan, result: SearchResult) -> SearchResult:
-        """Fit the weights of winners, or of the whole front; winners' folders are written as they are done."""
-        wanted = self.config.reconstruction.reconstruct == "all"
-        chosen = [member for member in result.front if wanted or member.winner is not None]
-        trials = {trial.trial: trial for trial in plan.journal}
-        folders = {member.trial: self._winner_folder(member.winner) for member in chosen if member.winner is not None}
-        members = [
-            Member(
-                member.trial, spec_of(plan.stack, trials[member.trial]), member.params, member.trial in folders,
-                trials[member.trial].full_measurements.get("perplexity"),
-            )
-            for member in chosen
-        ]  # fmt: skip
-        progress = Progress(self.console, "reconstruction", len(members), "models")
-
-        def on_member(trial: int, record: Reconstruction) -> None:
-            progress.update(progress.done, f"trial {trial}: {describe_reconstruction(record)}")
-
-        def save(number: int, student: object, record: Reconstruction) -> None:
-            trial = trials[number]
-            lineage = lineage_of(inputs, trial, self.command).model_copy(update={"reconstruction": record})
-            export_winner(
-                inputs, spec_of(plan.stack, trial), folders[number], lineage, self._dtype(inputs), student
-            )
-
-        work = Reconstructor(
-            inputs, self.folder.file(RECONSTRUCTION_FOLDER), DTYPES[self._dtype(inputs)],
-            on_member=on_member, on_part=progress.update,
-        )  # fmt: skip
-        found = work.run(members, save, lambda trial: (folders[trial] / Lineage.FILE).is_file())
-        front = tuple(
-            member.model_copy(update={"reconstruction": found.get(member.trial)}) for member in result.front
-        )
-        spent = spending.with_reconstruction(result.spent, work.spent(members))
-        return result.model_copy(update={"front": front, "spent": spent})
-
-    def _export(self, inputs: SearchInputs, plan: SearchPlan, result: SearchResult) -> SearchResult:
-        """Extract the winners whose folders reconstruction has not written."""
-        trials = {trial.trial: trial for trial in plan.journal}
-        chosen = [member for member in result.front if member.winner is not None]
-        chosen.sort(key=lambda member: member.winner or 0)
-        progress, winners = Progress(self.console, "winners", len(chosen), "models"), []
-        for number, member in enumerate(chosen):
-            trial, folder = trials[member.trial], self._winner_folder(number)
-            if self.config.reconstruction.reconstruct == "none":
-                lineage = lineage_of(inputs, trial, self.command)
-                export_winner(inputs, spec_of(plan.stack, trial), folder, lineage, self._dtype(inputs))
-            size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-            winners.append(
-                Winner(folder=f"winners/{number}", trial=trial.trial, num_bytes=size, dtype=self._dtype(inputs))
-            )
-            progress.update(number + 1)
-        return result.model_copy(update={"winners": tuple(winners)})
 
     def _report(self, result: SearchResult) -> None:
         write_cards(self.folder.path, result, flatten(self.config))

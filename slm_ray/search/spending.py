@@ -142,13 +142,16 @@ def pay_text(phases: PhaseRecord, name: str, tokens: int, measured: Sequence[Mod
     phases.pay(name, tokens * len(measured), float(tokens) * sum(cost.flops for cost in measured))
 
 
-def spent_on(phases: PhaseRecord, plan: SearchPlan, trained: Mapping[int, ShortTraining], workers: int) -> Spent:
+def spent_on(
+    phases: PhaseRecord, plan: SearchPlan, trained: Mapping[int, ShortTraining], fits: ModelsSpent | None, workers: int
+) -> Spent:
     """Everything that was computed, in tokens, FLOPs and seconds.
 
     Args:
         phases: Time and once-paid costs.
         plan: The finished search, with the records of all candidates.
         trained: What the finalists' training gave.
+        fits: What reconstruction cost.
         workers: Trials at once.
     """
     paid = phases.paid()
@@ -164,18 +167,10 @@ def spent_on(phases: PhaseRecord, plan: SearchPlan, trained: Mapping[int, ShortT
         flops += trial.tokens * trial.cost.flops
         failed += trial.status == "failed"
         busy += trial.seconds
-    also: list[Paid | ModelsSpent] = [*paid.values(), *([training] if training else [])]
+    also: list[Paid | ModelsSpent] = [*paid.values(), *(one for one in (training, fits) if one is not None)]
     return Spent(
         seconds=phases.seconds(), processes=phases.processes,
         forward_tokens=tokens + sum(cost.tokens for cost in also), flops=flops + sum(cost.flops for cost in also),
         paid=paid, candidates=len(plan.journal), failed=failed, cache_hits=plan.repeats, resumed=plan.journal.resumed,
-        busy_seconds=round(busy, 2), workers=workers, finalists=training,
+        busy_seconds=round(busy, 2), workers=workers, finalists=training, reconstruction=fits,
     )  # fmt: skip
-
-
-def with_reconstruction(spent: Spent, reconstruction: ModelsSpent) -> Spent:
-    """What was spent with a reconstruction added, by itself and in the totals."""
-    return spent.model_copy(update={
-        "reconstruction": reconstruction, "flops": spent.flops + reconstruction.flops,
-        "forward_tokens": spent.forward_tokens + reconstruction.tokens,
-    })  # fmt: skip

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from slm_ray.config.errors import UserError
-from slm_ray.data import TokenShards
 from slm_ray.models.extraction import extract, save_student
 from slm_ray.models.starts import first_n
 from slm_ray.models.teachers import quiet_transformers
@@ -200,26 +200,26 @@ class TextMeasurement:
     """Measures chosen models on texts that decide nothing, and notes what it cost."""
 
     def __init__(
-        self, config: SearchConfig, inputs: SearchInputs, phases: PhaseRecord, console: Console, workers: int
+        self, config: SearchConfig, workers: int, inputs: SearchInputs, phases: PhaseRecord, console: Console
     ) -> None:
         """Set up.
 
         Args:
             config: The options.
+            workers: How many models at once; 0: in this process.
             inputs: What the search started from.
             phases: Where costs are noted.
             console: Where to say how far it is.
-            workers: How many models at once; 0: in this process.
         """
         self._config, self._inputs, self._phases = config, inputs, phases
         self._console, self._workers = console, workers
 
-    def measure(self, label: str, text: TokenShards, chosen: Sequence[Chosen[Any]]) -> list[Any]:
+    def measure(self, label: str, ids: NDArray[np.int32], chosen: Sequence[Chosen[Any]]) -> list[Any]:
         """The models' records with their perplexity on a text.
 
         Args:
             label: ``held-out text`` or ``other text``.
-            text: Its tokens.
+            ids: ``[sequences, length]`` of it.
             chosen: The models.
         """
         inputs, machine = self._inputs, self._config.machine
@@ -231,15 +231,13 @@ class TextMeasurement:
             progress.update(len(found))
 
         settings = EvaluatorSettings(
-            teacher=inputs.teacher, precision=inputs.precision, ids=text.ids, threads=machine.threads,
+            teacher=inputs.teacher, precision=inputs.precision, ids=ids, threads=machine.threads,
             device=inputs.device,
         )  # fmt: skip
         specs = {number: one.spec for number, one in enumerate(chosen)}
         measure_in_full(settings, specs, min(self._workers, len(chosen)), on_done)
-        pay_text(self._phases, label, text.num_tokens, [one.record.cost for one in chosen])
-        return [
-            one.record.with_measurement(_FIELDS[label], found[number]) for number, one in enumerate(chosen)
-        ]
+        pay_text(self._phases, label, int(ids.size), [one.record.cost for one in chosen])
+        return [one.record.with_measurement(_FIELDS[label], found[number]) for number, one in enumerate(chosen)]
 
 
 def export_winner(
@@ -266,12 +264,12 @@ def export_winner(
         write_record(temporary, lineage.model_copy(update={"spec": spec.to_json()}))
 
 
-def lineage_of(inputs: SearchInputs, trial: Trial, command: str) -> Lineage:
-    """Where a winner came from."""
+def lineage_of(inputs: SearchInputs, genes: str, trial: int | None, command: str) -> Lineage:
+    """Where a winner came from; it has no trial where nothing was measured yet."""
     teacher, family = inputs.teacher, inputs.architecture.structure.family
     source = TeacherSource(name=teacher.name, family=family, digest=teacher.digest, licence=teacher.licence)
     return Lineage(
-        teacher=source, trial=trial.trial, genes=trial.genes, space=inputs.space.to_json(), inputs=inputs.record(),
+        teacher=source, trial=trial, genes=genes, space=inputs.space.to_json(), inputs=inputs.record(),
         command=command,
     )  # fmt: skip
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from slm_ray.config.base import build_config, options_of
+from slm_ray.config.base import build_config, flatten, options_of
 from slm_ray.config.errors import UserError
 from slm_ray.models import teachers
 from slm_ray.models.teacher_sizes import BUNDLED_ARCHITECTURE, look_up_teacher
@@ -14,7 +14,7 @@ from slm_ray.runtime.commands import run_command
 from slm_ray.runtime.forecast import Work
 from slm_ray.search import estimates
 from slm_ray.search.command import main
-from slm_ray.search.config import SearchConfig
+from slm_ray.search.config import EFFORTS, SearchConfig
 from slm_ray.search.dry_run import plan_text
 from slm_ray.search.inputs import space_of
 from slm_ray.search.space import NATURAL
@@ -52,7 +52,7 @@ def _run(capsys, *arguments: str) -> str:
 
 
 def config_of(**options: object) -> SearchConfig:
-    return build_config(SearchConfig, options)
+    return build_config(SearchConfig, {"effort": "thorough"} | options)
 
 
 def _sizes(config: SearchConfig) -> estimates.Sizes:
@@ -100,7 +100,7 @@ def test_it_prints_every_option_resolved(capsys):
     assert rows["seed"] == "7"
     assert rows["params"] == "0.45..0.7"
     assert rows["out"] == "runs/fine-TIME"
-    optional = {"flops", "kv_bytes", "address", "storage", "other_data"}
+    optional = {"flops", "kv_bytes", "address", "storage", "other_data", "minutes"}
     assert set(rows) == set(options_of(SearchConfig)) - optional
 
 
@@ -108,7 +108,7 @@ def test_the_work_of_each_phase_follows_from_the_sizes():
     config = config_of(trials=50)
     phases, middle = _phases(config), flops_per_token(_sizes(config).candidate, LENGTH)
     scored = 24 * 2048
-    assert phases["unit importance"].flops == 2 * scored * FLOPS
+    assert phases["unit scores"].flops == 2 * scored * FLOPS
     assert phases["search"].most_tokens == 50 * 8192
     assert phases["search"].flops == phases["search"].tokens * middle
     assert phases["search"].tokens < phases["search"].most_tokens
@@ -117,10 +117,30 @@ def test_the_work_of_each_phase_follows_from_the_sizes():
     assert whole.tokens == whole.most_tokens
 
 
+def test_a_dial_sets_options_and_single_flags_come_over_it():
+    quick, default = build_config(SearchConfig, {"effort": "quick"}), build_config(SearchConfig, {})
+    assert flatten(quick).items() >= EFFORTS["quick"].items() and flatten(default).items() >= EFFORTS["default"].items()
+    assert build_config(SearchConfig, {"effort": "quick", "trials": 30}).plan.trials == 30
+
+
+def test_minutes_set_the_largest_plan_that_fits(capsys, monkeypatch):
+    monkeypatch.setattr(estimates, "machine_rate", lambda *_: 1e12)
+
+    def fitted(minutes: float, **options: object) -> SearchConfig:
+        return estimates.fit_to_minutes(config_of(effort="default", **options), minutes)
+
+    few, more = fitted(4), fitted(7)
+    assert EFFORTS["quick"]["trials"] < few.plan.trials < more.plan.trials < EFFORTS["thorough"]["trials"]
+    assert few.scores.tokens < more.scores.tokens
+    assert fitted(10, trials=30).plan.trials == 30
+    assert run_command(main, ["--dry-run", "--minutes", "0.2"]) == 2
+    assert "--minutes 0.2 is less than the least plan takes on this machine" in capsys.readouterr().err
+
+
 def test_scores_that_nobody_needs_cost_nothing():
-    assert _phases(config_of(order=NATURAL))["unit importance"].tokens == 0
+    assert _phases(config_of(order=NATURAL))["unit scores"].tokens == 0
     assert _phases(config_of(objectives="magnitude,params"))["search"].tokens == 0
-    assert _phases(config_of(order=NATURAL, objectives="importance,params"))["unit importance"].tokens > 0
+    assert _phases(config_of(order=NATURAL, objectives="importance,params"))["unit scores"].tokens > 0
 
 
 def test_kl_costs_the_teachers_head_beside_the_candidates():

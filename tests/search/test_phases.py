@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 from slm_ray.config.errors import UserError
 from slm_ray.records.search import Paid
@@ -101,6 +102,10 @@ def test_a_killed_search_counts_what_all_its_processes_spent(command, tiny, tmp_
     monkeypatch.setattr(search_run, "run_plan_here", killed_run_plan)
     assert command(tiny.arguments(run, *options)) == 130
     first = json.loads((run / "phases.json").read_text())
+    AutoModelForCausalLM.from_pretrained(run / "winners/0")  # the best so far, by unit scores alone
+    assert (run / "report.html").exists()
+    stopped = (run / "run.log").read_text().splitlines()[-1]
+    assert stopped.endswith("as pruned; left out: search, winners, held-out text, report")
     monkeypatch.setattr(search_run, "run_plan_here", run_plan)
     monkeypatch.setattr(search_run, "write_cards", killed_report)  # killed once more, all measured by then
     assert command(["--resume", run]) == 130
