@@ -52,7 +52,7 @@ def test_a_schedule_says_when_all_of_it_is_over(clock):
     progress = Progress(console, "scores", 4)
     clock.now += 5
     progress.update(1)
-    assert progress.text() == "scores · 1/4 · ETA 15.0 s · all done in 35.0 s"
+    assert progress.text() == "scores · 1/4 · ETA 15 s · all done in 35 s"
     schedule.end(20)
     assert schedule.left == 40 and schedule.undone == ["fits"]
 
