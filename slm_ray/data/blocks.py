@@ -63,28 +63,34 @@ def cut_blocks(
 
 @dataclass(frozen=True)
 class PackedBlock:
-    """The tokens of a block, one document behind the other."""
+    """The whole sequences of a block, one document behind the other; the tokens behind the last one are left out."""
 
     name: str  # The block's
-    ids: npt.NDArray[np.int32]  # int32 ``[tokens]``
+    ids: npt.NDArray[np.int32]  # int32 ``[sequences, sequence_length]``
     starts: npt.NDArray[np.int64]  # Where documents begin, int64, rising; a block may begin in the middle of one
-    num_bytes: int  # UTF-8 bytes of the text
+    num_tokens: int  # those left out included
+    text_bytes: int  # UTF-8 bytes of the block's text
+    num_bytes: int  # those of the sequences
 
 
 NamedBlock = tuple[str, list[Piece]]
 
 
-def block_packer(tokenizer: str, separator: int | None, *, own_process: bool) -> Callable[[NamedBlock], PackedBlock]:
+def block_packer(
+    tokenizer: str, separator: int | None, sequence_length: int, *, own_process: bool
+) -> Callable[[NamedBlock], PackedBlock]:
     """The function of a worker: it tokenises and packs a block."""
     if own_process:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
     from tokenizers import Tokenizer
 
     backend = Tokenizer.from_str(tokenizer)
-    return lambda block: pack_block(*block, backend, separator)
+    return lambda block: pack_block(*block, backend, separator, sequence_length)
 
 
-def pack_block(name: str, block: Iterable[Piece], tokenizer: Tokenizer, separator: int | None) -> PackedBlock:
+def pack_block(
+    name: str, block: Iterable[Piece], tokenizer: Tokenizer, separator: int | None, sequence_length: int
+) -> PackedBlock:
     """Tokenise a block and put the separator, if there is one, behind each document.
 
     A document of no tokens leaves nothing behind.
@@ -107,7 +113,12 @@ def pack_block(name: str, block: Iterable[Piece], tokenizer: Tokenizer, separato
             expected &= not piece.ends
             arrays.append(np.array(ids, dtype=np.int32))
             filled += len(ids)
-    return PackedBlock(name, np.concatenate(arrays), np.array(starts, dtype=np.int64), num_bytes)
+    whole = filled // sequence_length * sequence_length
+    rows, left_out = np.split(np.concatenate(arrays), [whole])
+    text = tokenizer.decode([id for id in left_out.tolist() if id != separator], skip_special_tokens=False)
+    kept_bytes = num_bytes - len(text.encode())
+    begins = np.array([start for start in starts if start < whole], dtype=np.int64)
+    return PackedBlock(name, rows.reshape(-1, sequence_length), begins, filled, num_bytes, kept_bytes)
 
 
 def _batches(block: Iterable[Piece]) -> Iterator[list[Piece]]:

@@ -6,21 +6,17 @@ a line lacks into an empty text and a wrong type into text, and its errors do no
 
 from __future__ import annotations
 
-import bz2
-import codecs
 import contextlib
 import csv
-import gzip
 import io
 import itertools
 import json
 import lzma
 import os
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from slm_ray.config.digest import canonical_json, sha256_bytes, sha256_file
 from slm_ray.config.errors import UserError
@@ -40,7 +36,7 @@ _ENOUGH_TEXT_FILES = 64
 _PIECE_CHARACTERS = 8192
 _LEAST_PIECE_CHARACTERS = 512
 _EXPANSION = 3  # of text that was compressed; a guess for estimates only
-_CHUNK_BYTES = 1 << 20
+_CHUNK_CHARACTERS = 1 << 20
 _BATCH_ROWS = 256
 _LARGEST_CSV_FIELD = (1 << 31) - 1
 
@@ -148,30 +144,29 @@ def _records(path: Path, fields: Fields) -> Iterator[Record]:
         return _table_rows(path, fields)
     if ending in (".csv", ".tsv"):
         return _csv_rows(path, "," if ending == ".csv" else "\t")
-    with _open(path) as file:
+    with _open_bytes(path) as file:
         is_list = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
     return _json_list(path) if is_list else _json_lines(path)
 
 
 def _json_lines(path: Path) -> Iterator[Record]:
-    offset = 0
-    with _open(path) as file:
+    with _open_bytes(path) as file:
         for number, line in enumerate(file, start=1):
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 record = json.loads(text) if text.strip() else ""
             except UnicodeDecodeError as error:
-                raise _not_utf8(path, offset + error.start, f", line {number},") from error
+                raise _not_utf8(f"{path}, line {number},") from error
             except json.JSONDecodeError as error:
                 reason = f"{error.msg}, column {error.colno}"
                 raise UserError(f"{path}, line {number} is not JSON ({reason}): mend or remove that line") from error
-            offset += len(line)
             yield "line", number, record
 
 
 def _json_list(path: Path) -> Iterator[Record]:
     try:
-        records = json.loads("".join(_text_chunks(path)))
+        with _open(path) as file:
+            records = json.load(file)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise UserError(
@@ -182,21 +177,13 @@ def _json_list(path: Path) -> Iterator[Record]:
 
 def _csv_rows(path: Path, delimiter: str) -> Iterator[Record]:
     csv.field_size_limit(_LARGEST_CSV_FIELD)
-    rows = csv.DictReader(_lines(_text_chunks(path)), delimiter=delimiter)
-    try:
-        for number, row in enumerate(rows, start=1):
-            yield "row", number, row
-    except csv.Error as error:
-        raise UserError(f"{path}, line {rows.line_num}, is not CSV ({error}): mend or remove that line") from error
-
-
-def _lines(chunks: Iterator[str]) -> Iterator[str]:
-    rest = ""
-    for chunk in chunks:
-        *lines, rest = (rest + chunk).split("\n")
-        yield from (line + "\n" for line in lines)
-    if rest:
-        yield rest
+    with _open(path) as file:
+        rows = csv.DictReader(file, delimiter=delimiter)
+        try:
+            for number, row in enumerate(rows, start=1):
+                yield "row", number, row
+        except csv.Error as error:
+            raise UserError(f"{path}, line {rows.line_num}, is not CSV ({error}): mend or remove that line") from error
 
 
 def _table_rows(path: Path, fields: Fields) -> Iterator[Record]:
@@ -235,78 +222,56 @@ def _batches(path: Path, fields: Fields) -> Iterator[list[Any]]:
                 yield batch.select(columns).slice(start, _BATCH_ROWS).to_pylist()
 
 
-def _open_any(path: Path) -> IO[bytes]:
+@contextlib.contextmanager
+def _open_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading, decompressing by its ending."""
     compression = path.suffix.lower()
-    if compression == ".gz":
-        return cast(IO[bytes], gzip.open(path, "rb"))
-    if compression == ".bz2":
-        return cast(IO[bytes], bz2.open(path, "rb"))
-    if compression == ".xz":
-        return cast(IO[bytes], lzma.open(path, "rb"))
-    if compression == ".zst":
-        import pyarrow  # Python itself reads Zstandard from 3.14 on only
+    try:
+        if compression == ".xz":
+            file: Any = lzma.open(path)
+        elif compression in COMPRESSIONS:
+            import pyarrow
 
-        return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
-    return path.open("rb")
+            file = io.BufferedReader(pyarrow.input_stream(str(path)))
+        else:
+            file = path.open("rb")
+        with file:
+            yield file
+    except (EOFError, lzma.LZMAError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise explain_os_error(error, f"reading {path}") from error
+        # pyarrow reports bad content as an OSError without a number
+        raise UserError(f"{path} is damaged or cut short ({error}): copy or download it again") from error
 
 
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for reading, decompressing by its ending."""
-    damaged: Exception
-    try:
-        with _open_any(path) as file:
-            yield file
-        return
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        damaged = error
-    except OSError as error:
-        if error.errno is not None:
-            raise explain_os_error(error, f"reading {path}") from error
-        damaged = error  # bz2 and pyarrow report bad content without a number
-    raise UserError(f"{path} is damaged or cut short ({damaged}): copy or download it again") from damaged
+def _open(path: Path) -> Iterator[IO[str]]:
+    r"""Open a file as text, with line ends as ``\n`` and without a byte-order mark."""
+    with _open_bytes(path) as file:
+        try:
+            yield io.TextIOWrapper(file, encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise _not_utf8(str(path)) from error
 
 
-def _not_utf8(path: Path, offset: int, where: str = "") -> UserError:
+def _not_utf8(where: str) -> UserError:
     return UserError(
-        f"{path}{where} is not UTF-8 text (byte {offset}): convert it, e.g. `iconv -f LATIN1 -t UTF-8 IN > OUT`, "
-        "with the encoding it really has"
+        f"{where} is not UTF-8 text: convert it, e.g. `iconv -f LATIN1 -t UTF-8 IN > OUT`, with the encoding it really "
+        "has"
     )
-
-
-def _text_chunks(path: Path) -> Iterator[str]:
-    r"""The text of a file in chunks, with line ends as ``\n`` and without a byte-order mark.
-
-    Raises:
-        UserError: The file cannot be read, or is not UTF-8; the first bad byte is named.
-    """
-    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
-    fed, first = 0, True
-    with _open(path) as file:
-        while True:
-            data = file.read(_CHUNK_BYTES)
-            pending = len(decoder.getstate()[0])
-            try:
-                text = decoder.decode(data, final=not data)
-            except UnicodeDecodeError as error:
-                raise _not_utf8(path, fed - pending + error.start) from error
-            fed += len(data)
-            yield text.removeprefix("\ufeff") if first else text
-            first = False
-            if not data:
-                return
 
 
 def _text_documents(path: Path, id: str, piece_size: int, always_cut: bool) -> Iterator[Document]:
     """A text file as one document, or as pieces of it, cut at blank lines where there are any."""
     limit = 2 * piece_size if always_cut else LARGE_TEXT_CHARACTERS
     buffer, cutting, numbers = "", always_cut, itertools.count(1)
-    for chunk in _text_chunks(path):
-        buffer += chunk
-        if len(buffer) > limit:
-            cutting = True
-            *ready, buffer = split_text(buffer, piece_size)
-            yield from (Document(f"{id}#{next(numbers)}", piece) for piece in ready)
+    with _open(path) as file:
+        while chunk := file.read(_CHUNK_CHARACTERS):
+            buffer += chunk
+            if len(buffer) > limit:
+                cutting = True
+                *ready, buffer = split_text(buffer, piece_size)
+                yield from (Document(f"{id}#{next(numbers)}", piece) for piece in ready)
     if not cutting:
         yield Document(id, buffer)
         return

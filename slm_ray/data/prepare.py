@@ -9,12 +9,11 @@ from __future__ import annotations
 import functools
 import itertools
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import JsonValue
 
 from slm_ray.config.digest import digest_json
@@ -26,7 +25,7 @@ from slm_ray.data.shards import IDS, REMEDY, STARTS, TokenShards, write_manifest
 from slm_ray.data.split import share_of_part
 from slm_ray.data.tokenizers import load_tokenizer, plain_backend, tokenizer_digest, vocab_size_of
 from slm_ray.records.base import parse_record
-from slm_ray.records.data import PreparedBlock, Shard, ShardManifest, read_sealed
+from slm_ray.records.data import PreparedBlock, ShardManifest, read_sealed
 from slm_ray.records.files import explain_os_error, fsync_folder, read_json, write_json
 from slm_ray.runtime.fan_out import FanOut
 from slm_ray.runtime.locks import held
@@ -35,13 +34,12 @@ from slm_ray.runtime.progress import Console, Progress
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_FORMAT = 3  # raise it when the choice of documents, their packing or the files change
+_FORMAT = 4  # raise it when the choice of documents, their packing or the files change
 _LOCK_FILE = ".lock"
 _BYTES_PER_TOKEN = 4  # of English and of code, with the tokenizers of today; for estimates only
 _SPARE = 1.25  # how much more than seems needed is chosen
 _ENOUGH_OF_A_PART = 0.5  # from here on it is simpler, and hardly slower, to take the whole part
 _BLOCKS, _LEAST_BLOCK_BYTES, _LARGEST_BLOCK_BYTES = 32, 1 << 18, 1 << 23
-_REST_SEQUENCES = 4096  # in a shard of left-overs
 
 
 def prepare_shards(
@@ -143,20 +141,32 @@ class _Preparation:
         self.progress = Progress(console, f"preparing {self.part} tokens", plan.expected_tokens, "tokens")
 
     def run(self) -> None:
-        """Make the blocks that are not there yet, then the shards of their left-overs and the manifest."""
-        make = functools.partial(block_packer, self.backend.to_str(), self.separator, own_process=bool(self.workers))
+        """Make the blocks that are not there yet, then the manifest."""
+        make = functools.partial(
+            block_packer, self.backend.to_str(), self.separator, self.length, own_process=bool(self.workers)
+        )
         fan_out = FanOut[NamedBlock, PackedBlock](make, self.workers, name="tokenizing worker")
         with fan_out:
             blocks = self._rounds(fan_out) if self.corpus.is_finite else self._stream(fan_out)
-        found = sum(block.num_tokens for block in blocks)
-        if found < self.length:
+        if not (found := self._tokens_of(blocks)):
             _discard(self.work)
+            there = sum(block.num_tokens for block in blocks)
             raise UserError(
-                f"the {self.part} part of the corpus '{self.corpus.name}' has {found:,} tokens, less than one sequence "
+                f"the {self.part} part of the corpus '{self.corpus.name}' has {there:,} tokens, less than one sequence "
                 f"of {self.length:,}: give more text, or a smaller --sequence-length"
             )
-        self._complete(blocks)
+        write_manifest(
+            self.work, [block.shard for block in blocks if block.shard is not None], sequence_length=self.length,
+            num_bytes=sum(block.num_bytes for block in blocks), separator=self.separator,
+            vocab_size=vocab_size_of(self.backend), part=self.part, corpus=self.corpus.name,
+            corpus_digest=self.corpus.digest, tokenizer_digest=str(self.made_from["tokenizer"]),
+            made_from=self.made_from,
+        )  # fmt: skip
         self.progress.finish(f"{found:,} tokens")
+
+    def _tokens_of(self, blocks: Iterable[PreparedBlock]) -> int:
+        """Tokens of the whole sequences of blocks."""
+        return self.length * sum(block.shard.num_sequences for block in blocks if block.shard is not None)
 
     def _rounds(self, fan_out: FanOut[NamedBlock, PackedBlock]) -> list[PreparedBlock]:
         """Blocks of a corpus at hand: a choice of documents, and wider ones until there are enough tokens."""
@@ -167,7 +177,7 @@ class _Preparation:
                 self._make_blocks(fan_out, number, low, high)
                 write_json(done, {"low": low, "high": high})
             blocks += self._finished(number)
-            found = sum(block.num_tokens for block in blocks)
+            found = self._tokens_of(blocks)
             if high == WHOLE or wanted is None or found >= wanted:
                 break
             low, high = high, _next_high(high, found, wanted)
@@ -180,11 +190,11 @@ class _Preparation:
         while True:
             self._make_blocks(fan_out, 0, 0, WHOLE, limit)
             blocks = self._finished(0)
-            ends = list(itertools.accumulate(block.num_tokens for block in blocks))
+            ends = list(itertools.accumulate(self._tokens_of([block]) for block in blocks))
             if wanted is None or limit is None:
                 return blocks
             enough = next((number for number, end in enumerate(ends, start=1) if end >= wanted), None)
-            if enough is not None or sum(block.num_bytes for block in blocks) < limit:
+            if enough is not None or sum(block.text_bytes for block in blocks) < limit:
                 return blocks[:enough]
             limit *= 2
 
@@ -199,7 +209,7 @@ class _Preparation:
         """Make one round's blocks that are not there."""
         for _, packed in fan_out.run(self._missing(round, low, high, limit)):
             self._write(packed)
-            self._show(len(packed.ids))
+            self._show(packed.num_tokens)
 
     def _missing(self, round: int, low: int, high: int, limit: int | None) -> Iterator[NamedBlock]:
         blocks = cut_blocks(self.corpus.read(), self.part, low, high, self.plan.block_bytes, limit)
@@ -217,72 +227,12 @@ class _Preparation:
         self.progress.update(done)
 
     def _write(self, packed: PackedBlock) -> None:
-        """Write a block's whole sequences as a shard, and keep what is left over in the block's record."""
-        num_sequences = len(packed.ids) // self.length
-        end = num_sequences * self.length
-        shard = None
-        if num_sequences:
-            rows = packed.ids[:end].reshape(num_sequences, self.length)
-            shard = write_shard(self.work, packed.name, rows, packed.starts[packed.starts < end])
+        """Write a block's sequences as a shard, and then its record."""
+        shard = write_shard(self.work, packed.name, packed.ids, packed.starts) if len(packed.ids) else None
         block = PreparedBlock(
-            shard=shard, num_tokens=len(packed.ids), num_bytes=packed.num_bytes, rest=tuple(packed.ids[end:].tolist()),
-            rest_starts=tuple((packed.starts[packed.starts >= end] - end).tolist()),
-        )  # fmt: skip
+            shard=shard, num_tokens=packed.num_tokens, text_bytes=packed.text_bytes, num_bytes=packed.num_bytes
+        )
         write_json(self.work / f"{packed.name}.json", block.to_json())
-
-    def _complete(self, blocks: list[PreparedBlock]) -> None:
-        """Make the finished blocks a folder of shards; the last tokens, which fill no sequence, are left out."""
-        rest = _Rest(self.work, self.length)
-        for block in blocks:
-            rest.add(block)
-        left_out = [id for id in rest.flush() if id != self.separator]
-        num_bytes = sum(block.num_bytes for block in blocks)
-        num_bytes -= len(self.backend.decode(left_out, skip_special_tokens=False).encode())
-        shards = [block.shard for block in blocks if block.shard is not None] + rest.shards
-        write_manifest(
-            self.work, shards, sequence_length=self.length, num_bytes=num_bytes, separator=self.separator,
-            vocab_size=vocab_size_of(self.backend), part=self.part, corpus=self.corpus.name,
-            corpus_digest=self.corpus.digest, tokenizer_digest=str(self.made_from["tokenizer"]),
-            made_from=self.made_from,
-        )  # fmt: skip
-
-
-class _Rest:
-    """The tokens that blocks leave over, packed one behind the other into shards of their own."""
-
-    def __init__(self, folder: Path, sequence_length: int) -> None:
-        self.folder, self.length = folder, sequence_length
-        self.shards: list[Shard] = []
-        self._ids: list[int] = []
-        self._starts: list[int] = []
-        self._continued: set[int] = set()
-
-    def add(self, block: PreparedBlock) -> None:
-        """Append what a block left over; it begins anew even in the middle of a document."""
-        begin, starts = len(self._ids), block.rest_starts
-        if block.rest and (not starts or starts[0] != 0):
-            self._starts.append(begin)
-            self._continued.add(begin)
-        self._starts += [begin + start for start in starts]
-        self._ids += block.rest
-        if len(self._ids) >= _REST_SEQUENCES * self.length:
-            self.flush()
-
-    def flush(self) -> list[int]:
-        """Write the whole sequences; give the tokens that do not fill one."""
-        num_sequences = len(self._ids) // self.length
-        end = num_sequences * self.length
-        if num_sequences:
-            rows = np.array(self._ids[:end], dtype=np.int32).reshape(num_sequences, self.length)
-            starts = [start for start in self._starts if start < end]
-            name = f"shard-rest-{len(self.shards):05d}"
-            shard = write_shard(self.folder, name, rows, np.array(starts, dtype=np.int64))
-            documents = shard.num_documents - len(self._continued.intersection(starts))
-            self.shards.append(shard.model_copy(update={"num_documents": documents}))
-        self._ids = self._ids[end:]
-        self._continued = {start - end for start in self._continued if start >= end}
-        self._starts = [start - end for start in self._starts if start >= end]
-        return self._ids
 
 
 def take_name(work: Path, final: Path) -> None:

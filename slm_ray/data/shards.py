@@ -20,11 +20,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import JsonValue
 
-from slm_ray.config.digest import canonical_json, sha256_bytes, sha256_file
+from slm_ray.config.digest import canonical_json, sha256_bytes
 from slm_ray.config.errors import UserError
 from slm_ray.records.data import Shard, ShardManifest, StoredFile, TokenSummary, read_sealed, write_sealed
 from slm_ray.records.files import check_inside, explain_os_error, whole_folder, write_bytes
-from slm_ray.runtime.progress import Console, Progress
 
 IDS, STARTS = ".ids.npy", ".starts.npy"
 # Every mapped file costs a file descriptor, of which a process often has 1,024.
@@ -38,9 +37,7 @@ Starts = npt.NDArray[np.int64]
 class TokenShards:
     """A folder of packed sequences. A shard's checksums are verified when a process first reads it.
 
-    Attributes:
-        folder: Where the shards and their manifest lie
-        summary: What the tokens are; its fields are attributes of the shards, too
+    The fields of ``summary``, which says what the tokens are, are attributes of the shards, too.
     """
 
     def __init__(self, folder: Path, manifest: ShardManifest) -> None:
@@ -132,22 +129,11 @@ class TokenShards:
         column = np.arange(length, dtype=np.int32)
         return column - np.maximum.accumulate(np.where(starts_document, column, np.int32(0)), axis=1)
 
-    def verify(self, console: Console | None = None) -> None:
-        """Read every shard and compare its SHA-256 with the manifest's."""
-        progress = Progress(console, f"shards of {self.part} tokens", len(self._shards), "shards") if console else None
-        for number, shard in enumerate(self._shards):
-            for kind, file in ((IDS, shard.ids), (STARTS, shard.starts)):
-                path = self.folder / f"{shard.name}{kind}"
-                try:
-                    same = sha256_file(path) == file.sha256
-                except OSError as error:
-                    raise explain_os_error(error, f"reading {path}") from error
-                if not same:
-                    raise self._damaged(path, "its digest differs")
-            if progress:
-                progress.update(number + 1)
-        if progress:
-            progress.finish(f"checked {len(self._shards):,} shards")
+    def verify(self) -> None:
+        """Read every shard and compare its checksums with the manifest's."""
+        for number in range(len(self._shards)):
+            for kind in (IDS, STARTS):
+                self._map(number, kind)
 
     def copy_to(self, folder: Path) -> TokenShards:
         """Copy the folder, whole or not at all, and open the copy."""

@@ -81,10 +81,10 @@ def _verify(folder: Path) -> None:
     from slm_ray.distill.store import LogitStore
 
     began, path = time.monotonic(), folder / ShardManifest.FILE
-    what: LogitStore | TokenShards
-    is_shards = path.is_file() and "shards" in read_json(path)
-    what = TokenShards.open(folder) if is_shards else LogitStore.open(folder)
-    what.verify(Console())
+    if path.is_file() and "shards" in read_json(path):
+        TokenShards.open(folder).verify()
+    else:
+        LogitStore.open(folder).verify(Console())
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     print(f"{folder}: {format_bytes(size)}, as written ({format_seconds(time.monotonic() - began)})")
 

@@ -100,18 +100,16 @@ class PreparedBlock(Record):
 
     Attributes:
         shard: Its whole sequences; None where it fills none.
-        num_tokens: Tokens of the block.
-        num_bytes: UTF-8 bytes of its text.
-        rest: Token ids behind the last whole sequence.
-        rest_starts: Where documents begin in the rest.
+        num_tokens: Tokens of the block, those behind its last whole sequence included.
+        text_bytes: UTF-8 bytes of its text.
+        num_bytes: Those of its sequences.
     """
 
     FILE: ClassVar[str] = "block.json"  # of many in a folder: each has its block's name instead
     shard: Shard | None
     num_tokens: int
+    text_bytes: int
     num_bytes: int
-    rest: tuple[int, ...]
-    rest_starts: tuple[int, ...]
 
 
 def write_sealed(folder: Path, record: Record) -> None:

@@ -134,15 +134,11 @@ def test_the_digest_is_of_the_content_and_the_field_not_of_the_place(tmp_path):
 def test_bytes_that_are_no_utf8_are_found_and_the_fix_is_said(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"x" * (1 << 20) + "é".encode() + "caf\xe9 au lait".encode("latin1"))
-    with pytest.raises(
-        UserError, match=rf"a\.txt is not UTF-8 text \(byte {(1 << 20) + 5}\): convert it, e\.g\. `iconv"
-    ):
+    with pytest.raises(UserError, match=r"a\.txt is not UTF-8 text: convert it, e\.g\. `iconv"):
         list(load_corpus(str(path)))
-    path.write_bytes("halb é".encode()[:-1])
-    assert "byte 5" in message(path)
     lines = tmp_path / "a.jsonl"
     lines.write_bytes(b'{"text": "fine"}\n{"text": "caf\xe9"}\n')
-    with pytest.raises(UserError, match=r"a\.jsonl, line 2, is not UTF-8 text \(byte 30\)"):
+    with pytest.raises(UserError, match=r"a\.jsonl, line 2, is not UTF-8 text"):
         list(load_corpus(str(lines)))
 
 

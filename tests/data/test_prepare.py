@@ -76,10 +76,10 @@ class TestBlocks:
         blocks = list(cut_blocks([Document("", text)], "train", 0, 1 << 64, 1 << 17))
         assert len(blocks) > 2
         assert "".join(piece.text for block in blocks for piece in block) == text
-        packed = [pack_block("", block, tokenizer.backend_tokenizer, 0) for block in blocks]
+        packed = [pack_block("", block, tokenizer.backend_tokenizer, 0, 1) for block in blocks]
         assert [len(block.starts) for block in packed] == [1] + [0] * (len(packed) - 1)
         assert [int((block.ids == 0).sum()) for block in packed] == [0] * (len(packed) - 1) + [1]
-        ids = [id for block in packed for id in block.ids.tolist() if id != 0]
+        ids = [id for block in packed for id in block.ids.reshape(-1).tolist() if id != 0]
         assert tokenizer.backend_tokenizer.decode(ids) == text
 
     def test_a_limit_ends_the_reading_behind_a_block_and_changes_none_before_it(self, texts):
@@ -106,7 +106,7 @@ class TestBlocks:
 
 
 def packed_by_hand(texts, tokenizer, block_bytes, length):
-    """What the shards must be: blocks of whole sequences, then what they leave over."""
+    """What the shards must be: the whole sequences of blocks."""
     blocks, block, filled = [], [], 0
     for text in texts:
         if part_of(text) == "train":
@@ -117,17 +117,15 @@ def packed_by_hand(texts, tokenizer, block_bytes, length):
                 block, filled = [], 0
     blocks.append(block)
     whole = [id for block in blocks for id in block[: len(block) // length * length]]
-    rest = [id for block in blocks for id in block[len(block) // length * length :]]
-    rest = rest[: len(rest) // length * length]
-    return np.array(whole + rest, dtype=np.int32).reshape(-1, length)
+    return np.array(whole, dtype=np.int32).reshape(-1, length)
 
 
 def test_the_sequences_are_those_packed_by_hand(prepare, small_blocks, tokenizer, texts, tmp_path):
     shards = prepare(jsonl(tmp_path / "a.jsonl", texts))
     assert np.array_equal(all_rows(shards), packed_by_hand(texts, tokenizer, 1 << 12, LENGTH))
     whole = sum(len(text.encode()) for text in texts if part_of(text) == "train")
-    left_out = whole - shards.num_bytes
-    assert 0 <= left_out < LENGTH * max(map(len, tokenizer.get_vocab()))
+    kept = [id for id in all_rows(shards).reshape(-1).tolist() if id != tokenizer.eos_token_id]
+    assert shards.num_bytes == len(tokenizer.decode(kept).encode()) < whole
     assert (shards.part, shards.separator, shards.vocab_size) == ("train", tokenizer.eos_token_id, len(tokenizer))
     assert shards.tokenizer_digest == tokenizer_digest(tokenizer)
     assert shards.summary.max_id == all_rows(shards).max()
@@ -143,9 +141,7 @@ def test_positions_begin_anew_behind_every_separator(prepare, small_blocks, text
     assert (positions[:, 0] == 0).all()
     assert (positions[:, 1:][rows[:, :-1] == shards.separator] == 0).all()
     jumps = np.diff(positions, axis=1) != 1
-    assert (positions[:, 1:][jumps] == 0).all()
-    # Only left-overs, of which each block has one, begin anew without a separator before them.
-    assert (jumps & (rows[:, :-1] != shards.separator)).sum() <= len(list(shards.folder.glob("*.ids.npy")))
+    assert (positions[:, 1:][jumps] == 0).all() and not (jumps & (rows[:, :-1] != shards.separator)).any()
 
 
 def test_the_same_for_any_number_of_workers(one_ray, prepare, small_blocks, texts, tmp_path, corpus_of):

@@ -1,4 +1,3 @@
-import io
 import json
 import pickle
 import shutil
@@ -8,7 +7,6 @@ import pytest
 
 from slm_ray.config.errors import UserError
 from slm_ray.data import TokenShards, write_shards
-from slm_ray.runtime.progress import Console
 
 LENGTH = 8
 
@@ -141,12 +139,6 @@ def test_ids_without_a_row_are_refused_and_all_others_accepted(folder, rows):
     shards.check_ids(int(rows.max()) + 1, "the model")
     with pytest.raises(UserError, match=rf"has token id {rows.max():,}, and the model has {rows.max():,} embedding"):
         shards.check_ids(int(rows.max()), "the model")
-
-
-def test_checking_says_how_far_it_is(folder):
-    stream = io.StringIO()
-    TokenShards.open(folder).verify(Console(stream=stream))
-    assert "checked 8 shards" in stream.getvalue()
 
 
 def test_a_shard_cut_short_or_missing_is_found_at_once(folder):
