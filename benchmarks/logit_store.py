@@ -21,8 +21,11 @@ import numpy as np
 import torch
 from common import machine_line
 
-from slm_ray.data import TRAIN, load_corpus, prepare_tokens, tokenizer_digest
+from slm_ray.data.load import load_corpus
+from slm_ray.data.sample import prepare_tokens
 from slm_ray.data.shards import TokenShards, write_shards
+from slm_ray.data.split import TRAIN
+from slm_ray.data.tokenizers import tokenizer_digest
 from slm_ray.distill.capture import SignalReader, make_request
 from slm_ray.distill.config import CaptureConfig
 from slm_ray.distill.store import LogitStore, write_part

@@ -18,7 +18,9 @@ import torch
 from common import as_ids, load_result, load_stack, machine_line
 
 from slm_ray.config.base import flatten
-from slm_ray.data import HELD_OUT, load_corpus, prepare_tokens
+from slm_ray.data.load import load_corpus
+from slm_ray.data.sample import prepare_tokens
+from slm_ray.data.split import HELD_OUT
 from slm_ray.models.extraction import extract
 from slm_ray.models.reconstruction import ReconstructionSettings, reconstruct
 from slm_ray.records.cost import num_params

@@ -27,7 +27,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from slm_ray.cli import dispatch
-from slm_ray.data import TRAIN, load_corpus, prepare_shards
+from slm_ray.data.load import load_corpus
+from slm_ray.data.prepare import prepare_shards
+from slm_ray.data.split import TRAIN
 from slm_ray.runtime.progress import Console
 from tests.search.tiny_run import make_tokenizer, sentences
 

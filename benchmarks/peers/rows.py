@@ -16,7 +16,7 @@ from benchmarks.peers.starts import make_start
 from benchmarks.peers.study import Study
 from benchmarks.peers.training import forget, train
 from slm_ray.config.errors import UserError
-from slm_ray.data import TokenShards
+from slm_ray.data.shards import TokenShards
 from slm_ray.evaluate.models import LoadedModel, find_model
 from slm_ray.evaluate.text_loss import measure_packed
 from slm_ray.models.extraction import save_student

@@ -18,7 +18,11 @@ from benchmarks.common import as_ids
 from benchmarks.peers.activations import Activations, gather_activations
 from benchmarks.peers.options import PeerOptions
 from slm_ray.config.errors import UserError
-from slm_ray.data import CALIBRATION, HELD_OUT, TRAIN, Corpus, TokenShards, load_corpus, prepare_tokens
+from slm_ray.data.corpus import Corpus
+from slm_ray.data.load import load_corpus
+from slm_ray.data.sample import prepare_tokens
+from slm_ray.data.shards import TokenShards
+from slm_ray.data.split import CALIBRATION, HELD_OUT, TRAIN
 from slm_ray.evaluate.text import held_out_shards
 from slm_ray.models.precision import DTYPES, choose_precision
 from slm_ray.models.runner import SubnetRunner

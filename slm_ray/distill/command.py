@@ -127,7 +127,9 @@ def _capture(config: LogitsConfig, out: Path) -> None:
 
 
 def _prepare(config: LogitsConfig, tokenizer: Path, console: Console, workers: int) -> TokenShards:
-    from slm_ray.data import TRAIN, load_corpus, prepare_shards
+    from slm_ray.data.load import load_corpus
+    from slm_ray.data.prepare import prepare_shards
+    from slm_ray.data.split import TRAIN
 
     corpus = load_corpus(config.text.data, config.text.text_field, console)
     return prepare_shards(

@@ -10,7 +10,8 @@ from typing import Any
 
 from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError
-from slm_ray.data import TokenShards, tokenizer_digest
+from slm_ray.data.shards import TokenShards
+from slm_ray.data.tokenizers import tokenizer_digest
 from slm_ray.evaluate.config import SLIDING, WHOLE, EvaluateConfig, TextConfig
 from slm_ray.evaluate.generation import Prompt, load_prompts, prompts_digest
 from slm_ray.evaluate.models import load_tokenizer

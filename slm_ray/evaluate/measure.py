@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from slm_ray.config.errors import UserError, first_line
-from slm_ray.data import TokenShards
+from slm_ray.data.shards import TokenShards
 from slm_ray.evaluate.config import SEPARATE, SLIDING
 from slm_ray.evaluate.inputs import EFFICIENCY, GENERATION, TASK, TEXT, MeasurementSpec
 from slm_ray.evaluate.models import LoadedModel, ModelFolder, load_tokenizer

@@ -11,17 +11,12 @@ import numpy as np
 
 from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError
-from slm_ray.data import (
-    HELD_OUT,
-    Corpus,
-    TokenShards,
-    load_corpus,
-    prepare_tokens,
-    tokenizer_digest,
-    write_shards,
-)
-from slm_ray.data.corpus import split_domains
-from slm_ray.data.split import sample_part
+from slm_ray.data.corpus import Corpus, split_domains
+from slm_ray.data.load import load_corpus
+from slm_ray.data.sample import prepare_tokens
+from slm_ray.data.shards import TokenShards, write_shards
+from slm_ray.data.split import HELD_OUT, sample_part
+from slm_ray.data.tokenizers import tokenizer_digest
 from slm_ray.evaluate.config import WHOLE
 from slm_ray.evaluate.text_loss import tokenise
 from slm_ray.records.files import cache_folder

@@ -14,8 +14,7 @@ import torch
 from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError
 from slm_ray.config.units import perplexity_of_loss
-from slm_ray.data import TokenShards
-from slm_ray.data.shards import digest_array
+from slm_ray.data.shards import TokenShards, digest_array
 from slm_ray.evaluate.held_out import held_out_sums, summarise
 from slm_ray.evaluate.intervals import Interval, Values, ratio_interval, ratio_stderr
 from slm_ray.evaluate.models import LoadedModel, check_ids, embedding_rows

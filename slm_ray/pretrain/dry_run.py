@@ -8,7 +8,8 @@ from pathlib import Path
 
 from slm_ray.config.errors import ConfigError
 from slm_ray.config.units import format_bytes, format_count, format_seconds
-from slm_ray.data import load_corpus, load_tokenizer
+from slm_ray.data.load import load_corpus
+from slm_ray.data.tokenizers import load_tokenizer
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.forecast import (
     BYTES,

@@ -12,7 +12,7 @@ import torch
 
 from slm_ray.config.errors import UserError
 from slm_ray.config.units import format_count, format_seconds
-from slm_ray.data import TokenShards
+from slm_ray.data.shards import TokenShards
 from slm_ray.evaluate.held_out import held_out_loss
 from slm_ray.models.extraction import extract
 from slm_ray.models.loading import load_student

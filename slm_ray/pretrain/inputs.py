@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError
-from slm_ray.data import HELD_OUT, TRAIN, TokenShards, load_corpus, prepare_tokens, tokenizer_digest
+from slm_ray.data.load import load_corpus
 from slm_ray.data.prepare import prepare_shards
-from slm_ray.data.tokenizers import load_tokenizer
+from slm_ray.data.sample import prepare_tokens
+from slm_ray.data.shards import TokenShards
+from slm_ray.data.split import HELD_OUT, TRAIN
+from slm_ray.data.tokenizers import load_tokenizer, tokenizer_digest
 from slm_ray.models.families import context_length
 from slm_ray.models.loading import read_config
 from slm_ray.models.teachers import Teacher, load_teacher, loadable

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_ray.config.errors import UserError
-from slm_ray.data import load_corpus
+from slm_ray.data.load import load_corpus
 from slm_ray.data.tokenizer_training import check_size, train_tokenizer
 from slm_ray.data.tokenizers import load_tokenizer
 from slm_ray.models.bundled import BUNDLED_NAME

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slm_ray.config.parser import Parser
-from slm_ray.report.runset import load_run, write_set_report
 
 
 def make_parser() -> Parser:
@@ -37,6 +36,8 @@ def main(argv: Sequence[str]) -> int:
         UserError: A folder holds no run; nothing is written then.
     """
     given = make_parser().parse_args(list(argv))
+    from slm_ray.report.runset import load_run, write_set_report  # loads Altair, which takes half a second
+
     runs = [load_run(folder) for folder in given.runs]
     for run in runs:
         for note in run.notes:

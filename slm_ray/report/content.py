@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from slm_ray.report.charts import Picture
 from slm_ray.report.text import MISSING
+
+if TYPE_CHECKING:
+    from slm_ray.report.charts import Picture  # takes Altair, which loads slowly
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,8 @@ from pathlib import Path
 from slm_ray.config.base import flatten
 from slm_ray.config.errors import UserError
 from slm_ray.config.units import format_bytes
-from slm_ray.data import load_corpus
 from slm_ray.data.bundled import BUNDLED
-from slm_ray.data.load import is_on_hub
+from slm_ray.data.load import is_on_hub, load_corpus
 from slm_ray.models.precision import export_dtype, measure_precision
 from slm_ray.models.teacher_sizes import TeacherSizes, look_up_teacher
 from slm_ray.records.budget import QUANTITIES, measure_cost

@@ -10,7 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from slm_ray.config.errors import UserError
-from slm_ray.data import CALIBRATION, HELD_OUT, TRAIN, Corpus, TokenShards, load_corpus, prepare_tokens
+from slm_ray.data.corpus import Corpus
+from slm_ray.data.load import load_corpus
+from slm_ray.data.sample import prepare_tokens
+from slm_ray.data.shards import TokenShards
+from slm_ray.data.split import CALIBRATION, HELD_OUT, TRAIN
 from slm_ray.models.precision import DTYPES, bf16_gain, measure_precision
 from slm_ray.models.teachers import Teacher, load_teacher
 from slm_ray.records.architecture import Architecture

@@ -12,7 +12,7 @@ import torch
 from slm_ray.config.base import flatten
 from slm_ray.config.errors import UserError
 from slm_ray.config.units import format_count, format_seconds
-from slm_ray.data import describe_parts, summarise_parts
+from slm_ray.data.split import describe_parts, summarise_parts
 from slm_ray.models.precision import DTYPES, export_dtype, measure_precision
 from slm_ray.models.teacher_sizes import look_up_teacher
 from slm_ray.records.base import find_record, read_record, write_record

@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from slm_ray.data import TRAIN, TokenShards, digest_array, tokenizer_digest, write_shards
 from slm_ray.data.sample import load_or_build
+from slm_ray.data.shards import TokenShards, digest_array, write_shards
+from slm_ray.data.split import TRAIN
+from slm_ray.data.tokenizers import tokenizer_digest
 from slm_ray.evaluate.decoding import Sampling, continue_rows
 from slm_ray.evaluate.models import LoadedModel, ModelFolder
 from slm_ray.models.teachers import Teacher

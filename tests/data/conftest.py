@@ -10,8 +10,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from slm_ray.data import Corpus, Document
-from slm_ray.data.corpus import digest_texts
+from slm_ray.data.corpus import Corpus, Document, digest_texts
 
 _WORDS = "the of a search student teacher layer head neuron budget token loss é 注意 → trains keeps drops".split()
 

@@ -8,8 +8,9 @@ import pytest
 from pyarrow import parquet
 
 from slm_ray.config.errors import UserError
-from slm_ray.data import load_corpus, summarise_parts
 from slm_ray.data.files import LARGE_TEXT_CHARACTERS
+from slm_ray.data.load import load_corpus
+from slm_ray.data.split import summarise_parts
 
 COMPRESS = {
     ".gz": gzip.compress,

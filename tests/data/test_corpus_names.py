@@ -5,8 +5,11 @@ import datasets
 import pytest
 
 from slm_ray.config.errors import UserError
-from slm_ray.data import DEFAULT_CORPUS, bundled, load_corpus, summarise_parts
+from slm_ray.data import bundled
 from slm_ray.data.bundled import module_text
+from slm_ray.data.config import DEFAULT_CORPUS
+from slm_ray.data.load import load_corpus
+from slm_ray.data.split import summarise_parts
 from slm_ray.runtime.progress import Console
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from slm_ray.config.errors import UserError
-from slm_ray.data import SequenceOrder
+from slm_ray.data.order import SequenceOrder
 
 SIZES = [1, 2, 3, 4, 5, 16, 17, 1000, 65537]
 

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 from slm_ray.config.errors import UserError
-from slm_ray.data import Corpus, Document, TokenShards, load_corpus, part_of, prepare_shards, tokenizer_digest
 from slm_ray.data import prepare as module
 from slm_ray.data.blocks import cut_blocks, pack_block, selection_key
-from slm_ray.data.load import hub_corpus
-from slm_ray.data.split import text_digest
+from slm_ray.data.corpus import Corpus, Document
+from slm_ray.data.load import hub_corpus, load_corpus
+from slm_ray.data.prepare import prepare_shards
+from slm_ray.data.shards import TokenShards
+from slm_ray.data.split import part_of, text_digest
+from slm_ray.data.tokenizers import tokenizer_digest
 from slm_ray.runtime.progress import Console
 from tests.data.conftest import make_texts
 

@@ -7,7 +7,11 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from slm_ray.config.errors import UserError
-from slm_ray.data import Corpus, Document, load_corpus, part_of, prepare_tokens, tokenizer_digest
+from slm_ray.data.corpus import Corpus, Document
+from slm_ray.data.load import load_corpus
+from slm_ray.data.sample import prepare_tokens
+from slm_ray.data.split import part_of
+from slm_ray.data.tokenizers import tokenizer_digest
 from slm_ray.runtime.progress import Console
 
 LENGTH = 32

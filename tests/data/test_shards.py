@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from slm_ray.config.errors import UserError
-from slm_ray.data import TokenShards, write_shards
+from slm_ray.data.shards import TokenShards, write_shards
 
 LENGTH = 8
 

@@ -3,8 +3,8 @@ from fractions import Fraction
 
 import pytest
 
-from slm_ray.data import Corpus, Document, part_of, summarise_parts
-from slm_ray.data.split import PARTS, describe_parts, sample_part, split_text
+from slm_ray.data.corpus import Corpus, Document
+from slm_ray.data.split import PARTS, describe_parts, part_of, sample_part, split_text, summarise_parts
 
 
 def reference_part(text: str) -> str:

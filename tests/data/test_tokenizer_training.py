@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from slm_ray.config.errors import UserError
-from slm_ray.data import part_of
+from slm_ray.data.split import part_of
 from slm_ray.data.tokenizer_extension import continue_merges, extend_tokenizer, match_extension
 from slm_ray.data.tokenizer_training import END_OF_TEXT, text_sample, train_tokenizer
 from slm_ray.runtime.progress import Console

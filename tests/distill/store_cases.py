@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slm_ray.data import TokenShards, tokenizer_digest, write_shards
+from slm_ray.data.shards import TokenShards, write_shards
+from slm_ray.data.tokenizers import tokenizer_digest
 from slm_ray.distill.capture import capture, make_request
 from slm_ray.distill.config import CaptureConfig
 from slm_ray.distill.store import LogitStore

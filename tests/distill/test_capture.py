@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from slm_ray.config.errors import UserError
-from slm_ray.data import TokenShards, write_shards
+from slm_ray.data.shards import TokenShards, write_shards
 from slm_ray.distill.capture import SignalReader, capture, draw_points
 from slm_ray.distill.store import LogitStore
 from slm_ray.models.teachers import Teacher

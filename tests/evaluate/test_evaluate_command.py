@@ -5,7 +5,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
 
-from slm_ray.data import HELD_OUT, load_corpus, prepare_tokens
+from slm_ray.data.load import load_corpus
+from slm_ray.data.sample import prepare_tokens
+from slm_ray.data.split import HELD_OUT
 from slm_ray.evaluate.command import main
 from slm_ray.records.base import write_record
 from slm_ray.records.run import RunRecord

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from slm_ray.data import TRAIN, load_corpus, prepare_tokens
+from slm_ray.data.load import load_corpus
+from slm_ray.data.sample import prepare_tokens
+from slm_ray.data.split import TRAIN
 from slm_ray.runtime.progress import Console
 from tests.pretrain.tiny_pretrain import make_shards
 from tests.search.tiny_run import LENGTH, Tiny, make_tiny

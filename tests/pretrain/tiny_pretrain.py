@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from slm_ray.config.base import build_config
-from slm_ray.data import write_shards
+from slm_ray.data.shards import write_shards
 from slm_ray.pretrain.checkpoints import CheckpointFolder
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.engine import Place

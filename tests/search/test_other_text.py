@@ -7,7 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from slm_ray.data import HELD_OUT, load_corpus, prepare_tokens
+from slm_ray.data.load import load_corpus
+from slm_ray.data.sample import prepare_tokens
+from slm_ray.data.split import HELD_OUT
 from slm_ray.models.teachers import load_teacher
 from slm_ray.runtime.progress import Console
 from tests.search.tiny_run import sentences

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from slm_ray.data import TokenShards, write_shards
+from slm_ray.data.shards import TokenShards, write_shards
 from slm_ray.models.teachers import load_teacher
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.inputs import tokens_to_write, written_sequences

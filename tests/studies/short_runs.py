@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from slm_ray.config.errors import UserError
-from slm_ray.data import TRAIN, load_corpus, prepare_tokens
+from slm_ray.data.load import load_corpus
+from slm_ray.data.sample import prepare_tokens
 from slm_ray.data.shards import TokenShards
+from slm_ray.data.split import TRAIN
 from slm_ray.pretrain.engine import Place
 from slm_ray.pretrain.job import Event, Recorder, TrainJob
 from slm_ray.pretrain.launch import Resources

@@ -8,7 +8,9 @@ from typing import Any
 
 import yaml
 
-from slm_ray.data import TRAIN, load_corpus, prepare_tokens
+from slm_ray.data.load import load_corpus
+from slm_ray.data.sample import prepare_tokens
+from slm_ray.data.split import TRAIN
 from slm_ray.runtime.progress import Console
 from tests.models.tiny import tiny_model
 from tests.search.tiny_run import make_tokenizer, sentences
