@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from slm_ray.evaluate.models import find_model
-from slm_ray.evaluate.subjects import random_twin
+from slm_ray.evaluate.subjects import made_peer
 from slm_ray.models.bundled import BUNDLED_NAME
 from slm_ray.runtime.progress import Console
 
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=8192)
     options = parser.parse_args()
     teacher = find_model(BUNDLED_NAME)
-    models = [str(random_twin(teacher, seed, Console()).folder) for seed in range(options.models)]
+    models = [str(made_peer("random", teacher, Console(), seed=seed).folder) for seed in range(options.models)]
     half = options.models // 2
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)

@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from common import machine_line
 from slm_ray.config.base import build_config
 from slm_ray.evaluate.config import TasksConfig
 from slm_ray.evaluate.models import LoadedModel, find_model, load_tokenizer
-from slm_ray.evaluate.task_run import TaskPlan, plan_tasks, run_task
+from slm_ray.evaluate.task_plan import PlannedTask, plan_tasks
+from slm_ray.evaluate.task_run import run_task
 from slm_ray.evaluate.tasks import lm_eval_version
 from slm_ray.models.extraction import extract, save_student
 from slm_ray.models.teachers import load_teacher
@@ -65,11 +66,13 @@ def save_heterogeneous(folder: Path) -> Path:
     return folder
 
 
-def compared(model: str, plan: TaskPlan, options: argparse.Namespace) -> Iterator[tuple[str, str, float, float]]:
+def compared(
+    model: str, tasks: Sequence[PlannedTask], options: argparse.Namespace
+) -> Iterator[tuple[str, str, float, float]]:
     """Task, metric, our number and the command line's, for every name."""
     found = find_model(model)
     loaded, tokenizer = LoadedModel(found, "fp32", torch.device("cpu")), load_tokenizer(found)
-    for planned in plan.tasks:
+    for planned in tasks:
         header = {"name": planned.name, "key": "parity", "settings": {}, "model": model, "params": 0, "seconds": 0}
         record = run_task(loaded, tokenizer, planned, header, batch=options.batch, say=lambda text: None)
         mine = record.tasks[-1]  # a group comes behind its tasks
@@ -104,7 +107,7 @@ def main() -> None:
     values = {name: getattr(options, name) for name in ("tasks", "shots", "limit")}
     config = build_config(TasksConfig, values | {"task_data": str(options.task_data)})
     with tempfile.TemporaryDirectory() as scratch:
-        plan = plan_tasks(config)
+        tasks, _ = plan_tasks(config)
         models = {name: name for name in options.model or ["smollm2-135m"]}
         if not options.model:
             models["heterogeneous student"] = str(save_heterogeneous(Path(scratch) / "student"))
@@ -113,7 +116,7 @@ def main() -> None:
         print("| model | task | metric | here | lm-eval's command | equal |\n|---|---|---|---|---|---|", flush=True)
         unequal = 0
         for name, model in models.items():
-            for task, metric, mine, theirs in compared(model, plan, options):
+            for task, metric, mine, theirs in compared(model, tasks, options):
                 unequal += mine != theirs
                 same = "yes" if mine == theirs else "NO"
                 print(f"| {name} | {task} | {metric} | {mine!r} | {theirs!r} | {same} |", flush=True)

@@ -25,11 +25,7 @@ def _out(config: EvaluateConfig, time: str) -> str:
 
 
 def _check(config: EvaluateConfig) -> None:
-    """Refuse a missing model and unknown tasks, which takes no file of a model.
-
-    Raises:
-        UserError: There is no model, or a task is neither a suite nor lm-eval's.
-    """
+    """Refuse a missing model and unknown tasks, which takes no file of a model."""
     from slm_ray.evaluate.tasks import check_names
 
     config.check_models()
@@ -43,11 +39,7 @@ def _plan(config: EvaluateConfig) -> str:
 
 
 def _execute(config: EvaluateConfig, folder: RunFolder) -> None:
-    """Measure, and make everything that is made from the result.
-
-    Raises:
-        UserError: A model could not be measured; the others are, and shown.
-    """
+    """Measure, and make everything that is made from the result."""
     from slm_ray.evaluate.run import evaluate
     from slm_ray.runtime.progress import Console
 

@@ -22,18 +22,15 @@ from slm_ray.records.measurement import (
 )
 
 Names = tuple[str, str]
+"""The model, and what it is compared with."""
 Kind = Literal["text", "task", "generation"]
+Found = tuple[float, float | None, Interval | None]
+"""A difference, its standard error and its 95% interval."""
 WITHIN_NOISE = "within the noise"
 
 
 def verdict(difference: float, interval: Interval | None, better: Better) -> Verdict:
-    """What to call a difference: within the noise where its interval holds 0.
-
-    Args:
-        difference: Of the model, less the one it is compared with.
-        interval: Of the difference; None where it is not known.
-        better: ``less`` or ``more``.
-    """
+    """What to call a difference: within the noise where its interval holds 0."""
     if interval is None:
         return "noise not known"
     if interval[0] <= 0 <= interval[1]:
@@ -42,9 +39,8 @@ def verdict(difference: float, interval: Interval | None, better: Better) -> Ver
 
 
 def _difference(
-    names: Names, kind: Kind, of: str, quantity: str, found: tuple[float, float | None, Interval | None],
-    better: Better, *, paired: bool = True,
-) -> Difference:  # fmt: skip
+    names: Names, kind: Kind, of: str, quantity: str, found: Found, better: Better, *, paired: bool = True
+) -> Difference:
     value, stderr, interval = found
     low, high = interval or (None, None)
     return Difference(
@@ -53,8 +49,9 @@ def _difference(
     )  # fmt: skip
 
 
-def _paired(gaps: Values, counts: Values) -> tuple[float, float | None, Interval | None]:
-    """The ratio of two sums over documents with its standard error and interval."""
+def _paired(mine: Values, other: Values, counts: Values) -> Found:
+    """The difference of two ratios of sums over the same ``[documents]``."""
+    gaps = mine - other
     return float(gaps.sum() / counts.sum()), ratio_stderr(gaps, counts), ratio_interval(gaps, counts)
 
 
@@ -64,24 +61,20 @@ def compare_text(names: Names, mine: TextRecord, other: TextRecord) -> Differenc
     On the same tokens the losses are compared, in pairs of the same sequence, so that what makes a sequence hard for
     both cancels out. With different tokenizers the bits per byte are: in pairs of the same document where whole
     documents were read, and else as if the two errors were independent, which overstates the noise.
-
-    Args:
-        names: The model, and what it is compared with.
-        mine: The model's record.
-        other: The other's.
     """
     domain = mine.figures.domain
     if mine.figures.tokens_digest == other.figures.tokens_digest and mine.counts == other.counts:
-        gaps = np.array(mine.losses, float) - np.array(other.losses, float)
-        return _difference(names, "text", domain, "loss", _paired(gaps, np.array(mine.counts, float)), "less")
-    if mine.text_digest is not None and mine.text_digest == other.text_digest:
-        gaps, sizes = _bits(mine) - _bits(other), np.array(mine.unit_bytes, float)
-        return _difference(names, "text", domain, "bits_per_byte", _paired(gaps, sizes), "less")
-    value = mine.figures.bits_per_byte - other.figures.bits_per_byte
-    first, second = mine.figures.bits_per_byte_stderr, other.figures.bits_per_byte_stderr
-    stderr = None if first is None or second is None else math.hypot(first, second)
-    found = (value, stderr, normal_interval(value, stderr))
-    return _difference(names, "text", domain, "bits_per_byte", found, "less", paired=False)
+        found = _paired(np.array(mine.losses, float), np.array(other.losses, float), np.array(mine.counts, float))
+        return _difference(names, "text", domain, "loss", found, "less")
+    paired = mine.text_digest is not None and mine.text_digest == other.text_digest
+    if paired:
+        found = _paired(_bits(mine), _bits(other), np.array(mine.unit_bytes, float))
+    else:
+        first, second = mine.figures.bits_per_byte_stderr, other.figures.bits_per_byte_stderr
+        value = mine.figures.bits_per_byte - other.figures.bits_per_byte
+        stderr = None if first is None or second is None else math.hypot(first, second)
+        found = value, stderr, normal_interval(value, stderr)
+    return _difference(names, "text", domain, "bits_per_byte", found, "less", paired=paired)
 
 
 def _bits(record: TextRecord) -> Values:
@@ -94,19 +87,9 @@ def compare_samples(
     names: Names, kind: Kind, of: str, quantity: str, mine: Sequence[float], other: Sequence[float],
     better: Better = "more",
 ) -> Difference:  # fmt: skip
-    """Two models by a metric that is a mean over the same documents, in pairs.
-
-    Args:
-        names: The model, and what it is compared with.
-        kind: ``task`` or ``generation``.
-        of: The task or metric.
-        quantity: The metric.
-        mine: The model's value for each document.
-        other: The other's, of the same documents in the same order.
-        better: Whether ``less`` or ``more`` is better.
-    """
-    gaps = np.array(mine, float) - np.array(other, float)
-    return _difference(names, kind, of, quantity, _paired(gaps, np.ones(len(gaps))), better)
+    """Two models by a metric that is a mean over the same documents, in pairs."""
+    found = _paired(np.array(mine, float), np.array(other, float), np.ones(len(mine)))
+    return _difference(names, kind, of, quantity, found, better)
 
 
 def compare_group(
@@ -115,12 +98,7 @@ def compare_group(
 ) -> Difference:  # fmt: skip
     """Two models by a weighted mean over a group's tasks, each paired over its own documents.
 
-    Args:
-        names: The model, and what it is compared with.
-        of: The group.
-        quantity: The metric.
-        members: Weight, the model's values and the other's, for each task; the weights add up to 1.
-        better: Whether ``less`` or ``more`` is better.
+    A member is its weight (they add up to 1), the model's values and the other's.
     """
     value, variance, known = 0.0, 0.0, True
     for weight, mine, other in members:
@@ -136,13 +114,7 @@ def compare_group(
 def compare_models(
     names: Names, mine: Sequence[MeasurementRecord], other: Sequence[MeasurementRecord]
 ) -> Iterator[Difference]:
-    """Two models in everything that both were measured in.
-
-    Args:
-        names: The model, and what it is compared with.
-        mine: The model's records.
-        other: The other's.
-    """
+    """Two models in everything that both were measured in."""
     others = {(type(record), record.name): record for record in other}
     for record in mine:
         match record, others.get((type(record), record.name)):
@@ -154,36 +126,39 @@ def compare_models(
                 yield from _generations(names, record, its)
 
 
+Samples = tuple[Sequence[float], Sequence[float]]
+
+
+def _samples(
+    task: str, metric: str, mine: Mapping[str, TaskValues], other: Mapping[str, TaskValues]
+) -> Samples | None:
+    """Both models' values for each document of a task; None where they were not asked the same questions."""
+    values, its = mine.get(task), other.get(task)
+    if values is None or its is None or values.documents_digest != its.documents_digest:
+        return None
+    each, theirs = values.samples.get(metric), its.samples.get(metric)
+    return (each, theirs) if each and theirs else None
+
+
 def _tasks(names: Names, mine: TaskRecord, other: TaskRecord) -> Iterator[Difference]:
     for row in mine.tasks:
-        if row.members is not None:
-            yield from _groups(names, row, mine.values, other.values)
-            continue
-        values, its = mine.values[row.task], other.values.get(row.task)
-        if its is None or values.documents_digest != its.documents_digest:
-            continue  # not the same questions
-        for metric, each in values.samples.items():
-            if its.samples.get(metric):
-                better = row.metrics[metric].better or "more"
-                yield compare_samples(names, "task", row.task, metric, each, its.samples[metric], better)
+        for metric, figure in row.metrics.items():
+            better = figure.better or "more"
+            if row.members is not None:
+                yield from _group(names, row, metric, better, mine, other)
+            elif found := _samples(row.task, metric, mine.values, other.values):
+                yield compare_samples(names, "task", row.task, metric, *found, better)
 
 
-def _groups(
-    names: Names, row: TaskFigures, mine: Mapping[str, TaskValues], other: Mapping[str, TaskValues]
+def _group(
+    names: Names, row: TaskFigures, metric: str, better: Better, mine: TaskRecord, other: TaskRecord
 ) -> Iterator[Difference]:
-    """A group by its members' documents, in the metrics that both models have of all of them."""
-    for metric, figure in row.metrics.items():
-        members = []
-        for task, weight in (row.weights or {}).items():
-            values, its = mine.get(task), other.get(task)
-            if values is None or its is None or values.documents_digest != its.documents_digest:
-                break
-            if not values.samples.get(metric) or not its.samples.get(metric):
-                break
-            members.append((weight, values.samples[metric], its.samples[metric]))
-        else:
-            if members:
-                yield compare_group(names, row.task, metric, members, figure.better or "more")
+    """A group by its members' documents, where both models have the metric of all of them."""
+    weights = row.weights or {}
+    members = [(weights[task], _samples(task, metric, mine.values, other.values)) for task in weights]
+    known = [(weight, *found) for weight, found in members if found is not None]
+    if known and len(known) == len(members):
+        yield compare_group(names, row.task, metric, known, better)
 
 
 def _generations(names: Names, mine: GenerationRecord, other: GenerationRecord) -> Iterator[Difference]:
@@ -196,5 +171,5 @@ def _generations(names: Names, mine: GenerationRecord, other: GenerationRecord) 
             found = corpus_difference(metric, mine.statistics[metric], other.statistics[metric])
             yield _difference(names, "generation", metric, metric, found, figure.better)
         elif metric in mine.values and metric in other.values:
-            each, its = mine.values[metric], other.values[metric]
-            yield compare_samples(names, "generation", metric, metric, each, its, figure.better)
+            values = mine.values[metric], other.values[metric]
+            yield compare_samples(names, "generation", metric, metric, *values, figure.better)

@@ -144,10 +144,6 @@ class EvaluateConfig(Config):
         return PEERS if self.peers_are_auto else () if self.peers == (NONE,) else self.peers
 
     def check_models(self) -> None:
-        """Make sure that there is a model; a pipeline adds its own to the config it reads.
-
-        Raises:
-            UserError: None was given.
-        """
+        """Make sure that there is a model; a pipeline adds its own to the config it reads."""
         if not self.model:
             raise UserError("--model is missing: give a model folder, a hub id, a .gguf file or smollm2-135m")

@@ -13,7 +13,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
-from slm_ray.evaluate.models import LoadedModel
+from slm_ray.evaluate.models import LoadedModel, embedding_rows
 from slm_ray.models.loading import quiet_transformers
 
 _PROBE_TOKENS, _PROBE_PADS = 5, 3
@@ -22,14 +22,7 @@ _LEAST_DRAW = 2.0**-24  # below it the type has nothing but 0, which would be dr
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How the next token is chosen.
-
-    Attributes:
-        max_new_tokens: The most tokens that a prompt is continued by.
-        temperature: Logits are divided by it; 0 takes the most likely token.
-        top_p: Only the likeliest tokens that have this share of the probability between them are drawn from.
-        seed: Of the draws.
-    """
+    """How the next token is chosen: temperature 0 takes the most likely token."""
 
     max_new_tokens: int
     temperature: float = 0.0
@@ -40,16 +33,10 @@ class Sampling:
 class GumbelNoise(LogitsProcessor):
     """Makes the largest logit a draw from their softmax (the Gumbel-max trick; Maddison et al. 2014, arXiv 1411.0030).
 
-    Every row has a generator of its own, so that what is drawn for it does not depend on the rows beside it.
+    Every row has a generator of its own, seeded by its name, so that what is drawn does not depend on the other rows.
     """
 
     def __init__(self, names: Sequence[str], seed: int) -> None:
-        """One generator per row.
-
-        Args:
-            names: What distinguishes the rows; equal names draw equal numbers.
-            seed: Of all of them.
-        """
         digests = [hashlib.sha256(f"{seed}/{name}".encode()).digest() for name in names]
         seeds = [int.from_bytes(digest[:8], "big") >> 1 for digest in digests]
         self._generators = [np.random.Generator(np.random.PCG64(number)) for number in seeds]
@@ -60,6 +47,17 @@ class GumbelNoise(LogitsProcessor):
         for generator, row in zip(self._generators, draws, strict=True):
             generator.standard_exponential(out=row, dtype=np.float32)
         return scores - torch.from_numpy(draws).clamp_(min=_LEAST_DRAW).log_().to(scores)
+
+
+class _Watch(LogitsProcessor):
+    """Leaves logits as they are, and tells how far a batch is."""
+
+    def __init__(self, prompt_tokens: int, on_token: Callable[[int], None]) -> None:
+        self._prompt_tokens, self._on_token = prompt_tokens, on_token
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self._on_token(input_ids.shape[1] - self._prompt_tokens)
+        return scores
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:
@@ -74,27 +72,22 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
 
 
 @contextlib.contextmanager
-def _cast_once(model: Any) -> Iterator[None]:
-    """Let autocast keep its copies of the weights for the whole block: it only does for those that want gradients."""
-    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+def _as_given(model: Any, *, bf16: bool) -> Iterator[None]:
+    """Put a model's own sampling settings (penalties, top-k) aside, and let autocast keep its copies of the weights.
+
+    Autocast keeps them for the whole block only of weights that want gradients.
+    """
+    kept, model.generation_config = model.generation_config, GenerationConfig()
+    frozen = [parameter for parameter in model.parameters() if bf16 and not parameter.requires_grad]
     try:
         for parameter in frozen:
             parameter.requires_grad_(True)
-        yield
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-
-
-@contextlib.contextmanager
-def _own_defaults_aside(model: Any) -> Iterator[None]:
-    """Models bring settings for sampling of their own (penalties, top-k): all are to be asked in the same way."""
-    kept = model.generation_config
-    model.generation_config = GenerationConfig()
-    try:
-        yield
+        with quiet_transformers():
+            yield
     finally:
         model.generation_config = kept
+        for parameter in frozen:
+            parameter.requires_grad_(False)
 
 
 def _padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -107,19 +100,14 @@ def _padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tu
 
 @torch.no_grad()
 def padding_is_ignored(model: Any, device: torch.device) -> bool:
-    """Whether a prompt is continued the same with padding before it; recurrent models, for one, read it.
-
-    Args:
-        model: A causal language model.
-        device: Where it is.
-    """
-    rows = model.get_input_embeddings().weight.shape[0]
+    """Whether a prompt is continued the same with padding before it; recurrent models, for one, read it."""
+    rows = embedding_rows(model)
     probe = [(3 + 7 * number) % rows for number in range(_PROBE_TOKENS)]
     config = GenerationConfig(
         max_new_tokens=2, do_sample=False, pad_token_id=0, output_logits=True, return_dict_in_generate=True
     )
-    with quiet_transformers(), _own_defaults_aside(model):
-        found = []
+    found = []
+    with _as_given(model, bf16=False):
         for pads in (0, _PROBE_PADS):
             ids, mask = _padded([probe, [0] * (_PROBE_TOKENS + pads)], 0, device)
             logits = model.generate(ids, attention_mask=mask, generation_config=config).logits
@@ -132,18 +120,12 @@ def continue_rows(
     loaded: LoadedModel, rows: Sequence[Sequence[int]], names: Sequence[str], ends: Sequence[int], sampling: Sampling,
     on_token: Callable[[int], None] | None = None,
 ) -> list[tuple[list[int], bool]]:  # fmt: skip
-    """Continue a batch of prompts.
+    """Continue a batch of prompts, given as tokens with names that decide what is drawn for each.
 
-    Args:
-        loaded: The model.
-        rows: The prompts' tokens.
-        names: What distinguishes the prompts; decides what is drawn for each.
-        ends: Tokens that end a text.
-        sampling: How tokens are chosen.
-        on_token: Told how many new tokens every prompt has.
+    ``on_token`` is told how many new tokens every prompt has.
 
     Returns:
-        Per prompt: its new tokens, without the one that ended it, and whether one did.
+        Per prompt: its new tokens, without the one of ``ends`` that ended it, and whether one did.
     """
     pad = ends[0] if ends else 0
     ids, mask = _padded(rows, pad, loaded.device)
@@ -160,23 +142,11 @@ def continue_rows(
     if on_token is not None:
         chosen.append(_Watch(ids.shape[1], on_token))
     autocast = torch.autocast(loaded.device.type, torch.bfloat16, enabled=loaded.bf16)
-    casting = _cast_once(loaded.model) if loaded.bf16 else contextlib.nullcontext()
-    with quiet_transformers(), _own_defaults_aside(loaded.model), casting, autocast:
+    with _as_given(loaded.model, bf16=loaded.bf16), autocast:
         output = loaded.model.generate(
             ids, attention_mask=mask, generation_config=config, logits_processor=chosen or None
         )
     return [_until(row, ends) for row in output[:, ids.shape[1] :].tolist()]
-
-
-class _Watch(LogitsProcessor):
-    """Leaves logits as they are, and tells how far a batch is."""
-
-    def __init__(self, prompt_tokens: int, on_token: Callable[[int], None]) -> None:
-        self._prompt_tokens, self._on_token = prompt_tokens, on_token
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        self._on_token(input_ids.shape[1] - self._prompt_tokens)
-        return scores
 
 
 def _until(tokens: list[int], ends: Sequence[int]) -> tuple[list[int], bool]:

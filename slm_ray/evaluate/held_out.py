@@ -12,8 +12,10 @@ import torch
 
 from slm_ray.config.units import perplexity_of_loss
 from slm_ray.data.shards import TokenShards
+from slm_ray.evaluate.intervals import ratio_stderr
 
 Losses = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+"""``[batch * (sequence - 1)]`` losses in nats, of ids and positions ``[batch, sequence]``."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,8 @@ def held_out_sums(
 ) -> torch.Tensor:  # fmt: skip
     """Sums of losses and numbers of predicted tokens of all sequences of some shards.
 
-    Args:
-        losses: Gives ``[batch * (sequence - 1)]`` losses for ids and positions.
-        shards: The held-out tokens.
-        separate: Attention stays inside documents, and a document's first token is not counted.
-        batch: Sequences at once.
-        device: Where the model is.
-        rank: This worker; the sequences are dealt out in turn.
-        world: How many workers there are. All of them call ``losses`` equally often.
+    With ``separate``, attention stays inside documents, and a document's first token is not counted. Sequences are
+    dealt out to the ``world`` workers in turn; all of them call ``losses`` equally often.
 
     Returns:
         ``[2, sequences]`` on the processor: sums in nats and counts, 0 for the sequences of other workers.
@@ -87,37 +83,19 @@ def held_out_loss(
     losses: Losses, shards: TokenShards, *, separate: bool, batch: int = 4, device: torch.device | str = "cpu",
     rank: int = 0, world: int = 1, reduce: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> HeldOutLoss:  # fmt: skip
-    """Measure a model on all sequences of some shards; see :func:`held_out_sums`.
+    """Measure a model on all sequences of some shards, the same on every worker; see :func:`held_out_sums`.
 
-    Args:
-        losses: Gives ``[batch * (sequence - 1)]`` losses for ids and positions.
-        shards: The held-out tokens.
-        separate: Attention stays inside documents, and a document's first token is not counted.
-        batch: Sequences at once.
-        device: Where the model is.
-        rank: This worker.
-        world: How many workers there are.
-        reduce: Sums a tensor over all workers.
-
-    Returns:
-        The same on every worker.
+    ``reduce`` sums a tensor over all workers.
     """
     sums = held_out_sums(losses, shards, separate=separate, batch=batch, device=device, rank=rank, world=world)
     return summarise(sums if reduce is None else reduce(sums), shards)
 
 
 def summarise(sequence_sums: torch.Tensor, shards: TokenShards) -> HeldOutLoss:
-    """What a model makes of held-out text, from the sums of all its sequences.
-
-    Args:
-        sequence_sums: ``[2, sequences]``, see :func:`held_out_sums`.
-        shards: The held-out tokens.
-    """
-    sums = sequence_sums.numpy()
-    total, tokens = sums[0].sum(), sums[1].sum()
-    loss = float(total / max(tokens, 1))
-    with np.errstate(invalid="ignore"):  # a loss without bound has no error
-        per_sequence = sums[0] - loss * sums[1]  # deviation of a ratio of sums (the delta method)
-    stderr = float(np.sqrt((per_sequence**2).sum() * len(sums[0]) / max(len(sums[0]) - 1, 1)) / max(tokens, 1))
+    """What a model makes of held-out text, from the sums ``[2, sequences]`` of :func:`held_out_sums`."""
+    totals, counts = sequence_sums.numpy()
+    tokens = counts.sum()
+    loss = float(totals.sum() / max(tokens, 1))
     bits = loss * shards.num_tokens / (max(shards.num_bytes, 1) * math.log(2))
-    return HeldOutLoss(loss, stderr if len(sums[0]) > 1 else 0.0, int(tokens), bits)
+    with np.errstate(invalid="ignore"):  # a loss without bound has no error
+        return HeldOutLoss(loss, ratio_stderr(totals, counts) or 0.0, int(tokens), bits)

@@ -20,12 +20,7 @@ Interval = tuple[float, float]
 
 
 def ratio_stderr(totals: Values, counts: Values) -> float | None:
-    """The standard error of ``sum(totals) / sum(counts)`` over documents (delta method); None for a single one.
-
-    Args:
-        totals: ``[documents]`` sums of what is averaged, e.g. losses, or differences of two models' losses.
-        counts: ``[documents]`` how many there were of each.
-    """
+    """The standard error of ``sum(totals) / sum(counts)`` of ``[documents]`` (delta method); None for one."""
     number, all_counts = len(totals), counts.sum()
     if number < 2 or all_counts == 0:
         return None
@@ -38,17 +33,10 @@ def _ratio(totals: Values, counts: Values, axis: int = -1) -> Any:
 
 
 def ratio_interval(totals: Values, counts: Values) -> Interval | None:
-    """The 95% bootstrap interval of ``sum(totals) / sum(counts)``, documents resampled together with their counts.
+    """The 95% bootstrap interval of ``sum(totals) / sum(counts)``, ``[documents]`` resampled with their counts.
 
     Efron and Tibshirani, An Introduction to the Bootstrap (1993): BCa where documents are few, percentiles where they
-    are many. The resampling is seeded: the same documents give the same interval.
-
-    Args:
-        totals: ``[documents]`` sums.
-        counts: ``[documents]`` how many there were of each.
-
-    Returns:
-        Low and high; None for fewer than two documents.
+    are many. The resampling is seeded: the same documents give the same interval. None for fewer than two documents.
     """
     number = len(totals)
     if number < 2 or counts.sum() == 0:
@@ -84,11 +72,7 @@ def normal_interval(value: float, stderr: float | None) -> Interval | None:
 
 
 def mean_interval(values: Values) -> Interval | None:
-    """The 95% interval of a mean over documents: Wilson's for zeros and ones, the bootstrap's for anything else.
-
-    Args:
-        values: ``[documents]``.
-    """
+    """The 95% interval of a mean over ``[documents]``: Wilson's for zeros and ones, the bootstrap's for others."""
     if len(values) < 2:
         return None
     if np.isin(values, (0.0, 1.0)).all():

@@ -8,7 +8,7 @@ import os
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,8 @@ from slm_ray.evaluate.config import SEPARATE, SLIDING
 from slm_ray.evaluate.inputs import EFFICIENCY, GENERATION, TASK, TEXT, MeasurementSpec
 from slm_ray.evaluate.models import LoadedModel, ModelFolder, load_tokenizer
 from slm_ray.records.files import read_json
-from slm_ray.records.measurement import EfficiencyRecord, MeasurementRecord, TextRecord
+from slm_ray.records.measurement import EfficiencyRecord, MeasurementRecord
 from slm_ray.runtime.shared import local_copy
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -32,11 +30,7 @@ class ModelJob:
     """What a worker is told.
 
     Attributes:
-        model: The model.
-        label: Its name in progress lines and records.
-        specs: What is to be measured.
-        precision: ``fp32`` or ``bf16``.
-        device: ``cpu`` or ``cuda``.
+        label: The model's name in progress lines and records.
         threads: CPU threads while several models are measured at once.
         all_threads: CPU threads of a measurement that has the machine to itself.
         batch: Sequences at once.
@@ -83,11 +77,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Failed:
-    """A measurement, or with ``spec`` None the whole model, could not be made.
+    """A measurement, or with ``spec`` None all that was left of the model, could not be made.
 
     Attributes:
         sentence: For the user.
-        spec: The measurement; None for everything that was left.
         trace: The traceback of what is not the user's mistake.
         is_resumable: The same evaluation may succeed when it is continued, such as with a smaller batch.
     """
@@ -111,12 +104,7 @@ def _machine(name: str, *, alone: bool) -> Iterator[None]:
 
 
 def measure_model(job: ModelJob, emit: Emit) -> None:
-    """Load a model and measure it; every message is emitted as soon as it is known.
-
-    Args:
-        job: What to do.
-        emit: Takes the messages.
-    """
+    """Load a model and measure it; every message is emitted as soon as it is known."""
     torch.set_num_threads(job.threads)
     start = time.perf_counter()
     try:
@@ -128,12 +116,14 @@ def measure_model(job: ModelJob, emit: Emit) -> None:
             alone = spec.kind == EFFICIENCY
             with _machine(job.machine, alone=alone):
                 torch.set_num_threads(job.all_threads if alone else job.threads)
+                start = time.perf_counter()
                 try:
                     record = _measure(job, spec, loaded, tokenizer, lambda text: emit(Said(text)))
                 except UserError as error:  # this task or text does not suit this model; the others may
                     emit(Failed(str(error), spec))
                     continue
-                emit(Measured(spec, record))
+                seconds = round(time.perf_counter() - start, 3)
+                emit(Measured(spec, record.model_copy(update={"seconds": seconds})))
     except UserError as error:
         emit(Failed(str(error)))
     except torch.cuda.OutOfMemoryError:
@@ -150,54 +140,29 @@ def _needs_tokenizer(spec: MeasurementSpec) -> bool:
     return spec.kind in (TASK, GENERATION) or spec.settings.get("window") == SLIDING
 
 
-def _measure(job: ModelJob, spec: MeasurementSpec, loaded: LoadedModel, tokenizer: Any, say: Say) -> MeasurementRecord:
-    start = time.perf_counter()
-    header = spec.header(job.label, loaded.params) | {"seconds": 0.0}
-    record = _MEASURES[spec.kind](job, spec, loaded, tokenizer, header, say)
-    return record.model_copy(update={"seconds": round(time.perf_counter() - start, 3)})
+def _measure(
+    job: ModelJob, spec: MeasurementSpec, loaded: LoadedModel, tokenizer: Any, say: Callable[[str], None]
+) -> MeasurementRecord:
+    header, settings, inputs = spec.header(job.label, loaded.params) | {"seconds": 0.0}, spec.settings, spec.inputs
+    if spec.kind == TEXT:
+        from slm_ray.evaluate.text_loss import measure_packed, measure_sliding
 
+        place = local_copy(Path(inputs["place"]))
+        if settings["window"] == SLIDING:
+            return measure_sliding(
+                loaded, read_json(place), tokenizer, header, length=settings["length"], stride=settings["stride"],
+                batch=job.batch, corpus=inputs["corpus"], corpus_digest=inputs["corpus_digest"], say=say,
+            )  # fmt: skip
+        separate = settings["documents"] == SEPARATE
+        return measure_packed(loaded, TokenShards.open(place), header, separate=separate, batch=job.batch, say=say)
+    if spec.kind == TASK:
+        from slm_ray.evaluate.task_run import run_task
 
-Header = dict[str, Any]
+        return run_task(loaded, tokenizer, inputs["task"], header, batch=job.batch, say=say)
+    if spec.kind == GENERATION:
+        from slm_ray.evaluate.generation import generate
 
-
-def _text(
-    job: ModelJob, spec: MeasurementSpec, loaded: LoadedModel, tokenizer: Any, header: Header, say: Say
-) -> TextRecord:  # fmt: skip
-    from slm_ray.evaluate.text_loss import DocumentTokens, measure_packed, measure_sliding
-
-    place, settings, inputs = local_copy(Path(spec.inputs["place"])), spec.settings, spec.inputs
-    if settings["window"] == SLIDING:
-        return measure_sliding(
-            loaded, DocumentTokens(read_json(place), tokenizer, inputs["corpus"]), header, length=settings["length"],
-            stride=settings["stride"], batch=job.batch, corpus_digest=inputs["corpus_digest"], say=say,
-        )  # fmt: skip
-    separate = settings["documents"] == SEPARATE
-    return measure_packed(loaded, TokenShards.open(place), header, separate=separate, batch=job.batch, say=say)
-
-
-def _task(job: ModelJob, spec: MeasurementSpec, loaded: LoadedModel, tokenizer: Any, header: Header, say: Say) -> Any:
-    from slm_ray.evaluate.task_run import run_task
-
-    return run_task(loaded, tokenizer, spec.inputs["task"], header, batch=job.batch, say=say)
-
-
-def _generation(
-    job: ModelJob, spec: MeasurementSpec, loaded: LoadedModel, tokenizer: Any, header: Header, say: Say
-) -> Any:
-    from slm_ray.evaluate.generation import generate
-
-    settings = spec.inputs["settings"]
-    return generate(loaded, tokenizer, spec.inputs["prompts"], settings, header, batch=job.batch, say=say)
-
-
-def _efficiency(
-    job: ModelJob, spec: MeasurementSpec, loaded: LoadedModel, tokenizer: Any, header: Header, say: Say
-) -> EfficiencyRecord:
+        return generate(loaded, tokenizer, inputs["prompts"], inputs["settings"], header, batch=job.batch, say=say)
     from slm_ray.evaluate.efficiency import measure_efficiency
 
     return EfficiencyRecord(**header, figures=measure_efficiency(loaded, say=say))
-
-
-_MEASURES: Mapping[str, Callable[..., MeasurementRecord]] = {
-    TEXT: _text, TASK: _task, GENERATION: _generation, EFFICIENCY: _efficiency,
-}  # fmt: skip

@@ -44,9 +44,6 @@ class ModelFolder:
 def find_model(name: str) -> ModelFolder:
     """Find a model by name; nothing of it is loaded.
 
-    Args:
-        name: A model folder, a hub id ``owner/model``, a ``.gguf`` file, or ``smollm2-135m`` (bundled).
-
     Raises:
         UserError: There is no such model, or it has no safetensors weights.
     """
@@ -109,11 +106,6 @@ def embedding_rows(model: Any) -> int:
 def check_ids(name: str, model: Any, largest_id: int) -> None:
     """Make sure that a model has an embedding row for every token id.
 
-    Args:
-        name: What to call it.
-        model: The model.
-        largest_id: The largest id that occurs.
-
     Raises:
         UserError: It has none.
     """
@@ -128,16 +120,6 @@ class LoadedModel:
     """A model in memory, ready to be measured."""
 
     def __init__(self, model: ModelFolder, precision: str, device: torch.device) -> None:
-        """Load it; its weights stay fp32, and matrices are multiplied in ``precision``.
-
-        Args:
-            model: Where it is.
-            precision: ``fp32`` or ``bf16``.
-            device: Where it runs.
-
-        Raises:
-            UserError: It is no causal language model that transformers or slm_ray knows.
-        """
         self.name, self.device, self.bf16 = model.name, device, precision == "bf16"
         loaded = load_student(model.folder, f"--model {model.name}")
         self.model = loaded.eval().requires_grad_(False).to(device)
@@ -159,15 +141,7 @@ class LoadedModel:
         return head.weight if torch.allclose(hidden @ head.weight.T, logits, rtol=1e-3, atol=1e-4) else None
 
     def check_fits(self, sequence_length: int, *, separate: bool) -> None:
-        """Make sure that it can read sequences.
-
-        Args:
-            sequence_length: Tokens of each.
-            separate: Attention must stay inside documents.
-
-        Raises:
-            UserError: They are too long, or it cannot keep documents apart.
-        """
+        """Make sure that it can read sequences."""
         most = context_length(self.model.config)
         if most and sequence_length > most:
             raise UserError(

@@ -40,14 +40,6 @@ class Evaluation:
     """One run of the command: which records there are, and which are still to be made."""
 
     def __init__(self, config: EvaluateConfig, out: Path, inputs: Inputs, console: Console) -> None:
-        """Look at what is measured already.
-
-        Args:
-            config: The options.
-            out: The evaluation's folder.
-            inputs: What is measured on what.
-            console: Where to print.
-        """
         self.config, self.out, self.inputs, self.console = config, out, inputs, console
         self.folders = {subject.label: self._folder(subject) for subject in inputs.subjects}
         self.records: dict[str, dict[str, MeasurementRecord]] = {subject.label: {} for subject in inputs.subjects}
@@ -98,12 +90,9 @@ class Evaluation:
             case Loaded(seconds):
                 self.models_loaded += 1
                 self.spent["loading"] += seconds
-            case Failed(sentence, None):
-                self.failures[label] = message
-                self.console.line(sentence)
-            case Failed(sentence, spec):
+            case Failed(_, spec):  # why is said at the end
                 self.failures.setdefault(label, message)
-                self.console.line(f"{label}, {spec.name if spec else ''}: {sentence}")
+                self.console.line(f"{label}, {spec.name}: failed" if spec else f"{label}: failed")
             case Measured(spec, record):
                 self.folders[label].keep(spec, record)
                 self.records[label][spec.key] = record
@@ -167,11 +156,7 @@ class Evaluation:
             yield from compare_models(names, *(self.measured(name) for name in names))
 
     def fail(self) -> None:
-        """End with an error where a model could not be measured.
-
-        Raises:
-            UserError: One or more could not, in all or in part.
-        """
+        """End with an error where a model could not be measured."""
         if not self.failures:
             return
         first = next(iter(self.failures.values()))
@@ -212,24 +197,16 @@ def describe(config: EvaluateConfig, out: Path) -> str:
 def evaluate(config: EvaluateConfig, folder: RunFolder, command: str, console: Console) -> Evaluation:
     """Measure everything that is not measured yet, compare all models, and write ``evaluate.json``.
 
-    Args:
-        config: The options.
-        folder: Where results go; earlier records are found there and in the cache, by model and settings.
-        command: The command line, for the record.
-        console: Where to print.
-
-    Returns:
-        The evaluation, with its failures.
-
     Raises:
         UserError: A model or the text cannot be used.
     """
     start, out = time.monotonic(), folder.path
     inputs = gather(config, out, console, started=folder.begin)
     evaluation = Evaluation(config, out, inputs, console)
-    if inputs.plan is not None:
-        pending = {spec.name for label in inputs.specs for spec in evaluation.pending(label) if spec.kind == TASK}
-        inputs.plan.check_downloads(pending)
+    pending = {spec.name for label in inputs.specs for spec in evaluation.pending(label) if spec.kind == TASK}
+    for task in inputs.tasks:
+        if task.name in pending and not task.is_local:
+            task.load()  # fetched now, so that an evaluation does not stop half-way for it
     evaluation.measure()
     spent = EvaluationSpent(
         seconds=round(time.monotonic() - start, 3), models_loaded=evaluation.models_loaded,
@@ -237,9 +214,9 @@ def evaluate(config: EvaluateConfig, folder: RunFolder, command: str, console: C
     )  # fmt: skip
     result = EvaluationResult(
         command=command, config=flatten(config), environment=describe_environment().to_json(),
-        precision=inputs.precision, device=inputs.device, spent=spent, suites=inputs.plan.suites if inputs.plan else {},
+        precision=inputs.precision, device=inputs.device, spent=spent, suites=inputs.suites,
         notes=tuple(inputs.notes), models=tuple(map(evaluation.figures, inputs.subjects)),
-        differences=tuple(evaluation.differences()),
+        differences=tuple(dict.fromkeys(evaluation.differences())),
     )  # fmt: skip
     write_record(out, result)
     return evaluation

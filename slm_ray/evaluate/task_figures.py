@@ -11,7 +11,7 @@ import numpy as np
 
 from slm_ray.config.digest import digest_json
 from slm_ray.evaluate.intervals import mean_interval, normal_interval
-from slm_ray.evaluate.task_data import PlannedTask
+from slm_ray.evaluate.task_plan import PlannedTask
 from slm_ray.evaluate.tasks import main_metric, title_of
 from slm_ray.records.measurement import Better, Figure, TaskFigures, TaskValues
 
@@ -24,14 +24,7 @@ Results = Mapping[str, Any]
 
 
 def task_figures(planned: PlannedTask, name: str, task: Any, results: Results) -> tuple[TaskFigures, TaskValues]:
-    """The figures of one task.
-
-    Args:
-        planned: What it is part of.
-        name: Its name.
-        task: lm-eval's task.
-        results: What lm-eval's ``evaluate`` returned.
-    """
+    """The figures of one task."""
     plain, samples = _plain_values(results["results"][name]), results["samples"][name]
     documents = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]  # each filter has its own
     metrics, values = _metrics(task, plain, samples)
@@ -168,13 +161,7 @@ def _chance(task: Any, main: str, samples: Sequence[Sample]) -> float | None:
 
 
 def group_figures(group: Any, results: Results, tasks: Mapping[str, TaskFigures]) -> TaskFigures | None:
-    """The figures of a group, as lm-eval averaged them; None where it does not average the group.
-
-    Args:
-        group: lm-eval's group.
-        results: What lm-eval's ``evaluate`` returned.
-        tasks: Name to the figures of each of its tasks.
-    """
+    """The figures of a group, as lm-eval averaged them; None where it does not average the group."""
     members = [tasks[task.task_name] for task in group.get_all_tasks()]
     plain = results["results"].get(group.name) or results.get("groups", {}).get(group.name) or {}
     keys = _metric_keys(plain)

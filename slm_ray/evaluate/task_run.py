@@ -1,164 +1,126 @@
-"""lm-eval's tasks planned from ``--tasks``, and one of them measured on one model by lm-eval's own evaluator."""
+"""One planned task measured on one model by lm-eval's own evaluator and Hugging Face wrapper."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import random
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from lm_eval import evaluate
+from lm_eval.api.model import CacheHook, CachingLM
+from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
+from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import normalize_gen_kwargs
+from lm_eval.utils import set_torch_seed
 
 from slm_ray.config.errors import UserError
-from slm_ray.evaluate.config import TasksConfig
 from slm_ray.evaluate.models import LoadedModel
-from slm_ray.evaluate.task_data import UNSAFE, PlannedTask, allows_unsafe_code, explained, find_local
 from slm_ray.evaluate.task_figures import group_figures, task_figures
-from slm_ray.evaluate.tasks import SUITES, Definition, Leaf, lm_eval_version, quiet
+from slm_ray.evaluate.task_plan import PlannedTask, allows_unsafe_code, explained
+from slm_ray.evaluate.tasks import quiet
+from slm_ray.evaluate.ticker import Ticker
 from slm_ray.records.files import cache_folder
 from slm_ray.records.measurement import TaskRecord
 
-
-@dataclass(frozen=True)
-class TaskPlan:
-    """The tasks of an evaluation, and the suites among the names given."""
-
-    tasks: tuple[PlannedTask, ...]
-    suites: dict[str, tuple[str, ...]]
-
-    def check_downloads(self, names: Iterable[str]) -> None:
-        """Fetch the data of tasks that come from the hub, so that an evaluation does not stop half-way for them.
-
-        Args:
-            names: Those of the tasks that are still to be measured.
-
-        Raises:
-            UserError: The data of a task cannot be had.
-        """
-        wanted = set(names)
-        for task in self.tasks:
-            if task.name in wanted and not task.is_local:
-                task.load()
+Say = Callable[[str], None]
 
 
-def plan_tasks(config: TasksConfig) -> TaskPlan:
-    """Find the tasks behind names, and load those with local data; no model is needed for that.
+class _Counter(CacheHook):
+    """lm-eval's hook for its cache of responses, which is told of every finished request."""
 
-    Args:
-        config: Suites, and lm-eval's tasks, groups and tags; a suite goes before a group of lm-eval's of the same name.
-            With ``shots`` None a suite's, or a task's own number is taken; tasks whose file says 0 keep 0.
+    def __init__(self, ticker: Ticker, inner: CacheHook) -> None:
+        self.dbdict = None
+        self.ticker, self.inner = ticker, inner
 
-    Raises:
-        UserError: An unknown name, a task that runs unsafe code, two names that share a task, or local data that are
-            missing or do not fit.
+    def add_partial(self, attr: str, req: Any, res: Any) -> None:
+        """Count one, and pass it on."""
+        self.inner.add_partial(attr, req, res)
+        self.ticker.advance(1)
+
+
+class TaskModel(HFLM):
+    """One model, loaded once, for one task.
+
+    Attributes:
+        cut: Requests that were longer than the model reads; lm-eval cuts their beginning.
     """
-    wanted: dict[str, int | None] = {}
-    for name in config.tasks:
-        for task, shots in SUITES[name].tasks.items() if name in SUITES else [(name, None)]:
-            if wanted.get(task) is None:
-                wanted[task] = shots
-    folder = Path(config.task_data).expanduser().resolve() if config.task_data else None
-    owners: dict[str, str] = {}
-    planned = []
-    for name, shots in wanted.items():
-        definition = Definition(name, folder)
-        leaves = definition.leaves()
-        for leaf in leaves:
-            if other := owners.get(leaf.name):
+
+    def __init__(self, loaded: LoadedModel, tokenizer: Any, task: str, *, batch: int, say: Say) -> None:
+        """Wrap a model that is in memory.
+
+        With bf16, matrices are multiplied in it, and likelihoods are added up in fp32: in bf16 a sum over an answer
+        would have three digits.
+        """
+        bf16 = {"mixed_precision_dtype": "bfloat16", "softmax_dtype": "float32"} if loaded.bf16 else {}
+        with quiet():
+            super().__init__(
+                pretrained=loaded.model, tokenizer=copy.deepcopy(tokenizer), backend="causal", batch_size=batch, **bf16
+            )
+        self.task, self.say, self.cut = task, say, 0
+
+    def _count(self, total: int) -> None:
+        inner = self.cache_hook.inner if isinstance(self.cache_hook, _Counter) else self.cache_hook
+        self.set_cache_hook(_Counter(Ticker(self.say, self.task, total, "requests"), inner))
+
+    def _note_cut(self, request: Any, room: int) -> None:
+        """Count a request that does not fit; a text of fewer bytes than there is room always fits."""
+        text = "".join(part for part in request.args if isinstance(part, str))
+        if len(text.encode()) > room:
+            self.cut += len(self.tok_encode(text)) > room
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """Likelihoods of answers; see lm-eval's ``LM.loglikelihood``."""
+        for request in requests:
+            self._note_cut(request, self.max_length + 1)
+            answer = request.args[1]
+            if len(answer.encode()) > self.max_length:
+                tokens = len(self.tok_encode(answer, add_special_tokens=False))
+                if tokens > self.max_length:
+                    raise UserError(
+                        f"task '{self.task}' has an answer of {tokens} tokens, and the model reads {self.max_length} "
+                        "at once: leave the task out for this model"
+                    )
+        self._count(len(requests))
+        return super().loglikelihood(requests, disable_tqdm=True)
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
+        """Likelihoods of whole texts; see lm-eval's ``LM.loglikelihood_rolling``."""
+        self._count(len(requests))
+        return super().loglikelihood_rolling(requests, disable_tqdm=True)
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
+        """Generated answers; see lm-eval's ``LM.generate_until``."""
+        for request in requests:
+            most = normalize_gen_kwargs(request.args[1], self.max_gen_toks)["max_gen_toks"]
+            if most >= self.max_length:
                 raise UserError(
-                    f"--tasks: '{leaf.name}' is a task of both '{other}' and '{name}': leave one of them out"
+                    f"task '{self.task}' generates up to {most} tokens, and the model has {self.max_length} positions "
+                    "for them and the prompt: leave the task out for this model"
                 )
-            owners[leaf.name] = name
-            _refuse_unsafe(leaf)
-        planned.append(_planned(definition, leaves, config.shots if config.shots is not None else shots, config.limit))
-    if folder and not any(task.local for task in planned):
-        raise UserError(
-            f"--task-data {folder} has nothing for these tasks: put the documents of '{next(iter(owners))}' into "
-            f"{next(iter(owners))}.jsonl, or a task file of lm-eval's there (docs/tasks.md)"
-        )
-    for one in planned:
-        if one.is_local:
-            for task_name, task in one.load()["tasks"].items():
-                _check_fields(task_name, task, one)
-    return TaskPlan(tuple(planned), {name: tuple(SUITES[name].tasks) for name in config.tasks if name in SUITES})
-
-
-def _planned(definition: Definition, leaves: list[Leaf], shots: int | None, limit: int | None) -> PlannedTask:
-    folder = definition.include
-    found = {leaf.name: find_local(folder, leaf, shots_of(leaf, shots)) for leaf in leaves} if folder else {}
-    local = {name: task for name, task in found.items() if task is not None}
-    data = {name: task.digests(folder) for name, task in local.items()} if folder and local else "hub"
-    settings = {
-        "lm_eval": lm_eval_version(), "task": definition.name, "code": definition.code_digest(), "shots": shots,
-        "limit": limit, "data": data,
-    }  # fmt: skip
-    return PlannedTask(
-        definition.name, shots, limit, definition.folders, {leaf.name: _dataset(leaf) for leaf in leaves}, local,
-        str(folder) if folder else None, settings,
-    )  # fmt: skip
-
-
-def _check_fields(name: str, task: Any, planned: PlannedTask) -> None:
-    """Refuse a row without a field of the prompt: lm-eval would write ``None`` there."""
-    templates = " ".join(str(task.get_config(key)) for key in ("doc_to_text", "doc_to_target", "doc_to_choice"))
-    table = task.eval_docs.data
-    for field in table.column_names:
-        nulls = table.column(field).is_null().to_pylist()
-        if field in templates and any(nulls) and not all(nulls):
-            where = f"row {nulls.index(True) + 1} of {planned.local[name].names()[0]} has nothing in it"
-            raise UserError(f"--task-data: task '{name}' needs the field '{field}', and {where}")
-
-
-def shots_of(leaf: Leaf, shots: int | None) -> int:
-    """Examples before each question of a task: 0 where its file says 0, as with lm-eval."""
-    own = leaf.config.get("num_fewshot")
-    return 0 if own == 0 else shots if shots is not None else own or 0
-
-
-def _refuse_unsafe(leaf: Leaf) -> None:
-    if leaf.config.get("unsafe_code") and not allows_unsafe_code():
-        raise UserError(
-            f"task '{leaf.name}' runs programs that the model writes: set {UNSAFE}=1 to allow that, or leave it out"
-        )
-    if leaf.config.get("doc_to_image") or leaf.config.get("doc_to_audio"):
-        raise UserError(f"task '{leaf.name}' needs a model that sees or hears, and these read text only: leave it out")
-
-
-def _dataset(leaf: Leaf) -> str:
-    path, name = leaf.config.get("dataset_path"), leaf.config.get("dataset_name")
-    return (f"the dataset {path}" + (f" ({name})" if name else "")) if path else "its own dataset"
+            self._note_cut(request, self.max_length - most)
+        self._count(len(requests))
+        return super().generate_until(requests, disable_tqdm=True)
 
 
 def run_task(
-    loaded: LoadedModel, tokenizer: Any, planned: PlannedTask, header: Mapping[str, Any], *, batch: int,
-    say: Callable[[str], None],
-) -> TaskRecord:  # fmt: skip
+    loaded: LoadedModel, tokenizer: Any, planned: PlannedTask, header: Mapping[str, Any], *, batch: int, say: Say
+) -> TaskRecord:
     """Measure a model on a task, or on all tasks of a group; the numbers are those of lm-eval's command line.
 
     It is lm-eval's ``evaluate`` with what ``simple_evaluate`` does around it, but for calling pip and git to describe
     the machine, which takes seconds each time. Responses are kept in lm-eval's own cache until all are there, so that
     an interrupted measurement goes on where it was.
 
-    Args:
-        loaded: The model.
-        tokenizer: Its tokenizer.
-        planned: The task.
-        header: The fields that every record begins with.
-        batch: Sequences at once.
-        say: Takes lines of progress, at least every ten seconds.
-
     Raises:
         UserError: The task's data cannot be had or do not fit it or the model, or a package is missing.
     """
-    from lm_eval import evaluate
-    from lm_eval.api.model import CachingLM
-
-    from slm_ray.evaluate.task_model import TaskModel
-
-    _seed_like_the_command()
+    random.seed(DEFAULT_RANDOM_SEED)
+    np.random.seed(DEFAULT_OTHER_SEED)
+    set_torch_seed(DEFAULT_OTHER_SEED)
     tasks = planned.load()
     model = TaskModel(loaded, tokenizer, planned.name, batch=batch, say=_aloud(say))
     responses = cache_folder() / "responses" / f"{header['key']}.db"
@@ -174,39 +136,17 @@ def run_task(
     if model.cut:
         reads = f"the model's {model.max_length} tokens"
         say(f"{planned.name}: {model.cut} requests are longer than {reads}, and lm-eval cut their beginning")
-    record = _record(planned, tasks, results, header, model.cut)
-    _forget(responses)
-    return record
-
-
-def _record(
-    planned: PlannedTask, tasks: Mapping[str, Any], results: Mapping[str, Any], header: Mapping[str, Any], cut: int
-) -> TaskRecord:
     figures, values = {}, {}
     for name, task in tasks["tasks"].items():
         figures[name], values[name] = task_figures(planned, name, task, results)
     groups = [group_figures(group, results, figures) for group in tasks.get("groups", {}).values()]
     rows = (*figures.values(), *(group for group in groups if group is not None))
-    return TaskRecord(**header, tasks=rows, values=values, cut_requests=cut)
-
-
-def _forget(responses: Path) -> None:
-    """Remove a cache of responses with the files that SQLite puts beside it."""
-    for file in responses.parent.glob(f"{responses.name}*"):
+    for file in responses.parent.glob(f"{responses.name}*"):  # SQLite puts files beside it
         file.unlink(missing_ok=True)
+    return TaskRecord(**header, tasks=rows, values=values, cut_requests=model.cut)
 
 
-def _seed_like_the_command() -> None:
-    """Set every seed to what lm-eval's command line sets it to by default."""
-    from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
-    from lm_eval.utils import set_torch_seed
-
-    random.seed(DEFAULT_RANDOM_SEED)
-    np.random.seed(DEFAULT_OTHER_SEED)
-    set_torch_seed(DEFAULT_OTHER_SEED)
-
-
-def _aloud(say: Callable[[str], None]) -> Callable[[str], None]:
+def _aloud(say: Say) -> Say:
     """``say`` with the streams that are there now, for lm-eval's own output is kept away while it runs."""
     out, err = sys.stdout, sys.stderr
 

@@ -14,7 +14,7 @@ import io
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -29,47 +29,27 @@ _TAG = re.compile(rb"-[ \t]*[\"']?([A-Za-z_][\w./+-]*)")
 _NEAR = 3
 
 
-@dataclass(frozen=True)
-class Suite:
-    """Tasks that are reported together.
-
-    Attributes:
-        tasks: Names of lm-eval's tasks or groups, in order, with the examples before each question.
-        about: Where the choice comes from.
-    """
-
-    tasks: Mapping[str, int]
-    about: str
-
-
-SUITES: Mapping[str, Suite] = {
-    "inheritune": Suite(
-        {
-            "wsc273": 0, "piqa": 0, "boolq": 0, "winogrande": 0, "logiqa": 0, "truthfulqa_mc1": 0, "truthfulqa_mc2": 0,
-            "mnli": 0, "qnli": 0, "wnli": 0, "mmlu": 5,
-        },
-        "Inheritune (arXiv 2404.08634): nine tasks zero-shot, MMLU with five examples",
-    ),
-    "pythia": Suite(
-        {
-            "lambada_openai": 0, "piqa": 0, "winogrande": 0, "wsc": 0, "arc_easy": 0, "arc_challenge": 0, "sciq": 0,
-            "logiqa": 0,
-        },
-        "Pythia (arXiv 2304.01373): the tasks of its tables, zero-shot; --shots 5 gives the other half of them",
-    ),
-    "small": Suite(
-        {
-            "arc_easy": 0, "arc_challenge": 0, "hellaswag": 0, "piqa": 0, "sciq": 0, "lambada_openai": 0, "blimp": 0,
-        },
-        "tasks on which models of 100M parameters differ from chance and from one another",
-    ),
-    "swahili": Suite(
-        {
-            "xcopa_sw": 0, "xstorycloze_sw": 0, "global_piqa_nonparallel_cloze_swh_latn": 0, "bhs_swahili": 0,
-            "xnli_sw": 0, "afrixnli_native_direct_swa": 0, "belebele_swh_Latn": 0, "global_mmlu_sw": 0,
-        },
-        "Swahili: common sense, grammar, inference, reading and knowledge, as far as a metric needs no download",
-    ),
+# Tasks that are reported together: names of lm-eval's tasks or groups, with the examples before each question.
+SUITES: Mapping[str, Mapping[str, int]] = {
+    # Inheritune (arXiv 2404.08634): nine tasks zero-shot, MMLU with five examples.
+    "inheritune": {
+        "wsc273": 0, "piqa": 0, "boolq": 0, "winogrande": 0, "logiqa": 0, "truthfulqa_mc1": 0, "truthfulqa_mc2": 0,
+        "mnli": 0, "qnli": 0, "wnli": 0, "mmlu": 5,
+    },
+    # Pythia (arXiv 2304.01373): the tasks of its tables, zero-shot; --shots 5 gives the other half of them.
+    "pythia": {
+        "lambada_openai": 0, "piqa": 0, "winogrande": 0, "wsc": 0, "arc_easy": 0, "arc_challenge": 0, "sciq": 0,
+        "logiqa": 0,
+    },
+    # Tasks on which models of 100M parameters differ from chance and from one another.
+    "small": {
+        "arc_easy": 0, "arc_challenge": 0, "hellaswag": 0, "piqa": 0, "sciq": 0, "lambada_openai": 0, "blimp": 0,
+    },
+    # Common sense, grammar, inference, reading and knowledge, as far as a metric needs no download.
+    "swahili": {
+        "xcopa_sw": 0, "xstorycloze_sw": 0, "global_piqa_nonparallel_cloze_swh_latn": 0, "bhs_swahili": 0,
+        "xnli_sw": 0, "afrixnli_native_direct_swa": 0, "belebele_swh_Latn": 0, "global_mmlu_sw": 0,
+    },
 }  # fmt: skip
 
 _TITLES: Mapping[str, str] = {
@@ -89,22 +69,12 @@ ACC, ACC_NORM = "acc", "acc_norm"
 
 
 def title_of(name: str, alias: str | None) -> str:
-    """What a task or group is called in tables.
-
-    Args:
-        name: lm-eval's name.
-        alias: What lm-eval shows in its place, if anything.
-    """
+    """What a task or group is called in tables."""
     return _TITLES.get(name) or alias or name
 
 
 def main_metric(name: str, metrics: tuple[str, ...]) -> str:
-    """The metric that stands for a task: ``acc_norm`` where that is usual, else ``acc``, else the first.
-
-    Args:
-        name: The task.
-        metrics: Its metrics, in lm-eval's order.
-    """
+    """The metric that stands for a task: ``acc_norm`` where that is usual, else ``acc``, else the first."""
     if ACC_NORM in metrics and any(fnmatchcase(name, pattern) for pattern in _LENGTH_NORMALISED):
         return ACC_NORM
     return ACC if ACC in metrics else metrics[0]
@@ -161,12 +131,8 @@ def unknown_task(name: str) -> UserError:
 def check_names(names: Iterable[str], task_data: str | None) -> None:
     """Refuse what is no suite and no task, without lm-eval being imported.
 
-    Args:
-        names: Those given.
-        task_data: The folder of ``--task-data``; with task files in it, their names are looked at later.
-
     Raises:
-        UserError: A name is unknown.
+        UserError: A name is unknown; with task files in the folder of ``--task-data``, that is seen later.
     """
     own = task_data is not None and any(Path(task_data).expanduser().glob("*.yaml"))
     for name in names:
@@ -175,98 +141,70 @@ def check_names(names: Iterable[str], task_data: str | None) -> None:
 
 
 @dataclass(frozen=True)
-class Leaf:
-    """A single task.
+class Definition:
+    """What lm-eval knows of one name given to ``--tasks``.
 
     Attributes:
-        name: lm-eval's name.
-        file: Its YAML file; None for a task that only exists inside a group.
-        config: What the file says, functions by their names, with what the group changes.
-        python: It is a class of its own, which reads its data itself.
+        folders: The folders that define it, relative to lm-eval's tasks; none lies inside another.
+        index: lm-eval's entries of these folders, by name.
+        tasks: The single tasks behind it, each once, in order.
     """
 
     name: str
-    file: Path | None
-    config: Mapping[str, Any]
-    python: bool = False
+    folders: tuple[str, ...]
+    index: Mapping[str, Any]
+    tasks: tuple[str, ...]
 
-
-class Definition:
-    """The definition of one name given to ``--tasks``."""
-
-    def __init__(self, name: str, include: Path | None = None) -> None:
-        """Read the folders that define it and the members of its groups.
-
-        Args:
-            name: A task, group or tag.
-            include: A folder of more task files, which go before lm-eval's of the same name.
-
-        Raises:
-            UserError: Neither lm-eval nor the folder has such a name.
-        """
-        self.name, self.include = name, include
-        self._folders: set[str] = set()
-        read, missing = set[str](), {name}
-        while missing:
-            read |= missing
-            self._folders |= {_common_folder(one) for one in missing & catalogue().keys()}
-            self.index = task_manager(self.folders, *([include] if include else [])).task_index
-            inside = {leaf.name.rpartition("::")[2] for leaf in self._leaves(name, "", {}) if leaf.file is None}
-            missing = (inside & catalogue().keys()) - read
-        if name not in self.index:
-            raise unknown_task(name)
-
-    @property
-    def folders(self) -> tuple[str, ...]:
-        """The folders, relative to lm-eval's tasks; none lies inside another."""
-        return tuple(
-            folder for folder in sorted(self._folders, reverse=True)
-            if not any(folder != other and Path(folder).is_relative_to(other) for other in self._folders)
-        )  # fmt: skip
-
-    def leaves(self) -> list[Leaf]:
-        """Its single tasks, each once, in order."""
-        found: dict[str, Leaf] = {}
-        for leaf in self._leaves(self.name, "", {}):
-            found.setdefault(leaf.name, leaf)
-        return list(found.values())
-
-    def _leaves(self, name: str, owner: str, changes: Mapping[str, Any]) -> Iterator[Leaf]:
-        entry = self.index.get(name)
-        if entry is None:  # defined inside its group, or in a folder that was not read yet
-            yield Leaf(f"{owner}::{name}" if owner else name, None, changes)
-        elif entry.kind.name in ("GROUP", "TAG"):
-            for child in _children(entry):
-                yield from self._member(child, name, changes)
-        else:
-            yield Leaf(name, entry.yaml_path, {**(entry.cfg or {}), **changes}, entry.kind.name == "PY_TASK")
-
-    def _member(self, child: Any, owner: str, changes: Mapping[str, Any]) -> Iterator[Leaf]:
-        if isinstance(child, str):
-            yield from self._leaves(child, owner, changes)
-        elif "group" in child and child["group"] not in self.index:
-            for one in child.get("task") or ():
-                yield from self._member(one, f"{owner}::{child['group']}", changes)
-        else:
-            own = {key: value for key, value in child.items() if key not in ("task", "group")}
-            yield from self._leaves(str(child.get("group") or child.get("task")), owner, {**changes, **own})
-
-    def code_digest(self) -> str:
+    def code_digest(self, include: Path | None) -> str:
         """The digest of every file that may decide what its tasks ask."""
         root = tasks_root()
         files = [path for folder in self.folders for path in sorted((root / folder).rglob("*")) if path.is_file()]
         digests = {path.relative_to(root).as_posix(): path for path in files if "__pycache__" not in path.parts}
-        own = self.include.glob("*") if self.include else ()
+        own = include.glob("*") if include else ()
         digests |= {path.name: path for path in sorted(own) if path.suffix in (".yaml", ".py")}
         return digest_json({name: sha256_file(path) for name, path in digests.items()})
 
 
-def _children(entry: Any) -> Sequence[Any]:
-    """The members of a group or tag as they are written."""
-    if entry.kind.name == "TAG":
-        return sorted(entry.tags)
-    members = (entry.cfg or {}).get("task") if entry.kind.name == "GROUP" else ()
-    return members if isinstance(members, list) else ()
+def define(name: str, include: Path | None = None) -> Definition:
+    """Read the folders that define a task, group or tag, and those of the members of its groups.
+
+    Task files in the folder ``include`` go before lm-eval's of the same name.
+
+    Raises:
+        UserError: Neither lm-eval nor the folder has such a name.
+    """
+    found: set[str] = set()
+    read, missing = set[str](), {name}
+    while missing:
+        read |= missing
+        found |= {_common_folder(one) for one in missing & catalogue().keys()}
+        folders = tuple(
+            folder for folder in sorted(found, reverse=True)
+            if not any(folder != other and Path(folder).is_relative_to(other) for other in found)
+        )  # fmt: skip
+        index = task_manager(folders, *([include] if include else [])).task_index
+        tasks = tuple(dict.fromkeys(_members(index, name)))
+        missing = ({task for task in tasks if task not in index} & catalogue().keys()) - read
+    if name not in index:
+        raise unknown_task(name)
+    return Definition(name, folders, index, tasks)
+
+
+def _members(index: Mapping[str, Any], member: Any) -> Iterator[str]:
+    """The single tasks behind a name, or behind a member of a group as its file has it, as far as they are known."""
+    if isinstance(member, dict):
+        if member.get("group") not in index and isinstance(member.get("task"), list):  # a group inside its group
+            for one in member["task"]:
+                yield from _members(index, one)
+            return
+        member = str(member.get("group") or member.get("task"))
+    entry = index.get(member)
+    if entry is None or entry.kind.name not in ("GROUP", "TAG"):
+        yield member
+        return
+    members = sorted(entry.tags) if entry.kind.name == "TAG" else (entry.cfg or {}).get("task")
+    for one in members if isinstance(members, list) else ():
+        yield from _members(index, one)
 
 
 def _common_folder(name: str) -> str:
@@ -276,12 +214,7 @@ def _common_folder(name: str) -> str:
 
 
 def task_manager(folders: Iterable[str], *include: Path) -> Any:
-    """lm-eval's ``TaskManager`` of some folders.
-
-    Args:
-        folders: Relative to lm-eval's tasks.
-        include: Folders of task files; a later one goes before those of the same name in earlier ones.
-    """
+    """lm-eval's ``TaskManager`` of some folders."""
     with quiet():
         from lm_eval.tasks import TaskManager
 
@@ -296,19 +229,11 @@ def quiet() -> Iterator[None]:
     Standard errors of metrics that are no means are bootstrapped in this process, not in forks of it: the numbers are
     the same, and a fork of a process with threads can hang.
     """
-    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "evaluate", "huggingface_hub")]
-    levels = [logger.level for logger in loggers]
-    before = os.environ.get("DISABLE_MULTIPROC")
-    os.environ["DISABLE_MULTIPROC"] = "1"
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+    before = logging.root.manager.disable
+    os.environ.setdefault("DISABLE_MULTIPROC", "1")
+    logging.disable(logging.CRITICAL)
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        if before is None:
-            del os.environ["DISABLE_MULTIPROC"]
-        else:
-            os.environ["DISABLE_MULTIPROC"] = before
+        logging.disable(before)

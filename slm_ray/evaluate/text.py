@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,46 +16,83 @@ from slm_ray.data.sample import prepare_tokens
 from slm_ray.data.shards import TokenShards, write_shards
 from slm_ray.data.split import HELD_OUT, sample_part
 from slm_ray.data.tokenizers import tokenizer_digest
-from slm_ray.evaluate.config import WHOLE
-from slm_ray.evaluate.text_loss import tokenise
-from slm_ray.records.files import cache_folder
+from slm_ray.evaluate.config import SLIDING, WHOLE, TextConfig
+from slm_ray.records.files import cache_folder, write_json
 from slm_ray.runtime.progress import Console
 
 _ROUNDS = 3
+_BATCH = 32
 _CHARACTERS_PER_TOKEN = 4
 _SPARE = 2  # first guess: twice the characters that should be needed
 _WHOLE_DOCUMENTS = 1 << 62  # characters of a piece, so that no document is cut
 
 
-@dataclass(frozen=True)
-class Domain:
-    """A text that models are measured on by itself.
+def tokenise(texts: Sequence[str], tokenizer: Any) -> Iterable[list[int]]:
+    """The ids of every text, without special tokens."""
+    for first in range(0, len(texts), _BATCH):
+        yield from tokenizer(
+            list(texts[first : first + _BATCH]), add_special_tokens=False, return_attention_mask=False, verbose=False
+        )["input_ids"]
 
-    Attributes:
-        name: What to call it.
-        corpus: Where it comes from.
+
+class Domain:
+    """A text that models are measured on by itself, in the tokens of one model after another.
+
+    The first model's tokenizer decides how much text is read.
     """
 
-    name: str
-    corpus: Corpus
+    def __init__(self, name: str, corpus: Corpus) -> None:
+        self.name, self.corpus = name, corpus
+        self._num_bytes: int | None = None
+        self._documents: tuple[Path, str] | None = None  # the file of the texts, and their digest
+        self._shards: dict[str, TokenShards] = {}  # by tokenizer
+
+    def prepare(self, config: TextConfig, tokenizer: Any, out: Path, console: Console) -> tuple[dict[str, Any], Path]:
+        """What decides a measurement of a model with this tokenizer, and the place of its tokens or documents."""
+        digest = tokenizer_digest(tokenizer)
+        if config.window == SLIDING:
+            place, texts = self._documents = self._documents or self._write_documents(config, tokenizer, out)
+            return {
+                "window": SLIDING, "texts": texts, "tokenizer": digest, "length": config.sequence_length,
+                "stride": config.stride or max(1, config.sequence_length // 2),
+            }, place  # fmt: skip
+        if digest not in self._shards:
+            if config.part == WHOLE:
+                found = _whole_shards(self.corpus, tokenizer, config.sequence_length)
+            else:
+                found = held_out_shards(
+                    self.corpus, tokenizer, eval_tokens=config.eval_tokens, sequence_length=config.sequence_length,
+                    num_bytes=self._num_bytes, console=console,
+                )  # fmt: skip
+            self._shards[digest] = found
+            self._num_bytes = self._num_bytes or found.num_bytes
+        shards = self._shards[digest]
+        return {"window": config.window, "tokens": shards.digest, "documents": config.documents}, shards.folder
+
+    def _write_documents(self, config: TextConfig, tokenizer: Any, out: Path) -> tuple[Path, str]:
+        whole = config.part == WHOLE
+        texts = _whole_texts(self.corpus) if whole else _held_out_texts(self.corpus, tokenizer, config.eval_tokens)
+        digest = digest_json(texts)
+        write_json(out / f"texts-{digest}.json", texts)
+        return out / f"texts-{digest}.json", digest
 
 
-def load_domains(specs: tuple[str, ...], text_field: str, domain_field: str | None, console: Console) -> list[Domain]:
+def load_domains(config: TextConfig, console: Console) -> list[Domain]:
     """The domains of the ``--data`` given, each ``NAME=CORPUS`` or a corpus.
 
     Raises:
         UserError: A corpus cannot be read, or two domains have one name.
     """
     found: list[Domain] = []
-    for spec in specs:
+    for spec in config.domains:
         name, _, rest = spec.partition("=")
         label, source = (name.strip(), rest.strip()) if rest and "/" not in name else (spec, spec)
-        corpus = load_corpus(source, text_field, console, domain_field)
-        if domain_field is None:
+        corpus = load_corpus(source, config.text_field, console, config.domain_field)
+        if config.domain_field is None:
             found.append(Domain(label, corpus))
             continue
-        prefix = f"{label}/" if len(specs) > 1 else ""
-        found += [Domain(prefix + part, inside) for part, inside in split_domains(corpus, domain_field).items()]
+        prefix = f"{label}/" if len(config.domains) > 1 else ""
+        found += [Domain(prefix + part, inside) for part, inside in split_domains(corpus, config.domain_field).items()]
     names = [domain.name for domain in found]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"--data names the domain '{twice}' twice: give one of them another name, as NAME={twice}")
@@ -68,13 +104,7 @@ def held_out_shards(
 ) -> TokenShards:
     """A sample of the held-out text in a tokenizer's tokens, packed.
 
-    Args:
-        corpus: Where the text comes from.
-        tokenizer: A fast tokenizer.
-        eval_tokens: Tokens wanted where ``num_bytes`` is None.
-        sequence_length: Tokens per sequence.
-        num_bytes: As much text as this, to within a sequence, instead; the first model's share.
-        console: Where to print.
+    With ``num_bytes``, the first model's share, it is as much text as that, to within a sequence, instead.
 
     Raises:
         UserError: There is too little text, or the tokenizer is not a fast one.
@@ -95,52 +125,34 @@ def held_out_shards(
     return found
 
 
-def whole_shards(corpus: Corpus, tokenizer: Any, *, sequence_length: int) -> TokenShards:
-    """All of a corpus in its own order, packed into whole sequences; tokens at the end that fill none are left out.
-
-    Args:
-        corpus: Where the text comes from.
-        tokenizer: A fast tokenizer; its EOS, if it has one, ends each document.
-        sequence_length: Tokens per sequence.
-
-    Raises:
-        UserError: The text does not fill one sequence, or the corpus is a remote stream.
-    """
+def _whole_shards(corpus: Corpus, tokenizer: Any, sequence_length: int) -> TokenShards:
+    """All of a corpus in its own order, packed into whole sequences; tokens at the end that fill none are left out."""
     digest = tokenizer_digest(tokenizer)
     key = {"corpus": corpus.identity, "tokenizer": digest, "length": sequence_length, "part": WHOLE}
     place = cache_folder() / "tokens" / f"whole-{digest_json(key)}"
-    if not place.is_dir():
-        _write_whole(place, whole_texts(corpus), corpus, tokenizer, digest, sequence_length)
-    return TokenShards.open(place)
-
-
-def _write_whole(
-    place: Path, texts: Sequence[str], corpus: Corpus, tokenizer: Any, digest: str, sequence_length: int
-) -> None:
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    if place.is_dir():
+        return TokenShards.open(place)
+    texts, end = _whole_texts(corpus), [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     flat: list[int] = []
-    starts, ends = [], []
+    spans = []  # of each text, without the token that ends it
     for found in tokenise(texts, tokenizer):
-        starts.append(len(flat))
-        flat += found
-        ends.append(len(flat))
-        flat += end
+        spans.append((len(flat), len(flat) + len(found)))
+        flat += [*found, *end]
     kept = len(flat) // sequence_length * sequence_length
     if not kept:
         raise UserError(
             f"the corpus '{corpus.name}' has {len(flat):,} tokens, fewer than one sequence: give a smaller "
             "--sequence-length, or --window sliding"
         )
-    num_bytes = 0
-    for text, start, last in zip(texts, starts, ends, strict=True):
-        if start < kept:
-            num_bytes += len((text if last <= kept else _beginning(text, kept - start, tokenizer)).encode())
-    ids = np.array(flat[:kept], dtype=np.int32).reshape(-1, sequence_length)
-    inside = np.array([start for start in starts if start < kept], dtype=np.int64)
+    inside = [(text, start, last) for text, (start, last) in zip(texts, spans, strict=True) if start < kept]
+    pieces = [text if last <= kept else _beginning(text, kept - start, tokenizer) for text, start, last in inside]
     write_shards(
-        place, ids, inside, vocab_size=len(tokenizer), num_bytes=num_bytes, separator=tokenizer.eos_token_id,
-        part=WHOLE, corpus=corpus.name, corpus_digest=corpus.digest, tokenizer_digest=digest,
+        place, np.array(flat[:kept], dtype=np.int32).reshape(-1, sequence_length),
+        np.array([start for _, start, _ in inside], dtype=np.int64), vocab_size=len(tokenizer),
+        num_bytes=sum(len(piece.encode()) for piece in pieces), separator=tokenizer.eos_token_id, part=WHOLE,
+        corpus=corpus.name, corpus_digest=corpus.digest, tokenizer_digest=digest,
     )  # fmt: skip
+    return TokenShards.open(place)
 
 
 def _beginning(text: str, num_tokens: int, tokenizer: Any) -> str:
@@ -149,28 +161,14 @@ def _beginning(text: str, num_tokens: int, tokenizer: Any) -> str:
     return text[: offsets[0][num_tokens - 1][1]]
 
 
-def whole_texts(corpus: Corpus) -> list[str]:
-    """All documents of a corpus.
-
-    Raises:
-        UserError: It is a remote stream.
-    """
+def _whole_texts(corpus: Corpus) -> list[str]:
     if not corpus.is_finite:
         raise UserError(f"--part whole reads all of a corpus, and {corpus.name} is a stream without end: leave it out")
     return [document.text for document in corpus]
 
 
-def held_out_texts(corpus: Corpus, tokenizer: Any, eval_tokens: int) -> list[str]:
-    """Whole documents of the held-out part, as many as have so many tokens.
-
-    Args:
-        corpus: Where they come from.
-        tokenizer: The first model's.
-        eval_tokens: Tokens wanted.
-
-    Raises:
-        UserError: There is too little text.
-    """
+def _held_out_texts(corpus: Corpus, tokenizer: Any, eval_tokens: int) -> list[str]:
+    """Whole documents of the held-out part, as many as have so many tokens."""
     target = _SPARE * _CHARACTERS_PER_TOKEN * eval_tokens
     while True:
         sample = sample_part(corpus, HELD_OUT, _WHOLE_DOCUMENTS, target)

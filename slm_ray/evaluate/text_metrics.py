@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.metrics.helpers import extract_all_char_ngrams
 
 from slm_ray.evaluate.intervals import Interval, mean_interval
 from slm_ray.records.measurement import Better, Figure
@@ -19,6 +18,7 @@ BLEU_NAME, CHRF_NAME = "bleu", "chrf"
 _RESAMPLES = 1000
 _REPEATED = 4  # the n-grams of seq-rep-4
 _WORD = re.compile(r"\w+|[^\w\s]")
+_BLEU, _CHRF = BLEU(), CHRF()
 
 Statistics = tuple[tuple[int, ...], ...]
 """``[texts, counts]`` of BLEU or chrF: a corpus's figure is made from their sums."""
@@ -41,38 +41,21 @@ class TextMetric:
     signature: str | None = None
 
 
-@cache
-def _bleu() -> BLEU:
-    return BLEU()
-
-
-@cache
-def _chrf() -> CHRF:
-    return CHRF()
-
-
 def _bleu_counts(text: str, references: Sequence[str]) -> tuple[int, ...]:
     """Words of the text and of the nearest reference, then matching and possible 1- to 4-grams."""
-    found = _bleu().corpus_score([text], [[reference] for reference in references])
+    found = _BLEU.corpus_score([text], [[reference] for reference in references])
     return (found.sys_len, found.ref_len, *map(int, found.counts), *map(int, found.totals))
 
 
 def _chrf_counts(text: str, references: Sequence[str]) -> tuple[int, ...]:
     """For 1- to 6-grams of characters: how many the text has, the best reference has, and both have."""
-    mine = _character_ngrams(text)
-    found = []
+    mine, found = extract_all_char_ngrams(text, 6), []
     for reference in references:
         counts: list[int] = []
-        for grams, others in zip(mine, _character_ngrams(reference), strict=True):
-            both = (grams & others).total()
-            counts += [grams.total() if others else 0, others.total(), both]
+        for grams, others in zip(mine, extract_all_char_ngrams(reference, 6), strict=True):
+            counts += [grams.total() if others else 0, others.total(), (grams & others).total()]
         found.append(tuple(counts))
     return max(found, key=_chrf_score)
-
-
-def _character_ngrams(text: str) -> list[Counter[str]]:
-    line = "".join(text.split())
-    return [Counter(line[at : at + size] for at in range(len(line) - size + 1)) for size in range(1, 7)]
 
 
 def _bleu_score(totals: Sequence[int]) -> float:
@@ -97,23 +80,16 @@ _COUNTS = {BLEU_NAME: _bleu_counts, CHRF_NAME: _chrf_counts}
 
 
 def corpus_figure(name: str, statistics: Statistics) -> float:
-    """BLEU or chrF of a corpus, from the counts of its texts.
-
-    Args:
-        name: ``bleu`` or ``chrf``.
-        statistics: ``[texts, counts]``.
-    """
+    """BLEU or chrF of a corpus, from the counts ``[texts, counts]`` of its texts."""
     return _SCORES[name]([sum(column) for column in zip(*statistics, strict=True)])
 
 
-def _resampled(name: str, statistics: Statistics, picks: np.ndarray) -> np.ndarray:
-    """``[resamples]`` figures of corpora that are drawn from a corpus; picks ``[resamples, texts]``."""
+def _resampled(name: str, statistics: Statistics) -> np.ndarray:
+    """``[resamples]`` figures of corpora drawn from a corpus (Koehn 2004, W04-3250), the same draws every time."""
+    number = len(statistics)
+    picks = np.random.default_rng(0).integers(0, number, (_RESAMPLES, number))
     totals = np.asarray(statistics, dtype=np.int64)[picks].sum(axis=1)
     return np.array([_SCORES[name](row) for row in totals.tolist()])
-
-
-def _picks(number: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, number, (_RESAMPLES, number))
 
 
 def _percentiles(values: np.ndarray) -> Interval:
@@ -121,27 +97,10 @@ def _percentiles(values: np.ndarray) -> Interval:
     return float(low), float(high)
 
 
-def corpus_interval(name: str, statistics: Statistics) -> Interval | None:
-    """The 95% bootstrap interval of a corpus's BLEU or chrF, texts resampled (Koehn 2004, W04-3250); None for one text.
-
-    Args:
-        name: ``bleu`` or ``chrf``.
-        statistics: ``[texts, counts]``.
-    """
-    if len(statistics) < 2:
-        return None
-    return _percentiles(_resampled(name, statistics, _picks(len(statistics))))
-
-
 def corpus_difference(
     name: str, mine: Statistics, other: Statistics
 ) -> tuple[float, float | None, Interval | None]:  # fmt: skip
-    """The difference of two models' BLEU or chrF on the same prompts, resampled in pairs (Koehn 2004, W04-3250).
-
-    Args:
-        name: ``bleu`` or ``chrf``.
-        mine: ``[texts, counts]`` of the model.
-        other: Of the one it is compared with, the same prompts in the same order.
+    """The difference of two models' BLEU or chrF on the same prompts, resampled in pairs.
 
     Returns:
         ``mine - other``, its standard error and its 95% interval; these two are None for one text.
@@ -149,25 +108,22 @@ def corpus_difference(
     value = corpus_figure(name, mine) - corpus_figure(name, other)
     if len(mine) < 2:
         return value, None, None
-    picks = _picks(len(mine))
-    gaps = _resampled(name, mine, picks) - _resampled(name, other, picks)
+    gaps = _resampled(name, mine) - _resampled(name, other)
     return value, float(gaps.std(ddof=1)), _percentiles(gaps)
 
 
 def _likeness(name: str, texts: Sequence[str], references: Sequence[Sequence[str]]) -> TextMetric:
     counts = tuple(_COUNTS[name](text, row) for text, row in zip(texts, references, strict=True))
+    corpus: Any = _BLEU if name == BLEU_NAME else _CHRF
     # Effective order: a short text without a matching 4-gram is not 0 for that alone (sacrebleu's own advice).
-    scorer: Any = BLEU(effective_order=True) if name == BLEU_NAME else _chrf()
-    sentences = tuple(
-        float(scorer.sentence_score(text, row).score) for text, row in zip(texts, references, strict=True)
-    )
-    corpus: Any = _bleu() if name == BLEU_NAME else _chrf()
+    scorer: Any = BLEU(effective_order=True) if name == BLEU_NAME else _CHRF
+    sentences = (scorer.sentence_score(text, row).score for text, row in zip(texts, references, strict=True))
     # sacrebleu wants all first references, all second ones, …; where a text has fewer, there is None.
     most = max(map(len, references))
     streams = [[row[place] if place < len(row) else None for row in references] for place in range(most)]
-    value = float(corpus.corpus_score(texts, streams).score)
-    figure = Figure(value=value, better="more", interval=corpus_interval(name, counts))
-    return TextMetric(figure, sentences, counts, str(corpus.get_signature()))
+    interval = _percentiles(_resampled(name, counts)) if len(counts) > 1 else None
+    figure = Figure(value=float(corpus.corpus_score(texts, streams).score), better="more", interval=interval)
+    return TextMetric(figure, tuple(map(float, sentences)), counts, str(corpus.get_signature()))
 
 
 def words(text: str) -> list[str]:
@@ -175,31 +131,20 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text)
 
 
-def ngrams(items: Sequence[Any], length: int) -> list[tuple[Any, ...]]:
-    """All runs of ``length`` neighbours."""
+def _ngrams(items: Sequence[Any], length: int) -> list[tuple[Any, ...]]:
     return [tuple(items[start : start + length]) for start in range(len(items) - length + 1)]
 
 
 def distinct(texts: Sequence[str], length: int) -> float | None:
-    """distinct-n (Li et al. 2016, arXiv 1510.03055): different n-grams of words in all texts, per word; None without.
-
-    Args:
-        texts: What a model wrote, for all prompts.
-        length: 1 or 2, …
-    """
+    """distinct-n (Li et al. 2016, arXiv 1510.03055): different n-grams of words in all texts, per word."""
     split = [words(text) for text in texts]
     total = sum(map(len, split))
-    return len({gram for row in split for gram in ngrams(row, length)}) / total if total else None
+    return len({gram for row in split for gram in _ngrams(row, length)}) / total if total else None
 
 
-def repetition(tokens: Sequence[int], length: int = _REPEATED) -> float:
-    """seq-rep-n (Welleck et al. 2019, arXiv 1908.04319): the share of a text's n-grams that were there before.
-
-    Args:
-        tokens: The model's tokens of one text.
-        length: Of the n-grams; a text with none of them repeats nothing.
-    """
-    grams = ngrams(tokens, length)
+def repetition(tokens: Sequence[int]) -> float:
+    """seq-rep-4 (Welleck et al. 2019, arXiv 1908.04319): the share of a text's 4-grams that were there before."""
+    grams = _ngrams(tokens, _REPEATED)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
@@ -210,19 +155,10 @@ def _mean(values: Sequence[float], better: Better | None) -> TextMetric:
 
 
 def text_metrics(
-    texts: Sequence[str],
-    tokens: Sequence[Sequence[int]],
-    ended: Sequence[bool],
+    texts: Sequence[str], tokens: Sequence[Sequence[int]], ended: Sequence[bool],
     references: Sequence[Sequence[str]] | None,
-) -> Mapping[str, TextMetric]:
-    """All figures of what a model wrote, by name.
-
-    Args:
-        texts: One per prompt.
-        tokens: Of each text, without the token that ended it.
-        ended: Whether the model ended the text itself.
-        references: Of each prompt, one or more; None for no BLEU and chrF.
-    """
+) -> Mapping[str, TextMetric]:  # fmt: skip
+    """All figures of what a model wrote, by name; without references there is no BLEU and chrF."""
     found: dict[str, TextMetric] = {}
     if references is not None:
         found = {name: _likeness(name, texts, references) for name in (BLEU_NAME, CHRF_NAME)}

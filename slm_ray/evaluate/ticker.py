@@ -14,14 +14,6 @@ class Ticker:
     """Says how far something is, at most every ten seconds; silent where it takes less."""
 
     def __init__(self, say: Callable[[str], None], what: str, total: int, unit: str) -> None:
-        """Start.
-
-        Args:
-            say: Takes the lines.
-            what: What is measured.
-            total: How many units there are.
-            unit: What is counted.
-        """
         self._say, self._what, self._total, self._unit = say, what, total, unit
         self._start = self._last = time.monotonic()
         self.done = 0

@@ -151,22 +151,10 @@ class Latency(Part):
     max: float
 
 
-class PrefillFigures(Part):
-    """Reading a batch of prompts; rates are those at the median latency, ``mfu`` the share of the matmul rate."""
+class SpeedFigures(Part):
+    """Reading a batch of prompts of so many tokens, or one decoding step of each after a context of so many."""
 
-    prompt_tokens: int
-    batch: int
-    tokens_per_second: float
-    flops_per_second: float
-    latency_ms: Latency
-    runs: int
-    mfu: float | None = None
-
-
-class DecodeFigures(Part):
-    """Generating one token for each text of a batch, after a context."""
-
-    context_tokens: int
+    tokens: int
     batch: int
     tokens_per_second: float
     latency_ms: Latency
@@ -197,18 +185,12 @@ class EfficiencyFigures(Part):
     weights_bytes: int
     flops_per_token: float
     flops_sequence_length: int
-    flops_source: str
     kv_bytes_per_token: float | None
-    kv_bytes_per_token_expected: float | None
     peak_memory_bytes: int | None
     memory: MemoryFigures | None
-    prefill: tuple[PrefillFigures, ...]
-    decode: tuple[DecodeFigures, ...]
+    prefill: tuple[SpeedFigures, ...]
+    decode: tuple[SpeedFigures, ...]
     energy: EnergyFigures
-    matmul_flops_per_second: float
-    peak_flops_per_second: float | None
-    mfu_prefill: float | None
-    others_cpu_share: float
     threads: int
     device: str
     device_name: str

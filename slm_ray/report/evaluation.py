@@ -334,20 +334,18 @@ def _energy(joules: float | None) -> str:
 
 
 def efficiency_table(run: EvaluationRun) -> Table:
-    """What a model costs to run: sizes, memory, utilisation, energy."""
+    """What a model costs to run: sizes, memory, energy."""
     rows = tuple(
         (
             run.called(model.name), count_text(found.params), format_count(found.flops_per_token),
             bytes_text(found.weights_bytes), bytes_text(found.kv_bytes_per_token), bytes_text(found.peak_memory_bytes),
-            MISSING if found.mfu_prefill is None else f"{100 * found.mfu_prefill:.1f}%",
             _energy(found.energy.joules_per_token),
         )
         for model in run.models
         if (found := model.efficiency)
     )  # fmt: skip
     header = (
-        "model", "parameters", "FLOPs/token", "weights", "KV cache/token", "peak memory", "MFU, prefill",
-        "energy/token",
+        "model", "parameters", "FLOPs/token", "weights", "KV cache/token", "peak memory", "energy/token",
     )  # fmt: skip
     return Table("Sizes and memory", header, rows, titled=True).compact()
 
@@ -358,26 +356,22 @@ def efficiency_lead(run: EvaluationRun) -> str:
     if found is None:
         return ""
     threads = f", {found.threads} threads" if found.threads and found.device != "cuda" else ""
-    reached = format_count(found.matmul_flops_per_second)
-    return (
-        f"On {found.device_name or found.device}{threads}, {found.precision}. MFU is of the {reached} FLOP/s that its "
-        f"matrix multiply reaches. Energy: {found.energy.source}."
-    )
+    return f"On {found.device_name or found.device}{threads}, {found.precision}. Energy: {found.energy.source}."
 
 
 def speed_table(run: EvaluationRun, kind: str) -> Table:
     """Rates and the distribution of latencies, for ``prefill`` or ``decode``."""
-    size, of = ("prompt_tokens", "of a prompt") if kind == "prefill" else ("context_tokens", "of a token")
+    size, of = ("prompt tokens", "of a prompt") if kind == "prefill" else ("context tokens", "of a token")
     entries = [(model, entry) for model in run.models if model.efficiency for entry in getattr(model.efficiency, kind)]
     rows = []
-    for model, entry in sorted(entries, key=lambda one: (one[1].batch, getattr(one[1], size))):
+    for model, entry in sorted(entries, key=lambda one: (one[1].batch, one[1].tokens)):
         latency = entry.latency_ms
         times = (f"{value:.3g} ms" for value in (latency.median, latency.p90, latency.p99, latency.max))
         rows.append((
-            count_text(getattr(entry, size)), count_text(entry.batch), run.called(model.name),
+            count_text(entry.tokens), count_text(entry.batch), run.called(model.name),
             _rate(entry.tokens_per_second), *times,
         ))  # fmt: skip
-    header = (size.replace("_", " "), "batch", "model", "tokens/s", f"latency {of}, median", "90%", "99%", "slowest")
+    header = (size, "batch", "model", "tokens/s", f"latency {of}, median", "90%", "99%", "slowest")
     return Table(kind.capitalize(), header, tuple(rows), titled=True)
 
 

@@ -126,11 +126,11 @@ def _costs(run: EvaluationRun) -> list[Quantity]:
         entries = getattr(model.efficiency, kind) if model.efficiency else ()
         return entries[0].tokens_per_second if entries else None
 
-    def setting(kind: str, size: str) -> str:
+    def setting(kind: str) -> str:
         entry = next(
             (getattr(m.efficiency, kind)[0] for m in run.models if m.efficiency and getattr(m.efficiency, kind)), None
         )
-        return "" if entry is None else f" (batch {entry.batch}, {getattr(entry, size)} tokens)"
+        return "" if entry is None else f" (batch {entry.batch}, {entry.tokens} tokens)"
 
     def part(name: str, times: float = 1.0) -> Callable[[ModelFigures], float | None]:
         def read(model: ModelFigures) -> float | None:
@@ -140,12 +140,8 @@ def _costs(run: EvaluationRun) -> list[Quantity]:
         return read
 
     shown: list[tuple[str, Callable[[ModelFigures], float | None], Callable[[float], str]]] = [
-        (f"Decode, tokens/s{setting('decode', 'context_tokens')}", lambda m: speed(m, "decode"), lambda v: f"{v:,.1f}"),
-        (
-            f"Prefill, tokens/s{setting('prefill', 'prompt_tokens')}",
-            lambda m: speed(m, "prefill"),
-            lambda v: f"{v:,.0f}",
-        ),
+        (f"Decode, tokens/s{setting('decode')}", lambda m: speed(m, "decode"), lambda v: f"{v:,.1f}"),
+        (f"Prefill, tokens/s{setting('prefill')}", lambda m: speed(m, "prefill"), lambda v: f"{v:,.0f}"),
         ("Parameters", lambda m: m.params, format_count),
         ("FLOPs per token", part("flops_per_token"), format_count),
         ("Peak memory, MiB", part("peak_memory_bytes", 2**-20), lambda v: format_bytes(v * 2**20)),

@@ -24,8 +24,8 @@ from slm_ray.runtime.trackers import NoTracker, Tracker
 
 _TEXT_LEFT_OUT = {"units", "unit", "stride", "sequence_length"}
 _EFFICIENCY = (
-    "params", "weights_bytes", "flops_per_token", "kv_bytes_per_token", "peak_memory_bytes", "mfu_prefill", "threads",
-    "device", "device_name", "precision",
+    "params", "weights_bytes", "flops_per_token", "kv_bytes_per_token", "peak_memory_bytes", "threads", "device",
+    "device_name", "precision",
 )  # fmt: skip
 
 
@@ -229,10 +229,10 @@ def _evaluation(run: EvaluationRun, folder: Path) -> Results:
         (name, role, *_cells(found, _EFFICIENCY), found.energy.joules_per_token) for name, role, found in measured
     ]
     speed = [
-        (name, role, phase, getattr(at, length), at.batch, at.tokens_per_second,
+        (name, role, phase, at.tokens, at.batch, at.tokens_per_second,
          *_cells(at.latency_ms, list(Latency.model_fields)))
         for name, role, found in measured
-        for phase, length in (("prefill", "prompt_tokens"), ("decode", "context_tokens"))
+        for phase in ("prefill", "decode")
         for at in getattr(found, phase)
     ]  # fmt: skip
     tables = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import resource
 import sys
@@ -83,34 +82,6 @@ def distribution_ms(seconds: Sequence[float]) -> dict[str, float]:
     values = 1e3 * np.asarray(seconds)
     median, p90, p99 = (float(value) for value in np.percentile(values, (50, 90, 99)))
     return {"median": median, "p90": p90, "p99": p99, "min": float(values.min()), "max": float(values.max())}
-
-
-class Neighbours:
-    """The share of the machine's CPUs that other processes use from one moment to another.
-
-    Figures that were taken on a busy machine say so.
-    """
-
-    def __init__(self) -> None:
-        self._start = (time.monotonic(), _busy_seconds(), _own_seconds())
-
-    def share(self) -> float:
-        """Of all CPUs since the start, between 0 and 1."""
-        wall, busy, own = self._start
-        seconds = (time.monotonic() - wall) * (psutil.cpu_count() or 1)
-        others = (_busy_seconds() - busy) - (_own_seconds() - own)
-        return min(1.0, max(0.0, others / seconds)) if seconds > 0 else 0.0
-
-
-def _busy_seconds() -> float:
-    """CPU time that the whole machine has worked since it was started."""
-    times = psutil.cpu_times()
-    return float(times.user + times.system + getattr(times, "nice", 0.0) + getattr(times, "steal", 0.0))
-
-
-def _own_seconds() -> float:
-    times = os.times()
-    return times.user + times.system
 
 
 # --- Speed ------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from slm_ray.config.base import build_config
 from slm_ray.evaluate.config import TasksConfig
 from slm_ray.evaluate.models import LoadedModel, ModelFolder
-from slm_ray.evaluate.task_run import TaskPlan, plan_tasks
+from slm_ray.evaluate.task_plan import PlannedTask, plan_tasks
 from slm_ray.models.extraction import extract, save_student
 from tests.models.tiny import axis_specs, tiny_family, tiny_model
 from tests.search.tiny_run import make_tokenizer, sentences
@@ -101,12 +101,12 @@ def write_data(folder: Path) -> Path:
 
 def plan_of(
     *names: str, data: Path | None = None, shots: int | None = None, limit: int | None = None
-) -> TaskPlan:  # fmt: skip
+) -> tuple[PlannedTask, ...]:  # fmt: skip
     """The plan of some names."""
     config = build_config(
         TasksConfig, {"tasks": list(names), "task_data": str(data) if data else None, "shots": shots, "limit": limit}
     )
-    return plan_tasks(config)
+    return plan_tasks(config)[0]
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

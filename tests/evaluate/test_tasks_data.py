@@ -18,7 +18,7 @@ OWN = {
 
 
 def documents(folder, name, task=None, shots=0):
-    [planned] = plan_of(name, data=folder, shots=shots).tasks
+    [planned] = plan_of(name, data=folder, shots=shots)
     return list(planned.load()["tasks"][task or name].eval_docs)
 
 
@@ -34,7 +34,7 @@ def write_task(path, config):
 
 def test_documents_beside_nothing_else_take_the_place_of_the_hub_s(tmp_path):
     write_lines(tmp_path / "piqa.jsonl", PIQA)
-    [planned] = plan_of("piqa", data=tmp_path).tasks
+    [planned] = plan_of("piqa", data=tmp_path)
     assert documents(tmp_path, "piqa") == PIQA
     assert planned.source("piqa") == "local: piqa.jsonl" and planned.is_local
 
@@ -46,10 +46,10 @@ def test_a_task_file_of_the_user_s_is_lm_eval_s_own_kind(tmp_path):
     write_lines(tmp_path / "piqa.jsonl", PIQA[:2])
     assert documents(tmp_path, "mine") == PIQA
     assert documents(tmp_path, "both", "piqa") == PIQA[:2], "a group takes lm-eval's tasks too"
-    [planned] = plan_of("mine", data=tmp_path).tasks
+    [planned] = plan_of("mine", data=tmp_path)
     assert planned.source("mine") == "local: questions.jsonl"
     write_lines(tmp_path / "questions.jsonl", PIQA[1:])
-    assert plan_of("mine", data=tmp_path).tasks[0].settings != planned.settings
+    assert plan_of("mine", data=tmp_path)[0].settings != planned.settings
     refused(tmp_path, "theirs", "there is no task 'theirs'")
 
 
@@ -67,10 +67,10 @@ def test_the_tasks_of_a_group_have_files_of_their_own(tmp_path):
     data = write_data(tmp_path)
     found = documents(data, "bhs_swahili", "bhs__swahili__N_of_Poss_ni_A")
     assert found == [row for row in rows(bhs, 27) if row["pattern"] == "swahili-N_of_Poss_ni_A"]
-    [planned] = plan_of("bhs_swahili", data=data).tasks
+    [planned] = plan_of("bhs_swahili", data=data)
     assert len(planned.load()["tasks"]) == len(PAIRS) and planned.is_local
     (data / f"bhs__swahili__{PAIRS[0]}.jsonl").unlink()
-    [planned] = plan_of("bhs_swahili", data=data).tasks
+    [planned] = plan_of("bhs_swahili", data=data)
     assert planned.source(f"bhs__swahili__{PAIRS[0]}") == "hub" and not planned.is_local
 
 

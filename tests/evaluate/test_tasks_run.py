@@ -13,8 +13,7 @@ from torch.nn import functional
 
 from slm_ray.config.errors import UserError
 from slm_ray.evaluate.models import load_tokenizer
-from slm_ray.evaluate.task_model import TaskModel
-from slm_ray.evaluate.task_run import run_task
+from slm_ray.evaluate.task_run import TaskModel, run_task
 from slm_ray.records.files import cache_folder
 from tests.evaluate.task_cases import MMLU_PARTS, PAIRS, lm_eval_numbers, load, plan_of, save_tiny, write_data
 
@@ -37,7 +36,7 @@ def quick(monkeypatch):
 
 
 def measure(model, data, name, batch=4, precision="fp32", lines=None, shots=0, limit=None, key="key"):
-    [planned] = plan_of(name, data=data, shots=shots, limit=limit).tasks
+    [planned] = plan_of(name, data=data, shots=shots, limit=limit)
     header = {"name": name, "key": key, "settings": {}, "model": "m", "params": 1, "seconds": 0}
     say = (lambda text: None) if lines is None else lines.append
     return run_task(load(model, precision), load_tokenizer(model), planned, header, batch=batch, say=say)

@@ -1,11 +1,27 @@
-"""Two tables of published models, of sizes for dry runs and of parameters for peers, say the same."""
+"""The table of published models has their real sizes, so that dry runs and peers need no hub."""
 
-from slm_ray.evaluate import subjects as peers
-from slm_ray.models.families import published as sizes
+import pytest
+
+from slm_ray.models.families import published
 from slm_ray.records.cost import num_params
 
+PARAMS = {
+    "EleutherAI/pythia-14m": 14_067_712, "EleutherAI/pythia-31m": 30_494_720, "EleutherAI/pythia-70m": 70_426_624,
+    "EleutherAI/pythia-160m": 162_322_944, "EleutherAI/pythia-410m": 405_334_016, "EleutherAI/pythia-1b": 1_011_781_632,
+    "EleutherAI/pythia-1.4b": 1_414_647_808, "EleutherAI/pythia-2.8b": 2_775_208_960,
+    "HuggingFaceTB/SmolLM2-135M": 134_515_008, "HuggingFaceTB/SmolLM2-360M": 361_821_120,
+    "HuggingFaceTB/SmolLM2-1.7B": 1_711_376_384, "openai-community/gpt2": 124_439_808,
+    "openai-community/gpt2-medium": 354_823_168, "openai-community/gpt2-large": 774_030_080,
+    "openai-community/gpt2-xl": 1_557_611_200, "openlm-research/open_llama_3b": 3_426_473_600,
+    "Qwen/Qwen2.5-0.5B": 494_032_768,
+}  # fmt: skip
 
-def test_the_tables_of_published_models_agree():
-    params = {name: count for models in peers._FAMILIES.values() for name, count in models.items()}
-    found = {name: num_params(sizes.published_architecture(name)) for name in sizes._PUBLISHED}
-    assert found == {name: params[name] for name in found}
+
+def test_sizes_are_those_of_the_published_models():
+    found = {name: num_params(published.published_architecture(name)) for name in published._PUBLISHED}
+    assert found == PARAMS
+
+
+@pytest.mark.parametrize(("name", "count"), [("/models/Pythia-1b-deduped", 8), ("smollm2-135m", 3), ("my-own", 0)])
+def test_a_family_is_found_by_a_name_of_it(name, count):
+    assert len(published.published_family(name)) == count

@@ -94,16 +94,14 @@ def make_efficiency(params: int) -> dict[str, Any]:
 
     return {
         "params": params, "weights_bytes": 4 * params, "flops_per_token": 2 * params, "flops_sequence_length": 512,
-        "flops_source": "sizes", "kv_bytes_per_token": params // 5000, "kv_bytes_per_token_expected": None,
+        "kv_bytes_per_token": params // 5000,
         "prefill": [
-            {"prompt_tokens": n, "batch": 1, "tokens_per_second": 40 * rate, "flops_per_second": 1e9,
-             "latency_ms": latency(25 * n / rate), "runs": 3}
+            {"tokens": n, "batch": 1, "tokens_per_second": 40 * rate, "latency_ms": latency(25 * n / rate), "runs": 3}
             for n in (128, 512)
         ],
-        "decode": [{"context_tokens": 128, "batch": 1, "tokens_per_second": rate, "latency_ms": latency(1e3 / rate),
+        "decode": [{"tokens": 128, "batch": 1, "tokens_per_second": rate, "latency_ms": latency(1e3 / rate),
                     "runs": 64}],
-        "peak_memory_bytes": 5 * params, "memory": None, "matmul_flops_per_second": 1.6e11,
-        "peak_flops_per_second": None, "mfu_prefill": 0.41, "others_cpu_share": 0.0, "threads": 2, "device": "cpu",
+        "peak_memory_bytes": 5 * params, "memory": None, "threads": 2, "device": "cpu",
         "device_name": "Some CPU @ 2.5GHz", "precision": "fp32",
         "energy": {"joules_per_token": None, "source": "no meter"}, "notes": [],
     }  # fmt: skip

@@ -137,7 +137,7 @@ def test_generation_efficiency_and_speed(run):
     prompt, answers = samples(run)[0]
     assert prompt == "Python is a" and answers[0] == ("reference", "a language") and len(answers) == 1 + len(MODELS)
     row = by(efficiency_table(run))[STUDENT]
-    assert row["weights"] == "256 MiB" and row["MFU, prefill"] == "41.0%" and row["energy/token"] == "not known"
+    assert row["weights"] == "256 MiB" and row["energy/token"] == "not known"
     decode = speed_table(run, "decode")
     assert decode.header[3:] == ("tokens/s", "latency of a token, median", "90%", "99%", "slowest")
     assert decode.rows[0][2:6] == (STUDENT, "59.5", "16.8 ms", "20.2 ms")

@@ -75,22 +75,6 @@ def test_the_rate_of_a_product_is_counted_from_its_size():
     assert 1e7 < small < 1e14
 
 
-def test_own_work_is_no_neighbour(monkeypatch):
-    moments = iter([(0.0, 100.0, 5.0), (2.0, 107.0, 6.0)])  # clock, work of all since the start, own work
-
-    def begin():
-        clock, busy, own = next(moments)
-        monkeypatch.setattr(hardware.time, "monotonic", lambda: clock)
-        monkeypatch.setattr(hardware, "_busy_seconds", lambda: busy)
-        monkeypatch.setattr(hardware, "_own_seconds", lambda: own)
-
-    monkeypatch.setattr(hardware.psutil, "cpu_count", lambda: 4)
-    begin()
-    beside = hardware.Neighbours()
-    begin()
-    assert beside.share() == pytest.approx(6 / 8)
-
-
 @pytest.mark.parametrize(
     ("name", "dtype", "peak"),
     [

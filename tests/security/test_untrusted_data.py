@@ -230,9 +230,9 @@ def test_a_setting_of_a_sweep_is_not_obeyed(planted, capsys):
 
 
 def test_a_task_file_s_yaml_tags_are_not_obeyed(planted, tmp_path):
-    from slm_ray.evaluate.tasks import Definition
+    from slm_ray.evaluate.tasks import define
 
     (tmp_path / "mine.yaml").write_text(f"task: mine\ndoc_to_text: {planted.yaml()}\n")
     with pytest.raises(UserError, match="no task 'mine'"):
-        Definition("mine", tmp_path)
+        define("mine", tmp_path)
     assert not planted.went_off

@@ -30,12 +30,6 @@ def make_parser() -> Parser:
 def main(argv: Sequence[str]) -> int:
     """Make a page, or a table.
 
-    Args:
-        argv: ``page`` or ``table``, then its own arguments.
-
-    Returns:
-        0 when done.
-
     Raises:
         UserError: Something the user can fix.
     """

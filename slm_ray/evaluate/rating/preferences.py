@@ -69,10 +69,6 @@ class Rating:
 def read_ratings(paths: Sequence[Path], key: RatingKey) -> list[Rating]:
     """Read raters' files.
 
-    Args:
-        paths: The files that the page saved.
-        key: The page's key.
-
     Raises:
         UserError: A file is missing or damaged, belongs to another page, rates a comparison that the page does not have
             or one twice, or two files are one rater's.
@@ -121,10 +117,6 @@ def preferences(ratings: Sequence[Rating], key: RatingKey) -> Preferences:
 
     Each pair of models has the wins, ties and losses of the first and its win rate with ties as halves; three models
     and more have strengths as well.
-
-    Args:
-        ratings: What raters said.
-        key: The page's key.
     """
     rows = []
     for model, other in combinations(key.models, 2):

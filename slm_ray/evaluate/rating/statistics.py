@@ -16,9 +16,6 @@ _ROUNDS, _CLOSE = 10_000, 1e-10
 def krippendorff_alpha(units: Sequence[Sequence[str]]) -> float | None:
     """Krippendorff's alpha for categories (Content Analysis, 1980): 1 is full agreement, 0 that of chance.
 
-    Args:
-        units: For each thing that was rated, its ratings, however many; those with one rating tell nothing.
-
     Returns:
         Alpha; None where nothing was rated twice, or only one category was ever used.
     """
@@ -34,10 +31,6 @@ def krippendorff_alpha(units: Sequence[Sequence[str]]) -> float | None:
 
 def cohen_kappa(first: Mapping[str, str], second: Mapping[str, str]) -> float | None:
     """Cohen's kappa (1960) of two raters.
-
-    Args:
-        first: Thing to category.
-        second: The other rater's; only what both rated counts.
 
     Returns:
         Kappa; None where they rated nothing in common, or both used one and the same category only.

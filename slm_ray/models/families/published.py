@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
@@ -33,11 +34,14 @@ _PUBLISHED: dict[str, dict[str, Any]] = {
     "HuggingFaceTB/SmolLM2-135M": _llama(576, 30, 9, 3, 1536, 49152),
     "HuggingFaceTB/SmolLM2-360M": _llama(960, 32, 15, 5, 2560, 49152),
     "HuggingFaceTB/SmolLM2-1.7B": _llama(2048, 24, 32, 32, 8192, 49152),
+    "EleutherAI/pythia-14m": _pythia(128, 6, 4),
+    "EleutherAI/pythia-31m": _pythia(256, 6, 8),
     "EleutherAI/pythia-70m": _pythia(512, 6, 8),
     "EleutherAI/pythia-160m": _pythia(768, 12, 12),
     "EleutherAI/pythia-410m": _pythia(1024, 24, 16),
     "EleutherAI/pythia-1b": _pythia(2048, 16, 8),
     "EleutherAI/pythia-1.4b": _pythia(2048, 24, 16),
+    "EleutherAI/pythia-2.8b": _pythia(2560, 32, 32),
     "openai-community/gpt2": _gpt2(768, 12, 12),
     "openai-community/gpt2-medium": _gpt2(1024, 24, 16),
     "openai-community/gpt2-large": _gpt2(1280, 36, 20),
@@ -46,6 +50,16 @@ _PUBLISHED: dict[str, dict[str, Any]] = {
                                             max_position_embeddings=2048),
     "Qwen/Qwen2.5-0.5B": _llama(896, 24, 14, 2, 4864, 151936, model_type="qwen2", max_position_embeddings=32768),
 }  # fmt: skip
+
+
+# Patterns of the names of a family's models.
+_FAMILIES = (r"pythia-\d", r"smollm2", r"gpt2", r"open_?llama", r"qwen2\.5")
+
+
+def published_family(name: str) -> list[str]:
+    """Hub ids of the published models that we know of a model's family, by the model's name."""
+    pattern = next((pattern for pattern in _FAMILIES if re.search(pattern, name, re.IGNORECASE)), None)
+    return [known for known in _PUBLISHED if pattern and re.search(pattern, known, re.IGNORECASE)]
 
 
 @cache
