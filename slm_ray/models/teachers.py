@@ -7,10 +7,8 @@ node maps the same pages of it. Its manifest holds the SHA-256 that the file is 
 from __future__ import annotations
 
 import contextlib
-import functools
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -239,32 +237,18 @@ def _plain_copy_of(config: Any, dtype: torch.dtype) -> Any:
 def _load_pretrained(what: str, source: dict[str, Any]) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with _gguf_read_once() if source["gguf_file"] else contextlib.nullcontext():
-        gguf = {"gguf_file": source["gguf_file"]} if source["gguf_file"] else {}
-        arguments: dict[str, Any] = gguf or {"use_safetensors": True}
-        kind: Any = torch.float32 if gguf else "auto"
-        model, report = AutoModelForCausalLM.from_pretrained(
-            source["folder"], dtype=kind, output_loading_info=True, trust_remote_code=False, **arguments
-        )
-        check_loaded(what, model, report)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source["folder"], trust_remote_code=False, **gguf)
-            empty = not tokenizer("the")["input_ids"]  # what transformers makes of GPT-2 without tokenizer files
-        except (OSError, ValueError, KeyError, ImportError):
-            empty = True
+    gguf = {"gguf_file": source["gguf_file"]} if source["gguf_file"] else {}
+    arguments: dict[str, Any] = gguf or {"use_safetensors": True}
+    kind: Any = torch.float32 if gguf else "auto"
+    model, report = AutoModelForCausalLM.from_pretrained(
+        source["folder"], dtype=kind, output_loading_info=True, trust_remote_code=False, **arguments
+    )
+    check_loaded(what, model, report)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source["folder"], trust_remote_code=False, **gguf)
+        empty = not tokenizer("the")["input_ids"]  # what transformers makes of GPT-2 without tokenizer files
+    except (OSError, ValueError, KeyError, ImportError):
+        empty = True
     if empty:
         raise UserError(f"{what}'s tokenizer could not be loaded: a teacher needs its tokenizer files beside it")
     return model, tokenizer
-
-
-@contextlib.contextmanager
-def _gguf_read_once() -> Iterator[None]:
-    """Have a GGUF file parsed once; transformers parses it three times, and makes a table of names for every module."""
-    import gguf
-
-    reader, names = gguf.GGUFReader, gguf.get_tensor_name_map
-    gguf.GGUFReader, gguf.get_tensor_name_map = functools.cache(reader), functools.cache(names)
-    try:
-        yield
-    finally:
-        gguf.GGUFReader, gguf.get_tensor_name_map = reader, names

@@ -36,23 +36,20 @@ def add(name):
     return change
 
 
-ADAPTER, LAYER = "model.layers.0.self_attn.q_proj.lora_A.weight", "model.layers.3.mlp.up_proj.weight"
+ADAPTER = "model.layers.0.self_attn.q_proj.lora_A.weight"
 
 
 @pytest.mark.parametrize("load", [lambda folder, cache: load_teacher(str(folder), cache), load_student])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         (drop, rf"no weights for 1 of its parameters, '{BROKEN}' first"),
         (spoil(float("nan")), f"not finite, '{BROKEN}' first"),
-        (spoil(float("-inf")), f"not finite, '{BROKEN}' first"),
-        (add(ADAPTER), f"1 tensors that its class does not read, '{ADAPTER}' first: merge an adapter"),
-        (add(LAYER), f"1 tensors that its class does not read, '{LAYER}' first"),
+        (add(ADAPTER), f"1 tensor that its class does not read, '{ADAPTER}' first: merge an adapter"),
     ],
 )
-def test_weights_are_whole_read_and_finite(load, dtype, change, says, tmp_path):
-    folder = save(tiny_model("llama", dtype=dtype), tmp_path / "model")
+def test_weights_are_whole_read_and_finite(load, change, says, tmp_path):
+    folder = save(tiny_model("llama", dtype=torch.bfloat16), tmp_path / "model")
     state = load_file(folder / "model.safetensors")
     change(state)
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})

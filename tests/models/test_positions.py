@@ -9,11 +9,11 @@ from transformers import LlamaForCausalLM
 from slm_ray.config.errors import UserError
 from slm_ray.evaluate.models import LoadedModel, find_model
 from slm_ray.models.families import config_architecture
-from slm_ray.models.families.modeling.modeling_slm_ray_positions import SlmRayPositionsConfig, alibi_slopes
+from slm_ray.models.families.modeling.modeling_slm_ray_positions import SlmRayPositionsConfig
 from slm_ray.models.scratch import POSITIONS, build_scratch, make_shape, with_positions
 from slm_ray.pretrain.module import check_documents, check_logits
 from slm_ray.records.cost import num_params
-from tests.references import alibi_slopes_from_the_paper, llama_logits
+from tests.references import llama_logits
 
 LENGTH, VOCAB = 12, 64
 
@@ -52,12 +52,6 @@ def test_logits_are_those_of_the_definition(positions, hidden_size):
     torch.testing.assert_close(logits(model, ids)[0].double(), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("heads", [1, 2, 3, 5, 8, 9, 12, 16])
-def test_slopes_are_the_papers(heads):
-    assert alibi_slopes(heads) == pytest.approx(alibi_slopes_from_the_paper(heads), rel=1e-12)
-    assert alibi_slopes(8) == [2.0**-power for power in range(1, 9)]
-
-
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_documents_of_a_sequence_do_not_see_each_other(positions):
     model, ids = model_of(positions), ids_of()
@@ -82,30 +76,6 @@ def test_padding_on_the_left_changes_nothing(positions, kernel):
         logits(model, padded, attention_mask=mask)[:, 3:], logits(model, ids), rtol=1e-4, atol=1e-4
     )
     assert torch.equal(generate(model, padded, attention_mask=mask)[:, 3:], generate(model, ids))
-
-
-@pytest.mark.parametrize("positions", POSITIONS)
-def test_rows_that_are_all_padding_are_numbers_in_bf16(positions):
-    model, mask = model_of(positions), torch.tensor([[0, 0, 0, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
-    with torch.autocast("cpu", torch.bfloat16):
-        found = logits(model, ids_of(6), attention_mask=mask)
-    assert torch.isfinite(found[mask.bool()]).all()
-
-
-def test_one_mask_serves_a_batch_that_is_not_packed_or_padded(monkeypatch):
-    shapes = []
-    attention = torch.nn.functional.scaled_dot_product_attention
-
-    def seen(*args, attn_mask, **options):
-        shapes.append((tuple(attn_mask.shape), attn_mask.dtype))
-        return attention(*args, attn_mask=attn_mask, **options)
-
-    model, ids = model_of("alibi"), ids_of()
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", seen)
-    logits(model, ids, use_cache=False)
-    with torch.autocast("cpu", torch.bfloat16):
-        logits(model, ids, position_ids=torch.arange(6).repeat(2, 2), use_cache=False)
-    assert set(shapes) == {((1, 2, 12, 12), torch.float32), ((2, 2, 12, 12), torch.bfloat16)}
 
 
 @pytest.mark.parametrize("positions", POSITIONS)

@@ -28,8 +28,3 @@ def test_what_is_asked_for_is_not_measured(monkeypatch, wanted):
     monkeypatch.setattr(precision, "bf16_gain", lambda: pytest.fail("it was measured"))
     assert measure_precision(wanted) == choose_precision(wanted) == wanted
     assert measure_precision("auto", "cuda") == "bf16"
-
-
-def test_a_processor_s_own_gain_is_a_number():
-    precision.bf16_gain.cache_clear()
-    assert 0 < precision.bf16_gain() < 1000

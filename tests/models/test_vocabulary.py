@@ -49,16 +49,6 @@ def test_a_student_whose_layers_differ_is_extended_and_saved(tmp_path):
     assert torch.equal(logits(again, ids), logits(student, ids))
 
 
-def test_rows_that_a_model_has_to_spare_are_used_first():
-    model = tiny_model("llama", vocab_size=128)
-    old = model.get_input_embeddings().weight.detach().clone()
-    extend_vocabulary(model, 100, PARTS)
-    weight = model.get_input_embeddings().weight
-    assert model.config.vocab_size == 128
-    torch.testing.assert_close(weight[100], old[[1, 2]].mean(0))
-    assert torch.equal(weight[:100], old[:100]) and torch.equal(weight[103:], old[103:])
-
-
 def test_a_tokenizer_of_another_model_is_refused():
     with pytest.raises(UserError, match="they are not of one model"):
         extend_vocabulary(tiny_model("llama"), VOCAB + 1, PARTS)
