@@ -66,7 +66,7 @@ RUN_ELSEWHERE = {
             "python -m slm_ray.rate page runs/evaluation --models winner-0,teacher --pairs 100 --seed 1",
             "python -m slm_ray.rate table runs/evaluation ratings-Asha.json ratings-Ben.json",
         ),
-        "tests/evaluate/test_rating_page.py and test_rating_table.py, on runs of their own",
+        "tests/evaluate/test_rating.py, on runs of their own",
     ),
     **dict.fromkeys(
         (

@@ -110,14 +110,6 @@ def naive_krippendorff(units):
     return 1 - (seen / len(every)) / expected if expected else None
 
 
-def naive_kappa(first, second):
-    """Cohen's kappa of two raters of the same things."""
-    number = len(first)
-    agreed = sum(a == b for a, b in zip(first, second, strict=True)) / number
-    chance = sum(first.count(value) * second.count(value) for value in set(first)) / number**2
-    return (agreed - chance) / (1 - chance) if chance < 1 else None
-
-
 def slow_merges(words, known, count):
     """The next merges of a BPE training, all pairs counted anew for every one of them."""
     import itertools

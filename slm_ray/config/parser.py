@@ -24,7 +24,10 @@ class Parser(argparse.ArgumentParser):
         """Parse, and name the nearest flag for one that does not exist."""
         parsed, extra = self.parse_known_args(args, namespace)
         if extra:
-            flags = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+            actions = list(self._actions)
+            for commands in (action.choices for action in self._actions if isinstance(action.choices, dict)):
+                actions += [action for parser in commands.values() for action in parser._actions]
+            flags = [name for action in actions for name in action.option_strings if name.startswith("--")]
             flag = extra[0].split("=")[0]
             raise UserError(f"unknown argument '{flag}': {nearest(flag, flags)}")
         return parsed

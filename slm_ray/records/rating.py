@@ -18,13 +18,6 @@ class KeyItem(Part):
     right_model: str
 
 
-class SameText(Part):
-    """Two models that wrote the same after a prompt: nothing to compare."""
-
-    prompt: str
-    models: tuple[str, str]
-
-
 class RatingKey(Record):
     """Who wrote what on a page; kept from the raters.
 
@@ -40,7 +33,6 @@ class RatingKey(Record):
     seed: int
     models: tuple[str, ...]
     items: tuple[KeyItem, ...]
-    same: tuple[SameText, ...]
 
 
 class RatedItem(Part):
@@ -73,12 +65,9 @@ class PairPreferences(Part):
     both_bad: int
     ratings: int
     prompts: int
-    raters: int
-    same_text: int
-    win_rate: float | None = None
-    interval: tuple[float, float] | None = None
-    interval_by: str | None = None
-    verdict: str | None = None
+    win_rate: float
+    interval: tuple[float, float]
+    verdict: str
 
 
 class Strength(Part):
@@ -102,7 +91,6 @@ class Agreement(Part):
     raters: int
     rated_by_several: int
     krippendorff_alpha: float | None
-    cohen_kappa: float | None
 
 
 class Preferences(Record):
