@@ -288,9 +288,9 @@ def gated_loss(model, ids, head_gates, neuron_gates, channel_gates):
     A channel's factor is on all that is written to the residual stream: embeddings and the output of every sub-layer.
 
     Args:
-        head_gates: ``[sequences, layers, heads]``.
-        neuron_gates: ``[sequences, layers, neurons]``.
-        channel_gates: ``[sequences, hidden]``.
+        head_gates: ``[sequences, positions (or 1), layers, heads]``.
+        neuron_gates: ``[sequences, positions (or 1), layers, neurons]``.
+        channel_gates: ``[sequences, positions (or 1), hidden]``.
     """
     import torch
 
@@ -304,13 +304,13 @@ def gated_loss(model, ids, head_gates, neuron_gates, channel_gates):
     width = getattr(model.config, "head_dim", None) or model.config.hidden_size // model.config.num_attention_heads
     hooks = []
     for number, layer in enumerate(base.get_submodule(layers)):
-        heads = head_gates[:, number].repeat_interleave(width, -1)[:, None]
-        neurons = neuron_gates[:, number][:, None]
+        heads = head_gates[:, :, number].repeat_interleave(width, -1)
+        neurons = neuron_gates[:, :, number]
         for path, factor in ((attention, heads), (mlp, neurons)):
             module = layer.get_submodule(path)
             hooks.append(module.register_forward_pre_hook(lambda _m, inputs, f=factor: (inputs[0] * f, *inputs[1:])))
-            hooks.append(module.register_forward_hook(lambda _m, _i, out: out * channel_gates[:, None]))
-    hooks.append(base.get_submodule(embedding).register_forward_hook(lambda _m, _i, out: out * channel_gates[:, None]))
+            hooks.append(module.register_forward_hook(lambda _m, _i, out: out * channel_gates))
+    hooks.append(base.get_submodule(embedding).register_forward_hook(lambda _m, _i, out: out * channel_gates))
     logits = model(ids, use_cache=False).logits[:, :-1]
     for hook in hooks:
         hook.remove()

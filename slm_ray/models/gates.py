@@ -29,6 +29,8 @@ FloatArray = NDArray[np.float32]
 Sink = Callable[[torch.Tensor], None]
 # Tokens whose probabilities exist at one time: 128 x 49,152 bf16 values are 12 MiB.
 _HEAD_TOKENS = 128
+# Tokens over which a gate's gradient is summed: a sequence gives several samples of it, and squares are less noisy.
+SEGMENT_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,15 @@ class Masks:
 
 @dataclass(frozen=True)
 class GateGradients:
-    """Per-sequence gradients of the summed next-token loss (nats) with respect to each gate.
+    """Gradients of the summed next-token loss (nats) with respect to each gate, segment by segment.
+
+    A gate has a value of its own in each segment of a sequence; the gradients of a sequence's segments add up to those
+    of the whole sequence.
 
     Attributes:
-        query_heads: ``[sequences, layers, heads]``.
-        neurons: ``[sequences, layers, intermediate_size]``.
-        hidden: ``[sequences, hidden_size]``, one gate per residual channel over all that is written to it.
+        query_heads: ``[segments, layers, heads]``.
+        neurons: ``[segments, layers, intermediate_size]``.
+        hidden: ``[segments, hidden_size]``, one gate per residual channel over all that is written to it.
         loss: Summed loss over all predicted positions.
         tokens: Predicted positions.
     """
@@ -85,6 +90,12 @@ class GateGradients:
         )
 
 
+def _segment_sums(values: torch.Tensor) -> torch.Tensor:
+    """Sum ``[batch, sequence, width]`` over each segment of a sequence, in fp32: ``[batch x segments, width]``."""
+    whole = functional.pad(values, (0, 0, 0, -values.shape[1] % SEGMENT_TOKENS))
+    return whole.unflatten(1, (-1, SEGMENT_TOKENS)).sum(2, dtype=torch.float32).flatten(0, 1)
+
+
 class _Gate(torch.autograd.Function):
     """Multiply by a gate; in the backward pass, report value times gradient, also where the gate is 0."""
 
@@ -97,7 +108,7 @@ class _Gate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (value,) = ctx.saved_tensors
-        ctx.sink((value * gradient).sum(1, dtype=torch.float32))
+        ctx.sink(_segment_sums(value * gradient))
         return gradient if ctx.gate is None else gradient * ctx.gate, None, None
 
 
@@ -155,7 +166,7 @@ class GatedTeacher:
         self._hidden = sums if self._hidden is None else self._hidden + sums
 
     def gradients(self, ids: torch.Tensor, masks: Masks | None = None) -> GateGradients:
-        """Gate gradients of the next-token loss, sequence by sequence.
+        """Gate gradients of the next-token loss, segment by segment.
 
         Args:
             ids: ``[batch, sequence]`` token ids.
@@ -173,7 +184,7 @@ class GatedTeacher:
         neurons = torch.stack([self._found["neurons", number] for number in layers], 1)
         assert self._hidden is not None
         return GateGradients(
-            heads.view(len(ids), len(layers), -1, head_dim).sum(-1).cpu().numpy(),
+            heads.unflatten(-1, (-1, head_dim)).sum(-1).cpu().numpy(),
             neurons.cpu().numpy(),
             self._hidden.cpu().numpy(),
             loss,

@@ -160,13 +160,13 @@ def activation_scores(runner: SubnetRunner, ids: torch.Tensor) -> UnitScores:
 def taylor_change(gradients: GateGradients, num_kv_heads: int, curvature: float | None) -> UnitScores:
     """How much the loss is expected to rise, in nats per token, were a unit absent.
 
-    With ``S`` the gate's gradient summed over one sequence, the expected rise is
+    With ``S`` the gate's gradient summed over one segment, the expected rise is
     ``(-sum S + curvature * sum S^2) / tokens``: the first-order term and the empirical Fisher information as the
     second-order one. With ``curvature`` None, the squares alone, which is the score to use once on a whole teacher,
     whose first-order terms are mostly noise.
 
     Args:
-        gradients: Per-sequence gate gradients.
+        gradients: Per-segment gate gradients.
         num_kv_heads: Key-value heads per layer.
         curvature: Weight of the squared term.
     """

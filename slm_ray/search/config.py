@@ -39,15 +39,15 @@ def short_batch_size(tokens: float, sequence_length: int) -> int:
 
 EFFORTS: dict[str, dict[str, int]] = {
     "quick": {
-        "trials": 4, "winners": 1, "calibration_tokens": 2048, "importance_steps": 8, "importance_tokens": 1024,
+        "trials": 4, "winners": 1, "calibration_tokens": 2048, "importance_steps": 10, "importance_tokens": 1024,
         "reconstruct_tokens": 8192,
     },
     "default": {
-        "trials": 8, "winners": 3, "calibration_tokens": 4096, "importance_steps": 12, "importance_tokens": 1536,
+        "trials": 8, "winners": 3, "calibration_tokens": 4096, "importance_steps": 20, "importance_tokens": 1024,
         "reconstruct_tokens": 16_384,
     },
     "thorough": {
-        "trials": 80, "winners": 3, "calibration_tokens": 8192, "importance_steps": 24, "importance_tokens": 2048,
+        "trials": 80, "winners": 3, "calibration_tokens": 8192, "importance_steps": 48, "importance_tokens": 1024,
         "reconstruct_tokens": 40_960,
     },
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,11 @@ from slm_ray.records.budget import Budget, measure_cost
 from slm_ray.search.genome import Genome
 from slm_ray.search.space import SearchSpace
 
-CURVATURE = 0.25
+# Weight of squared gradients beside first-order terms, at shares of the whole teacher's cost; in between and around, by
+# a straight line through its logarithm, and at most the third. The more of a teacher is kept, the more of a first-order
+# term is noise; once much is gone, it says which units should come back.
+_CURVATURES = {0.7: 2.0, 0.45: 0.25}
+_MOST_CURVATURE = 8.0
 _FIRST_SIZE = 0.85  # of the whole teacher's cost, to which the first step prunes
 _MEMORY = (0.8, 0.95)  # share of the old scores kept at the first and the last step of a size
 _RAMP_SHARE = 0.4  # of the steps at a size are spent on coming down to it
@@ -32,6 +37,13 @@ class LearnedScores:
 
     one_shot: UnitScores
     by_target: tuple[UnitScores, ...]
+
+
+def curvature_at(share: float) -> float:
+    """Weight of squared gradients where a share of the teacher's cost is kept."""
+    (high, at_high), (low, at_low) = _CURVATURES.items()
+    slope = math.log(at_high / at_low) / (high - low)
+    return min(_MOST_CURVATURE, at_low * math.exp(slope * max(0.0, share - low)))
 
 
 def blend(old: UnitScores, new: UnitScores, memory: float) -> UnitScores:
@@ -80,9 +92,9 @@ def learn_scores(
     one_shot = taylor_change(gradients, kv_heads, None)
     if steps == 1:
         return LearnedScores(one_shot, (one_shot,))
-    scores = taylor_change(gradients, kv_heads, CURVATURE)
     whole = measure_cost(teacher, budget_quantity, sequence_length)
     start = max(_FIRST_SIZE * whole, targets[0])
+    scores = taylor_change(gradients, kv_heads, curvature_at(start / whole))
     learned, step = [], 1
     for number, target in enumerate(targets):
         last = steps * (number + 1) // len(targets)
@@ -91,7 +103,7 @@ def learn_scores(
             share = (step - first) / max(1, span - 1)
             size = _size_at(target, start, (step - first + 1) / max(1, round(_RAMP_SHARE * span)))
             masks = _prune(space, teacher, budget_quantity, sequence_length, scores, size)
-            new = taylor_change(collect(step, masks), kv_heads, CURVATURE)
+            new = taylor_change(collect(step, masks), kv_heads, curvature_at(size / whole))
             memory = _MEMORY[0] + (_MEMORY[1] - _MEMORY[0]) * share
             scores = blend(scores, new, min(memory, 1 - 1 / (step + 1)))
             step += 1

@@ -25,7 +25,7 @@ from slm_ray.search.config import SearchConfig
 from slm_ray.search.evaluator import share_of
 from slm_ray.search.genome import Genome
 from slm_ray.search.inputs import SearchInputs
-from slm_ray.search.learned_scores import CURVATURE, LearnedScores, blend, learn_scores, target_costs
+from slm_ray.search.learned_scores import LearnedScores, blend, learn_scores, target_costs
 from slm_ray.search.registry import PROXIES
 from slm_ray.search.space import NATURAL
 from slm_ray.search.stack import GenomeStack
@@ -33,7 +33,7 @@ from slm_ray.search.stack import GenomeStack
 ACTIVATION_SEQUENCES = 16
 # Sequences go through the model in pairs whatever the number of workers, so that the result does not depend on it.
 _BATCH_SEQUENCES = 2
-_METHOD_VERSION = 1
+_METHOD_VERSION = 2
 _BETWEEN = (0.75, 0.5, 0.25)  # shares of the larger end's scores
 
 
@@ -89,7 +89,7 @@ def rank_units(
         return Ranking((), None, others, 0)
     key = _key(inputs, "taylor") | {
         "steps": config.scores.importance_steps, "step_tokens": config.scores.importance_tokens,
-        "curvature": CURVATURE, "space": inputs.space.digest, "targets": _targets(config, inputs),
+        "space": inputs.space.digest, "targets": _targets(config, inputs),
         "version": _METHOD_VERSION,
     }  # fmt: skip
 

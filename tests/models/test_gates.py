@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from slm_ray.models import gates
 from slm_ray.models.gates import GatedTeacher, GateGradients, Masks
 from slm_ray.models.runner import SubnetRunner
 from slm_ray.records.subnet import full_subnet
@@ -23,18 +24,19 @@ def masks_of(name: str, model, seed: int = 3) -> Masks:
     return Masks.of(random_spec(architecture, seed=seed, drop_hidden=False), architecture)
 
 
-def gates_of(model, name: str, batch: int, masks: Masks | None = None) -> list[torch.Tensor]:
-    """Explicit gates per sequence: ones, or zeros where a mask drops the unit."""
+def gates_of(model, name: str, batch: int, masks: Masks | None = None, positions: int = 1) -> list[torch.Tensor]:
+    """Explicit gates per sequence (and position): ones, or zeros where a mask drops the unit."""
     architecture = tiny_family(name).architecture(model.config)
     full = masks or Masks.of(full_subnet(architecture), architecture)
-    heads, neurons = (torch.from_numpy(part).double().repeat(batch, 1, 1) for part in (full.query_heads, full.neurons))
-    channels = torch.ones(batch, architecture.hidden_size, dtype=torch.float64)
+    size = (batch, positions, 1, 1)
+    heads, neurons = (torch.from_numpy(part).double().repeat(size) for part in (full.query_heads, full.neurons))
+    channels = torch.ones(batch, positions, architecture.hidden_size, dtype=torch.float64)
     return [gate.requires_grad_(True) for gate in (heads, neurons, channels)]
 
 
-def expected_gradients(model, name: str, ids: torch.Tensor, masks: Masks | None = None):
+def expected_gradients(model, name: str, ids: torch.Tensor, masks: Masks | None = None, positions: int = 1):
     double = tiny_model(name).double()
-    gates = gates_of(double, name, len(ids), masks)
+    gates = gates_of(double, name, len(ids), masks, positions)
     losses = gated_loss(double, ids, *gates)
     return losses.detach(), [gradient.numpy() for gradient in torch.autograd.grad(losses.sum(), gates)]
 
@@ -49,12 +51,26 @@ def test_gradients_of_present_and_absent_units(name, masked):
     losses, expected = expected_gradients(model, name, ids, masks)
     found = teacher.gradients(ids, masks)
     for part, wanted in zip(PARTS, expected, strict=True):
+        wanted = wanted[:, 0]  # a short sequence is one segment
         np.testing.assert_allclose(getattr(found, part), wanted, rtol=2e-3, atol=2e-3 * np.abs(wanted).max())
     assert found.loss == pytest.approx(float(losses.sum()), rel=1e-4)
     assert found.tokens == 3 * (ids.shape[1] - 1)
     if masked:
         absent = found.neurons[:, ~masks.neurons]
         assert np.abs(absent).max() > 1e-4  # a dropped unit still shows that it is missed
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_each_segment_has_gradients_of_its_own(name, monkeypatch):
+    monkeypatch.setattr(gates, "SEGMENT_TOKENS", 5)
+    teacher, model = gated(name)
+    ids, masks = tiny_ids(batch=2, length=12), masks_of(name, model)
+    _, expected = expected_gradients(model, name, ids, masks, positions=12)
+    found = teacher.gradients(ids, masks)
+    for part, by_position in zip(PARTS, expected, strict=True):
+        wanted = np.stack([by_position[:, first : first + 5].sum(1) for first in (0, 5, 10)], 1)
+        wanted = wanted.reshape(6, *wanted.shape[2:])
+        np.testing.assert_allclose(getattr(found, part), wanted, rtol=2e-3, atol=2e-3 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt_neox_sequential", "gpt2"])

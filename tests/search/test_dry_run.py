@@ -107,7 +107,7 @@ def test_it_prints_every_option_resolved(capsys):
 def test_the_work_of_each_phase_follows_from_the_sizes():
     config = config_of(trials=50)
     phases, middle = _phases(config), flops_per_token(_sizes(config).candidate, LENGTH)
-    scored = 24 * 2048
+    scored = config.scores.tokens
     assert phases["unit scores"].flops == 2 * scored * FLOPS
     assert phases["search"].most_tokens == 50 * 8192
     assert phases["search"].flops == phases["search"].tokens * middle

@@ -12,7 +12,7 @@ from slm_ray.records.architecture import Architecture, LayerShape
 from slm_ray.records.budget import Budget, measure_cost
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.genome import Genome
-from slm_ray.search.learned_scores import CURVATURE, blend, learn_scores, target_costs
+from slm_ray.search.learned_scores import blend, curvature_at, learn_scores, target_costs
 from slm_ray.search.unit_scores import Ranking, bind_genomes
 from tests.models.tiny import tiny_family, tiny_ids, tiny_model
 from tests.search.genome_cases import LENGTH, TEACHERS, scores_of, space_of
@@ -69,9 +69,16 @@ def test_it_comes_down_to_each_target_and_stays(steps):
     assert len(learned.by_target) == 2
     if steps >= 10:
         assert any(0.65 * WHOLE <= size <= 0.7 * WHOLE for size in sizes)
-    for scores in learned.by_target:  # where every step says the same, blending does not alter it
-        expected = (CURVATURE * np.square(steady()(0)) + steady()(0)) / 50
-        np.testing.assert_allclose(scores.neurons, expected, rtol=1e-5)
+    for scores in learned.by_target:  # where every step says the same, blending mixes the steps' curvatures alone
+        curvatures = (50 * scores.neurons - steady()(0)) / np.square(steady()(0))
+        np.testing.assert_allclose(curvatures, curvatures.mean(), rtol=1e-4)
+        assert curvature_at(0.5) < curvatures.mean() <= curvature_at(0.85)
+
+
+def test_curvature_falls_as_more_is_pruned():
+    assert curvature_at(0.7) == pytest.approx(2) and curvature_at(0.45) == pytest.approx(0.25)
+    assert curvature_at(0.575) == pytest.approx(0.5**0.5) and curvature_at(0.1) == pytest.approx(0.25)
+    assert curvature_at(1) == 8
 
 
 def test_one_step_is_the_one_shot_score():
