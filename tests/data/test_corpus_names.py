@@ -1,4 +1,3 @@
-import ast
 import sys
 
 import datasets
@@ -6,11 +5,9 @@ import pytest
 
 from slm_ray.config.errors import UserError
 from slm_ray.data import bundled
-from slm_ray.data.bundled import module_text
 from slm_ray.data.config import DEFAULT_CORPUS
 from slm_ray.data.load import load_corpus
 from slm_ray.data.split import summarise_parts
-from slm_ray.runtime.progress import Console
 
 
 @pytest.fixture
@@ -80,47 +77,6 @@ def test_the_texts_are_kept_and_a_damaged_copy_is_made_again(small_python, own_c
     assert list(load_corpus("python-docs")) == list(corpus)
 
 
-def test_reading_many_files_is_announced_once(small_python, monkeypatch, capsys):
-    monkeypatch.setattr(bundled, "_MANY_FILES", 1)
-    load_corpus("python-docs", console=Console())
-    assert "python-docs: reading the docstrings of 3 files, once" in capsys.readouterr().err
-    load_corpus("python-docs", console=Console())
-    assert capsys.readouterr().err == ""
-
-
-def test_a_python_without_sources(small_python):
-    for path in small_python.glob("*.py"):
-        path.unlink()
-    assert message("python-docs") == (
-        "this Python carries no sources, so 'python-docs' is empty: give a local file or folder as corpus"
-    )
-
-
-def test_the_docstrings_of_a_module_are_those_of_everything_in_it():
-    source = '''"""M."""
-class C:
-    """C."""
-    async def f(self):
-        """F."""
-        def g():
-            """G."""
-try:
-    def h():
-        """H."""
-except E:
-    def i():
-        """I."""
-text = """not one"""
-'''
-    assert module_text(source.encode()) == "M.\n\nC.\n\nF.\n\nG.\n\nH.\n\nI."
-    nodes = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef)]
-    assert all(ast.get_docstring(node) in module_text(source.encode()) for node in nodes)
-
-
-def test_a_misspelt_bundled_name_gets_the_nearest():
-    assert "unknown corpus 'pyton-docs': did you mean 'python-docs'?" in message("pyton-docs")
-
-
 @pytest.mark.parametrize("name", ["", "nothing-like-it"])
 def test_a_name_of_no_kind_gets_the_choices(name):
     assert "valid: python-docs, python-docs-full; or give a local file or folder" in message(name)
@@ -174,13 +130,3 @@ def test_a_hub_that_does_not_answer_is_one_sentence(monkeypatch, hub_answers, er
     said = message("owner/name")
     assert said.startswith("cannot read 'owner/name' from the Hugging Face hub (")
     assert "no local path of that name exists: check the name" in said
-
-
-def test_a_stream_that_breaks_off_is_one_sentence(monkeypatch, hub_answers):
-    def stream(*args, **options):
-        yield {"text": "one"}
-        raise OSError("connection lost")
-
-    monkeypatch.setattr(datasets, "load_dataset", stream)
-    with pytest.raises(UserError, match=r"cannot read 'owner/name' from the Hugging Face hub \(connection lost\)"):
-        list(load_corpus("owner/name"))

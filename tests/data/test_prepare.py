@@ -12,9 +12,8 @@ from slm_ray.config.errors import UserError
 from slm_ray.data import prepare as module
 from slm_ray.data.blocks import cut_blocks, pack_block, selection_key
 from slm_ray.data.corpus import Corpus, Document
-from slm_ray.data.load import hub_corpus, load_corpus
+from slm_ray.data.load import load_corpus
 from slm_ray.data.prepare import prepare_shards
-from slm_ray.data.shards import TokenShards
 from slm_ray.data.split import part_of, text_digest
 from slm_ray.data.tokenizers import tokenizer_digest
 from slm_ray.runtime.progress import Console
@@ -85,15 +84,6 @@ class TestBlocks:
         ids = [id for block in packed for id in block.ids.reshape(-1).tolist() if id != 0]
         assert tokenizer.backend_tokenizer.decode(ids) == text
 
-    def test_a_limit_ends_the_reading_behind_a_block_and_changes_none_before_it(self, texts):
-        documents = [Document("", text) for text in texts]
-        whole = list(cut_blocks(documents, "train", 0, 1 << 64, 3000))
-        for limit in (1, 3000, 20_000):
-            blocks = list(cut_blocks(documents, "train", 0, 1 << 64, 3000, limit))
-            assert blocks == whole[: len(blocks)]
-            sizes = [sum(len(piece.text.encode()) for piece in block) for block in blocks]
-            assert sum(sizes[:-1]) < limit <= sum(sizes)
-
     def test_the_choice_by_keys_is_fair_and_widening_it_adds_documents(self):
         documents = [Document("", text) for text in make_texts(2000, words=3)]
 
@@ -155,56 +145,6 @@ def test_the_same_for_any_number_of_workers(one_ray, prepare, small_blocks, text
     assert names[0] == names[1] == names[2]
 
 
-def test_documents_of_the_part_and_no_others(prepare, texts, tokenizer, tmp_path):
-    corpus = jsonl(tmp_path / "a.jsonl", texts)
-    seen = {}
-    for part in ("calibration", "train", "held_out"):
-        found = documents_in(prepare(corpus, part, length=4096 if part == "train" else 512))
-        expected = {text for text in texts if part_of(text) == part}
-        decoded = [tokenizer.decode(ids) for ids in found[1:-1]]
-        assert decoded
-        assert all(any(part_text in text for text in expected) for part_text in decoded)
-        seen[part] = set(decoded) & expected
-    assert not seen["calibration"] & seen["train"]
-    assert not seen["held_out"] & seen["train"]
-
-
-class TestCache:
-    def test_a_second_call_reads_nothing(self, prepare, corpus_of, texts):
-        corpus = corpus_of(texts)
-        first = prepare(corpus)
-
-        def never():
-            raise AssertionError("the corpus was read")
-
-        same = Corpus("made-up", never, compute_digest=corpus.compute_digest, size=lambda: 90_000)
-        assert prepare(same).digest == first.digest
-
-    def test_other_lengths_parts_and_texts_are_kept_apart(self, prepare, corpus_of, texts, tmp_path):
-        prepare(corpus_of(texts))
-        prepare(corpus_of(texts), length=LENGTH + 1)
-        prepare(corpus_of(texts), "held_out")
-        prepare(corpus_of(texts[1:]))
-        assert len(list((tmp_path / "shards").iterdir())) == 4
-
-    def test_a_shard_that_is_missing_is_reported_and_all_made_again(self, prepare, corpus_of, texts):
-        good = prepare(corpus_of(texts))
-        next(good.folder.glob("*.ids.npy")).unlink()
-        said = io.StringIO()
-        again = prepare(corpus_of(texts), said=said)
-        assert again.digest == good.digest
-        assert "is missing" in said.getvalue()
-        assert "making them again" in said.getvalue()
-
-    def test_nothing_but_shards_and_manifest_is_left(self, prepare, small_blocks, corpus_of, texts, tmp_path):
-        shards = prepare(corpus_of(texts))
-        assert list((tmp_path / "shards").iterdir()) == [shards.folder]
-        manifest = json.loads((shards.folder / "manifest.json").read_text())
-        files = {f"{shard['name']}{kind}" for shard in manifest["shards"] for kind in (".ids.npy", ".starts.npy")}
-        assert {path.name for path in shards.folder.iterdir()} == files | {"manifest.json"}
-        assert len(manifest["shards"]) > 10
-
-
 class TestNumTokens:
     @pytest.fixture(scope="class")
     def many(self):
@@ -228,9 +168,6 @@ class TestNumTokens:
         assert {name.split("-")[1] for name in names} >= {"0", "1"}
         starts = [tuple(ids[:6]) for ids in documents_in(found)]
         assert len(set(starts)) > 0.9 * len(starts), "documents were taken twice"
-
-    def test_all_of_a_part_that_has_fewer(self, prepare, corpus_of, texts):
-        assert prepare(corpus_of(texts), num_tokens=10**9).digest == prepare(corpus_of(texts)).digest
 
     def test_less_than_a_sequence(self, prepare, corpus_of, texts, tmp_path):
         with pytest.raises(UserError) as caught:
@@ -266,12 +203,6 @@ class TestStreams:
         some = prepare(Corpus("owner/name", lambda: broken_off(texts)), num_tokens=40_000)
         assert 40_000 <= some.num_tokens < 50_000
 
-    def test_all_of_it(self, prepare, small_blocks, texts, tokenizer):
-        expected = packed_by_hand(texts, tokenizer, 1 << 23, LENGTH)
-        assert np.array_equal(all_rows(prepare(stream(texts))), expected)
-        assert prepare(stream(texts), num_tokens=10**9).num_sequences == pytest.approx(len(expected), abs=1)
-
-
 class TestInterrupted:
     def test_what_is_finished_is_not_made_again(self, prepare, small_blocks, texts, tmp_path):
         corpus = jsonl(tmp_path / "a.jsonl", texts)
@@ -306,40 +237,32 @@ class TestInterrupted:
         assert not list((tmp_path / "shards").glob(".*"))
 
 
-class TestBadInput:
-    def test_a_full_disk_is_one_sentence(self, prepare, corpus_of, texts, tmp_path, monkeypatch):
-        def full(*_):
-            raise OSError(errno.ENOSPC, "No space left on device")
+def test_a_second_call_reads_nothing_and_a_missing_shard_is_made_again(prepare, corpus_of, texts):
+    corpus = corpus_of(texts)
+    first = prepare(corpus)
 
-        monkeypatch.setattr(os, "fsync", full)
-        with pytest.raises(UserError, match="the disk is full: free some space"):
-            prepare(corpus_of(texts))
-        assert not list(tmp_path.glob("shards/*/shard*"))
+    def never():
+        raise AssertionError("the corpus was read")
 
-    def test_a_dataset_that_cannot_be_reached(self, prepare):
-        with pytest.raises(UserError, match=r"cannot read 'no-one/nothing' from the Hugging Face hub"):
-            prepare(hub_corpus("no-one/nothing", "text"), num_tokens=100)
-
-    def test_a_bad_line_is_named(self, prepare, texts, tmp_path):
-        corpus = jsonl(tmp_path / "a.jsonl", texts)
-        with (tmp_path / "a.jsonl").open("a") as file:
-            file.write("{'no': json}\n")
-        with pytest.raises(UserError, match=r"a.jsonl, line 301 is not JSON"):
-            prepare(corpus)
-
-    def test_a_folder_without_a_tokenizer(self, corpus_of, texts, tmp_path):
-        with pytest.raises(UserError, match=r"no tokenizer can be loaded from .*: give a model folder that has a tok"):
-            prepare_shards(
-                corpus_of(texts), tmp_path, "train", sequence_length=LENGTH, num_tokens=None, cache=tmp_path / "shards",
-                console=Console(stream=io.StringIO()), workers=0,
-            )  # fmt: skip
-
-    def test_a_cache_that_cannot_be_written(self, prepare, corpus_of, texts, tmp_path):
-        (tmp_path / "file").write_text("in the way")
-        with pytest.raises(UserError, match=r"writing .*file/.*: a part of the path is a file"):
-            prepare(corpus_of(texts), cache=tmp_path / "file")
+    same = Corpus("made-up", never, compute_digest=corpus.compute_digest, size=lambda: 90_000)
+    assert prepare(same).digest == first.digest
+    next(first.folder.glob("*.ids.npy")).unlink()
+    said = io.StringIO()
+    assert prepare(corpus, said=said).digest == first.digest
+    assert "is missing" in said.getvalue() and "making them again" in said.getvalue()
 
 
-def test_shards_open_by_their_folder_alone(prepare, corpus_of, texts):
-    shards = prepare(corpus_of(texts))
-    assert TokenShards.open(shards.folder).summary == shards.summary
+def test_what_goes_wrong_is_one_sentence(prepare, corpus_of, texts, tmp_path, monkeypatch):
+    corpus = jsonl(tmp_path / "a.jsonl", texts)
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write("{'no': json}\n")
+    with pytest.raises(UserError, match=r"a.jsonl, line 301 is not JSON"):
+        prepare(corpus)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="the disk is full: free some space"):
+        prepare(corpus_of(texts))
+    assert not list(tmp_path.glob("shards/*/shard*"))

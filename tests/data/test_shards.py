@@ -1,4 +1,3 @@
-import json
 import pickle
 import shutil
 
@@ -57,35 +56,10 @@ def test_positions_restart_at_documents_and_at_sequences(folder, starts):
         assert np.array_equal(found, expected[indices])
 
 
-def test_positions_of_random_documents(tmp_path):
-    rng = np.random.default_rng(3)
-    for number in range(5):
-        starts = np.flatnonzero(rng.random(40 * LENGTH) < rng.choice([0.01, 0.1, 0.9]))
-        write_shards(tmp_path / f"{number}", np.zeros((40, LENGTH), np.int32), starts, vocab_size=1, shard_sequences=6)
-        found = TokenShards.open(tmp_path / f"{number}").positions(np.arange(40))
-        assert np.array_equal(found, positions_by_definition(starts, 40))
-
-
 def test_a_sequence_that_is_not_there_is_refused(folder):
     for wrong in ([50], [-1], [0, 1000]):
         with pytest.raises(IndexError, match="there are 50"):
             TokenShards.open(folder).rows(np.array(wrong))
-
-
-def test_more_shards_than_may_be_open_at_once(rows, starts, tmp_path, monkeypatch):
-    monkeypatch.setattr("slm_ray.data.shards._MAPPED_FILES", 4)
-    write_shards(tmp_path / "many", rows, starts, vocab_size=1 << 20, shard_sequences=1)
-    shards = TokenShards.open(tmp_path / "many")
-    indices = np.random.default_rng(4).permutation(50)
-    assert np.array_equal(shards.rows(indices), rows[indices])
-    assert shards._map.cache_info().currsize == 4
-
-
-def test_the_record_says_what_it_is(folder):
-    said = TokenShards.open(folder).summary.to_json()
-    assert json.loads(json.dumps(said)) == said
-    assert said["num_sequences"] == 50
-    assert (said["num_bytes"], said["num_documents"], said["separator"], said["vocab_size"]) == (99, 8, 2, 1 << 20)
 
 
 def test_equal_content_has_an_equal_digest_and_other_content_another(folder, rows, starts, tmp_path):

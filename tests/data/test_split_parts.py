@@ -3,7 +3,6 @@ from fractions import Fraction
 
 import pytest
 
-from slm_ray.data.corpus import Corpus, Document
 from slm_ray.data.split import PARTS, describe_parts, part_of, sample_part, split_text, summarise_parts
 
 
@@ -29,13 +28,6 @@ def test_a_summary_counts_every_document_once_and_ignores_their_order(corpus_of,
     assert summary == backwards
     assert len({part.digest for part in summary.values()}) == 3
     assert describe_parts(summary)["train"]["documents"] == summary["train"].documents
-
-
-def test_a_summary_of_a_stream_is_not_attempted():
-    def never():
-        raise AssertionError("the stream was read")
-
-    assert summarise_parts(Corpus("owner/name", never)) == {}
 
 
 @pytest.mark.parametrize("text", ["", "x", "a b " * 500, "x" * 999, "line\n" * 300, "par\n\n" * 300, "é注\n\n\n" * 99])
@@ -69,19 +61,3 @@ def test_a_sample_takes_no_notice_of_order_or_of_copies(corpus_of, texts):
     shuffled = sample_part(corpus_of(texts[::-1] + texts[:100]), "train", 100, 5000).pieces
     assert plain == shuffled
     assert len(set(plain)) == len(plain)
-
-
-def test_only_the_beginning_of_a_stream_is_read():
-    taken = []
-
-    def endless():
-        number = 0
-        while True:
-            taken.append(number)
-            yield Document(str(number), f"document {number}")
-            number += 1
-
-    sample = sample_part(Corpus("owner/name", endless), "train", 100, 1000)
-    assert sum(map(len, sample.pieces)) >= 1000
-    assert not sample.is_whole_part
-    assert len(taken) < 1000

@@ -8,9 +8,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from slm_ray.config.errors import UserError
-from slm_ray.data.split import part_of
 from slm_ray.data.tokenizer_extension import continue_merges, extend_tokenizer, match_extension
-from slm_ray.data.tokenizer_training import END_OF_TEXT, text_sample, train_tokenizer
+from slm_ray.data.tokenizer_training import END_OF_TEXT, train_tokenizer
 from slm_ray.runtime.progress import Console
 from tests.data.conftest import make_texts
 from tests.text_references import slow_merges
@@ -44,12 +43,6 @@ def test_a_trained_tokenizer_says_everything_and_ends_documents(texts, corpus_of
     assert words < len(texts[0].encode()) / 3
 
 
-def test_only_the_train_part_is_read(texts, corpus_of):
-    train = {text for text in texts if part_of(text) == "train"}
-    sample = text_sample(corpus_of(texts))
-    assert set(sample) == train and len(train) < len(texts)
-
-
 @pytest.mark.parametrize(
     ("size", "says"),
     [(257, "must have 258 tokens .* got 257"), (1 << 21, "got 2,097,152"), (5000, "gives a tokenizer of .* 5,000 are")],
@@ -66,12 +59,6 @@ def test_merges_are_those_of_counting_anew_every_time(seed):
     words = Counter({tuple(rng.choices("aab", k=rng.randint(1, 9))): rng.randint(1, 5) for _ in range(30)})
     known = {"a", "b", "ab"} if seed % 2 else {"a", "b"}
     assert continue_merges(words, set(known), 15) == slow_merges(words, known, 15)
-
-
-def test_merging_ends_where_no_pair_occurs_twice():
-    assert continue_merges({("a", "b", "c"): 1}, {"a", "b", "c"}, 5) == []
-    assert continue_merges({("a", "b"): 2, ("c", "d"): 1}, set("abcd"), 5) == [("a", "b")]
-    assert continue_merges({}, set(), 5) == []
 
 
 def test_an_extended_tokenizer_reads_old_text_as_before_and_new_words_as_one(tokenizer):
@@ -91,13 +78,6 @@ def test_an_extended_tokenizer_reads_old_text_as_before_and_new_words_as_one(tok
 
 def parts_of(token: int, extended) -> list[int]:
     return extended.parts[token - extended.first_new] if token >= extended.first_new else [token]
-
-
-def test_every_new_token_can_be_reached(tokenizer):
-    extended = extend_tokenizer(tokenizer, swahili(), 40)
-    used = {i for text in swahili() for i in extended.tokenizer(text)["input_ids"]}
-    frequent = [i for i in range(extended.first_new, extended.first_new + 40) if i in used]
-    assert len(frequent) > 20  # the others are on the way to longer ones
 
 
 def test_an_extension_survives_its_files_and_is_recognised(tokenizer, tmp_path):

@@ -70,11 +70,6 @@ def test_estimates_are_not_energy(monkeypatch, nvml, gpus):
     assert _measure() == Energy(None, "unknown: no RAPL counter that may be read, no GPU with NVML")
 
 
-def test_one_worker_of_a_machine_counts_its_processors(monkeypatch):
-    _install(monkeypatch, rapl=True, nvml=False, gpus=None)
-    assert _measure(processor=False).joules is None
-
-
 def test_without_codecarbon_energy_is_unknown(monkeypatch):
     for name in ("codecarbon", "codecarbon.core.cpu", "codecarbon.core.gpu"):
         monkeypatch.setitem(sys.modules, name, None)

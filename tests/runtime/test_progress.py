@@ -64,13 +64,6 @@ def test_work_done_before_a_resume_does_not_flatter_the_eta(clock):
     assert progress.eta_seconds() == pytest.approx(10)
 
 
-def test_an_unknown_total_has_no_eta(clock):
-    progress = Progress(Console(stream=io.StringIO()), "download", 0)
-    clock.now += 10
-    progress.update(5)
-    assert progress.text() == "download"
-
-
 def test_a_log_gets_a_line_every_ten_seconds_and_a_last_one(clock):
     stream = io.StringIO()
     progress = Progress(Console(stream=stream), "search", 100, "trials")

@@ -54,12 +54,6 @@ def test_limits_are_of_the_head_and_its_workers():
     assert room.limits_of(config) == {"CPU": 8 + 3 * 8 + 2 * 32, "GPU": 3 + 2 * 8, "memory": 100}
 
 
-def test_machines_of_ones_own_say_nothing_of_themselves():
-    kinds = {"local.cluster.node": {"resources": {}, "max_workers": 2}}
-    config = {"max_workers": 2, "head_node_type": "local.cluster.node", "available_node_types": kinds}
-    assert room.limits_of(config) == {} == room.limits_of({})
-
-
 def test_the_file_is_the_one_that_this_clusters_autoscaler_was_given(tmp_path):
     """Its process is found by the cluster's port; one whose file is gone, or is no YAML, has no limits."""
     path = tmp_path / "bootstrap.yaml"

@@ -1,5 +1,4 @@
 import errno
-import fcntl
 import subprocess
 import sys
 from pathlib import Path
@@ -64,18 +63,6 @@ def test_the_lock_of_a_killed_process_does_not_outlive_it(tmp_path):
         RunFolder.open_existing(tmp_path / "a").close()
 
 
-def test_two_processes_never_hold_one_folder(tmp_path):
-    # The second opens the lock file while the first holds it; the third comes after the first let go.
-    first = RunFolder.create(tmp_path / "a", CONFIG)
-    waiting = (tmp_path / "a" / ".lock").open("w")
-    first.close()
-    third = RunFolder.open_existing(tmp_path / "a")
-    with pytest.raises(OSError):
-        fcntl.flock(waiting, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    waiting.close()
-    third.close()
-
-
 @pytest.mark.parametrize(
     ("config", "what"),
     [(CONFIG, "already holds this same run"), (OTHER, "already holds a run with another config")],
@@ -92,11 +79,6 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path):
     with pytest.raises(UserError, match="is not empty and holds no run"):
         RunFolder.create(tmp_path, CONFIG)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
-
-
-def test_an_empty_folder_may_be_given(tmp_path):
-    RunFolder.create(tmp_path, CONFIG).close()
-    assert (tmp_path / CONFIG_FILE).is_file()
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, monkeypatch):

@@ -12,7 +12,6 @@ import pytest
 
 from slm_ray.config.errors import UserError
 from slm_ray.records.run import RunRecord
-from slm_ray.runtime import mirror as module
 from slm_ray.runtime import shared
 from slm_ray.runtime.mirror import Mirror, bring_back
 from slm_ray.runtime.runfolder import CONFIG_FILE, RunFolder, find_run
@@ -125,23 +124,6 @@ def test_a_storage_that_fails_for_a_while(storage, tmp_path, monkeypatch):
     assert said == ["the run goes on without its copy for now: the storage is away", f"{mirror.place} is reached again"]
 
 
-def test_a_storage_that_stays_away_is_said_at_the_end(storage, tmp_path, monkeypatch):
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "a.json").write_text("{}")
-    mirror = Mirror(run, storage, lambda _: None)
-
-    def full(*_):
-        raise UserError("the disk is full")
-
-    monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0.0)
-    monkeypatch.setattr(module, "_TRY_AGAIN_SECONDS", 0.0)
-    monkeypatch.setattr(Place, "put", full)
-    mirror.start()
-    with pytest.raises(UserError, match=r"run is as it should be, but its copy is not whole: the disk is full; then"):
-        mirror.stop()
-
-
 def test_runs_inside_of_a_mirrored_one_are_not_mirrored_again(tmp_path, monkeypatch):
     monkeypatch.setenv("SLM_RAY_STORAGE", str(tmp_path / "storage"))
     outer = RunFolder.create(tmp_path / "pipeline", run_record({}))
@@ -244,13 +226,3 @@ class TestShared:
         assert local_copy(teacher) == teacher
         with pytest.raises(UserError, match="nothing is not on this machine of the cluster: give --storage"):
             local_copy(teacher / "nothing")
-
-    def test_a_copy_that_is_not_whole_leaves_nothing(self, storage, teacher, tmp_path, monkeypatch):
-        with sharing(storage) as environment:
-            publish(teacher)
-            monkeypatch.setenv(SHARED_VARIABLE, environment[SHARED_VARIABLE])
-            teacher.rename(tmp_path / "gone")
-            monkeypatch.setattr(Place, "get", lambda self, name, target: target.write_bytes(b"x"))
-            with pytest.raises(UserError, match=r"config.json at .* is not whole: delete that folder"):
-                local_copy(teacher)
-        assert not [path for path in (tmp_path / "cache" / "copies").iterdir() if path.is_dir()]
