@@ -99,7 +99,8 @@ def on_ray(options: argparse.Namespace) -> dict[str, Any]:
             str(options.at_once), "--threads", str(options.slots), "--objectives", "magnitude,params", "--reconstruct",
             "none", "--address", cluster.address,
         )  # fmt: skip
-        environment = {**os.environ, "SLM_RAY_CACHE": str(tiny.cache), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "SLM_RAY_CACHE": str(tiny.cache), "OMP_NUM_THREADS": "1",
+                       "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # fmt: skip
         rows: list[dict[str, Any]] = []
         try:
             process = subprocess.Popen([sys.executable, "-m", "slm_ray.search", *words], env=environment)

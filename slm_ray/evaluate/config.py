@@ -119,7 +119,7 @@ class EvaluateConfig(Config):
     efficiency: bool = option(False, "prefill and decode rates, latency, memory")
     compute: ComputeConfig = ComputeConfig()
     storage: str | None = option(None, STORAGE_HELP)
-    tracker: Literal["none", "jsonl", "wandb"] = option("none", "where tables and pictures go beside the records")
+    tracker: Literal["none", "wandb"] = option("none", "where tables and pictures go beside the records")
     cards: bool = option(False, "put the figures into the model cards of the models that slm_ray exported")
     fresh: bool = option(False, "measure again what the cache holds")
     out: str | None = option(None, "folder of the results [default: runs/evaluate-TIME]")

@@ -203,7 +203,7 @@ class RunConfig(Config):
     storage: str | None = option(
         None, "where checkpoints go, and a copy of the run: a folder or s3://… [default: the run folder]"
     )
-    tracker: Literal["none", "jsonl", "wandb"] = option("jsonl", "where metrics go beside the records")
+    tracker: Literal["none", "wandb"] = option("none", "where metrics go beside the records")
     out: str | None = option(None, "run folder [default: runs/pretrain-TIME]")
 
     @property

@@ -7,11 +7,9 @@ import logging
 import os
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -46,7 +44,6 @@ _ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 _LOOK_EVERY_SECONDS = 0.5
 # Of silence before a cluster that was joined counts as lost; Ray itself waits 60 seconds and then kills the process.
 _PATIENCE_SECONDS = 20.0
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _HEAD_PROCESSES = ("gcs_server", "raylet")
 
 
@@ -100,8 +97,7 @@ def _start(ray: Any, address: str | None, num_cpus: int, workers_have: dict[str,
     if address:
         if place := split_address(address):  # Ray itself goes on trying for ten minutes and more
             check_port(*place, seconds=10)
-        with on_localhost() if is_on_localhost(address) else contextlib.nullcontext():
-            ray.init(address=address, **common)
+        ray.init(address=address, **common)
         return
     with on_localhost():
         ray.init(
@@ -125,39 +121,6 @@ def check_port(host: str, port: int, seconds: float) -> None:
         OSError: Nobody does within these seconds.
     """
     socket.create_connection((host, port), timeout=seconds).close()
-
-
-def is_on_localhost(address: str) -> bool:
-    """Whether a cluster's head takes connections at this machine's localhost and not at its own address.
-
-    Ray puts a machine's own address in the place of localhost, and would wait there for a minute.
-
-    ``address``: ``host:port``, or ``auto`` for the cluster of this machine, which must be running.
-    """
-    place = split_address(_running_here() if address == "auto" else address)
-    if place is None or place[0] not in _LOOPBACK:
-        return False
-    try:
-        check_port(machine_address(), place[1], 3.0)
-    except OSError:
-        return True
-    return False
-
-
-def _running_here() -> str:
-    """The address of the cluster that runs on this machine, as ``ray start`` leaves it; empty without one."""
-    folder = Path(os.environ.get("RAY_TMPDIR") or ("/tmp" if sys.platform != "win32" else tempfile.gettempdir()))
-    with contextlib.suppress(OSError):
-        return os.environ.get("RAY_ADDRESS") or (folder / "ray" / "ray_current_cluster").read_text().strip()
-    return ""
-
-
-def machine_address() -> str:
-    """The address by which this machine is known to others; localhost without a network."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("8.8.8.8", 80))  # sends nothing: the system only picks the interface
-        return str(probe.getsockname()[0])
-    return "127.0.0.1"
 
 
 @contextlib.contextmanager

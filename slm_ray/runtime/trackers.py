@@ -1,4 +1,4 @@
-"""Where metrics go beside the records: nowhere, a JSON-lines file, or Weights & Biases."""
+"""Where metrics go beside the records: nowhere, or to Weights & Biases."""
 
 from __future__ import annotations
 
@@ -14,24 +14,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlparse
 
-from pydantic import ConfigDict
-
 from slm_ray.config.errors import UserError, first_line
 from slm_ray.config.redact import redact, redact_value
-from slm_ray.records.base import Record, RecordFile, find_record, write_record
+from slm_ray.records.base import Record, find_record, write_record
 from slm_ray.records.metric_names import AXES, AXIS_OF
 from slm_ray.runtime.environment import describe_environment
 
 PIPELINE_FILE = "pipeline.json"
 Say = Callable[[str], None]
-
-
-class MetricRow(Record):
-    """Metrics by name, at a step; without one, what the run comes to. A value that is no number is null."""
-
-    FILE: ClassVar[str] = "metrics.jsonl"
-    model_config = ConfigDict(extra="allow")
-    step: int | None = None
 
 
 class Tracker:
@@ -62,44 +52,6 @@ class Tracker:
 
 
 NoTracker = Tracker
-
-
-class JsonlTracker(Tracker):
-    """Appends every logged step to ``metrics.jsonl`` in the run folder."""
-
-    def __init__(self, folder: Path, say: Say) -> None:
-        self._say, path = say, folder / MetricRow.FILE
-        self.wants_earlier = not path.exists() or not path.stat().st_size
-        self._file: RecordFile[MetricRow] | None = None
-        with self._giving_up():
-            self._file = RecordFile(path)
-
-    @contextlib.contextmanager
-    def _giving_up(self) -> Any:
-        try:
-            yield
-        except UserError as error:
-            self._file = None
-            self._say(f"metrics are not kept any more ({error}); the run goes on without them")
-
-    def _append(self, row: MetricRow) -> None:
-        with self._giving_up():
-            if self._file is not None:
-                self._file.append(row)
-
-    def log(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """Append one line."""
-        self._append(MetricRow.model_validate({**metrics, "step": step}))
-
-    def summary(self, values: Mapping[str, Any]) -> None:
-        """Append one line without a step."""
-        self._append(MetricRow.model_validate(values))
-
-    def finish(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
 
 
 def group_of(run: Path) -> str:
@@ -273,7 +225,7 @@ def _cell(value: Any) -> Any:
 def make_tracker(
     kind: str, folder: Path, *, group: str, job_type: str, tags: Sequence[str], config: Mapping[str, Any], say: Say
 ) -> Tracker:
-    """The tracker of a name: ``none``, ``jsonl`` or ``wandb``."""
+    """The tracker of a name: ``none`` or ``wandb``."""
     if kind == "wandb":
         return WandbTracker(folder, group, job_type, tags, config, say)
-    return JsonlTracker(folder, say) if kind == "jsonl" else NoTracker()
+    return NoTracker()

@@ -257,7 +257,7 @@ class MachineConfig(Config):
     threads: int = option(1, "threads per trial", ge=1)
     address: str | None = option(None, "Ray cluster to join, e.g. auto [default: start one here]")
     storage: str | None = option(None, STORAGE_HELP)
-    tracker: Literal["none", "jsonl", "wandb"] = option("jsonl", "where metrics go beside the records")
+    tracker: Literal["none", "wandb"] = option("none", "where metrics go beside the records")
     out: str | None = option(None, "run folder [default: runs/SPACE-TIME]")
 
     @model_validator(mode="after")

@@ -43,7 +43,7 @@ def make_parser() -> Parser:
                         help="ray: trials of Ray Tune; local: one after the other in this process")  # fmt: skip
     parser.add_argument("--storage", default=None, help=STORAGE_HELP)
     parser.add_argument("--address", default=None, help="Ray cluster to join, e.g. auto [default: start one here]")
-    parser.add_argument("--tracker", choices=("none", "jsonl", "wandb"), default="jsonl",
+    parser.add_argument("--tracker", choices=("none", "wandb"), default="none",
                         help="where metrics go beside the records")  # fmt: skip
     parser.add_argument("--out", type=Path, default=None, help="run folder [default: runs/NAME-SCALE-TIME]")
     parser.add_argument("--table", type=Path, nargs="+", default=None, metavar="RUN",

@@ -51,7 +51,7 @@ class Options:
     launcher: str = "ray"
     concurrent: int | None = None
     address: str | None = None
-    tracker: str = "jsonl"
+    tracker: str = "none"
     max_runs: int | None = None
 
 

@@ -144,11 +144,11 @@ def test_a_mistake_found_before_any_work_leaves_nothing_there_either(storage, tm
 
 def test_checkpoints_that_lie_at_the_storage_stay_there(tmp_path):
     place = tmp_path / "storage" / "run"
-    for name in ("config.json", "winner-0/metrics.jsonl", "winner-0/step-00000100/model.safetensors"):
+    for name in ("config.json", "winner-0/steps.jsonl", "winner-0/step-00000100/model.safetensors"):
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_text("{}")
     assert bring_back(tmp_path / "run", str(tmp_path / "storage"))
-    assert set(tree(tmp_path / "run")) == {"config.json", "winner-0/metrics.jsonl"}
+    assert set(tree(tmp_path / "run")) == {"config.json", "winner-0/steps.jsonl"}
 
 
 def test_bad_places(tmp_path, monkeypatch):

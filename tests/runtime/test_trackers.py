@@ -1,5 +1,4 @@
 import base64
-import json
 import shutil
 import sys
 import types
@@ -91,25 +90,6 @@ def test_none_leaves_nothing(tmp_path):
     said = []
     use(tracker_of("none", tmp_path, said), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["front.png"] and not said
-
-
-def test_jsonl_has_a_line_per_step_and_goes_on_after_a_restart(tmp_path):
-    wanted = []
-    for _ in range(2):
-        tracker = tracker_of("jsonl", tmp_path, [])
-        wanted.append(tracker.wants_earlier)
-        use(tracker, tmp_path)
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    steps = [{"step": 0, "objective/perplexity": 4.5}, {"step": 1, "objective/perplexity": 4.25}]
-    assert lines == 2 * [{"version": 2} | line for line in [*steps, {"step": None, "result/loss": 3.2}]]
-    assert wanted == [True, False]
-
-
-def test_jsonl_that_cannot_be_written_says_so_once_and_the_run_goes_on(tmp_path):
-    (tmp_path / "metrics.jsonl").mkdir()
-    said = []
-    use(tracker_of("jsonl", tmp_path, said), tmp_path)
-    assert len(said) == 1 and "the run goes on" in said[0]
 
 
 def test_wandb_gets_the_group_and_everything_logged(no_key, fake_wandb):
