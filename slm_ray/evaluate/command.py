@@ -24,14 +24,6 @@ def _out(config: EvaluateConfig, time: str) -> str:
     return f"runs/evaluate-{time}"
 
 
-def _check(config: EvaluateConfig) -> None:
-    """Refuse a missing model and unknown tasks, which takes no file of a model."""
-    from slm_ray.evaluate.tasks import check_names
-
-    config.check_models()
-    check_names(config.benchmarks.tasks, config.benchmarks.task_data)
-
-
 def _plan(config: EvaluateConfig) -> str:
     from slm_ray.evaluate.run import describe
 
@@ -94,7 +86,6 @@ EVALUATE = Stage(
     result_file=EvaluationResult.FILE,
     may_change=MAY_CHANGE,
     default_out=_out,
-    check=_check,
     gathers=True,
 )
 main = EVALUATE.main

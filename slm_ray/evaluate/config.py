@@ -30,7 +30,7 @@ class TextConfig(Config):
     text_field: str = option("text", "field of the text in JSONL, parquet and hub corpora")
     domain_field: str | None = option(None, "field whose values are domains of their own")
     part: Literal["held-out", "whole"] = option(
-        "held-out", "of each text: a sample of the tenth that training never sees, or the whole of it"
+        "held-out", "a sample of the tenth of each text that training never sees, or all of it (with --window sliding)"
     )
     eval_tokens: Count = option(8192, "held-out tokens of each domain, of the first model's", ge=2)
     sequence_length: int = option(512, "tokens per sequence, or window", ge=2)
@@ -41,7 +41,9 @@ class TextConfig(Config):
     stride: int | None = option(None, "tokens that a sliding window moves by [default: half its length]", ge=1)
 
     @model_validator(mode="after")
-    def _check_stride(self) -> Self:
+    def _check_window(self) -> Self:
+        if self.part == WHOLE and self.window != SLIDING:
+            raise ValueError("--part whole reads whole documents: add --window sliding")
         if self.stride is not None and self.window != SLIDING:
             raise ValueError(f"--stride {self.stride} is for --window sliding: add that, or leave it out")
         if self.stride is not None and self.stride >= self.sequence_length:

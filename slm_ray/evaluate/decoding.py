@@ -13,10 +13,9 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
-from slm_ray.evaluate.models import LoadedModel, embedding_rows
+from slm_ray.evaluate.models import LoadedModel
 from slm_ray.models.loading import quiet_transformers
 
-_PROBE_TOKENS, _PROBE_PADS = 5, 3
 _LEAST_DRAW = 2.0**-24  # below it the type has nothing but 0, which would be drawn whatever its logit
 
 
@@ -96,23 +95,6 @@ def _padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tu
     ids = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in rows], device=device)
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
     return ids, mask
-
-
-@torch.no_grad()
-def padding_is_ignored(model: Any, device: torch.device) -> bool:
-    """Whether a prompt is continued the same with padding before it; recurrent models, for one, read it."""
-    rows = embedding_rows(model)
-    probe = [(3 + 7 * number) % rows for number in range(_PROBE_TOKENS)]
-    config = GenerationConfig(
-        max_new_tokens=2, do_sample=False, pad_token_id=0, output_logits=True, return_dict_in_generate=True
-    )
-    found = []
-    with _as_given(model, bf16=False):
-        for pads in (0, _PROBE_PADS):
-            ids, mask = _padded([probe, [0] * (_PROBE_TOKENS + pads)], 0, device)
-            logits = model.generate(ids, attention_mask=mask, generation_config=config).logits
-            found.append([step[0] for step in logits])
-    return all(torch.allclose(plain, padded, rtol=1e-3, atol=1e-3) for plain, padded in zip(*found, strict=True))
 
 
 @torch.no_grad()

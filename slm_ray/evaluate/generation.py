@@ -11,7 +11,7 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError
-from slm_ray.evaluate.decoding import Sampling, continue_rows, end_tokens, padding_is_ignored
+from slm_ray.evaluate.decoding import Sampling, continue_rows, end_tokens
 from slm_ray.evaluate.models import LoadedModel, check_ids
 from slm_ray.evaluate.text_metrics import text_metrics
 from slm_ray.evaluate.ticker import Ticker
@@ -124,9 +124,6 @@ def generate(
     if any(cuts):
         longer = f"{sum(map(bool, cuts))} of {len(cuts)} prompts are longer than the context of {loaded.name}"
         notes.append(f"{longer}: cut from the left, by up to {max(cuts)} tokens")
-    if batch > 1 and not padding_is_ignored(loaded.model, loaded.device):
-        notes.append(f"{loaded.name} reads the padding before a prompt: its prompts are continued one at a time")
-        batch = 1
     for note in notes:
         say(note)
     samples, tokens = _written(loaded, tokenizer, prompts, rows, cuts, sampling, batch, say)

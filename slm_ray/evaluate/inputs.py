@@ -152,13 +152,13 @@ def gather(
         UserError: A model, a text, a task or a prompt cannot be used.
     """
     config.check_models()
+    tasks, suites = plan_tasks(config.benchmarks) if config.benchmarks.tasks else ((), {})
     device = device_of(config.compute.device, config.compute.address)
     generation = config.generation
     prompts: Sequence[Prompt] = ()
     if generation.prompts:
         prompts = load_prompts(generation.prompts, require_references=generation.references)
     subjects = Subjects(config, console, make=make)
-    tasks, suites = plan_tasks(config.benchmarks) if config.benchmarks.tasks else ((), {})
     domains = load_domains(config.text, console)
     inputs = Inputs(
         subjects.found, subjects.peers, {subject.label: [] for subject in subjects.found}, {}, device,

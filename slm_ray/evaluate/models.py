@@ -65,7 +65,7 @@ def find_model(name: str) -> ModelFolder:
 
 
 def count_params(model: ModelFolder) -> int:
-    """Its parameters by the headers of its weights; nothing of them is read. Tied ones are stored once, and counted so.
+    """Its parameters by the headers of its weights; tied ones are stored once, and counted so.
 
     Raises:
         UserError: A file is damaged.
@@ -89,11 +89,7 @@ def _digest(folder: Path) -> str:
 
 
 def load_tokenizer(model: ModelFolder) -> Any:
-    """A model's own tokenizer.
-
-    Raises:
-        UserError: It has none.
-    """
+    """A model's own tokenizer; a UserError where it has none."""
     sentence = f"--model {model.name} has no tokenizer: put its tokenizer.json into {model.folder}"
     return tokenizer_of(model.folder, sentence)
 
@@ -104,11 +100,7 @@ def embedding_rows(model: Any) -> int:
 
 
 def check_ids(name: str, model: Any, largest_id: int) -> None:
-    """Make sure that a model has an embedding row for every token id.
-
-    Raises:
-        UserError: It has none.
-    """
+    """Make sure that a model has an embedding row for every token id; a UserError where it has none."""
     if largest_id >= (rows := embedding_rows(model)):
         raise UserError(
             f"the tokenizer of {name} gives token id {largest_id:,}, and the model has {rows:,} embedding rows: they "
@@ -117,7 +109,7 @@ def check_ids(name: str, model: Any, largest_id: int) -> None:
 
 
 class LoadedModel:
-    """A model in memory, ready to be measured."""
+    """A model in memory, ready to be measured: its weights stay fp32, matrices are multiplied in ``precision``."""
 
     def __init__(self, model: ModelFolder, precision: str, device: torch.device) -> None:
         self.name, self.device, self.bf16 = model.name, device, precision == "bf16"
@@ -126,6 +118,7 @@ class LoadedModel:
         self.params = sum(parameter.numel() for parameter in self.model.parameters())
         self.head = self._plain_head()
 
+    @torch.no_grad()
     def _plain_head(self) -> torch.Tensor | None:
         """The output head where logits are plainly hidden states times it; None where they are scaled, capped, biased.
 
@@ -135,27 +128,30 @@ class LoadedModel:
         if head is None or self.model.base_model is self.model:
             return None
         ids = torch.arange(min(_PROBE_TOKENS, head.weight.shape[0]), device=self.device).unsqueeze(0)
-        with torch.no_grad():
-            hidden = self.model.base_model(ids, use_cache=False).last_hidden_state
-            logits = self.model(ids, use_cache=False).logits.float()
+        hidden = self.model.base_model(ids, use_cache=False).last_hidden_state
+        logits = self.model(ids, use_cache=False).logits.float()
         return head.weight if torch.allclose(hidden @ head.weight.T, logits, rtol=1e-3, atol=1e-4) else None
 
     def check_fits(self, sequence_length: int, *, separate: bool) -> None:
-        """Make sure that it can read sequences."""
+        """Make sure that it can read sequences, and keep their documents apart where ``separate`` wants that.
+
+        Raises:
+            UserError: They are too long, or it cannot keep documents apart.
+        """
         most = context_length(self.model.config)
         if most and sequence_length > most:
             raise UserError(
                 f"--sequence-length {sequence_length} is over the {most} positions of {self.name}: give {most} or less"
             )
-        if separate and not self._keeps_documents_apart(embedding_rows(self.model)):
+        if separate and not self._keeps_documents_apart():
             raise UserError(
                 f"{self.name} lets attention cross from one document into the next: give --documents joined for all"
             )
 
     @torch.no_grad()
-    def _keeps_documents_apart(self, rows: int) -> bool:
+    def _keeps_documents_apart(self) -> bool:
         """Whether positions that begin anew are read as another document: a second half is the same without a first."""
-        ids = (torch.arange(2 * _PROBE_TOKENS, device=self.device) * 7 % rows).unsqueeze(0)
+        ids = (torch.arange(2 * _PROBE_TOKENS, device=self.device) * 7 % embedding_rows(self.model)).unsqueeze(0)
         half = torch.arange(_PROBE_TOKENS, device=self.device)
         both = self.model(ids, position_ids=torch.cat([half, half]).unsqueeze(0), use_cache=False).logits
         alone = self.model(ids[:, _PROBE_TOKENS:], position_ids=half.unsqueeze(0), use_cache=False).logits
@@ -163,14 +159,9 @@ class LoadedModel:
 
     @torch.no_grad()
     def losses(self, ids: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
-        """The loss of every next token.
+        """The losses ``[batch * (sequence - 1)]`` of next tokens, fp32, in nats.
 
-        Args:
-            ids: ``[batch, sequence]`` token ids.
-            positions: ``[batch, sequence]`` positions within documents, or None.
-
-        Returns:
-            ``[batch * (sequence - 1)]`` fp32, in nats.
+        ``ids`` and ``positions`` within documents are ``[batch, sequence]``.
         """
         targets = ids[:, 1:].flatten()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):

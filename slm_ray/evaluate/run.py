@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from slm_ray.config.errors import UserError
 from slm_ray.evaluate.compare import compare_models
 from slm_ray.evaluate.config import EvaluateConfig
 from slm_ray.evaluate.inputs import TASK, Inputs, MeasurementSpec, RecordFolder, file_name, gather
-from slm_ray.evaluate.measure import Emit, Failed, Loaded, Measured, Message, ModelJob, Said, measure_model
+from slm_ray.evaluate.measure import Failed, Loaded, Measured, Message, ModelJob, Said, measure_model
 from slm_ray.evaluate.subjects import Subject
 from slm_ray.records.base import write_record
 from slm_ray.records.evaluation import (
@@ -41,7 +41,10 @@ class Evaluation:
 
     def __init__(self, config: EvaluateConfig, out: Path, inputs: Inputs, console: Console) -> None:
         self.config, self.out, self.inputs, self.console = config, out, inputs, console
-        self.folders = {subject.label: self._folder(subject) for subject in inputs.subjects}
+        self.folders = {}
+        for subject in inputs.subjects:
+            place = out / MODELS_FOLDER / f"{file_name(Path(subject.label).name)[:60]}-{subject.model.digest[:8]}"
+            self.folders[subject.label] = RecordFolder(place, subject.label, share=not config.fresh)
         self.records: dict[str, dict[str, MeasurementRecord]] = {subject.label: {} for subject in inputs.subjects}
         self.failures: dict[str, Failed] = {}
         self.spent = {"loading": 0.0}
@@ -57,29 +60,9 @@ class Evaluation:
         done = sum(map(len, self.records.values()))
         self.progress = Progress(console, "measuring", total, "measurements", already_done=done)
 
-    def _folder(self, subject: Subject) -> RecordFolder:
-        name = f"{file_name(Path(subject.label).name)[:60]}-{subject.model.digest[:8]}"
-        return RecordFolder(self.out / MODELS_FOLDER / name, subject.label, share=not self.config.fresh)
-
     def pending(self, label: str) -> tuple[MeasurementSpec, ...]:
         """The measurements of a model that have no record yet."""
         return tuple(spec for spec in self.inputs.specs[label] if spec.key not in self.records[label])
-
-    def jobs(self, threads: int) -> list[ModelJob]:
-        """What is left to do, a job per model."""
-        compute, machine = self.config.compute, digest_json(str(self.out.resolve()))
-        jobs = [
-            ModelJob(
-                subject.model, subject.label, self.pending(subject.label), self.inputs.precision, self.inputs.device,
-                threads, compute.threads or usable_cpus(), compute.batch, machine,
-            )
-            for subject in self.inputs.subjects
-        ]  # fmt: skip
-        return [job for job in jobs if job.specs]
-
-    def left(self, job: ModelJob) -> ModelJob:
-        """The part of a job that is still to be done."""
-        return dataclasses.replace(job, specs=self.pending(job.label))
 
     def receive(self, job: ModelJob, message: Message) -> None:
         """Take a worker's message: records are on the disk before anything else happens."""
@@ -100,27 +83,33 @@ class Evaluation:
                 self.progress.update(self.progress.done + 1, f"{label}, {spec.name}")
 
     def measure(self) -> None:
-        """Do what is left, in this process or on Ray."""
-        compute = self.config.compute
-        number = sum(bool(self.pending(subject.label)) for subject in self.inputs.subjects)
-        if not number:
+        """Do what is left, in this process or on Ray: a job per model."""
+        compute, cuda = self.config.compute, self.inputs.device == "cuda"
+        left = [subject for subject in self.inputs.subjects if self.pending(subject.label)]
+        if not left:
             return
-        wanted = compute.workers or (torch.cuda.device_count() if self.inputs.device == "cuda" else 1)
-        workers = max(1, min(wanted, number))
-        jobs = self.jobs(compute.threads or max(1, usable_cpus() // workers))
+        workers = max(1, min(compute.workers or (torch.cuda.device_count() if cuda else 1), len(left)))
+        threads = compute.threads or max(1, usable_cpus() // workers)
+        machine = digest_json(str(self.out.resolve()))
+        jobs = [
+            ModelJob(
+                subject.model, subject.label, self.pending(subject.label), self.inputs.precision, self.inputs.device,
+                threads, compute.threads or usable_cpus(), compute.batch, machine,
+            )
+            for subject in left
+        ]  # fmt: skip
         here = workers == 1 and not compute.address
-        share = Share(cpus=jobs[0].threads, gpus=float(self.inputs.device == "cuda"))
         session: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if not here:
-            session = ray_session(compute.address, workers * jobs[0].threads, self.config.storage)
+            session = ray_session(compute.address, workers * threads, self.config.storage)
         fan_out = FanOut[ModelJob, None](
-            _make_measure, 0 if here else workers, share, reads=[path for job in jobs for path in job.reads()],
-            name="worker of an evaluation", say=self.console.line,
+            lambda: measure_model, 0 if here else workers, Share(cpus=threads, gpus=float(cuda)),
+            reads=[path for job in jobs for path in job.reads()], name="worker of an evaluation", say=self.console.line,
         )  # fmt: skip
         with session, fan_out:
             found = fan_out.run(
                 jobs, receive=lambda index, message: self.receive(jobs[index], message),
-                remaining=lambda _, job: self.left(job),
+                remaining=lambda _, job: dataclasses.replace(job, specs=self.pending(job.label)),
                 on_failure=lambda index, error: self.receive(jobs[index], Failed(str(error), is_resumable=True)),
             )  # fmt: skip
             for _ in found:
@@ -156,23 +145,16 @@ class Evaluation:
             yield from compare_models(names, *(self.measured(name) for name in names))
 
     def fail(self) -> None:
-        """End with an error where a model could not be measured."""
+        """End with an error where a model could not be measured, in all or in part."""
         if not self.failures:
             return
         first = next(iter(self.failures.values()))
         sentence, number, models = first.sentence, len(self.failures), len(self.records)
         if models > 1:
-            rest = models - number
-            more = f"; the other {'one is' if rest == 1 else f'{rest} are'} measured" if rest else ""
             how = " in part" if all(failure.spec for failure in self.failures.values()) else ""
-            sentence = f"{number} of {models} models failed{how}{more}; the first: {sentence}"
+            sentence = f"{number} of {models} models failed{how}; the first: {sentence}"
         resumable = any(failure.is_resumable for failure in self.failures.values())
-        cause = RuntimeError(first.trace) if first.trace else None
-        raise UserError(sentence, is_resumable=resumable) from cause
-
-
-def _make_measure() -> Callable[[ModelJob, Emit], None]:
-    return measure_model
+        raise UserError(sentence, is_resumable=resumable) from (RuntimeError(first.trace) if first.trace else None)
 
 
 def describe(config: EvaluateConfig, out: Path) -> str:

@@ -24,14 +24,18 @@ Results = Mapping[str, Any]
 
 
 def task_figures(planned: PlannedTask, name: str, task: Any, results: Results) -> tuple[TaskFigures, TaskValues]:
-    """The figures of one task."""
-    plain, samples = _plain_values(results["results"][name]), results["samples"][name]
+    """The figures of one of lm-eval's tasks, from what its ``evaluate`` returned."""
+    plain = {key: _plain(value) for key, value in results["results"][name].items() if key not in ("name", "alias")}
+    samples = results["samples"][name]
     documents = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]  # each filter has its own
     metrics, values = _metrics(task, plain, samples)
     own = not hasattr(task, "doc_to_choice")  # a class of its own, whose answers are not known
     gold = None if own else _gold_bits(task, documents)
     if gold is not None:
-        metrics[GOLD_BITS], values[GOLD_BITS] = _mean_of(gold), tuple(gold)
+        from lm_eval.api.metrics import mean, mean_stderr
+
+        stderr = float(mean_stderr(gold)) if len(gold) > 1 else None
+        metrics[GOLD_BITS], values[GOLD_BITS] = _figure(mean(gold), stderr, "less", gold), tuple(gold)
     main = main_metric(name, tuple(metrics))
     figures = TaskFigures(
         task=name, title=title_of(name, results["results"][name].get("alias")), version=str(results["versions"][name]),
@@ -43,17 +47,18 @@ def task_figures(planned: PlannedTask, name: str, task: Any, results: Results) -
     return figures, TaskValues(samples=values, documents_digest=digest, lm_eval=plain)
 
 
-def _plain_values(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _plain(value) for key, value in found.items() if key not in ("name", "alias")}
-
-
 def _plain(value: Any) -> Any:
     """JSON has no numpy numbers and no NaN."""
     if isinstance(value, Integral):
         return int(value)
     if isinstance(value, Real):
-        return float(value) if math.isfinite(value) else None
+        return _number(value)
     return value if isinstance(value, str | None) else str(value)
+
+
+def _number(value: Any) -> float | None:
+    """lm-eval writes ``N/A`` where there is no standard error; JSON has no NaN."""
+    return float(value) if isinstance(value, Real) and math.isfinite(value) else None
 
 
 def _metric_keys(plain: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
@@ -62,11 +67,6 @@ def _metric_keys(plain: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     pairs = [(metric, by) for metric, _, by in found if not metric.endswith("_stderr")]
     several = len({by for _, by in pairs}) > 1
     return {f"{metric},{by}" if several else metric: (metric, by) for metric, by in pairs}
-
-
-def _number(value: Any) -> float | None:
-    """lm-eval writes ``N/A`` where there is no standard error; JSON has no NaN."""
-    return float(value) if isinstance(value, Real) and math.isfinite(value) else None
 
 
 def _figure(value: float | None, stderr: float | None, better: Better, values: Sequence[float] = ()) -> Figure:
@@ -86,20 +86,13 @@ def _metrics(
     values: dict[str, tuple[float, ...]] = {}
     for name, (metric, by) in _metric_keys(plain).items():
         each = [sample.get(metric) for sample in samples if sample["filter"] == by]
-        numbers = tuple(float(one) for one in each if isinstance(one, Real) and math.isfinite(one))
+        numbers = tuple(number for one in each if (number := _number(one)) is not None)
         if aggregations.get(metric, mean) is mean and len(numbers) == len(each):
             values[name] = numbers
         value, stderr = _number(plain[f"{metric},{by}"]), _number(plain.get(f"{metric}_stderr,{by}"))
         better: Better = "less" if directions.get(metric) is False else "more"
         metrics[name] = _figure(value, stderr, better, values.get(name, ()))
     return metrics, values
-
-
-def _mean_of(values: Sequence[float]) -> Figure:
-    from lm_eval.api.metrics import mean, mean_stderr
-
-    stderr = float(mean_stderr(values)) if len(values) > 1 else None
-    return _figure(mean(values), stderr, "less", values)
 
 
 def _choices(task: Any, sample: Sample) -> int:
@@ -124,25 +117,23 @@ def _gold(task: Any, sample: Sample) -> list[int] | None:
 
 
 def _gold_bits(task: Any, samples: Sequence[Sample]) -> list[float] | None:
-    """Bits that the model needs per byte of the right answer, for each document.
+    """Bits that the model needs per byte of the right answer, for each document: the likeliest of several.
 
-    It tells small models apart where their accuracy is all chance. Where several answers are right, the likeliest
-    counts. None where a task has no right answers to measure.
+    It tells small models apart where their accuracy is all chance. None where a task has no right answers to measure.
     """
     if task.OUTPUT_TYPE not in (CHOICE, LIKELIHOOD):
         return None
     values = []
     for sample in samples:
-        gold = _gold(task, sample)
-        if gold is None:
-            return None
         each = []
-        for number in gold:
+        for number in _gold(task, sample) or ():
             size = len(str(sample["arguments"][number][1]).encode("utf-8"))
             response = sample["filtered_resps"][number]
             if not size or not isinstance(response, list | tuple):
                 return None
             each.append(-float(response[0]) / math.log(2) / size)
+        if not each:
+            return None
         values.append(min(each))
     return values if all(map(math.isfinite, values)) else None
 
@@ -151,17 +142,13 @@ def _chance(task: Any, main: str, samples: Sequence[Sample]) -> float | None:
     """What guessing gives in the main metric: the mean over documents of right answers by answers."""
     if task.OUTPUT_TYPE != CHOICE or main not in _BY_LARGEST or callable(task.get_config("process_results")):
         return None
-    shares = []
-    for sample in samples:
-        gold = _gold(task, sample)
-        if gold is None:
-            return None
-        shares.append(len(set(gold)) / _choices(task, sample))
-    return math.fsum(shares) / len(shares)
+    gold = [_gold(task, sample) for sample in samples]
+    shares = [len(set(one)) / _choices(task, sample) for one, sample in zip(gold, samples, strict=True) if one]
+    return math.fsum(shares) / len(shares) if len(shares) == len(samples) else None
 
 
 def group_figures(group: Any, results: Results, tasks: Mapping[str, TaskFigures]) -> TaskFigures | None:
-    """The figures of a group, as lm-eval averaged them; None where it does not average the group."""
+    """The figures of one of lm-eval's groups, as it averaged them; None where it does not average the group."""
     members = [tasks[task.task_name] for task in group.get_all_tasks()]
     plain = results["results"].get(group.name) or results.get("groups", {}).get(group.name) or {}
     keys = _metric_keys(plain)
@@ -178,15 +165,15 @@ def group_figures(group: Any, results: Results, tasks: Mapping[str, TaskFigures]
     if (gold := _group_bits(members, by_size)) is not None:
         metrics[GOLD_BITS] = gold
     main = main_metric(group.name, tuple(metrics))
-    chances = [one.chance if one.main == main else None for one in members]
-    known = [weights[one.task] * one.chance for one in members if one.chance is not None]
+    known = [weights[one.task] * one.chance for one in members if one.main == main and one.chance is not None]
+    shots = {one.shots for one in members}
     return TaskFigures(
         task=group.name, title=title_of(group.name, group.alias),
-        version=str(results["versions"].get(group.name, "N/A")),
-        shots=_same([one.shots for one in members]), limit=members[0].limit,
-        documents=sum(one.documents for one in members), main=main,
-        chance=None if None in chances else sum(known), source=", ".join(dict.fromkeys(one.source for one in members)),
-        metrics=metrics, members=tuple(weights), weights=weights,
+        version=str(results["versions"].get(group.name, "N/A")), shots=shots.pop() if len(shots) == 1 else None,
+        limit=members[0].limit, documents=sum(one.documents for one in members), main=main,
+        chance=sum(known) if len(known) == len(members) else None,
+        source=", ".join(dict.fromkeys(one.source for one in members)), metrics=metrics, members=tuple(weights),
+        weights=weights,
     )  # fmt: skip
 
 
@@ -196,15 +183,10 @@ def _group_bits(members: Sequence[TaskFigures], by_size: bool) -> Figure | None:
 
     found = [one.metrics[GOLD_BITS] for one in members if GOLD_BITS in one.metrics]
     values = [one.value for one in found if one.value is not None]
+    stderrs, sizes = [one.stderr for one in found if one.stderr is not None], [one.documents for one in members]
     if len(values) < len(members):
         return None
-    stderrs, sizes = [one.stderr for one in found if one.stderr is not None], [one.documents for one in members]
     stderr = None
     if len(stderrs) == len(values):
         stderr = float(pooled_sample_stderr(stderrs, sizes) if by_size else unweighted_mean_stderr(stderrs))
     return _figure(aggregate_subtask_metrics(values, sizes, by_size), stderr, "less")
-
-
-def _same(values: Sequence[Any]) -> Any:
-    """The value that all share, or None."""
-    return values[0] if len(set(values)) == 1 else None

@@ -192,7 +192,7 @@ def plan_tasks(config: TasksConfig) -> tuple[tuple[PlannedTask, ...], dict[str, 
     planned = []
     for name, shots in wanted.items():
         shots = config.shots if config.shots is not None else shots
-        planned.append(_planned(define(name, folder), shots, config.limit, folder))
+        planned.append(_planned(name, define(name, folder), shots, config.limit, folder))
     if folder and not any(task.local for task in planned):
         first = next(iter(planned[0].datasets))
         raise UserError(
@@ -206,29 +206,32 @@ def plan_tasks(config: TasksConfig) -> tuple[tuple[PlannedTask, ...], dict[str, 
     return tuple(planned), {name: tuple(SUITES[name]) for name in config.tasks if name in SUITES}
 
 
-def _planned(definition: Definition, shots: int | None, limit: int | None, folder: Path | None) -> PlannedTask:
+def _planned(
+    name: str, definition: Definition, shots: int | None, limit: int | None, folder: Path | None
+) -> PlannedTask:
     datasets, local = {}, {}
-    for name in definition.tasks:
-        entry = definition.index.get(name)
+    for task in definition.tasks:
+        entry = definition.entries.get(task)
         config = (entry.cfg if entry is not None else None) or {}
         path, part = config.get("dataset_path"), config.get("dataset_name")
-        datasets[name] = f"the dataset {path}" + (f" ({part})" if part else "") if path else "its own dataset"
+        datasets[task] = f"the dataset {path}" + (f" ({part})" if part else "") if path else "its own dataset"
         if config.get("unsafe_code") and not allows_unsafe_code():
             raise UserError(
-                f"task '{name}' runs programs that the model writes: set {UNSAFE}=1 to allow that, or leave it out"
+                f"task '{task}' runs programs that the model writes: set {UNSAFE}=1 to allow that, or leave it out"
             )
         if config.get("doc_to_image") or config.get("doc_to_audio"):
-            raise UserError(f"task '{name}' needs a model that sees or hears, and these read text only: leave it out")
-        found = _find_local(folder, name, entry, shots) if folder and entry is not None else None
-        if found is not None:
-            local[name] = found
-    data = {name: task.digests(folder) for name, task in local.items()} if folder and local else "hub"
+            raise UserError(f"task '{task}' needs a model that sees or hears, and these read text only: leave it out")
+        if folder and entry is not None and (found := _find_local(folder, task, entry, shots)):
+            local[task] = found
+    # lm-eval's own files are those of its version; a folder's may change.
+    own = sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".py")) if folder else []
     settings = {
-        "lm_eval": lm_eval_version(), "task": definition.name, "code": definition.code_digest(folder), "shots": shots,
-        "limit": limit, "data": data,
+        "lm_eval": lm_eval_version(), "task": name, "code": {path.name: sha256_file(path) for path in own},
+        "shots": shots, "limit": limit,
+        "data": {task: one.digests(folder) for task, one in local.items()} if folder and local else "hub",
     }  # fmt: skip
     rows = str(folder) if folder else None
-    return PlannedTask(definition.name, shots, limit, definition.folders, datasets, local, rows, settings)
+    return PlannedTask(name, shots, limit, definition.folders, datasets, local, rows, settings)
 
 
 def _check_fields(name: str, task: Any, planned: PlannedTask) -> None:
@@ -247,25 +250,22 @@ def explained(planned: PlannedTask, failed: str, *, documents_only: bool = False
     """Turn what lm-eval and datasets raise into a sentence; ``failed`` says what did not work.
 
     With ``documents_only`` a model runs inside: what does not go wrong with documents keeps its traceback.
-
-    Raises:
-        UserError: Something was raised inside.
     """
     try:
         yield
     except (UserError, MemoryError):
         raise
-    except ImportError as error:
-        lacks = f"needs the package '{error.name or first_line(error)}', which is not installed"
-        raise UserError(f"task '{planned.name}' {lacks}: install it, or leave the task out") from error
     except Exception as error:
         names = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
-        if documents_only and not names & _READ_DOCUMENTS:
+        if documents_only and not isinstance(error, ImportError) and not names & _READ_DOCUMENTS:
             raise
         cause: BaseException = error
         while planned.is_local and cause.__cause__ is not None:  # datasets says no more than that something went wrong
             cause = cause.__cause__
         said = f"{type(cause).__name__}: {first_line(cause)}"
+        if isinstance(error, ImportError):
+            lacks = f"needs the package '{error.name or first_line(error)}', which is not installed"
+            raise UserError(f"task '{planned.name}' {lacks}: install it, or leave the task out") from error
         if planned.is_local:
             task, local = next(iter(planned.local.items()))
             raise UserError(

@@ -15,12 +15,10 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from slm_ray.config.digest import digest_json, sha256_file
 from slm_ray.config.errors import UserError
 
 _DEFINITION = re.compile(rb"^[\"']?(?:task|group|tag)[\"']?[ \t]*:[ \t]*[\"']?([A-Za-z_][\w./+-]*)", re.MULTILINE)
@@ -128,41 +126,18 @@ def unknown_task(name: str) -> UserError:
     )
 
 
-def check_names(names: Iterable[str], task_data: str | None) -> None:
-    """Refuse what is no suite and no task, without lm-eval being imported.
-
-    Raises:
-        UserError: A name is unknown; with task files in the folder of ``--task-data``, that is seen later.
-    """
-    own = task_data is not None and any(Path(task_data).expanduser().glob("*.yaml"))
-    for name in names:
-        if name not in SUITES and name not in catalogue() and not own:
-            raise unknown_task(name)
-
-
-@dataclass(frozen=True)
-class Definition:
+class Definition(NamedTuple):
     """What lm-eval knows of one name given to ``--tasks``.
 
     Attributes:
         folders: The folders that define it, relative to lm-eval's tasks; none lies inside another.
-        index: lm-eval's entries of these folders, by name.
+        entries: lm-eval's entries of these folders, by name.
         tasks: The single tasks behind it, each once, in order.
     """
 
-    name: str
     folders: tuple[str, ...]
-    index: Mapping[str, Any]
+    entries: Mapping[str, Any]
     tasks: tuple[str, ...]
-
-    def code_digest(self, include: Path | None) -> str:
-        """The digest of every file that may decide what its tasks ask."""
-        root = tasks_root()
-        files = [path for folder in self.folders for path in sorted((root / folder).rglob("*")) if path.is_file()]
-        digests = {path.relative_to(root).as_posix(): path for path in files if "__pycache__" not in path.parts}
-        own = include.glob("*") if include else ()
-        digests |= {path.name: path for path in sorted(own) if path.suffix in (".yaml", ".py")}
-        return digest_json({name: sha256_file(path) for name, path in digests.items()})
 
 
 def define(name: str, include: Path | None = None) -> Definition:
@@ -187,7 +162,7 @@ def define(name: str, include: Path | None = None) -> Definition:
         missing = ({task for task in tasks if task not in index} & catalogue().keys()) - read
     if name not in index:
         raise unknown_task(name)
-    return Definition(name, folders, index, tasks)
+    return Definition(folders, index, tasks)
 
 
 def _members(index: Mapping[str, Any], member: Any) -> Iterator[str]:

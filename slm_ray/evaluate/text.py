@@ -6,18 +6,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError
 from slm_ray.data.corpus import Corpus, split_domains
 from slm_ray.data.load import load_corpus
 from slm_ray.data.sample import prepare_tokens
-from slm_ray.data.shards import TokenShards, write_shards
+from slm_ray.data.shards import TokenShards
 from slm_ray.data.split import HELD_OUT, sample_part
 from slm_ray.data.tokenizers import tokenizer_digest
 from slm_ray.evaluate.config import SLIDING, WHOLE, TextConfig
-from slm_ray.records.files import cache_folder, write_json
+from slm_ray.records.files import write_json
 from slm_ray.runtime.progress import Console
 
 _ROUNDS = 3
@@ -57,21 +55,20 @@ class Domain:
                 "stride": config.stride or max(1, config.sequence_length // 2),
             }, place  # fmt: skip
         if digest not in self._shards:
-            if config.part == WHOLE:
-                found = _whole_shards(self.corpus, tokenizer, config.sequence_length)
-            else:
-                found = held_out_shards(
-                    self.corpus, tokenizer, eval_tokens=config.eval_tokens, sequence_length=config.sequence_length,
-                    num_bytes=self._num_bytes, console=console,
-                )  # fmt: skip
-            self._shards[digest] = found
+            self._shards[digest] = found = held_out_shards(
+                self.corpus, tokenizer, eval_tokens=config.eval_tokens, sequence_length=config.sequence_length,
+                num_bytes=self._num_bytes, console=console,
+            )  # fmt: skip
             self._num_bytes = self._num_bytes or found.num_bytes
         shards = self._shards[digest]
         return {"window": config.window, "tokens": shards.digest, "documents": config.documents}, shards.folder
 
     def _write_documents(self, config: TextConfig, tokenizer: Any, out: Path) -> tuple[Path, str]:
+        corpus = self.corpus
+        if config.part == WHOLE and not corpus.is_finite:
+            raise UserError(f"--part whole reads all of a corpus, and {corpus.name} is a stream without end")
         whole = config.part == WHOLE
-        texts = _whole_texts(self.corpus) if whole else _held_out_texts(self.corpus, tokenizer, config.eval_tokens)
+        texts = [one.text for one in corpus] if whole else _held_out_texts(corpus, tokenizer, config.eval_tokens)
         digest = digest_json(texts)
         write_json(out / f"texts-{digest}.json", texts)
         return out / f"texts-{digest}.json", digest
@@ -123,48 +120,6 @@ def held_out_shards(
             break
         found = packed(sequences * sequence_length)
     return found
-
-
-def _whole_shards(corpus: Corpus, tokenizer: Any, sequence_length: int) -> TokenShards:
-    """All of a corpus in its own order, packed into whole sequences; tokens at the end that fill none are left out."""
-    digest = tokenizer_digest(tokenizer)
-    key = {"corpus": corpus.identity, "tokenizer": digest, "length": sequence_length, "part": WHOLE}
-    place = cache_folder() / "tokens" / f"whole-{digest_json(key)}"
-    if place.is_dir():
-        return TokenShards.open(place)
-    texts, end = _whole_texts(corpus), [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    flat: list[int] = []
-    spans = []  # of each text, without the token that ends it
-    for found in tokenise(texts, tokenizer):
-        spans.append((len(flat), len(flat) + len(found)))
-        flat += [*found, *end]
-    kept = len(flat) // sequence_length * sequence_length
-    if not kept:
-        raise UserError(
-            f"the corpus '{corpus.name}' has {len(flat):,} tokens, fewer than one sequence: give a smaller "
-            "--sequence-length, or --window sliding"
-        )
-    inside = [(text, start, last) for text, (start, last) in zip(texts, spans, strict=True) if start < kept]
-    pieces = [text if last <= kept else _beginning(text, kept - start, tokenizer) for text, start, last in inside]
-    write_shards(
-        place, np.array(flat[:kept], dtype=np.int32).reshape(-1, sequence_length),
-        np.array([start for _, start, _ in inside], dtype=np.int64), vocab_size=len(tokenizer),
-        num_bytes=sum(len(piece.encode()) for piece in pieces), separator=tokenizer.eos_token_id, part=WHOLE,
-        corpus=corpus.name, corpus_digest=corpus.digest, tokenizer_digest=digest,
-    )  # fmt: skip
-    return TokenShards.open(place)
-
-
-def _beginning(text: str, num_tokens: int, tokenizer: Any) -> str:
-    """The part of a text that its first tokens stand for."""
-    offsets = tokenizer([text], add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
-    return text[: offsets[0][num_tokens - 1][1]]
-
-
-def _whole_texts(corpus: Corpus) -> list[str]:
-    if not corpus.is_finite:
-        raise UserError(f"--part whole reads all of a corpus, and {corpus.name} is a stream without end: leave it out")
-    return [document.text for document in corpus]
 
 
 def _held_out_texts(corpus: Corpus, tokenizer: Any, eval_tokens: int) -> list[str]:

@@ -128,16 +128,9 @@ def text_record(
 ) -> TextRecord:  # fmt: skip
     """The record of one text: figures with their standard errors and intervals, and the losses they are made of.
 
-    Args:
-        header: The fields that every record begins with.
-        losses: ``[units]`` nats of each sequence or document.
-        counts: ``[units]`` predicted tokens of each.
-        bits: Bits per byte over the whole text.
-        num_bytes: Of the whole text.
-        unit_bytes: ``[documents]`` bytes; None for sequences.
-        text_digest: Of the documents; None for sequences.
-        stride: Of a sliding window; None for packed sequences.
-        about: More fields of :class:`TextFigures`: corpus, digests, sequence length, documents.
+    ``losses`` and ``counts`` are ``[units]`` nats and predicted tokens of each sequence or document; ``bits`` per byte
+    are over the whole text; ``unit_bytes``, ``text_digest`` and ``stride`` are of documents read with a sliding window;
+    ``about`` has more fields of :class:`TextFigures`.
     """
     loss = float(losses.sum() / counts.sum())
     stderr, interval = ratio_stderr(losses, counts), ratio_interval(losses, counts)

@@ -161,7 +161,7 @@ def test_a_model_that_fails_does_not_stop_the_others_and_resume_measures_what_is
     monkeypatch.setattr(measure.LoadedModel, "losses", losses)
     assert run_command(main, arguments(place, out, "a", "b")) == 2
     said = capsys.readouterr()
-    assert "1 of 2 models failed; the other one is measured" in said.err and "something nobody planned for" in said.err
+    assert "1 of 2 models failed; the first:" in said.err and "something nobody planned for" in said.err
     first, other = json.loads((out / "evaluate.json").read_text())["models"]
     assert "something nobody planned for" in first["error"] and not first["text"] and other["text"]
     damaged.append(True)
@@ -185,10 +185,10 @@ def test_a_text_that_does_not_suit_a_model_leaves_its_other_texts(place, tmp_pat
 
     monkeypatch.setattr(measure, "_measure", text)
     (tmp_path / "odd.txt").write_text(sentences(100, seed=5))
-    more = ["--data", f"odd={tmp_path / 'odd.txt'}", "--part", "whole"]
+    more = ["--data", f"odd={tmp_path / 'odd.txt'}", "--part", "whole", "--window", "sliding"]
     assert run_command(main, [*arguments(place, tmp_path / "out", "a", "b"), *more]) == 2
     said = capsys.readouterr().err
-    assert "1 of 2 models failed in part; the other one is measured; the first: this text is not for this model" in said
+    assert "1 of 2 models failed in part; the first: this text is not for this model" in said
     first, other = json.loads((tmp_path / "out/evaluate.json").read_text())["models"]
     assert len(first["text"]) == 1 and len(other["text"]) == 2 and first["error"] == "this text is not for this model"
 
@@ -219,7 +219,7 @@ def test_domains_are_measured_one_by_one(place, tmp_path):
     lines = [json.dumps({"text": sentences(6, seed=i), "meta": {"of": "xy"[i % 2]}}) for i in range(20)]
     (tmp_path / "mixed.jsonl").write_text("\n".join(lines))
     out = tmp_path / "out"
-    options = {"data": f"both={tmp_path / 'mixed.jsonl'}", "part": "whole"}
+    options = {"data": f"both={tmp_path / 'mixed.jsonl'}", "part": "whole", "window": "sliding"}
     by_field = result_of(place, out, "a", **options, **{"domain-field": "meta.of"})["models"][0]["text"]
     assert [row["domain"] for row in by_field] == ["x", "y"]
     whole = result_of(place, out, "a", **options)["models"][0]["text"]

@@ -9,7 +9,7 @@ import torch
 from transformers import GenerationConfig
 
 from slm_ray.config.errors import UserError
-from slm_ray.evaluate.decoding import GumbelNoise, Sampling, continue_rows, end_tokens, padding_is_ignored
+from slm_ray.evaluate.decoding import GumbelNoise, Sampling, continue_rows, end_tokens
 from slm_ray.evaluate.generation import Prompt, generate, prompts_digest
 from slm_ray.models.extraction import extract
 from slm_ray.models.families.modeling.modeling_slm_ray_positions import KINDS
@@ -67,7 +67,6 @@ def scratch(positions):
 @pytest.mark.parametrize(("name", "axis"), MODELS)
 def test_greedy_text_is_that_of_a_loop_without_cache_or_padding(name, axis):
     model = scratch(axis) if name == "positions" else student(name, axis) if axis else tiny.tiny_model(name)
-    assert padding_is_ignored(model, torch.device("cpu"))
     ends = [5, 11]
     expected = [naive_continuation(model, row, 7, ends) for row in ROWS]
     assert continue_rows(loaded(model), ROWS, NAMES, ends, Sampling(max_new_tokens=7)) == expected
@@ -126,34 +125,6 @@ def test_in_bf16_weights_are_frozen_again_and_batches_agree():
 def test_what_ends_a_text(listed, own, ends):
     model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=listed))
     assert end_tokens(model, SimpleNamespace(eos_token_id=own)) == ends
-
-
-class ReadsPadding(torch.nn.Module):
-    """A model that takes padding for text, as recurrent ones do."""
-
-    def __init__(self, inner):
-        super().__init__()
-        self.inner, self.generation_config = inner, GenerationConfig()
-
-    def get_input_embeddings(self):
-        return self.inner.get_input_embeddings()
-
-    def generate(self, ids, **options):
-        return self.inner.generate(ids, **options | {"attention_mask": torch.ones_like(ids)})
-
-
-def test_a_model_that_reads_padding_is_found_out():
-    assert not padding_is_ignored(ReadsPadding(tiny.tiny_model("llama")), torch.device("cpu"))
-
-
-def test_one_that_reads_padding_is_given_its_prompts_one_at_a_time(llama, tokenizer, monkeypatch):
-    prompts, said = [Prompt(text=text, id=text) for text in ("The layer", "The", "The seed meets")], []
-    together = written(llama, tokenizer, prompts, said.append)
-    monkeypatch.setattr("slm_ray.evaluate.generation.padding_is_ignored", lambda *_: False)
-    alone = written(llama, tokenizer, prompts, said.append)
-    assert alone.figures.samples == together.figures.samples and alone.figures.metrics == together.figures.metrics
-    notes = alone.figures.notes
-    assert together.figures.notes == () and "one at a time" in notes[0] and said == list(notes)
 
 
 def test_the_record(llama, tokenizer):

@@ -26,7 +26,7 @@ def test_a_worker_that_dies_is_replaced_and_nothing_is_measured_twice(one_ray, t
         tokenizer.save_pretrained(tmp_path / name)
     arguments = [
         "--data", str(tmp_path / "first.txt"), "--data", str(tmp_path / "second.txt"), "--part", "whole",
-        "--sequence-length", "16", "--documents", "joined", "--precision", "fp32", "--threads", "1",
+        "--window", "sliding", "--sequence-length", "16", "--precision", "fp32", "--threads", "1",
     ]  # fmt: skip
     arguments += [word for name in MODELS for word in ("--model", str(tmp_path / name))]
     messages, killed = [], []

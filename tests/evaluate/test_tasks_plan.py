@@ -114,7 +114,7 @@ def test_the_page_on_tasks_has_the_splits_and_fields_of_every_suite():
     assert set(table) == {name for suite in SUITES.values() for name in suite}
     for name, line in table.items():
         definition = define(name)
-        config = definition.index[definition.tasks[0]].cfg
+        config = definition.entries[definition.tasks[0]].cfg
         split, examples = splits_of(name, config)
         *splits, fields = line.split(" | ")
         assert [one.strip() for one in splits] == [split, "" if config.get("num_fewshot") == 0 else examples or ""]
