@@ -9,7 +9,7 @@ import torch
 
 from slm_ray.data.tokenizers import load_tokenizer, plain_backend, vocab_size_of
 from slm_ray.distill.signal import DenseSignal
-from slm_ray.models.extraction import build_empty, reset_rotary
+from slm_ray.models.extraction import build_empty, reset_buffers
 from slm_ray.models.families import family_of
 from slm_ray.models.teachers import Teacher
 
@@ -29,7 +29,7 @@ def teacher_model(teacher: Teacher, dtype: torch.dtype, device: torch.device | s
     model = build_empty(config, family_of(config, teacher.name))
     model.load_state_dict(teacher.state_as(dtype), strict=False, assign=True)
     model.tie_weights()
-    reset_rotary(model)
+    reset_buffers(model)
     return model.eval().requires_grad_(False).to(device)
 
 

@@ -19,14 +19,23 @@ from slm_ray.models.slicing import slice_state
 from slm_ray.records.architecture import Architecture, LayerShape
 from slm_ray.records.subnet import SubnetSpec
 
-# Fields that describe the checkpoint a config came from, that transformers derives anew, or that are a student's own.
+# Fields that describe the checkpoint a config came from, or that are a student's own.
 _FORGET = (
-    "model_type", "architectures", "transformers_version", "_name_or_path", "dtype", "torch_dtype", "layer_types",
+    "model_type", "architectures", "transformers_version", "_name_or_path", "dtype", "torch_dtype",
     "quantization_config", "per_layer_config", "auto_map", "source_layers", "per_layer_reason",
 )  # fmt: skip
 
 
-def _common_fields(config: Any, family: Family, architecture: Architecture) -> dict[str, Any]:
+def _attended(architecture: Architecture) -> Iterator[int]:
+    """For each layer itself, or where it skips attention, the nearest that does not: caches are of kinds in use."""
+    used = [number for number, shape in enumerate(architecture.layers) if shape.num_attention_heads]
+    for number in range(architecture.num_hidden_layers):
+        yield min(used, key=lambda other: (abs(other - number), other))
+
+
+def _common_fields(
+    config: Any, family: Family, architecture: Architecture, sources: tuple[int, ...]
+) -> dict[str, Any]:
     """The teacher's fields with a student's sizes; where layers differ, the largest."""
     kept = {name: value for name, value in config.to_dict().items() if name not in _FORGET}
     largest = {
@@ -39,6 +48,9 @@ def _common_fields(config: Any, family: Family, architecture: Architecture) -> d
         "num_attention_heads": largest["num_attention_heads"],
         family.intermediate_field: largest["intermediate_size"] or 1,
     }
+    for name in family.per_layer_fields:
+        if kept.get(name):
+            fields[name] = [kept[name][sources[layer]] for layer in _attended(architecture)]
     if _has_kv_heads(config):
         fields["num_key_value_heads"] = largest["num_key_value_heads"]
     return fields
@@ -49,9 +61,9 @@ def _has_kv_heads(config: Any) -> bool:
     return "num_key_value_heads" in type(config).__dataclass_fields__
 
 
-def plain_config(config: Any, family: Family, architecture: Architecture) -> Any:
+def plain_config(config: Any, family: Family, architecture: Architecture, sources: tuple[int, ...]) -> Any:
     """The family's own config with sizes that it does not refuse."""
-    fields = _common_fields(config, family, architecture)
+    fields = _common_fields(config, family, architecture, sources)
     if family.free_head_dim:
         fields["head_dim"] = architecture.structure.head_dim
     else:
@@ -81,7 +93,7 @@ def per_layer_config(
 ) -> Any:
     """A config with sizes layer by layer, for the family's student classes."""
     earlier = getattr(config, "source_layers", None)  # of a teacher that is itself a student
-    fields = _common_fields(config, family, architecture) | {
+    fields = _common_fields(config, family, architecture, sources) | {
         "head_dim": architecture.structure.head_dim,
         "source_layers": [earlier[source] for source in sources] if earlier else list(sources),
     }
@@ -95,13 +107,13 @@ def per_layer_config(
 
 def student_config(config: Any, family: Family, spec: SubnetSpec, teacher: Architecture) -> Any:
     """The config of a sub-network: the plain family's where that can express it, else one with sizes per layer."""
-    architecture = spec.architecture_in(teacher)
+    architecture, sources = spec.architecture_in(teacher), tuple(layer.source for layer in spec.layers)
     reason = family.plain_class_refuses(architecture)
     if reason is None and family.scales_by_layer(config):
         reason = "its attention is scaled by the numbers of its teacher's layers"
     if reason is None:
-        return plain_config(config, family, architecture)
-    return per_layer_config(config, family, architecture, tuple(layer.source for layer in spec.layers), reason)
+        return plain_config(config, family, architecture, sources)
+    return per_layer_config(config, family, architecture, sources, reason)
 
 
 def build_empty(config: Any, family: Family) -> Any:
@@ -112,11 +124,14 @@ def build_empty(config: Any, family: Family) -> Any:
         return family.student_class("ForCausalLM")(config)
 
 
-def reset_rotary(model: Any) -> None:
-    """Recompute the rotary frequencies, which are buffers no state dict holds, where the model's weights are."""
-    rotary = getattr(model.base_model, "rotary_emb", None)
+def reset_buffers(model: Any) -> None:
+    """Recompute rotary frequencies and the embedding's scale, which no state dict holds, where the weights are."""
+    rotary, device = getattr(model.base_model, "rotary_emb", None), next(model.parameters()).device
     if rotary is not None:
-        model.base_model.rotary_emb = type(rotary)(config=rotary.config).to(next(model.parameters()).device)
+        model.base_model.rotary_emb = type(rotary)(config=rotary.config).to(device)
+    embedding = model.get_input_embeddings()
+    if hasattr(embedding, "embed_scale"):
+        embedding.embed_scale = torch.tensor(embedding.scalar_embed_scale, device=device)
 
 
 def build_with(state: Mapping[str, torch.Tensor], config: Any, family: Family) -> Any:
@@ -124,7 +139,7 @@ def build_with(state: Mapping[str, torch.Tensor], config: Any, family: Family) -
     model = build_empty(config, family)
     model.load_state_dict(dict(state), strict=False, assign=True)
     model.tie_weights()
-    reset_rotary(model)
+    reset_buffers(model)
     return model.eval()
 
 
@@ -132,6 +147,18 @@ def layers_of(base: Any, family: Family) -> Any:
     """The list of layers of a causal LM's base model."""
     layers: nn.ModuleList = getattr(base, family.layers)
     return layers
+
+
+def embedding_ratio(config: Any, own: Any, family: Family) -> float:
+    """What a student's embedding is multiplied by, where its class scales embeddings otherwise than its teacher's.
+
+    Where the output head is tied to it, the final norm's scale is divided by it: logits stay as they are.
+    """
+    return family.embedding_scale(config) / family.embedding_scale(own)
+
+
+def _times(weight: torch.Tensor, factor: float, offset: float = 0.0) -> torch.Tensor:
+    return ((weight.double() + offset) * factor - offset).to(weight.dtype)
 
 
 def extract(
@@ -150,10 +177,16 @@ def extract(
         ValueError: The spec names units the teacher does not have.
     """
     teacher = family.architecture(config)
-    weights = slice_state(state, family, spec, teacher)
+    weights, own = slice_state(state, family, spec, teacher), student_config(config, family, spec, teacher)
+    ratio = embedding_ratio(config, own, family)
+    if ratio != 1:
+        weights[family.embedding] = _times(weights[family.embedding], ratio)
+        if teacher.structure.tie_word_embeddings:
+            norm = f"{family.final_norm}.weight"
+            weights[norm] = _times(weights[norm], 1 / ratio, family.norm_offset)
     if dtype is not None:
         weights = {name: tensor.to(dtype) for name, tensor in weights.items()}
-    student = build_with(weights, student_config(config, family, spec, teacher), family)
+    student = build_with(weights, own, family)
     left = [name for name, tensor in student.named_parameters() if tensor.is_meta]
     if left:
         raise ValueError(f"no weights for {left[:3]}: the family's declaration misses these tensors")

@@ -137,10 +137,9 @@ class GatedTeacher:
 
     def _install(self) -> None:
         for number, layer in enumerate(layers_of(self._base, self.family)):
-            for kind, path in (("heads", self.family.attention.output), ("neurons", self.family.mlp.output)):
-                module = layer.get_submodule(path)
-                module.register_forward_pre_hook(self._gate_input(kind, number))
-                module.register_forward_hook(self._watch_write)
+            for kind, names in (("heads", self.family.attention), ("neurons", self.family.mlp)):
+                layer.get_submodule(names.output).register_forward_pre_hook(self._gate_input(kind, number))
+                layer.get_submodule(names.written).register_forward_hook(self._watch_write)
 
     def _gate_input(self, kind: str, number: int) -> Callable[[nn.Module, Any], Any]:
         def hook(_module: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
@@ -174,7 +173,8 @@ class GatedTeacher:
         """
         self._masks, self._found, self._hidden = masks, {}, None
         ids = ids.to(self.device)
-        embedded = (functional.embedding(ids, self._embedding) * self._scales[0]).requires_grad_(True)
+        rows = functional.embedding(ids, self._embedding)
+        embedded = (rows * rows.new_tensor(self._scales[0])).requires_grad_(True)
         written = _Gate.apply(embedded, None, self._add_hidden)
         output = self._base(inputs_embeds=written, use_cache=False).last_hidden_state
         gradient, loss = self._loss_gradient(output.detach(), ids)

@@ -11,7 +11,17 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from slm_ray.models.extraction import layers_of
-from slm_ray.models.families import HIDDEN, KEYS, NEURONS, QKV_PER_HEAD, QKV_STACKED, QUERIES, Axes, Family
+from slm_ray.models.families import (
+    GATE_UP,
+    HIDDEN,
+    KEYS,
+    NEURONS,
+    QKV_PER_HEAD,
+    QKV_STACKED,
+    QUERIES,
+    Axes,
+    Family,
+)
 from slm_ray.models.gates import GateGradients
 from slm_ray.models.runner import SubnetRunner
 from slm_ray.models.scores import UnitScores
@@ -49,7 +59,10 @@ class _HeadRows:
             return none[0], rows.reshape(self.kv_heads, self.width).sum(1)
         if axis == QKV_PER_HEAD:
             return rows.reshape(self.heads, 3 * self.width).sum(1), none[1]
-        return rows.reshape(3, self.heads, self.width).sum((0, 2)), none[1]  # QKV_STACKED
+        if self.heads == self.kv_heads:  # QKV_STACKED from here on
+            return rows.reshape(3, self.heads, self.width).sum((0, 2)), none[1]
+        queries, rest = np.split(rows, [self.heads * self.width])
+        return queries.reshape(self.heads, -1).sum(1), rest.reshape(2, self.kv_heads, -1).sum((0, 2))
 
 
 def magnitude_scores(state: Mapping[str, torch.Tensor], family: Family, teacher: Architecture) -> UnitScores:
@@ -77,6 +90,8 @@ def magnitude_scores(state: Mapping[str, torch.Tensor], family: Family, teacher:
             for axis, total in ((HIDDEN, hidden), (NEURONS, neurons[layer])):
                 found = _squares_along(tensor, axes, axis)
                 total += 0 if found is None else found
+            stacked = _squares_along(tensor, axes, GATE_UP)
+            neurons[layer] += 0 if stacked is None else stacked.reshape(2, -1).sum(0)
             for axis in (QUERIES, KEYS, QKV_PER_HEAD, QKV_STACKED):
                 found = _squares_along(tensor, axes, axis)
                 if found is not None:

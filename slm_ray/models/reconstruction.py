@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from slm_ray.models.extraction import build_with
+from slm_ray.models.extraction import build_with, embedding_ratio
 from slm_ray.models.families import HIDDEN, Family
 from slm_ray.models.least_squares import Sums, square_flops
 from slm_ray.models.slicing import Index, hidden_index, layer_indices, layer_slices
@@ -34,6 +34,7 @@ from slm_ray.records.subnet import SubnetSpec
 
 Chunks = list[torch.Tensor]
 _BATCH_SEQUENCES = 4
+_NEAR_ZERO = 0.1  # as a share of the mean square of a norm's scales
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class _Teacher:
         kind = position % 2
         with _multiplying(self._is_bf16):
             self.stream = [
-                chunk + sub.writer(sub.inner(normed, self.apart.call(kind, len(chunk))))
+                chunk + sub.written(sub.inner(normed, self.apart.call(kind, len(chunk), position // 2)))
                 for chunk, normed in zip(self.stream, self.normed, strict=True)
             ]
 
@@ -157,7 +158,7 @@ class _Student:
         settings = self.settings
         self._fit_readers(sub, number, normed, teacher)
         with _multiplying(settings.bf16):
-            self._inputs = [sub.inner(chunk, self.apart.call(kind, len(chunk))) for chunk in normed]
+            self._inputs = [sub.inner(chunk, self.apart.call(kind, len(chunk), number)) for chunk in normed]
         self._sub, self._start = sub, teacher.stream
 
     def _fit_readers(self, sub: SubLayer, number: int, normed: Chunks, teacher: _Teacher) -> None:
@@ -196,6 +197,7 @@ class _Student:
             left = gain + settings.pull * (first - stream) - self._written(inputs)
             # Every position counts alike, however large its stream is; else the few huge ones would rule.
             counts = last.square().mean(-1).clamp_min(1e-12).reciprocal().flatten()
+            left, gain, counts = self._before_norm(inputs, left, gain, counts)
             sums.add(inputs.flatten(0, 1).to(left.dtype), left.flatten(0, 1), counts)
             size += float((gain.square().sum(-1, dtype=torch.float64).flatten() * counts).sum())
         update = sums.solve(settings.ridge)
@@ -209,7 +211,20 @@ class _Student:
     def _written(self, inputs: torch.Tensor) -> torch.Tensor:
         assert self._sub is not None
         with _multiplying(self.settings.bf16):
-            return self._sub.writer(inputs)
+            return self._sub.written(inputs)
+
+    def _before_norm(self, inputs: torch.Tensor, left: torch.Tensor, gain: torch.Tensor, counts: torch.Tensor) -> Any:
+        """What is left, the gain and the weights of positions, as the writer's own output would have to make them.
+
+        Where a norm stands behind it, its gain is divided by as far as it is not near zero.
+        """
+        assert self._sub is not None
+        with _multiplying(self.settings.bf16):
+            token, channel = self._sub.slope(inputs)
+        if isinstance(token, torch.Tensor) and isinstance(channel, torch.Tensor):
+            back = channel / (channel.square() + _NEAR_ZERO * channel.square().mean()) / token
+            return left * back, gain * back, counts * token.square().flatten()
+        return (left, gain, counts) if token == 1 else (left / token, gain / token, counts * token**2)
 
     def _less(self, theirs: torch.Tensor, mine: torch.Tensor) -> torch.Tensor:
         """The teacher's channels minus the student's, where it has them."""
@@ -227,15 +242,18 @@ class _Student:
         if not self.settings.scale_norm:
             return
         norm, wanted = self.apart.final_norm(), teacher.apart.final_norm()
+        family, tied = self.apart.family, self.teacher.structure.tie_word_embeddings
+        ratio = embedding_ratio(teacher.apart.model.config, self.apart.model.config, family) if tied else 1.0
         squares = torch.zeros(len(self.spec.hidden), dtype=torch.float64)
         products = squares.clone()
         for mine, theirs in zip(self.stream, teacher.stream, strict=True):
-            ours, goal = norm(mine).flatten(0, 1), self._kept(wanted(theirs)).flatten(0, 1)
+            ours, goal = norm(mine).flatten(0, 1), self._kept(wanted(theirs)).flatten(0, 1) / ratio
             shift = 0 if getattr(norm, "bias", None) is None else norm.bias
             squares += (ours - shift).square().sum(0, dtype=torch.float64)
             products += ((ours - shift) * (goal - shift)).sum(0, dtype=torch.float64)
         held = self.settings.ridge * squares.mean()
-        norm.weight.mul_(((products + held) / (squares + held)).to(norm.weight.dtype))
+        change = ((products + held) / (squares + held)).to(norm.weight.dtype)
+        norm.weight.add_(family.norm_offset).mul_(change).sub_(family.norm_offset)
 
 
 def reconstruct(

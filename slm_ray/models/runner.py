@@ -61,7 +61,7 @@ class SubnetRunner:
         if hidden is not None:
             embedded = embedded.index_select(-1, hidden.to(self.device))
         if self._scales[0] != 1:
-            embedded = embedded * self._scales[0]
+            embedded = embedded * embedded.new_tensor(self._scales[0])  # rounded as transformers does
         return base(inputs_embeds=embedded, use_cache=False).last_hidden_state
 
     def _bound_base(self, spec: SubnetSpec, hidden: Index) -> Any:
@@ -86,7 +86,7 @@ class SubnetRunner:
         rotary = getattr(base, "rotary_emb", None)
         if rotary is not None:
             if self._rotary is None:
-                self._rotary = type(rotary)(config=rotary.config).to(self.device)
+                self._rotary = type(rotary)(config=self.config).to(self.device)
             base.rotary_emb = self._rotary
         return base
 

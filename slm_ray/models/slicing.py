@@ -6,7 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from slm_ray.models.families import HEAD, HIDDEN, KEYS, NEURONS, QKV_PER_HEAD, QKV_STACKED, QUERIES, Axes, Family
+from slm_ray.models.families import (
+    GATE_UP,
+    HEAD,
+    HIDDEN,
+    KEYS,
+    NEURONS,
+    QKV_PER_HEAD,
+    QKV_STACKED,
+    QUERIES,
+    Axes,
+    Family,
+)
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.subnet import LayerUnits, SubnetSpec
 
@@ -27,15 +38,17 @@ def layer_indices(layer: LayerUnits, hidden: Index, teacher: Architecture) -> di
     """For each axis of one layer, which rows of the teacher's tensors are kept (None: all of them)."""
     shape, head_dim = teacher.layers[layer.source], teacher.structure.head_dim
     heads, kv_heads = shape.num_attention_heads, shape.num_key_value_heads
-    query_rows = _expand(layer.flat_query_heads, head_dim)
-    inner = heads * head_dim
+    query_rows, kv_rows = _expand(layer.flat_query_heads, head_dim), _expand(layer.kv_heads, head_dim)
+    inner, kv_inner, neurons = heads * head_dim, kv_heads * head_dim, shape.intermediate_size
+    keys, values = ([inner + part * kv_inner + row for row in kv_rows] for part in (0, 1))
     return {
         HIDDEN: hidden,
         QUERIES: _index(query_rows, inner),
-        KEYS: _index(_expand(layer.kv_heads, head_dim), kv_heads * head_dim),
-        NEURONS: _index(layer.neurons, shape.intermediate_size),
+        KEYS: _index(kv_rows, kv_inner),
+        NEURONS: _index(layer.neurons, neurons),
+        GATE_UP: _index([part * neurons + neuron for part in range(2) for neuron in layer.neurons], 2 * neurons),
         QKV_PER_HEAD: _index(_expand(layer.kv_heads, 3 * head_dim), 3 * inner),
-        QKV_STACKED: _index([part * inner + row for part in range(3) for row in query_rows], 3 * inner),
+        QKV_STACKED: _index([*query_rows, *keys, *values], inner + 2 * kv_inner),
     }
 
 

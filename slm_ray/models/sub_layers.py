@@ -51,13 +51,32 @@ class Projection:
 
 @dataclass(frozen=True)
 class SubLayer:
-    """An attention or an MLP with the norm before it."""
+    """An attention or an MLP with its norms."""
 
-    norm: Any  # The norm
+    norm: Any  # The norm before it
     module: Any  # The attention or the MLP
     readers: dict[str, Projection]  # The projections that read the normalised stream, by their names within the layer
     writer: Projection  # The projection that writes to the stream
     writer_path: tuple[Any, str]  # Its owner, and its name there
+    post_norm: Any = None  # The norm behind it, if there is one
+    gain: torch.Tensor | None = None  # ``[hidden]``, what that norm multiplies by
+    scale: float = 1.0  # What its output is multiplied by before it is added to the stream
+
+    def written(self, inputs: torch.Tensor) -> torch.Tensor:
+        """What is added to the stream ``[batch, sequence, hidden]``, from the writer's input."""
+        output = self.writer(inputs)
+        output = output if self.post_norm is None else self.post_norm(output)
+        return output if self.scale == 1 else output * self.scale
+
+    def slope(self, inputs: torch.Tensor) -> tuple[torch.Tensor | float, torch.Tensor | float]:
+        """What the writer's output is multiplied by: per token ``[batch, sequence, 1]``, per channel ``[hidden]``.
+
+        A norm behind the writer is taken for the scale that it has now.
+        """
+        if self.gain is None:
+            return self.scale, 1.0
+        size = self.writer(inputs).square().mean(-1, keepdim=True).clamp_min(1e-12)
+        return self.scale * size.rsqrt(), self.gain
 
     def inner(self, normed: torch.Tensor, call: dict[str, Any] | None) -> torch.Tensor:
         """The writer's input.
@@ -77,7 +96,15 @@ class SubLayer:
 
 
 class _Stop(Exception):
-    """Ends a forward pass at its first attention."""
+    """Ends a forward pass of a layer at its attention."""
+
+
+class _Recorder(nn.Module):
+    """Stands where a layer is, keeps what it is called with, and hands on the stream."""
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self.stream, self.args, self.kwargs = hidden_states, args, kwargs
+        return hidden_states
 
 
 class TakenApart:
@@ -89,7 +116,9 @@ class TakenApart:
         self.layers = layers_of(self.base, family)
         self._names = (family.attention, family.mlp)
         self.is_parallel = family.is_parallel(model.config)
-        self._calls: dict[int, dict[str, Any]] = {}
+        self.kinds = family.attention_kinds(model.config)
+        self._scale = family.residual_scale(model.config)
+        self._calls: dict[int, dict[str, dict[str, Any]]] = {}
 
     def sub_layer(self, layer: int, kind: int) -> SubLayer | None:
         """A sub-layer, or None where it is skipped."""
@@ -104,36 +133,44 @@ class TakenApart:
             if _is_matrix(name, axes) and not name.startswith(names.output)
         }
         writer = Projection(owner.get_submodule(names.output))
-        norm = owner.get_submodule(names.norm)
-        return SubLayer(norm, module, readers, writer, (owner.get_submodule(parent), leaf))
+        norm = owner.get_submodule(names.norm) if names.norm else nn.Identity()
+        post = owner.get_submodule(names.post_norm) if names.post_norm else None
+        gain = None if post is None else post.weight + self.family.norm_offset
+        return SubLayer(norm, module, readers, writer, (owner.get_submodule(parent), leaf), post, gain, self._scale)
 
     def begin(self, ids: torch.Tensor) -> torch.Tensor:
         """The residual stream ``[batch, sequence, hidden]`` before the first layer."""
-        found: dict[str, torch.Tensor] = {}
+        recorders = [_Recorder() for _ in self.layers]
+        setattr(self.base, self.family.layers, nn.ModuleList(recorders))
+        try:
+            self.base(ids, use_cache=False)
+        finally:
+            setattr(self.base, self.family.layers, self.layers)
+        self._calls[len(ids)] = {
+            kind: self._attention_call(self.kinds.index(kind), recorders[self.kinds.index(kind)])
+            for kind in set(self.kinds)
+        }
+        return recorders[0].stream
 
-        def keep_stream(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            found["stream"] = args[0] if args else kwargs["hidden_states"]
+    def _attention_call(self, number: int, called: _Recorder) -> dict[str, Any]:
+        found: dict[str, Any] = {}
 
-        def keep_call(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._calls[len(ids)] = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+        def keep(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+            found.update({name: value for name, value in kwargs.items() if name != "hidden_states"})
             raise _Stop
 
-        first = self.layers[0]
-        hooks = [
-            first.register_forward_pre_hook(keep_stream, with_kwargs=True),
-            first.get_submodule(self._names[ATTENTION].module).register_forward_pre_hook(keep_call, with_kwargs=True),
-        ]
+        attention = self.layers[number].get_submodule(self._names[ATTENTION].module)
+        hook = attention.register_forward_pre_hook(keep, with_kwargs=True)
         try:
             with contextlib.suppress(_Stop):
-                self.base(ids, use_cache=False)
+                self.layers[number](called.stream, *called.args, **called.kwargs)
         finally:
-            for hook in hooks:
-                hook.remove()
-        return found["stream"]
+            hook.remove()
+        return found
 
-    def call(self, kind: int, batch: int) -> dict[str, Any] | None:
-        """An attention's arguments besides the stream (masks, rotary tables), for a batch of this size."""
-        return self._calls[batch] if kind == ATTENTION else None
+    def call(self, kind: int, batch: int, layer: int) -> dict[str, Any] | None:
+        """An attention's arguments besides the stream (masks, rotary tables), for a layer and a batch of this size."""
+        return self._calls[batch][self.kinds[layer]] if kind == ATTENTION else None
 
     def final_norm(self) -> Any:
         """The norm behind the last layer."""

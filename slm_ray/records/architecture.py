@@ -27,6 +27,8 @@ class Structure:
         learned_positions: Rows of the learned position table; 0 for rotary positions.
         output_head_bias: The output head has a bias.
         max_position_embeddings: The longest sequence the model is made for.
+        norms_per_sub_layer: Norms of attention and of MLP: one before or behind it, or both.
+        qk_norm_over_heads: The norms of queries and keys are over all heads at once, not per head.
     """
 
     family: str
@@ -42,6 +44,13 @@ class Structure:
     learned_positions: int
     output_head_bias: bool
     max_position_embeddings: int
+    norms_per_sub_layer: int = 1
+    qk_norm_over_heads: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary; fields with defaults only where they differ, so that older digests hold."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        return {name: value for name, value in dataclasses.asdict(self).items() if value != defaults[name]}
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,7 @@ class LayerShape:
     num_attention_heads: int
     num_key_value_heads: int
     intermediate_size: int
+    sliding_window: int = 0  # Tokens that attention looks back over, its own included; 0: over all of them
 
     def __post_init__(self) -> None:
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
@@ -81,25 +91,29 @@ class Architecture:
 
     @property
     def is_uniform(self) -> bool:
-        """Every layer has the same sizes and skips nothing."""
-        shapes = set(self.layers)
+        """Every layer has the same sizes and skips nothing; windows may differ."""
+        shapes = {dataclasses.replace(layer, sliding_window=0) for layer in self.layers}
         return len(shapes) <= 1 and all(shape.num_attention_heads and shape.intermediate_size for shape in shapes)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary; :meth:`from_json` reads it back."""
+        windows = [layer.sliding_window for layer in self.layers]
         return {
-            "structure": dataclasses.asdict(self.structure),
+            "structure": self.structure.to_json(),
             "hidden_size": self.hidden_size,
             "num_attention_heads": [layer.num_attention_heads for layer in self.layers],
             "num_key_value_heads": [layer.num_key_value_heads for layer in self.layers],
             "intermediate_size": [layer.intermediate_size for layer in self.layers],
+            **({"sliding_window": windows} if any(windows) else {}),
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Architecture:
         """Read what :meth:`to_json` wrote."""
-        sizes = zip(value["num_attention_heads"], value["num_key_value_heads"], value["intermediate_size"], strict=True)
-        layers = tuple(LayerShape(*map(int, triple)) for triple in sizes)
+        names = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
+        windows = value.get("sliding_window") or [0] * len(value[names[0]])
+        sizes = zip(*(value[name] for name in names), windows, strict=True)
+        layers = tuple(LayerShape(*map(int, one)) for one in sizes)
         return cls(Structure(**value["structure"]), int(value["hidden_size"]), layers)
 
     @property

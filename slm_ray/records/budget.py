@@ -19,14 +19,14 @@ def measure_cost(architecture: Architecture, quantity: str, sequence_length: int
     Args:
         architecture: The sizes.
         quantity: ``params``, ``flops`` (per token) or ``kv_bytes`` (per token, two bytes a value).
-        sequence_length: The context at which FLOPs are counted.
+        sequence_length: The context at which FLOPs and cache are counted.
     """
     if quantity == "params":
         return num_params(architecture)
     if quantity == "flops":
         return flops_per_token(architecture, sequence_length)
     if quantity == "kv_bytes":
-        return kv_bytes_per_token(architecture)
+        return kv_bytes_per_token(architecture, sequence_length=sequence_length)
     raise unknown_name("budget quantity", quantity, QUANTITIES)
 
 

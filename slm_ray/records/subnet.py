@@ -28,10 +28,10 @@ class LayerUnits:
     query_heads: tuple[tuple[int, ...], ...]
     neurons: tuple[int, ...]
 
-    @property
-    def shape(self) -> LayerShape:
-        """The sizes of this layer."""
-        return LayerShape(sum(map(len, self.query_heads)), len(self.kv_heads), len(self.neurons))
+    def shape_in(self, whole: LayerShape) -> LayerShape:
+        """The sizes of this layer, cut out of a teacher's."""
+        window = whole.sliding_window if self.kv_heads else 0
+        return LayerShape(sum(map(len, self.query_heads)), len(self.kv_heads), len(self.neurons), window)
 
     @property
     def flat_query_heads(self) -> tuple[int, ...]:
@@ -59,7 +59,8 @@ class SubnetSpec:
         _check_indices("source layers", [layer.source for layer in self.layers], teacher.num_hidden_layers)
         for layer in self.layers:
             _check_layer(layer, teacher.layers[layer.source])
-        return Architecture(teacher.structure, len(self.hidden), tuple(layer.shape for layer in self.layers))
+        shapes = (layer.shape_in(teacher.layers[layer.source]) for layer in self.layers)
+        return Architecture(teacher.structure, len(self.hidden), tuple(shapes))
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary with index lists written as ranges; :meth:`from_json` reads it back."""

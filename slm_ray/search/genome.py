@@ -87,7 +87,7 @@ class Genome:
         choice, axes, layers = self._choice(genes), self._axes, []
         sizes = choice.sizes()
         heads, neurons = choice.per_layer("heads"), choice.per_layer("neurons")
-        for source, shape in sizes.layer_shapes():
+        for source, shape in sizes.layer_shapes(self.teacher):
             best = axes["heads"].order[source, :1].tolist()
             kv_heads = best if source == sizes.rescued else axes["heads"].kept_units(source, heads[source])
             ranked = axes["queries"].order[source, kv_heads, : sizes.queries[source]]
@@ -229,7 +229,7 @@ class Genome:
 
     def _plainer(self, choice: Choice, budget: Budget, cost: CostModel) -> Choice:
         """The nearest choice inside the budget that the family's plain class can express; this one where none can."""
-        if self._is_plain is None or self._is_plain(self._architecture(choice)):
+        if self._is_plain is None or not cost.is_even or self._is_plain(self._architecture(choice)):
             return choice
         reach = reach_of(self._axes, cost)
         if not isinstance(reach, WideReach):
@@ -270,7 +270,8 @@ class Genome:
 
     def _architecture(self, choice: Choice) -> Architecture:
         sizes = choice.sizes()
-        return Architecture(self.teacher.structure, sizes.hidden, tuple(shape for _, shape in sizes.layer_shapes()))
+        shapes = tuple(shape for _, shape in sizes.layer_shapes(self.teacher))
+        return Architecture(self.teacher.structure, sizes.hidden, shapes)
 
     def _choice(self, genes: IntArray) -> Choice:
         return Choice.of(self._axes, self._checked(genes))

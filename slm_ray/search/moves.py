@@ -119,7 +119,7 @@ class MoveFinder:
         """``[layers, blocks]`` costs of the blocks, and the cost of the sub-layer besides."""
         rates, block_sizes = self._cost.rates(sizes.hidden), self._axes[name].sizes
         if name == "heads":
-            return rates.heads[sizes.queries][:, None] * block_sizes[None, :], rates.attention
+            return rates.each_head(sizes.queries)[:, None] * block_sizes[None, :], rates.attention
         return np.broadcast_to(rates.neuron * block_sizes, (len(sizes.kept), len(block_sizes))), rates.mlp
 
     def _density(self, worth: FloatArray, cost: IntArray) -> FloatArray:
@@ -212,12 +212,12 @@ class MoveFinder:
         """One step per row: its next block of query heads."""
         axis, mask, num_layers = self._axes["queries"], self._choice.masks["queries"], len(sizes.kept)
         rows, blocks = np.nonzero(_ends(mask, axis.least, grow))
-        heads = self._cost.rates(sizes.hidden).heads
+        rates = self._cost.rates(sizes.hidden)
         layers = np.arange(num_layers) if axis.per_layer else np.zeros(num_layers, dtype=np.int64)
         step = np.zeros(axis.rows, dtype=np.int64)
         block = np.zeros(axis.rows, dtype=np.int64)
         step[rows], block[rows] = axis.sizes[blocks] * (1 if grow else -1), blocks
-        change = np.abs(heads[sizes.queries + step[layers]] - heads[sizes.queries])
+        change = np.abs(rates.each_head(sizes.queries + step[layers]) - rates.each_head(sizes.queries))
         cost = np.asarray(change * sizes.kv_heads * sizes.kept, dtype=np.int64)
         kept_heads = self._choice.per_layer("heads") & sizes.kept[:, None]
         each = self._priorities.queries[np.arange(num_layers), :, block[layers]] * kept_heads

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from slm_ray.config.errors import UserError
 from slm_ray.records.architecture import Architecture, LayerShape
 from slm_ray.search.axes import BoolArray, BoundAxis, IntArray
 from slm_ray.search.sizes import Choice, CostModel
@@ -35,7 +36,7 @@ class WideReach:
         """``[heads, queries, neurons, layers]``: the cost of every combination at this hidden size."""
         rates = self._cost.rates(hidden)
         heads, queries, neurons, layers = (self._totals[name] for name in self._TABLE)
-        each = rates.heads[queries][None, :]
+        each = rates.heads[0, queries][None, :]
         attention = heads[:, None] * each + rates.attention * (heads[:, None] > 0)
         mlp = neurons * rates.neuron + rates.mlp * (neurons > 0)
         table = rates.base + (attention[:, :, None] + mlp)[..., None] * layers
@@ -145,7 +146,7 @@ class LayeredReach:
     def _sublayers(self, setting: _Setting) -> tuple[_Sublayer, _Sublayer]:
         rates = self._cost.rates(setting.hidden)
         queries = self._totals["queries"][-1] if setting.queries is None else setting.queries
-        rescue = rates.attention + int(rates.heads[queries])
+        rescue = rates.attention + int(rates.heads[0, queries])
         heads = self._totals["heads"] if setting.heads is None else [setting.heads]
         neurons = self._totals["neurons"] if setting.neurons is None else [setting.neurons]
         mlp = tuple(units * rates.neuron for units in neurons if units * rates.neuron)
@@ -160,7 +161,7 @@ class LayeredReach:
         heads = self._totals["heads"] if setting.heads is None else [setting.heads]
         queries = self._totals["queries"] if setting.queries is None else [setting.queries]
         pairs = itertools.product([count for count in heads if count], queries)
-        return {count * int(rates.heads[each]): (count, each) for count, each in pairs}
+        return {count * int(rates.heads[0, each]): (count, each) for count, each in pairs}
 
     def _build(
         self, choice: Choice, setting: _Setting, layers: int, parts: tuple[_Sublayer, _Sublayer], pair: tuple[int, int]
@@ -176,7 +177,7 @@ class LayeredReach:
         resize("layers", 0, layers)
         kept, now = np.flatnonzero(built.kept_layers()).tolist(), built.sizes()
         rates, costs = self._cost.rates(setting.hidden), self._head_costs(setting)
-        wanted = (now.kv_heads * rates.heads[now.queries])[kept].tolist()
+        wanted = (now.kv_heads * rates.each_head(now.queries))[kept].tolist()
         for layer, value in zip(kept, parts[0].assign(pair[0], wanted), strict=True):
             heads, queries = costs.get(value, (0, self._totals["queries"][-1]))
             if setting.heads is None:
@@ -194,7 +195,16 @@ Reach = WideReach | LayeredReach
 
 
 def reach_of(axes: Mapping[str, BoundAxis], cost: CostModel) -> Reach:
-    """The costs that a space with these axes can reach."""
+    """The costs that a space with these axes can reach.
+
+    Raises:
+        UserError: Layers differ in their costs, by their windows.
+    """
+    if not cost.is_even:
+        raise UserError(
+            "no sub-network inside the budget was found where layers cost differently by their windows: widen the "
+            f"budget, or give a --sequence-length below {cost.sequence_length}, within the shortest window"
+        )
     return LayeredReach(axes, cost) if any(axis.per_layer for axis in axes.values()) else WideReach(axes, cost)
 
 

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from slm_ray.config.digest import digest_json
-from slm_ray.models.extraction import extract, reset_rotary
+from slm_ray.models.extraction import extract, reset_buffers
 from slm_ray.models.lm_head import next_token_losses
 from slm_ray.models.precision import DTYPES
 from slm_ray.models.reconstruction import ReconstructionSettings, SubLayerFit, reconstruct, reconstruction_flops
@@ -91,7 +91,7 @@ def measure_texts(model: Any, texts: Texts, precision: str) -> dict[str, Measure
     measured = model
     if DTYPES[precision] != torch.float32:
         measured = copy.deepcopy(model).to(DTYPES[precision])
-        reset_rotary(measured)  # its frequencies are a buffer, which .to() rounds too
+        reset_buffers(measured)  # its frequencies are a buffer, which .to() rounds too
     return {name: measure_model(measured, ids) for name, ids in texts.items()}
 
 

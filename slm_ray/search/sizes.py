@@ -13,6 +13,7 @@ import numpy as np
 
 from slm_ray.records.architecture import Architecture, LayerShape
 from slm_ray.records.budget import measure_cost
+from slm_ray.records.cost import attended_tokens
 from slm_ray.search.axes import BoolArray, BoundAxis, IntArray
 
 
@@ -36,14 +37,15 @@ class ChoiceSizes:
     neurons: IntArray
     rescued: int
 
-    def layer_shapes(self) -> list[tuple[int, LayerShape]]:
+    def layer_shapes(self, teacher: Architecture) -> list[tuple[int, LayerShape]]:
         """The source and shape of every layer that keeps something."""
         shapes = []
         lists = (self.kept.tolist(), self.kv_heads.tolist(), self.queries.tolist(), self.neurons.tolist())
         for source, (kept, kv_heads, queries, neurons) in enumerate(zip(*lists, strict=True)):
             kv_heads = 1 if source == self.rescued else kv_heads
             if kept and (kv_heads or neurons):
-                shapes.append((source, LayerShape(kv_heads * queries, kv_heads, neurons)))
+                window = teacher.layers[source].sliding_window if kv_heads else 0
+                shapes.append((source, LayerShape(kv_heads * queries, kv_heads, neurons, window)))
         return shapes
 
 
@@ -106,7 +108,7 @@ class Rates:
 
     Attributes:
         base: The model without layers.
-        heads: ``[queries + 1]``, one key-value head with this many query heads (entry 0 is unused).
+        heads: ``[layers, queries + 1]``, one key-value head with this many query heads (entry 0 is unused).
         attention: What an attention sub-layer costs besides its heads.
         neuron: One neuron.
         mlp: What an MLP costs besides its neurons.
@@ -117,6 +119,10 @@ class Rates:
     attention: int
     neuron: int
     mlp: int
+
+    def each_head(self, queries: IntArray) -> IntArray:
+        """``[layers]``: what a key-value head with this many query heads costs in each layer."""
+        return np.asarray(self.heads[np.arange(len(queries)), queries])
 
 
 class CostModel:
@@ -131,6 +137,13 @@ class CostModel:
     def __init__(self, teacher: Architecture, quantity: str, sequence_length: int) -> None:
         self.teacher, self.quantity, self.sequence_length = teacher, quantity, sequence_length
         self._rates: dict[int, Rates] = {}
+        is_bounded = quantity != "params"
+        self._attended = [attended_tokens(layer, sequence_length) if is_bounded else 0 for layer in teacher.layers]
+
+    @property
+    def is_even(self) -> bool:
+        """A unit costs as much in one layer as in another; else some have windows shorter than the context."""
+        return len(set(self._attended)) == 1
 
     def rates(self, hidden: int) -> Rates:
         """What units cost at a hidden size."""
@@ -144,17 +157,20 @@ class CostModel:
             return measure_cost(architecture, self.quantity, self.sequence_length)
 
         base, shape = cost(), self.teacher.layers[0]
-        heads = np.zeros(shape.num_attention_heads // shape.num_key_value_heads + 1, dtype=np.int64)
-        for queries in range(1, len(heads)):
-            heads[queries] = cost(LayerShape(2 * queries, 2, 0)) - cost(LayerShape(queries, 1, 0))
+        width = shape.num_attention_heads // shape.num_key_value_heads + 1
+        of_window: dict[int, list[int]] = {}
+        for window in {layer.sliding_window for layer in self.teacher.layers}:
+            one, two = ([cost(LayerShape(n * q, n, 0, window)) for q in range(1, width)] for n in (1, 2))
+            of_window[window] = [0, *(more - less for less, more in zip(one, two, strict=True))]
+        heads = np.array([of_window[layer.sliding_window] for layer in self.teacher.layers], dtype=np.int64)
         neuron = cost(LayerShape(0, 0, 2)) - cost(LayerShape(0, 0, 1))
-        attention = cost(LayerShape(1, 1, 0)) - base - int(heads[1])
+        attention = cost(LayerShape(1, 1, 0, shape.sliding_window)) - base - int(heads[0, 1])
         return Rates(base, heads, attention, neuron, cost(LayerShape(0, 0, 1)) - base - neuron)
 
     def sublayers(self, sizes: ChoiceSizes, hidden: int | None = None) -> tuple[IntArray, IntArray]:
         """``[layers]`` each: the costs of attention and MLP of each layer, whether or not the layer is kept."""
         rates = self.rates(sizes.hidden if hidden is None else hidden)
-        attention = sizes.kv_heads * rates.heads[sizes.queries] + rates.attention * (sizes.kv_heads > 0)
+        attention = sizes.kv_heads * rates.each_head(sizes.queries) + rates.attention * (sizes.kv_heads > 0)
         return attention, sizes.neurons * rates.neuron + rates.mlp * (sizes.neurons > 0)
 
     def of_sizes(self, sizes: ChoiceSizes, hidden: int | None = None) -> int:
@@ -163,7 +179,7 @@ class CostModel:
         attention, mlp = self.sublayers(sizes, hidden)
         total = rates.base + int((attention + mlp)[sizes.kept].sum())
         if sizes.rescued >= 0:
-            total += rates.attention + int(rates.heads[sizes.queries[sizes.rescued]])
+            total += rates.attention + int(rates.heads[sizes.rescued, sizes.queries[sizes.rescued]])
         return total
 
     def of(self, choice: Choice) -> int:

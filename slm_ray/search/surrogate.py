@@ -164,7 +164,7 @@ class Screen:
         count, shape = teacher.num_hidden_layers, teacher.layers[0]
         heads, neurons, skipped = np.zeros(count), np.zeros(count), np.ones(count)
         for layer in spec.layers:
-            heads[layer.source] = layer.shape.num_attention_heads / shape.num_attention_heads
+            heads[layer.source] = len(layer.flat_query_heads) / shape.num_attention_heads
             neurons[layer.source] = len(layer.neurons) / shape.intermediate_size
             skipped[layer.source] = 0.0
         sizes = [len(spec.hidden) / teacher.hidden_size, len(spec.layers) / count]

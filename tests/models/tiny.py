@@ -113,14 +113,17 @@ def axis_specs(teacher: Architecture) -> dict[str, SubnetSpec]:
 
     specs = {
         "layers": SubnetSpec(full.hidden, (full.layers[0], full.layers[2])),
-        "heads": layers(*((i, (i % heads,), None, every_neuron) for i in range(depth))),
-        "uneven heads": layers((0, (1,), None, every_neuron), *((i, every_head, None, every_neuron) for i in (1, 2))),
         "neurons": layers(*((i, every_head, None, every_neuron[i::2][:11]) for i in range(depth))),
         "uneven neurons": layers(*((i, every_head, None, every_neuron[i + 1 :]) for i in range(depth))),
         "first attention": layers((0, (), None, every_neuron), *((i, every_head, None, every_neuron) for i in (1, 2))),
         "an mlp": layers((0, every_head, None, every_neuron), (1, every_head, None, ()), (2, (0,), None, every_neuron)),
         "hidden": SubnetSpec(full.hidden[1::2], full.layers),
     }
+    if heads > 1:
+        specs["heads"] = layers(*((i, (i % heads,), None, every_neuron) for i in range(depth)))
+        specs["uneven heads"] = layers(
+            (0, (1,), None, every_neuron), *((i, every_head, None, every_neuron) for i in (1, 2))
+        )
     if group > 1:
         specs["query heads"] = layers(*((i, every_head, 1, every_neuron) for i in range(depth)))
     return {**specs, "everything": random_spec(teacher, seed=3)}

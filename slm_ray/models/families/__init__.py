@@ -7,6 +7,7 @@ from typing import Any
 from slm_ray.config.errors import UserError
 from slm_ray.models.families.base import (
     FULL_ATTENTION,
+    GATE_UP,
     HEAD,
     HIDDEN,
     KEYS,
@@ -14,14 +15,20 @@ from slm_ray.models.families.base import (
     QKV_PER_HEAD,
     QKV_STACKED,
     QUERIES,
+    SLIDING_ATTENTION,
     STUDENT_PREFIX,
     Axes,
     Family,
     SubLayerNames,
 )
+from slm_ray.models.families.gemma import GEMMA3
 from slm_ray.models.families.gpt2 import GPT2
 from slm_ray.models.families.gpt_neox import GPT_NEOX
+from slm_ray.models.families.granite import GRANITE
 from slm_ray.models.families.llama import LLAMA
+from slm_ray.models.families.mistral import MINISTRAL, MISTRAL
+from slm_ray.models.families.olmo2 import OLMO2
+from slm_ray.models.families.phi3 import PHI3
 from slm_ray.models.families.positions import (
     LEARNED,
     POSITION_KINDS,
@@ -32,16 +39,22 @@ from slm_ray.models.families.positions import (
 )
 from slm_ray.models.families.qwen2 import QWEN2
 from slm_ray.models.families.qwen3 import QWEN3
+from slm_ray.models.families.smollm3 import SMOLLM3
+from slm_ray.models.families.stablelm import STABLELM
 from slm_ray.records.architecture import Architecture
 
 __all__ = [
-    "FAMILIES", "HEAD", "HIDDEN", "KEYS", "LEARNED", "NEURONS", "POSITION_KINDS", "QKV_PER_HEAD", "QKV_STACKED",
-    "QUERIES", "ROTARY", "Axes", "Family", "SubLayerNames", "base_family", "check_model_type", "config_architecture",
-    "context_length", "family_of", "scratch_family", "scratch_structure",
+    "FAMILIES", "GATE_UP", "HEAD", "HIDDEN", "KEYS", "LEARNED", "NEURONS", "POSITION_KINDS", "QKV_PER_HEAD",
+    "QKV_STACKED", "QUERIES", "ROTARY", "Axes", "Family", "SubLayerNames", "base_family", "check_model_type",
+    "config_architecture", "context_length", "family_of", "scratch_family", "scratch_structure",
 ]  # fmt: skip
 
 FAMILIES: dict[str, Family] = {
-    family.model_type: family for family in (GPT2, GPT_NEOX, LLAMA, QWEN2, QWEN3, POSITIONS)
+    family.model_type: family
+    for family in (
+        GEMMA3, GPT2, GPT_NEOX, GRANITE, LLAMA, MINISTRAL, MISTRAL, OLMO2, PHI3, POSITIONS, QWEN2, QWEN3, SMOLLM3,
+        STABLELM,
+    )
 }  # fmt: skip
 
 
@@ -77,10 +90,10 @@ def check_model_type(name: str, model_type: str) -> Family:
 def family_of(config: Any, name: str) -> Family:
     """The family of a teacher's config."""
     family = check_model_type(name, config.model_type)
-    if set(family.attention_kinds(config)) - {FULL_ATTENTION}:
-        raise UserError(
-            f"{name} uses sliding-window attention layers, which are not supported: use a full-attention teacher"
-        )
+    kinds = sorted(set(family.attention_kinds(config)) - {FULL_ATTENTION, SLIDING_ATTENTION})
+    refused = f"layers of {', '.join(kinds)}" if kinds else family.refuses(config)
+    if refused:
+        raise UserError(f"{name} has {refused}, which is not supported in family '{family.model_type}': use another")
     if getattr(config, "add_cross_attention", False):
         raise UserError(f"{name} is a decoder with cross-attention: use a decoder-only language model")
     if config.model_type == family.student_type and not family.architecture(config).is_uniform:

@@ -21,11 +21,12 @@ QUERIES = "queries"  # query heads x head_dim
 KEYS = "keys"  # key-value heads x head_dim
 NEURONS = "neurons"  # MLP neurons
 QKV_PER_HEAD = "qkv_per_head"  # per head: its query, key and value rows (GPT-NeoX)
-QKV_STACKED = "qkv_stacked"  # all queries, then all keys, then all values (GPT-2)
+QKV_STACKED = "qkv_stacked"  # all queries, then all keys, then all values (GPT-2, Phi-3)
+GATE_UP = "gate_up"  # all neurons' gates, then all neurons' ups (Phi-3)
 
 Axes = tuple[str | None, ...]
 STUDENT_PREFIX = "slm_ray_"  # of the model_type of students with per-layer sizes
-FULL_ATTENTION = "full_attention"
+FULL_ATTENTION, SLIDING_ATTENTION = "full_attention", "sliding_attention"
 HEAD = "lm_head.weight"
 
 
@@ -34,18 +35,19 @@ class SubLayerNames:
     """How a family names one sub-layer of its decoder layers."""
 
     module: str  # The attention or MLP module within the layer
-    norm: str  # The norm before it
+    norm: str | None  # The norm before it
     output: str  # The projection that writes to the residual stream; its input is the heads or the neurons
-    tensors: Mapping[str, Axes]  # Name within the layer to axes, the norm's tensors included
+    tensors: Mapping[str, Axes]  # Name within the layer to axes, the norms' tensors included
+    post_norm: str | None = None  # The norm behind it, before the residual addition
+
+    @property
+    def written(self) -> str:
+        """The module whose output is added to the residual stream."""
+        return self.post_norm or self.output
 
 
 def _one(config: Any) -> float:
     return 1.0
-
-
-def _one_kind(config: Any) -> tuple[str, ...]:
-    """The attention kind of every layer, as configs that have several list them."""
-    return tuple(getattr(config, "layer_types", None) or (FULL_ATTENTION,) * config.num_hidden_layers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +72,13 @@ class Family:
     is_parallel: Callable[[Any], bool] = lambda config: False  # Attention and MLP of a layer read the same stream
     # Attention is scaled by the layer's number in the teacher
     scales_by_layer: Callable[[Any], bool] = lambda config: False
-    # Per layer, what it may look at; only ``full_attention`` is supported
-    attention_kinds: Callable[[Any], tuple[str, ...]] = _one_kind
-    embedding_scale: Callable[[Any], float] = _one  # What token embeddings are multiplied by before the first layer
+    per_layer_fields: tuple[str, ...] = ("layer_types",)  # Config fields that list a value for every layer
+    embedding_scale: Callable[[Any], float] = _one  # What the embedding multiplies its rows by
+    residual_scale: Callable[[Any], float] = _one  # What sub-layers' outputs are multiplied by before they are added
     logit_scale: Callable[[Any], float] = _one  # What logits are multiplied by
+    norm_offset: float = 0.0  # What is added to a norm's weight before it scales
+    # What in a config the family does not do, in words; None where it does all
+    refuses: Callable[[Any], str | None] = lambda config: None
     can_teach: bool = True  # Models of it may be teachers
 
     @property
@@ -85,6 +90,11 @@ class Family:
     def layer_prefix(self) -> str:
         """What a layer's tensors are called, with ``{}`` for its number."""
         return f"{self.base}.{self.layers}.{{}}."
+
+    def attention_kinds(self, config: Any) -> tuple[str, ...]:
+        """Per layer, what its attention may look at."""
+        one = SLIDING_ATTENTION if getattr(config, "sliding_window", None) else FULL_ATTENTION
+        return tuple(getattr(config, "layer_types", None) or (one,) * config.num_hidden_layers)
 
     def layer_tensors(self) -> dict[str, Axes]:
         """All tensors of a layer."""
@@ -110,17 +120,19 @@ class Family:
         """The sizes of a model of this family, plain or with per-layer sizes."""
         structure = dataclasses.replace(self.structure(config), family=self.model_type)
         if config.model_type == self.student_type:
-            shapes = tuple(map(self._layer_shape, config.per_layer_config))
+            layers = list(config.per_layer_config)
         else:
-            shapes = (self._layer_shape(config),) * int(config.num_hidden_layers)
-        return Architecture(structure, int(config.hidden_size), shapes)
+            layers = [config] * int(config.num_hidden_layers)
+        shapes = map(self._layer_shape, layers, self.attention_kinds(config))
+        return Architecture(structure, int(config.hidden_size), tuple(shapes))
 
-    def _layer_shape(self, config: Any) -> LayerShape:
+    def _layer_shape(self, config: Any, kind: str) -> LayerShape:
         """One layer's sizes from a config with its values; skipped sub-layers have none."""
         skipped = frozenset(getattr(config, "skip", None) or ())
         heads = 0 if "attention" in skipped else int(config.num_attention_heads)
         kv_heads = 0 if "attention" in skipped else int(getattr(config, "num_key_value_heads", None) or heads)
-        return LayerShape(heads, kv_heads, 0 if "mlp" in skipped else int(self.intermediate_size(config)))
+        window = int(config.sliding_window) if heads and kind == SLIDING_ATTENTION else 0
+        return LayerShape(heads, kv_heads, 0 if "mlp" in skipped else int(self.intermediate_size(config)), window)
 
     def plain_class_refuses(self, architecture: Architecture) -> str | None:
         """Why the family's plain class cannot express these sizes; None where it can.
@@ -141,15 +153,16 @@ class Family:
 def common_structure(config: Any, **changes: Any) -> Structure:
     """The constants most families share, with what differs."""
     heads = None if getattr(config, "head_dim", None) else config.num_attention_heads
+    bias = bool(getattr(config, "attention_bias", False))
     values: dict[str, Any] = {
         "family": config.model_type,
         "vocab_size": int(config.vocab_size),
         "head_dim": int(config.hidden_size // heads if heads else config.head_dim),
         "tie_word_embeddings": bool(config.tie_word_embeddings),
         "gated_mlp": True,
-        "qkv_bias": False,
-        "attention_output_bias": False,
-        "mlp_bias": False,
+        "qkv_bias": bias,
+        "attention_output_bias": bias,
+        "mlp_bias": bool(getattr(config, "mlp_bias", False)),
         "norm_bias": False,
         "qk_norm": False,
         "learned_positions": 0,
@@ -172,3 +185,11 @@ def conv1d(name: str, in_axis: str, out_axis: str) -> dict[str, Axes]:
 def norm(name: str) -> dict[str, Axes]:
     """A norm over the residual channels: its scale, and its bias where it has one."""
     return {f"{name}.weight": (HIDDEN,), f"{name}.bias": (HIDDEN,)}
+
+
+def sub_layer(
+    module: str, before: str | None, output: str, tensors: Mapping[str, Axes], behind: str | None = None
+) -> SubLayerNames:
+    """A sub-layer's names; the tensors of its norms are added to the others."""
+    norms = {name: axes for one in (before, behind) if one for name, axes in norm(one).items()}
+    return SubLayerNames(module=module, norm=before, output=output, tensors={**norms, **tensors}, post_norm=behind)

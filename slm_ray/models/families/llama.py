@@ -11,28 +11,38 @@ from slm_ray.models.families.base import (
     KEYS,
     NEURONS,
     QUERIES,
+    Axes,
     Family,
-    SubLayerNames,
     common_structure,
     linear,
     norm,
+    sub_layer,
 )
 from slm_ray.records.architecture import Structure
 
+Norms = tuple[str | None, str | None]
 
-def llama_like(model_type: str, stem: str, structure: Callable[[Any], Structure], **changes: Any) -> Family:
-    """A family with Llama's tensor names."""
+
+def llama_like(
+    model_type: str,
+    stem: str,
+    structure: Callable[[Any], Structure] = common_structure,
+    *,
+    norms: Norms = ("input_layernorm", "post_attention_layernorm"),
+    post_norms: Norms = (None, None),
+    qk_norms: tuple[Axes, Axes] = ((None,), (None,)),
+    **changes: Any,
+) -> Family:
+    """A family with Llama's tensor names; ``norms`` stand before attention and MLP, ``post_norms`` behind them."""
     attention = {
-        **norm("input_layernorm"),
         **linear("self_attn.q_proj", QUERIES, HIDDEN),
         **linear("self_attn.k_proj", KEYS, HIDDEN),
         **linear("self_attn.v_proj", KEYS, HIDDEN),
         **linear("self_attn.o_proj", HIDDEN, QUERIES),
-        "self_attn.q_norm.weight": (None,),
-        "self_attn.k_norm.weight": (None,),
+        "self_attn.q_norm.weight": qk_norms[0],
+        "self_attn.k_norm.weight": qk_norms[1],
     }
     mlp = {
-        **norm("post_attention_layernorm"),
         **linear("mlp.gate_proj", NEURONS, HIDDEN),
         **linear("mlp.up_proj", NEURONS, HIDDEN),
         **linear("mlp.down_proj", HIDDEN, NEURONS),
@@ -45,20 +55,11 @@ def llama_like(model_type: str, stem: str, structure: Callable[[Any], Structure]
         "global_tensors": {
             "model.embed_tokens.weight": (None, HIDDEN), **norm("model.norm"), HEAD: (None, HIDDEN),
         },
-        "attention": SubLayerNames(
-            module="self_attn", norm="input_layernorm", output="self_attn.o_proj", tensors=attention
-        ),
-        "mlp": SubLayerNames(module="mlp", norm="post_attention_layernorm", output="mlp.down_proj", tensors=mlp),
+        "attention": sub_layer("self_attn", norms[0], "self_attn.o_proj", attention, post_norms[0]),
+        "mlp": sub_layer("mlp", norms[1], "mlp.down_proj", mlp, post_norms[1]),
         "structure": structure,
     }  # fmt: skip
     return Family(**{**fields, **changes})
 
 
-def llama_structure(config: Any, **changes: Any) -> Structure:
-    """Llama's constants, with what differs."""
-    bias = bool(config.attention_bias)
-    values = {"qkv_bias": bias, "attention_output_bias": bias, "mlp_bias": bool(config.mlp_bias), **changes}
-    return common_structure(config, **values)
-
-
-LLAMA = llama_like("llama", "SlmRayLlama", llama_structure, heads_divide_width=True)
+LLAMA = llama_like("llama", "SlmRayLlama", heads_divide_width=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from slm_ray.models.families.base import HIDDEN, STUDENT_PREFIX, Family
-from slm_ray.models.families.llama import LLAMA, llama_structure
+from slm_ray.models.families.base import HIDDEN, STUDENT_PREFIX, Family, common_structure
+from slm_ray.models.families.llama import LLAMA
 from slm_ray.records.architecture import Structure
 
 ROTARY, LEARNED = "rotary", "learned"
@@ -16,7 +16,7 @@ POSITION_KINDS = (ROTARY, LEARNED, "alibi", "none")
 def _structure(config: Any) -> Structure:
     """Llama's constants with the table of learned positions, where there is one."""
     rows = int(config.max_position_embeddings) if config.positions == LEARNED else 0
-    return llama_structure(config, learned_positions=rows)
+    return common_structure(config, learned_positions=rows)
 
 
 POSITIONS = dataclasses.replace(

@@ -37,10 +37,11 @@ PLAIN_CLASSES = (MODEL_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQUENCE_
 
 
 def register_classes(config_class: Any, *model_classes: Any) -> None:
-    """Tell transformers' Auto classes about a family's config and its models (base, causal LM, classification)."""
+    """Tell transformers' Auto classes about a family's config and models (base, causal LM, classification or None)."""
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     for (auto, _), model_class in zip(AUTO_CLASSES.values(), model_classes, strict=True):
-        auto.register(config_class, model_class, exist_ok=True)
+        if model_class is not None:
+            auto.register(config_class, model_class, exist_ok=True)
 
 
 class SavesCode:
@@ -53,7 +54,9 @@ class SavesCode:
         module = os.path.basename(files[0]).removesuffix(".py")
         stem = type(config).__name__.removesuffix("Config")
         config.auto_map = {"AutoConfig": f"{module}.{stem}Config"} | {
-            auto: f"{module}.{stem}{suffix}" for auto, (_, suffix) in AUTO_CLASSES.items()
+            auto: f"{module}.{stem}{suffix}"
+            for (auto, (_, suffix)), mapping in zip(AUTO_CLASSES.items(), PLAIN_CLASSES, strict=True)
+            if type(config) in mapping
         }
         os.makedirs(save_directory, exist_ok=True)
         for file in files:
@@ -83,6 +86,9 @@ class PerLayerConfig:
 
     def validate_architecture(self) -> None:
         """Heads need not divide the width here: ``head_dim`` is a field of its own."""
+
+    def validate_rope(self) -> None:
+        """The rotary parameters are a teacher's, checked there; some families derive a head's width to check them."""
 
     def layer_sizes(self) -> list[dict[str, int]]:
         """Heads, key-value heads and MLP neurons of every layer, 0 where a sub-layer is skipped.
@@ -115,14 +121,15 @@ class PerLayerConfig:
 class PerLayerModel(SavesCode):
     """Mixin that builds the family's own model with no layers, then gives it layers of differing sizes.
 
-    Attention modules are numbered among themselves, so that a key-value cache works where the first layer (whose length
-    transformers asks for) keeps no attention.
+    Attention modules are numbered among those of their kind (full, sliding), so that a key-value cache works where the
+    first layer (whose length transformers asks for) keeps no attention.
     """
 
     layer_class: ClassVar[Any]
     layers_name: ClassVar[str] = "layers"
-    attention_name: ClassVar[tuple[str, str]] = ("self_attn", "input_layernorm")
-    mlp_name: ClassVar[tuple[str, str]] = ("mlp", "post_attention_layernorm")
+    # A sub-layer's module, and its norms
+    attention_name: ClassVar[tuple[str, ...]] = ("self_attn", "input_layernorm")
+    mlp_name: ClassVar[tuple[str, ...]] = ("mlp", "post_attention_layernorm")
 
     @classmethod
     def build_layer(cls, config: Any, index: int) -> nn.Module:
@@ -135,13 +142,20 @@ class PerLayerModel(SavesCode):
         layer: nn.Module = cls.layer_class(config, index)
         return layer
 
+    @classmethod
+    def attention_config(cls, shared: Any, own: Any) -> Any:
+        """What an attention module takes for its config: the model's, or an object that knows the layer's sizes too."""
+        return shared
+
     def __init__(self, config: Any) -> None:
         # One config object for the model and every attention module, so that they agree on the kernel for good; it has
         # no layers while the family's own constructor looks at it.
         own, overrides = copy.copy(config), config.to_dict().get("per_layer_config")
         own.per_layer_config, own.num_hidden_layers = None, 0
         super().__init__(own)  # type: ignore[call-arg]
-        layers, num_attentions = [], 0
+        kinds = getattr(config, "layer_types", None) or [""] * config.num_hidden_layers
+        places = {kind: iter([place for place, other in enumerate(kinds) if other == kind]) for kind in set(kinds)}
+        layers = []
         for index, layer_config in enumerate(config.per_layer_config):
             skipped = frozenset(getattr(layer_config, "skip", None) or ())
             layer: Any = self.build_layer(copy.copy(layer_config), index)
@@ -149,8 +163,8 @@ class PerLayerModel(SavesCode):
                 self._skip(layer, self.attention_name, SkippedHeads())
             else:
                 attention = getattr(layer, self.attention_name[0])
-                attention.config, attention.layer_idx = own, num_attentions
-                num_attentions += 1
+                attention.config = self.attention_config(own, layer_config)
+                attention.layer_idx = next(places[kinds[index]])
             if "mlp" in skipped:
                 self._skip(layer, self.mlp_name, SkippedNeurons())
             layers.append(layer)
@@ -161,13 +175,16 @@ class PerLayerModel(SavesCode):
         self.post_init()  # type: ignore[attr-defined]
 
     @staticmethod
-    def _skip(layer: nn.Module, names: tuple[str, str], stand_in: nn.Module) -> None:
+    def _skip(layer: nn.Module, names: tuple[str, ...], stand_in: nn.Module) -> None:
         setattr(layer, names[0], stand_in)
-        setattr(layer, names[1], nn.Identity())
+        for norm in names[1:]:
+            setattr(layer, norm, nn.Identity())
 
 
 def student_classes(module: str, stem: str, plain: Any, layers: type[PerLayerModel]) -> tuple[Any, Any, Any, Any]:
     """A family's student classes, registered with transformers: config, base model, causal LM, classification.
+
+    The last is None where the family has none of its own.
 
     Args:
         module: The modelling file's ``__name__``, where they must be found under their own names.
@@ -180,6 +197,8 @@ def student_classes(module: str, stem: str, plain: Any, layers: type[PerLayerMod
     config: Any = strict(type(f"{stem}Config", (PerLayerConfig, plain), named))
     models = [
         type(f"{stem}{suffix}", (layers, mapping[plain]), {**where, "config_class": config})
+        if plain in mapping
+        else None
         for (_, suffix), mapping in zip(AUTO_CLASSES.values(), PLAIN_CLASSES, strict=True)
     ]
     register_classes(config, *models)

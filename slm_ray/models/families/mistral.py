@@ -1,0 +1,8 @@
+"""Mistral: Llama whose attention may slide over a window; Ministral, where some layers' attention does."""
+
+from __future__ import annotations
+
+from slm_ray.models.families.llama import llama_like
+
+MISTRAL = llama_like("mistral", "SlmRayMistral")
+MINISTRAL = llama_like("ministral", "SlmRayMinistral")
