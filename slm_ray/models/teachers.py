@@ -178,7 +178,7 @@ def check_family(name: str, folder: Path) -> None:
         raise UserError(
             f"teacher {name} is not a model directory: {folder.name}/config.json names no model_type; download it again"
         )
-    check_model_type(name, kind)
+    check_model_type(name, kind, fields)
 
 
 def _converted(name: str, key: str, source: dict[str, Any], cache: Path, licence: str) -> Teacher:

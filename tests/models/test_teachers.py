@@ -169,7 +169,9 @@ CODE = {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}
         (lambda folder: (folder / WEIGHTS_FILE).unlink(), "has no *.safetensors weights"),
         (pickled, "only pickled weights, which can run code"),
         (without_tokenizer, "a teacher needs its tokenizer files"),
-        (change(model_type="t5"), "'t5', which is not supported: use a teacher of one of gpt2, gpt_neox, llama, qwen2"),
+        (change(model_type="t5"), "'t5', which is not supported: use a teacher of one of gemma3_text, gpt2, gpt_neox"),
+        (change(model_type="llama5"), "(the nearest is llama), or declare the family (docs/adding_a_family.md)"),
+        (change(model_type="x", num_experts=8, kv_rank=4), "(the nearest is llama, without kv_rank, num_experts)"),
         (change(model_type="made_up", auto_map=CODE), "'made_up', which is not supported"),
     ],
 )
@@ -213,8 +215,9 @@ def test_a_uniform_student_of_our_own_class_is_a_teacher(name, tmp_path):
 
 
 def test_unsupported_features_of_a_family_are_named(tmp_path):
-    sliding = tiny_model("qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=1)
-    assert "sliding-window attention" in refuses(save(sliding, tmp_path / "sliding"), tmp_path / "cache")
+    parallel = tiny_model("stablelm", use_parallel_residual=True)
+    says = "one norm for attention and MLP (use_parallel_residual), which is not supported in family 'stablelm'"
+    assert says in refuses(save(parallel, tmp_path / "parallel"), tmp_path / "cache")
 
 
 @pytest.mark.parametrize("content", [b"", b"GGUF" + bytes(200)])

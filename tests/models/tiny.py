@@ -6,7 +6,22 @@ import random
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    GraniteConfig,
+    LlamaConfig,
+    MinistralConfig,
+    MistralConfig,
+    Olmo2Config,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
+    StableLmConfig,
+)
 
 from slm_ray.models.families import FAMILIES, Family
 from slm_ray.records.architecture import Architecture
@@ -21,6 +36,8 @@ _SIZES: dict[str, Any] = {
 }  # fmt: skip
 _GQA = {**_SIZES, "num_key_value_heads": 2, "intermediate_size": 24}
 _NEOX = {**_SIZES, "intermediate_size": 24}
+_LOCAL = {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+_ONE_KV = {**_GQA, "num_key_value_heads": 1, "head_dim": 12}
 _GPT2 = {**_SIZES, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 
 # Name to config; "llama" has grouped queries and every bias, "qwen3" heads that do not fill the hidden size.
@@ -35,6 +52,26 @@ _CONFIGS: dict[str, tuple[type, dict[str, Any]]] = {
     "gpt2_scaled": (GPT2Config, {**_GPT2, "n_inner": 24, "scale_attn_by_inverse_layer_idx": True}),
 }
 NAMES = tuple(_CONFIGS)
+# The other families, and today's with windows in some layers
+_CONFIGS |= {
+    "qwen2_local": (Qwen2Config, {**_GQA, **_LOCAL, "use_sliding_window": True}),
+    "mistral": (MistralConfig, {**_GQA, "sliding_window": 5}),
+    "ministral": (MinistralConfig, {**_GQA, **_LOCAL, "head_dim": 12}),
+    "smollm3": (SmolLM3Config, {**_GQA, "no_rope_layers": [1, 0, 1], "attention_bias": True, "mlp_bias": True}),
+    "granite": (
+        GraniteConfig,
+        {**_GQA, "embedding_multiplier": 3.0, "attention_multiplier": 0.3, "residual_multiplier": 0.5,
+         "logits_scaling": 0.25, "attention_bias": True, "tie_word_embeddings": True},
+    ),
+    "gemma3": (Gemma3TextConfig, {**_ONE_KV, **_LOCAL, "query_pre_attn_scalar": 9}),
+    "gemma3_untied": (Gemma3TextConfig, {**_GQA, **_LOCAL, "head_dim": 12, "tie_word_embeddings": False}),
+    "olmo2": (Olmo2Config, {**_GQA, "attention_bias": True}),
+    "phi3": (Phi3Config, {**_GQA, "rope_parameters": {
+        "rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}}),
+    "phi3_local": (Phi3Config, {**_GQA, "sliding_window": 5, "num_key_value_heads": 4, "tie_word_embeddings": True}),
+    "stablelm": (StableLmConfig, {**_GQA, "use_qkv_bias": True}),
+}  # fmt: skip
+ALL = tuple(_CONFIGS)
 
 
 def tiny_config(name: str, **changes: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from difflib import SequenceMatcher
 from typing import Any
 
 from slm_ray.config.errors import UserError
@@ -58,6 +60,13 @@ FAMILIES: dict[str, Family] = {
 }  # fmt: skip
 
 
+# Fields that any config may have, and what older ones call fields that are named otherwise today.
+_OF_ANY_CONFIG = {
+    "_name_or_path", "architectures", "auto_map", "dtype", "model_type", "rope_scaling", "rope_theta", "torch_dtype",
+    "transformers_version", "use_cache",
+}  # fmt: skip
+
+
 def base_family(config: Any) -> Family | None:
     """The family that a plain config or a student's belongs to; None where it is not one of ours."""
     kind = config.model_type
@@ -75,14 +84,31 @@ def context_length(config: Any) -> int | None:
     return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
 
 
-def check_model_type(name: str, model_type: str) -> Family:
-    """The family of a teacher's ``model_type``."""
+def _nearest(model_type: str, fields: Mapping[str, Any]) -> str:
+    """The supported family whose config knows most of these fields, and the fields that it does not know."""
+    told = {name for name, value in fields.items() if value not in (None, False, 0, [], {})} - _OF_ANY_CONFIG
+
+    def strange(family: Family) -> list[str]:
+        plain = family.plain_config_class()
+        return sorted(told - set(plain.__dataclass_fields__) - set(plain.attribute_map))
+
+    def distance(family: Family) -> tuple[int, float]:
+        return len(strange(family)), -SequenceMatcher(None, family.model_type, model_type).ratio()
+
+    family = min((known for known in FAMILIES.values() if known.can_teach), key=distance)
+    missing = strange(family)
+    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    return f"the nearest is {family.model_type}" + (f", without {', '.join(missing[:3])}{more}" if missing else "")
+
+
+def check_model_type(name: str, model_type: str, fields: Mapping[str, Any] | None = None) -> Family:
+    """The family of a teacher's ``model_type``; ``fields`` of its config tell what does not fit."""
     family = FAMILIES.get(model_type) or FAMILIES.get(model_type.removeprefix(STUDENT_PREFIX))
     if family is None or not family.can_teach:
         supported = ", ".join(sorted(name for name, known in FAMILIES.items() if known.can_teach))
         raise UserError(
-            f"{name} is of the family '{model_type}', which is not supported: use a teacher of one of {supported}, "
-            "or declare the family (docs/adding_a_family.md)"
+            f"{name} is of the family '{model_type}', which is not supported: use a teacher of one of {supported} "
+            f"({_nearest(model_type, fields or {})}), or declare the family (docs/adding_a_family.md)"
         )
     return family
 
