@@ -133,12 +133,7 @@ class PerLayerModel(SavesCode):
 
     @classmethod
     def build_layer(cls, config: Any, index: int) -> nn.Module:
-        """One layer. A family whose attention derives its head width from the model's replaces its projections here.
-
-        Args:
-            config: A config with this layer's sizes.
-            index: Its number.
-        """
+        """One layer. A family whose attention derives its head width from the model's replaces its projections here."""
         layer: nn.Module = cls.layer_class(config, index)
         return layer
 
@@ -186,11 +181,7 @@ def student_classes(module: str, stem: str, plain: Any, layers: type[PerLayerMod
 
     The last is None where the family has none of its own.
 
-    Args:
-        module: The modelling file's ``__name__``, where they must be found under their own names.
-        stem: What their names begin with.
-        plain: The family's own config class.
-        layers: How its layers are built.
+    ``module``: The modelling file's ``__name__``, where they must be found under their own names.
     """
     where = {"__module__": module}
     named = {**where, "model_type": f"slm_ray_{plain.model_type}"}

@@ -75,14 +75,8 @@ def alibi_slopes(num_heads: int) -> list[float]:
 def alibi_mask(allowed: torch.Tensor | None, slopes: torch.Tensor, queries: torch.Tensor, keys: int) -> torch.Tensor:
     """What is added to attention's scores: minus slope times distance, or far less where it must not look.
 
-    Args:
-        allowed: ``[batch, 1, queries, keys]``: bool (True: may look), or something to be added; None: causal.
-        slopes: ``[heads]``, fp32.
-        queries: ``[queries]`` the places of the queries among the keys.
-        keys: How many keys there are.
-
-    Returns:
-        ``[batch or 1, heads, queries, keys]``, fp32.
+    ``allowed``: ``[batch, 1, queries, keys]``: bool (True: may look), or something to be added; None: causal.
+    ``slopes``: ``[heads]``, fp32. ``queries``: ``[queries]`` the places of the queries among the keys.
     """
     distance = queries[:, None] - torch.arange(keys, device=queries.device)  # within a document, places are positions
     bias = -slopes[:, None, None] * distance.clamp_min(0)
@@ -95,10 +89,8 @@ def alibi_mask(allowed: torch.Tensor | None, slopes: torch.Tensor, queries: torc
 def positions_of(attention_mask: torch.Tensor | None, start: Any, like: torch.Tensor) -> torch.Tensor:
     """Positions ``[batch or 1, sequence]`` where none are given: from 0 at the first token that is not padding.
 
-    Args:
-        attention_mask: ``[batch, tokens seen]``, or None (or one prepared in another shape).
-        start: Tokens in the cache.
-        like: ``[batch, sequence, hidden]`` the inputs.
+    ``attention_mask``: ``[batch, tokens seen]``, or None (or one prepared in another shape). ``like``: ``[batch,
+    sequence, hidden]`` the inputs.
     """
     length = like.shape[1]
     if attention_mask is not None and attention_mask.dim() == 2:
