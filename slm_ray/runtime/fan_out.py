@@ -53,15 +53,15 @@ class Share:
 class _Worker:
     """The actor: a function made ready once, then called with one item after the other."""
 
-    def set_up(self, make: Callable[[], Work[Any]], threads: int | None) -> UserError | None:
-        """Make the function ready; gives what a user can fix, if anything."""
+    def set_up(self, make: Callable[[], Work[Any]], threads: int | None) -> Iterator[tuple[str, Any]]:
+        """Make the function ready; what a user can fix is sent, for raised Ray would send it on with its traceback."""
         if threads and (torch := sys.modules.get("torch")):
             torch.set_num_threads(threads)
         try:
             self._work = make()
-        except UserError as error:  # raised, Ray would send it on with its traceback
-            return error
-        return None
+            yield _RESULT, None
+        except UserError as error:
+            yield _PROBLEM, error
 
     def run(self, item: Any, talks: bool) -> Iterator[tuple[str, Any]]:
         """The messages about an item as they come, and in the end its result or a user's mistake."""
@@ -108,9 +108,9 @@ class FanOut(Generic[Item, Result]):
         self.workers, self.share, self.name = workers or 0, share or Share(), name
         self._make, self._reads, self._say = make, reads, say
         self._here: Work[Result] | None = None
-        self._starting: dict[Any, Any] = {}  # what set_up gives -> the actor
+        # The stream of a worker's answers -> the worker, and the item it works on; no place: it is being set up.
+        self._busy: dict[Any, tuple[Any, int | None, Item | None]] = {}
         self._idle: list[Any] = []
-        self._lost_starting = 0
         self._shared_make: Any = None
 
     def __enter__(self) -> FanOut[Item, Result]:
@@ -123,8 +123,8 @@ class FanOut(Generic[Item, Result]):
 
     def close(self) -> None:
         """End the workers, and with them what they hold."""
-        self._end([*self._starting.values(), *self._idle])
-        self._starting, self._idle, self._here = {}, [], None
+        self._end([*(actor for actor, *_ in self._busy.values()), *self._idle])
+        self._busy, self._idle, self._here = {}, [], None
 
     def map(self, items: Iterable[Item]) -> list[Result]:
         """The results of items, in the order of the items; see :meth:`run`."""
@@ -150,9 +150,7 @@ class FanOut(Generic[Item, Result]):
 
         self._check_room(ray)
         wanted = min(self.workers, len(items)) if isinstance(items, Sized) else self.workers
-        source, again = enumerate(items), deque[tuple[int, Item]]()
-        busy: dict[Any, tuple[Any, int, Item]] = {}  # the stream of an item's messages -> who works on it
-        lost, ended = Counter[int](), False
+        source, again, lost = enumerate(items), deque[tuple[int, Item]](), Counter[int | None]()
 
         def fail(index: int, error: UserError) -> None:
             if on_failure is None:
@@ -160,50 +158,58 @@ class FanOut(Generic[Item, Result]):
             on_failure(index, error)
 
         try:
-            while True:
-                while self._idle and not (ended and not again):
-                    entry = again.popleft() if again else next(source, None)
-                    if entry is None:
-                        ended = True
-                        break
+            while wanted:
+                while self._idle and (entry := again.popleft() if again else next(source, None)):
                     actor = self._idle.pop()
                     stream = actor.run.options(num_returns="streaming").remote(entry[1], receive is not None)
-                    busy[stream] = (actor, *entry)
-                if ended and not again and not busy:
+                    self._busy[stream] = (actor, *entry)
+                if self._idle and not self._working():
                     return
-                self._start(ray, wanted - len(busy) - len(self._idle) - len(self._starting))
-                ready = self._first(ray, [*busy, *self._starting])
-                if ready in self._starting:
-                    self._started(ray, ready)
-                    continue
-                actor, index, item = busy[ready]
+                self._start(ray, wanted - len(self._busy) - len(self._idle))
+                ready = self._first(ray)
+                actor, index, item = self._busy[ready]
                 try:
                     kind, value = ray.get(next(ready))
                 except RayTaskError:
                     raise  # a fault of ours in the worker, not its death
                 except (RayError, StopIteration) as error:
-                    del busy[ready]
+                    del self._busy[ready]
                     self._end([actor])
                     lost[index] += 1
-                    if lost[index] > _RETRIES:
-                        times = f"died {lost[index]} times" if lost[index] > 1 else "died"
-                        fail(index, UserError(f"the {self.name} of item {index} {times}: is memory short?"))
-                        continue
-                    self._say(f"a {self.name} died ({type(error).__name__}); its item is given to another one")
-                    again.append((index, remaining(index, item) if remaining else item))
+                    if index is None:
+                        if lost[index] > _RETRIES + self.workers:
+                            dies = f"a {self.name} dies again and again as it starts"
+                            raise UserError(f"{dies}: is memory short?") from error
+                    elif lost[index] > _RETRIES:
+                        dies = f"the {self.name} of item {index} died {lost[index]} times"
+                        fail(index, UserError(f"{dies}: is memory short?"))
+                    else:
+                        self._say(f"a {self.name} died ({type(error).__name__}); its item is given to another one")
+                        assert item is not None
+                        again.append((index, remaining(index, item) if remaining else item))
                     continue
                 if kind == _MESSAGE:
-                    assert receive is not None
+                    assert receive is not None and index is not None
                     receive(index, value)
                     continue
-                del busy[ready]
+                del self._busy[ready]
+                if index is None and kind == _PROBLEM:
+                    self._end([actor])
+                    raise value
                 self._idle.append(actor)
-                if kind == _PROBLEM:
+                if index is None:
+                    lost[None] = 0
+                elif kind == _PROBLEM:
                     fail(index, value)
                 else:
                     yield index, value
         finally:
-            self._end([actor for actor, *_ in busy.values()])
+            working = self._working()
+            self._end([self._busy.pop(stream)[0] for stream in working])
+
+    def _working(self) -> list[Any]:
+        """The streams of workers that have an item."""
+        return [stream for stream, (_, index, _) in self._busy.items() if index is not None]
 
     def _run_here(
         self,
@@ -228,13 +234,14 @@ class FanOut(Generic[Item, Result]):
             has = ", ".join(f"{there.get(name, 0.0):g} {name}" for name in self.share.needs())
             raise UserError(f"a {self.name} needs {self.share}, and the Ray cluster has {has}: give it room")
 
-    def _first(self, ray: Any, references: list[Any]) -> Any:
-        """The first reference with an answer; a word where none comes for long because the cluster has no room."""
-        ready, _ = ray.wait(references, num_returns=1, timeout=_WAITING_SECONDS)
+    def _first(self, ray: Any) -> Any:
+        """The first stream with an answer; says so where none comes for long because the cluster has no room."""
+        streams = list(self._busy)
+        ready, _ = ray.wait(streams, num_returns=1, timeout=_WAITING_SECONDS)
         if not ready:
-            if len(references) == len(self._starting):
+            if not self._working():
                 self._say(f"a {self.name} waits for {self.share} of the Ray cluster to be free")
-            ready, _ = ray.wait(references, num_returns=1)
+            ready, _ = ray.wait(streams, num_returns=1)
         return ready[0]
 
     def _start(self, ray: Any, count: int) -> None:
@@ -248,27 +255,8 @@ class FanOut(Generic[Item, Result]):
         threads = int(self.share.cpus) or None
         for _ in range(count):
             actor = ray.remote(_Worker).options(**options).remote()
-            self._starting[actor.set_up.remote(self._shared_make, threads)] = actor
-
-    def _started(self, ray: Any, ready: Any) -> None:
-        """Take a worker in that is set up; another one is started for one that was lost before."""
-        from ray.exceptions import RayError, RayTaskError
-
-        actor = self._starting.pop(ready)
-        try:
-            problem = ray.get(ready)
-        except RayTaskError:
-            raise
-        except RayError as error:
-            self._lost_starting += 1
-            if self._lost_starting > _RETRIES + self.workers:
-                raise UserError(f"a {self.name} dies again and again as it starts: is memory short?") from error
-            return
-        if problem:
-            self._end([actor])
-            raise problem
-        self._lost_starting = 0
-        self._idle.append(actor)
+            stream = actor.set_up.options(num_returns="streaming").remote(self._shared_make, threads)
+            self._busy[stream] = (actor, None, None)
 
     def _end(self, actors: list[Any]) -> None:
         if actors and (ray := sys.modules.get("ray")) and ray.is_initialized():

@@ -77,11 +77,6 @@ def test_the_texts_are_kept_and_a_damaged_copy_is_made_again(small_python, own_c
     assert list(load_corpus("python-docs")) == list(corpus)
 
 
-@pytest.mark.parametrize("name", ["", "nothing-like-it"])
-def test_a_name_of_no_kind_gets_the_choices(name):
-    assert "valid: python-docs, python-docs-full; or give a local file or folder" in message(name)
-
-
 def test_a_path_that_does_not_exist_gets_its_nearest_neighbour(tmp_path, monkeypatch):
     (tmp_path / "corpus.jsonl").write_text('"x"\n')
     assert message(f"{tmp_path}/corpus.json") == (

@@ -4,7 +4,7 @@ import random
 from collections import Counter
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from slm_ray.config.errors import UserError
@@ -90,20 +90,6 @@ def test_an_extension_survives_its_files_and_is_recognised(tokenizer, tmp_path):
     assert (matched.first_new, matched.parts) == (extended.first_new, extended.parts)
     with pytest.raises(UserError, match="does not extend the model's own"):
         match_extension(again, tokenizer)
-
-
-def test_special_tokens_behind_the_vocabulary_keep_their_ids():
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300, show_progress=False, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet())
-    )
-    backend.train_from_iterator(make_texts(20), trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>")
-    assert tokenizer.eos_token_id == 300
-    extended = extend_tokenizer(tokenizer, swahili(), 10)
-    assert extended.first_new == 301 and extended.tokenizer.eos_token_id == 300
-    assert extended.tokenizer("a<|end|>")["input_ids"][-1] == 300
 
 
 def test_what_cannot_be_extended(tokenizer):

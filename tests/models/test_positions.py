@@ -4,15 +4,12 @@ import itertools
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
 
 from slm_ray.config.errors import UserError
 from slm_ray.evaluate.models import LoadedModel, find_model
-from slm_ray.models.families import config_architecture
 from slm_ray.models.families.modeling.modeling_slm_ray_positions import SlmRayPositionsConfig
 from slm_ray.models.scratch import POSITIONS, build_scratch, make_shape, with_positions
 from slm_ray.pretrain.module import check_documents, check_logits
-from slm_ray.records.cost import num_params
 from tests.references import llama_logits
 
 LENGTH, VOCAB = 12, 64
@@ -86,21 +83,6 @@ def test_generation_with_a_cache_is_generation_without(positions):
     assert torch.equal(generate(model, ids, cache_implementation="static"), without)
     beams = {"num_beams": 3, "length_penalty": 0.0}
     assert torch.equal(generate(model, ids, **beams), generate(model, ids, use_cache=False, **beams))
-
-
-@pytest.mark.parametrize("positions", POSITIONS)
-def test_the_size_is_what_the_cost_says_and_the_layers_are_the_same(positions):
-    shape = make_shape(VOCAB, 64, 2, 64)
-    model = build_scratch(with_positions(shape, positions, LENGTH), positions, seed=3)
-    found = config_architecture(model.config)
-    assert found is not None and num_params(found) == sum(parameter.numel() for parameter in model.parameters())
-    assert found == with_positions(shape, positions, LENGTH)
-    assert num_params(found) - num_params(shape) == (64 * LENGTH if positions == "learned" else 0)
-    plain = build_scratch(with_positions(shape, "rotary", LENGTH), "rotary", seed=3)
-    assert type(plain) is LlamaForCausalLM
-    own = model.state_dict()
-    assert all(torch.equal(value, own[name]) for name, value in plain.state_dict().items())
-    assert set(own) - set(plain.state_dict()) == ({"model.embed_positions.weight"} if positions == "learned" else set())
 
 
 @pytest.mark.parametrize("positions", POSITIONS)

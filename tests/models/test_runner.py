@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from slm_ray.models import runner as runner_module
-from slm_ray.models.extraction import build_empty, extract
+from slm_ray.models.extraction import extract
 from slm_ray.models.families import HEAD
 from slm_ray.models.gates import GatedTeacher
 from slm_ray.models.runner import SubnetRunner
@@ -64,28 +63,3 @@ def test_one_candidate_leaves_nothing_behind_for_the_next(name):
     second = [runner.token_losses(spec, tiny_ids()) for spec in reversed(specs)]
     assert all(torch.equal(a, b) for a, b in zip(first, reversed(second), strict=True))
     assert all(torch.equal(weights[key], tensor) for key, tensor in runner.state.items())
-
-
-def test_a_model_is_built_once_for_all_batches_of_a_sub_network(monkeypatch):
-    runner, _, _ = runner_of("llama")
-    first, second = axis_specs(runner.teacher)["neurons"], axis_specs(runner.teacher)["hidden"]
-    one, two = tiny_ids(), tiny_ids().flip(1)
-    runs = (first, one), (first, two), (second, one)
-    expected = [runner_of("llama")[0].token_losses(spec, ids) for spec, ids in runs]
-    built: list[object] = []
-    monkeypatch.setattr(runner_module, "build_empty", lambda *given: built.append(build_empty(*given)) or built[-1])
-    found = [runner.token_losses(first, one), runner.token_losses(first, two)]
-    assert len(built) == 1
-    with monkeypatch.context() as patch:
-        patch.setattr(runner_module, "layer_slices", broken_slices)
-        with pytest.raises(RuntimeError, match="no memory"):
-            runner.token_losses(first, one)  # leaves a layer that had no weights
-    assert torch.equal(runner.token_losses(first, two), expected[1])
-    assert len(built) == 1
-    found.append(runner.token_losses(second, one))
-    assert len(built) == 2
-    assert all(torch.equal(mine, its) for mine, its in zip(found, expected, strict=True))
-
-
-def broken_slices(*_):
-    raise RuntimeError("no memory")
