@@ -40,7 +40,6 @@ class MeasurementSpec:
     """One measurement of one model.
 
     Attributes:
-        kind: ``text``, ``task``, ``generation`` or ``efficiency``.
         name: The domain, or the name given to ``--tasks``; else the kind.
         settings: All that decides its result, the model's digest included.
         inputs: What the worker needs and ``settings`` stand for, such as the folder of the tokens.
@@ -122,9 +121,6 @@ class Inputs:
         peers: Label of a model to the labels of its peers.
         specs: Label of a model to what is measured of it.
         tokenizers: Label of a model to the digest of its tokenizer, where text is read.
-        device: ``cpu`` or ``cuda``.
-        precision: ``fp32`` or ``bf16``.
-        tasks: The tasks, and the suites among the names given.
         notes: What had to be left out, a sentence each.
     """
 

@@ -30,10 +30,8 @@ class ModelJob:
     """What a worker is told.
 
     Attributes:
-        label: The model's name in progress lines and records.
         threads: CPU threads while several models are measured at once.
         all_threads: CPU threads of a measurement that has the machine to itself.
-        batch: Sequences at once.
         machine: Names the evaluation among those on a machine: nothing else of it runs while efficiency is measured.
     """
 

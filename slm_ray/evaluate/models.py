@@ -28,13 +28,7 @@ _PROBE_TOKENS = 8
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model on this machine's disk.
-
-    Attributes:
-        name: How the user called it.
-        folder: Its Hugging Face folder.
-        digest: 16 digits over the bytes of its config, tokenizer and weights: equal models have equal digests.
-    """
+    """A model on this machine's disk: how the user called it, its folder, and the digest of its files' bytes."""
 
     name: str
     folder: Path

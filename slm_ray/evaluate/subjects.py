@@ -70,15 +70,7 @@ def made_peer(
 
 @dataclass(frozen=True)
 class Subject:
-    """A model that is measured.
-
-    Attributes:
-        label: Its name in the evaluation; no two have the same.
-        role: ``model``, ``teacher``, ``random``, ``first-n`` or ``published``.
-        of: The model it is a peer of, the first of several; None for a model that was given.
-        params: Its parameters, by the headers of its files.
-        lineage: The record that slm_ray wrote beside it of where it comes from; None for any other model.
-    """
+    """A model that is measured: its name in the evaluation, and what it is to the model that it is a peer ``of``."""
 
     label: str
     role: Role

@@ -31,13 +31,9 @@ def allows_unsafe_code() -> bool:
 
 
 def splits_of(name: str, config: Mapping[str, Any]) -> tuple[str, str | None]:
-    """The splits that lm-eval reads of a task (``Task.eval_docs`` and ``ConfigurableTask.fewshot_docs``).
+    """The splits that lm-eval reads of a task: of the documents, and of the examples (None where its file lists them).
 
-    Returns:
-        That of the documents it is evaluated on; that of the examples, None where its file lists them.
-
-    Raises:
-        UserError: It has no documents to evaluate on.
+    They are chosen as by ``Task.eval_docs`` and ``ConfigurableTask.fewshot_docs``.
     """
     evaluated = config.get("test_split") or config.get("validation_split")
     if not evaluated:
@@ -123,8 +119,6 @@ class PlannedTask:
 
     Attributes:
         shots: Examples before each question; None for each task's own number.
-        limit: First documents only; None for all.
-        folders: The folders of lm-eval that define it.
         datasets: Task to the dataset that it reads.
         local: Task to the local files that its documents come from; those of other tasks come from the hub.
         rows: The folder of ``--task-data``.

@@ -43,18 +43,10 @@ class _Counter(CacheHook):
 
 
 class TaskModel(HFLM):
-    """One model, loaded once, for one task.
-
-    Attributes:
-        cut: Requests that were longer than the model reads; lm-eval cuts their beginning.
-    """
+    """One model for one task; ``cut`` counts requests that were longer than it reads, whose beginning lm-eval cuts."""
 
     def __init__(self, loaded: LoadedModel, tokenizer: Any, task: str, *, batch: int, say: Say) -> None:
-        """Wrap a model that is in memory.
-
-        With bf16, matrices are multiplied in it, and likelihoods are added up in fp32: in bf16 a sum over an answer
-        would have three digits.
-        """
+        # In bf16 a sum over an answer would have three digits: likelihoods are added up in fp32.
         bf16 = {"mixed_precision_dtype": "bfloat16", "softmax_dtype": "float32"} if loaded.bf16 else {}
         with quiet():
             super().__init__(
@@ -73,19 +65,19 @@ class TaskModel(HFLM):
             self.cut += len(self.tok_encode(text)) > room
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """Likelihoods of answers; see lm-eval's ``LM.loglikelihood``."""
+        """See lm-eval's ``LM.loglikelihood``."""
         for request in requests:
             self._note_cut(request, self.max_length + 1)
         self._count(len(requests))
         return super().loglikelihood(requests, disable_tqdm=True)
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
-        """Likelihoods of whole texts; see lm-eval's ``LM.loglikelihood_rolling``."""
+        """See lm-eval's ``LM.loglikelihood_rolling``."""
         self._count(len(requests))
         return super().loglikelihood_rolling(requests, disable_tqdm=True)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
-        """Generated answers; see lm-eval's ``LM.generate_until``."""
+        """See lm-eval's ``LM.generate_until``."""
         for request in requests:
             most = normalize_gen_kwargs(request.args[1], self.max_gen_toks)["max_gen_toks"]
             if most >= self.max_length:

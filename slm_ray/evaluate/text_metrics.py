@@ -26,14 +26,7 @@ Statistics = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class TextMetric:
-    """A metric of what a model wrote.
-
-    Attributes:
-        figure: Its value with its 95% interval.
-        values: One per prompt, for metrics that models are compared by in pairs of prompts.
-        statistics: Of BLEU and chrF.
-        signature: sacrebleu's, of BLEU and chrF.
-    """
+    """A metric: its figure, a value per prompt for comparisons in pairs of prompts; counts of BLEU and chrF."""
 
     figure: Figure
     values: tuple[float, ...] | None = None

@@ -36,11 +36,10 @@ class RatingKey(Record):
 
 
 class RatedItem(Part):
-    """A rater's choice in one comparison, and the seconds it took."""
+    """A rater's choice in one comparison."""
 
     item: str
     choice: Choice
-    seconds: float | None = None
 
 
 class RaterFile(Record):
@@ -49,8 +48,6 @@ class RaterFile(Record):
     FILE: ClassVar[str] = "ratings.json"
     page: str
     rater: str
-    saved_at: str | None = None
-    comparisons: int | None = None
     ratings: tuple[RatedItem, ...]
 
 

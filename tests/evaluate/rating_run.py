@@ -50,7 +50,6 @@ def write_run(run: Path, names: tuple[str, ...] = ("winner", "teacher", "first-n
 
 def save_ratings(path: Path, page: str, rater: str, ratings: dict[str, str], **changes) -> Path:
     """A file as the page's Save button writes it."""
-    rows = [{"item": item, "choice": choice, "seconds": 2.5} for item, choice in ratings.items()]
-    whole = {"version": SCHEMA_VERSION, "page": page, "rater": rater, "comparisons": len(rows), "ratings": rows}
-    path.write_text(json.dumps(whole | changes))
+    rows = [{"item": item, "choice": choice} for item, choice in ratings.items()]
+    path.write_text(json.dumps({"version": SCHEMA_VERSION, "page": page, "rater": rater, "ratings": rows} | changes))
     return path

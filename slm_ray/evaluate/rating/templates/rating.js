@@ -8,7 +8,6 @@ const KEYS = { 1: "left", 2: "right", 0: "tie", b: "both_bad", B: "both_bad" };
 const NAMES = { left: "text 1 is better", right: "text 2 is better", tie: "equally good", both_bad: "both bad" };
 
 const state = { rater: "", ratings: {}, place: 0, saved: 0 };
-let shownAt = Date.now();
 
 function restore() {
   try {
@@ -20,19 +19,17 @@ function restore() {
       if (known.has(item) && rating && rating.choice in NAMES) state.ratings[item] = rating;
     }
     state.saved = Number(kept.saved) || 0;
-  } catch {
-    say("This browser keeps nothing between visits: press Save ratings before you close the page.");
-  }
+  } catch { forgets(); }
   const first = items.findIndex((item) => !(item.item in state.ratings));
   state.place = first < 0 ? items.length - 1 : first;
 }
 
 function keep() {
-  try {
-    localStorage.setItem(store, JSON.stringify(state));
-  } catch {
-    say("This browser keeps nothing between visits: press Save ratings before you close the page.");
-  }
+  try { localStorage.setItem(store, JSON.stringify(state)); } catch { forgets(); }
+}
+
+function forgets() {
+  say("This browser keeps nothing between visits: press Save ratings before you close the page.");
 }
 
 function say(text) {
@@ -72,7 +69,6 @@ function show() {
     say("All are rated. Thank you! Press Save ratings and send the file back.");
     window.scrollTo(0, 0);
   }
-  shownAt = Date.now();
 }
 
 function go(step) {
@@ -85,9 +81,7 @@ function go(step) {
 }
 
 function choose(choice) {
-  const item = items[state.place];
-  const seconds = Math.round((Date.now() - shownAt) / 100) / 10;
-  state.ratings[item.item] = { choice, seconds };
+  state.ratings[items[state.place].item] = { choice };
   state.saved = 0;
   keep();
   if (state.place < items.length - 1) go(1); else show();
@@ -103,8 +97,7 @@ function save() {
   }
   const ratings = items.filter((item) => item.item in state.ratings)
     .map((item) => ({ item: item.item, ...state.ratings[item.item] }));
-  const whole = { version: data.version, page: data.page, rater, saved_at: new Date().toISOString(),
-    comparisons: items.length, ratings };
+  const whole = { version: data.version, page: data.page, rater, ratings };
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([JSON.stringify(whole, null, 1) + "\n"], { type: "application/json" }));
   link.download = `ratings-${rater.replace(/[^\p{L}\p{N}]+/gu, "-")}.json`;
