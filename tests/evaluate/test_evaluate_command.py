@@ -9,8 +9,6 @@ from slm_ray.data.load import load_corpus
 from slm_ray.data.sample import prepare_tokens
 from slm_ray.data.split import HELD_OUT
 from slm_ray.evaluate.command import main
-from slm_ray.records.base import write_record
-from slm_ray.records.run import RunRecord
 from slm_ray.runtime.commands import run_command
 from tests.models import tiny
 from tests.search.tiny_run import make_tokenizer, sentences
@@ -286,17 +284,6 @@ def test_weights_that_are_not_whole_are_refused(place, tmp_path, capsys):
     assert "model.layers.1.mlp.up_proj.weight" in capsys.readouterr().err
 
 
-def test_a_mistake_found_before_any_work_leaves_no_folder(place, tmp_path):
-    assert run_command(main, [*arguments(place, tmp_path / "out", "a"), "--model", "/nowhere/at/all"]) == 2
-    assert not (tmp_path / "out").exists()
-
-
 def test_no_model_at_all_is_a_sentence(capsys, tmp_path):
     assert run_command(main, ["--out", str(tmp_path)]) == 2
     assert "--model is missing" in capsys.readouterr().err
-
-
-def test_another_commands_run_is_not_continued(place, tmp_path, capsys):
-    write_record(tmp_path, RunRecord(stage="search", command="slm-ray search", options={}))
-    assert run_command(main, ["--resume", str(tmp_path)]) == 2
-    assert "is a run of `slm-ray search`, not of `slm-ray evaluate`" in capsys.readouterr().err

@@ -111,14 +111,6 @@ def test_a_model_s_own_settings_for_sampling_are_not_used():
     assert model.generation_config is own
 
 
-def test_in_bf16_weights_are_frozen_again_and_batches_agree():
-    model = tiny.tiny_model("qwen2").requires_grad_(False)
-    sampling = Sampling(max_new_tokens=5)
-    together = continue_rows(loaded(model, bf16=True), ROWS, NAMES, [], sampling)
-    assert [len(tokens) for tokens, _ in together] == [5] * len(ROWS)
-    assert not any(parameter.requires_grad for parameter in model.parameters())
-
-
 @pytest.mark.parametrize(
     ("listed", "own", "ends"), [(2, 0, [0]), ([0, 9], 0, [0, 9]), (3, None, [3]), (None, None, []), (0, 0, [0])]
 )
@@ -153,14 +145,6 @@ def test_prompts_that_are_too_long_are_cut_from_the_left(llama, tokenizer):
     new, _ = naive_continuation(llama.model, ids[-58:], 6, [tokenizer.eos_token_id])
     assert figures.samples[0].tokens == len(new)
     assert "1 of 1 prompts are longer" in figures.notes[0] and said == list(figures.notes)
-
-
-def test_the_token_that_begins_every_text_is_not_cut_off():
-    from slm_ray.evaluate.generation import _newest
-
-    assert _newest([7, 1, 2, 3, 4], 3, 7) == [7, 3, 4]
-    assert _newest([7, 1, 2, 3, 4], 3, None) == [2, 3, 4]
-    assert _newest([7, 1], 2, 7) == [7, 1]
 
 
 def test_what_does_not_fit_gets_one_sentence(llama, tokenizer):

@@ -38,7 +38,7 @@ def expected(separate):
 
 
 @pytest.mark.parametrize("separate", [True, False])
-@pytest.mark.parametrize("batch", [1, 3, 16])
+@pytest.mark.parametrize("batch", [1, 3])
 def test_the_mean_over_predicted_tokens(shards, separate, batch):
     found = held_out_loss(losses, shards, separate=separate, batch=batch)
     mean, stderr, tokens = expected(separate)
@@ -47,7 +47,7 @@ def test_the_mean_over_predicted_tokens(shards, separate, batch):
     assert found.perplexity == pytest.approx(math.exp(mean))
 
 
-@pytest.mark.parametrize("world", [2, 3, 9])
+@pytest.mark.parametrize("world", [3, 9])
 def test_several_workers_measure_what_one_does_and_are_called_equally_often(shards, world):
     alone = held_out_loss(losses, shards, separate=True, batch=2)
     parts, calls = [], []

@@ -29,7 +29,7 @@ def measure(texts, references=None, tokens=None, ended=None):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_bleu_is_that_of_its_definition(seed):
     texts, first, second = make_texts(seed), make_texts(seed + 10), make_texts(seed + 20)
     references = [[a, b] if i % 2 else [a] for i, (a, b) in enumerate(zip(first, second, strict=True))]
@@ -40,7 +40,7 @@ def test_bleu_is_that_of_its_definition(seed):
     assert "tok:13a" in found["signature"] and len(found["values"]) == len(texts)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_chrf_is_that_of_its_definition(seed):
     texts, references = make_texts(seed), make_texts(seed + 10)
     found = measure(texts, [[reference] for reference in references])["chrf"]
@@ -92,7 +92,7 @@ def test_distinct_counts_different_ngrams_per_word_over_all_texts():
     assert distinct([], 1) is None and distinct(["", "  "], 2) is None
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_repetition_is_the_share_of_four_grams_seen_before(seed):
     tokens = np.random.default_rng(seed).integers(0, 3, 60).tolist()
     seen, again = set(), 0
