@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
@@ -41,11 +41,7 @@ class Config(BaseModel):
         return {}
 
     def replace(self, **changes: Any) -> Self:
-        """A copy in which options have other values, checked anew.
-
-        Raises:
-            ConfigError: A value breaks its rule.
-        """
+        """A copy in which options have other values, checked anew."""
         return build_config(type(self), flatten(self) | changes)
 
 
@@ -88,10 +84,6 @@ Numbers = Annotated[tuple[int, ...], BeforeValidator(_listed)]
 
 Text = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, (int, float)) else value)]
 """Text that YAML may have read as a number, such as a budget of ``0.5``."""
-
-PathText = Annotated[Path, PlainSerializer(str, return_type=str)]
-"""A path, kept in records as it was given."""
-
 
 @dataclass(frozen=True)
 class Option:
@@ -159,11 +151,7 @@ def _walk(cls: type[Config], path: tuple[str, ...]) -> Iterator[Option]:
 
 
 def build_config(cls: type[C], given: Mapping[str, Any], *, source: str = "options") -> C:
-    """Make a config from values by option name, finding every mistake at once.
-
-    Raises:
-        ConfigError: An option does not exist, or a value breaks its rule; all mistakes are listed.
-    """
+    """Make a config from values by option name, finding every mistake at once."""
     options = options_of(cls)
     problems: list[str] = []
     tree: dict[str, Any] = {}
@@ -285,11 +273,7 @@ def add_flags(parser: argparse.ArgumentParser, cls: type[Config]) -> None:
 
 
 def load_config(cls: type[C], config_file: Path | None, flags: Mapping[str, Any]) -> C:
-    """Make a config from a YAML file, if given, and the flags over it.
-
-    Raises:
-        ConfigError: Any option or value is wrong; all mistakes are listed.
-    """
+    """Make a config from a YAML file, if given, and the flags over it."""
     given: dict[str, Any] = {}
     if config_file is not None:
         loaded = read_yaml(config_file)

@@ -34,8 +34,7 @@ class SequenceOrder:
     def indices(self, first: int, count: int) -> npt.NDArray[np.int64]:
         """The sequences at ``count`` positions from ``first`` on.
 
-        Returns:
-            int64 ``[count]``, each from 0 to ``num_sequences`` - 1.
+        Returns int64 ``[count]``, each from 0 to ``num_sequences`` - 1.
         """
         return self.at(np.arange(first, first + count, dtype=np.int64))
 

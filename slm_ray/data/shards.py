@@ -101,10 +101,8 @@ class TokenShards:
     def rows(self, indices: npt.NDArray[np.int64]) -> Ids:
         """The sequences at ``indices`` (any order, repeats allowed).
 
-        ``indices``: int64 ``[n]``, each from 0 to ``num_sequences`` - 1.
-
-        Returns:
-            Token ids, a new int32 array ``[n, sequence_length]``.
+        ``indices``: int64 ``[n]``, each from 0 to ``num_sequences`` - 1. Returns token ids, a new int32 array ``[n,
+        sequence_length]``.
         """
         out = np.empty((len(indices), self.sequence_length), dtype=np.int32)
         for shard, where, local in self._by_shard(indices):
@@ -114,10 +112,7 @@ class TokenShards:
     def positions(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
         """The position of each token within its own document: 0 at a document's first token and at a sequence's.
 
-        ``indices``: int64 ``[n]``, as for :meth:`rows`.
-
-        Returns:
-            int32 ``[n, sequence_length]``.
+        ``indices``: int64 ``[n]``, as for :meth:`rows`. Returns int32 ``[n, sequence_length]``.
         """
         length = self.sequence_length
         starts_document = np.zeros((len(indices), length), dtype=bool)

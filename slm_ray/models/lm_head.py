@@ -31,10 +31,7 @@ def next_token_losses(hidden: torch.Tensor, head: torch.Tensor, targets: torch.T
     """Negative log-likelihoods of target tokens.
 
     ``hidden``: ``[tokens, hidden]`` final hidden states. ``head``: ``[vocabulary, hidden]`` output head, of the same
-    type. ``targets``: ``[tokens]`` token ids.
-
-    Returns:
-        ``[tokens]`` fp32, in nats.
+    type. ``targets``: ``[tokens]`` token ids. Returns ``[tokens]`` fp32, in nats.
     """
     parts = []
     rows_at_once, tokens_at_once = _sizes(hidden.device)
@@ -55,10 +52,7 @@ def kl_divergences(teacher: torch.Tensor, student: torch.Tensor, head: torch.Ten
     expectation and both sums are gathered slice by slice.
 
     ``teacher``: ``[tokens, hidden]`` the teacher's final hidden states. ``student``: ``[tokens, hidden]`` the
-    student's. ``head``: ``[vocabulary, hidden]``.
-
-    Returns:
-        ``[tokens]`` fp32, in nats.
+    student's. ``head``: ``[vocabulary, hidden]``. Returns ``[tokens]`` fp32, in nats.
     """
     parts = []
     rows_at_once, tokens_at_once = _sizes(teacher.device)

@@ -9,7 +9,6 @@ import torch
 from slm_ray.runtime.hardware import matmul_flops_per_second
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-EXPORT_DTYPES = ("auto", *DTYPES)
 _SIDE = 512  # of the matrices that are timed: a processor's own rates, whatever model is computed
 _WORTH = 1.25  # how many times as fast products in bf16 have to be: the rest of a pass gains nothing from them
 

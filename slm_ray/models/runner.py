@@ -46,10 +46,7 @@ class SubnetRunner:
     ) -> torch.Tensor:
         """The final, normalised hidden states of a sub-network.
 
-        ``ids``: ``[batch, sequence]`` token ids.
-
-        Returns:
-            ``[batch, sequence, hidden]`` in the teacher's type.
+        ``ids``: ``[batch, sequence]`` token ids. Returns ``[batch, sequence, hidden]`` in the teacher's type.
         """
         hidden = hidden_index(spec, self.teacher)
         if watch is None:
@@ -116,10 +113,7 @@ class SubnetRunner:
 
         Zeros in the dropped channels cost a few FLOPs; slicing the head instead would copy a fifth of a small teacher.
 
-        ``hidden``: ``[tokens, kept channels]`` final hidden states.
-
-        Returns:
-            ``[tokens, hidden_size]``.
+        ``hidden``: ``[tokens, kept channels]`` final hidden states. Returns ``[tokens, hidden_size]``.
         """
         index = hidden_index(spec, self.teacher)
         if self._scales[1] != 1:

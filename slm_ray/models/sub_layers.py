@@ -82,10 +82,7 @@ class SubLayer:
         """The writer's input.
 
         ``normed``: ``[batch, sequence, hidden]``, normalised. ``call``: An attention's other arguments; None for an
-        MLP.
-
-        Returns:
-            ``[batch, sequence, in]``.
+        MLP. Returns ``[batch, sequence, in]``.
         """
         owner, name = self.writer_path
         setattr(owner, name, nn.Identity())

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import atexit
-import codecs
 import gc
 import io
 import os
@@ -24,8 +23,6 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_NO_READER = 141  # what a shell reports of a process that SIGPIPE ended
 
-_PLAIN = {"·": "-", "…": "...", "–": "-", "—": "-", "×": "x", "≥": ">=", "≤": "<=", "→": "->", "±": "+-", "²": "2"}
-
 # A process that ends looks for garbage among all that torch and transformers have made: over a second, for nothing.
 atexit.register(gc.freeze)
 
@@ -42,21 +39,11 @@ class Interrupted(KeyboardInterrupt):
         self.run = run
 
 
-def plain_text(error: UnicodeError) -> tuple[str, int]:
-    """What is printed for characters that a terminal does not have: like ones, or a question mark."""
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    return "".join(_PLAIN.get(character, "?") for character in error.object[error.start : error.end]), error.end
-
-
-codecs.register_error("slm_ray", plain_text)
-
-
 def print_anywhere() -> None:
     """Let no print of this process fail for a character that the terminal does not have."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="slm_ray")
+            stream.reconfigure(errors="replace")
 
 
 def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:

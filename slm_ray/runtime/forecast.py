@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -58,10 +57,6 @@ class Forecast:
     def seconds(self, rate: float) -> float:
         """Expected time at a rate of multiplication, one part after the other."""
         return sum(part.seconds(rate) for part in self.work)
-
-    def with_notes(self, *notes: str) -> Forecast:
-        """The same with more notes."""
-        return dataclasses.replace(self, notes=tuple(dict.fromkeys([*self.notes, *notes])))
 
     def table(self, rate: float | None = None) -> list[str]:
         """Lines with tokens, FLOPs and, at a rate of multiplication, time of every part and of all."""

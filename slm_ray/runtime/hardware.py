@@ -128,8 +128,7 @@ _MAKERS_WORDS = re.compile(r"^(NVIDIA |Tesla |GeForce )+")
 def peak_flops(device_name: str, dtype: str) -> float | None:
     """Peak dense matrix-multiplication FLOP/s of a GPU.
 
-    Returns:
-        FLOP/s, or None where the device or its speed in that type is not known.
+    Returns FLOP/s, or None where the device or its speed in that type is not known.
     """
     name = _MAKERS_WORDS.sub("", device_name)
     return next((peaks.get(dtype) for pattern, peaks in _PEAKS.items() if re.fullmatch(pattern, name)), None)
@@ -140,10 +139,8 @@ def model_flops_utilization(
 ) -> float | None:
     """MFU (PaLM, arXiv 2204.02311, appendix B): a run's own FLOPs over what its devices could have done in that time.
 
-    ``flops``: The model's own training FLOPs, without recomputation for activation checkpointing.
-
-    Returns:
-        Between 0 and 1, or None where the peak is not known.
+    ``flops``: The model's own training FLOPs, without recomputation for activation checkpointing. Returns between 0 and
+    1, or None where the peak is not known.
     """
     peak = peak_flops(device_name, dtype)
     return flops / (seconds * peak * num_devices) if peak and seconds > 0 else None

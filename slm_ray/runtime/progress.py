@@ -107,8 +107,7 @@ class Progress:
     def finish(self, note: str = "") -> float:
         """End the phase with one lasting line.
 
-        Returns:
-            The seconds it took.
+        Returns the seconds it took.
         """
         seconds = time.monotonic() - self._start
         self.console.line(" · ".join([self.label, *([note] if note else []), format_seconds(seconds)]))

@@ -18,7 +18,6 @@ from slm_ray.runtime.progress import Console
 from slm_ray.runtime.storage import storage_of
 
 CONFIG_FILE, ENVIRONMENT_FILE = RunRecord.FILE, Environment.FILE
-TRIALS_FILE = "trials.jsonl"
 LOG_FILE = "run.log"
 LOCK_FILE = ".lock"
 

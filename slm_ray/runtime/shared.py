@@ -48,8 +48,7 @@ class _Session:
 def sharing(storage: str | None) -> Iterator[dict[str, str]]:
     """Let :func:`publish` publish to a storage inside the block.
 
-    Returns:
-        Environment variables that the cluster's workers must have.
+    Returns environment variables that the cluster's workers must have.
     """
     session = _Session(storage)
     _sessions.append(session)

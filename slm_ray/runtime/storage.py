@@ -45,10 +45,8 @@ def storage_of(given: str | None) -> str | None:
 def storage_for_workers(given: str | None, address: str | None) -> str | None:
     """Where a run's workers write themselves: the storage that was given; on a cluster ``$SLM_RAY_STORAGE`` as well.
 
-    ``address``: As ``--address`` has it; None: all workers are on this machine.
-
-    Returns:
-        An address or a whole path; None: the run folder.
+    ``address``: As ``--address`` has it; None: all workers are on this machine. Returns an address or a whole path;
+    None: the run folder.
     """
     storage = storage_of(given) if address else given
     return storage if storage is None or is_address(storage) else str(Path(storage).expanduser().resolve())
