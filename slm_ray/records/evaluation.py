@@ -14,10 +14,8 @@ from slm_ray.records.measurement import (
     Better,
     EfficiencyFigures,
     EfficiencyRecord,
-    Figure,
     GenerationFigures,
     GenerationRecord,
-    Interval,
     MeasurementRecord,
     TaskFigures,
     TaskRecord,
@@ -26,13 +24,6 @@ from slm_ray.records.measurement import (
     read_measurement,
 )
 from slm_ray.records.run import RunRecord
-
-__all__ = [
-    "FIRST_N", "MODEL", "MODELS_FOLDER", "PUBLISHED", "RANDOM", "TEACHER", "Better", "Difference", "EfficiencyFigures",
-    "EvaluationResult", "EvaluationSpent", "Figure", "GenerationFigures", "Interval", "ModelFigures", "Role",
-    "TaskFigures", "TextFigures", "Verdict", "is_evaluation", "read_evaluation", "unfinished_evaluation",
-    "with_measurement",
-]  # fmt: skip
 
 MODELS_FOLDER = "models"
 """Folder of the measurements inside an evaluation's: ``models/NAME-DIGEST/KIND-….json``."""
@@ -148,9 +139,6 @@ class EvaluationResult(Record):
 
 def read_evaluation(folder: Path) -> EvaluationResult:
     """The result of an evaluation, or what there is of one that has not finished.
-
-    Args:
-        folder: The evaluation's folder.
 
     Raises:
         UserError: It holds no evaluation, or ``evaluate.json`` is damaged or of another version.

@@ -13,13 +13,11 @@ from slm_ray.records.evaluation import (
     MODEL,
     Difference,
     EvaluationResult,
-    Figure,
-    Interval,
     ModelFigures,
-    TextFigures,
     read_evaluation,
     unfinished_evaluation,
 )
+from slm_ray.records.measurement import Figure, Interval, TextFigures
 from slm_ray.report.content import Table
 from slm_ray.report.text import (
     MISSING,

@@ -11,9 +11,10 @@ from typing import Any
 
 from slm_ray.config.errors import UserError
 from slm_ray.config.redact import redact
-from slm_ray.records.evaluation import EvaluationResult, Interval, ModelFigures
+from slm_ray.records.evaluation import EvaluationResult, ModelFigures
 from slm_ray.records.files import explain_os_error, write_text
 from slm_ray.records.lineage import CARD_FILE, Lineage
+from slm_ray.records.measurement import Interval
 from slm_ray.report.content import Table
 from slm_ray.report.evaluation import (
     DIFFERENCE_KINDS,

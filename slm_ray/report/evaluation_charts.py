@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import altair as alt
 
 from slm_ray.config.units import format_bytes, format_count
-from slm_ray.records.evaluation import Figure, ModelFigures
+from slm_ray.records.evaluation import ModelFigures
+from slm_ray.records.measurement import Figure
 from slm_ray.report.charts import Looks, Picture, Row, View, data, intervals, tips
 from slm_ray.report.evaluation import (
     WITHIN,

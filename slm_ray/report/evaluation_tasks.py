@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from slm_ray.records.evaluation import Figure, ModelFigures, TaskFigures
+from slm_ray.records.evaluation import ModelFigures
+from slm_ray.records.measurement import Figure, TaskFigures
 from slm_ray.report.content import Table
 from slm_ray.report.evaluation import WITHIN, EvaluationRun
 from slm_ray.report.text import MISSING, NORMAL_95, count_text

@@ -10,8 +10,9 @@ from slm_ray.config.errors import UserError
 from slm_ray.config.units import perplexity_of_loss
 from slm_ray.records.base import read_record
 from slm_ray.records.data import ExtendedVocabulary, TrainedTokenizer
-from slm_ray.records.evaluation import EfficiencyFigures, EvaluationResult, ModelFigures
+from slm_ray.records.evaluation import EvaluationResult, ModelFigures
 from slm_ray.records.logits import StoreManifest
+from slm_ray.records.measurement import EfficiencyFigures
 from slm_ray.records.proxies import ProxyReport
 from slm_ray.records.search import SearchResult
 from slm_ray.report.training import TrainedRun, load_training

@@ -271,19 +271,6 @@ def test_bad_input_is_one_sentence_and_status_2(place, tmp_path, capsys, change,
     assert capsys.readouterr().err.count(said) == 1
 
 
-def test_weights_that_are_not_whole_are_refused(place, tmp_path, capsys):
-    from safetensors.torch import load_file, save_file
-
-    folder = tmp_path / "half"
-    AutoModelForCausalLM.from_pretrained(place / "a").save_pretrained(folder)
-    AutoTokenizer.from_pretrained(place / "a").save_pretrained(folder)
-    state = load_file(folder / "model.safetensors")
-    state.pop("model.layers.1.mlp.up_proj.weight")
-    save_file(state, folder / "model.safetensors", {"format": "pt"})
-    assert run_command(main, [*arguments(place, tmp_path / "out", "a"), "--model", str(folder)]) == 2
-    assert "model.layers.1.mlp.up_proj.weight" in capsys.readouterr().err
-
-
 def test_no_model_at_all_is_a_sentence(capsys, tmp_path):
     assert run_command(main, ["--out", str(tmp_path)]) == 2
     assert "--model is missing" in capsys.readouterr().err

@@ -1,21 +1,28 @@
-"""Names become tasks and groups by lm-eval's own manager, and settings change when a result could."""
+"""Names become tasks and groups by lm-eval's own manager; documents come from the hub or from a folder."""
 
 import json
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 from jinja2 import meta
 from lm_eval.utils import env
 
 from slm_ray.config.base import build_config
-from slm_ray.config.errors import UserError
+from slm_ray.config.errors import ConfigError, UserError
 from slm_ray.evaluate.config import TasksConfig
 from slm_ray.evaluate.task_plan import plan_tasks, splits_of
 from slm_ray.evaluate.tasks import SUITES, catalogue, define, main_metric, task_manager, tasks_root
-from tests.evaluate.task_cases import arc, plan_of, rows, write_data, write_lines
+from tests.evaluate.task_cases import PAIRS, arc, bhs, plan_of, rows, write_data, write_lines
 
 FOLDERS = "arc afrixnli benchmarks bhs glue lambada lingoly scrolls truthfulqa xcopa".split()
+PIQA = [{"goal": f"goal {number}", "sol1": "one way", "sol2": "another", "label": number % 2} for number in range(4)]
+OWN = {
+    "task": "mine", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": "questions.jsonl"}},
+    "test_split": "test", "output_type": "multiple_choice", "doc_to_text": "{{goal}}", "doc_to_target": "label",
+    "doc_to_choice": "{{[sol1, sol2]}}", "metric_list": [{"metric": "acc"}],
+}  # fmt: skip
 
 
 def settings_of(name, **options):
@@ -23,12 +30,18 @@ def settings_of(name, **options):
     return planned.settings
 
 
+def documents(folder, name, task=None, shots=0):
+    [planned] = plan_of(name, data=folder, shots=shots)
+    return list(planned.load()["tasks"][task or name].eval_docs)
+
+
+# Names.
+
+
 def test_every_name_of_lm_eval_is_found_in_its_folder():
-    index = task_manager(FOLDERS).task_index  # of all folders it would take ten seconds
-    for name, entry in index.items():
-        folders = catalogue()[name]
+    for name, entry in task_manager(FOLDERS).task_index.items():  # all folders would take ten seconds
         if entry.yaml_path:
-            assert entry.yaml_path.parent.is_relative_to(tasks_root() / folders[0]), name
+            assert entry.yaml_path.parent.is_relative_to(tasks_root() / catalogue()[name][0]), name
 
 
 def test_a_suite_is_its_tasks_with_its_examples():
@@ -49,27 +62,31 @@ def test_groups_and_tags_are_their_tasks(name, first, number):
     assert tasks[0] == first and len(tasks) == len(set(tasks)) == number
 
 
-def test_an_unknown_name_gets_the_nearest_ones():
+def test_what_cannot_be_measured_gets_a_sentence(monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"no task 'helaswag': did you mean 'hellaswag'.*inheritune, pythia, small"):
         plan_of("helaswag")
-    with pytest.raises(UserError, match="did you mean 'swahili'"):
-        plan_of("swahilli")
-
-
-def test_tasks_that_run_code_or_need_eyes_are_refused(monkeypatch):
     with pytest.raises(UserError, match="'mbpp' runs programs that the model writes: set HF_ALLOW_CODE_EVAL=1"):
         plan_of("mbpp")
     monkeypatch.setenv("HF_ALLOW_CODE_EVAL", "1")
     assert plan_of("mbpp")[0].name == "mbpp"
     with pytest.raises(UserError, match="sees or hears"):
         plan_of("mmmu_val_biology")
-
-
-def test_without_hub_and_local_data_there_is_one_sentence():
-    with pytest.raises(
-        UserError, match=r"'arc_easy' could not be prepared with the dataset allenai/ai2_arc \(ARC-Easy\) .*--task-data"
-    ):
+    dataset = r"the dataset allenai/ai2_arc \(ARC-Easy\)"
+    with pytest.raises(UserError, match=f"'arc_easy' could not be prepared with {dataset} .*--task-data"):
         plan_of("arc_easy")[0].load()
+    with pytest.raises(ConfigError, match="is not a folder"):
+        plan_of("piqa", data=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(("name", "metrics", "main"), [
+    ("hellaswag", ("acc", "acc_norm"), "acc_norm"), ("arc_easy", ("acc", "acc_norm"), "acc"),
+    ("afrixnli_native_direct_swa", ("f1", "acc"), "acc"), ("gsm8k", ("strict", "exact"), "strict"),
+])  # fmt: skip
+def test_the_main_metric(name, metrics, main):
+    assert main_metric(name, metrics) == main
+
+
+# Settings and shots.
 
 
 def test_settings_are_of_what_decides_a_result(tmp_path):
@@ -91,20 +108,59 @@ def test_settings_are_of_what_decides_a_result(tmp_path):
 
 def test_shots_are_the_user_s_unless_the_task_fixes_them_at_zero(tmp_path):
     data = write_data(tmp_path / "data")
-    shots = {}
-    for name, given in (("arc_easy", 2), ("arc_easy", None), ("bhs_swahili", 3)):
+    for name, given, shots in (("arc_easy", 2, 2), ("arc_easy", None, 0), ("bhs_swahili", 3, 0)):
         task = next(iter(plan_of(name, data=data, shots=given)[0].load()["tasks"].values()))
-        shots[name, given] = task.get_config("num_fewshot")
-    assert shots == {("arc_easy", 2): 2, ("arc_easy", None): 0, ("bhs_swahili", 3): 0}
+        assert task.get_config("num_fewshot") == shots
 
 
-@pytest.mark.parametrize(("name", "metrics", "main"), [
-    ("hellaswag", ("acc", "acc_norm"), "acc_norm"), ("arc_challenge", ("acc", "acc_norm"), "acc_norm"),
-    ("arc_easy", ("acc", "acc_norm"), "acc"), ("afrixnli_native_direct_swa", ("f1", "acc"), "acc"),
-    ("gsm8k", ("exact_match,strict-match", "exact_match,flexible-extract"), "exact_match,strict-match"),
+# Without a hub.
+
+
+def test_task_files_and_documents_of_a_folder_take_the_place_of_the_hub_s(tmp_path):
+    write_lines(tmp_path / "piqa.jsonl", PIQA[:2])
+    write_lines(tmp_path / "questions.jsonl", PIQA)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(OWN))
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump({"group": "both", "task": ["mine", "piqa"]}))
+    assert documents(tmp_path, "piqa") == documents(tmp_path, "both", "piqa") == PIQA[:2]
+    assert documents(tmp_path, "mine") == PIQA
+    [planned] = plan_of("mine", data=tmp_path)
+    assert planned.source("mine") == "local: questions.jsonl" and planned.is_local
+    write_lines(tmp_path / "questions.jsonl", PIQA[1:])
+    assert settings_of("mine", data=tmp_path) != planned.settings
+    (tmp_path / "any.yaml").write_text(yaml.safe_dump({
+        "include": str(tasks_root() / "arc/arc_easy.yaml"), "task": "arc_easy", "dataset_path": "json",
+        "dataset_name": None, "dataset_kwargs": {"data_files": {"test": "data.jsonl"}}, "training_split": None,
+        "validation_split": None,
+    }))  # fmt: skip
+    write_lines(tmp_path / "data.jsonl", rows(arc, 3))
+    assert documents(tmp_path, "arc_easy") == rows(arc, 3), "it goes before lm-eval's own"
+
+
+def test_the_tasks_of_a_group_have_files_of_their_own(tmp_path):
+    data = write_data(tmp_path)
+    found = documents(data, "bhs_swahili", "bhs__swahili__N_of_Poss_ni_A")
+    assert found == [row for row in rows(bhs, 27) if row["pattern"] == "swahili-N_of_Poss_ni_A"]
+    (data / f"bhs__swahili__{PAIRS[0]}.jsonl").unlink()
+    [planned] = plan_of("bhs_swahili", data=data)
+    assert planned.source(f"bhs__swahili__{PAIRS[0]}") == "hub" and not planned.is_local
+
+
+@pytest.mark.parametrize(("name", "text", "words"), [
+    ("piqa", '{"goal": "a", "sol1": "b", "label": 0}', "layout it expects in piqa.jsonl .*dataset baber/piqa"),
+    ("arc_easy", '{"question": "a", "choices": ["b", "c"], "answerKey": "A"}', "it reads the dataset allenai/ai2_arc"),
+    ("piqa", "\n".join(json.dumps(row) for row in [*PIQA, {"sol1": "a", "sol2": "b", "label": 0}]),
+     "'piqa' needs the field 'goal', and row 5 of piqa.jsonl has nothing in it"),
+    ("piqa", '{"goal": 1}\n{"goal":\n', "the layout it expects in piqa.jsonl"),
+    ("piqa", None, "has nothing for these tasks: put the documents of 'piqa' into piqa.jsonl"),
+    ("squadv2", "{}", "'squadv2' is a program that fetches its data itself"),
+    ("gsm8k", '{"question": "a", "answer": "b"}', "from its 'train' documents.*gsm8k.train.jsonl.*--shots 0"),
 ])  # fmt: skip
-def test_the_main_metric(name, metrics, main):
-    assert main_metric(name, metrics) == main
+def test_documents_that_do_not_fit_get_a_sentence(name, text, words, tmp_path):
+    if text is not None:
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    with pytest.raises(UserError, match=words) as caught:
+        plan_of(name, data=tmp_path, shots=None if name == "gsm8k" else 0)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_page_on_tasks_has_the_splits_and_fields_of_every_suite():
