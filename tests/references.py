@@ -76,21 +76,20 @@ def masked_logits(model, spec, ids):
 
     A dropped head or neuron is a zero in the input of its output projection; a dropped sub-layer adds nothing (its
     biases are gone too); a dropped layer hands on its input. A dropped residual channel is a zero in whatever is
-    written to the residual stream, and norms take their statistics over the kept channels only.
+    written to the residual stream, and norms take their statistics over the kept channels only; so do OLMo 2's norms
+    over all queries and over all keys, over those of kept heads.
     """
     import copy
 
     import torch
 
-    # In each family: the layer list, attention and its output projection, MLP and its output projection, norms, tables.
+    # The layer list, attention and its output projection, MLP and its output projection.
     places = {
-        "llama": ("model.layers", "self_attn", "o_proj", "mlp", "down_proj"),
-        "qwen2": ("model.layers", "self_attn", "o_proj", "mlp", "down_proj"),
-        "qwen3": ("model.layers", "self_attn", "o_proj", "mlp", "down_proj"),
         "gpt_neox": ("gpt_neox.layers", "attention", "dense", "mlp", "dense_4h_to_h"),
         "gpt2": ("transformer.h", "attn", "c_proj", "mlp", "c_proj"),
     }
-    layers_path, attention, attention_out, mlp, mlp_out = places[model.config.model_type]
+    default = ("model.layers", "self_attn", "o_proj", "mlp", "down_proj")
+    layers_path, attention, attention_out, mlp, mlp_out = places.get(model.config.model_type, default)
     model = copy.deepcopy(model)
     hidden_size, head_dim = model.config.hidden_size, getattr(model.config, "head_dim", None)
     head_dim = head_dim or hidden_size // model.config.num_attention_heads
@@ -105,17 +104,20 @@ def masked_logits(model, spec, ids):
             lambda _module, _inputs, out: (out[0] * mask, *out[1:]) if isinstance(out, tuple) else out * mask
         )
 
-    def norm_over_kept(norm):
+    def norm_over_kept(norm, places):
         eps = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
+        scale = 1 + norm.weight if "Gemma" in type(norm).__name__ else norm.weight
+        mask = torch.zeros(len(norm.weight))
+        mask[places] = 1
 
         def forward(x):
-            kept = x[..., list(spec.hidden)]
-            if hasattr(norm, "eps"):  # LayerNorm
+            kept = x[..., places]
+            if isinstance(norm, torch.nn.LayerNorm):
                 mean, variance = kept.mean(-1, keepdim=True), kept.var(-1, keepdim=True, unbiased=False)
                 normal = (x - mean) / (variance + eps).sqrt() * norm.weight + norm.bias
             else:  # RMSNorm
-                normal = x / (kept.square().mean(-1, keepdim=True) + eps).sqrt() * norm.weight
-            return normal * kept_channels
+                normal = x / (kept.square().mean(-1, keepdim=True) + eps).sqrt() * scale
+            return normal * mask
 
         norm.forward = forward
 
@@ -129,18 +131,22 @@ def masked_logits(model, spec, ids):
         for group in units[index].query_heads:
             head_mask[list(group)] = 1
         zero_inputs(getattr(attention_module, attention_out), head_mask.flatten())
+        if model.config.model_type == "olmo2" and units[index].kv_heads:
+            kept_heads = {"q_norm": units[index].flat_query_heads, "k_norm": units[index].kv_heads}
+            for name, heads in kept_heads.items():
+                rows = [head * head_dim + row for head in heads for row in range(head_dim)]
+                norm_over_kept(getattr(attention_module, name), rows)
         neuron_mask = torch.zeros(getattr(mlp_module, mlp_out).weight.shape[0 if mlp_out == "c_proj" else 1])
         neuron_mask[list(units[index].neurons)] = 1
         zero_inputs(getattr(mlp_module, mlp_out), neuron_mask)
         zero_output(attention_module, kept_channels * bool(units[index].kv_heads))
         zero_output(mlp_module, kept_channels * bool(units[index].neurons))
     if len(spec.hidden) < hidden_size:
-        for module in model.modules():
+        for name, module in model.named_modules():
             if isinstance(module, torch.nn.Embedding):
                 zero_output(module, kept_channels)
-            weight = getattr(module, "weight", None)
-            if "Norm" in type(module).__name__ and weight.shape == (hidden_size,):
-                norm_over_kept(module)
+            if "Norm" in type(module).__name__ and not name.endswith(("q_norm", "k_norm")):
+                norm_over_kept(module, list(spec.hidden))
     with torch.no_grad():
         return model(ids, use_cache=False).logits
 
@@ -300,16 +306,18 @@ def gated_loss(model, ids, head_gates, neuron_gates, channel_gates):
     }
     default = ("model", "layers", "self_attn.o_proj", "mlp.down_proj", "embed_tokens")
     base_name, layers, attention, mlp, embedding = places.get(model.config.model_type, default)
+    behind = ("post_attention_layernorm", "post_feedforward_layernorm")
+    written = behind if model.config.model_type in ("gemma3_text", "olmo2") else (attention, mlp)
     base = model.get_submodule(base_name)
     width = getattr(model.config, "head_dim", None) or model.config.hidden_size // model.config.num_attention_heads
     hooks = []
     for number, layer in enumerate(base.get_submodule(layers)):
         heads = head_gates[:, :, number].repeat_interleave(width, -1)
         neurons = neuron_gates[:, :, number]
-        for path, factor in ((attention, heads), (mlp, neurons)):
+        for path, last, factor in ((attention, written[0], heads), (mlp, written[1], neurons)):
             module = layer.get_submodule(path)
             hooks.append(module.register_forward_pre_hook(lambda _m, inputs, f=factor: (inputs[0] * f, *inputs[1:])))
-            hooks.append(module.register_forward_hook(lambda _m, _i, out: out * channel_gates))
+            hooks.append(layer.get_submodule(last).register_forward_hook(lambda _m, _i, out: out * channel_gates))
     hooks.append(base.get_submodule(embedding).register_forward_hook(lambda _m, _i, out: out * channel_gates))
     logits = model(ids, use_cache=False).logits[:, :-1]
     for hook in hooks:

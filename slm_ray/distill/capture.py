@@ -307,15 +307,14 @@ class SignalReader:
         """``[sequences * (length - 1), d]`` final hidden states at the tokens that predict one."""
         import torch
 
+        from slm_ray.models.lm_head import final_hidden
+
         ids = torch.from_numpy(self.shards.rows(indices)).long().to(self._device)
         positions = None
         if self.request.documents == "separate":
             # transformers keeps attention between tokens whose positions follow each other.
             positions = torch.from_numpy(self.shards.positions(indices)).long().to(self._device)
-        states: torch.Tensor = self.model.base_model(
-            input_ids=ids, position_ids=positions, use_cache=False
-        ).last_hidden_state
-        return states[:, :-1].flatten(0, 1)
+        return final_hidden(self.model, ids, positions)[:, :-1].flatten(0, 1)
 
     def _top(self, hidden: torch.Tensor, indices: Array) -> dict[str, Array]:
         from slm_ray.distill.selection import top_k

@@ -11,6 +11,7 @@ from slm_ray.data.tokenizers import load_tokenizer, plain_backend, vocab_size_of
 from slm_ray.distill.signal import DenseSignal
 from slm_ray.models.extraction import build_empty, reset_buffers
 from slm_ray.models.families import family_of
+from slm_ray.models.lm_head import final_hidden
 from slm_ray.models.teachers import Teacher
 
 
@@ -56,5 +57,5 @@ class OnlineTeacher:
             ids: ``[batch, sequence]`` token ids.
             positions: ``[batch, sequence]`` positions within documents; None where attention crosses them.
         """
-        hidden = self.model.base_model(ids, position_ids=positions, use_cache=False).last_hidden_state
+        hidden = final_hidden(self.model, ids, positions)
         return DenseSignal(hidden[:, :-1].flatten(0, 1), self.head)

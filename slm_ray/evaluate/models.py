@@ -17,7 +17,7 @@ from slm_ray.config.errors import UserError
 from slm_ray.data.tokenizers import load_tokenizer as tokenizer_of
 from slm_ray.models.bundled import BUNDLED_NAME
 from slm_ray.models.families import context_length
-from slm_ray.models.lm_head import next_token_losses
+from slm_ray.models.lm_head import final_hidden, next_token_losses
 from slm_ray.models.loading import load_student
 from slm_ray.models.teachers import download_snapshot, load_teacher
 from slm_ray.records.files import explain_os_error
@@ -114,7 +114,7 @@ class LoadedModel:
 
     @torch.no_grad()
     def _plain_head(self) -> torch.Tensor | None:
-        """The output head where logits are plainly hidden states times it; None where they are scaled, capped, biased.
+        """The output head where logits are (scaled) hidden states times it; None where they are capped or biased.
 
         With it, no token x vocabulary tensor is made.
         """
@@ -122,7 +122,7 @@ class LoadedModel:
         if head is None or self.model.base_model is self.model:
             return None
         ids = torch.arange(min(_PROBE_TOKENS, head.weight.shape[0]), device=self.device).unsqueeze(0)
-        hidden = self.model.base_model(ids, use_cache=False).last_hidden_state
+        hidden = final_hidden(self.model, ids)
         logits = self.model(ids, use_cache=False).logits.float()
         return head.weight if torch.allclose(hidden @ head.weight.T, logits, rtol=1e-3, atol=1e-4) else None
 
@@ -162,7 +162,6 @@ class LoadedModel:
             if self.head is None:
                 logits = self.model(ids, position_ids=positions, use_cache=False).logits
                 return functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, reduction="none")
-            output = self.model.base_model(ids, position_ids=positions, use_cache=False)
-        hidden = output.last_hidden_state[:, :-1].flatten(0, 1)
+            hidden = final_hidden(self.model, ids, positions)[:, :-1].flatten(0, 1)
         dtype = torch.bfloat16 if self.bf16 else torch.float32
         return next_token_losses(hidden.to(dtype), self.head.to(dtype), targets)

@@ -7,13 +7,24 @@ processor that is twice as fast as the other way round.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch.nn import functional
 
+from slm_ray.models.families import base_family
+
 VOCABULARY_SLICE = 2048
 TOKEN_GROUP = 512  # 512 x 2,048 fp32 logits are 4 MiB
 _GPU_SIZES = 8192, 4096  # vocabulary and tokens: fewer and larger products, 128 MiB of logits
+
+
+def final_hidden(model: Any, ids: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
+    """Final hidden states ``[batch, sequence, hidden]`` of a causal LM, scaled as logits are: they times its head."""
+    hidden: torch.Tensor = model.base_model(ids, position_ids=positions, use_cache=False).last_hidden_state
+    family = base_family(model.config)
+    scale = 1.0 if family is None else family.logit_scale(model.config)
+    return hidden if scale == 1 else hidden * scale
 
 
 def spans(count: int, size: int) -> Iterator[slice]:

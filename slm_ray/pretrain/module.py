@@ -12,7 +12,7 @@ from torch import nn
 from slm_ray.config.errors import UserError
 from slm_ray.distill.losses import Divergence, causal_lm_loss
 from slm_ray.distill.signal import TeacherSignal
-from slm_ray.models.lm_head import next_token_losses
+from slm_ray.models.lm_head import final_hidden, next_token_losses
 
 _LARGE_LOGIT = 300.0
 _JOINED = "give --documents joined"
@@ -36,8 +36,7 @@ class StudentLoss(nn.Module):
 
     def hidden_states(self, ids: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
         """Final hidden states ``[batch * (sequence - 1), hidden]`` of the positions that have a next token."""
-        output = self.student.base_model(ids, position_ids=positions, use_cache=False)
-        return output.last_hidden_state[:, :-1].flatten(0, 1).to(self.compute_dtype)
+        return final_hidden(self.student, ids, positions)[:, :-1].flatten(0, 1).to(self.compute_dtype)
 
     def forward(
         self,
@@ -128,7 +127,7 @@ def check_logits(student: Any, name: str) -> None:
     vocabulary = head.weight.shape[0]
     ids = torch.arange(min(8, vocabulary)).unsqueeze(0)  # no more than the shortest sequences there are
     with _evaluating(student):
-        ours = nn.functional.linear(student.base_model(ids, use_cache=False).last_hidden_state, head.weight)
+        ours = nn.functional.linear(final_hidden(student, ids), head.weight)
         # Brought to hundreds, so that a cap shows, which lets small logits pass.
         factor = _LARGE_LOGIT / ours.abs().max().clamp_min(1e-30)
         hook = student.base_model.register_forward_hook(lambda _module, _inputs, output: _scaled(output, factor))
