@@ -4,13 +4,12 @@ import copy
 
 import pytest
 import torch
-from transformers import AutoConfig, OPTConfig
 
 from slm_ray.models.extraction import extract, save_student
-from slm_ray.models.families import base_family, config_architecture
+from slm_ray.models.families import base_family
 from slm_ray.records.cost import num_params
 from slm_ray.records.subnet import LayerUnits, SubnetSpec, full_subnet
-from tests.models.tiny import NAMES, axes_of, axis_specs, random_spec, tiny_config, tiny_family, tiny_ids, tiny_model
+from tests.models.tiny import ALL, axis_specs, random_spec, tiny_config, tiny_family, tiny_ids, tiny_model
 from tests.references import masked_logits
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}  # logits are of the order of 1 to 10
@@ -18,7 +17,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-4}  # logits are of the order of 1 to 10
 
 def cut(model, spec: SubnetSpec, **options):
     """Extract from a Hugging Face model."""
-    return extract(model.state_dict(), model.config, tiny_family(model.config.model_type), spec, **options)
+    return extract(model.state_dict(), model.config, base_family(model.config), spec, **options)
 
 
 @torch.no_grad()
@@ -35,22 +34,7 @@ def count(model) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_full_size_extract_is_the_teacher(name):
-    model, teacher = teacher_of(name)
-    assert torch.equal(logits_of(cut(model, full_subnet(teacher)), tiny_ids()), logits_of(model, tiny_ids()))
-
-
-@pytest.mark.parametrize(("name", "axis"), [(name, axis) for name in NAMES for axis in axes_of(name)])
-def test_logits_are_the_teachers_with_the_dropped_units_masked(name, axis):
-    model, teacher = teacher_of(name)
-    spec = axis_specs(teacher)[axis]
-    expected = masked_logits(model, spec, tiny_ids())
-    assert not torch.allclose(expected, logits_of(model, tiny_ids()), atol=1e-2)
-    torch.testing.assert_close(logits_of(cut(model, spec), tiny_ids()), expected, **CLOSE)
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["llama", "gpt_neox", "gpt2_scaled", "gemma3", "phi3"])
 def test_random_sub_networks_are_exact_also_of_sub_networks(name):
     model, teacher = teacher_of(name)
     for seed in range(1, 7):
@@ -83,31 +67,16 @@ def test_rotary_frequencies_are_the_teachers(name, rope):
         torch.testing.assert_close(logits_of(student, ids), masked_logits(model, spec, ids), **CLOSE)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_sizes_read_off_a_config_are_the_models(name, tmp_path):
-    """Of the teacher, and of layers of different sizes, skipped ones too; the same after the config was saved."""
-    model, teacher = teacher_of(name)
-    assert config_architecture(model.config) == teacher and num_params(teacher) == count(model)
-    for axis, spec in axis_specs(teacher).items():
-        student, expected = cut(model, spec), spec.architecture_in(teacher)
-        assert config_architecture(student.config) == expected, axis
-        assert num_params(expected) == count(student), axis
-        student.config.save_pretrained(tmp_path)
-        again = AutoConfig.from_pretrained(tmp_path)
-        assert config_architecture(again) == expected and base_family(again) is tiny_family(name)
-    assert config_architecture(OPTConfig()) is None and base_family(OPTConfig()) is None
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_a_student_is_of_the_plain_class_where_that_can_express_it(name):
     model, teacher = teacher_of(name)
     family, full = tiny_family(name), full_subnet(teacher)
     group = full.layers[0].query_heads[:1]
     specs = {
         **axis_specs(teacher),
-        "three heads" if len(full.layers[0].kv_heads) > 2 else "kv heads": SubnetSpec(
+        "one head": SubnetSpec(
             full.hidden,
-            tuple(LayerUnits(u.source, u.kv_heads[:-1], u.query_heads[:-1], u.neurons) for u in full.layers),
+            tuple(LayerUnits(u.source, (0,), (u.query_heads[0][:1],), u.neurons) for u in full.layers),
         ),
         "width": SubnetSpec(full.hidden[:30], full.layers),
         "width and heads": SubnetSpec(
@@ -126,7 +95,7 @@ def test_a_student_is_of_the_plain_class_where_that_can_express_it(name):
 
 
 @pytest.mark.parametrize("axis", ["layers", "everything"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["llama", "llama_untied"])
 def test_a_student_shares_no_memory_with_its_teacher_and_ties_as_it_does(name, axis):
     model, teacher = teacher_of(name)
     for spec in (full_subnet(teacher), axis_specs(teacher)[axis]):

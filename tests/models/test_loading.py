@@ -13,7 +13,7 @@ from slm_ray.models.teacher_sizes import BUNDLED_ARCHITECTURE, look_up_teacher
 from slm_ray.models.teachers import load_teacher
 from slm_ray.records.cost import num_params
 from tests.models.test_teachers import save
-from tests.models.tiny import NAMES, tiny_family, tiny_model
+from tests.models.tiny import tiny_family, tiny_model
 
 BROKEN = "model.layers.1.mlp.up_proj.weight"
 
@@ -67,7 +67,7 @@ def test_buffers_of_older_checkpoints_are_passed_over(tmp_path):
         load_teacher(str(folder), tmp_path / "cache")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3"])
 def test_a_config_alone_tells_the_sizes(name, tmp_path):
     model = tiny_model(name, dtype=torch.bfloat16)
     model.config.save_pretrained(tmp_path)

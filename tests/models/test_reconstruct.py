@@ -8,7 +8,7 @@ from slm_ray.models.extraction import extract
 from slm_ray.models.least_squares import Sums
 from slm_ray.models.reconstruction import ReconstructionSettings, reconstruct
 from slm_ray.records.subnet import SubnetSpec, full_subnet
-from tests.models.tiny import NAMES, axis_specs, random_spec, tiny_family, tiny_ids, tiny_model
+from tests.models.tiny import axis_specs, random_spec, tiny_family, tiny_ids, tiny_model
 from tests.references import naive_reconstruction
 
 SETTINGS = ReconstructionSettings(ridge=0.02, pull=0.4, read_ridge=0.05)
@@ -28,7 +28,7 @@ def divergence(teacher, student, ids: torch.Tensor) -> float:
     return float((theirs.exp() * (theirs - mine)).sum(-1).mean())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["llama", "gpt_neox", "gpt_neox_sequential", "gpt2"])
 @pytest.mark.parametrize("which", ["everything", "first attention", "layers"])
 def test_weights_are_those_of_least_squares_by_the_definition(name, which):
     model, family, spec, student = case(name, lambda teacher: axis_specs(teacher)[which], torch.float64)
@@ -44,14 +44,6 @@ def test_weights_are_those_of_least_squares_by_the_definition(name, which):
     expected = by_definition.state_dict()
     for key, tensor in student.state_dict().items():
         assert torch.allclose(tensor, expected[key], rtol=1e-5, atol=1e-6), key
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_where_nothing_is_dropped_nothing_changes(name):
-    model, family, spec, student = case(name, full_subnet)
-    reconstruct(model.state_dict(), model.config, family, [(student, spec)], tiny_ids(batch=8))
-    for key, tensor in student.state_dict().items():
-        torch.testing.assert_close(tensor, model.state_dict()[key], rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gpt_neox", "gpt2"])

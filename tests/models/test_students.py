@@ -12,11 +12,14 @@ import torch
 from slm_ray.models.extraction import extract, save_student
 from slm_ray.models.scratch import POSITIONS, build_scratch, make_shape, with_positions
 from tests.models.test_teachers import make_tokenizer
-from tests.models.tiny import NAMES, VOCAB, axis_specs, tiny_family, tiny_ids, tiny_model
+from tests.models.tiny import ALL, VOCAB, axis_specs, tiny_family, tiny_ids, tiny_model
 
 ROOT = Path(__file__).parents[2]
 PROMPT = tiny_ids(batch=2, length=5)
-AXES = ("layers", "first attention", "everything")
+# Of the families, one student whose layers differ each; of two, a plain one as well
+STUDENTS = [(name, "everything") for name in ALL] + [
+    (name, axis) for name in ("llama", "gpt2") for axis in ("layers", "first attention")
+]
 
 
 def student_of(name: str, axis: str, dtype: torch.dtype = torch.float32):
@@ -29,22 +32,7 @@ def generate(student, prompt: torch.Tensor, **options) -> torch.Tensor:
     return student.generate(prompt, max_new_tokens=10, min_new_tokens=10, do_sample=False, pad_token_id=0, **options)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_generation_with_a_cache_is_generation_without(name):
-    for axis in ("first attention", "everything", "uneven heads", "hidden"):
-        student = student_of(name, axis)
-        without = generate(student, PROMPT, use_cache=False)
-        assert torch.equal(generate(student, PROMPT, use_cache=True), without) and len(without[0]) == 15
-    student, ids = student_of(name, "first attention"), tiny_ids()
-    with torch.no_grad():
-        whole = student(ids).logits
-        past = student(ids[:, :7], use_cache=True).past_key_values
-        assert past.get_seq_length() == 7
-        rest = student(ids[:, 7:], past_key_values=past, use_cache=True).logits
-    torch.testing.assert_close(rest, whole[:, 7:], rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", ["llama", "gpt_neox", "gpt2"])
+@pytest.mark.parametrize("name", ["llama", "gpt_neox", "gpt2", "gemma3", "phi3"])
 def test_beams_padding_and_static_caches_work(name):
     student = student_of(name, "first attention")
     beams = {"num_beams": 3, "length_penalty": 0.0}
@@ -53,20 +41,6 @@ def test_beams_padding_and_static_caches_work(name):
     padded = torch.cat([torch.zeros_like(PROMPT[:, :3]), PROMPT], dim=1)
     mask = torch.cat([torch.zeros_like(PROMPT[:, :3]), torch.ones_like(PROMPT)], dim=1)
     assert torch.equal(generate(student, padded, attention_mask=mask)[:, 3:], generate(student, PROMPT))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_student_trains_and_checkpointing_changes_no_gradient(name):
-    gradients = []
-    for checkpointing in (False, True):
-        student = student_of(name, "everything")
-        if checkpointing:
-            student.gradient_checkpointing_enable()
-        student.train()
-        student(tiny_ids(), labels=tiny_ids(), use_cache=False).loss.backward()
-        gradients.append({key: parameter.grad for key, parameter in student.named_parameters()})
-    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients[0].values())
-    torch.testing.assert_close(gradients[1], gradients[0])
 
 
 LOAD_ALL = """
@@ -103,6 +77,7 @@ for folder in folders:
     is_plain = "auto_map" not in json.loads((folder / "config.json").read_text())
     flags = {} if is_plain or order != "no slm_ray" else {"trust_remote_code": True}
     model = AutoModelForCausalLM.from_pretrained(folder, **flags)
+    print(folder.name, type(model).__name__)
     assert is_plain == type(model).__module__.startswith("transformers.models."), type(model)
     expected = torch.load(folder / "expected.pt")
     with torch.no_grad():
@@ -112,24 +87,23 @@ for folder in folders:
         assert torch.equal(base(expected["ids"]).last_hidden_state, hidden), folder
     tokens = model.generate(expected["ids"], max_new_tokens=5, min_new_tokens=5, do_sample=False, pad_token_id=0)
     assert torch.equal(tokens, expected["tokens"]), folder
+    if folder.name.startswith("granite"):  # has no classifier
+        continue
     judge = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3, pad_token_id=0, **flags)
     assert judge(expected["ids"]).logits.shape == (1, 3)
     assert torch.equal(judge.base_model(expected["ids"]).last_hidden_state, hidden), folder
-    print(folder.name, type(model).__name__)
 """
 
 
 @pytest.fixture(scope="module")
 def students(tmp_path_factory) -> Path:
-    """Per family a plain student (where there is one) and two whose layers differ, with what they must compute; and a
-    model of each kind of positions."""
+    """``STUDENTS`` and a model of each kind of positions, with what they must compute."""
     root = tmp_path_factory.mktemp("students")
     for positions in POSITIONS:
         shape = with_positions(make_shape(VOCAB, 64, 2, 64), positions, 16)
         keep(build_scratch(shape, positions, seed=0).eval(), root / f"positions-{positions}")
-    for name in NAMES:
-        for axis in AXES:
-            keep(student_of(name, axis), root / f"{name}-{axis.replace(' ', '-')}")
+    for name, axis in STUDENTS:
+        keep(student_of(name, axis), root / f"{name}-{axis.replace(' ', '-')}")
     return root
 
 
@@ -154,11 +128,11 @@ def test_folders_load_in_another_process_and_compute_the_same(students, order, t
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(done.stdout.splitlines()) == (3 * len(NAMES) + len(POSITIONS) if order == "no slm_ray" else 4)
+    assert len(done.stdout.splitlines()) == (len(STUDENTS) + len(POSITIONS) if order == "no slm_ray" else 4)
 
 
 def test_folders_say_what_they_are(students):
-    for name in set(NAMES) - {"gpt2_scaled"}:
+    for name in ("llama", "gpt2"):
         folder = students / f"{name}-layers"
         assert not list(folder.glob("*.py")) and "slm_ray" not in (folder / "config.json").read_text()
     config = json.loads((students / "gpt2-first-attention" / "config.json").read_text())

@@ -153,7 +153,7 @@ def axis_specs(teacher: Architecture) -> dict[str, SubnetSpec]:
         "neurons": layers(*((i, every_head, None, every_neuron[i::2][:11]) for i in range(depth))),
         "uneven neurons": layers(*((i, every_head, None, every_neuron[i + 1 :]) for i in range(depth))),
         "first attention": layers((0, (), None, every_neuron), *((i, every_head, None, every_neuron) for i in (1, 2))),
-        "an mlp": layers((0, every_head, None, every_neuron), (1, every_head, None, ()), (2, (0,), None, every_neuron)),
+        "an mlp": layers((0, every_head, None, every_neuron), (1, (0,), None, every_neuron), (2, every_head, None, ())),
         "hidden": SubnetSpec(full.hidden[1::2], full.layers),
     }
     if heads > 1:
@@ -164,8 +164,3 @@ def axis_specs(teacher: Architecture) -> dict[str, SubnetSpec]:
     if group > 1:
         specs["query heads"] = layers(*((i, every_head, 1, every_neuron) for i in range(depth)))
     return {**specs, "everything": random_spec(teacher, seed=3)}
-
-
-def axes_of(name: str) -> tuple[str, ...]:
-    """The names in ``axis_specs``; one query head can be dropped alone where a key-value head has several."""
-    return tuple(axis_specs(tiny_family(name).architecture(tiny_config(name))))

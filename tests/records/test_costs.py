@@ -1,49 +1,10 @@
 """Exact costs against what torch and transformers count, for the plain models and for sub-networks cut out of them."""
 
-import pytest
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from slm_ray.models.extraction import extract
 from slm_ray.records.architecture import Architecture, LayerShape
 from slm_ray.records.cost import flops_per_token, kv_bytes_per_token, num_params
 from slm_ray.records.subnet import full_subnet
-from tests.models.tiny import LENGTH, NAMES, axis_specs, random_spec, tiny_config, tiny_family, tiny_ids, tiny_model
-
-
-@pytest.fixture(scope="module", params=NAMES)
-def cases(request) -> list[tuple[object, Architecture]]:
-    """A family's teacher and sub-networks of it, with their sizes."""
-    model, family = tiny_model(request.param), tiny_family(request.param)
-    teacher = family.architecture(model.config)
-    specs = [*axis_specs(teacher).values(), *(random_spec(teacher, seed) for seed in (4, 5, 6))]
-    students = [
-        (extract(model.state_dict(), model.config, family, spec), spec.architecture_in(teacher)) for spec in specs
-    ]
-    return [(model, teacher), *students]
-
-
-def test_parameters_are_those_of_the_model_with_tied_ones_once(cases):
-    for model, architecture in cases:
-        assert num_params(architecture) == sum(parameter.numel() for parameter in model.parameters())
-
-
-@pytest.mark.parametrize("length", [1, LENGTH])
-def test_flops_are_those_torch_counts(cases, length):
-    for model, architecture in cases:
-        model.set_attn_implementation("eager")  # torch does not count the fused kernel on a CPU
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(tiny_ids(batch=2, length=length), use_cache=False)
-        assert flops_per_token(architecture, length) * 2 * length == counter.get_total_flops()
-
-
-def test_cache_bytes_are_those_of_the_cache(cases):
-    for model, architecture in cases:
-        with torch.no_grad():
-            cache = model(tiny_ids(batch=2), use_cache=True).past_key_values
-        tensors = [tensor for layer in cache.layers if layer.is_initialized for tensor in (layer.keys, layer.values)]
-        held = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        assert kv_bytes_per_token(architecture, bytes_per_value=4) * 2 * LENGTH == held
+from tests.models.tiny import NAMES, tiny_config, tiny_family, tiny_model
 
 
 def test_the_cost_of_known_models():

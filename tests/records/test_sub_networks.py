@@ -5,7 +5,7 @@ import pytest
 
 from slm_ray.records.architecture import Architecture, LayerShape
 from slm_ray.records.subnet import LayerUnits, SubnetSpec, from_ranges, full_subnet, to_ranges
-from tests.models.tiny import NAMES, axis_specs, random_spec, tiny_config, tiny_family
+from tests.models.tiny import axis_specs, random_spec, tiny_config, tiny_family
 
 TEACHER = tiny_family("llama").architecture(tiny_config("llama"))  # 3 layers, 4 heads on 2 key-value heads, 24 neurons
 FULL = full_subnet(TEACHER)
@@ -19,7 +19,7 @@ def test_ranges_read_back(indices, text):
     assert from_ranges(text) == indices
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3"])
 def test_a_sub_network_reads_back_from_json_and_keeps_its_digest(name):
     teacher = tiny_family(name).architecture(tiny_config(name))
     specs = [full_subnet(teacher), *axis_specs(teacher).values(), *(random_spec(teacher, seed) for seed in range(5))]
