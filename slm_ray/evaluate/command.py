@@ -40,7 +40,8 @@ def _execute(config: EvaluateConfig, folder: RunFolder) -> None:
     evaluation = evaluate(config, folder, command, console)
     _publish(config, folder.path, console)
     if evaluation.failures:
-        _show(folder.path)
+        if any(evaluation.records.values()):
+            _show(folder.path)
         evaluation.fail()
 
 

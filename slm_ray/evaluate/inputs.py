@@ -84,14 +84,19 @@ class RecordFolder:
         """The record of a measurement made before, here or in another evaluation; None where there is none."""
         here = self.path / spec.file
         for place in (here, spec.cached if self.share else None):
-            record = _read(place) if place is not None else None
-            if record is None or record.key != spec.key:
+            if place is None or not place.is_file():
+                continue
+            try:
+                record = read_measurement(place)
+            except UserError:  # damaged or of another version: measured again
+                continue
+            if record.key != spec.key:
                 continue
             # This evaluation may call its model and its text by other names.
             changes: dict[str, Any] = {"name": spec.name, "model": self.model}
             if isinstance(record, TextRecord):
                 changes["figures"] = record.figures.model_copy(update={"domain": spec.name})
-            renamed = record.model_copy(update=changes)
+            renamed: MeasurementRecord = record.model_copy(update=changes)
             if place != here or renamed != record:
                 write_json(here, renamed.to_json())
             return renamed
@@ -102,14 +107,6 @@ class RecordFolder:
         for place in (self.path / spec.file, spec.cached):
             if place is not None:
                 write_json(place, record.to_json())
-
-
-def _read(place: Path) -> MeasurementRecord | None:
-    """A record that can be used; one that is damaged or of another version is measured again."""
-    try:
-        return read_measurement(place) if place.is_file() else None
-    except UserError:
-        return None
 
 
 @dataclass

@@ -108,15 +108,12 @@ def corpus_difference(
 def _likeness(name: str, texts: Sequence[str], references: Sequence[Sequence[str]]) -> TextMetric:
     counts = tuple(_COUNTS[name](text, row) for text, row in zip(texts, references, strict=True))
     corpus: Any = _BLEU if name == BLEU_NAME else _CHRF
-    # Effective order: a short text without a matching 4-gram is not 0 for that alone (sacrebleu's own advice).
-    scorer: Any = BLEU(effective_order=True) if name == BLEU_NAME else _CHRF
-    sentences = (scorer.sentence_score(text, row).score for text, row in zip(texts, references, strict=True))
     # sacrebleu wants all first references, all second ones, …; where a text has fewer, there is None.
     most = max(map(len, references))
     streams = [[row[place] if place < len(row) else None for row in references] for place in range(most)]
     interval = _percentiles(_resampled(name, counts)) if len(counts) > 1 else None
     figure = Figure(value=float(corpus.corpus_score(texts, streams).score), better="more", interval=interval)
-    return TextMetric(figure, tuple(map(float, sentences)), counts, str(corpus.get_signature()))
+    return TextMetric(figure, None, counts, str(corpus.get_signature()))
 
 
 def words(text: str) -> list[str]:

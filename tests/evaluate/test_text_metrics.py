@@ -37,7 +37,7 @@ def test_bleu_is_that_of_its_definition(seed):
     found = measure(texts, references)["bleu"]
     assert found["value"] == pytest.approx(naive_bleu(texts, references))
     assert found["value"] == corpus_figure("bleu", found["statistics"])
-    assert "tok:13a" in found["signature"] and len(found["values"]) == len(texts)
+    assert "tok:13a" in found["signature"]
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -46,7 +46,6 @@ def test_chrf_is_that_of_its_definition(seed):
     found = measure(texts, [[reference] for reference in references])["chrf"]
     assert found["value"] == pytest.approx(naive_chrf(texts, references))
     assert found["value"] == pytest.approx(corpus_figure("chrf", found["statistics"]))
-    assert found["values"][0] == pytest.approx(naive_chrf(texts[:1], references[:1]))
     assert "nc:6|nw:0" in found["signature"]
 
 
