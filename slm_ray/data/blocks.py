@@ -89,13 +89,14 @@ def block_packer(
 
 
 def pack_block(
-    name: str, block: Iterable[Piece], tokenizer: Tokenizer, separator: int | None, sequence_length: int
-) -> PackedBlock:
+    name: str, block: Iterable[Piece], tokenizer: Tokenizer, separator: int | None, sequence_length: int,
+    most_sequences: int | None = None,
+) -> PackedBlock:  # fmt: skip
     """Tokenise a block and put the separator, if there is one, behind each document.
 
-    A document of no tokens leaves nothing behind.
+    A document of no tokens leaves nothing behind. What comes after ``most_sequences``, if given, is left out.
     """
-    arrays: list[npt.NDArray[np.int32]] = []
+    arrays: list[npt.NDArray[np.int32]] = [np.empty(0, dtype=np.int32)]
     starts: list[int] = []
     filled = num_bytes = 0
     expected = False  # a document has begun and has no token yet
@@ -113,7 +114,10 @@ def pack_block(
             expected &= not piece.ends
             arrays.append(np.array(ids, dtype=np.int32))
             filled += len(ids)
-    whole = filled // sequence_length * sequence_length
+        if most_sequences is not None and filled >= most_sequences * sequence_length:
+            break
+    num_sequences = filled // sequence_length
+    whole = sequence_length * (num_sequences if most_sequences is None else min(num_sequences, most_sequences))
     rows, left_out = np.split(np.concatenate(arrays), [whole])
     text = tokenizer.decode([id for id in left_out.tolist() if id != separator], skip_special_tokens=False)
     kept_bytes = num_bytes - len(text.encode())

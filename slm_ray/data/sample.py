@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 from pydantic import JsonValue
 
 from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError, unknown_name
+from slm_ray.data.blocks import PackedBlock, Piece, pack_block
 from slm_ray.data.corpus import Corpus
 from slm_ray.data.shards import TokenShards, write_shards
 from slm_ray.data.split import PARTS, sample_part
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 _FORMAT = 2  # raise it when the choice or the order of documents changes
 _CHARACTERS_PER_TOKEN = 4  # of English and of code, with the tokenizers of today
 _SPARE = 2  # first guess: twice the characters that should be needed
-_BATCH_PIECES = 32
 
 
 def prepare_tokens(
@@ -45,12 +44,12 @@ def prepare_tokens(
     }  # fmt: skip
 
     def write(folder: Path) -> None:
-        total = num_sequences * sequence_length
-        packer = _pack(corpus, tokenizer, part, total, sequence_length, flag or f"--{part.replace('_', '-')}-tokens")
+        needed = flag or f"--{part.replace('_', '-')}-tokens"
+        packed = _pack(corpus, tokenizer, part, num_sequences, sequence_length, needed)
         write_shards(
-            folder, packer.flat.reshape(-1, sequence_length), np.asarray(packer.starts, dtype=np.int64),
-            vocab_size=vocab_size_of(plain_backend(tokenizer)), num_bytes=packer.num_bytes, separator=packer.separator,
-            part=part, corpus=corpus.name, corpus_digest=corpus.digest, tokenizer_digest=digest, made_from=made_from,
+            folder, packed.ids, packed.starts, vocab_size=vocab_size_of(plain_backend(tokenizer)),
+            num_bytes=packed.num_bytes, separator=tokenizer.eos_token_id, part=part, corpus=corpus.name,
+            corpus_digest=corpus.digest, tokenizer_digest=digest, made_from=made_from,
         )  # fmt: skip
 
     return load_or_build(cache or cache_folder() / "tokens", made_from, write, console or Console())
@@ -82,63 +81,23 @@ def load_or_build(
     return TokenShards.open(folder)
 
 
-class _Packer:
-    """Fills one flat array with the tokens of piece after piece."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, num_tokens: int) -> None:
-        self.tokenizer = tokenizer
-        self.separator: int | None = tokenizer.eos_token_id
-        self.flat = np.empty(num_tokens, dtype=np.int32)
-        self.starts: list[int] = []
-        self.filled = 0
-        self.num_bytes = 0
-
-    @property
-    def is_full(self) -> bool:
-        return self.filled == len(self.flat)
-
-    def add(self, pieces: list[str]) -> None:
-        """Tokenise pieces and append them until the array is full; the last one may be cut."""
-        for piece, ids in zip(pieces, self._tokenise(pieces)["input_ids"], strict=True):
-            if self.is_full:
-                return
-            if not ids:
-                continue
-            taken = min(len(ids), len(self.flat) - self.filled)
-            self.starts.append(self.filled)
-            self.flat[self.filled : self.filled + taken] = ids[:taken]
-            self.filled += taken
-            self.num_bytes += len((piece if taken == len(ids) else self._covered(piece, taken)).encode())
-            if self.separator is not None and not self.is_full:
-                self.flat[self.filled] = self.separator
-                self.filled += 1
-
-    def _tokenise(self, pieces: list[str], **options: Any) -> Any:
-        return self.tokenizer(pieces, add_special_tokens=False, return_attention_mask=False, verbose=False, **options)
-
-    def _covered(self, piece: str, num_tokens: int) -> str:
-        """The beginning of a piece that its first tokens stand for."""
-        offsets = self._tokenise([piece], return_offsets_mapping=True)["offset_mapping"][0]
-        return piece[: offsets[num_tokens - 1][1]]
-
-
 def _pack(
-    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, part: str, num_tokens: int, sequence_length: int, flag: str
-) -> _Packer:
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, part: str, num_sequences: int, sequence_length: int, flag: str
+) -> PackedBlock:
     """Tokenise as little of a part as gives the tokens; draw again, more generously, if the first guess falls short."""
     piece_size = _CHARACTERS_PER_TOKEN * sequence_length  # about one sequence
+    num_tokens, backend = num_sequences * sequence_length, plain_backend(tokenizer)
     target = _SPARE * _CHARACTERS_PER_TOKEN * num_tokens
     while True:
         sample = sample_part(corpus, part, piece_size, target)
-        packer = _Packer(tokenizer, num_tokens)
-        for start in range(0, len(sample.pieces), _BATCH_PIECES):
-            packer.add(sample.pieces[start : start + _BATCH_PIECES])
-            if packer.is_full:
-                return packer
+        pieces = (Piece(text, begins=True, ends=True) for text in sample.pieces)
+        packed = pack_block(part, pieces, backend, tokenizer.eos_token_id, sequence_length, num_sequences)
+        if len(packed.ids) == num_sequences:
+            return packed
         if sample.is_whole_part:
             raise UserError(
-                f"the {part} part of the corpus '{corpus.name}' has {packer.filled:,} tokens, but {num_tokens:,} are "
-                f"needed ({num_tokens // sequence_length} sequences of {sequence_length}): give more text, or fewer "
-                f"tokens with {flag} or a smaller --sequence-length"
+                f"the {part} part of the corpus '{corpus.name}' has {packed.num_tokens:,} tokens, but {num_tokens:,} "
+                f"are needed ({num_sequences} sequences of {sequence_length}): give more text, or fewer tokens with "
+                f"{flag} or a smaller --sequence-length"
             )
         target *= 2

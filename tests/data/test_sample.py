@@ -86,6 +86,12 @@ def test_a_stream_is_read_only_as_far_as_needed(tokenizer):
     assert len(taken) < 10_000
 
 
+def test_a_part_without_documents_has_no_tokens(corpus_of, tokenizer):
+    other = next(part for part in ("calibration", "train") if part != part_of("one line"))
+    with pytest.raises(UserError, match="has 0 tokens, but 320 are needed"):
+        prepare(corpus_of(["one line"]), tokenizer, other)
+
+
 def test_a_part_that_is_too_small_says_what_it_has_what_is_needed_and_the_fix(corpus_of, tokenizer, texts):
     with pytest.raises(UserError) as caught:
         prepare(corpus_of(texts[:100]), tokenizer, "calibration", num_tokens=100 * 512, sequence_length=512)
