@@ -62,10 +62,7 @@ def made_peer(
             for file in (file for pattern in _TOKENIZER_PATTERNS for file in model.folder.glob(pattern)):
                 if file.is_file():
                     shutil.copyfile(file, temporary / file.name)
-    try:
-        return find_model(str(folder))
-    except UserError as error:
-        raise UserError(f"{error}; it is a peer that slm_ray made: delete the folder, and it is made again") from error
+    return find_model(str(folder))
 
 
 @dataclass(frozen=True)

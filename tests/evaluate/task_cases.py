@@ -49,10 +49,6 @@ def gsm8k(number: int) -> dict[str, Any]:
     return {"question": _text(number), "answer": f"It is so. #### {number}"}
 
 
-def nq_open(number: int) -> dict[str, Any]:
-    return {"question": _text(number), "answer": [_text(number, 1)]}
-
-
 def global_mmlu(number: int) -> dict[str, Any]:
     options = {f"option_{letter}": _text(number + ord(letter), 3) for letter in "abcd"}
     category = ("Business", "Humanities", "Medical", "Other", "STEM", "Social Sciences")[(number // 2) % 6]
@@ -84,13 +80,12 @@ MMLU_PARTS = ("business", "humanities", "medical", "other", "stem", "social_scie
 
 
 def write_data(folder: Path) -> Path:
-    """Local data of five tasks and two groups, in the layout of docs/tasks.md."""
+    """Local data of four tasks and two groups, in the layout of docs/tasks.md."""
     write_lines(folder / "arc_easy.jsonl", rows(arc, 7))
     write_lines(folder / "arc_easy.train.jsonl", rows(arc, 4))
     write_lines(folder / "lambada_openai.jsonl", rows(lambada, 6))
     write_lines(folder / "winogrande.jsonl", rows(winogrande, 5))
     write_lines(folder / "gsm8k.jsonl", rows(gsm8k, 3))
-    write_lines(folder / "nq_open.jsonl", rows(nq_open, 3))
     for part in MMLU_PARTS:  # the tasks choose their rows themselves
         write_lines(folder / f"global_mmlu_sw_{part}.jsonl", rows(global_mmlu, 21))
     for name in PAIRS:
@@ -138,7 +133,6 @@ _FILES: dict[str, tuple[str, dict[str, Any]]] = {
     "lambada_openai": ("lambada/lambada_openai.yaml", {}),
     "winogrande": ("winogrande/default.yaml", _NO_TRAINING),
     "gsm8k": ("gsm8k/gsm8k.yaml", {**_NO_TRAINING, "fewshot_split": None}),
-    "nq_open": ("nq_open/nq_open.yaml", _NO_TRAINING),
     "global_mmlu_sw": ("global_mmlu/default/sw/_global_mmlu_sw.yaml", {}),
     "bhs_swahili": ("bhs/bhs_swahili.yaml", {}),
     **{f"bhs__swahili__{name}": (f"bhs/swahili-{name}.yaml", {}) for name in PAIRS},
