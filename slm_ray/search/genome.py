@@ -221,6 +221,9 @@ class Genome:
         """A choice inside the budget: this one, changed in place, or the nearest there is."""
         if settle(choice, cost, priorities, budget.low, budget.high):
             return choice
+        whole = self._choice(self.upper)
+        if not cost.is_even and settle(whole, cost, priorities, budget.low, budget.high):
+            return whole
         reach = reach_of(self._axes, cost)
         nearest = reach.nearest(choice, budget.low, budget.high)
         if nearest is None:

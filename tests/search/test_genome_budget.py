@@ -1,6 +1,7 @@
 import itertools
 import re
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from genome_cases import (
 
 from slm_ray.config.errors import UserError
 from slm_ray.models.starts import first_n
-from slm_ray.records.budget import Budget
+from slm_ray.records.budget import Budget, measure_cost
 from slm_ray.records.cost import num_params
 from slm_ray.search.genome import Genome
 from slm_ray.search.space import load_space
@@ -245,3 +246,17 @@ def test_layers_of_their_own_sizes_are_never_plain_and_stay_what_they_are():
     for seed in range(3):
         ours, theirs = (one.random(np.random.default_rng(seed), budget, LENGTH) for one in (genome, same))
         assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("quantity", ["flops", "kv_bytes"])
+@pytest.mark.parametrize("space", ["fine", "fine_uniform", "coarse_layerwise"])
+def test_layers_with_windows_shorter_than_the_context_cost_less(space, quantity):
+    local = [replace(layer, sliding_window=0 if number % 6 == 5 else 16) for number, layer in enumerate(SMOL.layers)]
+    teacher = replace(SMOL, layers=tuple(local))
+    genome = genome_of(space, teacher)
+    budget = budget_of(genome, quantity, 0.4, 0.6)
+    for drawn in random_genes(genome, 0, 8):
+        genes = genome.repair(drawn, budget, LENGTH)
+        exact = cost_of(genome, genes, quantity)
+        assert genome.cost(genes, quantity, LENGTH) == exact and budget.holds(exact)
+    assert measure_cost(teacher, quantity, LENGTH) < measure_cost(SMOL, quantity, LENGTH)
