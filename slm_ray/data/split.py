@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from slm_ray.config.digest import sha256_bytes
 from slm_ray.data.corpus import Corpus
@@ -50,17 +48,11 @@ def part_of(text: str) -> str:
     return part_of_digest(text_digest(text))
 
 
-@dataclass(frozen=True)
-class PartSummary:
-    """What a part holds, for the record of a run."""
+def summarise_parts(corpus: Corpus) -> dict[str, dict[str, Any]]:
+    """Documents, bytes (UTF-8) and digest of each part, in one pass; nothing of a hub stream.
 
-    documents: int  # Number of documents
-    bytes: int  # Their length in UTF-8
-    digest: str  # SHA-256 of their sorted text digests; equal parts have equal digests whatever the order of the corpus
-
-
-def summarise_parts(corpus: Corpus) -> dict[str, PartSummary]:
-    """Documents, bytes and digest of each part, in one pass; empty for a corpus that is not at hand (a hub stream)."""
+    The digest is of the sorted digests of the texts: equal parts have equal ones whatever the order of the corpus.
+    """
     if not corpus.is_finite:
         return {}
     digests: dict[str, list[bytes]] = {part: [] for part in PARTS}
@@ -70,12 +62,10 @@ def summarise_parts(corpus: Corpus) -> dict[str, PartSummary]:
         part = part_of_digest(digest)
         digests[part].append(digest)
         sizes[part] += len(document.text.encode())
-    return {part: PartSummary(len(digests[part]), sizes[part], sha256_bytes(*sorted(digests[part]))) for part in PARTS}
-
-
-def describe_parts(parts: Mapping[str, PartSummary]) -> dict[str, dict[str, Any]]:
-    """The summaries as plain JSON-like values."""
-    return {part: asdict(summary) for part, summary in parts.items()}
+    return {
+        part: {"documents": len(digests[part]), "bytes": sizes[part], "digest": sha256_bytes(*sorted(digests[part]))}
+        for part in PARTS
+    }
 
 
 def split_text(text: str, size: int) -> list[str]:
@@ -100,38 +90,11 @@ def _cut(text: str, low: int, high: int) -> int:
     return high
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """Pieces of one part in a shuffled order, and whether they are all the part has."""
 
     pieces: list[str]
     is_whole_part: bool
-
-
-class _SmallestKeys:
-    """Keeps the pieces with the smallest keys that together have ``target`` characters, and lets go of the others."""
-
-    def __init__(self, target: int) -> None:
-        self.target = target
-        self.dropped = False
-        self._heap: list[tuple[int, str]] = []  # keys are negated: the largest comes first
-        self._keys: set[int] = set()
-        self._characters = 0
-
-    def offer(self, key: int, piece: str) -> None:
-        if key in self._keys:  # a copy of a document already here
-            return
-        heapq.heappush(self._heap, (-key, piece))
-        self._keys.add(key)
-        self._characters += len(piece)
-        while self._characters - len(self._heap[0][1]) >= self.target:
-            negative_key, largest = heapq.heappop(self._heap)
-            self._keys.remove(-negative_key)
-            self._characters -= len(largest)
-            self.dropped = True
-
-    def in_order(self) -> list[str]:
-        return [piece for _, piece in sorted(self._heap, reverse=True)]
 
 
 def sample_part(corpus: Corpus, part: str, piece_size: int, target: int) -> Sample:
@@ -142,16 +105,26 @@ def sample_part(corpus: Corpus, part: str, piece_size: int, target: int) -> Samp
     repeated document counts once, and memory is held for the sample only. Of a remote stream, only the beginning is
     read.
     """
-    smallest = _SmallestKeys(target)
-    read = 0
+    kept: list[tuple[int, str]] = []  # the pieces with the smallest keys, negated: the largest comes first
+    keys, characters, read, is_whole = set[int](), 0, 0, True
     for document in corpus:
         digest = text_digest(document.text)
         if part_of_digest(digest) != part:
             continue
         for number, piece in enumerate(split_text(document.text, piece_size)):
-            key = hashlib.sha256(digest + number.to_bytes(8, "big")).digest()[:_KEY_BYTES]
-            smallest.offer(int.from_bytes(key, "big"), piece)
+            key = int.from_bytes(hashlib.sha256(digest + number.to_bytes(8, "big")).digest()[:_KEY_BYTES], "big")
+            if key in keys:  # a copy of a document already here
+                continue
+            heapq.heappush(kept, (-key, piece))
+            keys.add(key)
+            characters += len(piece)
+            while characters - len(kept[0][1]) >= target:
+                largest, dropped = heapq.heappop(kept)
+                keys.remove(-largest)
+                characters -= len(dropped)
+                is_whole = False
         read += len(document.text)
         if not corpus.is_finite and read >= _STREAM_WINDOW * target:
-            return Sample(smallest.in_order(), is_whole_part=False)
-    return Sample(smallest.in_order(), is_whole_part=not smallest.dropped)
+            is_whole = False
+            break
+    return Sample([piece for _, piece in sorted(kept, reverse=True)], is_whole)

@@ -12,7 +12,7 @@ import torch
 from slm_ray.config.base import flatten
 from slm_ray.config.errors import UserError
 from slm_ray.config.units import format_count, format_seconds
-from slm_ray.data.split import describe_parts, summarise_parts
+from slm_ray.data.split import summarise_parts
 from slm_ray.models.precision import DTYPES, export_dtype, measure_precision
 from slm_ray.models.teacher_sizes import look_up_teacher
 from slm_ray.records.base import find_record, read_record, write_record
@@ -434,7 +434,7 @@ class SearchRun:
         return Corpus(
             name=inputs.corpus.name, digest=inputs.corpus.digest, calibration_tokens=inputs.calibration.num_tokens,
             held_out_tokens=inputs.held_out.num_tokens, train_tokens=inputs.train.num_tokens,
-            calibration_digest=inputs.calibration.digest, parts=describe_parts(summarise_parts(inputs.corpus)),
+            calibration_digest=inputs.calibration.digest, parts=summarise_parts(inputs.corpus),
             other=OtherText(name=other, tokens=inputs.other.num_tokens) if other and inputs.other else None,
         )  # fmt: skip
 

@@ -107,7 +107,7 @@ def test_one_text_file_is_cut_into_documents_that_fill_all_three_parts(tmp_path,
     (tmp_path / "book.txt").write_text(whole, encoding="utf-8")
     corpus = load_corpus(str(tmp_path / "book.txt"))
     assert "".join(document.text for document in corpus) == whole
-    assert all(part.documents for part in summarise_parts(corpus).values())
+    assert all(part["documents"] for part in summarise_parts(corpus).values())
 
 
 def test_of_many_text_files_only_a_large_one_is_cut(tmp_path):

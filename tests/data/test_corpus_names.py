@@ -29,7 +29,7 @@ def test_the_default_corpus_documents_python_and_fills_every_part():
     assert 'The "if" statement' in documents["topics/if"]
     assert documents["stdlib/json/__init__.py"].startswith("JSON (JavaScript Object Notation)")
     assert not any("/test/" in id or "site-packages" in id for id in documents)
-    assert all(part.bytes > 100_000 for part in summarise_parts(corpus).values())
+    assert all(part["bytes"] > 100_000 for part in summarise_parts(corpus).values())
 
 
 @pytest.fixture

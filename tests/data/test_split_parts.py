@@ -3,7 +3,7 @@ from fractions import Fraction
 
 import pytest
 
-from slm_ray.data.split import PARTS, describe_parts, part_of, sample_part, split_text, summarise_parts
+from slm_ray.data.split import PARTS, part_of, sample_part, split_text, summarise_parts
 
 
 def reference_part(text: str) -> str:
@@ -23,11 +23,10 @@ def test_the_shares_are_10_80_10_percent():
 
 def test_a_summary_counts_every_document_once_and_ignores_their_order(corpus_of, texts):
     summary, backwards = summarise_parts(corpus_of(texts)), summarise_parts(corpus_of(texts[::-1]))
-    assert sum(part.documents for part in summary.values()) == len(texts)
-    assert sum(part.bytes for part in summary.values()) == sum(len(text.encode()) for text in texts)
+    assert sum(part["documents"] for part in summary.values()) == len(texts)
+    assert sum(part["bytes"] for part in summary.values()) == sum(len(text.encode()) for text in texts)
     assert summary == backwards
-    assert len({part.digest for part in summary.values()}) == 3
-    assert describe_parts(summary)["train"]["documents"] == summary["train"].documents
+    assert len({part["digest"] for part in summary.values()}) == 3
 
 
 @pytest.mark.parametrize("text", ["", "x", "a b " * 500, "x" * 999, "line\n" * 300, "par\n\n" * 300, "é注\n\n\n" * 99])
