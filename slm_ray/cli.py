@@ -6,36 +6,32 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from slm_ray.config.errors import UserError, unknown_name
 from slm_ray.config.version import VERSION
 from slm_ray.runtime.commands import run_command
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One stage's command."""
+class Entry(NamedTuple):
+    """A command's module, imported only when it is run, and its line for ``--help``."""
 
-    # The module that declares it, as ``NAME = Stage(…)`` (see :mod:`slm_ray.runtime.stage`) or with a ``main(argv)`` of
-    # its own; imported only when the stage is run
-    module: str
-    summary: str  # One line for ``--help``
+    module: str  # declares ``NAME = Stage(…)`` (:mod:`slm_ray.runtime.stage`), or has a ``main(argv)`` of its own
+    summary: str
 
 
 STAGES = {
-    "search": Stage("slm_ray.search.command", "search a teacher for its best sub-networks and extract them"),
-    "proxies": Stage("slm_ray.studies.proxies_command", "how well each proxy agrees with quality after training"),
-    "logits": Stage("slm_ray.distill.command", "write a teacher's logits to a store, to distill from it many times"),
-    "tokenizer": Stage("slm_ray.tokenizer", "train a tokenizer, or extend a model's vocabulary"),
-    "pretrain": Stage("slm_ray.pretrain.command", "train winners and other starts with the teacher's help"),
-    "evaluate": Stage("slm_ray.evaluate.command", "measure models on the same held-out text and compare them"),
-    "rate": Stage("slm_ray.evaluate.rating.command", "people compare what models wrote: a blinded page, and its table"),
-    "sweep": Stage("slm_ray.studies.command", "run a sweep file: many runs, one table, its plots"),
-    "report": Stage("slm_ray.report.command", "rebuild the table, picture and pages of runs from their records"),
-    "dashboard": Stage("slm_ray.dashboard", "a W&B workspace or report of all runs"),
-    "pipeline": Stage("slm_ray.pipeline", "all of these after one another, each where it is needed"),
+    "search": Entry("slm_ray.search.command", "search a teacher for its best sub-networks and extract them"),
+    "proxies": Entry("slm_ray.studies.proxies_command", "how well each proxy agrees with quality after training"),
+    "logits": Entry("slm_ray.distill.command", "write a teacher's logits to a store, to distill from it many times"),
+    "tokenizer": Entry("slm_ray.tokenizer", "train a tokenizer, or extend a model's vocabulary"),
+    "pretrain": Entry("slm_ray.pretrain.command", "train winners and other starts with the teacher's help"),
+    "evaluate": Entry("slm_ray.evaluate.command", "measure models on the same held-out text and compare them"),
+    "rate": Entry("slm_ray.evaluate.rating.command", "people compare what models wrote: a blinded page, and its table"),
+    "sweep": Entry("slm_ray.studies.command", "run a sweep file: many runs, one table, its plots"),
+    "report": Entry("slm_ray.report.command", "rebuild the table, picture and pages of runs from their records"),
+    "dashboard": Entry("slm_ray.dashboard", "a W&B workspace or report of all runs"),
+    "pipeline": Entry("slm_ray.pipeline", "all of these after one another, each where it is needed"),
 }
 
 

@@ -28,7 +28,8 @@ Work = Callable[..., Result]
 
 _RETRIES = 2  # of an item whose worker was lost
 _WAITING_SECONDS = 10.0  # for the cluster's resources, until that is said
-_RESULT, _MESSAGE, _PROBLEM = "result", "message", "problem"
+_RESULT, _MESSAGE, _PROBLEM, _DEATH = "result", "message", "problem", "death"
+_MEMORY = "is memory short?"
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,6 @@ class FanOut(Generic[Item, Result]):
             yield from self._run_here(items, receive, on_failure)
             return
         import ray
-        from ray.exceptions import RayError, RayTaskError
 
         self._check_room(ray)
         wanted = min(self.workers, len(items)) if isinstance(items, Sized) else self.workers
@@ -166,25 +166,18 @@ class FanOut(Generic[Item, Result]):
                 if self._idle and not self._working():
                     return
                 self._start(ray, wanted - len(self._busy) - len(self._idle))
-                ready = self._first(ray)
-                actor, index, item = self._busy[ready]
-                try:
-                    kind, value = ray.get(next(ready))
-                except RayTaskError:
-                    raise  # a fault of ours in the worker, not its death
-                except (RayError, StopIteration) as error:
-                    del self._busy[ready]
-                    self._end([actor])
+                stream = self._first(ray)
+                actor, index, item = self._busy[stream]
+                kind, value = self._answer(ray, stream)
+                if kind == _DEATH:
                     lost[index] += 1
                     if index is None:
                         if lost[index] > _RETRIES + self.workers:
-                            dies = f"a {self.name} dies again and again as it starts"
-                            raise UserError(f"{dies}: is memory short?") from error
+                            raise UserError(f"a {self.name} dies again and again as it starts: {_MEMORY}")
                     elif lost[index] > _RETRIES:
-                        dies = f"the {self.name} of item {index} died {lost[index]} times"
-                        fail(index, UserError(f"{dies}: is memory short?"))
+                        fail(index, UserError(f"the {self.name} of item {index} died {lost[index]} times: {_MEMORY}"))
                     else:
-                        self._say(f"a {self.name} died ({type(error).__name__}); its item is given to another one")
+                        self._say(f"a {self.name} died ({value}); its item is given to another one")
                         assert item is not None
                         again.append((index, remaining(index, item) if remaining else item))
                     continue
@@ -192,7 +185,7 @@ class FanOut(Generic[Item, Result]):
                     assert receive is not None and index is not None
                     receive(index, value)
                     continue
-                del self._busy[ready]
+                del self._busy[stream]
                 if index is None and kind == _PROBLEM:
                     self._end([actor])
                     raise value
@@ -206,6 +199,19 @@ class FanOut(Generic[Item, Result]):
         finally:
             working = self._working()
             self._end([self._busy.pop(stream)[0] for stream in working])
+
+    def _answer(self, ray: Any, stream: Any) -> tuple[str, Any]:
+        """A worker's next answer; the name of the error where it has died."""
+        from ray.exceptions import RayError, RayTaskError
+
+        try:
+            answer: tuple[str, Any] = ray.get(next(stream))
+        except RayTaskError:
+            raise  # a fault of ours in the worker, not its death
+        except (RayError, StopIteration) as error:
+            self._end([self._busy.pop(stream)[0]])
+            return _DEATH, type(error).__name__
+        return answer
 
     def _working(self) -> list[Any]:
         """The streams of workers that have an item."""
