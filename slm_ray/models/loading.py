@@ -108,14 +108,17 @@ def check_loaded(what: str, model: Any, report: Mapping[str, Any]) -> None:
 
 
 def read_config(source: Path | str, what: str | None = None, **options: Any) -> Any:
-    """The config of a model folder or hub id, with no code of its own run.
+    """The config of a model folder or hub id, of the text part where it has others, with no code of its own run.
 
     ``what``: What an error begins with; by default that it could not be loaded.
     """
     from transformers import AutoConfig
 
     with one_sentence(what or f"{source} could not be loaded as a causal language model"):
-        return AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
+        whole = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
+    text = whole.get_text_config(decoder=True)
+    text.dtype = text.dtype or whole.dtype
+    return text
 
 
 def load_student(source: Path | str, name: str) -> Any:

@@ -36,6 +36,7 @@ def _random_weights(model: Any, seed: int) -> Any:
     """The same architecture as its class initialises it."""
     torch.manual_seed(seed)
     fresh = type(model)(model.config).float()
+    fresh.generation_config = model.generation_config
     fresh.config.dtype = torch.float32
     return fresh
 
@@ -48,7 +49,9 @@ def _from_teacher(start: str, model: Any, name: str, seed: int, teacher: Teacher
             "see docs/adding_a_family.md"
         )
     spec = first_layers_like(architecture, whole) if start == "first-n" else random_like(architecture, whole, seed)
-    return extract(teacher.state(), teacher.config(), teacher.family(), spec, dtype=torch.float32)
+    student = extract(teacher.state(), teacher.config(), teacher.family(), spec, dtype=torch.float32)
+    student.generation_config = model.generation_config
+    return student
 
 
 def first_n(teacher: Architecture, budget: Budget, sequence_length: int, target_cost: int | None = None) -> SubnetSpec:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from slm_ray.config.digest import digest_json, sha256_file
 from slm_ray.config.errors import UserError, nearest
 from slm_ray.models.bundled import BUNDLED_NAME, LICENCE, fetch_bundled_gguf
+from slm_ray.models.extraction import build_with
 from slm_ray.models.families import HEAD, Family, check_model_type, family_of
 from slm_ray.models.loading import check_loaded, check_weight_files, one_sentence, quiet_transformers, read_config
 from slm_ray.models.precision import dtype_name
@@ -28,7 +29,7 @@ from slm_ray.runtime.shared import local_copy
 
 WEIGHTS_FILE = "model.safetensors"
 MANIFEST_FILE = "manifest.json"
-_FORMAT = 2
+_FORMAT = 3
 _SAVED_DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -68,6 +69,14 @@ class Teacher:
 
         with quiet_transformers():
             return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
+
+    def generation_config(self) -> Any | None:
+        """How its makers sample from it; None where that is not told."""
+        from transformers import GenerationConfig
+
+        if not (self.folder / "generation_config.json").is_file():
+            return None
+        return GenerationConfig.from_pretrained(self.folder)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Its weights, mapped from the file: pages are shared by all processes of a node and copied on a write."""
@@ -173,6 +182,9 @@ def _from_folder(name: str, folder: Path, cache: Path) -> Teacher:
 def check_family(name: str, folder: Path) -> None:
     """Refuse another family before transformers reads anything, so that it may say what it likes about it."""
     fields = read_json(folder / "config.json")
+    part = fields.get("text_config") if isinstance(fields, dict) else None
+    if isinstance(part, dict) and "model_type" in part:
+        fields = part
     kind = fields.get("model_type") if isinstance(fields, dict) else None
     if not isinstance(kind, str):
         raise UserError(
@@ -220,6 +232,8 @@ def _convert(name: str, source: dict[str, Any], folder: Path, licence: str) -> N
         save_file(state, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
         _plain_copy_of(config, dtype).save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        with contextlib.suppress(ValueError):  # settings that contradict each other, which transformers does not write
+            model.generation_config.save_pretrained(temporary)
         manifest = {"name": name, "licence": licence, "dtype": dtype_name(own), "format": _FORMAT}
         write_json(temporary / MANIFEST_FILE, {"sha256": sha256_file(temporary / WEIGHTS_FILE), **manifest})
 
@@ -234,16 +248,29 @@ def _plain_copy_of(config: Any, dtype: torch.dtype) -> Any:
     return plain
 
 
+def _text_part(what: str, whole: Any) -> Any:
+    """The causal language model inside a model of images and text."""
+    config, head = whole.config.get_text_config(decoder=True), whole.get_output_embeddings().weight
+    config.tie_word_embeddings = head is whole.get_input_embeddings().weight
+    family = family_of(config, what)
+    state = {f"{family.base}.{name}": tensor for name, tensor in whole.get_decoder().state_dict().items()}
+    model = build_with({**state, HEAD: head.detach()}, config, family)
+    model.generation_config = whole.generation_config
+    return model
+
+
 def _load_pretrained(what: str, source: dict[str, Any]) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
     gguf = {"gguf_file": source["gguf_file"]} if source["gguf_file"] else {}
     arguments: dict[str, Any] = gguf or {"use_safetensors": True}
     kind: Any = torch.float32 if gguf else "auto"
-    model, report = AutoModelForCausalLM.from_pretrained(
+    is_nested = not gguf and "text_config" in read_json(Path(source["folder"]) / "config.json")
+    model, report = (AutoModelForImageTextToText if is_nested else AutoModelForCausalLM).from_pretrained(
         source["folder"], dtype=kind, output_loading_info=True, trust_remote_code=False, **arguments
     )
     check_loaded(what, model, report)
+    model = _text_part(what, model) if is_nested else model
     try:
         tokenizer = AutoTokenizer.from_pretrained(source["folder"], trust_remote_code=False, **gguf)
         empty = not tokenizer("the")["input_ids"]  # what transformers makes of GPT-2 without tokenizer files

@@ -260,6 +260,7 @@ def export_winner(
     with quiet_transformers(), whole_folder(folder) as temporary:
         if student is None:
             student = extract(teacher.state(), teacher.config(), teacher.family(), spec)
+        student.generation_config = teacher.generation_config() or student.generation_config
         save_student(student, temporary, teacher.tokenizer(), dtype)
         write_record(temporary, lineage.model_copy(update={"spec": spec.to_json()}))
 

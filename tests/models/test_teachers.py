@@ -7,15 +7,22 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    Gemma3Config,
+    LlavaConfig,
+    PreTrainedTokenizerFast,
+)
 
 from slm_ray.config.errors import UserError
 from slm_ray.models import teachers
 from slm_ray.models.extraction import extract
 from slm_ray.models.runner import SubnetRunner
+from slm_ray.models.teacher_sizes import look_up_teacher
 from slm_ray.models.teachers import MANIFEST_FILE, WEIGHTS_FILE, load_teacher
 from slm_ray.records.subnet import SubnetSpec, full_subnet
-from tests.models.tiny import axis_specs, tiny_family, tiny_ids, tiny_model
+from tests.models.tiny import axis_specs, tiny_config, tiny_family, tiny_ids, tiny_model
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -212,6 +219,32 @@ def test_a_uniform_student_of_our_own_class_is_a_teacher(name, tmp_path):
         torch.testing.assert_close(whole(ids).logits, expected)
     losses = functional.cross_entropy(expected[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
     torch.testing.assert_close(runner.token_losses(full_subnet(teacher.architecture()), ids), losses)
+
+
+def vision_model(family: str):
+    """A model of images and text whose text part is a tiny one of a family."""
+    text, size = tiny_config(family).to_dict(), {"image_size": 28, "patch_size": 14}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, **size}
+    if family == "gemma3":
+        tokens = {"image_token_index": 60, "boi_token_index": 58, "eoi_token_index": 59, "mm_tokens_per_image": 4}
+        config = Gemma3Config(text_config=text, vision_config=vision, **tokens)
+    else:
+        vision |= {"model_type": "clip_vision_model", "projection_dim": 8}
+        config = LlavaConfig(text_config=text, vision_config=vision, image_token_index=60, tie_word_embeddings=False)
+    return AutoModelForImageTextToText.from_config(config).eval()
+
+
+@pytest.mark.parametrize("family", ["gemma3", "llama_untied"])
+def test_the_text_part_of_a_model_of_images_is_a_teacher(family, tmp_path):
+    whole = vision_model(family)
+    whole.generation_config.update(do_sample=True, top_k=64)
+    teacher = load_teacher(str(save(whole, tmp_path / "whole")), tmp_path / "cache")
+    assert look_up_teacher(str(tmp_path / "whole")).architecture == teacher.architecture()
+    text = AutoModelForCausalLM.from_pretrained(teacher.folder)
+    with torch.no_grad():
+        assert torch.equal(text(tiny_ids()).logits, whole(input_ids=tiny_ids()).logits)
+    assert teacher.family() is tiny_family(family) and text.generation_config.top_k == 64
+    assert teacher.generation_config().do_sample and teacher.config().tie_word_embeddings == (family == "gemma3")
 
 
 def test_unsupported_features_of_a_family_are_named(tmp_path):
