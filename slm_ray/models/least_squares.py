@@ -4,8 +4,8 @@ With inputs X ``[rows, in]``, targets Y ``[rows, out]`` and weights W0 ``[out, i
 ``|Y - X W^T|^2 + ridge * mean(diag(X^T X)) * |W - W0|^2``, a ridge regression of W0's residuals. Only ``X^T X`` and
 ``X^T (Y - X W0^T)`` are kept, in fp64, so memory does not grow with the number of rows.
 
-Rows computed in bf16 may be multiplied in bf16 too, with sums in fp32: the rounding is noise of 2^-9 of a number,
-negligible beside the ridge.
+Rows computed in bf16 may be multiplied in bf16 too (:func:`rough_products`), with sums in fp32: the rounding is
+noise of 2^-9 of a number, negligible beside the ridge.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def _blocks(width: int) -> list[tuple[slice, slice]]:
 
 
 @contextlib.contextmanager
-def _products(is_bf16: bool) -> Iterator[None]:
-    """A context in which fp32 matrices may be multiplied in bf16, with fp32 results."""
+def rough_products(is_bf16: bool) -> Iterator[None]:
+    """A context in which fp32 matrices may be multiplied in bf16, with fp32 results; it holds for all threads."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium" if is_bf16 else before)
     try:
@@ -61,26 +61,20 @@ class Update:
 class Sums:
     """Sums over rows of inputs and residuals."""
 
-    def __init__(self, num_inputs: int, num_outputs: int, *, bias: bool, bf16: bool = False) -> None:
+    def __init__(self, num_inputs: int, num_outputs: int, *, bias: bool) -> None:
         """Start with empty sums.
 
         Args:
             num_inputs: Width of the inputs.
             num_outputs: Width of the targets.
             bias: Fit a bias too: a column of ones that the ridge does not penalise.
-            bf16: Rows may be multiplied in bf16.
         """
-        self.bias, self.bf16 = bias, bf16
+        self.bias = bias
         width = num_inputs + bias
         self.gram = torch.zeros(width, width, dtype=torch.float64)  # its upper half, once rows have come in
         self.cross = torch.zeros(width, num_outputs, dtype=torch.float64)
         self.squares = 0.0
         self._blocks = _blocks(width)
-
-    def _whole_gram(self) -> torch.Tensor:
-        """``X^T X``, its lower half mirrored."""
-        upper = torch.triu(self.gram)
-        return upper + torch.triu(upper, 1).T
 
     def add(self, inputs: torch.Tensor, left: torch.Tensor, weights: torch.Tensor | None = None) -> None:
         """Add rows.
@@ -93,10 +87,9 @@ class Sums:
         if self.bias:
             inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], 1)
         weighted = inputs if weights is None else inputs * weights[:, None]
-        with _products(self.bf16):
-            for rows, rest in self._blocks:  # the products are symmetric: what lies below these is not computed
-                self.gram[rows, rest] += weighted[:, rows].T @ inputs[:, rest]
-            self.cross += weighted.T @ left
+        for rows, rest in self._blocks:  # the products are symmetric: what lies below these is not computed
+            self.gram[rows, rest] += weighted[:, rows].T @ inputs[:, rest]
+        self.cross += weighted.T @ left
         squares = torch.linalg.vector_norm(left, dim=1).double().square()
         self.squares += float((squares if weights is None else squares * weights).sum())
 
@@ -106,18 +99,18 @@ class Sums:
         Args:
             ridge: Ridge strength as a share of the inputs' mean square; above 0.
         """
-        gram = self._whole_gram()
-        num_inputs = len(gram) - self.bias
-        scale = float(gram.diagonal()[:num_inputs].mean())
+        num_inputs = len(self.gram) - self.bias
+        scale = float(self.gram.diagonal()[:num_inputs].mean())
         if not scale > 0.0:  # nothing comes in, so nothing can be explained with it
             zeros = torch.zeros_like(self.cross)
             return Update(*self._split(zeros), self.squares, self.squares)
-        held = torch.full((len(gram),), ridge * scale, dtype=torch.float64)
+        held = torch.full((len(self.gram),), ridge * scale, dtype=torch.float64)
         if self.bias:  # only so much that the system stays regular where an input is constant
-            held[-1] = 1e-9 * float(gram[-1, -1])
-        factor = torch.linalg.cholesky(gram + torch.diag(held))
-        change = torch.cholesky_solve(self.cross, factor)
-        explained = 2 * float((change * self.cross).sum()) - float((change * (gram @ change)).sum())
+            held[-1] = 1e-9 * float(self.gram[-1, -1])
+        factor = torch.linalg.cholesky(self.gram + torch.diag(held), upper=True)
+        change = torch.cholesky_solve(self.cross, factor, upper=True)
+        # c^T X^T X c is c^T (X^T Y - ridge c), for c solves the system.
+        explained = float((change * self.cross).sum()) + float(held @ change.square().sum(1))
         return Update(*self._split(change), self.squares, max(self.squares - explained, 0.0))
 
     def _split(self, change: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -10,14 +10,17 @@ before it are reconstructed already):
   to the student's next sub-layer, which compensates for sub-layers dropped in between, plus a part of the error that
   the student's stream has accumulated.
 
-Each fit is a ridge regression towards the present weights, so directions without evidence in the text keep theirs.
+Each fit is a ridge regression towards the present weights, so directions without evidence in the text keep theirs, and
+little text changes little.
 Least squares on a pruned layer's outputs is He et al., arXiv 1707.06168; the order is that of GPTQ and SparseGPT
 (arXiv 2210.17323, 2301.00774).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +28,7 @@ import torch
 
 from slm_ray.models.extraction import build_with, embedding_ratio
 from slm_ray.models.families import HIDDEN, Family
-from slm_ray.models.least_squares import Sums, square_flops
+from slm_ray.models.least_squares import Sums, rough_products, square_flops
 from slm_ray.models.slicing import Index, hidden_index, layer_indices, layer_slices
 from slm_ray.models.sub_layers import ATTENTION, MLP, SubLayer, TakenApart
 from slm_ray.records.architecture import Architecture
@@ -42,16 +45,17 @@ class ReconstructionSettings:
     """How a student is reconstructed; the defaults were measured best.
 
     Attributes:
-        ridge: Ridge strength for writing projections, as a share of their inputs' mean square.
+        write_prior: How many tokens of evidence the present weights of a writing projection count for: a ridge of so
+            many times the inputs' mean square.
         pull: Share of the stream's accumulated error that the next sub-layer corrects.
-        read_ridge: Ridge strength for reading projections.
+        read_prior: The same for reading projections.
         scale_norm: Fit the scale of the final norm too.
         bf16: Multiply in bf16, in forward passes and in sums of products; weights, streams and sums keep their types.
     """
 
-    ridge: float = 0.1
+    write_prior: float = 4096
     pull: float = 1.0
-    read_ridge: float = 0.1
+    read_prior: float = 4096
     scale_norm: bool = True
     bf16: bool = False
 
@@ -101,11 +105,11 @@ class _Teacher:
         self.normed = [sub.norm(chunk) for chunk in read]
         return sub
 
-    def advance(self, position: int, sub: SubLayer) -> None:
-        """Add the sub-layer's output to the stream; holders of the old stream keep it."""
+    def behind(self, position: int, sub: SubLayer) -> Chunks:
+        """The stream with the sub-layer's output added."""
         kind = position % 2
         with _multiplying(self._is_bf16):
-            self.stream = [
+            return [
                 chunk + sub.written(sub.inner(normed, self.apart.call(kind, len(chunk), position // 2)))
                 for chunk, normed in zip(self.stream, self.normed, strict=True)
             ]
@@ -120,6 +124,7 @@ class _Student:
     ) -> None:  # fmt: skip
         self.apart, self.spec, self.teacher, self.settings = TakenApart(model, family), spec, teacher, settings
         self.hidden: Index = hidden_index(spec, teacher)
+        self.num_tokens = sum(batch.numel() for batch in batches)
         self.stream: Chunks = [self.apart.begin(batch) for batch in batches]
         self.entry, self._entry_layer = self.stream, -1
         self.places = [
@@ -138,13 +143,14 @@ class _Student:
         at = self.places[len(self.fits) + (self._sub is not None)][0] if self._has_more() else None
         return at == position
 
-    @property
-    def is_reading(self) -> bool:
-        """Whether a sub-layer has read its input and waits for its target."""
-        return self._sub is not None
-
     def _has_more(self) -> bool:
         return len(self.fits) + (self._sub is not None) < len(self.places)
+
+    def step(self, teacher: _Teacher) -> None:
+        """Finish the sub-layer that waits for its target, the teacher's present stream, and begin the next."""
+        if self._sub is not None:
+            self.write(teacher.stream)
+        self.read(teacher)
 
     def read(self, teacher: _Teacher) -> None:
         """Begin the next sub-layer: fit its reading projections, and run it up to its writing projection."""
@@ -168,11 +174,11 @@ class _Student:
         """
         settings, units = self.settings, self.spec.layers[number]
         channels = self.spec.hidden
-        sums = Sums(len(channels), teacher.normed[0].shape[-1], bias=False, bf16=settings.bf16)
+        sums = Sums(len(channels), teacher.normed[0].shape[-1], bias=False)
         for mine, theirs in zip(normed, teacher.normed, strict=True):
             mine, theirs = mine.flatten(0, 1), theirs.flatten(0, 1)
             sums.add(mine, self._less(theirs, mine))
-        change = sums.solve(settings.read_ridge).weight  # [teacher's hidden, kept channels]
+        change = sums.solve(settings.read_prior / self.num_tokens).weight  # [teacher's hidden, kept channels]
         indices = layer_indices(units, None, self.teacher) | {HIDDEN: None}
         whole = dict(layer_slices(teacher.state, self.apart.family, units, indices))
         for name, reader in sub.readers.items():
@@ -189,7 +195,7 @@ class _Student:
         settings, sub = self.settings, self._sub
         assert sub is not None
         bias = sub.writer.bias is not None
-        sums = Sums(self._inputs[0].shape[-1], len(self.spec.hidden), bias=bias, bf16=settings.bf16)
+        sums = Sums(self._inputs[0].shape[-1], len(self.spec.hidden), bias=bias)
         size = 0.0
         for inputs, stream, first, last in zip(self._inputs, self.stream, self._start, end, strict=True):
             first, last = self._kept(first), self._kept(last)
@@ -200,7 +206,7 @@ class _Student:
             left, gain, counts = self._before_norm(inputs, left, gain, counts)
             sums.add(inputs.flatten(0, 1).to(left.dtype), left.flatten(0, 1), counts)
             size += float((gain.square().sum(-1, dtype=torch.float64).flatten() * counts).sum())
-        update = sums.solve(settings.ridge)
+        update = sums.solve(settings.write_prior / self.num_tokens)
         sub.writer.add(update.weight, update.bias)
         self.stream = [chunk + self._written(inputs) for chunk, inputs in zip(self.stream, self._inputs, strict=True)]
         _, number, kind = self.places[len(self.fits)]
@@ -238,7 +244,8 @@ class _Student:
         return chunk if self.hidden is None else chunk.index_select(-1, self.hidden)
 
     def finish(self, teacher: _Teacher) -> None:
-        """Fit the final norm's scale, channel by channel, to the teacher's final hidden states."""
+        """Finish the last sub-layer; fit the final norm's scale to the teacher's final hidden states."""
+        self.write(teacher.stream)
         if not self.settings.scale_norm:
             return
         norm, wanted = self.apart.final_norm(), teacher.apart.final_norm()
@@ -251,9 +258,26 @@ class _Student:
             shift = 0 if getattr(norm, "bias", None) is None else norm.bias
             squares += (ours - shift).square().sum(0, dtype=torch.float64)
             products += ((ours - shift) * (goal - shift)).sum(0, dtype=torch.float64)
-        held = self.settings.ridge * squares.mean()
+        held = self.settings.write_prior / self.num_tokens * squares.mean()
         change = ((products + held) / (squares + held)).to(norm.weight.dtype)
         norm.weight.add_(family.norm_offset).mul_(change).sub_(family.norm_offset)
+
+
+@contextlib.contextmanager
+def _threads(most: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that share the cores: models side by side keep them busier than products alone, one after the other."""
+    cores = torch.get_num_threads()
+    count = min(cores, most)
+
+    def begin() -> None:
+        torch.set_grad_enabled(False)
+        torch.set_num_threads(cores // count)
+
+    try:
+        with ThreadPoolExecutor(count, initializer=begin) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(cores)
 
 
 def reconstruct(
@@ -283,24 +307,19 @@ def reconstruct(
         Per student, the fits of its sub-layers in order.
     """
     settings = settings or ReconstructionSettings()
-    with torch.no_grad():
+    with torch.no_grad(), rough_products(settings.bf16), _threads(1 + len(students)) as pool:
         batches = list(ids.split(_BATCH_SEQUENCES))
         teacher = _Teacher(state, config, family, batches, settings.bf16)
         sizes = family.architecture(config)
         walkers = [_Student(model, spec, sizes, family, batches, settings) for model, spec in students]
         for position in range(2 * sizes.num_hidden_layers):
             sub = teacher.arrive(position)
-            for walker in walkers:
-                if walker.is_at(position):
-                    if walker.is_reading:
-                        walker.write(teacher.stream)
-                    walker.read(teacher)
-            teacher.advance(position, sub)
+            ahead = pool.submit(teacher.behind, position, sub)
+            list(pool.map(lambda walker: walker.step(teacher), [one for one in walkers if one.is_at(position)]))
+            teacher.stream = ahead.result()
             if position % 2 == MLP:
                 on_layer(position // 2 + 1)
-        for walker in walkers:
-            walker.write(teacher.stream)
-            walker.finish(teacher)
+        list(pool.map(lambda walker: walker.finish(teacher), walkers))
     return [walker.fits for walker in walkers]
 
 

@@ -44,7 +44,7 @@ EFFORTS: dict[str, dict[str, int]] = {
     },
     "default": {
         "trials": 8, "winners": 3, "calibration_tokens": 4096, "importance_steps": 20, "importance_tokens": 1024,
-        "reconstruct_tokens": 16_384,
+        "reconstruct_tokens": 20_480,
     },
     "thorough": {
         "trials": 80, "winners": 3, "calibration_tokens": 8192, "importance_steps": 48, "importance_tokens": 1024,

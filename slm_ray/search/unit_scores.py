@@ -31,8 +31,8 @@ from slm_ray.search.space import NATURAL
 from slm_ray.search.stack import GenomeStack
 
 ACTIVATION_SEQUENCES = 16
-# Sequences go through the model in pairs whatever the number of workers, so that the result does not depend on it.
-_BATCH_SEQUENCES = 2
+# Sequences go through the model one by one whatever the number of workers, so that the result does not depend on it.
+_BATCH_SEQUENCES = 1
 _METHOD_VERSION = 2
 _BETWEEN = (0.75, 0.5, 0.25)  # shares of the larger end's scores
 
@@ -134,12 +134,15 @@ def _gradient_taker(teacher: Teacher, precision: str, device: str, threads: int)
 
 def _learn(config: SearchConfig, inputs: SearchInputs, progress: Progress, workers: int) -> LearnedScores:
     per_step = max(1, config.scores.importance_tokens // config.length)
-    ids, teacher, threads = inputs.train.ids, inputs.teacher, config.machine.threads
+    ids, teacher = inputs.train.ids, inputs.teacher
+    at_once = min(workers, -(-per_step // _BATCH_SEQUENCES))
+    threads = config.machine.threads
+    if at_once and not config.machine.address:  # few sequences, so more of this machine's cores for each
+        threads *= workers // at_once
     make = partial(_gradient_taker, teacher, inputs.precision, inputs.device, threads)
-    most = -(-per_step // _BATCH_SEQUENCES)
     share = share_of(inputs.device, threads)
     with FanOut[_Batch, GateGradients](
-        make, min(workers, most), share, reads=[teacher.folder], name="worker that scores units"
+        make, at_once, share, reads=[teacher.folder], name="worker that scores units"
     ) as fan_out:
 
         def collect(step: int, masks: Masks | None) -> GateGradients:

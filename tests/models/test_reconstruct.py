@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from slm_ray.models.extraction import extract
-from slm_ray.models.least_squares import Sums
+from slm_ray.models.least_squares import Sums, rough_products
 from slm_ray.models.reconstruction import ReconstructionSettings, reconstruct
 from slm_ray.records.subnet import SubnetSpec, full_subnet
 from tests.models.tiny import axis_specs, random_spec, tiny_family, tiny_ids, tiny_model
 from tests.references import naive_reconstruction
 
-SETTINGS = ReconstructionSettings(ridge=0.02, pull=0.4, read_ridge=0.05)
+SETTINGS = ReconstructionSettings(write_prior=0.02 * 320, pull=0.4, read_prior=0.05 * 320)  # of 320 tokens
 
 
 def case(name: str, spec_of, dtype: torch.dtype = torch.float32):
@@ -126,8 +126,9 @@ def test_sums_of_bf16_products_give_nearly_the_same_solution():
     y = x @ torch.randn(24, 16, generator=generator) + torch.randn(400, 16, generator=generator)
     solved = []
     for is_bf16 in (False, True):
-        sums = Sums(24, 16, bias=False, bf16=is_bf16)
-        sums.add(x, y)
+        sums = Sums(24, 16, bias=False)
+        with rough_products(is_bf16):
+            sums.add(x, y)
         solved.append(sums.solve(0.1).weight)
     assert float((solved[1] - solved[0]).norm() / solved[0].norm()) < 2e-3
     assert torch.get_float32_matmul_precision() == "highest"
