@@ -11,6 +11,7 @@ renormalised over them: ``p_i = exp(v_i) / sum_{j<n} exp(v_j)`` and ``q_i = exp(
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -68,8 +69,8 @@ def causal_lm_loss(
             this type, sums in fp32 or better.
         head: ``[vocabulary, hidden]`` its output head, which may be the embedding; of any floating type.
         targets: ``[tokens]`` int64, the next token's id; anything where the weight is 0.
-        weights: ``[tokens]``, mask and normalisation in one: 1/n at n tokens makes the loss a mean. Tokens of weight 0
-            are not computed at all.
+        weights: ``[tokens]``, mask and normalisation in one: 1/n at n tokens makes the loss a mean. On a CPU tokens of
+            weight 0 are not computed at all, and targets are checked.
         ce_weight: Factor of the cross-entropy.
         kd_weight: Factor of the divergence. At 0 the signal is not looked at.
         signal: The teacher's signal at each of the tokens.
@@ -97,15 +98,16 @@ def causal_lm_loss(
     else:
         signal = divergence = None
 
-    counted = weights.nonzero()[:, 0]
-    if len(counted) < num_tokens:
-        hidden, targets, weights = hidden[counted], targets[counted], weights[counted]
-        signal = signal and signal.rows(counted)
-    if len(counted) and not (0 <= int(targets.min()) and int(targets.max()) < vocab_size):
-        raise UserError(
-            f"every target must be an id that the student has a row for, 0 to {vocab_size - 1:,}, but they are "
-            f"{int(targets.min()):,} to {int(targets.max()):,}: use text prepared with the student's tokenizer"
-        )
+    if targets.device.type == "cpu":  # elsewhere the host would wait for each of these values
+        counted = weights.nonzero()[:, 0]
+        if len(counted) < num_tokens:
+            hidden, targets, weights = hidden[counted], targets[counted], weights[counted]
+            signal = signal and signal.rows(counted)
+        if len(counted) and not (0 <= int(targets.min()) and int(targets.max()) < vocab_size):
+            raise UserError(
+                f"every target must be an id that the student has a row for, 0 to {vocab_size - 1:,}, but they are "
+                f"{int(targets.min()):,} to {int(targets.max()):,}: use text prepared with the student's tokenizer"
+            )
     objective = Objective(float(ce_weight), float(kd_weight), divergence)
     loss, ce, kd = FusedLoss.apply(hidden, head, Batch(targets, weights, signal), objective)
     total = weights.sum().to(loss.dtype)
@@ -338,7 +340,9 @@ class FusedLoss(torch.autograd.Function):
     ) -> tuple[torch.Tensor, ...]:
         """Losses and, where wanted, gradients: the loss, and the sums it is made of (without gradient)."""
         same = head.to(hidden.dtype)
-        with torch.autocast(hidden.device.type, enabled=False):
+        kind = hidden.device.type
+        off = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else contextlib.nullcontext()
+        with off:
             sums, ctx.gradients = run_chunks(hidden, same, batch, objective, ctx.needs_input_grad[:2])
         ctx.types = hidden.dtype, head.dtype
         ctx.mark_non_differentiable(*sums)

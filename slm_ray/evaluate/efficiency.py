@@ -141,7 +141,7 @@ class Bench:
 
     def energy(self, length: int, batch: int) -> EnergyFigures:
         """Joules per token of decoding, of the whole machine while it does so; None where nothing measures them."""
-        meter = EnergyMeter(processor=True)
+        meter = EnergyMeter()
         if not meter.can_measure:
             return EnergyFigures(joules_per_token=None, source=meter.stop().source)
         meter.start()

@@ -29,11 +29,17 @@ def saved_bytes(num_params: int, dtype: str) -> int:
 
 
 def choose_precision(wanted: str, device: str = "cpu") -> str:
-    """The type to multiply in: ``auto`` is ``bf16`` on GPUs and processors with AMX or AVX-512 BF16, else ``fp32``."""
+    """The type to multiply in: ``auto`` is ``bf16`` on GPUs and processors that have it, else ``fp32``.
+
+    GPUs before Ampere (V100, T4) emulate bf16: there it is ``fp16``.
+    """
     if wanted != "auto":
         return wanted
+    if device == "cuda":  # a cluster's GPUs, which this machine does not see, are taken to be newer
+        emulates = torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False)
+        return "fp16" if emulates else "bf16"
     found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return "bf16" if device == "cuda" or found.get("amx_tile") or found.get("avx512_bf16") else "fp32"
+    return "bf16" if found.get("amx_tile") or found.get("avx512_bf16") else "fp32"
 
 
 @lru_cache(maxsize=1)

@@ -7,6 +7,7 @@ The loop calls every callback at its begin, before an update of the weights, aft
 from __future__ import annotations
 
 import math
+import os
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +34,7 @@ from slm_ray.records.training import (
     TrainEvaluation,
     TrainStep,
 )
-from slm_ray.runtime.energy import EnergyMeter
+from slm_ray.runtime.energy import Energy, EnergyMeter
 from slm_ray.runtime.hardware import model_flops_utilization, peak_memory_bytes
 
 _SPIKE_MEMORY = 0.9  # of the running mean loss that spikes are judged by
@@ -152,9 +153,10 @@ class Account(Callback):
     def begin(self, trainer: Training) -> None:
         """Start the meters."""
         self._usage, self._first = UsageSampler(), trainer.state.step
-        # One worker of each machine counts its processor; every worker counts its own GPU.
-        self._energy = EnergyMeter(processor=trainer.place.rank == 0)
-        self._energy.start()
+        is_first = int(os.environ.get("LOCAL_RANK", "0")) == 0  # it measures its machine, all GPUs included
+        self._energy = EnergyMeter() if is_first else None
+        if self._energy is not None:
+            self._energy.start()
 
     def after_step(self, trainer: Training, figures: StepFigures) -> None:
         """Count and report a step."""
@@ -176,12 +178,23 @@ class Account(Callback):
 
     def end(self, trainer: Training) -> None:
         """Stop the meters and report what the training came to."""
-        measured, state = self._energy.stop(), trainer.state
+        measured, state = self._measured(trainer), trainer.state
         trainer.say(TrainEnd(
             step=state.step, tokens=state.tokens, flops=state.flops, seconds=state.seconds, best=state.best,
             usage=self._usage.sample(), mfu=_utilization(trainer),
             energy=MeasuredEnergy(joules=measured.joules, source=measured.source, from_step=self._first),
         ))  # fmt: skip
+
+
+    def _measured(self, trainer: Training) -> Energy:
+        """The energy of all machines; those that have no counter are named."""
+        here = self._energy.stop() if self._energy is not None else Energy(None, "measured by another worker")
+        known = [float(self._energy is not None), float(here.joules is not None), here.joules or 0.0]
+        machines, counted, joules = trainer.place.gathered_sum(torch.tensor(known, dtype=torch.float64)).tolist()
+        if machines == 1 or not counted:
+            return here
+        missing = f"; {machines - counted:.0f} of {machines:.0f} machines have no counter" if counted < machines else ""
+        return Energy(joules, (here.source if here.joules is not None else "measured") + missing)
 
 
 def _utilization(trainer: Training) -> float | None:
@@ -234,7 +247,7 @@ class UsageSampler:
 def _gpu_percent() -> float | None:
     try:
         return float(torch.cuda.utilization())
-    except (ImportError, RuntimeError):  # no NVML bindings, or a driver that does not answer
+    except Exception:  # no NVML bindings, or an error of NVML's own: a cut-up or virtual GPU does not say
         return None
 
 

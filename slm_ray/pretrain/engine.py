@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
-from slm_ray.models.precision import DTYPES, choose_precision
+from slm_ray.models.precision import DTYPES
 from slm_ray.pretrain.module import StudentLoss
 from slm_ray.pretrain.optimizers import load_state_by_name, state_by_name
 from slm_ray.pretrain.state import Tensors, TrainingState
@@ -91,13 +91,6 @@ class Engine(Protocol):
 
     def describe(self) -> EngineFacts:
         """What really runs, read off the objects in use."""
-
-
-def resolve_precision(wanted: str, device: torch.device) -> str:
-    """``bf16`` where the device multiplies it natively, unless a precision is given."""
-    if wanted == "auto" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return "fp32"
-    return choose_precision(wanted, device.type)
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:

@@ -16,11 +16,11 @@ from slm_ray.data.shards import TokenShards
 from slm_ray.evaluate.held_out import held_out_loss
 from slm_ray.models.extraction import extract
 from slm_ray.models.loading import load_student
-from slm_ray.models.precision import DTYPES
+from slm_ray.models.precision import DTYPES, choose_precision
 from slm_ray.models.teachers import Teacher, load_teacher
 from slm_ray.pretrain.batches import default_micro_batch
 from slm_ray.pretrain.checkpoints import CheckpointFolder
-from slm_ray.pretrain.engine import Place, autocast, resolve_precision
+from slm_ray.pretrain.engine import Place, autocast
 from slm_ray.pretrain.forecast import first_layers, own_type, stage_depths
 from slm_ray.pretrain.inputs import PretrainInputs, load_models
 from slm_ray.pretrain.job import TrainJob
@@ -219,7 +219,7 @@ class Measurement:
         """
         model = load_student(local_copy(Path(self.folder)), self.name)
         check_logits(model, self.name)
-        precision, place = resolve_precision(self.precision, device), Place(0, 1, device)
+        precision, place = choose_precision(self.precision, device.type), Place(0, 1, device)
         module = StudentLoss(model.to(device), None, DTYPES[precision]).eval()
         held_out = TokenShards.open(local_copy(Path(self.held_out)))
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ _RESTARTS = 3  # of a model whose workers died
 # How long a model waits for machines that are rented when they are needed: seconds. Ray Train would give up after twice
 # 60. A model that may have fewer workers keeps that, since it then tries fewer.
 _MACHINES_TAKE_SECONDS = 7200
+_PREPARING_TAKES = timedelta(days=7)
 RunHere = Callable[[Sequence[TrainJob], Sequence[Path], Watch], dict[str, TrainStatus]]
 
 
@@ -125,8 +127,17 @@ def resources_of(config: PretrainConfig, num_jobs: int) -> Resources:
     if run.device == "cuda" and not use_gpu:
         raise UserError("--device cuda is given, but the cluster has no GPU: give --device cpu, or add a GPU node")
     at_once = min(num_jobs, run.concurrent or num_jobs)
-    threads = run.threads or max(1, usable_cpus() // (run.workers * at_once))
+    threads = run.threads or max(1, _node_cpus(use_gpu) // (run.workers * at_once))
     return Resources(run.workers, threads, use_gpu, run.min_workers)
+
+
+def _node_cpus(use_gpu: bool) -> int:
+    """CPUs of the smallest machine that may train: as many as this one's may not be free on any of the cluster's."""
+    import ray
+
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = [int(has["CPU"]) for has in resources if has.get("CPU") and (has.get("GPU") or not use_gpu)]
+    return min([usable_cpus(), *cpus])
 
 
 def run_local(
@@ -170,23 +181,31 @@ def local_workers(config: PretrainConfig) -> Iterator[RunHere]:
     """
     with local_group(config.run.device) as place:
 
+        orders = _orders()
+
         def run_here(jobs: Sequence[TrainJob], folders: Sequence[Path], watch: Watch) -> dict[str, TrainStatus]:
-            dist.broadcast_object_list([list(jobs)], src=0)
+            dist.broadcast_object_list([list(jobs)], src=0, group=orders)
             return run_local(jobs, folders, place, config.run.threads or usable_cpus(), watch)
 
         try:
             yield run_here
         finally:
             with contextlib.suppress(RuntimeError):  # the others are gone
-                dist.broadcast_object_list([None], src=0)
+                dist.broadcast_object_list([None], src=0, group=orders)
+
+
+def _orders() -> Any:
+    """A group on which other ranks wait for rank 0's jobs: NCCL would give up while text is prepared or captured."""
+    return dist.new_group(backend="gloo", timeout=_PREPARING_TAKES)
 
 
 def follow(config: PretrainConfig) -> None:
     """Do the work of torchrun's other ranks: train the jobs that rank 0 sends, until it sends no more."""
     with local_group(config.run.device) as place, tempfile.TemporaryDirectory() as nowhere:
+        orders = _orders()
         while True:
             told: list[list[TrainJob] | None] = [None]
-            dist.broadcast_object_list(told, src=0)
+            dist.broadcast_object_list(told, src=0, group=orders)
             if told[0] is None:
                 return
             threads = config.run.threads or usable_cpus()

@@ -22,12 +22,12 @@ from slm_ray.distill.losses import Divergence
 from slm_ray.distill.online import OnlineTeacher
 from slm_ray.distill.signal import SparseSignal, TeacherSignal
 from slm_ray.models.loading import load_student
-from slm_ray.models.precision import DTYPES
+from slm_ray.models.precision import DTYPES, choose_precision
 from slm_ray.pretrain.batches import STATE_BYTES, Batches, MicroBatch, default_micro_batch, find_micro_batch
 from slm_ray.pretrain.callbacks import StepFigures, default_callbacks
 from slm_ray.pretrain.checkpoints import CheckpointFolder
 from slm_ray.pretrain.components import AUTO
-from slm_ray.pretrain.engine import Engine, EngineSettings, Place, TorchEngine, autocast, resolve_precision
+from slm_ray.pretrain.engine import Engine, EngineSettings, Place, TorchEngine, autocast
 from slm_ray.pretrain.job import Event, Say, TrainJob
 from slm_ray.pretrain.module import StudentLoss, check_documents, check_logits
 from slm_ray.pretrain.optimizers import build_optimizer
@@ -51,7 +51,7 @@ def build_engine(job: TrainJob, place: Place, module: StudentLoss, micro_batch: 
     config = job.config.engine
     optimizer = build_optimizer(job.config.optimizer, module.student, fused=not config.offload)
     settings = EngineSettings(
-        precision=resolve_precision(config.precision, place.device), clip=job.config.optimizer.clip,
+        precision=choose_precision(config.precision, place.device.type), clip=job.config.optimizer.clip,
         micro_batch=micro_batch, accumulation=job.config.batch_size // place.world // micro_batch, zero=config.zero,
         offload=config.offload, device=place.device, rank=place.rank, world=place.world,
     )  # fmt: skip
@@ -194,7 +194,7 @@ class Trainer:
 
     def _try_batch(self, module: StudentLoss, size: int) -> None:
         """A forward and backward pass that leaves nothing behind."""
-        precision = resolve_precision(self.job.config.engine.precision, self.place.device)
+        precision = choose_precision(self.job.config.engine.precision, self.place.device.type)
         batch = next(iter(self._batches.at(self.state.step, size)))
         try:
             with autocast(precision, self.place.device):
@@ -225,7 +225,7 @@ def build_module(job: TrainJob, place: Place, student: Any) -> StudentLoss:
     divergence = None
     if job.config.kind != "none":
         divergence = Divergence(name=distill.loss, temperature=distill.temperature)
-    return StudentLoss(student, divergence, DTYPES[resolve_precision(config.precision, place.device)])
+    return StudentLoss(student, divergence, DTYPES[choose_precision(config.precision, place.device.type)])
 
 
 def make_signal(job: TrainJob, place: Place) -> Signal | None:
@@ -237,7 +237,7 @@ def make_signal(job: TrainJob, place: Place) -> Signal | None:
     if job.config.kind == "none":
         return None
     if job.teacher is not None and not job.config.distill.from_store:
-        dtype = DTYPES[resolve_precision(job.config.engine.precision, place.device)]
+        dtype = DTYPES[choose_precision(job.config.engine.precision, place.device.type)]
         teacher = OnlineTeacher(local_copy(Path(job.teacher)), dtype, place.device)
         return lambda _indices, ids, positions: teacher.signal(ids, positions)
     from slm_ray.distill.store import LogitStore

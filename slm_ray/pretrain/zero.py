@@ -18,6 +18,7 @@ from slm_ray.pretrain.state import Tensors, TrainingState
 from slm_ray.records.training import EngineFacts
 
 _STEP = "step"
+_MOST_IN_A_BUCKET = 100_000_000
 
 
 def prepare_deepspeed(device: str) -> None:
@@ -40,12 +41,15 @@ def prepare_deepspeed(device: str) -> None:
     deepspeed.ops.__compatible_ops__ = {}
 
 
-def deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
+def deepspeed_config(settings: EngineSettings, num_params: int) -> dict[str, Any]:
     """DeepSpeed's configuration for our settings.
+
+    Buckets hold as many elements as the model has: DeepSpeed's default of 5e8 takes 4 GB for two, of any model.
 
     Mixed precision is DeepSpeed's ``torch_autocast``: the weights themselves stay fp32, so that checkpoints are exact
     and the same with every ZeRO stage.
     """
+    bucket = min(num_params, _MOST_IN_A_BUCKET)
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": settings.micro_batch,
         "gradient_accumulation_steps": settings.accumulation,
@@ -54,7 +58,10 @@ def deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1 << 40,
-        "zero_optimization": {"stage": settings.zero},
+        "zero_optimization": {
+            "stage": settings.zero, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket,
+        },
+        "timers": {"throughput": {"enabled": False}},  # it waits for the device at every step
     }
     if settings.zero == 3:
         # Every parameter is cut up, small ones too: then what is saved does not depend on a threshold.
@@ -82,7 +89,8 @@ class DeepSpeedEngine:
         torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
         self.settings, self.module, self._client = settings, module, optimizer
         self._engine, *_ = deepspeed.initialize(
-            model=module, optimizer=optimizer, config=deepspeed_config(settings), dist_init_required=False
+            model=module, optimizer=optimizer, dist_init_required=False,
+            config=deepspeed_config(settings, sum(parameter.numel() for parameter in module.parameters())),
         )
         if settings.zero in (1, 2):
             # ZeRO links its parameters to the optimiser's tensors once, while the first group is updated, and would

@@ -21,14 +21,13 @@ class Energy:
 
 
 class EnergyMeter:
-    """Measures what a worker's GPUs use (NVML) and, once per machine, its processors (RAPL).
+    """Measures what a machine's GPUs (NVML) and its processors (RAPL) use: one worker of each machine has one.
 
     codecarbon falls back to a share of the processor's rated power where there is no counter, and always guesses the
     memory's: both are left out.
     """
 
-    def __init__(self, *, processor: bool) -> None:
-        self._wants_processor = processor
+    def __init__(self) -> None:
         self._has_rapl = False
         self._tracker: Any = None
         self._missing = "codecarbon is not installed"
@@ -40,7 +39,7 @@ class EnergyMeter:
             return
         logging.getLogger("codecarbon").setLevel(logging.ERROR)
         self._missing = "no RAPL counter that may be read, no GPU with NVML"
-        self._has_rapl = processor and bool(is_rapl_available())
+        self._has_rapl = bool(is_rapl_available())
         if self._has_rapl or is_nvidia_system():
             # Offline: no look-up of where the machine is. The country only matters for emissions, which are not used.
             self._tracker = OfflineEmissionsTracker(
@@ -68,7 +67,7 @@ class EnergyMeter:
             used |= {_GPUS: data.gpu_energy} if data.gpu_count else {}
         if not used:
             return Energy(None, f"unknown: {self._missing}")
-        wanted = {_PROCESSORS: self._wants_processor, _GPUS: torch.cuda.is_available()}
+        wanted = {_PROCESSORS: True, _GPUS: torch.cuda.is_available()}
         missing = [name for name, is_wanted in wanted.items() if is_wanted and name not in used]
         source = f"measured: {', '.join(used)}" + (f"; not counted: {missing[0]}" if missing else "")
         return Energy(_JOULES_PER_KWH * sum(used.values()), source)

@@ -105,20 +105,25 @@ def matmul_flops_per_second(device: torch.device, dtype: torch.dtype, size: int 
     return 2 * side**3 / min(times)
 
 
-# Peak dense matrix-multiplication FLOP/s by tensor type, from NVIDIA's data sheets (RTX 3090 and 4090: the GA102 and
-# AD102 white papers). Dense: half of the figures "with sparsity". "fp32" is without tensor cores, "tf32" with them;
-# fp16 and bf16 sum in fp32. The names are those of torch.cuda.get_device_name without the maker's words in front,
-# matched whole: a laptop's or a cut-up (MIG) device of a like name is another one.
+# Peak dense matrix-multiplication FLOP/s by tensor type, from NVIDIA's data sheets (RTX 3090, 4090 and 50: the GA102,
+# AD102 and Blackwell white papers). Dense: half of the figures "with sparsity". "fp32" is without tensor cores, "tf32"
+# with them; fp16 and bf16 sum in fp32. The names are those of torch.cuda.get_device_name without the maker's words in
+# front, matched whole: a laptop's or a cut-up (MIG) device of a like name is another one.
 _PEAKS: dict[str, dict[str, float]] = {
     r"A100(-SXM4|-PCIE| )-?\d+GB( PCIe)?": {"bf16": 312e12, "fp16": 312e12, "tf32": 156e12, "fp32": 19.5e12},
     r"H100 80GB HBM3|H200": {"bf16": 989e12, "fp16": 989e12, "tf32": 494e12, "fp32": 67e12},
     r"H100 PCIe": {"bf16": 756e12, "fp16": 756e12, "tf32": 378e12, "fp32": 51e12},
+    r"H100 NVL|H200 NVL": {"bf16": 835e12, "fp16": 835e12, "tf32": 417e12, "fp32": 60e12},
+    r"B200": {"bf16": 2250e12, "fp16": 2250e12, "tf32": 1100e12, "fp32": 75e12},
     r"A10G": {"bf16": 70e12, "fp16": 70e12, "tf32": 35e12, "fp32": 35e12},
     r"L40S": {"bf16": 362e12, "fp16": 362e12, "tf32": 183e12, "fp32": 91.6e12},
     r"L4": {"bf16": 121e12, "fp16": 121e12, "tf32": 60e12, "fp32": 30.3e12},
     r"T4": {"fp16": 65e12, "fp32": 8.1e12},
     r"V100-PCIE-\d+GB": {"fp16": 112e12, "fp32": 14e12},
     r"V100-SXM2-\d+GB": {"fp16": 125e12, "fp32": 15.7e12},
+    r"RTX 5090": {"bf16": 209.5e12, "fp16": 209.5e12, "tf32": 104.8e12, "fp32": 104.8e12},
+    r"RTX 5080": {"bf16": 112.6e12, "fp16": 112.6e12, "tf32": 56.3e12, "fp32": 56.3e12},
+    r"RTX 5070 Ti": {"bf16": 87.9e12, "fp16": 87.9e12, "tf32": 43.9e12, "fp32": 43.9e12},
     r"RTX 4090": {"bf16": 165.2e12, "fp16": 165.2e12, "tf32": 82.6e12, "fp32": 82.6e12},
     r"RTX 3090": {"bf16": 71e12, "fp16": 71e12, "tf32": 35.6e12, "fp32": 35.6e12},
 }

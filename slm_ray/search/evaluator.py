@@ -19,6 +19,8 @@ from slm_ray.models.precision import DTYPES
 from slm_ray.models.runner import SubnetRunner
 from slm_ray.models.scores import UnitScores
 from slm_ray.models.teachers import Teacher
+from slm_ray.records.architecture import Architecture
+from slm_ray.records.cost import num_params
 from slm_ray.records.search import Measurement
 from slm_ray.records.subnet import SubnetSpec, full_subnet
 from slm_ray.runtime.fan_out import FanOut, Share
@@ -30,6 +32,8 @@ from slm_ray.search.tasks import Outcome
 
 GPU_SHARE = 0.5
 """Of a GPU, for each worker: while one prepares its next candidate, another one's runs."""
+# Of a weight in bf16; of activations, a candidate's own weights and CUDA itself.
+_HALF_BYTES, _PASS_BYTES = 2, 3 << 30
 _REPEATS = 5
 LATENCY_PASSES = _REPEATS + 1  # one to warm up
 
@@ -63,12 +67,19 @@ class EvaluatorSettings:
     @property
     def share(self) -> Share:
         """What a worker takes of a cluster."""
-        return share_of(self.device, self.threads)
+        return share_of(self.device, self.threads, self.teacher.architecture())
 
 
-def share_of(device: str, threads: int) -> Share:
-    """What a process that computes on a device with some threads takes of a cluster."""
-    return Share(cpus=threads, gpus=GPU_SHARE if device == "cuda" else 0)
+def share_of(device: str, threads: int, teacher: Architecture | None) -> Share:
+    """What a process that computes on a device with some threads takes of a cluster.
+
+    Every worker on a GPU holds the teacher: where two do not fit, one has it alone.
+    """
+    if device != "cuda" or teacher is None:
+        return Share(cpus=threads, gpus=GPU_SHARE if device == "cuda" else 0)
+    there = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else math.inf
+    needed = 2 * (_HALF_BYTES * num_params(teacher) + _PASS_BYTES)
+    return Share(cpus=threads, gpus=GPU_SHARE if needed <= there else 1)
 
 
 class Evaluator:

@@ -16,6 +16,7 @@ from slm_ray.data.sample import prepare_tokens
 from slm_ray.data.shards import TokenShards
 from slm_ray.data.split import CALIBRATION, HELD_OUT, TRAIN
 from slm_ray.models.precision import DTYPES, bf16_gain, measure_precision
+from slm_ray.models.teacher_sizes import look_up_teacher
 from slm_ray.models.teachers import Teacher, load_teacher
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.budget import Budget
@@ -121,7 +122,7 @@ def search_workers(config: SearchConfig) -> int:
     if machine.address or device_of(machine.device) == "cpu":
         return count
     there = {"CPU": count * machine.threads, "GPU": torch.cuda.device_count()}
-    return share_of("cuda", machine.threads).how_many_fit(there)
+    return share_of("cuda", machine.threads, look_up_teacher(config.space.teacher).architecture).how_many_fit(there)
 
 
 def written_sequences(config: SearchConfig) -> int:

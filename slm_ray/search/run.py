@@ -207,7 +207,7 @@ class SearchRun:
         if machine.address and not machine.workers:
             import ray
 
-            fit = share_of(inputs.device, machine.threads).how_many_fit(ray.cluster_resources())
+            fit = share_of(inputs.device, machine.threads, inputs.architecture).how_many_fit(ray.cluster_resources())
             return self.config, max(1, fit)
         if machine.address:
             return self.config, self.workers

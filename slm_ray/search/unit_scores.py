@@ -140,7 +140,7 @@ def _learn(config: SearchConfig, inputs: SearchInputs, progress: Progress, worke
     if at_once and not config.machine.address:  # few sequences, so more of this machine's cores for each
         threads *= workers // at_once
     make = partial(_gradient_taker, teacher, inputs.precision, inputs.device, threads)
-    share = share_of(inputs.device, threads)
+    share = share_of(inputs.device, threads, inputs.architecture)
     with FanOut[_Batch, GateGradients](
         make, at_once, share, reads=[teacher.folder], name="worker that scores units"
     ) as fan_out:

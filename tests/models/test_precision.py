@@ -28,3 +28,10 @@ def test_what_is_asked_for_is_not_measured(monkeypatch, wanted):
     monkeypatch.setattr(precision, "bf16_gain", lambda: pytest.fail("it was measured"))
     assert measure_precision(wanted) == choose_precision(wanted) == wanted
     assert measure_precision("auto", "cuda") == "bf16"
+
+
+def test_gpus_that_emulate_bf16_take_fp16(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for has_it, expected in ((True, "bf16"), (False, "fp16")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has_it=has_it: has_it)
+        assert choose_precision("auto", "cuda") == expected and choose_precision("fp32", "cuda") == "fp32"

@@ -13,7 +13,9 @@ from slm_ray.config.base import build_config
 from slm_ray.pretrain import callbacks
 from slm_ray.pretrain.callbacks import UsageSampler
 from slm_ray.pretrain.config import PretrainConfig
+from slm_ray.pretrain.engine import EngineSettings
 from slm_ray.pretrain.forecast import training_flops
+from slm_ray.pretrain.zero import deepspeed_config
 from slm_ray.runtime.hardware import peak_memory_bytes
 
 
@@ -77,3 +79,20 @@ def test_without_a_gpu_its_figures_are_unknown():
         pytest.skip("there is a GPU")
     usage = UsageSampler().sample()
     assert usage.gpu_percent is None and usage.gpu_memory_bytes is None
+
+
+def test_a_gpu_that_does_not_say_how_busy_it_is_ends_no_training(monkeypatch):
+    class NVMLError(Exception):
+        """As NVML's own, which is no RuntimeError."""
+
+    def refuse():
+        raise NVMLError("Not Supported")
+
+    monkeypatch.setattr(torch.cuda, "utilization", refuse)
+    assert callbacks._gpu_percent() is None
+
+
+def test_zeros_buckets_are_no_larger_than_the_model():
+    settings = EngineSettings("bf16", 1.0, 4, 1, 2, False, torch.device("cpu"), 0, 1)
+    assert deepspeed_config(settings, 1000)["zero_optimization"]["reduce_bucket_size"] == 1000
+    assert deepspeed_config(settings, 10**10)["zero_optimization"]["reduce_bucket_size"] < 5e8

@@ -40,28 +40,27 @@ def _install(monkeypatch, *, rapl, nvml, gpus):
     module("codecarbon.core.gpu", is_nvidia_system=lambda: nvml)
 
 
-def _measure(processor=True):
-    meter = EnergyMeter(processor=processor)
+def _measure():
+    meter = EnergyMeter()
     meter.start()
     return meter.stop()
 
 
 @pytest.mark.parametrize(
-    ("rapl", "nvml", "gpus", "processor", "joules", "counters"),
+    ("rapl", "nvml", "gpus", "joules", "counters"),
     [
-        (True, False, None, True, 3600, ["processors"]),
-        (True, True, 2, True, 3600 + 7200, ["processors", "GPUs"]),
-        (True, True, 2, False, 7200, ["GPUs"]),
-        (False, True, 2, True, 7200, ["GPUs"]),
+        (True, False, None, 3600, ["processors"]),
+        (True, True, 2, 3600 + 7200, ["processors", "GPUs"]),
+        (False, True, 2, 7200, ["GPUs"]),
     ],
 )
-def test_only_what_counters_measured_is_energy(monkeypatch, rapl, nvml, gpus, processor, joules, counters):
+def test_only_what_counters_measured_is_energy(monkeypatch, rapl, nvml, gpus, joules, counters):
     _install(monkeypatch, rapl=rapl, nvml=nvml, gpus=gpus)
-    found = _measure(processor)
+    found = _measure()
     assert found.joules == pytest.approx(joules)
     measured = found.source.removeprefix("measured: ").split(";")[0].split(", ")
     assert [name.split()[0] for name in measured] == counters
-    assert ("not counted: processors" in found.source) == (processor and "processors" not in counters)
+    assert ("not counted: processors" in found.source) == ("processors" not in counters)
 
 
 @pytest.mark.parametrize(("nvml", "gpus"), [(False, None), (True, 0)])

@@ -13,6 +13,7 @@ import ray
 import yaml
 
 from slm_ray.config.base import build_config
+from slm_ray.pretrain import launch
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.launch import resources_of
 from slm_ray.pretrain.process_group import name_interface
@@ -26,6 +27,7 @@ def cluster(monkeypatch):
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "memory": 1e9})
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="head:1"))
     monkeypatch.setattr(room, "_by_its_file", lambda address: {"CPU": 40.0, "GPU": 4.0})
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 8.0}}])
 
 
 def test_machines_that_would_come_count(cluster):
@@ -40,6 +42,12 @@ def test_without_a_file_there_is_what_is_up(cluster, monkeypatch):
     monkeypatch.setattr(room, "_by_its_file", lambda address: {})
     assert cluster_room() == {"CPU": 8.0, "memory": 1e9}
     assert not resources_of(build_config(PretrainConfig, {"student": "a"}), 1).use_gpu
+
+
+def test_threads_are_no_more_than_a_machine_of_the_cluster_has(cluster, monkeypatch):
+    monkeypatch.setattr(launch, "usable_cpus", lambda: 64)  # of a login node
+    monkeypatch.setattr(room, "_by_its_file", lambda address: {})
+    assert resources_of(build_config(PretrainConfig, {"student": "a"}), 1).threads == 8
 
 
 KINDS = {

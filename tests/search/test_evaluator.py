@@ -14,7 +14,7 @@ from slm_ray.models.gates import GatedTeacher
 from slm_ray.models.importance import activation_scores, magnitude_scores, taylor_change
 from slm_ray.models.runner import SubnetRunner
 from slm_ray.records.subnet import full_subnet
-from slm_ray.search.evaluator import Evaluator, EvaluatorSettings
+from slm_ray.search.evaluator import Evaluator, EvaluatorSettings, share_of
 from slm_ray.search.race import LARGEST_LOSS, Rival, StagedLoss, stage_ends
 from slm_ray.search.registry import PROXIES, parse_objectives
 from slm_ray.search.static import block_influence_kept, importance_lost, magnitude_kept
@@ -239,3 +239,12 @@ def test_objectives_read(text):
 def test_other_objectives_are_refused(text):
     with pytest.raises(UserError):
         parse_objectives(text)
+
+
+def test_two_workers_share_a_gpu_where_two_teachers_fit(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    small = tiny_family(NAME).architecture(tiny_model(NAME).config)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=24 << 30))
+    assert share_of("cuda", 2, small).needs() == {"CPU": 2, "GPU": 0.5} and share_of("cpu", 2, small).gpus == 0
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=4 << 30))
+    assert share_of("cuda", 2, small).gpus == 1
