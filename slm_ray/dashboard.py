@@ -26,17 +26,7 @@ def make_parser() -> Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Make the dashboard and print its address.
-
-    Args:
-        argv: The arguments.
-
-    Returns:
-        0 when done.
-
-    Raises:
-        UserError: Something the user can fix.
-    """
+    """Make the dashboard and print its address."""
     given = make_parser().parse_args(list(argv))
     kind = REPORT if given.report else WORKSPACE
     if not has_key():

@@ -58,19 +58,12 @@ RUN, RESUME, SKIP = "run", "resume", "skip"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done about a stage.
+    """What is to be done about a stage."""
 
-    Attributes:
-        action: ``run``, ``resume`` or ``skip``.
-        reason: Why, in a few words.
-        argv: Its command's arguments.
-        aside: What lies where its output goes and has to be moved away first.
-    """
-
-    action: str
-    reason: str
-    argv: list[str]
-    aside: tuple[Path, ...] = ()
+    action: str  # ``run``, ``resume`` or ``skip``
+    reason: str  # Why, in a few words
+    argv: list[str]  # Its command's arguments
+    aside: tuple[Path, ...] = ()  # What lies where its output goes and has to be moved away first
 
 
 def file_signature(path: Path) -> Any:
@@ -96,11 +89,6 @@ class Pipeline:
     """The stages of one folder."""
 
     def __init__(self, options: Options) -> None:
-        """Read how far an earlier command came.
-
-        Args:
-            options: Every stage's options.
-        """
         self.options, self.out = options, options.out
         self.state = read_pipeline(self.out) if (self.out / PipelineState.FILE).exists() else PipelineState()
 
@@ -113,13 +101,7 @@ class Pipeline:
         return shlex.join(["python", "-m", f"slm_ray.{name}", *argv])
 
     def plan(self, name: str, *, force: bool = False, renewed: Set[str] = frozenset()) -> Plan:
-        """What is to be done about a stage, judged by what lies on the disk now.
-
-        Args:
-            name: The stage.
-            force: Run it whatever is there.
-            renewed: Stages that a dry run says would be run before it.
-        """
+        """What is to be done about a stage, judged by what lies on the disk now."""
         key, kept = self.key(name), self.state.stages.get(name)
         there = tuple(path for path in self._places(name) if path.exists())
         if force:
@@ -218,18 +200,7 @@ class Pipeline:
         return digest_json([sha256_file(last), models])
 
     def run(self, name: str, plan: Plan) -> int:
-        """Run a stage through its command's own main function, and keep that it is done.
-
-        Args:
-            name: The stage.
-            plan: What to do.
-
-        Returns:
-            Its exit status.
-
-        Raises:
-            UserError: Something the user can fix; what was finished is kept.
-        """
+        """Run a stage through its command's own main function, and keep that it is done."""
         began = time.monotonic()
         before = self.state.stages[name].seconds if plan.action == RESUME else 0.0
         entry = StageState(key=self.key(name), command=self.command(name, plan.argv), seconds=before)
@@ -266,17 +237,7 @@ def make_parser() -> Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the pipeline; the same command again continues where an earlier one ended.
-
-    Args:
-        argv: The arguments.
-
-    Returns:
-        0 when every stage is done, else the status of the one that is not.
-
-    Raises:
-        UserError: Something the user can fix.
-    """
+    """Run the pipeline; the same command again continues where an earlier one ended."""
     given = vars(make_parser().parse_args(list(argv)))
     config_file, first, dry_run = given.pop("config"), given.pop("first"), given.pop("dry_run")
     given.pop("debug")

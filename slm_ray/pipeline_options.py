@@ -56,34 +56,20 @@ _COMMON = {
 
 @dataclass(frozen=True)
 class Options:
-    """What every stage is run with.
+    """What every stage is run with."""
 
-    Attributes:
-        out: The pipeline's folder.
-        storage: Where that is kept as well.
-        search: Options of the search.
-        logits: Of the capture; None where distillation reads no store.
-        pretrain: Of pretraining; its students are those that the search is expected to find.
-        evaluate: Of the evaluation; its models are those the user adds.
-    """
-
-    out: Path
-    storage: str | None
-    search: SearchConfig
-    logits: LogitsConfig | None
-    pretrain: PretrainConfig
-    evaluate: EvaluateConfig
+    out: Path  # The pipeline's folder
+    storage: str | None  # Where that is kept as well
+    search: SearchConfig  # Options of the search
+    logits: LogitsConfig | None  # Of the capture; None where distillation reads no store
+    pretrain: PretrainConfig  # Of pretraining; its students are those that the search is expected to find
+    evaluate: EvaluateConfig  # Of the evaluation; its models are those the user adds
 
 
 def read_options(config_file: Path | None, flags: Mapping[str, Any]) -> Options:
     """Resolve every stage's options: defaults, then the file's common options, its sections, and the flags.
 
-    Args:
-        config_file: YAML with common options and sections, or None.
-        flags: The common options on the command line.
-
-    Raises:
-        ConfigError: Anything in any section is wrong; all of it is listed, with dotted paths.
+    ``config_file``: YAML with common options and sections, or None.
     """
     loaded = read_yaml(config_file) if config_file is not None else {}
     if not isinstance(loaded, dict | None):

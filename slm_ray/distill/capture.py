@@ -65,16 +65,7 @@ def make_request(
 ) -> CaptureRequest:  # fmt: skip
     """All that a store's content depends on, checked against the teacher.
 
-    Args:
-        config: What to keep.
-        teacher: The teacher.
-        shards: The tokens.
-        documents: ``separate`` or ``joined``.
-        precision: ``fp32`` or ``bf16``.
-        num_sequences: Sequences to capture; None for all.
-
-    Raises:
-        UserError: Options, teacher and tokens do not go together.
+    ``num_sequences``: Sequences to capture; None for all.
     """
     structure = teacher.architecture().structure
     check_sizes(config, structure.vocab_size, structure.max_position_embeddings, shards.sequence_length)
@@ -97,11 +88,7 @@ def make_request(
 
 
 def check_sizes(config: CaptureConfig, vocab_size: int, positions: int, sequence_length: int) -> None:
-    """Check what is kept against the teacher's sizes.
-
-    Raises:
-        UserError: The teacher has fewer rows, or fewer positions.
-    """
+    """Check what is kept against the teacher's sizes."""
     if config.kind == TOP_K and config.k > vocab_size:
         raise UserError(f"--k must be from 1 to the teacher's {vocab_size:,} rows, got {config.k:,}")
     if sequence_length > positions:
@@ -111,11 +98,7 @@ def check_sizes(config: CaptureConfig, vocab_size: int, positions: int, sequence
 
 
 def check_place(out: Path) -> None:
-    """Make sure that a store could be put, or is, at ``out``.
-
-    Raises:
-        UserError: Something else is there.
-    """
+    """Make sure that a store could be put, or is, at ``out``."""
     try:
         taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
     except OSError as error:
@@ -128,24 +111,7 @@ def capture(
     teacher: Teacher, shards: TokenShards, request: CaptureRequest, out: Path, *, console: Console, workers: int,
     threads: int, device: str = "cpu",
 ) -> LogitStore:  # fmt: skip
-    """Make a store, or what is missing of it. Ray must have been started by the caller if there are workers.
-
-    Args:
-        teacher: The teacher.
-        shards: The tokens.
-        request: What to keep, from :func:`make_request`.
-        out: The store's folder.
-        console: Where to show progress; the store keeps a copy of that.
-        workers: Teachers that run at once; 0 runs one in this process, without Ray.
-        threads: Threads, and CPUs, of each.
-        device: ``cpu``, or ``cuda`` for one GPU per worker.
-
-    Returns:
-        The store. One that is there already is checked and given back.
-
-    Raises:
-        UserError: Something else is at ``out``, or files cannot be read or written.
-    """
+    """Make a store, or what is missing of it. Ray must have been started by the caller if there are workers."""
     check_place(out)
     work = work_folder(out)
     waits = f"another process captures {out}: waiting for it"
@@ -170,11 +136,7 @@ def capture(
 
 
 def _find_store(out: Path, work: Path, request: CaptureRequest) -> LogitStore | None:
-    """The store of this request at ``out``, if it is there and whole.
-
-    Raises:
-        UserError: There is a store of another request, finished or not.
-    """
+    """The store of this request at ``out``, if it is there and whole."""
     if (work / StoreManifest.FILE).is_file():  # killed just before it took its name
         _check_same(work, "a store", LogitStore.open(work).request, request)
     elif (progress := find_record(work, CaptureProgress)) is not None:
@@ -270,8 +232,8 @@ class SignalReader:
     """Runs a teacher over sequences and gives the arrays of a part.
 
     Attributes:
-        model: The teacher.
-        head: The rows of its output head that belong to token ids, ``[vocab_size, d]``.
+        model: The teacher
+        head: The rows of its output head that belong to token ids, ``[vocab_size, d]``
     """
 
     def __init__(self, teacher: Teacher, shards: TokenShards, request: CaptureRequest, device: str = "cpu") -> None:

@@ -48,17 +48,7 @@ def make_parser() -> Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Capture a store; the same command again goes on where an earlier one ended.
-
-    Args:
-        argv: The arguments.
-
-    Returns:
-        0 when done.
-
-    Raises:
-        UserError: Something the user can fix.
-    """
+    """Capture a store; the same command again goes on where an earlier one ended."""
     given = vars(make_parser().parse_args(list(argv)))
     config_file, dry_run, folder = given.pop("config"), given.pop("dry_run"), given.pop("verify", None)
     given.pop("debug")
@@ -140,11 +130,7 @@ def _prepare(config: LogitsConfig, tokenizer: Path, console: Console, workers: i
 
 @contextlib.contextmanager
 def _mirrored(out: Path, storage: str | None, console: Console) -> Iterator[None]:
-    """Fetch what there is of a store, and keep it at the storage while the block makes it.
-
-    Raises:
-        UserError: The storage cannot be reached.
-    """
+    """Fetch what there is of a store, and keep it at the storage while the block makes it."""
     place, work = storage_of(storage), work_folder(out)
     if not place or lies_in_a_mirror(out):
         yield

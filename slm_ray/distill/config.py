@@ -36,15 +36,7 @@ _REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 def check_loss(loss: str, kind: str) -> None:
-    """Refuse a divergence that would be infinite or biased with a kind of signal.
-
-    Args:
-        loss: One of ``DIVERGENCES``.
-        kind: One of ``KINDS``.
-
-    Raises:
-        UserError: They do not go together, or a name is unknown; the message names what can be used.
-    """
+    """Refuse a divergence that would be infinite or biased with a kind of signal."""
     if loss not in DIVERGENCES:
         raise unknown_name("loss", loss, DIVERGENCES)
     if kind not in KINDS:
@@ -132,11 +124,7 @@ class LogitsConfig(Config):
 
     @property
     def num_tokens(self) -> int | None:
-        """Tokens to capture; None for all there are.
-
-        Raises:
-            UserError: ``--tokens`` is not a count.
-        """
+        """Tokens to capture; None for all there are."""
         given = self.tokens or ("all" if self.text.shards else DEFAULT_TOKENS)
         if given == "all":
             return None
@@ -146,11 +134,6 @@ class LogitsConfig(Config):
         return count
 
     def num_sequences(self, sequence_length: int, available: int | None) -> int | None:
-        """Sequences to capture, whole ones with at least the tokens wanted; None for all of a text.
-
-        Args:
-            sequence_length: Tokens per sequence.
-            available: Sequences of the shards, where that is known.
-        """
+        """Sequences to capture, whole ones with at least the tokens wanted; None for all of a text."""
         wanted = None if self.num_tokens is None else -(-self.num_tokens // sequence_length)
         return min((count for count in (wanted, available) if count is not None), default=None)

@@ -29,33 +29,20 @@ _FLOOR = 1e-30
 
 
 class Softmax(NamedTuple):
-    """Rows of a distribution ``exp / total``, not multiplied out.
+    """Rows of a distribution ``exp / total``, not multiplied out."""
 
-    Attributes:
-        shifted: ``[rows, outcomes]`` logits less anything that is constant in a row, at most about 0.
-        exp: ``[rows, outcomes]`` their exponentials.
-        total: ``[rows, 1]`` sums of the exponentials.
-    """
-
-    shifted: torch.Tensor
-    exp: torch.Tensor
-    total: torch.Tensor
+    shifted: torch.Tensor  # ``[rows, outcomes]`` logits less anything that is constant in a row, at most about 0
+    exp: torch.Tensor  # ``[rows, outcomes]`` their exponentials
+    total: torch.Tensor  # ``[rows, 1]`` sums of the exponentials
 
 
 class Slope(NamedTuple):
-    """A divergence and its derivative by the student's logits, ``own * student.exp + other * rows``.
+    """A divergence and its derivative by the student's logits, ``own * student.exp + other * rows``."""
 
-    Attributes:
-        value: ``[rows, 1]``, in nats.
-        own: ``[rows, 1]``.
-        other: ``[rows, 1]``.
-        rows: ``[rows, outcomes]``.
-    """
-
-    value: torch.Tensor
-    own: torch.Tensor
-    other: torch.Tensor
-    rows: torch.Tensor
+    value: torch.Tensor  # ``[rows, 1]``, in nats
+    own: torch.Tensor  # ``[rows, 1]``
+    other: torch.Tensor  # ``[rows, 1]``
+    rows: torch.Tensor  # ``[rows, outcomes]``
 
 
 # All of them write over student.shifted, teacher.shifted and teacher.exp, which the caller has no more use for.
@@ -125,15 +112,11 @@ _CLOSED_FORMS: dict[str, Callable[[Softmax, Softmax], Slope]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Divergence:
-    """How far the student is from the teacher.
+    """How far the student is from the teacher."""
 
-    Attributes:
-        name: One of ``DIVERGENCES``.
-        temperature: Both distributions are ``softmax(logits / temperature)``, and values are multiplied by
-            ``temperature ** 2``, so that gradients keep their size (arXiv 1503.02531).
-    """
-
-    name: str = "forward_kl"
+    name: str = "forward_kl"  # One of ``DIVERGENCES``
+    # Both distributions are ``softmax(logits / temperature)``, and values are multiplied by ``temperature ** 2``, so
+    # that gradients keep their size (arXiv 1503.02531)
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
@@ -143,11 +126,7 @@ class Divergence:
             raise UserError(f"temperature must be a positive number, but it is {self.temperature}: 1 changes nothing")
 
     def check(self, kind: str) -> None:
-        """Refuse a kind of signal, one of ``KINDS``, that this divergence cannot be used with.
-
-        Raises:
-            UserError: It would be infinite or biased; the message names what can be used.
-        """
+        """Refuse a kind of signal, one of ``KINDS``, that this divergence cannot be used with."""
         check_loss(self.name, kind)
 
     def check_signal(self, signal: TeacherSignal) -> None:
@@ -155,9 +134,6 @@ class Divergence:
 
         The head of top-k targets is renormalised, and so can be brought to any temperature afterwards; a tail bucket
         and drawn ids cannot.
-
-        Raises:
-            UserError: See above.
         """
         self.check(signal.kind)
         if not isinstance(signal, SparseSignal) or signal.kind == "top-k":
@@ -176,21 +152,13 @@ class Divergence:
 
 @dataclass(frozen=True)
 class Targets:
-    """A sparse signal ready for use: every row sums to one.
+    """A sparse signal ready for use: every row sums to one."""
 
-    Attributes:
-        num_rows: Rows of the vocabulary that the teacher's distribution is over.
-        ids: ``[tokens, k]`` int64.
-        unused: ``[tokens, k]`` slots without a token.
-        log_probs: ``[tokens, k + 1]``, the other tokens' outcome last; finite.
-        probs: ``[tokens, k + 1]``, exactly 0 where there is nothing.
-    """
-
-    num_rows: int
-    ids: torch.Tensor
-    unused: torch.Tensor
-    log_probs: torch.Tensor
-    probs: torch.Tensor
+    num_rows: int  # Rows of the vocabulary that the teacher's distribution is over
+    ids: torch.Tensor  # ``[tokens, k]`` int64
+    unused: torch.Tensor  # ``[tokens, k]`` slots without a token
+    log_probs: torch.Tensor  # ``[tokens, k + 1]``, the other tokens' outcome last; finite
+    probs: torch.Tensor  # ``[tokens, k + 1]``, exactly 0 where there is nothing
 
     @classmethod
     def of(cls, signal: SparseSignal, num_rows: int, temperature: float, dtype: torch.dtype) -> Targets:
@@ -208,31 +176,20 @@ class Targets:
 
 
 class OutcomeSlope(NamedTuple):
-    """A divergence and its derivative by the student's logits: ``at_ids`` at the ids, ``own * student.exp`` elsewhere.
+    """A divergence and its derivative by logits: ``at_ids`` at the ids, ``own * student.exp`` elsewhere."""
 
-    Attributes:
-        value: ``[rows, 1]``, in nats.
-        own: ``[rows, 1]``.
-        ids: ``[rows, k]``.
-        at_ids: ``[rows, k]``, 0 in unused slots.
-        taken: ``[rows, k]``, what ``student.exp`` was at the ids.
-    """
-
-    value: torch.Tensor
-    own: torch.Tensor
-    ids: torch.Tensor
-    at_ids: torch.Tensor
-    taken: torch.Tensor
+    value: torch.Tensor  # ``[rows, 1]``, in nats
+    own: torch.Tensor  # ``[rows, 1]``
+    ids: torch.Tensor  # ``[rows, k]``
+    at_ids: torch.Tensor  # ``[rows, k]``, 0 in unused slots
+    taken: torch.Tensor  # ``[rows, k]``, what ``student.exp`` was at the ids
 
 
 def outcome_slope(divergence: Divergence, student: Softmax, targets: Targets) -> OutcomeSlope:
     """Value and derivative of a divergence from sparse targets.
 
-    Args:
-        divergence: Which.
-        student: ``[rows, vocabulary]``; its exponentials at the ids become 0, so that the sum over the other tokens
-            is exact even where they have next to nothing.
-        targets: Of the same rows.
+    ``student``: ``[rows, vocabulary]``; its exponentials at the ids become 0, so that the sum over the other tokens is
+    exact even where they have next to nothing.
     """
     taken = student.exp.gather(1, targets.ids).masked_fill_(targets.unused, 0)
     shifted = student.shifted.gather(1, targets.ids)

@@ -34,17 +34,11 @@ _ROWS_BACK = 256  # with more rows, oneDNN's bf16 product with a tall matrix tak
 
 @dataclass(frozen=True)
 class LossParts:
-    """A loss and what it is made of.
+    """A loss and what it is made of."""
 
-    Attributes:
-        loss: Scalar, ``sum(weights * (ce_weight * ce + kd_weight * kd))``; differentiable once.
-        ce: Scalar, the weighted mean cross-entropy, in nats per token; detached. 0 if no token counts.
-        kd: Scalar, the weighted mean divergence, times the square of the temperature; detached. None without a
-            ``kd_weight``.
-    """
-
-    loss: torch.Tensor
-    ce: torch.Tensor
+    loss: torch.Tensor  # Scalar, ``sum(weights * (ce_weight * ce + kd_weight * kd))``; differentiable once
+    ce: torch.Tensor  # Scalar, the weighted mean cross-entropy, in nats per token; detached. 0 if no token counts.
+    # Scalar, the weighted mean divergence, times the square of the temperature; detached. None without a ``kd_weight``.
     kd: torch.Tensor | None
 
 
@@ -64,23 +58,13 @@ def causal_lm_loss(
     No tensor of tokens x vocabulary is made, for student or teacher. Gradients are computed with the loss (where grad
     mode is on and they are needed) and only scaled in the backward pass, which can be run once.
 
-    Args:
-        hidden: ``[tokens, hidden]`` the student's final hidden states, fp32, bf16, fp16 or fp64. Multiplications are in
-            this type, sums in fp32 or better.
-        head: ``[vocabulary, hidden]`` its output head, which may be the embedding; of any floating type.
-        targets: ``[tokens]`` int64, the next token's id; anything where the weight is 0.
-        weights: ``[tokens]``, mask and normalisation in one: 1/n at n tokens makes the loss a mean. On a CPU tokens of
-            weight 0 are not computed at all, and targets are checked.
-        ce_weight: Factor of the cross-entropy.
-        kd_weight: Factor of the divergence. At 0 the signal is not looked at.
-        signal: The teacher's signal at each of the tokens.
-        divergence: How far the student is from it is measured; forward KL at temperature 1 if not given.
-
-    Returns:
-        The loss and its parts.
+    ``hidden``: ``[tokens, hidden]`` the student's final hidden states, fp32, bf16, fp16 or fp64. Multiplications are in
+    this type, sums in fp32 or better. ``head``: ``[vocabulary, hidden]`` its output head, which may be the embedding;
+    of any floating type. ``targets``: ``[tokens]`` int64, the next token's id; anything where the weight is 0.
+    ``weights``: ``[tokens]``, mask and normalisation in one: 1/n at n tokens makes the loss a mean. On a CPU tokens of
+    weight 0 are not computed at all, and targets are checked.
 
     Raises:
-        UserError: The signal names ids that the student has no row for, or the divergence cannot be used with it.
         ValueError: Shapes do not go together, or there is a ``kd_weight`` and no signal.
     """
     num_tokens, vocab_size = len(hidden), len(head)
@@ -156,16 +140,9 @@ def losses_and_gradient(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Both losses of some tokens, and the derivative of their weighted sum, which is written over the logits.
 
-    Args:
-        logits: ``[rows, vocabulary]`` the student's, of any floating type.
-        targets: ``[rows]`` token ids.
-        teacher: The teacher's logits, ``[rows, shared]`` (the student's first ids), its sparse targets, or None.
-        objective: What is minimised.
-        workspace: Room for as many rows, in the type that sums are made in.
-        with_gradient: Whether to write the gradient; otherwise the logits are left as they are.
-
-    Returns:
-        Cross-entropy and divergence (times the square of the temperature; 0 without one), ``[rows]`` each, in nats.
+    ``logits``: ``[rows, vocabulary]`` the student's, of any floating type. ``targets``: ``[rows]`` token ids.
+    ``teacher``: The teacher's logits, ``[rows, shared]`` (the student's first ids), its sparse targets, or None.
+    Returns cross-entropy and divergence (times the square of the temperature; 0 without one), ``[rows]`` each, in nats.
     """
     shifted, exp, tempered_exp, teacher_shifted, teacher_exp = workspace.take(len(logits))
     plain = _softmax(logits, shifted, exp, 1.0)
@@ -224,31 +201,20 @@ class Sums(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """All but the student: what its losses are taken against. Every token counts.
+    """All but the student: what its losses are taken against. Every token counts."""
 
-    Attributes:
-        targets: ``[tokens]`` token ids.
-        weights: ``[tokens]``.
-        signal: The teacher's signal, or None.
-    """
-
-    targets: torch.Tensor
-    weights: torch.Tensor
-    signal: TeacherSignal | None
+    targets: torch.Tensor  # ``[tokens]`` token ids
+    weights: torch.Tensor  # ``[tokens]``
+    signal: TeacherSignal | None  # The teacher's signal, or None
 
 
 @dataclass(frozen=True)
 class Gradients:
-    """Derivatives of the loss, still to be multiplied by ``scale``; None where not wanted.
+    """Derivatives of the loss, still to be multiplied by ``scale``; None where not wanted."""
 
-    Attributes:
-        hidden: ``[tokens, hidden]``.
-        head: ``[vocabulary, hidden]``.
-        scale: The greatest weight. Gradients are made with weights up to 1, so that small ones stay in fp16's range.
-    """
-
-    hidden: torch.Tensor | None
-    head: torch.Tensor | None
+    hidden: torch.Tensor | None  # ``[tokens, hidden]``
+    head: torch.Tensor | None  # ``[vocabulary, hidden]``
+    # The greatest weight. Gradients are made with weights up to 1, so that small ones stay in fp16's range.
     scale: torch.Tensor
 
 
@@ -277,12 +243,7 @@ def run_chunks(
 ) -> tuple[Sums, Gradients]:
     """Losses and gradients of all tokens, a chunk at a time.
 
-    Args:
-        hidden: ``[tokens, hidden]``, in the type to multiply in.
-        head: ``[vocabulary, hidden]``, of the same type.
-        batch: Targets, weights and the teacher's signal, which is there if the objective has a divergence.
-        objective: What is minimised.
-        wanted: Whether gradients of hidden states and of the head are wanted.
+    ``hidden``: ``[tokens, hidden]``, in the type to multiply in. ``head``: ``[vocabulary, hidden]``, of the same type.
     """
     exact = torch.promote_types(hidden.dtype, torch.float32)
     chunk, block = chunk_rows(len(hidden), len(head), hidden.device)

@@ -16,16 +16,7 @@ from slm_ray.models.teachers import Teacher
 
 
 def teacher_model(teacher: Teacher, dtype: torch.dtype, device: torch.device | str = "cpu") -> Any:
-    """The teacher as a Hugging Face model whose weights, on a CPU, are pages of its file that all processes share.
-
-    Args:
-        teacher: The teacher in the cache.
-        dtype: The type to compute in.
-        device: Where it runs.
-
-    Returns:
-        The model in evaluation mode, its parameters without gradients.
-    """
+    """The teacher as a Hugging Face model whose weights, on a CPU, are pages of its file that all processes share."""
     config = teacher.config()
     model = build_empty(config, family_of(config, teacher.name))
     model.load_state_dict(teacher.state_as(dtype), strict=False, assign=True)
@@ -38,13 +29,6 @@ class OnlineTeacher:
     """Computes the full signal of a batch: over the ids of its tokenizer, and no rows that pad its vocabulary."""
 
     def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
-        """Load the teacher.
-
-        Args:
-            folder: Its folder in the cache.
-            dtype: The type to compute in.
-            device: Where it runs.
-        """
         self.model = teacher_model(Teacher(folder.name, folder, "", ""), dtype, device)
         tokens = vocab_size_of(plain_backend(load_tokenizer(folder, local=True)))
         self.head = self.model.get_output_embeddings().weight[:tokens]
@@ -53,9 +37,8 @@ class OnlineTeacher:
     def signal(self, ids: torch.Tensor, positions: torch.Tensor | None) -> DenseSignal:
         """The teacher's view of every position that has a next token.
 
-        Args:
-            ids: ``[batch, sequence]`` token ids.
-            positions: ``[batch, sequence]`` positions within documents; None where attention crosses them.
+        ``ids``: ``[batch, sequence]`` token ids. ``positions``: ``[batch, sequence]`` positions within documents; None
+        where attention crosses them.
         """
         hidden = final_hidden(self.model, ids, positions)
         return DenseSignal(hidden[:, :-1].flatten(0, 1), self.head)

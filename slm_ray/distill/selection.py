@@ -23,32 +23,21 @@ _MOST_GATHERED = 1 << 22  # logits that are looked into at once
 
 @dataclass(frozen=True)
 class TopK:
-    """The likeliest ids of every token.
+    """The likeliest ids of every token."""
 
-    Attributes:
-        ids: ``[tokens, k]`` int64, the likeliest first.
-        log_probs: ``[tokens, k]`` fp32, in nats.
-        tail_log_mass: ``[tokens]`` fp32, the log of what all other ids have together; ``-inf`` where that is nothing.
-    """
-
-    ids: torch.Tensor
-    log_probs: torch.Tensor
+    ids: torch.Tensor  # ``[tokens, k]`` int64, the likeliest first
+    log_probs: torch.Tensor  # ``[tokens, k]`` fp32, in nats
+    # ``[tokens]`` fp32, the log of what all other ids have together; ``-inf`` where that is nothing
     tail_log_mass: torch.Tensor
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Ids drawn for every token, each once with how often it came.
+    """Ids drawn for every token, each once with how often it came."""
 
-    Attributes:
-        lengths: ``[tokens]`` int64, different ids of each token.
-        ids: ``[values]`` int64, those of the first token first, rising within a token.
-        counts: ``[values]`` int64, how often each was drawn.
-    """
-
-    lengths: torch.Tensor
-    ids: torch.Tensor
-    counts: torch.Tensor
+    lengths: torch.Tensor  # ``[tokens]`` int64, different ids of each token
+    ids: torch.Tensor  # ``[values]`` int64, those of the first token first, rising within a token
+    counts: torch.Tensor  # ``[values]`` int64, how often each was drawn
 
 
 @dataclass(frozen=True)
@@ -57,20 +46,13 @@ class LogitBlocks:
 
     Within a slice, column ``c`` of a ``[16, columns]`` view is a block: its ids lie ``columns`` apart, so that maxima
     and sums run down columns, which processors do many at a time.
-
-    Attributes:
-        logits: ``[slices, tokens, width]``; ``-inf`` beyond the vocabulary.
-        maxima: ``[tokens, blocks]`` fp32, each block's greatest logit.
-        sums: ``[tokens, blocks]`` fp32, each block's sum of ``exp((logit - peak) / temperature)``.
-        peak: ``[tokens, 1]`` fp32, the greatest logit.
-        temperature: What logits are divided by.
     """
 
-    logits: torch.Tensor
-    maxima: torch.Tensor
-    sums: torch.Tensor
-    peak: torch.Tensor
-    temperature: float
+    logits: torch.Tensor  # ``[slices, tokens, width]``; ``-inf`` beyond the vocabulary
+    maxima: torch.Tensor  # ``[tokens, blocks]`` fp32, each block's greatest logit
+    sums: torch.Tensor  # ``[tokens, blocks]`` fp32, each block's sum of ``exp((logit - peak) / temperature)``
+    peak: torch.Tensor  # ``[tokens, 1]`` fp32, the greatest logit
+    temperature: float  # What logits are divided by
 
     def ids(self, blocks: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
         """Ids of the ``inside``-th ids (0 to 15) of blocks, of the two's common shape."""
@@ -95,13 +77,7 @@ class LogitBlocks:
 def read_blocks(hidden: torch.Tensor, head: torch.Tensor, temperature: float = 1.0) -> LogitBlocks:
     """Multiply hidden states with the output head, and sum up each slice's blocks while it is in the cache.
 
-    Args:
-        hidden: ``[tokens, d]`` final hidden states.
-        head: ``[vocabulary, d]`` output head, of the same type.
-        temperature: What logits are divided by.
-
-    Raises:
-        UserError: A token has a logit that is no number, or none that is finite.
+    ``hidden``: ``[tokens, d]`` final hidden states. ``head``: ``[vocabulary, d]`` output head, of the same type.
     """
     tokens, vocabulary = len(hidden), len(head)
     width = min(SLICE_IDS, -(-vocabulary // BLOCK_IDS) * BLOCK_IDS)
@@ -142,9 +118,7 @@ def take_top(blocks: LogitBlocks, k: int) -> TopK:
     The rest is summed up from what was not taken, and not as one minus what was: it keeps its digits however small.
     Of ids with equal logits at the end of the list, any may be taken.
 
-    Args:
-        blocks: The logits.
-        k: Ids per token, at most the vocabulary.
+    ``k``: Ids per token, at most the vocabulary.
     """
     chosen = blocks.maxima.topk(min(k, blocks.maxima.shape[1]), sorted=False).indices
     logits = blocks.look_into(chosen)
@@ -161,10 +135,7 @@ def take_top(blocks: LogitBlocks, k: int) -> TopK:
 def draw_ids(blocks: LogitBlocks, points: torch.Tensor) -> Draws:
     """Draw ids by inverting the cumulative distribution: a point picks a block, its rest an id in it.
 
-    Args:
-        blocks: The logits.
-        points: ``[tokens, draws]`` float64 in ``[0, 1)``; an id of probability ``p`` gets a share ``p`` of
-            that range.
+    ``points``: ``[tokens, draws]`` float64 in ``[0, 1)``; an id of probability ``p`` gets a share ``p`` of that range.
     """
     ends = blocks.sums.double().cumsum(1)
     targets = points * ends[:, -1:]
@@ -192,14 +163,8 @@ def _counted(drawn: torch.Tensor) -> Draws:
 def top_k(hidden: torch.Tensor, head: torch.Tensor, k: int, temperature: float = 1.0) -> TopK:
     """The likeliest ids of any number of tokens, a group at a time.
 
-    Args:
-        hidden: ``[tokens, d]`` final hidden states.
-        head: ``[vocabulary, d]`` output head, of the same type.
-        k: Ids per token, at most the vocabulary.
-        temperature: What logits are divided by.
-
-    Raises:
-        UserError: Logits are not finite.
+    ``hidden``: ``[tokens, d]`` final hidden states. ``head``: ``[vocabulary, d]`` output head, of the same type. ``k``:
+    Ids per token, at most the vocabulary.
     """
     parts = [take_top(read_blocks(hidden[group], head, temperature), k) for group in spans(len(hidden), _group_size(k))]
     return TopK(*(torch.cat([getattr(part, name) for part in parts]) for name in ("ids", "log_probs", "tail_log_mass")))
@@ -208,14 +173,8 @@ def top_k(hidden: torch.Tensor, head: torch.Tensor, k: int, temperature: float =
 def sample(hidden: torch.Tensor, head: torch.Tensor, points: torch.Tensor, temperature: float = 1.0) -> Draws:
     """Ids drawn for any number of tokens, a group at a time.
 
-    Args:
-        hidden: ``[tokens, d]`` final hidden states.
-        head: ``[vocabulary, d]`` output head, of the same type.
-        points: ``[tokens, draws]`` float64 in ``[0, 1)``.
-        temperature: What logits are divided by.
-
-    Raises:
-        UserError: Logits are not finite.
+    ``hidden``: ``[tokens, d]`` final hidden states. ``head``: ``[vocabulary, d]`` output head, of the same type.
+    ``points``: ``[tokens, draws]`` float64 in ``[0, 1)``.
     """
     parts = [
         draw_ids(read_blocks(hidden[group], head, temperature), points[group])

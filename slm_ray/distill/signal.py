@@ -13,14 +13,10 @@ from slm_ray.distill.config import FULL, SPARSE_KINDS
 
 @dataclass(frozen=True)
 class DenseSignal:
-    """The teacher's whole distribution, not yet multiplied out.
+    """The teacher's whole distribution, not yet multiplied out."""
 
-    Attributes:
-        hidden: ``[tokens, teacher_hidden]`` the teacher's final hidden states.
-        head: ``[vocabulary, teacher_hidden]`` its output head. Both may be of another type than the student's.
-    """
-
-    hidden: torch.Tensor
+    hidden: torch.Tensor  # ``[tokens, teacher_hidden]`` the teacher's final hidden states
+    # ``[vocabulary, teacher_hidden]`` its output head. Both may be of another type than the student's.
     head: torch.Tensor
 
     @property
@@ -52,22 +48,17 @@ class SparseSignal:
     In every kind a row is brought to sum to one before it is used, so probabilities may have been rounded for storage.
     Every token that counts has at least one used slot, and the used ids of a token differ from each other (draws of the
     same id are one slot with their weights added).
-
-    Attributes:
-        kind: ``top-k``: the head alone, renormalised; ``top-k-tail``: the head and one bucket with all the rest;
-            ``sampled``: drawn ids, with weights whose expectation is the teacher's distribution.
-        ids: ``[tokens, k]`` int64. In unused slots any id of the vocabulary.
-        log_probs: ``[tokens, k]`` natural logarithms of probabilities or weights; -inf marks an unused slot.
-        tail_log_mass: ``[tokens]``, for ``top-k-tail``: logarithm of what the head leaves, -inf where it is nothing.
-        temperature: The softmax temperature the probabilities were taken at.
-        num_rows: The distribution is over the first ids of the vocabulary, so many; None: over all of the student's.
     """
 
+    # ``top-k``: the head alone, renormalised; ``top-k-tail``: the head and one bucket with all the rest; ``sampled``:
+    # drawn ids, with weights whose expectation is the teacher's distribution
     kind: str
-    ids: torch.Tensor
-    log_probs: torch.Tensor
+    ids: torch.Tensor  # ``[tokens, k]`` int64. In unused slots any id of the vocabulary.
+    log_probs: torch.Tensor  # ``[tokens, k]`` natural logarithms of probabilities or weights; -inf marks an unused slot
+    # ``[tokens]``, for ``top-k-tail``: logarithm of what the head leaves, -inf where it is nothing
     tail_log_mass: torch.Tensor | None = None
-    temperature: float = 1.0
+    temperature: float = 1.0  # The softmax temperature the probabilities were taken at
+    # The distribution is over the first ids of the vocabulary, so many; None: over all of the student's
     num_rows: int | None = None
 
     def __post_init__(self) -> None:
@@ -82,7 +73,6 @@ class SparseSignal:
         """Refuse a signal that does not go with a student's batch.
 
         Raises:
-            UserError: More slots than ids, or an id that the student has no row for.
             ValueError: The number of tokens is another one.
         """
         if len(self.ids) != num_tokens:

@@ -49,12 +49,11 @@ class LogitStore:
     """A store that is whole. Rows are read from mapped files and checked as they are read.
 
     Attributes:
-        folder: Where it lies.
-        manifest: What it holds, what it cost, its parts and their digests.
+        folder: Where it lies
+        manifest: What it holds, what it cost, its parts and their digests
     """
 
     def __init__(self, folder: Path, manifest: StoreManifest) -> None:
-        """Use :meth:`open`."""
         self.folder, self.manifest, self.request = folder, manifest, manifest.request
         self._parts = manifest.parts
         self._firsts = np.array([part.first for part in self._parts], dtype=np.int64)
@@ -63,11 +62,7 @@ class LogitStore:
 
     @classmethod
     def open(cls, folder: Path) -> LogitStore:
-        """Open a store: the manifest is checked against its digest, and every file against its size.
-
-        Raises:
-            UserError: There is no whole store, or a file is missing or cut short.
-        """
+        """Open a store: the manifest is checked against its digest, and every file against its size."""
         path = folder / StoreManifest.FILE
         if not path.is_file():
             if work_folder(folder).is_dir():
@@ -134,19 +129,7 @@ class LogitStore:
         self, *, teacher_digest: str, tokenizer_digest: str, tokens_digest: str, vocab_size: int,
         temperature: float | None = None, documents: str | None = None,
     ) -> None:  # fmt: skip
-        """Refuse a store that was made from something else than what a run uses.
-
-        Args:
-            teacher_digest: See :class:`slm_ray.models.teachers.Teacher`.
-            tokenizer_digest: See :func:`slm_ray.data.tokenizer_digest`.
-            tokens_digest: See :attr:`slm_ray.data.shards.TokenShards.digest`.
-            vocab_size: Rows of the student's output head, which may be more than the store's ids.
-            temperature: The run's, where it has to be the store's.
-            documents: ``separate`` or ``joined``, where it has to be the store's.
-
-        Raises:
-            UserError: Something differs; both sides are named.
-        """
+        """Refuse a store that was made from something else than what a run uses."""
         wanted = {
             "teacher_digest": teacher_digest, "tokenizer_digest": tokenizer_digest, "tokens_digest": tokens_digest,
             "temperature": temperature, "documents": documents,
@@ -167,15 +150,10 @@ class LogitStore:
     def signal(self, indices: npt.NDArray[np.int64], kind: str | None = None) -> SparseSignal:
         """The teacher's signal at the predicted tokens of sequences.
 
-        Args:
-            indices: int64 ``[n]``, sequences of the token shards, in any order.
-            kind: ``top-k`` or ``top-k-tail`` of a top-k store, ``sampled`` of a sampled one; all there is by default.
-
-        Returns:
-            A signal of ``n * (sequence_length - 1)`` tokens; sampled ones are as wide as the longest token needs.
+        ``indices``: int64 ``[n]``, sequences of the token shards, in any order. ``kind``: ``top-k`` or ``top-k-tail``
+        of a top-k store, ``sampled`` of a sampled one; all there is by default.
 
         Raises:
-            UserError: The store has no such signal, or a sequence is not what was written; its file is named.
             IndexError: There is no such sequence.
         """
         kind = self._kind_of_signal(kind)
@@ -199,14 +177,7 @@ class LogitStore:
         return wanted or there[0]
 
     def verify(self, console: Console | None = None) -> None:
-        """Read every file and compare its digest with the manifest's.
-
-        Args:
-            console: Where to show progress.
-
-        Raises:
-            UserError: A file is not what was written; it is named.
-        """
+        """Read every file and compare its digest with the manifest's."""
         progress = Progress(console, "checking the logit store", len(self._parts), "parts") if console else None
         for number, part in enumerate(self._parts):
             if sha256_file(self._path(number)) != part.sha256:
@@ -264,22 +235,7 @@ def part_sequences(num_sequences: int, sequence_length: int) -> int:
 def write_part(
     folder: Path, number: int, first: int, count: int, arrays: dict[str, Array], seconds: float
 ) -> CapturedPart:
-    """Write a part, and behind it its record; a part without a record is not finished.
-
-    Args:
-        folder: The work folder.
-        number: The part's number.
-        first: Its first sequence, counted among the captured ones.
-        count: How many there are.
-        arrays: What is stored, without ``checks``.
-        seconds: What its capture took.
-
-    Returns:
-        The record, which becomes the part's entry in the manifest.
-
-    Raises:
-        UserError: The disk is full, or the folder cannot be written.
-    """
+    """Write a part, and behind it its record; a part without a record is not finished."""
     checks = [_check_of(_sequence_arrays(arrays, row)) for row in range(count)]
     data = save({**arrays, "checks": np.array(checks, dtype=np.uint32)})
     path = folder / f"part-{number:05d}.safetensors"
@@ -318,11 +274,7 @@ def _check_of(sequence: Mapping[str, Array]) -> int:
 
 
 def _map_part(path: Path) -> dict[str, Array]:
-    """The arrays of a part, mapped from its file.
-
-    Raises:
-        UserError: The file cannot be read, or its header is not what was written.
-    """
+    """The arrays of a part, mapped from its file."""
     try:
         raw = np.memmap(path, dtype=np.uint8, mode="r")
         begin = 8 + int.from_bytes(raw[:8].tobytes(), "little")

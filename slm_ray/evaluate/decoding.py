@@ -105,9 +105,6 @@ def continue_rows(
     """Continue a batch of prompts, given as tokens with names that decide what is drawn for each.
 
     ``on_token`` is told how many new tokens every prompt has.
-
-    Returns:
-        Per prompt: its new tokens, without the one of ``ends`` that ended it, and whether one did.
     """
     pad = ends[0] if ends else 0
     ids, mask = _padded(rows, pad, loaded.device)

@@ -56,12 +56,7 @@ def prompts_digest(prompts: Sequence[Prompt]) -> str:
 
 
 def load_prompts(name: str, *, require_references: bool = False) -> list[Prompt]:
-    """Read ``default`` (bundled prompts), a ``.jsonl`` file, or a ``.txt`` file with a prompt per line.
-
-    Raises:
-        UserError: There is no such file, it has no prompts or a line that is not one, two prompts have one id, or a
-            reference is missing.
-    """
+    """Read ``default`` (bundled prompts), a ``.jsonl`` file, or a ``.txt`` file with a prompt per line."""
     path = Path(name).expanduser()
     prompts: dict[str, tuple[int, Prompt]] = {}
     for number, line in enumerate(_read(name, path).split("\n"), 1):
@@ -108,11 +103,7 @@ def generate(
     loaded: LoadedModel, tokenizer: Any, prompts: Sequence[Prompt], settings: GenerationSettings,
     header: Mapping[str, Any], *, batch: int, say: Callable[[str], None],
 ) -> GenerationRecord:  # fmt: skip
-    """Continue prompts and measure what was written; ``header`` has the fields that every record begins with.
-
-    Raises:
-        UserError: The model cannot generate, has no room for so many tokens, or a prompt cannot be used with it.
-    """
+    """Continue prompts and measure what was written; ``header`` has the fields that every record begins with."""
     if not getattr(loaded.model, "can_generate", lambda: False)():
         raise UserError(f"{loaded.name} cannot generate text: leave it out, or leave --prompts out")
     sampling = Sampling(

@@ -20,19 +20,12 @@ Losses = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 @dataclass(frozen=True)
 class HeldOutLoss:
-    """What a model makes of held-out text.
+    """What a model makes of held-out text."""
 
-    Attributes:
-        loss: Mean loss in nats per predicted token.
-        stderr: Its standard error over sequences; 0 for a single one.
-        tokens: Tokens that were predicted.
-        bits_per_byte: The loss per byte of text, in bits, so that tokenizers can be compared.
-    """
-
-    loss: float
-    stderr: float
-    tokens: int
-    bits_per_byte: float
+    loss: float  # Mean loss in nats per predicted token
+    stderr: float  # Its standard error over sequences; 0 for a single one
+    tokens: int  # Tokens that were predicted
+    bits_per_byte: float  # The loss per byte of text, in bits, so that tokenizers can be compared
 
     @property
     def perplexity(self) -> float:
@@ -62,9 +55,6 @@ def held_out_sums(
 
     With ``separate``, attention stays inside documents, and a document's first token is not counted. Sequences are
     dealt out to the ``world`` workers in turn; all of them call ``losses`` equally often.
-
-    Returns:
-        ``[2, sequences]`` on the processor: sums in nats and counts, 0 for the sequences of other workers.
     """
     count = shards.num_sequences
     sums = torch.zeros(2, count, dtype=torch.float64)

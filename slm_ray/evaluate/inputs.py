@@ -37,17 +37,12 @@ def file_name(text: str) -> str:
 
 @dataclass(frozen=True)
 class MeasurementSpec:
-    """One measurement of one model.
-
-    Attributes:
-        name: The domain, or the name given to ``--tasks``; else the kind.
-        settings: All that decides its result, the model's digest included.
-        inputs: What the worker needs and ``settings`` stand for, such as the folder of the tokens.
-    """
+    """One measurement of one model."""
 
     kind: str
-    name: str
-    settings: Mapping[str, Any]
+    name: str  # The domain, or the name given to ``--tasks``; else the kind
+    settings: Mapping[str, Any]  # All that decides its result, the model's digest included
+    # What the worker needs and ``settings`` stand for, such as the folder of the tokens
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -111,25 +106,17 @@ class RecordFolder:
 
 @dataclass
 class Inputs:
-    """What an evaluation measures.
+    """What an evaluation measures."""
 
-    Attributes:
-        subjects: The models, the first of them the one that others are compared with.
-        peers: Label of a model to the labels of its peers.
-        specs: Label of a model to what is measured of it.
-        tokenizers: Label of a model to the digest of its tokenizer, where text is read.
-        notes: What had to be left out, a sentence each.
-    """
-
-    subjects: list[Subject]
-    peers: Mapping[str, list[str]]
-    specs: dict[str, list[MeasurementSpec]]
-    tokenizers: dict[str, str]
+    subjects: list[Subject]  # The models, the first of them the one that others are compared with
+    peers: Mapping[str, list[str]]  # Label of a model to the labels of its peers
+    specs: dict[str, list[MeasurementSpec]]  # Label of a model to what is measured of it
+    tokenizers: dict[str, str]  # Label of a model to the digest of its tokenizer, where text is read
     device: str
     precision: str
     tasks: tuple[PlannedTask, ...]
     suites: dict[str, tuple[str, ...]]
-    notes: list[str]
+    notes: list[str]  # What had to be left out, a sentence each
 
 
 def gather(
@@ -140,9 +127,6 @@ def gather(
 
     Without ``make``, peers that do not exist yet are only noted. ``started`` is called once models, tasks and texts are
     known to be there.
-
-    Raises:
-        UserError: A model, a text, a task or a prompt cannot be used.
     """
     config.check_models()
     tasks, suites = plan_tasks(config.benchmarks) if config.benchmarks.tasks else ((), {})

@@ -27,23 +27,17 @@ from slm_ray.runtime.shared import local_copy
 
 @dataclass(frozen=True)
 class ModelJob:
-    """What a worker is told.
-
-    Attributes:
-        threads: CPU threads while several models are measured at once.
-        all_threads: CPU threads of a measurement that has the machine to itself.
-        machine: Names the evaluation among those on a machine: nothing else of it runs while efficiency is measured.
-    """
+    """What a worker is told."""
 
     model: ModelFolder
     label: str
     specs: tuple[MeasurementSpec, ...]
     precision: str
     device: str
-    threads: int
-    all_threads: int
+    threads: int  # CPU threads while several models are measured at once
+    all_threads: int  # CPU threads of a measurement that has the machine to itself
     batch: int
-    machine: str
+    machine: str  # Names the evaluation among those on a machine: nothing else of it runs while efficiency is measured
 
     def reads(self) -> list[Path]:
         """The folders that its worker opens, wherever that is."""
@@ -75,18 +69,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class Failed:
-    """A measurement, or with ``spec`` None all that was left of the model, could not be made.
+    """A measurement, or with ``spec`` None all that was left of the model, could not be made."""
 
-    Attributes:
-        sentence: For the user.
-        trace: The traceback of what is not the user's mistake.
-        is_resumable: The same evaluation may succeed when it is continued, such as with a smaller batch.
-    """
-
-    sentence: str
+    sentence: str  # For the user
     spec: MeasurementSpec | None = None
-    trace: str = ""
-    is_resumable: bool = False
+    trace: str = ""  # The traceback of what is not the user's mistake
+    is_resumable: bool = False  # The same evaluation may succeed when it is continued, such as with a smaller batch
 
 
 Message = Said | Loaded | Measured | Failed

@@ -36,11 +36,7 @@ class ModelFolder:
 
 
 def find_model(name: str) -> ModelFolder:
-    """Find a model by name; nothing of it is loaded.
-
-    Raises:
-        UserError: There is no such model, or it has no safetensors weights.
-    """
+    """Find a model by name; nothing of it is loaded."""
     path = Path(name).expanduser()
     if name == BUNDLED_NAME or path.suffix == ".gguf":
         folder = load_teacher(name).folder
@@ -59,11 +55,7 @@ def find_model(name: str) -> ModelFolder:
 
 
 def count_params(model: ModelFolder) -> int:
-    """Its parameters by the headers of its weights; tied ones are stored once, and counted so.
-
-    Raises:
-        UserError: A file is damaged.
-    """
+    """Its parameters by the headers of its weights; tied ones are stored once, and counted so."""
     total = 0
     for file in sorted(model.folder.glob("*.safetensors")):
         try:
@@ -127,11 +119,7 @@ class LoadedModel:
         return head.weight if torch.allclose(hidden @ head.weight.T, logits, rtol=1e-3, atol=1e-4) else None
 
     def check_fits(self, sequence_length: int, *, separate: bool) -> None:
-        """Make sure that it can read sequences, and keep their documents apart where ``separate`` wants that.
-
-        Raises:
-            UserError: They are too long, or it cannot keep documents apart.
-        """
+        """Make sure that it can read sequences, and keep their documents apart where ``separate`` wants that."""
         most = context_length(self.model.config)
         if most and sequence_length > most:
             raise UserError(

@@ -158,11 +158,7 @@ class Evaluation:
 
 
 def describe(config: EvaluateConfig, out: Path) -> str:
-    """What would be measured; nothing is spent but reading the text and the tasks' descriptions.
-
-    Raises:
-        UserError: A model, the text or a task cannot be used.
-    """
+    """What would be measured; nothing is spent but reading the text and the tasks' descriptions."""
     with tempfile.TemporaryDirectory() as scratch:
         inputs = gather(config, Path(scratch), Console(), make=False)
         evaluation = Evaluation(config, out, inputs, Console())
@@ -177,11 +173,7 @@ def describe(config: EvaluateConfig, out: Path) -> str:
 
 
 def evaluate(config: EvaluateConfig, folder: RunFolder, command: str, console: Console) -> Evaluation:
-    """Measure everything that is not measured yet, compare all models, and write ``evaluate.json``.
-
-    Raises:
-        UserError: A model or the text cannot be used.
-    """
+    """Measure everything that is not measured yet, compare all models, and write ``evaluate.json``."""
     start, out = time.monotonic(), folder.path
     inputs = gather(config, out, console, started=folder.begin)
     evaluation = Evaluation(config, out, inputs, console)

@@ -48,9 +48,6 @@ def made_peer(
 
     ``random`` is a model of the same architecture, as its class initialises it; ``first-n`` the teacher's first whole
     layers, as many as the model's size allows (Inheritune, arXiv 2404.08634).
-
-    Raises:
-        UserError: The model or the teacher cannot be used, even one layer is too large, or the disk is full.
     """
     loaded = load_teacher(teacher) if teacher else None
     key = {"kind": role, "model": model.digest} | ({"teacher": loaded.digest} if loaded else {"seed": seed})
@@ -81,17 +78,13 @@ class Subjects:
     """All models of an evaluation.
 
     Attributes:
-        found: In the order in which they are shown.
-        peers: Label of a model to the labels of its peers.
-        notes: Peers that are not measured, a sentence each.
+        found: In the order in which they are shown
+        peers: Label of a model to the labels of its peers
+        notes: Peers that are not measured, a sentence each
     """
 
     def __init__(self, config: EvaluateConfig, console: Console, *, make: bool = True) -> None:
-        """Find the models given, and their peers; without ``make``, peers that do not exist yet are only noted.
-
-        Raises:
-            UserError: A model is not found, or ``--peers`` names a role that the first model has no peer of.
-        """
+        """Find the models given, and their peers; without ``make``, peers that do not exist yet are only noted."""
         self.found: list[Subject] = []
         self.peers: dict[str, list[str]] = {}
         self.notes: list[str] = []

@@ -47,19 +47,12 @@ def splits_of(name: str, config: Mapping[str, Any]) -> tuple[str, str | None]:
 
 @dataclass(frozen=True)
 class LocalTask:
-    """A task whose documents lie in the folder of ``--task-data``.
+    """A task whose documents lie in the folder of ``--task-data``."""
 
-    Attributes:
-        own: Its YAML file lies there too; otherwise it is lm-eval's.
-        file: The YAML file, relative to the folder, or to lm-eval's tasks.
-        data_files: What ``datasets`` reads, paths relative to the folder.
-        changes: More keys of the task that differ from the YAML file's.
-    """
-
-    own: bool
-    file: str
-    data_files: Any
-    changes: Mapping[str, Any]
+    own: bool  # Its YAML file lies there too; otherwise it is lm-eval's
+    file: str  # The YAML file, relative to the folder, or to lm-eval's tasks
+    data_files: Any  # What ``datasets`` reads, paths relative to the folder
+    changes: Mapping[str, Any]  # More keys of the task that differ from the YAML file's
 
     def names(self) -> list[str]:
         """The files that it reads."""
@@ -115,24 +108,17 @@ def _find_local(folder: Path, name: str, entry: Any, shots: int | None) -> Local
 
 @dataclass(frozen=True)
 class PlannedTask:
-    """One name given to ``--tasks``: a task, or all tasks of a group or tag.
-
-    Attributes:
-        shots: Examples before each question; None for each task's own number.
-        datasets: Task to the dataset that it reads.
-        local: Task to the local files that its documents come from; those of other tasks come from the hub.
-        rows: The folder of ``--task-data``.
-        settings: All that decides its result besides the model.
-    """
+    """One name given to ``--tasks``: a task, or all tasks of a group or tag."""
 
     name: str
-    shots: int | None
+    shots: int | None  # Examples before each question; None for each task's own number
     limit: int | None
     folders: tuple[str, ...]
-    datasets: Mapping[str, str]
+    datasets: Mapping[str, str]  # Task to the dataset that it reads
+    # Task to the local files that its documents come from; those of other tasks come from the hub
     local: Mapping[str, LocalTask]
-    rows: str | None
-    settings: Mapping[str, Any]
+    rows: str | None  # The folder of ``--task-data``
+    settings: Mapping[str, Any]  # All that decides its result besides the model
 
     @property
     def is_local(self) -> bool:
@@ -144,11 +130,7 @@ class PlannedTask:
         return f"local: {', '.join(self.local[task].names())}" if task in self.local else "hub"
 
     def load(self) -> dict[str, Any]:
-        """lm-eval's ``tasks`` and ``groups``, with examples and seeds set as its command line sets them.
-
-        Raises:
-            UserError: Documents cannot be had or do not fit, or a package is not installed.
-        """
+        """lm-eval's ``tasks`` and ``groups``, with examples and seeds set as its command line sets them."""
         from lm_eval.defaults import DEFAULT_OTHER_SEED
 
         with explained(self, "could not be prepared"), tempfile.TemporaryDirectory() as scratch, quiet():
@@ -174,9 +156,6 @@ def plan_tasks(config: TasksConfig) -> tuple[tuple[PlannedTask, ...], dict[str, 
 
     A suite goes before a group of lm-eval's of the same name. Without ``shots`` a suite's, or a task's own number is
     taken; tasks whose file says 0 keep 0.
-
-    Raises:
-        UserError: An unknown name, a task that runs unsafe code, or local data that are missing or do not fit.
     """
     wanted: dict[str, int | None] = {}
     for name in config.tasks:

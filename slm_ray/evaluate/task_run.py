@@ -98,9 +98,6 @@ def run_task(
     It is lm-eval's ``evaluate`` with what ``simple_evaluate`` does around it, but for calling pip and git to describe
     the machine, which takes seconds each time. Responses are kept in lm-eval's own cache until all are there, so that
     an interrupted measurement goes on where it was.
-
-    Raises:
-        UserError: The task's data cannot be had or do not fit it or the model, or a package is missing.
     """
     random.seed(DEFAULT_RANDOM_SEED)
     np.random.seed(DEFAULT_OTHER_SEED)

@@ -85,11 +85,7 @@ def lm_eval_version() -> str:
 
 @functools.cache
 def tasks_root() -> Path:
-    """The folder of lm-eval's own tasks.
-
-    Raises:
-        UserError: lm-eval is not installed.
-    """
+    """The folder of lm-eval's own tasks."""
     spec = importlib.util.find_spec("lm_eval")
     if spec is None or spec.origin is None:
         raise UserError("lm-eval is not installed: install slm_ray with its dependencies, or `pip install lm-eval`")
@@ -127,26 +123,17 @@ def unknown_task(name: str) -> UserError:
 
 
 class Definition(NamedTuple):
-    """What lm-eval knows of one name given to ``--tasks``.
+    """What lm-eval knows of one name given to ``--tasks``."""
 
-    Attributes:
-        folders: The folders that define it, relative to lm-eval's tasks; none lies inside another.
-        entries: lm-eval's entries of these folders, by name.
-        tasks: The single tasks behind it, each once, in order.
-    """
-
-    folders: tuple[str, ...]
-    entries: Mapping[str, Any]
-    tasks: tuple[str, ...]
+    folders: tuple[str, ...]  # The folders that define it, relative to lm-eval's tasks; none lies inside another
+    entries: Mapping[str, Any]  # lm-eval's entries of these folders, by name
+    tasks: tuple[str, ...]  # The single tasks behind it, each once, in order
 
 
 def define(name: str, include: Path | None = None) -> Definition:
     """Read the folders that define a task, group or tag, and those of the members of its groups.
 
     Task files in the folder ``include`` go before lm-eval's of the same name.
-
-    Raises:
-        UserError: Neither lm-eval nor the folder has such a name.
     """
     found: set[str] = set()
     read, missing = set[str](), {name}

@@ -75,11 +75,7 @@ class Domain:
 
 
 def load_domains(config: TextConfig, console: Console) -> list[Domain]:
-    """The domains of the ``--data`` given, each ``NAME=CORPUS`` or a corpus.
-
-    Raises:
-        UserError: A corpus cannot be read, or two domains have one name.
-    """
+    """The domains of the ``--data`` given, each ``NAME=CORPUS`` or a corpus."""
     found: list[Domain] = []
     for spec in config.domains:
         name, _, rest = spec.partition("=")
@@ -102,9 +98,6 @@ def held_out_shards(
     """A sample of the held-out text in a tokenizer's tokens, packed.
 
     With ``num_bytes``, the first model's share, it is as much text as that, to within a sequence, instead.
-
-    Raises:
-        UserError: There is too little text, or the tokenizer is not a fast one.
     """
 
     def packed(num_tokens: int) -> TokenShards:

@@ -44,11 +44,7 @@ def windows(document: int, num_tokens: int, length: int, stride: int) -> Iterato
 def measure_packed(
     loaded: LoadedModel, shards: TokenShards, header: Mapping[str, Any], *, separate: bool, batch: int, say: Say
 ) -> TextRecord:  # fmt: skip
-    """Measure a model on packed sequences; ``header`` has the fields that every record begins with.
-
-    Raises:
-        UserError: The model cannot read these tokens, or its loss is not finite.
-    """
+    """Measure a model on packed sequences; ``header`` has the fields that every record begins with."""
     loaded.check_fits(shards.sequence_length, separate=separate)
     shards.check_ids(embedding_rows(loaded.model), loaded.name)
     ticker = Ticker(say, shards.corpus, shards.num_sequences, "sequences")
@@ -75,9 +71,6 @@ def measure_sliding(
     """Measure a model on whole documents, with a window of ``length`` tokens that slides over each by ``stride``.
 
     A document begins behind the tokenizer's BOS or EOS, if it has one, so that its first token counts too.
-
-    Raises:
-        UserError: The model cannot read these tokens, or its loss is not finite.
     """
     loaded.check_fits(length, separate=False)
     before = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id

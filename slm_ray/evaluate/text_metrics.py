@@ -95,8 +95,7 @@ def corpus_difference(
 ) -> tuple[float, float | None, Interval | None]:  # fmt: skip
     """The difference of two models' BLEU or chrF on the same prompts, resampled in pairs.
 
-    Returns:
-        ``mine - other``, its standard error and its 95% interval; these two are None for one text.
+    Returns ``mine - other``, its standard error and its 95% interval; these two are None for one text.
     """
     value = corpus_figure(name, mine) - corpus_figure(name, other)
     if len(mine) < 2:

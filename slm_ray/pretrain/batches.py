@@ -25,29 +25,19 @@ _LEAST_BYTES = 1 << 20  # a smaller rise of the peak tells nothing about a batch
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one forward pass takes.
+    """What one forward pass takes."""
 
-    Attributes:
-        indices: Numbers of the sequences in the shards, int64 [batch].
-        ids: Token ids, int64 [batch, sequence].
-        positions: Positions within documents, int64 [batch, sequence]; None where attention crosses documents.
-        weights: What each predicted token counts in the loss, fp32 [batch * (sequence - 1)].
-    """
-
-    indices: npt.NDArray[np.int64]
-    ids: torch.Tensor
+    indices: npt.NDArray[np.int64]  # Numbers of the sequences in the shards, int64 [batch]
+    ids: torch.Tensor  # Token ids, int64 [batch, sequence]
+    # Positions within documents, int64 [batch, sequence]; None where attention crosses documents
     positions: torch.Tensor | None
-    weights: torch.Tensor
+    weights: torch.Tensor  # What each predicted token counts in the loss, fp32 [batch * (sequence - 1)]
 
 
 def target_mask(positions: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
     """1 where the next token belongs to the same document, 0 where a document begins, which nothing predicts.
 
-    Args:
-        positions: ``[batch, sequence]`` positions within documents.
-
-    Returns:
-        fp32 ``[batch, sequence - 1]``.
+    ``positions``: ``[batch, sequence]`` positions within documents.
     """
     return (positions[:, 1:] > 0).astype(np.float32)
 
@@ -65,14 +55,7 @@ class Batches:
     ) -> None:  # fmt: skip
         """Prepare to read.
 
-        Args:
-            shards: The tokens.
-            seed: Seed of the order.
-            batch_size: Sequences of one step, over all workers; a multiple of ``world``.
-            separate: Attention stays inside documents.
-            rank: This worker.
-            world: How many workers there are.
-            sequences: Train on so many of the shards' sequences, drawn at random, the same for every seed; None: all.
+        ``sequences``: Train on so many of the shards' sequences, drawn at random, the same for every seed; None: all.
         """
         self.shards, self.separate = shards, separate
         self.order = SequenceOrder(min(sequences or shards.num_sequences, shards.num_sequences), seed)
@@ -84,10 +67,6 @@ class Batches:
 
         The weights sum to ``world * number of micro-batches`` over the whole step, because the engine takes the mean
         over both.
-
-        Args:
-            step: The 0-based step.
-            micro_batch: Sequences per micro-batch; divides the worker's share.
         """
         everyone = self.order.indices(step * self.batch_size, self.batch_size)
         if self.order.num_sequences < self.shards.num_sequences:
@@ -140,16 +119,8 @@ def find_micro_batch(
     On a GPU the sizes are tried from the largest down until one does not run out of memory. On a CPU, where running out
     ends the process, they are doubled as long as the next one is sure to fit, and the rest is extrapolated.
 
-    Args:
-        try_batch: Runs a forward and a backward pass of so many sequences and throws the gradients away.
-        share: Sequences of a step for this worker.
-        place: This worker.
-        reserve: Bytes that training will need besides.
-        available: Bytes of memory that are free for this worker; by default its share of the machine's.
-        memory: Bytes of memory that this process holds, and the most that it has held so far; by default its own.
-
-    Returns:
-        The same on every worker: the least that any of them found.
+    ``available``: Bytes of memory that are free for this worker; by default its share of the machine's. ``memory``:
+    Bytes of memory that this process holds, and the most that it has held so far; by default its own.
     """
     if place.device.type == "cuda":
         found = _try_down(try_batch, share, reserve)

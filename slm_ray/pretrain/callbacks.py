@@ -44,25 +44,15 @@ _CHILDREN_SECONDS = 10.0  # between looks for child processes, each of which rea
 
 @dataclass(frozen=True)
 class StepFigures:
-    """What a step computed.
+    """What a step computed."""
 
-    Attributes:
-        started: When, by ``time.perf_counter``.
-        loss: The training loss in nats per token, cross-entropy and divergence weighted.
-        ce: The mean cross-entropy.
-        kd: The mean divergence; None without a teacher.
-        lr: The learning rate.
-        kd_weight: Weight of the divergence.
-        grad_norm: Norm before clipping.
-    """
-
-    started: float
-    loss: float
-    ce: float
-    kd: float | None
-    lr: float
-    kd_weight: float
-    grad_norm: float
+    started: float  # When, by ``time.perf_counter``
+    loss: float  # The training loss in nats per token, cross-entropy and divergence weighted
+    ce: float  # The mean cross-entropy
+    kd: float | None  # The mean divergence; None without a teacher
+    lr: float  # The learning rate
+    kd_weight: float  # Weight of the divergence
+    grad_norm: float  # Norm before clipping
 
 
 class Training(Protocol):
@@ -124,11 +114,7 @@ class Guard(Callback):
     """Stops a training whose loss or gradient is not finite, or whose loss jumped."""
 
     def before_update(self, trainer: Training, loss: float) -> None:
-        """Compare the loss with the mean of recent steps.
-
-        Raises:
-            UserError: It is not finite, or over the mean by more than ``--spike``.
-        """
+        """Compare the loss with the mean of recent steps."""
         recent, step, limit = trainer.state.recent, trainer.state.step, trainer.job.config.checkpoint.spike
         if not math.isfinite(loss):
             raise stopped(trainer, f"is {loss}", step + 1)
@@ -138,11 +124,7 @@ class Guard(Callback):
         trainer.update(recent=_SPIKE_MEMORY * before + (1 - _SPIKE_MEMORY) * loss)
 
     def after_step(self, trainer: Training, figures: StepFigures) -> None:
-        """Look at the gradient's norm.
-
-        Raises:
-            UserError: It is not finite (fp16 skips such a step).
-        """
+        """Look at the gradient's norm."""
         if not math.isfinite(figures.grad_norm) and trainer.engine.settings.precision != "fp16":
             raise stopped(trainer, f"has a gradient of {figures.grad_norm}", trainer.state.step)
 
@@ -211,7 +193,6 @@ class UsageSampler:
     """Samples what this process and its children use."""
 
     def __init__(self) -> None:
-        """Start counting."""
         self._process = psutil.Process()
         self._children: list[psutil.Process] = []
         self._looked = -_CHILDREN_SECONDS
@@ -255,7 +236,7 @@ class Evaluate(Callback):
     """Measures the held-out loss before the first step, every ``--eval-every`` tokens, and before every checkpoint.
 
     Attributes:
-        loss: The last loss: nats per token.
+        loss: The last loss: nats per token
     """
 
     loss = math.nan
@@ -297,16 +278,10 @@ class SaveCheckpoint(Callback):
     """Saves the whole state every ``--checkpoint-every`` tokens and at the end, unless the last steps spoilt it."""
 
     def __init__(self, evaluate: Evaluate) -> None:
-        """Judge the weights by an evaluation, which comes before."""
         self._evaluate = evaluate
 
     def after_step(self, trainer: Training, figures: StepFigures) -> None:
-        """Save where it is time to.
-
-        Raises:
-            UserError: The held-out loss is not finite, or far over the best one; or the checkpoint cannot be written,
-                and all workers stop.
-        """
+        """Save where it is time to."""
         if not trainer.is_saving_step:
             return
         loss, best, limit = self._evaluate.loss, trainer.state.best, trainer.job.config.checkpoint.spike

@@ -50,17 +50,11 @@ class CheckpointFile:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One whole checkpoint.
+    """One whole checkpoint."""
 
-    Attributes:
-        step: The number of optimiser steps before it.
-        info: What was saved with it, JSON.
-        files: Its files.
-    """
-
-    step: int
-    info: dict[str, Any]
-    files: tuple[CheckpointFile, ...]
+    step: int  # The number of optimiser steps before it
+    info: dict[str, Any]  # What was saved with it, JSON
+    files: tuple[CheckpointFile, ...]  # Its files
 
     @property
     def name(self) -> str:
@@ -72,30 +66,12 @@ class CheckpointFolder:
     """The checkpoints of one model. One process at a time writes them; others may read."""
 
     def __init__(self, location: str | Path) -> None:
-        """Find the place; nothing is written.
-
-        Args:
-            location: A folder, or an address that fsspec opens (``file://``, ``s3://``, ``gs://``, …).
-
-        Raises:
-            UserError: The address is of no known kind.
-        """
         self.location = str(location)
         self._place = Place(location)
         self._is_prepared = False
 
     def save(self, step: int, write: Callable[[Path], None], info: dict[str, Any]) -> Checkpoint:
-        """Save a checkpoint; one of the same step is replaced.
-
-        Args:
-            step: Optimiser steps done.
-            write: Fills an empty local folder. Whatever it raises goes on to the caller, and nothing appears.
-            info: JSON kept in the manifest.
-
-        Raises:
-            UserError: The disk is full, or the storage cannot be reached or written. Earlier checkpoints stay as they
-                were.
-        """
+        """Save a checkpoint; one of the same step is replaced."""
         saved: list[Checkpoint] = []
         if not self._is_prepared:
             _remove_left_behind(self._place)
@@ -110,19 +86,11 @@ class CheckpointFolder:
         return saved[0]
 
     def all(self) -> list[Checkpoint]:
-        """Every whole checkpoint, the earliest first.
-
-        Raises:
-            UserError: The storage cannot be reached.
-        """
+        """Every whole checkpoint, the earliest first."""
         return list(self._newest_first())[::-1]
 
     def latest(self) -> Checkpoint | None:
-        """The whole checkpoint of the most steps; None if there is none.
-
-        Raises:
-            UserError: The storage cannot be reached.
-        """
+        """The whole checkpoint of the most steps; None if there is none."""
         return next(self._newest_first(), None)
 
     def _newest_first(self) -> Iterator[Checkpoint]:
@@ -135,14 +103,7 @@ class CheckpointFolder:
 
     @contextmanager
     def open(self, checkpoint: Checkpoint) -> Iterator[Path]:
-        """A local folder with the files of a checkpoint, every byte checked; remote ones are downloaded.
-
-        Yields:
-            The folder. Read it only; it may be gone after the block.
-
-        Raises:
-            UserError: A file is missing or not what was saved (it is named), or the storage cannot be reached.
-        """
+        """A local folder with the files of a checkpoint, every byte checked; remote ones are downloaded."""
         with _fetched(self._place, checkpoint) as folder:
             for file in checkpoint.files:
                 problem = _damage(folder / file.name, file)
@@ -154,15 +115,7 @@ class CheckpointFolder:
             yield folder
 
     def prune(self, keep_last: int, best: int | None) -> None:
-        """Delete all but the last checkpoints and the best one.
-
-        Args:
-            keep_last: How many of the last to keep, at least 1.
-            best: The step of one to keep besides.
-
-        Raises:
-            UserError: The storage cannot be reached or written.
-        """
+        """Delete all but the last checkpoints and the best one."""
         for checkpoint in self.all()[:-keep_last]:
             if checkpoint.step != best:
                 _remove(self._place, checkpoint.name)

@@ -51,11 +51,7 @@ def show(run: Path) -> None:
 
 
 def export(checkpoint: Path, out: Path) -> None:
-    """Write a checkpoint (``…/checkpoints/step-00000100``) as a model folder.
-
-    Raises:
-        UserError: It is not a checkpoint.
-    """
+    """Write a checkpoint (``…/checkpoints/step-00000100``) as a model folder."""
     from slm_ray.pretrain.lineage import run_options
     from slm_ray.pretrain.results import export_checkpoint, export_model
 

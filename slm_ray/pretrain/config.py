@@ -122,19 +122,11 @@ class PretrainConfig(Config):
         return max(1, round((self.num_tokens / 10 if tokens is None else tokens) / self.step_tokens))
 
     def of_model(self, batch_size: int, learning_rate: float) -> PretrainConfig:
-        """The config of one model from scratch, with its own batch and rate.
-
-        Raises:
-            ConfigError: The workers cannot share that batch, or the tokens are below one step.
-        """
+        """The config of one model from scratch, with its own batch and rate."""
         return self.replace(batch_size=batch_size, learning_rate=learning_rate)
 
     def check_given(self) -> None:
-        """Refuse a run without its inputs; a pipeline's section has neither, and a store comes from its stage before.
-
-        Raises:
-            UserError: The student or the store is missing.
-        """
+        """Refuse a run without inputs; a pipeline's section has neither, and a store comes from the stage before."""
         if not self.model.students and not self.model.scratch:
             raise UserError(
                 "--student is missing: give a winner like runs/NAME/winners/0, a model folder or a hub id; or a size "

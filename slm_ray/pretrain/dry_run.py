@@ -29,11 +29,7 @@ _FLOPS_PER_CORE_SECOND = 1.5e11
 
 
 def plan_text(config: PretrainConfig) -> str:
-    """The text of ``--dry-run``: models, FLOPs, memory beside the machine's, disk and time.
-
-    Raises:
-        UserError: Something that would stop the run at its start.
-    """
+    """The text of ``--dry-run``: models, FLOPs, memory beside the machine's, disk and time."""
     models = planned_models(config)
     notes = _check_rows(config, models)
     if config.data.shards is None:

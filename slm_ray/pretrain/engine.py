@@ -20,17 +20,11 @@ from slm_ray.records.training import EngineFacts
 
 @dataclass(frozen=True)
 class Place:
-    """Which worker this is, and where it computes.
+    """Which worker this is, and where it computes."""
 
-    Attributes:
-        rank: Its number.
-        world: How many workers train the model.
-        device: Where the model is.
-    """
-
-    rank: int
-    world: int
-    device: torch.device
+    rank: int  # Its number
+    world: int  # How many workers train the model
+    device: torch.device  # Where the model is
 
     def gathered_sum(self, value: torch.Tensor) -> torch.Tensor:
         """The sum of a tensor over all workers, on the CPU (NCCL sums on the GPU only)."""
@@ -43,29 +37,17 @@ class Place:
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What an engine is built with.
+    """What an engine is built with."""
 
-    Attributes:
-        precision: ``fp32``, ``bf16`` or ``fp16``: the type matrices are multiplied in; weights stay fp32.
-        clip: Largest gradient norm; 0 clips nothing.
-        micro_batch: Sequences per forward pass of a worker.
-        accumulation: Forward passes per step of a worker.
-        zero: ZeRO stage.
-        offload: Optimiser state in CPU memory.
-        device: Where the model is.
-        rank: This worker.
-        world: How many there are.
-    """
-
-    precision: str
-    clip: float
-    micro_batch: int
-    accumulation: int
-    zero: int
-    offload: bool
-    device: torch.device
-    rank: int
-    world: int
+    precision: str  # ``fp32``, ``bf16`` or ``fp16``: the type matrices are multiplied in; weights stay fp32
+    clip: float  # Largest gradient norm; 0 clips nothing
+    micro_batch: int  # Sequences per forward pass of a worker
+    accumulation: int  # Forward passes per step of a worker
+    zero: int  # ZeRO stage
+    offload: bool  # Optimiser state in CPU memory
+    device: torch.device  # Where the model is
+    rank: int  # This worker
+    world: int  # How many there are
 
 
 class Engine(Protocol):
@@ -109,7 +91,6 @@ class TorchEngine:
     """Plain torch: autocast, DistributedDataParallel where there are several workers."""
 
     def __init__(self, module: StudentLoss, optimizer: torch.optim.Optimizer, settings: EngineSettings) -> None:
-        """Wrap a module that is already on its device."""
         self.settings, self.module, self.optimizer = settings, module, optimizer
         self._scaler = torch.amp.GradScaler(settings.device.type, enabled=settings.precision == "fp16")
         self._model: Any = module

@@ -34,21 +34,13 @@ SizesOf = Callable[[str], Architecture | None]
 
 @dataclass(frozen=True)
 class PlannedModel:
-    """One model of a run.
+    """One model of a run."""
 
-    Attributes:
-        name: Its name.
-        sizes: Its sizes.
-        config: Its options, with its own batch and rate.
-        source: The student that it is, or that its start is made from; None for one from scratch.
-        note: More on it, for a line of its own.
-    """
-
-    name: str
-    sizes: Architecture
-    config: PretrainConfig
-    source: str | None = None
-    note: str | None = None
+    name: str  # Its name
+    sizes: Architecture  # Its sizes
+    config: PretrainConfig  # Its options, with its own batch and rate
+    source: str | None = None  # The student that it is, or that its start is made from; None for one from scratch
+    note: str | None = None  # More on it, for a line of its own
 
     @property
     def params(self) -> int:
@@ -73,11 +65,7 @@ def training_flops(forward_flops: float, config: PretrainConfig) -> float:
 
 
 def stage_depths(source_layers: int, grow_from: int, grow_by: int) -> tuple[int, ...]:
-    """The depth of every stage of growth there may be; the last one is the source's whole depth.
-
-    Raises:
-        UserError: The source has fewer layers than growth is to begin with.
-    """
+    """The depth of every stage of growth there may be; the last one is the source's whole depth."""
     if grow_from > source_layers:
         raise UserError(
             f"--grow-from {grow_from} is more than the {source_layers} layers that --student has: give {source_layers} "
@@ -93,11 +81,7 @@ def first_layers(source: Architecture, layers: int) -> SubnetSpec:
 
 
 def local_sizes(name: str) -> Architecture | None:
-    """A model's sizes from its config alone, here or in the hub's cache; a folder needs no weights for that.
-
-    Raises:
-        UserError: There is no such model, or its family is not declared.
-    """
+    """A model's sizes from its config alone, here or in the hub's cache; a folder needs no weights for that."""
     if (Path(name).expanduser() / "config.json").is_file():
         config = read_config(Path(name).expanduser())
         found = config_architecture(config)
@@ -120,16 +104,7 @@ def teacher_sizes(config: PretrainConfig, sizes_of: SizesOf = local_sizes) -> Ar
 def planned_models(
     config: PretrainConfig, sizes_of: SizesOf = local_sizes, *, rows: int | None = None
 ) -> list[PlannedModel]:
-    """Every model that a run would train; of growth, every stage that it may come to.
-
-    Args:
-        config: The options.
-        sizes_of: Gives the sizes of a model by its name.
-        rows: The vocabulary of new models, where the caller knows it.
-
-    Raises:
-        UserError: A model cannot be read, or its sizes are not known before a download.
-    """
+    """Every model that a run would train; of growth, every stage that it may come to."""
     teacher = teacher_sizes(config, sizes_of)
     if config.model.scratch:
         return list(_new_models(config, rows or known_vocabulary(config)))
@@ -197,14 +172,7 @@ def forecast(
 ) -> Forecast:  # fmt: skip
     """What a run will cost.
 
-    Args:
-        config: The options.
-        sizes_of: Gives the sizes of a model by its name.
-        on_gpu: Whether it runs on GPUs; memory is then that of one GPU, and otherwise of a machine with all workers.
-        models: The models of the run; :func:`planned_models` by default.
-
-    Raises:
-        UserError: A model that it names does not exist, or its sizes are not known.
+    ``models``: The models of the run; :func:`planned_models` by default.
     """
     models = planned_models(config, sizes_of) if models is None else models
     teacher = teacher_sizes(config, sizes_of) if config.kind == "full" else None
@@ -290,9 +258,6 @@ def check_rows(student: str, student_rows: int, teacher: str, teacher_rows: int,
     """Make sure that student and teacher both have embedding rows for every token id.
 
     Their numbers of rows may differ beyond that, as between sizes of Qwen2.5: the losses compare rows that both have.
-
-    Raises:
-        UserError: One of them lacks rows.
     """
     rows = min(student_rows, teacher_rows)
     if student_rows != teacher_rows and rows < num_ids:

@@ -42,11 +42,7 @@ class GrowingRun(PretrainRun):
     """One command's growth: stages of ever more layers, each a model of its own, until one reaches the reference."""
 
     def execute(self) -> None:
-        """Grow until the reference is reached or no layers are left, and leave a finished run folder.
-
-        Raises:
-            UserError: Something the user can fix went wrong; finished stages are kept.
-        """
+        """Grow until the reference is reached or no layers are left, and leave a finished run folder."""
         self.console.line(f"run folder: {self.folder.path}")
         source, growth = load_teacher(self.config.model.students[0]), self.config.growth
         depths = stage_depths(source.architecture().num_hidden_layers, growth.grow_from or 1, growth.grow_by)
@@ -60,11 +56,7 @@ class GrowingRun(PretrainRun):
         finish_run(self.config, self.folder.path, results, self.command, self.console, lines, found)
 
     def _target(self, inputs: PretrainInputs, source: Teacher) -> GrowthTarget:
-        """What grows and what it must reach, kept in the run folder: the reference is measured once.
-
-        Raises:
-            UserError: A resumed run's source is no longer the model it was.
-        """
+        """What grows and what it must reach, kept in the run folder: the reference is measured once."""
         target = find_record(self.folder.path, GrowthTarget)
         if target is None:
             given = self.config.growth.reference_loss
@@ -163,18 +155,6 @@ def grow(source: Teacher, layers: int, storage: str, name: str) -> tuple[Any, di
 
     The stage's last checkpoint gives every parameter it has, embeddings, final norm and head included; the layers above
     it are the source's own.
-
-    Args:
-        source: The model that the stage was inherited from.
-        layers: The depth to grow to.
-        storage: Where the stage's checkpoints are.
-        name: What to call the stage in an error.
-
-    Returns:
-        The model in fp32, and what the stage's optimiser gathered, by parameter name: nothing of the new layers.
-
-    Raises:
-        UserError: The checkpoint is missing or damaged.
     """
     checkpoints = CheckpointFolder(storage)
     last = checkpoints.latest()
@@ -191,32 +171,20 @@ def grow(source: Teacher, layers: int, storage: str, name: str) -> tuple[Any, di
 
 @dataclass(frozen=True)
 class Measurement:
-    """How a whole model is measured: exactly as the stages that are compared with it.
+    """How a whole model is measured: exactly as the stages that are compared with it."""
 
-    Attributes:
-        folder: The model's folder.
-        name: What to call it in an error.
-        held_out: Folder of the held-out tokens.
-        separate: Attention stays inside documents.
-        precision: The compute type, or ``auto``.
-    """
-
-    folder: str
-    name: str
-    held_out: str
-    separate: bool
-    precision: str
+    folder: str  # The model's folder
+    name: str  # What to call it in an error
+    held_out: str  # Folder of the held-out tokens
+    separate: bool  # Attention stays inside documents
+    precision: str  # The compute type, or ``auto``
 
     def function(self) -> Callable[..., float]:
         """:meth:`run`, as a worker makes it ready."""
         return self.run
 
     def run(self, device: torch.device) -> float:
-        """The held-out loss in nats per token, on a device.
-
-        Raises:
-            UserError: The model's logits are none that the losses here know, or its loss is not finite.
-        """
+        """The held-out loss in nats per token, on a device."""
         model = load_student(local_copy(Path(self.folder)), self.name)
         check_logits(model, self.name)
         precision, place = choose_precision(self.precision, device.type), Place(0, 1, device)

@@ -43,23 +43,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Student:
-    """A model to train.
+    """A model to train."""
 
-    Attributes:
-        label: Short name within the run.
-        source: Its folder or hub id, as transformers loads it.
-        tokenizer: Its tokenizer, or the teacher's where it has none.
-        rows: Rows of its embedding.
-        search_flops: What the search that found it cost; 0 for one that was not searched, None where that is not known.
-        scratch: Its sizes, where it starts from scratch and has no source.
-    """
-
-    label: str
-    source: str
-    tokenizer: Any
-    rows: int
+    label: str  # Short name within the run
+    source: str  # Its folder or hub id, as transformers loads it
+    tokenizer: Any  # Its tokenizer, or the teacher's where it has none
+    rows: int  # Rows of its embedding
+    # What the search that found it cost; 0 for one that was not searched, None where that is not known
     search_flops: float | None
-    scratch: ScratchModel | None = None
+    scratch: ScratchModel | None = None  # Its sizes, where it starts from scratch and has no source
 
     def config(self, config: PretrainConfig) -> PretrainConfig:
         """A run's options with this model's own batch and rate."""
@@ -68,25 +60,15 @@ class Student:
 
 @dataclass(frozen=True)
 class PretrainInputs:
-    """Everything that pretraining reads.
+    """Everything that pretraining reads."""
 
-    Attributes:
-        teacher: The teacher in the cache; None where nothing needs one.
-        students: The models to train.
-        shards: Training tokens.
-        held_out: Held-out tokens.
-        store: Digest of the logit store, if there is one.
-        capture_flops: What writing that store cost.
-        captured: Sequences of the shards that the store has; None for all, or without a store.
-    """
-
-    teacher: Teacher | None
-    students: tuple[Student, ...]
-    shards: TokenShards
-    held_out: TokenShards
-    store: str | None = None
-    capture_flops: float = 0.0
-    captured: int | None = None
+    teacher: Teacher | None  # The teacher in the cache; None where nothing needs one
+    students: tuple[Student, ...]  # The models to train
+    shards: TokenShards  # Training tokens
+    held_out: TokenShards  # Held-out tokens
+    store: str | None = None  # Digest of the logit store, if there is one
+    capture_flops: float = 0.0  # What writing that store cost
+    captured: int | None = None  # Sequences of the shards that the store has; None for all, or without a store
 
     def sequences(self, wanted: int | None) -> int | None:
         """How many of the shards' sequences are trained on: no more than the store has; None for all."""
@@ -104,11 +86,7 @@ class PretrainInputs:
 
 
 def check_students(config: PretrainConfig) -> None:
-    """Make sure, from configs alone, that the students are models with positions for the sequences.
-
-    Raises:
-        UserError: One is not a model, or its positions are too few.
-    """
+    """Make sure, from configs alone, that the students are models with positions for the sequences."""
     if config.growth.grow_from is not None:
         return  # growth takes its layers from a teacher, which is checked when it is loaded
     if config.model.scratch:
@@ -120,22 +98,14 @@ def check_students(config: PretrainConfig) -> None:
 
 
 def check_positions(model_config: Any, name: str, sequence_length: int) -> None:
-    """Make sure that a model has positions for the sequences.
-
-    Raises:
-        UserError: It has not.
-    """
+    """Make sure that a model has positions for the sequences."""
     most = context_length(model_config)
     if most is not None and sequence_length > most:
         raise UserError(f"--sequence-length {sequence_length} is over {name}'s {most} positions: give {most} or less")
 
 
 def teacher_name(config: PretrainConfig) -> str | None:
-    """The teacher that was named, or the one that the first student was pruned from; None where none is needed.
-
-    Raises:
-        UserError: One is needed and none is known.
-    """
+    """The teacher that was named, or the one that the first student was pruned from; None where none is needed."""
     if config.model.scratch:
         return config.model.teacher
     first = config.model.students[0]
@@ -151,16 +121,7 @@ def teacher_name(config: PretrainConfig) -> str | None:
 def load_models(
     config: PretrainConfig, run: Path, console: Console
 ) -> tuple[Teacher | None, tuple[Student, ...]]:
-    """Load the teacher, and find the students; their vocabularies are checked against each other.
-
-    Args:
-        config: The options.
-        run: The run's folder, which knows what a resumed run began with.
-        console: Where to print what is done.
-
-    Raises:
-        UserError: One cannot be loaded, or they do not go together.
-    """
+    """Load the teacher, and find the students; their vocabularies are checked against each other."""
     name = teacher_name(config)
     teacher = load_teacher(name) if name is not None else None
     found = _scratch_students(config, teacher, run, console) if config.model.scratch else _students(config, teacher)
@@ -209,11 +170,7 @@ def _scratch_students(
 
 
 def check_vocabulary(config: PretrainConfig, name: str, tokenizer: Any, rows: int, teacher: Teacher | None) -> None:
-    """Make sure that a teacher reads the same tokens as its student, and that both have rows for them.
-
-    Raises:
-        UserError: The tokenizers differ, or one of the models lacks rows.
-    """
+    """Make sure that a teacher reads the same tokens as its student, and that both have rows for them."""
     if teacher is None or config.kind == "none":
         return
     ours, theirs = tokenizer_digest(tokenizer), tokenizer_digest(teacher.tokenizer())
@@ -244,11 +201,7 @@ def search_flops(source: str) -> float | None:
 def prepare_inputs(
     config: PretrainConfig, teacher: Teacher | None, students: tuple[Student, ...], folder: Path, console: Console
 ) -> PretrainInputs:
-    """Prepare the tokens and check everything; Ray must run, unless ``--shards`` is given.
-
-    Raises:
-        UserError: Something is missing, damaged, or does not fit the rest.
-    """
+    """Prepare the tokens and check everything; Ray must run, unless ``--shards`` is given."""
     tokenizer = students[0].tokenizer
     shards = training_shards(config, tokenizer, folder, console, usable_cpus())
     held_out = held_out_tokens(config, tokenizer, folder, console)
@@ -270,11 +223,7 @@ def prepare_inputs(
 def training_shards(
     config: PretrainConfig, tokenizer: Any, folder: Path, console: Console, workers: int
 ) -> TokenShards:
-    """The tokens to train on, found in the cache or prepared by ``workers`` tasks; the tokenizer is kept in ``folder``.
-
-    Raises:
-        UserError: The corpus is wrong or too short, or the shards are not of this tokenizer and length.
-    """
+    """Tokens to train on, found in the cache or prepared by ``workers`` tasks; the tokenizer is kept in ``folder``."""
     data = config.data
     if data.shards is not None:
         shards = TokenShards.open(Path(data.shards).expanduser().resolve())

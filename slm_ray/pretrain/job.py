@@ -20,37 +20,22 @@ from slm_ray.records.training import (
 
 
 class TrainJob(Part):
-    """Everything a worker needs to know. A model's start is the first checkpoint in ``storage``.
+    """Everything a worker needs to know. A model's start is the first checkpoint in ``storage``."""
 
-    Attributes:
-        name: The model's name within the run, e.g. ``winner-0.random.seed1``.
-        storage: Where its checkpoints are: a folder or an address.
-        seed: Seed of the order of sequences, and of dropout.
-        config: The options, with this model's batch and rate.
-        total_steps: Optimiser steps to train.
-        schedule_steps: Steps that the learning-rate schedule spans.
-        shards: Folder of the token shards.
-        sequences: How many of their sequences are trained on; None for all.
-        held_out: Folder of the held-out tokens.
-        teacher: Folder of the teacher in the cache, for ``full`` distillation.
-        store: Folder of the logit store.
-        flops: FLOPs per trained token, the model's own and the teacher's, and those of the store's whole capture.
-        architecture: Digest of its sizes.
-    """
-
-    name: str
-    storage: str
-    seed: int
-    config: PretrainConfig
-    total_steps: int
-    schedule_steps: int
-    shards: str
-    sequences: int | None = None
-    held_out: str
-    teacher: str | None
-    store: str | None
+    name: str  # The model's name within the run, e.g. ``winner-0.random.seed1``.
+    storage: str  # Where its checkpoints are: a folder or an address
+    seed: int  # Seed of the order of sequences, and of dropout
+    config: PretrainConfig  # The options, with this model's batch and rate
+    total_steps: int  # Optimiser steps to train
+    schedule_steps: int  # Steps that the learning-rate schedule spans
+    shards: str  # Folder of the token shards
+    sequences: int | None = None  # How many of their sequences are trained on; None for all
+    held_out: str  # Folder of the held-out tokens
+    teacher: str | None  # Folder of the teacher in the cache, for ``full`` distillation
+    store: str | None  # Folder of the logit store
+    # FLOPs per trained token, the model's own and the teacher's, and those of the store's whole capture
     flops: SpentFlops
-    architecture: str
+    architecture: str  # Digest of its sizes
 
     @property
     def separate(self) -> bool:
@@ -77,14 +62,7 @@ Watch = Callable[[str, TrainStatus, Sequence[Figures]], None]
 
 
 def drop_records_after(path: Path, cls: type[Record], step: int, *, inclusive: bool = False) -> None:
-    """Cut a records file back to a checkpoint: what came after it will be done, and written, again.
-
-    Args:
-        path: The file of steps or evaluations.
-        cls: The class of its records.
-        step: The checkpoint's step.
-        inclusive: Drop the records of that step too.
-    """
+    """Cut a records file back to a checkpoint: what came after it will be done, and written, again."""
     if not path.exists():
         return
     lines = path.read_bytes().splitlines(keepends=True)
@@ -97,7 +75,6 @@ class Recorder:
     """Writes one model's records. It lives in the driver's process, or in a Ray actor on the driver's machine."""
 
     def __init__(self, folder: str) -> None:
-        """Write into a folder."""
         self.folder = Path(folder)
         self.status = TrainStatus()
         self._news: list[Figures] = []
@@ -144,7 +121,6 @@ class Recorders:
     """The recorders of all models, as one actor on the driver's machine: records reach its disk from any node."""
 
     def __init__(self, folders: dict[str, str]) -> None:
-        """Record every model into a folder of its own."""
         self._recorders = {name: Recorder(folder) for name, folder in folders.items()}
 
     def say(self, name: str, event: Event) -> None:

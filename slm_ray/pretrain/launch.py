@@ -37,16 +37,7 @@ RunHere = Callable[[Sequence[TrainJob], Sequence[Path], Watch], dict[str, TrainS
 
 
 def prepare_process(job: TrainJob, device: str, threads: int) -> None:
-    """Make a process ready to train: its threads, and DeepSpeed where that is the engine.
-
-    Args:
-        job: What it is to train.
-        device: ``cpu`` or ``cuda``.
-        threads: CPU threads.
-
-    Raises:
-        UserError: DeepSpeed cannot run here.
-    """
+    """Make a process ready to train: its threads, and DeepSpeed where that is the engine."""
     torch.set_num_threads(threads)
     if job.config.engine.engine == "deepspeed":
         from slm_ray.pretrain.zero import prepare_deepspeed
@@ -56,18 +47,12 @@ def prepare_process(job: TrainJob, device: str, threads: int) -> None:
 
 @dataclass(frozen=True)
 class Resources:
-    """What one model's training takes.
+    """What one model's training takes."""
 
-    Attributes:
-        workers: Processes.
-        threads: CPU threads of each.
-        use_gpu: A GPU each.
-        min_workers: As few workers as it continues with where machines are lost; None: never with fewer.
-    """
-
-    workers: int
-    threads: int
-    use_gpu: bool
+    workers: int  # Processes
+    threads: int  # CPU threads of each
+    use_gpu: bool  # A GPU each
+    # As few workers as it continues with where machines are lost; None: never with fewer
     min_workers: int | None = None
 
     def need(self, workers: int | None = None) -> dict[str, int]:
@@ -90,11 +75,7 @@ class Resources:
         return f"waits for {needed}; free are {_in_words({name: free.get(name, 0) for name in self.need()})}"
 
     def how_many_fit(self, cluster: dict[str, float]) -> int:
-        """How many models fit into a cluster at once.
-
-        Raises:
-            UserError: Not even one does.
-        """
+        """How many models fit into a cluster at once."""
         need = self.need()
         fits = min(int(cluster.get(name, 0) // count) for name, count in need.items())
         if fits < 1 and self.min_workers is not None:
@@ -117,11 +98,7 @@ def _in_words(resources: dict[str, int] | dict[str, float]) -> str:
 
 
 def resources_of(config: PretrainConfig, num_jobs: int) -> Resources:
-    """What each of several models takes of the cluster that Ray is connected to.
-
-    Raises:
-        UserError: ``--device cuda`` is given, and there is no GPU.
-    """
+    """What each of several models takes of the cluster that Ray is connected to."""
     run = config.run
     use_gpu = run.device != "cpu" and cluster_room().get("GPU", 0) > 0
     if run.device == "cuda" and not use_gpu:
@@ -143,18 +120,7 @@ def _node_cpus(use_gpu: bool) -> int:
 def run_local(
     jobs: Sequence[TrainJob], folders: Sequence[Path], place: Place, threads: int, watch: Watch
 ) -> dict[str, TrainStatus]:
-    """Train jobs one after the other in this process; every rank of torchrun calls this.
-
-    Args:
-        jobs: What to train.
-        folders: Where each one's records go.
-        place: Which worker this process is.
-        threads: CPU threads.
-        watch: Called on rank 0 as a job goes on.
-
-    Returns:
-        Name to status; a failed job has ``failure``.
-    """
+    """Train jobs one after the other in this process; every rank of torchrun calls this."""
     statuses = {}
     for job, folder in zip(jobs, folders, strict=True):
         recorder = Recorder(str(folder))
@@ -175,9 +141,6 @@ def local_workers(config: PretrainConfig) -> Iterator[RunHere]:
     """Have this process, and torchrun's others if it is one of several, ready to train; rank 0 enters the block.
 
     There is one process group for the whole block, because DeepSpeed takes no second one.
-
-    Yields:
-        A function like :func:`run_local` without its place; it may be called several times.
     """
     with local_group(config.run.device) as place:
 
@@ -229,14 +192,7 @@ def _no_group() -> Any:
 
 
 def ray_worker(config: dict[str, Any]) -> None:
-    """Train a job as one of Ray Train's workers.
-
-    Args:
-        config: ``job``, ``recorders`` (an actor) and ``threads``.
-
-    Raises:
-        UserError: The training failed, and other workers wait for this one; it is on record.
-    """
+    """Train a job as one of Ray Train's workers."""
     import ray
 
     job, recorders = config["job"], config["recorders"]
@@ -298,18 +254,7 @@ def run_on_ray(
 ) -> dict[str, TrainStatus]:
     """Train jobs on Ray Train, as many at once as the cluster's resources allow.
 
-    Args:
-        jobs: What to train.
-        folders: Where each one's records go.
-        resources: What each of them takes.
-        concurrent: The most at once; None: as many as fit.
-        watch: Called as a job goes on.
-
-    Returns:
-        Name to status; a failed job has ``failure``, and the others went on.
-
-    Raises:
-        UserError: The cluster is too small for one of them.
+    ``concurrent``: The most at once; None: as many as fit.
     """
     fits = resources.how_many_fit(cluster_room())
     if resources.scaling() == resources.workers:

@@ -52,14 +52,7 @@ def describe_data(inputs: PretrainInputs) -> TrainingData:
 
 
 def origin_of(student: Student, start: str, inputs: PretrainInputs, kind: str) -> Origin:
-    """What is known of a model before its first step, kept in its record until it is exported.
-
-    Args:
-        student: The student as it was given.
-        start: Whose weights it begins with.
-        inputs: What the run reads.
-        kind: Whether, and how, the teacher helps.
-    """
+    """What is known of a model before its first step, kept in its record until it is exported."""
     found = None if student.scratch else find_lineage(student.source)
     known = describe_teacher(inputs.teacher) if inputs.teacher else None
     teacher = found.teacher if found and found.teacher else known
@@ -75,11 +68,7 @@ def origin_of(student: Student, start: str, inputs: PretrainInputs, kind: str) -
 
 
 def run_options(run: Path) -> tuple[PretrainConfig, str]:
-    """The options of a run, and its command.
-
-    Raises:
-        UserError: Its record is missing or damaged.
-    """
+    """The options of a run, and its command."""
     record = read_record(run, RunRecord)
     return build_config(PretrainConfig, record.options, source=str(run / RunRecord.FILE)), record.command
 
@@ -89,14 +78,7 @@ def trained_lineage(
 ) -> Lineage:
     """The lineage of a model at a step, from the records of its run; keys and logins are masked.
 
-    Args:
-        folder: The model's folder within the run.
-        step: The checkpoint that is exported.
-        config: The options it was trained with; the run's by default.
-        command: The command, where ``config`` is given.
-
-    Raises:
-        UserError: A record is missing or damaged.
+    ``config``: The options it was trained with; the run's by default.
     """
     model, status = read_record(folder, TrainedModel), find_record(folder, TrainStatus)
     if config is None:
@@ -157,12 +139,7 @@ def _with(earlier: EarlierTraining | None, name: str, tokens: int, flops: float)
 
 
 def description_files(model: Path, lineage: Lineage) -> dict[str, str]:
-    """Name to text of the files that an exported model gets: its lineage and its card.
-
-    Args:
-        model: The exported model's files, wherever they are now.
-        lineage: As :func:`trained_lineage` returns it.
-    """
+    """Name to text of the files that an exported model gets: its lineage and its card."""
     saved = read_json(model / "config.json")
     size = sum(path.stat().st_size for path in model.glob("*.safetensors"))
     weights = f"{format_bytes(size)}, {saved.get('dtype') or saved.get('torch_dtype') or 'float32'}"

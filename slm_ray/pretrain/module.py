@@ -24,10 +24,7 @@ class StudentLoss(nn.Module):
     def __init__(self, student: Any, divergence: Divergence | None, compute_dtype: torch.dtype) -> None:
         """Wrap a student.
 
-        Args:
-            student: A Hugging Face causal LM.
-            divergence: How it is compared with the teacher; None trains on the text alone.
-            compute_dtype: The type that logits are multiplied in.
+        ``divergence``: How it is compared with the teacher; None trains on the text alone.
         """
         super().__init__()
         self.student = student
@@ -48,16 +45,8 @@ class StudentLoss(nn.Module):
     ) -> tuple[torch.Tensor, ...]:
         """The loss of a micro-batch, or without ``weights`` the loss of every next token.
 
-        Args:
-            ids: ``[batch, sequence]`` token ids.
-            positions: ``[batch, sequence]`` positions within documents, or None.
-            weights: ``[batch * (sequence - 1)]`` what each predicted token counts.
-            signal: The teacher's signal for the same tokens.
-            kd_weight: Share of the divergence in the loss; cross-entropy has the rest.
-
-        Returns:
-            The loss to differentiate, the mean cross-entropy and (with a signal) the mean divergence; or the
-            ``[batch * (sequence - 1)]`` losses in nats.
+        ``ids``: ``[batch, sequence]`` token ids. ``positions``: ``[batch, sequence]`` positions within documents, or
+        None.
         """
         hidden = self.hidden_states(ids, positions)
         head = self.student.get_output_embeddings().weight
@@ -90,11 +79,7 @@ def _scaled(output: Any, factor: torch.Tensor) -> Any:
 
 @torch.no_grad()
 def check_documents(student: Any, name: str) -> None:
-    """Make sure that a model keeps attention inside documents where positions begin anew.
-
-    Raises:
-        UserError: It takes no positions, or looks past them.
-    """
+    """Make sure that a model keeps attention inside documents where positions begin anew."""
     vocabulary = student.config.vocab_size
     ids = torch.arange(16).remainder(vocabulary).view(2, 8)
     other = ids.clone()
@@ -116,11 +101,7 @@ def check_documents(student: Any, name: str) -> None:
 
 @torch.no_grad()
 def check_logits(student: Any, name: str) -> None:
-    """Make sure that a model's logits are its final hidden states times its output head.
-
-    Raises:
-        UserError: They are not (a bias, a scale or a cap): the chunked losses would train another model.
-    """
+    """Make sure that a model's logits are its final hidden states times its output head."""
     head = student.get_output_embeddings()
     if head is None or not hasattr(student, "base_model"):
         raise UserError(f"{name} has no output head: give a causal language model")

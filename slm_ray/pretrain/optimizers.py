@@ -53,10 +53,6 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
     Matrices decay, the token embedding and the output head among them. Biases, everything in a norm, and tables of
     learned positions do not. A tied parameter appears once, under its first name.
-
-    Returns:
-        Groups ``decay`` and ``no_decay`` (an empty one is left out), each with ``params``, ``param_names`` in the same
-        order, and ``weight_decay``.
     """
     exempt = _exempt(model, _embeddings(model))
     members = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -93,16 +89,6 @@ def build_optimizer(
       momentum 0.95, five Newton-Schulz steps in bf16. The update is scaled by ``0.2 * sqrt(max(rows, columns))``
       (arXiv 2502.16982, so that its size is AdamW's and one learning rate and decay serve both). Everything else gets
       AdamW, in the same object; its betas are the config's, Muon's momentum is not.
-
-    Args:
-        config: Its kind, peak rate, betas and weight decay. The decay is decoupled: a step takes ``lr * weight_decay``
-            of a decaying weight away (LAMB: before the trust ratio, as published).
-        model: A Hugging Face causal language model (or a module around one).
-        fused: AdamW only: torch's fused kernel.
-        eps: Added to the denominator; Lion has none.
-
-    Returns:
-        The optimiser, with the peak rate in every group as ``initial_lr``: a schedule sets ``lr`` to a multiple of it.
     """
     name, lr = config.optimizer, config.rate
     options: dict[str, Any] = {
@@ -170,9 +156,8 @@ def _named(optimizer: torch.optim.Optimizer, model: nn.Module) -> Iterator[tuple
 def state_by_name(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, dict[str, torch.Tensor]]:
     """What an optimiser has gathered, by parameter name, in plain tensors (moments are not copied).
 
-    Returns:
-        For every parameter that was updated at least once, its moments in its own shape and, where the update depends
-        on it, ``step``: the number of updates, a 0-d fp32 tensor on the CPU.
+    Returns for every parameter that was updated at least once, its moments in its own shape and, where the update
+    depends on it, ``step``: the number of updates, a 0-d fp32 tensor on the CPU.
     """
     found = {}
     for group, name, parameter in _named(optimizer, model):
@@ -190,10 +175,6 @@ def load_state_by_name(
     """Give an optimiser the state that :func:`state_by_name` returned; a run goes on bit for bit.
 
     Parameters that the state does not name (the new layers of a grown model) start fresh.
-
-    Raises:
-        UserError: The state names a parameter that the model does not have, has another shape, or comes from another
-            optimiser. Nothing is changed.
     """
     places = {name: (group, parameter) for group, name, parameter in _named(optimizer, model)}
     for name, entry in state.items():

@@ -26,11 +26,7 @@ _TIMEOUT = timedelta(seconds=1800)  # as Ray Train's own
 
 
 def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
-    """A worker's device.
-
-    Raises:
-        UserError: A GPU is asked for and there is none.
-    """
+    """A worker's device."""
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda is given, but torch finds no GPU: give --device cpu, or install a CUDA build")
     if wanted == "cpu" or not torch.cuda.is_available():
@@ -48,11 +44,7 @@ def _free_port() -> int:
 
 @contextlib.contextmanager
 def local_group(device: str) -> Iterator[Place]:
-    """Have a process group inside the block: torchrun's where its variables are set, else one of this process alone.
-
-    Args:
-        device: ``auto``, ``cpu`` or ``cuda``.
-    """
+    """Have a process group inside the block: torchrun's where its variables are set, else one of this process alone."""
     alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
     if "WORLD_SIZE" not in os.environ:
         os.environ.update(alone | {"MASTER_PORT": str(_free_port())})

@@ -51,15 +51,7 @@ def export_checkpoint(
 ) -> Exported:
     """Write a checkpoint's weights as a plain Hugging Face folder.
 
-    Args:
-        storage: Where the checkpoints are.
-        folder: What is written; replaced if it is there.
-        dtype: The weights' type: ``fp32``, ``bf16`` or ``fp16``.
-        step: Which one; the newest by default.
-        describe: Gives the lineage and the card; without it there are none.
-
-    Raises:
-        UserError: There is no such checkpoint, or it is damaged.
+    ``step``: Which one; the newest by default.
     """
     checkpoints = CheckpointFolder(storage)
     found = checkpoints.all()
@@ -86,16 +78,7 @@ def export_model(
 ) -> Exported:  # fmt: skip
     """Export a checkpoint of a model of a run, with its lineage and its card.
 
-    Args:
-        model: The model's folder within the run, with its records.
-        storage: Where its checkpoints are.
-        folder: What is written; replaced if it is there.
-        config: The options it was trained with.
-        command: The command, for the card.
-        step: Which checkpoint; the newest by default.
-
-    Raises:
-        UserError: There is no such checkpoint, or a file is damaged.
+    ``step``: Which checkpoint; the newest by default.
     """
 
     def describe(files: Path, step: int) -> dict[str, str]:
@@ -106,13 +89,7 @@ def export_model(
 
 
 def finish_model(folder: Path, job: TrainJob, command: str) -> ModelOutcome:
-    """Export one model and write its result; one that was finished before is read.
-
-    Args:
-        folder: The model's folder within the run.
-        job: Its job.
-        command: The run's command.
-    """
+    """Export one model and write its result; one that was finished before is read."""
     if (done := find_record(folder, ModelResult)) is not None:
         return ModelOutcome(**{name: getattr(done, name) for name in ModelOutcome.model_fields})
     status, model = read_record(folder, TrainStatus), read_record(folder, TrainedModel)
@@ -181,17 +158,7 @@ def finish_run(
     config: PretrainConfig, folder: Path, results: Sequence[ModelOutcome], command: str, console: Console,
     lines: Sequence[str], growth: GrowthResult | None = None,
 ) -> None:  # fmt: skip
-    """Write a run's result, its table and its report.
-
-    Args:
-        config: The options.
-        folder: The run's folder.
-        results: Of all models.
-        command: The command.
-        console: Where to say where the models are.
-        lines: The table.
-        growth: What growth came to.
-    """
+    """Write a run's result, its table and its report."""
     print_table(folder, lines)
     write_record(folder, TrainResult(command=command, models=tuple(results), growth=growth))
     build_training_report(folder)
@@ -213,12 +180,7 @@ def comparison_lines(results: Sequence[ModelOutcome]) -> list[str]:
 
 
 def failed_models(results: Sequence[ModelOutcome], failures: dict[str, TrainFailure]) -> UserError:
-    """The sentence for a run in which models failed; a resume is offered where it can help.
-
-    Args:
-        results: Of all models.
-        failures: Name to failure.
-    """
+    """The sentence for a run in which models failed; a resume is offered where it can help."""
     failed = [result for result in results if result.status == "failed"]
     done = len(results) - len(failed)
     first, is_resumable = failed[0], any(failure.resumable for failure in failures.values())

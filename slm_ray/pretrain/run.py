@@ -64,23 +64,13 @@ class PretrainRun:
     """One command's worth of training: several models, one after the other or at once."""
 
     def __init__(self, config: PretrainConfig, folder: RunFolder) -> None:
-        """Prepare a run in an open folder.
-
-        Args:
-            config: The options.
-            folder: Where everything goes.
-        """
         self.config, self.folder = config, folder
         self.command = read_record(folder.path, RunRecord).command
         self.console = Console(folder.file(LOG_FILE))
         self._run_here: RunHere | None = None
 
     def execute(self) -> None:
-        """Train every model and leave a finished run folder.
-
-        Raises:
-            UserError: Something the user can fix went wrong; finished models are kept.
-        """
+        """Train every model and leave a finished run folder."""
         self.console.line(f"run folder: {self.folder.path}")
         check_students(self.config)
         teacher, students = load_models(self.config, self.folder.path, self.console)
@@ -186,24 +176,8 @@ def start_model(
 ) -> TrainedModel:  # fmt: skip
     """Write a model's start as its first checkpoint, and describe it in its folder.
 
-    Args:
-        folder: The model's folder within the run.
-        storage: Where its checkpoints go.
-        model: The model in fp32.
-        tokenizer: Goes beside it.
-        sequence_length: The context at which FLOPs are counted.
-        start: Whose weights it begins with.
-        source: The student's folder or hub id.
-        name: What to call it in an error.
-        origin: Where it comes from.
-        search_flops: What the search that found it cost; None where that is not known.
-        scratch: Its batch and rate, where it starts from scratch.
-        grown_from: The stage of growth before it.
-        optimizer: What the optimiser already gathered, by parameter name.
-        dtype: The type that its exported weights are to have.
-
-    Raises:
-        UserError: It has too few positions, or the storage cannot be written.
+    ``sequence_length``: The context at which FLOPs are counted. ``search_flops``: What the search that found it cost;
+    None where that is not known.
     """
     check_positions(model.config, name, sequence_length)
     facts = write_first_checkpoint(model, tokenizer, sequence_length, storage, optimizer)
@@ -222,13 +196,7 @@ def make_job(
 ) -> TrainJob:
     """The job of a model whose start is written.
 
-    Args:
-        config: The options, with this model's batch and rate.
-        inputs: What is read.
-        folder: The model's folder, with its record.
-        storage: Where its checkpoints are.
-        seed: Of the order of sequences, and of dropout.
-        name: Its name; its folder's by default.
+    ``name``: Its name; its folder's by default.
     """
     model, teacher = read_record(folder, TrainedModel), inputs.teacher
     is_online = teacher is not None and config.kind == "full"
@@ -254,19 +222,7 @@ def train_jobs(
 ) -> dict[str, TrainStatus]:  # fmt: skip
     """Train models, as many at once as fit; Ray must run, unless ``run_here`` is given.
 
-    Args:
-        config: The options of where they are trained.
-        jobs: What to train.
-        folders: Where each one's records go.
-        watch: Called as a model goes on.
-        run_here: Trains them in this process instead, from :func:`slm_ray.pretrain.launch.local_workers`.
-        resources: What each model takes; by default what ``config`` says.
-
-    Returns:
-        Name to status; a failed model has ``failure``, and the others went on.
-
-    Raises:
-        UserError: The cluster is too small for one of them.
+    ``resources``: What each model takes; by default what ``config`` says.
     """
     if run_here is not None:
         return run_here(jobs, folders, watch)
@@ -278,7 +234,6 @@ class Watcher:
     """Shows the progress of all models as one phase, with an estimate of the time left."""
 
     def __init__(self, console: Console, jobs: Sequence[TrainJob], tracking: dict[str, ModelTracking]) -> None:
-        """Start the phase."""
         self._tracking = tracking
         self._steps = dict.fromkeys((job.name for job in jobs), 0)
         self._progress = Progress(console, "training", sum(job.total_steps for job in jobs), "steps")

@@ -35,20 +35,13 @@ class Schedule:
     - ``wsd``: 1 until the last ``decay_fraction`` of the run, then ``floor + (1 - floor) * (1 - sqrt(p))``, the
       "1-sqrt" form of arXiv 2405.18392 (theirs has a floor of 0);
     - ``constant``: 1.
-
-    Attributes:
-        kind: Its name.
-        warmup_steps: Steps of the rise; 0 for none.
-        total_steps: Optimiser steps of the whole run.
-        floor_ratio: Where the decay ends, as a part of the peak; ``constant`` does not use it.
-        decay_fraction: The part of the run in which ``wsd`` decays; a longer warm-up shortens it.
     """
 
-    kind: Kind
-    warmup_steps: int
-    total_steps: int
-    floor_ratio: float = 0.1
-    decay_fraction: float = 0.2
+    kind: Kind  # Its name
+    warmup_steps: int  # Steps of the rise; 0 for none
+    total_steps: int  # Optimiser steps of the whole run
+    floor_ratio: float = 0.1  # Where the decay ends, as a part of the peak; ``constant`` does not use it
+    decay_fraction: float = 0.2  # The part of the run in which ``wsd`` decays; a longer warm-up shortens it
 
     @classmethod
     def of(cls, config: ScheduleConfig, total_steps: int) -> Schedule:
@@ -66,14 +59,7 @@ class Schedule:
         return self.warmup_steps
 
     def factor(self, step: int) -> float:
-        """The multiplier of the peak learning rate at a step.
-
-        Args:
-            step: Counted from 0. After the last step the value stays where the decay ends.
-
-        Returns:
-            Above 0 and at most 1 for every step of the run (0 is reached only behind it).
-        """
+        """The multiplier of the peak learning rate at a step."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         if step < self.decay_start or self.kind == "constant":
@@ -93,22 +79,13 @@ class WeightSchedule:
 
     ``constant`` keeps it; ``linear`` takes it to 0 at the end of the run; ``wsd`` lets it rise over the warm-up, stay,
     and fall to 0 while a WSD learning rate decays (the best of arXiv 2410.16215, with a WSD learning rate).
-
-    Attributes:
-        kind: Its name.
-        value: The highest weight.
     """
 
-    kind: WeightKind
-    value: float
+    kind: WeightKind  # Its name
+    value: float  # The highest weight
 
     def weight(self, step: int, schedule: Schedule) -> float:
-        """The weight at a step.
-
-        Args:
-            step: Counted from 0.
-            schedule: The learning rate's, for the length of the run, of its warm-up and of its decay.
-        """
+        """The weight at a step."""
         if self.kind == "constant":
             return self.value
         if self.kind == "linear":

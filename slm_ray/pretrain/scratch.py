@@ -29,23 +29,14 @@ TRAIN_PREFIX = "train:"
 
 @dataclass(frozen=True)
 class ScratchModel:
-    """One model from scratch.
+    """One model from scratch."""
 
-    Attributes:
-        label: Short name within the run: its size, and its positions where they are not rotary.
-        rung: Its step of the ladder.
-        architecture: Its sizes, with its positions.
-        positions: The kind of positions.
-        batch_size: Sequences of a step.
-        learning_rate: Peak rate.
-    """
-
-    label: str
-    rung: Rung
-    architecture: Architecture
-    positions: str
-    batch_size: int
-    learning_rate: float
+    label: str  # Short name within the run: its size, and its positions where they are not rotary
+    rung: Rung  # Its step of the ladder
+    architecture: Architecture  # Its sizes, with its positions
+    positions: str  # The kind of positions
+    batch_size: int  # Sequences of a step
+    learning_rate: float  # Peak rate
 
     def config(self, config: PretrainConfig) -> PretrainConfig:
         """A run's options with this model's batch and rate."""
@@ -60,15 +51,7 @@ class ScratchModel:
 
 
 def plan_scratch(config: PretrainConfig, vocab_size: int) -> tuple[ScratchModel, ...]:
-    """Every model from scratch that a run trains.
-
-    Args:
-        config: The options.
-        vocab_size: Rows of the embedding.
-
-    Raises:
-        UserError: A size cannot be had with this vocabulary, or the tokens are too few for one step.
-    """
+    """Every model from scratch that a run trains."""
     found, length, positions = [], config.data.sequence_length, config.model.positions
     # Workers and micro-batches must divide a batch.
     micro = config.batch.micro_batch
@@ -86,16 +69,7 @@ def plan_scratch(config: PretrainConfig, vocab_size: int) -> tuple[ScratchModel,
 
 
 def with_kept_settings(config: PretrainConfig, models: tuple[ScratchModel, ...], run: Path) -> tuple[ScratchModel, ...]:
-    """Models with the batch and rate that a resumed run began with: the ladder's batch depends on the workers, too.
-
-    Args:
-        config: The options.
-        models: As planned now.
-        run: The run's folder.
-
-    Raises:
-        UserError: The present number of workers cannot share that batch.
-    """
+    """Models with the batch and rate that a resumed run began with: the ladder's batch depends on the workers, too."""
     found = []
     for model in models:
         folder = next(iter(sorted(run.glob(f"{model.label}.{SCRATCH}*"))), None)
@@ -116,11 +90,7 @@ def vocabulary_rows(config: PretrainConfig, tokenizer_size: int, teacher: Archit
 
 
 def known_vocabulary(config: PretrainConfig) -> int | None:
-    """Rows of the embedding as far as they are known without a download or a training; None where they are not.
-
-    Raises:
-        UserError: There is no such tokenizer or teacher.
-    """
+    """Rows of the embedding as far as they are known without a download or a training; None where they are not."""
     named, tokenizer = config.model.teacher, config.model.tokenizer
     teacher = look_up_teacher(named).architecture if named else None
     if config.kind != "none":
@@ -144,11 +114,7 @@ def known_vocabulary(config: PretrainConfig) -> int | None:
 
 
 def train_size(source: str) -> int | None:
-    """The vocabulary of ``train:SIZE``; None for any other text.
-
-    Raises:
-        UserError: The size is no whole number, or too small or large.
-    """
+    """The vocabulary of ``train:SIZE``; None for any other text."""
     if not source.startswith(TRAIN_PREFIX):
         return None
     text = source.removeprefix(TRAIN_PREFIX).replace("_", "")
@@ -159,11 +125,7 @@ def train_size(source: str) -> int | None:
 
 
 def scratch_tokenizer(config: PretrainConfig, teacher: Teacher | None, console: Console) -> Any:
-    """The tokenizer of models from scratch: named, trained on the corpus, the teacher's, or the bundled one.
-
-    Raises:
-        UserError: It cannot be loaded, or the corpus is too small to train it.
-    """
+    """The tokenizer of models from scratch: named, trained on the corpus, the teacher's, or the bundled one."""
     source = config.model.tokenizer
     if source is None and teacher is not None:
         return teacher.tokenizer()

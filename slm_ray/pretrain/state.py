@@ -34,40 +34,26 @@ _SEPARATOR = "::"  # between a parameter's name and the name of one of its optim
 
 @dataclass
 class TrainingState:
-    """A model and its optimiser as plain tensors by parameter name, whatever engine and number of workers made them.
+    """A model and its optimiser as plain tensors by parameter name, whatever engine and number of workers made them."""
 
-    Attributes:
-        weights: Name in the student to fp32 tensor on the CPU, tied weights once; empty except on rank 0.
-        optimizer: Parameter name to the optimiser's tensors; empty except on rank 0.
-        scale: The loss scale of fp16; None otherwise.
-    """
-
+    # Name in the student to fp32 tensor on the CPU, tied weights once; empty except on rank 0
     weights: Tensors = field(default_factory=dict)
+    # Parameter name to the optimiser's tensors; empty except on rank 0
     optimizer: dict[str, Tensors] = field(default_factory=dict)
-    scale: float | None = None
+    scale: float | None = None  # The loss scale of fp16; None otherwise
 
 
 class TrainerState(Record):
-    """Where a training stands, kept in every checkpoint.
-
-    Attributes:
-        step: Steps done.
-        tokens: Tokens trained on.
-        flops: FLOPs so far.
-        seconds: Time in steps so far.
-        best: The best evaluation.
-        scale: Loss scale of fp16.
-        recent: Mean training loss of recent steps, against which a spike is judged; None at first.
-    """
+    """Where a training stands, kept in every checkpoint."""
 
     FILE: ClassVar[str] = "trainer.json"
-    step: int = 0
-    tokens: int = 0
-    flops: SpentFlops = SpentFlops()
-    seconds: float = 0.0
-    best: BestEvaluation | None = None
-    scale: float | None = None
-    recent: float | None = None
+    step: int = 0  # Steps done
+    tokens: int = 0  # Tokens trained on
+    flops: SpentFlops = SpentFlops()  # FLOPs so far
+    seconds: float = 0.0  # Time in steps so far
+    best: BestEvaluation | None = None  # The best evaluation
+    scale: float | None = None  # Loss scale of fp16
+    recent: float | None = None  # Mean training loss of recent steps, against which a spike is judged; None at first
 
 
 _OURS = (OPTIMIZER_FILE, TrainerState.FILE, MANIFEST)
@@ -82,14 +68,7 @@ def copy_static_files(source: Path, folder: Path) -> None:
 
 
 def write_state(folder: Path, static: Path, state: TrainingState, trainer: TrainerState) -> None:
-    """Fill a checkpoint's folder.
-
-    Args:
-        folder: An empty folder.
-        static: A model folder to take config and tokenizer from.
-        state: Weights and optimiser.
-        trainer: Where the training stands.
-    """
+    """Fill a checkpoint's folder."""
     copy_static_files(static, folder)
     save_tensors(folder / WEIGHTS_FILE, state.weights)
     flat = {
@@ -101,11 +80,7 @@ def write_state(folder: Path, static: Path, state: TrainingState, trainer: Train
 
 
 def read_state(folder: Path) -> tuple[TrainingState, TrainerState]:
-    """Read the optimiser and the trainer's state of a checkpoint; ``load_student`` reads its weights.
-
-    Raises:
-        UserError: A file is damaged.
-    """
+    """Read the optimiser and the trainer's state of a checkpoint; ``load_student`` reads its weights."""
     try:
         trainer = read_record(folder, TrainerState)
     except UserError as error:
@@ -120,11 +95,7 @@ def read_state(folder: Path) -> tuple[TrainingState, TrainerState]:
 
 
 def save_tensors(path: Path, tensors: Tensors) -> None:
-    """Write tensors as safetensors.
-
-    Raises:
-        UserError: The disk is full.
-    """
+    """Write tensors as safetensors."""
     try:
         save_file({name: value.contiguous() for name, value in tensors.items()}, path, {"format": "pt"})
     except SafetensorError as error:
@@ -132,11 +103,7 @@ def save_tensors(path: Path, tensors: Tensors) -> None:
 
 
 def load_tensors(path: Path) -> Tensors:
-    """Read safetensors.
-
-    Raises:
-        UserError: The file is damaged.
-    """
+    """Read safetensors."""
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
@@ -144,16 +111,7 @@ def load_tensors(path: Path) -> Tensors:
 
 
 def write_weights(source: Path, folder: Path, dtype: str) -> int:
-    """Write a checkpoint's model files with its weights in another type.
-
-    Args:
-        source: The checkpoint.
-        folder: An empty folder.
-        dtype: ``fp32``, ``bf16`` or ``fp16``.
-
-    Returns:
-        Bytes of the weights.
-    """
+    """Write a checkpoint's model files with its weights in another type."""
     copy_static_files(source, folder)
     target = DTYPES[dtype]
     weights = {name: value.to(target) if value.is_floating_point() else value
@@ -167,19 +125,12 @@ def write_weights(source: Path, folder: Path, dtype: str) -> int:
 
 @dataclass(frozen=True)
 class StartFacts:
-    """A start's size.
+    """A start's size."""
 
-    Attributes:
-        params: Parameters, tied ones once.
-        flops_per_token: FLOPs of a token's forward pass.
-        flops_exact: Whether they come from its sizes.
-        architecture: Its sizes; None where its family is not declared.
-    """
-
-    params: int
-    flops_per_token: float
-    flops_exact: bool
-    architecture: Sizes | None
+    params: int  # Parameters, tied ones once
+    flops_per_token: float  # FLOPs of a token's forward pass
+    flops_exact: bool  # Whether they come from its sizes
+    architecture: Sizes | None  # Its sizes; None where its family is not declared
 
 
 def write_first_checkpoint(
@@ -187,15 +138,7 @@ def write_first_checkpoint(
 ) -> StartFacts:
     """Save a start as the checkpoint of step 0, from which every worker loads it.
 
-    Args:
-        model: The model in fp32.
-        tokenizer: Goes beside it.
-        sequence_length: The context at which FLOPs are counted.
-        storage: Where its checkpoints go.
-        optimizer: What the optimiser already gathered, by parameter name; parameters it lacks start fresh.
-
-    Raises:
-        UserError: The storage cannot be written.
+    ``sequence_length``: The context at which FLOPs are counted.
     """
     weights = {key: parameter.detach() for key, parameter in model.named_parameters()}
     state = TrainingState(weights, optimizer or {})

@@ -23,13 +23,7 @@ class ModelTracking:
     """One model's run in W&B, in the group of its command; steps that a resume trains again are not sent again."""
 
     def __init__(self, config: PretrainConfig, folder: Path, console: Console) -> None:
-        """Start tracking, where W&B is the tracker; records alone are kept otherwise.
-
-        Args:
-            config: The model's options.
-            folder: The model's folder; what an earlier process recorded there is sent, where W&B does not have it.
-            console: Told once of what goes wrong.
-        """
+        """Start tracking, where W&B is the tracker; records alone are kept otherwise."""
         self._sent = -1  # the last step sent, which is sent once more with its evaluation
         self._last: TrainEvaluation | None = None
         self._params: float | None = None

@@ -40,14 +40,7 @@ Signal = Callable[[npt.NDArray[np.int64], torch.Tensor, torch.Tensor | None], Te
 
 
 def build_engine(job: TrainJob, place: Place, module: StudentLoss, micro_batch: int) -> Engine:
-    """Wrap a student in the engine of a job.
-
-    Args:
-        job: The job.
-        place: This worker.
-        module: The student, in place.
-        micro_batch: Sequences per forward pass.
-    """
+    """Wrap a student in the engine of a job."""
     config = job.config.engine
     optimizer = build_optimizer(job.config.optimizer, module.student, fused=not config.offload)
     settings = EngineSettings(
@@ -66,27 +59,17 @@ class Trainer:
     """Trains one model on one worker.
 
     Attributes:
-        job: What to train.
-        place: Which worker this is.
-        state: Where the training stands.
-        folder: Its checkpoints.
-        static: A folder with the files of the model that training does not change.
-        held_out: The held-out tokens.
-        engine: What runs the steps.
-        micro_batch: Sequences per forward pass.
+        job: What to train
+        place: Which worker this is
+        state: Where the training stands
+        folder: Its checkpoints
+        static: A folder with the files of the model that training does not change
+        held_out: The held-out tokens
+        engine: What runs the steps
+        micro_batch: Sequences per forward pass
     """
 
     def __init__(self, job: TrainJob, place: Place, say: Say) -> None:
-        """Load the newest checkpoint, data, teacher and engine.
-
-        Args:
-            job: What to train.
-            place: Which worker this is, and on which device.
-            say: Takes what the loop reports; called on rank 0 only.
-
-        Raises:
-            UserError: Something does not fit together, or is damaged.
-        """
         self.job, self.place, self._say = job, place, say
         self.folder = CheckpointFolder(job.storage)
         checkpoint = self.folder.latest()
@@ -117,12 +100,7 @@ class Trainer:
         self._callbacks = default_callbacks()
 
     def run(self) -> None:
-        """Train to the end.
-
-        Raises:
-            UserError: The loss is not finite, or jumped (the last good checkpoint is named), or a checkpoint cannot be
-                written.
-        """
+        """Train to the end."""
         self.say(TrainBegin(step=self.state.step, runs=self.engine.describe(), micro_batch=self.micro_batch))
         for callback in self._callbacks:
             callback.begin(self)
@@ -205,16 +183,7 @@ class Trainer:
 
 
 def build_module(job: TrainJob, place: Place, student: Any) -> StudentLoss:
-    """Put a student in place, with its loss around it.
-
-    Args:
-        job: The job.
-        place: This worker.
-        student: The model, fp32.
-
-    Raises:
-        UserError: Its logits are not plainly hidden states times the output head, or it mixes documents.
-    """
+    """Put a student in place, with its loss around it."""
     check_logits(student, job.name)
     if job.separate:
         check_documents(student, job.name)
@@ -229,11 +198,7 @@ def build_module(job: TrainJob, place: Place, student: Any) -> StudentLoss:
 
 
 def make_signal(job: TrainJob, place: Place) -> Signal | None:
-    """The source of the teacher's signal; None trains on the text alone.
-
-    Raises:
-        UserError: The store is not of this run's teacher, tokens or temperature.
-    """
+    """The source of the teacher's signal; None trains on the text alone."""
     if job.config.kind == "none":
         return None
     if job.teacher is not None and not job.config.distill.from_store:
@@ -254,13 +219,8 @@ def make_signal(job: TrainJob, place: Place) -> Signal | None:
 def train(job: TrainJob, place: Place, say: Say) -> TrainFailure | None:
     """Train one model, as one of ``place.world`` workers.
 
-    Args:
-        job: What to train, and where its checkpoints are.
-        place: Which worker this is; a process group must exist where there are several.
-        say: Takes what rank 0 reports.
-
-    Returns:
-        Why it stopped before its end, a sentence for the user; None where it did not. The last checkpoint is whole.
+    ``place``: Which worker this is; a process group must exist where there are several. Returns why it stopped before
+    its end, a sentence for the user; None where it did not. The last checkpoint is whole.
     """
     try:
         Trainer(job, place, say).run()

@@ -22,14 +22,7 @@ _MOST_IN_A_BUCKET = 100_000_000
 
 
 def prepare_deepspeed(device: str) -> None:
-    """Import DeepSpeed as our trainings use it; call it in every process before anything else imports it.
-
-    Args:
-        device: ``cpu`` or ``cuda``.
-
-    Raises:
-        UserError: DeepSpeed is not installed.
-    """
+    """Import DeepSpeed as our trainings use it; call it in every process before anything else imports it."""
     os.environ.setdefault("DS_ACCELERATOR", device)
     try:
         import deepspeed
@@ -214,11 +207,7 @@ class DeepSpeedEngine:
         return None if scaler is None else float(scaler.get_scale())
 
     def load_optimizer(self, state: TrainingState) -> None:
-        """Put back the optimiser's state and the loss scale; with ZeRO each worker keeps its own part of a tensor.
-
-        Raises:
-            UserError: The state is of another model or another optimiser.
-        """
+        """Put back the optimiser's state and the loss scale; with ZeRO each worker keeps its own part of a tensor."""
         if state.optimizer and self.settings.zero:
             self._load_sharded(state)
         elif state.optimizer:

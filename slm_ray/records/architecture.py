@@ -11,41 +11,23 @@ from slm_ray.config.digest import digest_json
 
 @dataclass(frozen=True, kw_only=True)
 class Structure:
-    """What a model family and its checkpoint fix, and what no search changes.
+    """What a model family and its checkpoint fix, and what no search changes."""
 
-    Attributes:
-        family: Hugging Face's ``model_type``.
-        vocab_size: Rows of the token embedding.
-        head_dim: Width of one attention head.
-        tie_word_embeddings: The output head is the token embedding.
-        gated_mlp: The MLP has gate, up and down projections (else up and down).
-        qkv_bias: The query, key and value projections have biases.
-        attention_output_bias: The attention's output projection has a bias.
-        mlp_bias: The MLP's projections have biases.
-        norm_bias: Norms have a bias (LayerNorm), else only a scale (RMSNorm).
-        qk_norm: Queries and keys are normalised per head (two scales of ``head_dim``).
-        learned_positions: Rows of the learned position table; 0 for rotary positions.
-        output_head_bias: The output head has a bias.
-        max_position_embeddings: The longest sequence the model is made for.
-        norms_per_sub_layer: Norms of attention and of MLP: one before or behind it, or both.
-        qk_norm_over_heads: The norms of queries and keys are over all heads at once, not per head.
-    """
-
-    family: str
-    vocab_size: int
-    head_dim: int
-    tie_word_embeddings: bool
-    gated_mlp: bool
-    qkv_bias: bool
-    attention_output_bias: bool
-    mlp_bias: bool
-    norm_bias: bool
-    qk_norm: bool
-    learned_positions: int
-    output_head_bias: bool
-    max_position_embeddings: int
-    norms_per_sub_layer: int = 1
-    qk_norm_over_heads: bool = False
+    family: str  # Hugging Face's ``model_type``
+    vocab_size: int  # Rows of the token embedding
+    head_dim: int  # Width of one attention head
+    tie_word_embeddings: bool  # The output head is the token embedding
+    gated_mlp: bool  # The MLP has gate, up and down projections (else up and down)
+    qkv_bias: bool  # The query, key and value projections have biases
+    attention_output_bias: bool  # The attention's output projection has a bias
+    mlp_bias: bool  # The MLP's projections have biases
+    norm_bias: bool  # Norms have a bias (LayerNorm), else only a scale (RMSNorm)
+    qk_norm: bool  # Queries and keys are normalised per head (two scales of ``head_dim``)
+    learned_positions: int  # Rows of the learned position table; 0 for rotary positions
+    output_head_bias: bool  # The output head has a bias
+    max_position_embeddings: int  # The longest sequence the model is made for
+    norms_per_sub_layer: int = 1  # Norms of attention and of MLP: one before or behind it, or both
+    qk_norm_over_heads: bool = False  # The norms of queries and keys are over all heads at once, not per head
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary; fields with defaults only where they differ, so that older digests hold."""

@@ -35,27 +35,14 @@ class Part(BaseModel):
 
 
 class Record(Part):
-    """A whole file, or a line of one.
+    """A whole file, or a line of one."""
 
-    Attributes:
-        FILE: Its file's name inside the run's folder.
-    """
-
-    FILE: ClassVar[str]
+    FILE: ClassVar[str]  # Its file's name inside the run's folder
     version: int = SCHEMA_VERSION
 
 
 def parse_record(cls: type[R], value: Any, source: str) -> R:
-    """A record from JSON values.
-
-    Args:
-        cls: The record's class.
-        value: What the file holds.
-        source: The file, and the line where there are several.
-
-    Raises:
-        UserError: It is of another version of slm_ray, or damaged.
-    """
+    """A record from JSON values."""
     version = value.get("version") if isinstance(value, dict) else None
     if isinstance(value, dict) and version != SCHEMA_VERSION:
         raise UserError(
@@ -71,30 +58,18 @@ def parse_record(cls: type[R], value: Any, source: str) -> R:
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Write a record as its file in a folder, whole or not at all.
-
-    Raises:
-        UserError: The disk is full, or the folder cannot be written.
-    """
+    """Write a record as its file in a folder, whole or not at all."""
     write_json(folder / record.FILE, record.to_json())
 
 
 def read_record(folder: Path, cls: type[R]) -> R:
-    """The record in a folder.
-
-    Raises:
-        UserError: It is missing, damaged, or of another version.
-    """
+    """The record in a folder."""
     path = folder / cls.FILE
     return parse_record(cls, read_json(path), str(path))
 
 
 def find_record(folder: Path, cls: type[R]) -> R | None:
-    """The record in a folder, or None where there is none yet.
-
-    Raises:
-        UserError: It is damaged, or of another version.
-    """
+    """The record in a folder, or None where there is none yet."""
     return read_record(folder, cls) if (folder / cls.FILE).exists() else None
 
 
@@ -110,15 +85,7 @@ def _complete_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def scan_lines(path: Path, cls: type[R]) -> Iterator[tuple[int, R]]:
-    """Every complete record of a JSON-lines file with the offset just behind its line: bytes.
-
-    Args:
-        path: The file, or one that does not exist yet (no records).
-        cls: The class of its records.
-
-    Raises:
-        UserError: A line in the middle is damaged, or of another version.
-    """
+    """Every complete record of a JSON-lines file with the offset just behind its line: bytes."""
     if not path.exists():
         return
     try:
@@ -145,11 +112,6 @@ class RecordFile(Generic[R]):
     """
 
     def __init__(self, path: Path) -> None:
-        """Open for appending and cut off a torn last line, if a kill left one.
-
-        Raises:
-            UserError: The file cannot be written.
-        """
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -165,11 +127,7 @@ class RecordFile(Generic[R]):
             raise explain_os_error(error, f"opening {path}") from error
 
     def append(self, record: R) -> None:
-        """Write one record as one line and sync it.
-
-        Raises:
-            UserError: The disk is full. The file keeps every earlier record whole.
-        """
+        """Write one record as one line and sync it."""
         line = record.model_dump_json().encode() + b"\n"
         start = self._file.tell()
         try:

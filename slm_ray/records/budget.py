@@ -16,10 +16,8 @@ DEFAULT_FLOOR_SHARE = 0.75
 def measure_cost(architecture: Architecture, quantity: str, sequence_length: int) -> int:
     """The cost of an architecture in one of the budget quantities.
 
-    Args:
-        architecture: The sizes.
-        quantity: ``params``, ``flops`` (per token) or ``kv_bytes`` (per token, two bytes a value).
-        sequence_length: The context at which FLOPs and cache are counted.
+    ``quantity``: ``params``, ``flops`` (per token) or ``kv_bytes`` (per token, two bytes a value). ``sequence_length``:
+    The context at which FLOPs and cache are counted.
     """
     if quantity == "params":
         return num_params(architecture)
@@ -32,18 +30,12 @@ def measure_cost(architecture: Architecture, quantity: str, sequence_length: int
 
 @dataclass(frozen=True)
 class Budget:
-    """A hard range of one quantity: every candidate's cost lies in ``low..high``, both ends included.
+    """A hard range of one quantity: every candidate's cost lies in ``low..high``, both ends included."""
 
-    Attributes:
-        quantity: Which.
-        low: Its least.
-        high: Its most.
-        is_ceiling: Only the most was asked for; the least merely keeps a search from models far smaller.
-    """
-
-    quantity: str
-    low: int
-    high: int
+    quantity: str  # Which
+    low: int  # Its least
+    high: int  # Its most
+    # Only the most was asked for; the least merely keeps a search from models far smaller
     is_ceiling: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -90,9 +82,6 @@ def read_budget(quantity: str, text: str) -> tuple[tuple[float, bool] | None, tu
     """The ends of a budget as written: the lower one, if given, and the upper one. Needs no teacher.
 
     Each is a number and whether it is a share.
-
-    Raises:
-        UserError: It is no budget, or a range of two shares or two counts is empty.
     """
     flag = f"--{quantity.replace('_', '-')}"
     ends = [end.strip() for end in text.split("..")]
@@ -110,9 +99,6 @@ def parse_budget(quantity: str, text: str, teacher: Architecture, sequence_lengt
 
     Shares are of the teacher's own cost. A single value is a ceiling; the floor is then three quarters of it, so that
     the search is not spent on far smaller models (``0..60M`` has no floor).
-
-    Raises:
-        UserError: It is not such a text, the range is empty, or it is more than the teacher has.
     """
     whole, flag = measure_cost(teacher, quantity, sequence_length), f"--{quantity.replace('_', '-')}"
 

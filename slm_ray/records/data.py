@@ -28,111 +28,62 @@ class StoredFile(Part):
 
 
 class Shard(Part):
-    """One shard: consecutive sequences in ``NAME.ids.npy``, document starts in ``NAME.starts.npy``.
+    """One shard: consecutive sequences in ``NAME.ids.npy``, document starts in ``NAME.starts.npy``."""
 
-    Attributes:
-        name: Its files' name without ending.
-        num_sequences: Sequences in it.
-        num_documents: Documents that begin in it.
-        max_id: The largest token id in it.
-        ids: The file of token ids.
-        starts: The file of document starts.
-    """
-
-    name: str
-    num_sequences: int
-    num_documents: int
-    max_id: int
-    ids: StoredFile
-    starts: StoredFile
+    name: str  # Its files' name without ending
+    num_sequences: int  # Sequences in it
+    num_documents: int  # Documents that begin in it
+    max_id: int  # The largest token id in it
+    ids: StoredFile  # The file of token ids
+    starts: StoredFile  # The file of document starts
 
 
 class TokenSummary(Part):
-    """What must be known of packed tokens to use them rightly.
+    """What must be known of packed tokens to use them rightly."""
 
-    Attributes:
-        part: ``calibration``, ``train``, ``held_out`` or ``whole``.
-        num_sequences: Number of sequences.
-        sequence_length: Tokens per sequence.
-        num_documents: Documents; one that goes on in the next shard counts once.
-        num_bytes: UTF-8 bytes of the text that the tokens stand for; what bits per byte divides by.
-        separator: The id behind each document (the tokenizer's EOS), or None if the tokenizer has none.
-        vocab_size: One more than the largest id the tokenizer can give.
-        max_id: The largest id that occurs.
-        corpus: Name of the corpus.
-        corpus_digest: Its digest; None for a remote stream.
-        tokenizer_digest: See :func:`slm_ray.data.tokenizer_digest`.
-        digest: SHA-256 over the shards' digests, the sequence length and the separator: what two runs must share to
-            have the same sequences.
-    """
-
-    part: str
-    num_sequences: int
-    sequence_length: int
-    num_documents: int
-    num_bytes: int
-    separator: int | None
-    vocab_size: int
-    max_id: int
-    corpus: str
-    corpus_digest: str | None
-    tokenizer_digest: str
+    part: str  # ``calibration``, ``train``, ``held_out`` or ``whole``
+    num_sequences: int  # Number of sequences
+    sequence_length: int  # Tokens per sequence
+    num_documents: int  # Documents; one that goes on in the next shard counts once
+    num_bytes: int  # UTF-8 bytes of the text that the tokens stand for; what bits per byte divides by
+    separator: int | None  # The id behind each document (the tokenizer's EOS), or None if the tokenizer has none
+    vocab_size: int  # One more than the largest id the tokenizer can give
+    max_id: int  # The largest id that occurs
+    corpus: str  # Name of the corpus
+    corpus_digest: str | None  # Its digest; None for a remote stream
+    tokenizer_digest: str  # See :func:`slm_ray.data.tokenizer_digest`
+    # SHA-256 over the shards' digests, the sequence length and the separator: what two runs must share to have the same
+    # sequences
     digest: str
 
 
 class ShardManifest(Record):
-    """The manifest that makes a folder of shards one thing.
-
-    Attributes:
-        tokens: What the shards hold together.
-        made_from: All that decided what they are, for whoever reads the file.
-        shards: In the order of the sequences.
-    """
+    """The manifest that makes a folder of shards one thing."""
 
     FILE: ClassVar[str] = "manifest.json"
-    tokens: TokenSummary
-    made_from: dict[str, JsonValue]
-    shards: tuple[Shard, ...]
+    tokens: TokenSummary  # What the shards hold together
+    made_from: dict[str, JsonValue]  # All that decided what they are, for whoever reads the file
+    shards: tuple[Shard, ...]  # In the order of the sequences
 
 
 class PreparedBlock(Record):
-    """One finished block of a preparation of shards.
-
-    Attributes:
-        shard: Its whole sequences; None where it fills none.
-        num_tokens: Tokens of the block, those behind its last whole sequence included.
-        text_bytes: UTF-8 bytes of its text.
-        num_bytes: Those of its sequences.
-    """
+    """One finished block of a preparation of shards."""
 
     FILE: ClassVar[str] = "block.json"  # of many in a folder: each has its block's name instead
-    shard: Shard | None
-    num_tokens: int
-    text_bytes: int
-    num_bytes: int
+    shard: Shard | None  # Its whole sequences; None where it fills none
+    num_tokens: int  # Tokens of the block, those behind its last whole sequence included
+    text_bytes: int  # UTF-8 bytes of its text
+    num_bytes: int  # Those of its sequences
 
 
 def write_sealed(folder: Path, record: Record) -> None:
-    """Write a record with a digest of its content, whole or not at all.
-
-    Raises:
-        UserError: The disk is full, or the folder cannot be written.
-    """
+    """Write a record with a digest of its content, whole or not at all."""
     content = record.to_json()
     write_json(folder / record.FILE, {**content, _SEAL: digest_json(content)})
 
 
 def read_sealed(folder: Path, cls: type[R], remedy: str) -> R:
-    """Read a record that :func:`write_sealed` wrote.
-
-    Args:
-        folder: Where it lies.
-        cls: Its class.
-        remedy: What a user does about a damaged one.
-
-    Raises:
-        UserError: It is missing, was edited, or is of another version.
-    """
+    """Read a record that :func:`write_sealed` wrote."""
     path = folder / cls.FILE
     value: Any = read_json(path)
     version = value.get("version") if isinstance(value, dict) else None
@@ -162,21 +113,14 @@ def first_difference(there: Part, here: Part) -> str | None:
 
 
 class TrainedTokenizer(Record):
-    """What a tokenizer was trained on.
-
-    Attributes:
-        made_from: Digest of all that decided it.
-        corpus: Name of the corpus.
-        corpus_digest: Its digest; None for a remote stream.
-        tokens: Tokens in all.
-        bytes_per_token: UTF-8 bytes of held-out text that a token stands for; None where there is no such text.
-    """
+    """What a tokenizer was trained on."""
 
     FILE: ClassVar[str] = "vocabulary.json"
-    made_from: str
-    corpus: str
-    corpus_digest: str | None
-    tokens: int
+    made_from: str  # Digest of all that decided it
+    corpus: str  # Name of the corpus
+    corpus_digest: str | None  # Its digest; None for a remote stream
+    tokens: int  # Tokens in all
+    # UTF-8 bytes of held-out text that a token stands for; None where there is no such text
     bytes_per_token: float | None
 
 
@@ -188,25 +132,14 @@ class BytesPerToken(Part):
 
 
 class ExtendedVocabulary(Record):
-    """How a model's vocabulary was extended.
-
-    Attributes:
-        made_from: Digest of all that decided it.
-        model: The model, as the user named it.
-        corpus: Name of the corpus that new tokens were learned from.
-        corpus_digest: Its digest; None for a remote stream.
-        first_new: The first new id; the others follow it.
-        new_tokens: How many there are.
-        rows: Rows of the embedding.
-        bytes_per_token: Of the old tokenizer and of the new one.
-    """
+    """How a model's vocabulary was extended."""
 
     FILE: ClassVar[str] = "vocabulary.json"
-    made_from: str
-    model: str
-    corpus: str
-    corpus_digest: str | None
-    first_new: int
-    new_tokens: int
-    rows: int
-    bytes_per_token: BytesPerToken
+    made_from: str  # Digest of all that decided it
+    model: str  # The model, as the user named it
+    corpus: str  # Name of the corpus that new tokens were learned from
+    corpus_digest: str | None  # Its digest; None for a remote stream
+    first_new: int  # The first new id; the others follow it
+    new_tokens: int  # How many there are
+    rows: int  # Rows of the embedding
+    bytes_per_token: BytesPerToken  # Of the old tokenizer and of the new one

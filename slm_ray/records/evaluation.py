@@ -38,27 +38,18 @@ Verdict = Literal["better", "worse", "within the noise", "noise not known"]
 
 
 class ModelFigures(Part):
-    """Everything that was measured of one model.
-
-    Attributes:
-        role: ``model``, or what it is to the model named in ``of``.
-        digest: Of its config, tokenizer and weights.
-        tokenizer: The tokenizer's digest, where text was read.
-        error: Why it was not measured, in all or in part.
-        records: The folder of its measurements, relative to the evaluation's.
-        lineage: What slm_ray wrote beside it of where it came from.
-    """
+    """Everything that was measured of one model."""
 
     name: str
-    role: Role = "model"
+    role: Role = "model"  # ``model``, or what it is to the model named in ``of``
     of: str | None = None
     folder: str = ""
-    digest: str | None = None
+    digest: str | None = None  # Of its config, tokenizer and weights
     params: int | None = None
-    tokenizer: str | None = None
-    error: str | None = None
-    records: str = ""
-    lineage: Lineage | None = None
+    tokenizer: str | None = None  # The tokenizer's digest, where text was read
+    error: str | None = None  # Why it was not measured, in all or in part
+    records: str = ""  # The folder of its measurements, relative to the evaluation's
+    lineage: Lineage | None = None  # What slm_ray wrote beside it of where it came from
     text: tuple[TextFigures, ...] = ()
     tasks: tuple[TaskFigures, ...] = ()
     generation: GenerationFigures | None = None
@@ -71,35 +62,20 @@ class ModelFigures(Part):
 
 
 class Difference(Part):
-    """One model against another in one quantity.
+    """One model against another in one quantity."""
 
-    Attributes:
-        model: The model.
-        to: The model it is compared with.
-        kind: ``text``, ``task`` or ``generation``.
-        of: The domain, the task, or the metric.
-        quantity: ``loss``, ``bits_per_byte``, ``acc``, …
-        paired: Both were measured on the same documents, and these are the units of the bootstrap.
-        difference: ``model - to``.
-        low: Lower end of its 95% interval.
-        high: Upper end.
-        stderr: Its standard error.
-        better: Whether ``less`` or ``more`` is better.
-        verdict: ``within the noise`` where the interval holds 0.
-    """
-
-    model: str
-    to: str
-    kind: Literal["text", "task", "generation"]
-    of: str
-    quantity: str
-    paired: bool
-    difference: float
-    low: float | None
-    high: float | None
-    stderr: float | None
-    better: Better
-    verdict: Verdict
+    model: str  # The model
+    to: str  # The model it is compared with
+    kind: Literal["text", "task", "generation"]  # ``text``, ``task`` or ``generation``
+    of: str  # The domain, the task, or the metric
+    quantity: str  # ``loss``, ``bits_per_byte``, ``acc``, …
+    paired: bool  # Both were measured on the same documents, and these are the units of the bootstrap
+    difference: float  # ``model - to``
+    low: float | None  # Lower end of its 95% interval
+    high: float | None  # Upper end
+    stderr: float | None  # Its standard error
+    better: Better  # Whether ``less`` or ``more`` is better
+    verdict: Verdict  # ``within the noise`` where the interval holds 0
 
 
 class EvaluationSpent(Part):
@@ -111,38 +87,24 @@ class EvaluationSpent(Part):
 
 
 class EvaluationResult(Record):
-    """All figures of an evaluation, with their intervals, and all comparisons.
-
-    Attributes:
-        finished: False for one put together from the measurements of an evaluation that has not ended.
-        command: The command as it was given.
-        config: Every option by name.
-        environment: The machine and the versions.
-        suites: Suite to its tasks and groups.
-        notes: What could not be had, a sentence each.
-        models: The first is the one that the others are compared with.
-    """
+    """All figures of an evaluation, with their intervals, and all comparisons."""
 
     FILE: ClassVar[str] = "evaluate.json"
-    finished: bool = True
-    command: str | None = None
-    config: dict[str, JsonValue] = Field(default_factory=dict)
-    environment: dict[str, JsonValue] = Field(default_factory=dict)
+    finished: bool = True  # False for one put together from the measurements of an evaluation that has not ended
+    command: str | None = None  # The command as it was given
+    config: dict[str, JsonValue] = Field(default_factory=dict)  # Every option by name
+    environment: dict[str, JsonValue] = Field(default_factory=dict)  # The machine and the versions
     precision: str = ""
     device: str = ""
     spent: EvaluationSpent | None = None
-    suites: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    models: tuple[ModelFigures, ...] = ()
+    suites: dict[str, tuple[str, ...]] = Field(default_factory=dict)  # Suite to its tasks and groups
+    notes: tuple[str, ...] = ()  # What could not be had, a sentence each
+    models: tuple[ModelFigures, ...] = ()  # The first is the one that the others are compared with
     differences: tuple[Difference, ...] = ()
 
 
 def read_evaluation(folder: Path) -> EvaluationResult:
-    """The result of an evaluation, or what there is of one that has not finished.
-
-    Raises:
-        UserError: It holds no evaluation, or ``evaluate.json`` is damaged or of another version.
-    """
+    """The result of an evaluation, or what there is of one that has not finished."""
     found = find_record(folder, EvaluationResult)
     return found or unfinished_evaluation(folder)
 
@@ -158,11 +120,7 @@ def is_evaluation(folder: Path) -> bool:
 
 
 def unfinished_evaluation(folder: Path) -> EvaluationResult:
-    """A result as far as the measurements on record give one, without comparisons.
-
-    Raises:
-        UserError: The folder holds no evaluation.
-    """
+    """A result as far as the measurements on record give one, without comparisons."""
     if not is_evaluation(folder):
         raise UserError(
             f"{folder} does not hold an evaluation ({EvaluationResult.FILE} is missing): give the folder of one"

@@ -17,12 +17,7 @@ from slm_ray.config.errors import UserError
 
 
 def explain_os_error(error: OSError, doing: str) -> UserError:
-    """Turn an operating-system error into one sentence with a fix.
-
-    Args:
-        error: What was raised.
-        doing: What was being done, e.g. ``writing runs/x/front.json``.
-    """
+    """Turn an operating-system error into one sentence with a fix."""
     code = error.errno or 0
     fixes = {
         errno.ENOSPC: "the disk is full: free some space",
@@ -78,11 +73,7 @@ def temporary_name(path: Path) -> Path:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, sync it, and rename it into place.
-
-    Raises:
-        UserError: The disk is full, or the folder cannot be written.
-    """
+    """Write a file under a temporary name, sync it, and rename it into place."""
     temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,11 +100,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        UserError: It is missing, unreadable, or not JSON.
-    """
+    """Read a JSON file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -131,12 +118,6 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """Fill a temporary folder that takes its name only when everything in it is written.
 
     A folder already at ``path`` is replaced. If the block raises, nothing appears.
-
-    Yields:
-        The temporary folder, beside ``path``.
-
-    Raises:
-        UserError: The disk is full, or the folder cannot be written.
     """
     temporary = temporary_name(path)
     try:
@@ -178,11 +159,7 @@ def _take_name(temporary: Path, path: Path) -> None:
 
 
 def check_inside(names: Iterable[Any], manifest: Path) -> None:
-    """Make sure that a manifest names files of its own folder and no others: somebody else may have written it.
-
-    Raises:
-        UserError: It names another one.
-    """
+    """Make sure that a manifest names files of its own folder and no others: somebody else may have written it."""
     for name in names:
         if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\\" in name:
             raise UserError(f"{manifest} names a file outside of its folder ({str(name)[:100]!r}): do not use it")

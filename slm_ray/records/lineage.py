@@ -15,36 +15,21 @@ CARD_FILE = "README.md"
 
 
 class Lineage(Record):
-    """Where a model comes from; a field is None where that part of a life was not lived.
-
-    Attributes:
-        slm_ray: The version that wrote it.
-        teacher: Whom its sizes or weights were pruned from.
-        trial: The candidate of the search that found it.
-        genes: Its genes in the search's space.
-        space: The search space, as its file says it.
-        spec: The units of the teacher that it keeps, as ``SubnetSpec.to_json`` has it.
-        inputs: Digests of what the search read.
-        command: The search's command.
-        reconstruction: How its weights were fitted to the teacher's layers.
-        search_flops: What the search cost.
-        vocabulary: How its vocabulary was extended.
-        training: How it was trained.
-    """
+    """Where a model comes from; a field is None where that part of a life was not lived."""
 
     FILE: ClassVar[str] = "slm_ray.json"
-    slm_ray: str = VERSION
-    teacher: TeacherSource | None = None
-    trial: int | None = None
-    genes: str | None = None
-    space: dict[str, Any] | None = None
-    spec: dict[str, Any] | None = None
-    inputs: SearchInputsRecord | None = None
-    command: str | None = None
-    reconstruction: Reconstruction | None = None
-    search_flops: float | None = None
-    vocabulary: ExtendedVocabulary | None = None
-    training: TrainingLineage | None = None
+    slm_ray: str = VERSION  # The version that wrote it
+    teacher: TeacherSource | None = None  # Whom its sizes or weights were pruned from
+    trial: int | None = None  # The candidate of the search that found it
+    genes: str | None = None  # Its genes in the search's space
+    space: dict[str, Any] | None = None  # The search space, as its file says it
+    spec: dict[str, Any] | None = None  # The units of the teacher that it keeps, as ``SubnetSpec.to_json`` has it
+    inputs: SearchInputsRecord | None = None  # Digests of what the search read
+    command: str | None = None  # The search's command
+    reconstruction: Reconstruction | None = None  # How its weights were fitted to the teacher's layers
+    search_flops: float | None = None  # What the search cost
+    vocabulary: ExtendedVocabulary | None = None  # How its vocabulary was extended
+    training: TrainingLineage | None = None  # How it was trained
 
     @property
     def licensed_by(self) -> TeacherSource | None:
@@ -63,22 +48,11 @@ class Lineage(Record):
 
 
 def find_lineage(model: Path | str) -> Lineage | None:
-    """A model's lineage; None for a model of somebody else's, and for a hub id.
-
-    Args:
-        model: Its folder, or how the user called it.
-
-    Raises:
-        UserError: The file is damaged, or of another version of slm_ray.
-    """
+    """A model's lineage; None for a model of somebody else's, and for a hub id."""
     return find_record(Path(model).expanduser(), Lineage)
 
 
 def pruned_from(model: Path | str) -> str | None:
-    """The name of the teacher that a model was pruned from, as its lineage has it.
-
-    Raises:
-        UserError: As :func:`find_lineage`.
-    """
+    """The name of the teacher that a model was pruned from, as its lineage has it."""
     found = find_lineage(model)
     return found.teacher_name if found else None

@@ -11,40 +11,24 @@ from slm_ray.records.run import Environment
 
 
 class CaptureRequest(Part):
-    """All that a store's content depends on.
+    """All that a store's content depends on."""
 
-    Attributes:
-        kind: ``top-k`` (with the mass of all other tokens) or ``sampled``.
-        k: Tokens kept of every position, for ``top-k``.
-        draws: Draws at every position, for ``sampled``.
-        seed: Seed of the draws.
-        temperature: What logits are divided by.
-        documents: ``separate``: no token attends to another document; ``joined``: to all before it in its sequence.
-        precision: ``fp32`` or ``bf16``.
-        teacher_digest: See :class:`slm_ray.models.teachers.Teacher`.
-        tokenizer_digest: See :func:`slm_ray.data.tokenizer_digest`.
-        tokens_digest: Digest of the shards.
-        vocab_size: Rows of the teacher's output head that its distribution is over: those of the tokenizer's ids.
-            Models pad their vocabularies; the rows behind are no tokens.
-        sequence_length: Tokens per sequence.
-        num_sequences: Sequences that are captured.
-        of_sequences: Sequences of the shards; of more than are captured, those that
-            :func:`slm_ray.data.order.drawn_sequences` draws.
-    """
-
-    kind: str
-    k: int | None
-    draws: int | None
-    seed: int | None
-    temperature: float
-    documents: str
-    precision: str
-    teacher_digest: str
-    tokenizer_digest: str
-    tokens_digest: str
+    kind: str  # ``top-k`` (with the mass of all other tokens) or ``sampled``
+    k: int | None  # Tokens kept of every position, for ``top-k``
+    draws: int | None  # Draws at every position, for ``sampled``
+    seed: int | None  # Seed of the draws
+    temperature: float  # What logits are divided by
+    documents: str  # ``separate``: no token attends to another document; ``joined``: to all before it in its sequence
+    precision: str  # ``fp32`` or ``bf16``
+    teacher_digest: str  # See :class:`slm_ray.models.teachers.Teacher`
+    tokenizer_digest: str  # See :func:`slm_ray.data.tokenizer_digest`
+    tokens_digest: str  # Digest of the shards
+    # Rows of the teacher's output head that its distribution is over: those of the tokenizer's ids. Models pad their
+    # vocabularies; the rows behind are no tokens.
     vocab_size: int
-    sequence_length: int
-    num_sequences: int
+    sequence_length: int  # Tokens per sequence
+    num_sequences: int  # Sequences that are captured
+    # Sequences of the shards; of more than are captured, those that :func:`slm_ray.data.order.drawn_sequences` draws
     of_sequences: int
 
 
@@ -56,26 +40,16 @@ class CaptureProgress(Record):
 
 
 class CapturedPart(Record):
-    """One finished part of a store; its file's name is the part's with ``.json``.
-
-    Attributes:
-        name: The part's file.
-        first: Its first sequence, counted among the captured ones.
-        num_sequences: Sequences in it.
-        num_values: Token ids stored in it.
-        bytes: Size of the file.
-        sha256: Its digest.
-        seconds: What its capture took.
-    """
+    """One finished part of a store; its file's name is the part's with ``.json``."""
 
     FILE: ClassVar[str] = "part.json"
-    name: str
-    first: int
-    num_sequences: int
-    num_values: int
-    bytes: int
-    sha256: str
-    seconds: float
+    name: str  # The part's file
+    first: int  # Its first sequence, counted among the captured ones
+    num_sequences: int  # Sequences in it
+    num_values: int  # Token ids stored in it
+    bytes: int  # Size of the file
+    sha256: str  # Its digest
+    seconds: float  # What its capture took
 
 
 class StoreTeacher(Part):
@@ -86,30 +60,18 @@ class StoreTeacher(Part):
 
 
 class StoreManifest(Record):
-    """The manifest that makes a folder of parts a store.
-
-    Attributes:
-        digest: Equal contents have equal digests.
-        request: What it holds.
-        teacher: Whose logits they are.
-        tokens: The shards they were captured on.
-        num_tokens: Tokens that the teacher read.
-        flops: What that cost.
-        seconds: Of all workers together.
-        environment: Where it was captured.
-        parts: In order.
-    """
+    """The manifest that makes a folder of parts a store."""
 
     FILE: ClassVar[str] = "manifest.json"
-    digest: str
-    request: CaptureRequest
-    teacher: StoreTeacher
-    tokens: TokenSummary
-    num_tokens: int
-    flops: int
-    seconds: float
-    environment: Environment
-    parts: tuple[CapturedPart, ...]
+    digest: str  # Equal contents have equal digests
+    request: CaptureRequest  # What it holds
+    teacher: StoreTeacher  # Whose logits they are
+    tokens: TokenSummary  # The shards they were captured on
+    num_tokens: int  # Tokens that the teacher read
+    flops: int  # What that cost
+    seconds: float  # Of all workers together
+    environment: Environment  # Where it was captured
+    parts: tuple[CapturedPart, ...]  # In order
 
 
 def work_folder(out: Path) -> Path:

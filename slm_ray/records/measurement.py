@@ -20,42 +20,24 @@ Interval = tuple[float, float]
 
 
 class Figure(Part):
-    """One metric of a model.
+    """One metric of a model."""
 
-    Attributes:
-        value: None where it is not a finite number.
-        stderr: Its standard error; None where it is not known.
-        interval: Its 95% interval; None where it is not known.
-        better: Whether more or less of it is better; None where neither is.
-    """
-
-    value: float | None
-    stderr: float | None = None
-    interval: Interval | None = None
-    better: Better | None = None
+    value: float | None  # None where it is not a finite number
+    stderr: float | None = None  # Its standard error; None where it is not known
+    interval: Interval | None = None  # Its 95% interval; None where it is not known
+    better: Better | None = None  # Whether more or less of it is better; None where neither is
 
 
 class TextFigures(Part):
-    """A model on one domain of held-out text.
+    """A model on one domain of held-out text."""
 
-    Attributes:
-        domain: What the text is called.
-        loss: Nats per predicted token.
-        perplexity: ``exp(loss)``; None where that is not a finite number.
-        units: Sequences or documents that were read.
-        tokens_digest: Two models that share it read the same tokens.
-        window: ``packed`` or ``sliding``.
-        stride: Tokens that a sliding window moves by.
-        documents: Of packed text: ``separate`` or ``joined`` attention.
-    """
-
-    domain: str
+    domain: str  # What the text is called
     corpus: str
     corpus_digest: str | None
-    loss: float
+    loss: float  # Nats per predicted token
     loss_stderr: float | None
     loss_interval: Interval | None
-    perplexity: float | None
+    perplexity: float | None  # ``exp(loss)``; None where that is not a finite number
     perplexity_stderr: float | None
     perplexity_interval: Interval | None
     bits_per_byte: float
@@ -63,42 +45,30 @@ class TextFigures(Part):
     bits_per_byte_interval: Interval | None
     tokens: int
     bytes: int
-    units: int
+    units: int  # Sequences or documents that were read
     unit: Literal["sequence", "document"]
-    tokens_digest: str
-    window: Literal["packed", "sliding"]
-    stride: int | None
+    tokens_digest: str  # Two models that share it read the same tokens
+    window: Literal["packed", "sliding"]  # ``packed`` or ``sliding``
+    stride: int | None  # Tokens that a sliding window moves by
     sequence_length: int
-    documents: Literal["separate", "joined"] | None
+    documents: Literal["separate", "joined"] | None  # Of packed text: ``separate`` or ``joined`` attention
 
 
 class TaskFigures(Part):
-    """A model on one of lm-eval's tasks, or on a group of them.
+    """A model on one of lm-eval's tasks, or on a group of them."""
 
-    Attributes:
-        task: lm-eval's name.
-        title: Its name in tables.
-        shots: Examples before each question; None for a group whose tasks differ in it.
-        limit: First documents only; None for all.
-        main: The metric that stands for it.
-        chance: What guessing gives in that metric.
-        source: ``hub``, or the local files.
-        members: The tasks of a group; None for a task.
-        weights: Each member's share in the group's figures.
-    """
-
-    task: str
-    title: str
+    task: str  # lm-eval's name
+    title: str  # Its name in tables
     version: str
-    shots: int | None
-    limit: int | None
+    shots: int | None  # Examples before each question; None for a group whose tasks differ in it
+    limit: int | None  # First documents only; None for all
     documents: int
-    main: str
-    chance: float | None
-    source: str
+    main: str  # The metric that stands for it
+    chance: float | None  # What guessing gives in that metric
+    source: str  # ``hub``, or the local files
     metrics: dict[str, Figure]
-    members: tuple[str, ...] | None = None
-    weights: dict[str, float] | None = None
+    members: tuple[str, ...] | None = None  # The tasks of a group; None for a task
+    weights: dict[str, float] | None = None  # Each member's share in the group's figures
 
 
 class GenerationSettings(Part):
@@ -113,22 +83,16 @@ class GenerationSettings(Part):
 
 
 class Sample(Part):
-    """What a model wrote after one prompt.
-
-    Attributes:
-        tokens: Of the continuation.
-        ended: The model ended it itself.
-        cut: Tokens of the prompt that did not fit the context.
-    """
+    """What a model wrote after one prompt."""
 
     id: str
     domain: str
     prompt: str
     reference: str | None
     text: str
-    tokens: int
-    ended: bool
-    cut: int
+    tokens: int  # Of the continuation
+    ended: bool  # The model ended it itself
+    cut: int  # Tokens of the prompt that did not fit the context
 
 
 class GenerationFigures(Part):
@@ -199,86 +163,55 @@ class EfficiencyFigures(Part):
 
 
 class MeasurementRecord(Record):
-    """One measurement of one model: a file of its own, written as soon as it is there.
+    """One measurement of one model: a file of its own, written as soon as it is there."""
 
-    Attributes:
-        name: The domain, or the name given to ``--tasks``; else the kind.
-        key: The digest of ``settings``; equal keys have equal results.
-        settings: All that decides the result, the model's digest included.
-        model: The model's name in the evaluation.
-        params: Its parameters.
-        seconds: How long the measurement took.
-    """
-
-    name: str
-    key: str
-    settings: dict[str, JsonValue]
-    model: str
-    params: int
-    seconds: float
+    name: str  # The domain, or the name given to ``--tasks``; else the kind
+    key: str  # The digest of ``settings``; equal keys have equal results
+    settings: dict[str, JsonValue]  # All that decides the result, the model's digest included
+    model: str  # The model's name in the evaluation
+    params: int  # Its parameters
+    seconds: float  # How long the measurement took
 
 
 class TextRecord(MeasurementRecord):
-    """Held-out text.
-
-    Attributes:
-        losses: Sum of losses of each sequence or document, in nats.
-        counts: Predicted tokens of each.
-        unit_bytes: Bytes of each document; None where sequences were read.
-        text_digest: Two models that share it read the same documents, in whatever tokens.
-    """
+    """Held-out text."""
 
     kind: Literal["text"] = "text"
     figures: TextFigures
-    losses: tuple[float, ...]
-    counts: tuple[int, ...]
-    unit_bytes: tuple[int, ...] | None
-    text_digest: str | None
+    losses: tuple[float, ...]  # Sum of losses of each sequence or document, in nats
+    counts: tuple[int, ...]  # Predicted tokens of each
+    unit_bytes: tuple[int, ...] | None  # Bytes of each document; None where sequences were read
+    text_digest: str | None  # Two models that share it read the same documents, in whatever tokens
 
 
 class TaskValues(Part):
-    """What a task's figures are made of.
+    """What a task's figures are made of."""
 
-    Attributes:
-        samples: Metric to the value of each document, for metrics that are means over documents.
-        documents_digest: Two models that share it were asked the same questions.
-        lm_eval: lm-eval's own figures, under its own names.
-    """
-
+    # Metric to the value of each document, for metrics that are means over documents
     samples: dict[str, tuple[float, ...]]
-    documents_digest: str
-    lm_eval: dict[str, JsonValue]
+    documents_digest: str  # Two models that share it were asked the same questions
+    lm_eval: dict[str, JsonValue]  # lm-eval's own figures, under its own names
 
 
 class TaskRecord(MeasurementRecord):
-    """One name given to ``--tasks``: a task, or all tasks of a group or tag.
-
-    Attributes:
-        tasks: Every task, and behind them the groups.
-        values: Task to its values by document; groups have none.
-        cut_requests: Requests that were longer than the model reads.
-    """
+    """One name given to ``--tasks``: a task, or all tasks of a group or tag."""
 
     kind: Literal["task"] = "task"
-    tasks: tuple[TaskFigures, ...]
-    values: dict[str, TaskValues]
-    cut_requests: int
+    tasks: tuple[TaskFigures, ...]  # Every task, and behind them the groups
+    values: dict[str, TaskValues]  # Task to its values by document; groups have none
+    cut_requests: int  # Requests that were longer than the model reads
 
 
 class GenerationRecord(MeasurementRecord):
-    """Continuations of prompts.
-
-    Attributes:
-        values: Metric to the value of each prompt, for metrics that models are compared by in pairs.
-        statistics: BLEU's and chrF's counts by prompt, which a corpus's figure is made from.
-        signatures: sacrebleu's signatures of these two.
-    """
+    """Continuations of prompts."""
 
     kind: Literal["generation"] = "generation"
     figures: GenerationFigures
+    # Metric to the value of each prompt, for metrics that models are compared by in pairs
     values: dict[str, tuple[float, ...]]
+    # BLEU's and chrF's counts by prompt, which a corpus's figure is made from
     statistics: dict[str, tuple[tuple[int, ...], ...]]
-    signatures: dict[str, str]
+    signatures: dict[str, str]  # sacrebleu's signatures of these two
 
 
 class EfficiencyRecord(MeasurementRecord):
@@ -295,11 +228,7 @@ _MEASUREMENT: TypeAdapter[Any] = TypeAdapter(Measurement)
 
 
 def read_measurement(path: Path) -> TextRecord | TaskRecord | GenerationRecord | EfficiencyRecord:
-    """The record of one measurement.
-
-    Raises:
-        UserError: It is missing, damaged, or of another version.
-    """
+    """The record of one measurement."""
     value = read_json(path)
     if isinstance(value, dict) and value.get("version") != SCHEMA_VERSION:
         raise UserError(f"{path} was written by another version of slm_ray: measure again with --fresh")

@@ -13,21 +13,13 @@ from slm_ray.records.files import read_json
 
 
 class StageState(Part):
-    """One stage of a pipeline.
+    """One stage of a pipeline."""
 
-    Attributes:
-        key: The digest of all that its output depends on.
-        command: What ran it.
-        seconds: Its wall time.
-        output: The digest of what it left; None while it has not finished.
-        finished_at: UTC; None while it has not finished.
-    """
-
-    key: str = ""
-    command: str = ""
-    seconds: float = 0.0
-    output: str | None = None
-    finished_at: str | None = None
+    key: str = ""  # The digest of all that its output depends on
+    command: str = ""  # What ran it
+    seconds: float = 0.0  # Its wall time
+    output: str | None = None  # The digest of what it left; None while it has not finished
+    finished_at: str | None = None  # UTC; None while it has not finished
 
 
 class PipelineState(Record):
@@ -41,11 +33,7 @@ class PipelineState(Record):
 
 
 def read_pipeline(folder: Path) -> PipelineState:
-    """The state of a pipeline.
-
-    Raises:
-        UserError: The file is missing or damaged.
-    """
+    """The state of a pipeline."""
     path = folder / PipelineState.FILE
     try:
         return PipelineState.model_validate(read_json(path))

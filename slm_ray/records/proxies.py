@@ -26,47 +26,30 @@ class ProxyValue(Part):
 
 
 class TrainedCandidate(Record):
-    """A line of ``candidates.jsonl``; the last one of a trial counts.
-
-    Attributes:
-        decided: As in its trial.
-        proxies: By name.
-        tokens: Tokens it was trained on.
-        first_loss: Held-out loss before training, nats per token.
-        loss: The same after training; None where the training failed.
-        flops: Of the training.
-        seconds: Of the training.
-    """
+    """A line of ``candidates.jsonl``; the last one of a trial counts."""
 
     FILE: ClassVar[str] = "candidates.jsonl"
     trial: int
     digest: str
     cost: ModelCost
-    decided: str | None
+    decided: str | None  # As in its trial
     status: Literal["done", "failed"]
     error: str | None = None
-    proxies: dict[str, ProxyValue]
-    tokens: int
-    first_loss: float | None
-    loss: float | None
-    flops: float
-    seconds: float
+    proxies: dict[str, ProxyValue]  # By name
+    tokens: int  # Tokens it was trained on
+    first_loss: float | None  # Held-out loss before training, nats per token
+    loss: float | None  # The same after training; None where the training failed
+    flops: float  # Of the training
+    seconds: float  # Of the training
 
 
 class RankCorrelation(Part):
-    """A rank correlation with its percentile bootstrap interval.
+    """A rank correlation with its percentile bootstrap interval."""
 
-    Attributes:
-        value: In -1..1; None where it is undefined.
-        low: Lower end of the 95% interval; None where it is undefined.
-        high: Its upper end.
-        note: Why something is undefined.
-    """
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    note: str | None = None
+    value: float | None  # In -1..1; None where it is undefined
+    low: float | None = None  # Lower end of the 95% interval; None where it is undefined
+    high: float | None = None  # Its upper end
+    note: str | None = None  # Why something is undefined
 
 
 class RankCorrelations(Part):
@@ -85,14 +68,11 @@ class ProxyCost(Part):
 
 
 class ProxyCorrelation(Part):
-    """How a proxy ranks candidates, against their loss after and before training.
-
-    Attributes:
-        promises_lower_loss: Whether less or more of it should mean a lower loss; correlations are turned so that a
-            positive one means that it does.
-    """
+    """How a proxy ranks candidates, against their loss after and before training."""
 
     name: str
+    # Whether less or more of it should mean a lower loss; correlations are turned so that a positive one means that it
+    # does
     promises_lower_loss: Literal["less", "more"]
     cost: ProxyCost
     after: RankCorrelations

@@ -19,18 +19,12 @@ class KeyItem(Part):
 
 
 class RatingKey(Record):
-    """Who wrote what on a page; kept from the raters.
-
-    Attributes:
-        page: The digest of everything on the page.
-        run: The evaluation's folder.
-        seed: Of the order and the sides.
-    """
+    """Who wrote what on a page; kept from the raters."""
 
     FILE: ClassVar[str] = "rating_key.json"
-    page: str
-    run: str
-    seed: int
+    page: str  # The digest of everything on the page
+    run: str  # The evaluation's folder
+    seed: int  # Of the order and the sides
     models: tuple[str, ...]
     items: tuple[KeyItem, ...]
 

@@ -10,29 +10,18 @@ from slm_ray.records.base import Record, find_record, read_record, write_record
 
 
 class RunRecord(Record):
-    """What a run was started with.
-
-    Attributes:
-        stage: The stage's name, such as ``search``.
-        command: The command as it was given, quoted for a shell.
-        options: Every option by name, resolved.
-    """
+    """What a run was started with."""
 
     FILE: ClassVar[str] = "config.json"
-    stage: str
-    command: str
-    options: dict[str, Any]
+    stage: str  # The stage's name, such as ``search``
+    command: str  # The command as it was given, quoted for a shell
+    options: dict[str, Any]  # Every option by name, resolved
 
 
 def run_of(stage: str, path: Path) -> RunRecord:
     """What a run of a command was started with.
 
-    Args:
-        stage: The command whose run it must be.
-        path: The run's folder.
-
-    Raises:
-        UserError: It is a run of another command, or of another version of slm_ray.
+    ``stage``: The command whose run it must be.
     """
     record = read_record(path, RunRecord)
     if record.stage != stage:
@@ -44,36 +33,21 @@ def run_of(stage: str, path: Path) -> RunRecord:
 
 
 class Environment(Record):
-    """What a run ran on, so that its figures can be read years later; no user or host names.
-
-    Attributes:
-        python: Its version.
-        packages: Versions of the packages that a result may depend on.
-        system: The operating system and its release.
-        machine: The processor's architecture.
-        cpu: The processor's name.
-        cpus: CPUs that the process may use.
-        memory_bytes: The machine's memory; None where it cannot be told.
-        implementation: Python's.
-    """
+    """What a run ran on, so that its figures can be read years later; no user or host names."""
 
     FILE: ClassVar[str] = "environment.json"
-    python: str
-    packages: dict[str, str]
-    system: str
-    machine: str
-    cpu: str
-    cpus: int
-    memory_bytes: int | None
-    implementation: str
+    python: str  # Its version
+    packages: dict[str, str]  # Versions of the packages that a result may depend on
+    system: str  # The operating system and its release
+    machine: str  # The processor's architecture
+    cpu: str  # The processor's name
+    cpus: int  # CPUs that the process may use
+    memory_bytes: int | None  # The machine's memory; None where it cannot be told
+    implementation: str  # Python's
 
 
 def keep_unchanged(run: Path, now: Record) -> None:
-    """Write the digests of a run's inputs, or check that a resumed run still has the same.
-
-    Raises:
-        UserError: One of the inputs is no longer what the run was started with.
-    """
+    """Write the digests of a run's inputs, or check that a resumed run still has the same."""
     before = find_record(run, type(now))
     if before is None:
         write_record(run, now)
@@ -82,17 +56,7 @@ def keep_unchanged(run: Path, now: Record) -> None:
 
 
 def check_unchanged(run: Path, before: Record, now: Record, cannot: str = "be resumed") -> None:
-    """Make sure that a run's inputs are what they were.
-
-    Args:
-        run: Its folder.
-        before: What they were.
-        now: What they are.
-        cannot: What is not possible otherwise.
-
-    Raises:
-        UserError: They are not.
-    """
+    """Make sure that a run's inputs are what they were."""
     old, new = before.to_json(), now.to_json()
     for name in sorted(name for name in new if old[name] != new[name]):
         raise UserError(

@@ -73,21 +73,14 @@ class ModelCost(Part):
 
 
 class Measurement(Part):
-    """One measured value.
+    """One measured value."""
 
-    Attributes:
-        value: In the proxy's unit.
-        stderr: Its standard error, or None where it has none.
-        tokens: Tokens it was measured on (0: none were needed).
-        seconds: Wall time it took.
-        blocks: Mean loss of each consecutive block of about 64 predicted positions, in nats; empty for other proxies.
-            Paired differences between candidates are made of these.
-    """
-
-    value: float
-    stderr: float | None
-    tokens: int
-    seconds: float
+    value: float  # In the proxy's unit
+    stderr: float | None  # Its standard error, or None where it has none
+    tokens: int  # Tokens it was measured on (0: none were needed)
+    seconds: float  # Wall time it took
+    # Mean loss of each consecutive block of about 64 predicted positions, in nats; empty for other proxies. Paired
+    # differences between candidates are made of these.
     blocks: tuple[float, ...] = ()
 
     def rounded(self) -> Measurement:
@@ -102,36 +95,24 @@ class Measurement(Part):
 
 
 class Trial(Record):
-    """One candidate: a line of ``trials.jsonl``, synced before the algorithm learns of it.
-
-    Attributes:
-        trial: Its number, in the order the algorithm proposed it.
-        generation: The generation it belongs to.
-        origin: The algorithm, or ``seed``.
-        digest: Of the space and the genes.
-        genes: Its genes as text.
-        error: Why it failed.
-        objectives: The values it was searched on; None where it failed.
-        decided: ``dominated`` where the race stopped it early, ``full`` where all calibration tokens were used.
-        seconds: Wall time of measuring it.
-        finished_at: UTC.
-    """
+    """One candidate: a line of ``trials.jsonl``, synced before the algorithm learns of it."""
 
     FILE: ClassVar[str] = "trials.jsonl"
-    trial: int
-    generation: int
-    origin: str
-    digest: str
-    genes: str
+    trial: int  # Its number, in the order the algorithm proposed it
+    generation: int  # The generation it belongs to
+    origin: str  # The algorithm, or ``seed``
+    digest: str  # Of the space and the genes
+    genes: str  # Its genes as text
     status: Literal["done", "failed"]
-    error: str | None = None
+    error: str | None = None  # Why it failed
     architecture: ModelShape
     cost: ModelCost
     measurements: dict[str, Measurement]
-    objectives: dict[str, int | float] | None = None
+    objectives: dict[str, int | float] | None = None  # The values it was searched on; None where it failed
+    # ``dominated`` where the race stopped it early, ``full`` where all calibration tokens were used
     decided: Literal["full", "dominated"] | None = None
-    seconds: float
-    finished_at: str
+    seconds: float  # Wall time of measuring it
+    finished_at: str  # UTC
 
     @property
     def name(self) -> str:
@@ -229,24 +210,15 @@ class Baseline(MeasuredModel):
 
 
 class ShortTraining(Record):
-    """What the short training of one sub-network gave.
-
-    Attributes:
-        tokens: Tokens it was trained on.
-        first_loss: Loss before, on text that is not trained on, nats per token.
-        loss: Loss after; None where the training failed.
-        flops: The student's and the teacher's, both evaluations included.
-        seconds: Of the training steps.
-        error: Why it failed.
-    """
+    """What the short training of one sub-network gave."""
 
     FILE: ClassVar[str] = "result.json"
-    tokens: int
-    first_loss: float | None
-    loss: float | None
-    flops: float
-    seconds: float
-    error: str | None = None
+    tokens: int  # Tokens it was trained on
+    first_loss: float | None  # Loss before, on text that is not trained on, nats per token
+    loss: float | None  # Loss after; None where the training failed
+    flops: float  # The student's and the teacher's, both evaluations included
+    seconds: float  # Of the training steps
+    error: str | None = None  # Why it failed
 
 
 class Unexplained(Part):
@@ -257,43 +229,29 @@ class Unexplained(Part):
 
 
 class Reconstruction(Record):
-    """What reconstructing one model's weights gave: ``reconstruction/TRIAL.json``, and in its entry of the front.
-
-    Attributes:
-        key: Digest of everything it depends on.
-        kept: Whether the fitted weights were better on every text that decides; else the teacher's stay.
-        tokens: Tokens they were fitted on, ``written_tokens`` of them the teacher's own text.
-        part: The corpus's part that the others are of.
-        before: Perplexities with the teacher's weights.
-        after: The same with fitted ones; held-out figures only where these are kept.
-        settings: Of the fit.
-    """
+    """What reconstructing one model's weights gave: ``reconstruction/TRIAL.json``, and in its entry of the front."""
 
     FILE: ClassVar[str] = "reconstruction.json"
-    key: str
-    kept: bool
-    tokens: int
-    part: str
+    key: str  # Digest of everything it depends on
+    kept: bool  # Whether the fitted weights were better on every text that decides; else the teacher's stay
+    tokens: int  # Tokens they were fitted on, ``written_tokens`` of them the teacher's own text
+    part: str  # The corpus's part that the others are of
     written_tokens: int = 0
-    before: Perplexities
-    after: Perplexities
+    before: Perplexities  # Perplexities with the teacher's weights
+    after: Perplexities  # The same with fitted ones; held-out figures only where these are kept
     unexplained: Unexplained
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # Of the fit
 
 
 class FrontMember(MeasuredModel):
-    """A member of the front.
-
-    Attributes:
-        winner: The number of its folder in ``winners/``; None where it was not exported.
-        reconstruction: What fitting its weights gave. Its other figures are those of the teacher's weights.
-    """
+    """A member of the front."""
 
     trial: int
     digest: str
-    winner: int | None = None
+    winner: int | None = None  # The number of its folder in ``winners/``; None where it was not exported
     objectives: dict[str, int | float]
     short_training: ShortTraining | None = None
+    # What fitting its weights gave. Its other figures are those of the teacher's weights.
     reconstruction: Reconstruction | None = None
 
     @property
@@ -313,18 +271,12 @@ class FrontMember(MeasuredModel):
 
 
 class Winner(Part):
-    """An exported winner.
+    """An exported winner."""
 
-    Attributes:
-        folder: Relative to the run.
-        num_bytes: Of its weights.
-        dtype: Of its weights, such as ``bfloat16``.
-    """
-
-    folder: str
+    folder: str  # Relative to the run
     trial: int
-    num_bytes: int
-    dtype: str
+    num_bytes: int  # Of its weights
+    dtype: str  # Of its weights, such as ``bfloat16``
 
 
 class OtherText(Part):
@@ -380,31 +332,19 @@ class ModelsSpent(Part):
 
 
 class Spent(Part):
-    """Everything that was computed, by all processes that worked on the run.
+    """Everything that was computed, by all processes that worked on the run."""
 
-    Attributes:
-        seconds: By phase.
-        processes: How many worked on the run, one after the other.
-        forward_tokens: Tokens through a model.
-        flops: Everything, ``paid``, ``finalists`` and ``reconstruction`` included.
-        paid: What is paid once, because it is cached.
-        cache_hits: Proposals that were known already.
-        resumed: Trials that an earlier process had measured.
-        busy_seconds: Of all workers.
-        workers: Trials at once.
-    """
-
-    seconds: dict[str, float]
-    processes: int
-    forward_tokens: int
-    flops: float
-    paid: dict[str, Paid] = Field(default_factory=dict)
+    seconds: dict[str, float]  # By phase
+    processes: int  # How many worked on the run, one after the other
+    forward_tokens: int  # Tokens through a model
+    flops: float  # Everything, ``paid``, ``finalists`` and ``reconstruction`` included
+    paid: dict[str, Paid] = Field(default_factory=dict)  # What is paid once, because it is cached
     candidates: int
     failed: int
-    cache_hits: int
-    resumed: int
-    busy_seconds: float
-    workers: int
+    cache_hits: int  # Proposals that were known already
+    resumed: int  # Trials that an earlier process had measured
+    busy_seconds: float  # Of all workers
+    workers: int  # Trials at once
     finalists: ModelsSpent | None = None
     reconstruction: ModelsSpent | None = None
 
@@ -450,19 +390,13 @@ class SearchResult(Record):
 
 
 class Phases(Record):
-    """The time and the once-paid costs of all processes of a run.
-
-    Attributes:
-        processes: How many have worked on it.
-        seconds: By phase, in the order they were first run.
-        paid: Costs that no later process has again.
-        generations: Seconds of the search phase when each generation was closed for the first time.
-    """
+    """The time and the once-paid costs of all processes of a run."""
 
     FILE: ClassVar[str] = "phases.json"
-    processes: int = 0
-    seconds: dict[str, float] = Field(default_factory=dict)
-    paid: dict[str, Paid] = Field(default_factory=dict)
+    processes: int = 0  # How many have worked on it
+    seconds: dict[str, float] = Field(default_factory=dict)  # By phase, in the order they were first run
+    paid: dict[str, Paid] = Field(default_factory=dict)  # Costs that no later process has again
+    # Seconds of the search phase when each generation was closed for the first time
     generations: dict[int, float] = Field(default_factory=dict)
 
 
@@ -482,27 +416,16 @@ class SearchInputsRecord(Record):
 
 
 class SearchRecords(Part):
-    """A search's run folder, read.
+    """A search's run folder, read."""
 
-    Attributes:
-        folder: The run folder.
-        run: What it was started with.
-        trials: In the order they were finished.
-        result: None while the run has not finished.
-    """
-
-    folder: Path
-    run: RunRecord
-    trials: tuple[Trial, ...] = Field(repr=False)
-    result: SearchResult | None = None
+    folder: Path  # The run folder
+    run: RunRecord  # What it was started with
+    trials: tuple[Trial, ...] = Field(repr=False)  # In the order they were finished
+    result: SearchResult | None = None  # None while the run has not finished
 
 
 def read_search(folder: Path) -> SearchRecords:
-    """Read a search's run folder as far as it goes.
-
-    Raises:
-        UserError: It holds no search, or a record is damaged or of another version.
-    """
+    """Read a search's run folder as far as it goes."""
     if not (folder / RunRecord.FILE).is_file():
         raise UserError(f"{folder} holds no search: give the folder of one (slm-ray search)")
     run = read_record(folder, RunRecord)

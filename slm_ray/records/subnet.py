@@ -13,20 +13,14 @@ from slm_ray.records.architecture import Architecture, LayerShape
 
 @dataclass(frozen=True)
 class LayerUnits:
-    """What is kept of one of the teacher's layers.
+    """What is kept of one of the teacher's layers."""
 
-    Attributes:
-        source: The teacher's layer it comes from.
-        kv_heads: The teacher's key-value heads that are kept, ascending. Empty: attention is skipped.
-        query_heads: For each kept key-value head, its kept query heads (the teacher's indices), ascending; as many for
-            one as for another.
-        neurons: The teacher's MLP neurons that are kept, ascending. Empty: the MLP is skipped.
-    """
-
-    source: int
-    kv_heads: tuple[int, ...]
+    source: int  # The teacher's layer it comes from
+    kv_heads: tuple[int, ...]  # The teacher's key-value heads that are kept, ascending. Empty: attention is skipped.
+    # For each kept key-value head, its kept query heads (the teacher's indices), ascending; as many for one as for
+    # another
     query_heads: tuple[tuple[int, ...], ...]
-    neurons: tuple[int, ...]
+    neurons: tuple[int, ...]  # The teacher's MLP neurons that are kept, ascending. Empty: the MLP is skipped.
 
     def shape_in(self, whole: LayerShape) -> LayerShape:
         """The sizes of this layer, cut out of a teacher's."""

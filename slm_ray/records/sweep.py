@@ -8,51 +8,30 @@ from slm_ray.records.base import Part, Record
 
 
 class SweepOptions(Part):
-    """What a sweep was started with; the options of its :class:`slm_ray.records.run.RunRecord`.
-
-    Attributes:
-        source: The file, as it was given.
-        file: Its text.
-        scale: The scale asked for.
-        settings: ``field=value`` over the file.
-        max_runs: The most points; None for the default.
-        storage: Where the run is kept as well.
-    """
+    """What a sweep was started with; the options of its :class:`slm_ray.records.run.RunRecord`."""
 
     name: str
-    source: str
-    file: str
-    scale: str | None
-    settings: tuple[str, ...]
-    max_runs: int | None
-    storage: str | None
+    source: str  # The file, as it was given
+    file: str  # Its text
+    scale: str | None  # The scale asked for
+    settings: tuple[str, ...]  # ``field=value`` over the file
+    max_runs: int | None  # The most points; None for the default
+    storage: str | None  # Where the run is kept as well
 
 
 class Attempt(Record):
-    """How one attempt at a task ended, written before anything depends on it.
-
-    Attributes:
-        task: The task's folder.
-        status: ``stopped``: early, by a scheduler.
-        seconds: What this attempt took.
-    """
+    """How one attempt at a task ended, written before anything depends on it."""
 
     FILE: ClassVar[str] = "attempts.jsonl"
-    task: str
+    task: str  # The task's folder
     stage: str
-    status: Literal["done", "failed", "stopped"]
+    status: Literal["done", "failed", "stopped"]  # ``stopped``: early, by a scheduler
     error: str | None
-    seconds: float
+    seconds: float  # What this attempt took
 
 
 class SweepResult(Record):
-    """A sweep's result, written last; its table is in files of its own.
-
-    Attributes:
-        states: Number of rows by their state.
-        found: What its analyses say, a line each.
-        figures: Fitted laws by the name of their plot.
-    """
+    """A sweep's result, written last; its table is in files of its own."""
 
     FILE: ClassVar[str] = "sweep.json"
     name: str
@@ -60,7 +39,7 @@ class SweepResult(Record):
     command: str
     points: int
     rows: int
-    states: dict[str, int]
+    states: dict[str, int]  # Number of rows by their state
     pictures: tuple[str, ...]
-    found: tuple[str, ...]
-    figures: dict[str, Any]
+    found: tuple[str, ...]  # What its analyses say, a line each
+    figures: dict[str, Any]  # Fitted laws by the name of their plot

@@ -40,19 +40,13 @@ class SpentFlops(Part):
 
 
 class ResourceUsage(Part):
-    """What a training process and its children use.
+    """What a training process and its children use."""
 
-    Attributes:
-        cpu_percent: Mean since the sample before; 100 is one core.
-        gpu_percent: Share of the last moments in which the GPU ran anything; None without a GPU that can say.
-        memory_bytes: Peak resident memory of the process so far.
-        gpu_memory_bytes: Peak memory that torch has held on the GPU so far; None without one.
-    """
-
-    cpu_percent: float
+    cpu_percent: float  # Mean since the sample before; 100 is one core
+    # Share of the last moments in which the GPU ran anything; None without a GPU that can say
     gpu_percent: float | None
-    memory_bytes: int
-    gpu_memory_bytes: int | None
+    memory_bytes: int  # Peak resident memory of the process so far
+    gpu_memory_bytes: int | None  # Peak memory that torch has held on the GPU so far; None without one
 
 
 class MeasuredEnergy(Part):
@@ -64,59 +58,34 @@ class MeasuredEnergy(Part):
 
 
 class TrainStep(Record, ResourceUsage):
-    """One optimiser step.
-
-    Attributes:
-        step: Counted from 1.
-        tokens: Tokens trained on so far.
-        loss: The training loss in nats per token, cross-entropy and divergence weighted.
-        ce: The mean cross-entropy.
-        kd: The mean divergence from the teacher; None without one.
-        lr: The learning rate.
-        kd_weight: Weight of the divergence.
-        grad_norm: Norm before clipping; None where fp16 skipped the step.
-        seconds: Time of this step.
-        tokens_per_second: Its speed.
-        flops: FLOPs so far.
-    """
+    """One optimiser step."""
 
     FILE: ClassVar[str] = "steps.jsonl"
-    step: int
-    tokens: int
-    loss: float
-    ce: float
-    kd: float | None
-    lr: float
-    kd_weight: float
-    grad_norm: float | None
-    seconds: float
-    tokens_per_second: float
-    flops: SpentFlops
+    step: int  # Counted from 1
+    tokens: int  # Tokens trained on so far
+    loss: float  # The training loss in nats per token, cross-entropy and divergence weighted
+    ce: float  # The mean cross-entropy
+    kd: float | None  # The mean divergence from the teacher; None without one
+    lr: float  # The learning rate
+    kd_weight: float  # Weight of the divergence
+    grad_norm: float | None  # Norm before clipping; None where fp16 skipped the step
+    seconds: float  # Time of this step
+    tokens_per_second: float  # Its speed
+    flops: SpentFlops  # FLOPs so far
 
 
 class TrainEvaluation(Record):
-    """One evaluation on the held-out tokens; a figure that is not finite is None.
-
-    Attributes:
-        step: Optimiser steps before it.
-        tokens: Tokens trained on before it.
-        loss: Nats per token.
-        stderr: Its standard error over sequences.
-        bits_per_byte: The same loss per byte of text.
-        eval_tokens: Tokens it was measured on.
-        flops: FLOPs of training before it.
-        seconds: Time in steps before it.
-    """
+    """One evaluation on the held-out tokens; a figure that is not finite is None."""
 
     FILE: ClassVar[str] = "evals.jsonl"
-    step: int
-    tokens: int
-    loss: float | None
-    stderr: float | None
-    bits_per_byte: float | None
-    eval_tokens: int
-    flops: SpentFlops
-    seconds: float
+    step: int  # Optimiser steps before it
+    tokens: int  # Tokens trained on before it
+    loss: float | None  # Nats per token
+    stderr: float | None  # Its standard error over sequences
+    bits_per_byte: float | None  # The same loss per byte of text
+    eval_tokens: int  # Tokens it was measured on
+    flops: SpentFlops  # FLOPs of training before it
+    seconds: float  # Time in steps before it
 
 
 class BestEvaluation(Part):
@@ -145,20 +114,15 @@ class TrainBegin(Part):
 
 
 class TrainEnd(Part):
-    """Where a training ended.
-
-    Attributes:
-        seconds: Time in steps.
-        mfu: Model FLOPs utilisation; None where the device's peak is not known.
-    """
+    """Where a training ended."""
 
     step: int
     tokens: int
     flops: SpentFlops
-    seconds: float
+    seconds: float  # Time in steps
     best: BestEvaluation | None
     usage: ResourceUsage
-    mfu: float | None
+    mfu: float | None  # Model FLOPs utilisation; None where the device's peak is not known
     energy: MeasuredEnergy
 
 
@@ -170,25 +134,17 @@ class TrainFailure(Part):
 
 
 class TrainStatus(Record):
-    """Where a model's training stands; written to its folder once it has ended.
-
-    Attributes:
-        step: The last step.
-        loss: Its loss.
-        rate: Its speed in tokens per second.
-        eval: The last held-out loss.
-        note: What it waits for.
-    """
+    """Where a model's training stands; written to its folder once it has ended."""
 
     FILE: ClassVar[str] = "status.json"
-    step: int = 0
-    loss: float | None = None
-    rate: float | None = None
-    eval: float | None = None
+    step: int = 0  # The last step
+    loss: float | None = None  # Its loss
+    rate: float | None = None  # Its speed in tokens per second
+    eval: float | None = None  # The last held-out loss
     begin: TrainBegin | None = None
     end: TrainEnd | None = None
     failure: TrainFailure | None = None
-    note: str | None = None
+    note: str | None = None  # What it waits for
 
 
 class TeacherSource(Part):
@@ -215,20 +171,13 @@ class TrainingData(Part):
 
 
 class Origin(Part):
-    """What is known of a model before its first step.
+    """What is known of a model before its first step."""
 
-    Attributes:
-        lineage: The student's own (``slm_ray.json``) where its weights are taken, else only whom its sizes were
-            pruned from.
-        student: The student's public name; None for a model from scratch.
-        distilled_from: The teacher in training.
-        data: What it is trained on.
-    """
-
+    # The student's own (``slm_ray.json``) where its weights are taken, else only whom its sizes were pruned from
     lineage: dict[str, Any]
-    student: str | None
-    distilled_from: TeacherSource | None
-    data: TrainingData
+    student: str | None  # The student's public name; None for a model from scratch
+    distilled_from: TeacherSource | None  # The teacher in training
+    data: TrainingData  # What it is trained on
 
 
 class ScratchFacts(Part):
@@ -242,67 +191,40 @@ class ScratchFacts(Part):
 
 
 class TrainedModel(Record):
-    """One model of a run, before its first step.
-
-    Attributes:
-        start: Where its weights come from: ``student``, ``random``, ``first-n``, ``random-subnet``, ``scratch`` or
-            ``grown``.
-        source: The student's folder or hub id.
-        params: Parameters, tied ones once.
-        dtype: The type that its exported weights have; checkpoints are fp32.
-        flops_per_token: FLOPs of a token's forward pass.
-        flops_exact: Whether they come from its sizes (else twice its parameters).
-        architecture: Its sizes; None where its family is not declared.
-        search_flops: What the search that found it cost; None where that is not known.
-        scratch: Its batch and rate, where it starts from scratch.
-        grown_from: The stage before it, where it grew.
-        origin: Where it comes from.
-    """
+    """One model of a run, before its first step."""
 
     FILE: ClassVar[str] = "model.json"
+    # Where its weights come from: ``student``, ``random``, ``first-n``, ``random-subnet``, ``scratch`` or ``grown``
     start: str
-    source: str
-    params: int
-    dtype: str = "fp32"
-    flops_per_token: float
-    flops_exact: bool
-    architecture: Sizes | None
-    search_flops: float | None = 0.0
-    scratch: ScratchFacts | None = None
-    grown_from: str | None = None
-    origin: Origin
+    source: str  # The student's folder or hub id
+    params: int  # Parameters, tied ones once
+    dtype: str = "fp32"  # The type that its exported weights have; checkpoints are fp32
+    flops_per_token: float  # FLOPs of a token's forward pass
+    flops_exact: bool  # Whether they come from its sizes (else twice its parameters)
+    architecture: Sizes | None  # Its sizes; None where its family is not declared
+    search_flops: float | None = 0.0  # What the search that found it cost; None where that is not known
+    scratch: ScratchFacts | None = None  # Its batch and rate, where it starts from scratch
+    grown_from: str | None = None  # The stage before it, where it grew
+    origin: Origin  # Where it comes from
 
 
 class ModelOutcome(Part):
-    """What one model's training came to.
+    """What one model's training came to."""
 
-    Attributes:
-        name: Its name within the run.
-        status: ``done`` or ``failed``.
-        error: Why it failed.
-        capture_flops: What the capture of its logit store cost.
-        checkpoints: Where they are.
-        evals: All its evaluations.
-        model: Its exported folder, relative to the run; None for a failed one.
-        dtype: The type of the exported weights.
-        bytes: Their size.
-        layers: Of a stage of growth, its depth.
-    """
-
-    name: str
-    status: Literal["done", "failed"]
-    error: str | None = None
+    name: str  # Its name within the run
+    status: Literal["done", "failed"]  # ``done`` or ``failed``
+    error: str | None = None  # Why it failed
     start: str
     params: int
     search_flops: float | None
-    capture_flops: float
+    capture_flops: float  # What the capture of its logit store cost
     flops_exact: bool
-    checkpoints: str
+    checkpoints: str  # Where they are
     begin: TrainBegin | None
-    evals: tuple[TrainEvaluation, ...]
-    model: str | None = None
-    dtype: str | None = None
-    bytes: int | None = None
+    evals: tuple[TrainEvaluation, ...]  # All its evaluations
+    model: str | None = None  # Its exported folder, relative to the run; None for a failed one
+    dtype: str | None = None  # The type of the exported weights
+    bytes: int | None = None  # Their size
     step: int | None = None
     tokens: int | None = None
     flops: SpentFlops | None = None
@@ -311,7 +233,7 @@ class ModelOutcome(Part):
     usage: ResourceUsage | None = None
     mfu: float | None = None
     energy: MeasuredEnergy | None = None
-    layers: int | None = None
+    layers: int | None = None  # Of a stage of growth, its depth
 
 
 class ModelResult(Record, ModelOutcome):
@@ -321,19 +243,13 @@ class ModelResult(Record, ModelOutcome):
 
 
 class GrowthGoal(Part):
-    """What growth starts from and must reach.
+    """What growth starts from and must reach."""
 
-    Attributes:
-        source: The model whose layers are inherited.
-        reference_loss: The held-out loss to reach: nats per token.
-        reference_from: Whose loss that is, or the option that gave it.
-    """
-
-    source: str
+    source: str  # The model whose layers are inherited
     source_digest: str
     source_layers: int
-    reference_loss: float
-    reference_from: str
+    reference_loss: float  # The held-out loss to reach: nats per token
+    reference_from: str  # Whose loss that is, or the option that gave it
 
 
 class GrowthTarget(Record, GrowthGoal):

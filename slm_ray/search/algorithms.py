@@ -53,16 +53,7 @@ class Algorithm(Protocol):
 def make_algorithm(
     name: str, stack: GenomeStack, objectives: Sequence[str], population: int, seed: int, screen_factor: int = 1
 ) -> Algorithm:
-    """An algorithm by name.
-
-    Args:
-        name: One of ``ALGORITHMS``.
-        stack: What is searched.
-        objectives: A proxy, and a cost if there are two.
-        population: The size of a generation.
-        seed: Of all randomness.
-        screen_factor: Offspring per candidate that is measured; over 1 only for those in ``SCREENED``.
-    """
+    """An algorithm by name."""
     if name == "random":
         return RandomSearch(stack, seed, population)
     if name == "importance":
@@ -114,7 +105,7 @@ class GeneticAlgorithm:
     """A pymoo genetic algorithm, asked and told one generation at a time.
 
     Attributes:
-        screen: What picks the offspring that are measured among several times as many; None to measure all.
+        screen: What picks the offspring that are measured among several times as many; None to measure all
     """
 
     def __init__(
@@ -123,14 +114,7 @@ class GeneticAlgorithm:
     ) -> None:  # fmt: skip
         """Set up pymoo.
 
-        Args:
-            name: ``nsga2`` or ``ga``.
-            stack: What to search.
-            seed: Of all its randomness.
-            population: Its size, and that of every generation.
-            num_objectives: How many objectives there are.
-            screen: See the attributes.
-            first: The first population; by default a third of it by importance alone, and the rest neighbours of these.
+        ``first``: The first population; by default a third of it by importance alone, and the rest neighbours of these.
         """
         self.name, self.population, self.screen = name, population, screen
         variation = Variation(stack)

@@ -29,47 +29,29 @@ _HEX = re.compile(r"x[0-9a-f]+", re.ASCII)
 
 @dataclass(frozen=True)
 class GeneGroup:
-    """Genes ``start..stop-1``: one choice along one axis.
+    """Genes ``start..stop-1``: one choice along one axis."""
 
-    Attributes:
-        axis: The axis's name.
-        layer: The teacher's layer the choice is made in; None where it is one for the model.
-        start: The first gene.
-        stop: One past the last.
-        is_count: One gene, a number of blocks; else one bit per block, the best-ranked first.
-    """
-
-    axis: str
-    layer: int | None
-    start: int
-    stop: int
-    is_count: bool
+    axis: str  # The axis's name
+    layer: int | None  # The teacher's layer the choice is made in; None where it is one for the model
+    start: int  # The first gene
+    stop: int  # One past the last
+    is_count: bool  # One gene, a number of blocks; else one bit per block, the best-ranked first
 
 
 @dataclass(frozen=True, eq=False)
 class BoundAxis:
-    """One axis of a space, for one teacher.
+    """One axis of a space, for one teacher."""
 
-    Attributes:
-        name: ``hidden``, ``layers``, ``heads``, ``queries`` or ``neurons``.
-        rows: Choices made: 1 for the model, or one per layer.
-        sizes: ``[blocks]``, units in each block; only the last may be smaller than the step.
-        order: ``[layers or 1, ..., units]``, the units' indices, best first. For queries, ``[layers, kv_heads,
-            queries]`` of the teacher's query-head indices.
-        is_count: The choice is a count of blocks, not a subset of them.
-        least: The smallest number of blocks kept.
-        free: The space chooses along this axis; otherwise everything is kept and there are no genes.
-        start: The first of its genes.
-    """
-
-    name: str
-    rows: int
-    sizes: IntArray
+    name: str  # ``hidden``, ``layers``, ``heads``, ``queries`` or ``neurons``
+    rows: int  # Choices made: 1 for the model, or one per layer
+    sizes: IntArray  # ``[blocks]``, units in each block; only the last may be smaller than the step
+    # ``[layers or 1, ..., units]``, the units' indices, best first. For queries, ``[layers, kv_heads, queries]`` of the
+    # teacher's query-head indices.
     order: IntArray
-    is_count: bool
-    least: int
-    free: bool
-    start: int
+    is_count: bool  # The choice is a count of blocks, not a subset of them
+    least: int  # The smallest number of blocks kept
+    free: bool  # The space chooses along this axis; otherwise everything is kept and there are no genes
+    start: int  # The first of its genes
 
     @property
     def blocks(self) -> int:
@@ -168,11 +150,7 @@ class BoundAxis:
         return f"{self.name}=x" + np.packbits(own.astype(bool)).tobytes().hex()[: -(-len(own) // 4)]
 
     def from_text(self, text: str) -> IntArray:
-        """Read what :meth:`to_text` wrote behind the ``=``.
-
-        Raises:
-            UserError: It is of another space, or of another teacher.
-        """
+        """Read what :meth:`to_text` wrote behind the ``=``."""
         count = self.stop - self.start
         if self.is_count:
             values = np.array([int(v) for v in text.split(",")] if _COUNTS.fullmatch(text) else [], dtype=np.int64)
@@ -193,16 +171,7 @@ class BoundAxis:
 
 
 def bind_axes(space: SearchSpace, teacher: Architecture, scores: Mapping[str, UnitScores]) -> dict[str, BoundAxis]:
-    """Bind every axis to a teacher, those the space does not choose along included.
-
-    Args:
-        space: What may be chosen.
-        teacher: The teacher's sizes, which :func:`check_teacher` allows.
-        scores: The scores of every order used, ``natural`` included.
-
-    Raises:
-        UserError: The teacher has fewer units than a ``least``.
-    """
+    """Bind every axis to a teacher, those the space does not choose along included."""
     axes: dict[str, BoundAxis] = {}
     start = 0
     for name in AXES:
@@ -241,11 +210,7 @@ def _order(name: str, teacher: Architecture, scores: UnitScores) -> IntArray:
 
 
 def check_teacher(teacher: Architecture) -> None:
-    """Check that units can be counted alike in every layer.
-
-    Raises:
-        UserError: The layers differ, or skip something.
-    """
+    """Check that units can be counted alike in every layer."""
     if not teacher.is_uniform:
         raise UserError(
             "a search needs a teacher whose layers all have the same sizes and skip nothing: search the model that "

@@ -31,22 +31,14 @@ FEWEST_CANDIDATES = 4
 
 @dataclass(frozen=True)
 class SearchedTeacher:
-    """What a finished search worked with, as far as its candidates are measured again.
+    """What a finished search worked with, as far as its candidates are measured again."""
 
-    Attributes:
-        teacher: The teacher.
-        precision: ``fp32`` or ``bf16``.
-        ids: ``[sequences, length]`` calibration tokens.
-        specs: What each of the chosen trials keeps.
-        scores: Unit scores by method, for the proxies that need them.
-        score_flops: What making each method's scores costs, once for all candidates.
-    """
-
-    teacher: Teacher
-    precision: str
-    ids: NDArray[np.int32]
-    specs: dict[int, SubnetSpec]
-    scores: dict[str, UnitScores] = field(default_factory=dict)
+    teacher: Teacher  # The teacher
+    precision: str  # ``fp32`` or ``bf16``
+    ids: NDArray[np.int32]  # ``[sequences, length]`` calibration tokens
+    specs: dict[int, SubnetSpec]  # What each of the chosen trials keeps
+    scores: dict[str, UnitScores] = field(default_factory=dict)  # Unit scores by method, for the proxies that need them
+    # What making each method's scores costs, once for all candidates
     score_flops: dict[str, float] = field(default_factory=dict)
 
 
@@ -61,11 +53,7 @@ class FinishedSearch:
 
     @classmethod
     def open(cls, path: Path) -> FinishedSearch:
-        """Read a run folder; nothing is loaded or computed.
-
-        Raises:
-            UserError: It holds no search, an unfinished one, or no trials.
-        """
+        """Read a run folder; nothing is loaded or computed."""
         found = read_search(path)
         config = build_config(SearchConfig, found.run.options, source=str(path / RunRecord.FILE))
         if not found.trials:
@@ -82,17 +70,7 @@ class FinishedSearch:
     def load(
         self, trials: Collection[int], proxies: Collection[str], console: Console, workers: int
     ) -> SearchedTeacher:
-        """Load what the search worked with; Ray must run where there are workers.
-
-        Args:
-            trials: The candidates that are wanted as sub-networks.
-            proxies: What they are to be measured with.
-            console: Where to say how far it is.
-            workers: Processes for unit scores; 0: this one.
-
-        Raises:
-            UserError: The teacher, the text or the space is no longer what it was.
-        """
+        """Load what the search worked with; Ray must run where there are workers."""
         from slm_ray.search.inputs import prepare_inputs
         from slm_ray.search.unit_scores import bind_genomes, rank_units
         from slm_ray.search.winners import spec_of
@@ -129,19 +107,6 @@ def choose_candidates(
 
     Both halves are cut into strata of equal size along their rank by the search's first objective, and one candidate is
     drawn from each, so that good, middling and bad ones are there whatever the search liked best.
-
-    Args:
-        trials: The run's trials.
-        front: Trials on its front.
-        objective: The search's first objective.
-        count: How many; all of them where there are fewer.
-        seed: Of the draws.
-
-    Returns:
-        Trials by rank, the best first.
-
-    Raises:
-        UserError: There are too few for a rank correlation.
     """
     sign = 1 if PROXIES[objective].minimise else -1
     done = [(sign * trial.objectives[objective], trial) for trial in trials if trial.objectives is not None]

@@ -17,11 +17,7 @@ MAY_CHANGE = ("workers", "threads", "address", "storage", "tracker")
 
 
 def check(config: SearchConfig) -> None:
-    """Refuse what is wrong before anything heavy is imported.
-
-    Raises:
-        UserError: There is no such space, or no such teacher here while its name is not that of a hub model.
-    """
+    """Refuse what is wrong before anything heavy is imported."""
     load_space(config.space.space)
     name = config.space.teacher
     path = Path(name).expanduser()
@@ -35,11 +31,7 @@ def check(config: SearchConfig) -> None:
 
 
 def resolve(config: SearchConfig) -> SearchConfig:
-    """The plan that ``--minutes`` has time for, on this machine.
-
-    Raises:
-        UserError: Not even the least plan fits, or the teacher's sizes are not known yet.
-    """
+    """The plan that ``--minutes`` has time for, on this machine."""
     if config.effort.minutes is None:
         return config
     from slm_ray.search.estimates import fit_to_minutes
@@ -48,11 +40,7 @@ def resolve(config: SearchConfig) -> SearchConfig:
 
 
 def execute(config: SearchConfig, folder: RunFolder) -> None:
-    """Search in a run's folder, or go on with it.
-
-    Raises:
-        UserError: Something the user can fix.
-    """
+    """Search in a run's folder, or go on with it."""
     from slm_ray.search.run import SearchRun
 
     SearchRun(config, folder).execute()

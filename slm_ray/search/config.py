@@ -28,12 +28,7 @@ _SHORT_STEPS, _SHORT_SEQUENCES = 32, 8
 
 
 def short_batch_size(tokens: float, sequence_length: int) -> int:
-    """Sequences of a step of short training: few enough for 32 steps, at most pretraining's 8.
-
-    Args:
-        tokens: The budget.
-        sequence_length: Tokens per sequence.
-    """
+    """Sequences of a step of short training: few enough for 32 steps, at most pretraining's 8."""
     return min(_SHORT_SEQUENCES, max(1, int(tokens) // (_SHORT_STEPS * sequence_length)))
 
 
@@ -292,11 +287,7 @@ class SearchConfig(Config):
         return self.data.sequence_length
 
     def budget_of(self, teacher: Architecture) -> Budget:
-        """The budget, its shares resolved for a teacher.
-
-        Raises:
-            UserError: It is more than the teacher has.
-        """
+        """The budget, its shares resolved for a teacher."""
         return parse_budget(*self.budget.given, teacher, self.length)
 
     @model_validator(mode="after")

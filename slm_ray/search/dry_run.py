@@ -24,11 +24,7 @@ from slm_ray.search.space import SearchSpace
 
 
 def plan_text(config: SearchConfig) -> str:
-    """What a search would do and what it would cost.
-
-    Raises:
-        UserError: A real run would refuse its teacher, text, space, budget or run folder.
-    """
+    """What a search would do and what it would cost."""
     space = space_of(config)
     if config.machine.out:
         check_run_folder(Path(config.machine.out))
@@ -141,11 +137,7 @@ def machine_rows(config: SearchConfig, forecast: estimates.Forecast, cache_bytes
 
 
 def check_text(name: str, text_field: str) -> str:
-    """Check that there is such text, as far as that can be seen without a network, and say where it comes from.
-
-    Raises:
-        UserError: There is none, it is empty, or its first record lacks the text field.
-    """
+    """Check that there is such text, as far as that can be seen without a network, and say where it comes from."""
     if name in BUNDLED:
         return f"{name}: made from this Python's own documentation"
     if is_on_hub(name):
@@ -155,11 +147,7 @@ def check_text(name: str, text_field: str) -> str:
 
 
 def check_run_folder(path: Path) -> None:
-    """Check that a new run could be put in a folder, without making it.
-
-    Raises:
-        UserError: It holds something already, or cannot be written.
-    """
+    """Check that a new run could be put in a folder, without making it."""
     if (path / CONFIG_FILE).exists():
         raise UserError(f"{path} already holds a run: continue it with --resume {path}, or choose another --out")
     if path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):

@@ -51,29 +51,17 @@ _STEPS = 61  # between the least and the greatest plan
 
 @dataclass(frozen=True)
 class Sizes:
-    """What of a search follows from its options and its teacher's sizes.
+    """What of a search follows from its options and its teacher's sizes."""
 
-    Attributes:
-        teacher: The teacher's sizes.
-        budget: The hard range.
-        reach: The least and the greatest cost the space can express, in the budget's quantity.
-        num_genes: Choices that make up a candidate.
-        candidate: The sizes of a candidate in the middle of the budget.
-    """
-
-    teacher: Architecture
-    budget: Budget
-    reach: tuple[int, int]
-    num_genes: int
-    candidate: Architecture
+    teacher: Architecture  # The teacher's sizes
+    budget: Budget  # The hard range
+    reach: tuple[int, int]  # The least and the greatest cost the space can express, in the budget's quantity
+    num_genes: int  # Choices that make up a candidate
+    candidate: Architecture  # The sizes of a candidate in the middle of the budget
 
 
 def search_sizes(config: SearchConfig, space: SearchSpace, teacher: Architecture) -> Sizes:
-    """The sizes of a search.
-
-    Raises:
-        UserError: The sequence is too long for the teacher, or the space cannot meet the budget.
-    """
+    """The sizes of a search."""
     budget, genome = check_fits(config, space, teacher)
     reach = genome.reach(budget.quantity, config.length)
     middle = (max(budget.low, reach[0]) + min(budget.high, reach[1])) // 2
@@ -82,15 +70,7 @@ def search_sizes(config: SearchConfig, space: SearchSpace, teacher: Architecture
 
 
 def forecast_search(config: SearchConfig, space: SearchSpace, sizes: Sizes, precision: str, own_dtype: str) -> Forecast:
-    """What a search will cost.
-
-    Args:
-        config: The options.
-        space: The search space.
-        sizes: Its sizes.
-        precision: ``fp32`` or ``bf16``: what is computed in.
-        own_dtype: The type that the teacher's own weights are saved in.
-    """
+    """What a search will cost."""
     length, teacher, candidate, measure = config.length, sizes.teacher, sizes.candidate, config.measure
     whole, part = float(flops_per_token(teacher, length)), float(flops_per_token(candidate, length))
     work = partial(Work, kind="search", slowdown=SLOWDOWN[precision])
@@ -148,9 +128,6 @@ def fit_to_minutes(config: SearchConfig, minutes: float) -> SearchConfig:
 
     What ``--effort`` sets lies between its least and its greatest value, all at the same share of the way in
     logarithms; an option that has another value than its effort's was given by the user, and stays.
-
-    Raises:
-        UserError: Not even the least plan fits, or the teacher's sizes are not known yet.
     """
     known, space, given = look_up_teacher(config.space.teacher), space_of(config), flatten(config)
     if known.architecture is None:
@@ -239,12 +216,7 @@ def cache_bytes(teacher: Architecture, weight_bytes: int, precision: str) -> int
 
 
 def multiplication_rate(precision: str, threads: int) -> float:
-    """FLOPs per second of this machine at a matrix multiplication; takes half a second.
-
-    Args:
-        precision: ``fp32`` or ``bf16``.
-        threads: Threads to use.
-    """
+    """FLOPs per second of this machine at a matrix multiplication; takes half a second."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

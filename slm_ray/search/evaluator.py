@@ -40,29 +40,17 @@ LATENCY_PASSES = _REPEATS + 1  # one to warm up
 
 @dataclass(frozen=True)
 class EvaluatorSettings:
-    """Everything a worker needs to measure candidates; small enough to send to each.
+    """Everything a worker needs to measure candidates; small enough to send to each."""
 
-    Attributes:
-        teacher: Where the teacher is.
-        precision: ``fp32`` or ``bf16``: what is computed in.
-        ids: ``[sequences, length]`` calibration tokens.
-        proxies: The proxies to measure.
-        stage_tokens: Where early stages of staged proxies end.
-        confidence: One-sided confidence at which a candidate counts as beaten.
-        threads: Threads a worker computes with.
-        scores: Unit scores by method, for the proxies that need them.
-        device: ``cpu`` or ``cuda``: what is computed on.
-    """
-
-    teacher: Teacher
-    precision: str
-    ids: NDArray[np.int32]
-    proxies: tuple[str, ...] = ("perplexity",)
-    stage_tokens: tuple[int, ...] = ()
-    confidence: float = 0.9
-    threads: int = 1
-    scores: dict[str, UnitScores] = field(default_factory=dict)
-    device: str = "cpu"
+    teacher: Teacher  # Where the teacher is
+    precision: str  # ``fp32`` or ``bf16``: what is computed in
+    ids: NDArray[np.int32]  # ``[sequences, length]`` calibration tokens
+    proxies: tuple[str, ...] = ("perplexity",)  # The proxies to measure
+    stage_tokens: tuple[int, ...] = ()  # Where early stages of staged proxies end
+    confidence: float = 0.9  # One-sided confidence at which a candidate counts as beaten
+    threads: int = 1  # Threads a worker computes with
+    scores: dict[str, UnitScores] = field(default_factory=dict)  # Unit scores by method, for the proxies that need them
+    device: str = "cpu"  # ``cpu`` or ``cuda``: what is computed on
 
     @property
     def share(self) -> Share:
@@ -86,7 +74,6 @@ class Evaluator:
     """Measures any number of candidates of one teacher, one after the other."""
 
     def __init__(self, settings: EvaluatorSettings) -> None:
-        """Map the teacher and prepare the proxies."""
         torch.set_num_threads(settings.threads)
         self.settings = settings
         self.device = torch.device(settings.device)
@@ -102,9 +89,7 @@ class Evaluator:
     def evaluate(self, spec: SubnetSpec, rival: Rival | None = None) -> Outcome:
         """Measure one candidate with every proxy, not rounded yet.
 
-        Args:
-            spec: What it keeps.
-            rival: Whom its staged proxy has to beat; None to measure on all tokens.
+        ``rival``: Whom its staged proxy has to beat; None to measure on all tokens.
 
         Raises:
             ValueError: A measurement is not a finite number.
@@ -168,9 +153,7 @@ class TeacherKL:
     def __init__(self, runner: SubnetRunner, ids: torch.Tensor) -> None:
         """Run the teacher over all calibration sequences.
 
-        Args:
-            runner: Runs the teacher and its sub-networks.
-            ids: ``[sequences, length]`` calibration tokens.
+        ``ids``: ``[sequences, length]`` calibration tokens.
         """
         self.runner = runner
         teacher = full_subnet(runner.teacher)
@@ -192,17 +175,8 @@ def measure_latency(
 ) -> tuple[float, float, int, float]:
     """Seconds per token of a forward pass over one sequence: the median of five after one warm-up.
 
-    Measured on the model the candidate would be, slicing not included.
-
-    Args:
-        state: The teacher's state dict.
-        config: Its config.
-        family: Its family.
-        spec: What is kept.
-        sequence_length: Tokens in the sequence.
-
-    Returns:
-        Seconds per token, their standard error, the sequence's tokens, and the seconds it all took.
+    Measured on the model the candidate would be, slicing not included. Returns seconds per token, their standard error,
+    the sequence's tokens, and the seconds it all took.
     """
     start = time.perf_counter()
     student = extract(state, config, family, spec)
@@ -228,14 +202,7 @@ def measure_in_full(
     workers: int | None,
     on_done: Callable[[int, dict[str, Measurement]], None],
 ) -> None:
-    """Measure sub-networks with every proxy of ``settings``, on all of its tokens, with no rival to stop them.
-
-    Args:
-        settings: What to measure with; no early stages.
-        specs: What each trial keeps.
-        workers: How many at once; 0: in this process.
-        on_done: Told of each trial as it is measured.
-    """
+    """Measure sub-networks with every proxy of ``settings``, on all of its tokens, with no rival to stop them."""
     trials = list(specs)
     make = partial(_measurer, settings)
     with FanOut[SubnetSpec, dict[str, Measurement]](

@@ -24,13 +24,13 @@ class Genome:
     """Genes of a search space for one teacher: whole numbers, ``lower <= genes <= upper``.
 
     Attributes:
-        space: The search space.
-        teacher: The teacher's sizes.
-        num_genes: How many genes there are.
-        lower: ``[genes]``, the least value of each.
-        upper: ``[genes]``, the greatest value of each; all of them together keep everything.
-        groups: The genes of each choice, in order.
-        guide: By which scores units are pruned and added to meet a budget.
+        space: The search space
+        teacher: The teacher's sizes
+        num_genes: How many genes there are
+        lower: ``[genes]``, the least value of each
+        upper: ``[genes]``, the greatest value of each; all of them together keep everything
+        groups: The genes of each choice, in order
+        guide: By which scores units are pruned and added to meet a budget
     """
 
     def __init__(
@@ -43,17 +43,12 @@ class Genome:
     ) -> None:
         """Bind a space to a teacher.
 
-        Args:
-            space: The search space.
-            teacher: The teacher's sizes; all its layers must be alike.
-            scores: The scores of every order in ``space.orders()``, by name.
-            guide: By which scores units are pruned and added to meet a budget; the first comparable ones of ``scores``
-                unless given, else any of them, else the teacher's own order.
-            is_plain: Whether the family's plain class can express sizes. Where all choices are model-wide, repaired and
-                random genes prefer such sizes; by default any are as good.
+        ``teacher``: The teacher's sizes; all its layers must be alike. ``guide``: By which scores units are pruned and
+        added to meet a budget; the first comparable ones of ``scores`` unless given, else any of them, else the
+        teacher's own order. ``is_plain``: Whether the family's plain class can express sizes. Where all choices are
+        model-wide, repaired and random genes prefer such sizes; by default any are as good.
 
         Raises:
-            UserError: The teacher does not fit: its layers differ, or it has fewer units than the space's least.
             ValueError: Scores are missing, or not of the teacher's sizes.
         """
         check_teacher(teacher)
@@ -110,11 +105,7 @@ class Genome:
         return ";".join(axis.to_text(genes[axis.start : axis.stop]) for axis in self._axes.values() if axis.free)
 
     def from_text(self, text: str) -> IntArray:
-        """Read what :meth:`to_text` wrote.
-
-        Raises:
-            UserError: It was written for another space or another teacher.
-        """
+        """Read what :meth:`to_text` wrote."""
         wanted = [axis for axis in self._axes.values() if axis.free]
         parts = [part.partition("=") for part in text.split(";")]
         names = [name for name, _, _ in parts]
@@ -134,11 +125,7 @@ class Genome:
         return cost.of(leanest), cost.of(self._choice(self.upper))
 
     def check_budget(self, budget: Budget, sequence_length: int) -> None:
-        """Make sure that some genes fit a budget.
-
-        Raises:
-            UserError: None do; the message says what the space can reach.
-        """
+        """Make sure that some genes fit a budget."""
         if (budget, sequence_length) not in self._possible:
             cost = self._cost(budget.quantity, sequence_length)
             self._settled(self._choice(self.upper), budget, cost, self._priorities)
@@ -149,14 +136,7 @@ class Genome:
     ) -> IntArray:
         """Genes inside a budget: these if they are, else with the least worthy units pruned, or the worthiest added.
 
-        Args:
-            genes: Any genes within the bounds.
-            budget: The range to be in.
-            sequence_length: The context at which FLOPs are counted.
-            rng: Prune and add in random order, for a baseline that importance does not guide.
-
-        Raises:
-            UserError: No genes of this space fit the budget.
+        ``sequence_length``: The context at which FLOPs are counted.
         """
         choice = self._choice(genes)
         cost = self._cost(budget.quantity, sequence_length)
@@ -170,14 +150,7 @@ class Genome:
     ) -> IntArray:
         """Random genes inside a budget, near a cost drawn uniformly from it; importance plays no part in what is kept.
 
-        Args:
-            rng: Where the randomness comes from.
-            budget: The range to be in.
-            sequence_length: The context at which FLOPs are counted.
-            target: The cost to be near instead of a drawn one.
-
-        Raises:
-            UserError: No genes of this space fit the budget.
+        ``sequence_length``: The context at which FLOPs are counted.
         """
         least, most = self.reach(budget.quantity, sequence_length)
         low, high = max(budget.low, least), min(budget.high, most)
@@ -192,13 +165,7 @@ class Genome:
         Comparable scores are compared across layers per unit of the budget's quantity; of others, only the ranks within
         each layer count.
 
-        Args:
-            target_cost: The cost to come down to, brought into the budget if it lies outside.
-            budget: The range to be in.
-            sequence_length: The context at which FLOPs are counted.
-
-        Raises:
-            UserError: No genes of this space fit the budget.
+        ``sequence_length``: The context at which FLOPs are counted.
         """
         return self._fit(self._choice(self.upper), budget, sequence_length, self._priorities, target_cost)
 

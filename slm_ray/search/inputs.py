@@ -34,42 +34,26 @@ from slm_ray.search.teacher_text import FitText, mix, num_aside, num_to_write, t
 
 @dataclass(frozen=True)
 class SearchInputs:
-    """Everything a search reads.
+    """Everything a search reads."""
 
-    Attributes:
-        teacher: The teacher in the cache.
-        architecture: Its sizes.
-        space: The search space, its order replaced where the options say so.
-        budget: The hard range of sizes.
-        corpus: Where the text comes from.
-        calibration: Tokens that candidates are measured on.
-        train: Tokens that unit scores are learned from.
-        held_out: Tokens that the front is measured on.
-        precision: ``fp32`` or ``bf16``.
-        device: ``cpu`` or ``cuda``: what candidates and unit scores are computed on.
-        own_fit: The corpus's share of the tokens that weights are fitted on; None where nothing is reconstructed.
-        reconstruction: All of these tokens; None until :func:`with_fit_text` has made them.
-        aside: ``[sequences, length]`` of the teacher's own text that nothing is fitted on; it decides with the
-            calibration text whether fitted weights are kept. None where the teacher writes nothing.
-        written_tokens: Tokens that the teacher wrote just now; 0 where the cache had them.
-        other: Tokens of another kind of text; None without ``--other-data``.
-    """
-
-    teacher: Teacher
-    architecture: Architecture
-    space: SearchSpace
-    budget: Budget
-    corpus: Corpus
-    calibration: TokenShards
-    train: TokenShards
-    held_out: TokenShards
-    precision: str
-    device: str = "cpu"
+    teacher: Teacher  # The teacher in the cache
+    architecture: Architecture  # Its sizes
+    space: SearchSpace  # The search space, its order replaced where the options say so
+    budget: Budget  # The hard range of sizes
+    corpus: Corpus  # Where the text comes from
+    calibration: TokenShards  # Tokens that candidates are measured on
+    train: TokenShards  # Tokens that unit scores are learned from
+    held_out: TokenShards  # Tokens that the front is measured on
+    precision: str  # ``fp32`` or ``bf16``
+    device: str = "cpu"  # ``cpu`` or ``cuda``: what candidates and unit scores are computed on
+    # The corpus's share of the tokens that weights are fitted on; None where nothing is reconstructed
     own_fit: TokenShards | None = None
-    reconstruction: FitText | None = None
+    reconstruction: FitText | None = None  # All of these tokens; None until :func:`with_fit_text` has made them
+    # ``[sequences, length]`` of the teacher's own text that nothing is fitted on; it decides with the calibration text
+    # whether fitted weights are kept. None where the teacher writes nothing.
     aside: NDArray[np.int32] | None = None
-    written_tokens: int = 0
-    other: TokenShards | None = None
+    written_tokens: int = 0  # Tokens that the teacher wrote just now; 0 where the cache had them
+    other: TokenShards | None = None  # Tokens of another kind of text; None without ``--other-data``
 
     def record(self) -> SearchInputsRecord:
         """What must be the same for a run to be continued."""
@@ -83,25 +67,13 @@ class SearchInputs:
 
 
 def space_of(config: SearchConfig) -> SearchSpace:
-    """The search space, its order replaced where the options say so.
-
-    Raises:
-        UserError: There is no such space, or its file is wrong.
-    """
+    """The search space, its order replaced where the options say so."""
     space = load_space(config.space.space)
     return space.with_order(config.space.order) if config.space.order else space
 
 
 def check_fits(config: SearchConfig, space: SearchSpace, teacher: Architecture) -> tuple[Budget, Genome]:
-    """Make sure that a teacher has positions for the sequences, and that the space can meet the budget.
-
-    Returns:
-        The budget, and the space bound to the teacher in its natural order: what a space can reach does not depend on
-        the order.
-
-    Raises:
-        UserError: It has not, or it cannot.
-    """
+    """Make sure that a teacher has positions for the sequences, and that the space can meet the budget."""
     most = teacher.structure.max_position_embeddings
     if config.length > most:
         raise UserError(
@@ -179,11 +151,7 @@ class _Texts:
 
 
 def with_fit_text(config: SearchConfig, inputs: SearchInputs, console: Console) -> SearchInputs:
-    """The inputs with the tokens that weights are fitted on, for which the teacher writes its share.
-
-    Raises:
-        UserError: The teacher's text cannot be kept.
-    """
+    """The inputs with the tokens that weights are fitted on, for which the teacher writes its share."""
     own, num_written = inputs.own_fit, written_sequences(config)
     assert own is not None
     inputs.teacher.state_as(DTYPES["fp32"])
@@ -202,16 +170,7 @@ def with_fit_text(config: SearchConfig, inputs: SearchInputs, console: Console) 
 
 
 def prepare_inputs(config: SearchConfig, console: Console, kept_precision: str | None = None) -> SearchInputs:
-    """Load and check everything a search reads.
-
-    Args:
-        config: The options.
-        console: Where to say what was found.
-        kept_precision: What an earlier process of the run computed in: it is not measured a second time.
-
-    Raises:
-        UserError: Something is missing or wrong, or the space cannot meet the budget.
-    """
+    """Load and check everything a search reads."""
     space = space_of(config)
     if warning := space.width_warning():
         console.line(f"note: {warning}")

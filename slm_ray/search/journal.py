@@ -22,15 +22,10 @@ class Journal(Sequence[Trial]):
     for a while.
 
     Attributes:
-        resumed: How many an earlier process wrote.
+        resumed: How many an earlier process wrote
     """
 
     def __init__(self, path: Path) -> None:
-        """Read what an earlier process finished, and open the file for appending.
-
-        Raises:
-            UserError: The file is damaged in the middle, or cannot be written.
-        """
         self._by_genes: dict[bytes, int] = {}
         self._ends = array("Q")
         self._last: Trial | None = None
@@ -76,11 +71,7 @@ class Journal(Sequence[Trial]):
         return None if index is None else self[index]
 
     def append(self, trial: Trial) -> None:
-        """Keep one finished candidate.
-
-        Raises:
-            UserError: The disk is full; nothing is kept of it, and every earlier trial stays whole.
-        """
+        """Keep one finished candidate."""
         self._writer.append(trial)
         self._note(trial, self._writer.end)
 

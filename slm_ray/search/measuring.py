@@ -18,19 +18,12 @@ _REST_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker says.
+    """What a worker says."""
 
-    Attributes:
-        index: The task it is about; None where the worker could not be set up.
-        outcome: What measuring gave, rounded as records are.
-        error: Why there is no outcome.
-        may_pass: The system refused a file or the like, which it may not do a minute later.
-    """
-
-    index: int | None
-    outcome: Outcome | None = None
-    error: str | None = None
-    may_pass: bool = False
+    index: int | None  # The task it is about; None where the worker could not be set up
+    outcome: Outcome | None = None  # What measuring gave, rounded as records are
+    error: str | None = None  # Why there is no outcome
+    may_pass: bool = False  # The system refused a file or the like, which it may not do a minute later
 
 
 def measure(evaluator: Evaluator, stack: GenomeStack, task: Task) -> Report:
@@ -50,11 +43,7 @@ def text_of(error: Exception) -> str:
 
 
 def take_in(plan: SearchPlan, report: Report) -> None:
-    """Give a worker's report to the plan.
-
-    Raises:
-        UserError: The worker could not be set up, or the trial could not be written.
-    """
+    """Give a worker's report to the plan."""
     if report.index is None:
         raise UserError(f"a worker could not prepare to measure candidates: {report.error}")
     if report.may_pass:
@@ -64,11 +53,7 @@ def take_in(plan: SearchPlan, report: Report) -> None:
 
 
 def run_plan_here(plan: SearchPlan, settings: EvaluatorSettings) -> None:
-    """Measure every candidate of a plan in this process, without Ray.
-
-    Raises:
-        UserError: A trial could not be written, or no candidate could be measured.
-    """
+    """Measure every candidate of a plan in this process, without Ray."""
     evaluator = Evaluator(settings)
     while (task := plan.next()) is not Idle.DONE:
         if isinstance(task, Task):

@@ -16,25 +16,15 @@ PER_LAYER = ("heads", "neurons")
 
 @dataclass(frozen=True, eq=False)
 class Moves:
-    """Steps, all in one direction; arrays of one entry per step.
+    """Steps, all in one direction; arrays of one entry per step."""
 
-    Attributes:
-        axis: The axis's place in ``AXES``.
-        row: The row of its mask.
-        block: The block.
-        density: Worth per cost: the lowest is pruned first, the highest added first.
-        cost: How much this one step, taken alone, changes the cost by (positive).
-        unit_cost: The same without the costs of a sub-layer besides its units.
-        ready: It can be taken at once. (In a count, a block waits for the blocks behind it, or before it.)
-    """
-
-    axis: IntArray
-    row: IntArray
-    block: IntArray
-    density: FloatArray
-    cost: IntArray
-    unit_cost: IntArray
-    ready: BoolArray
+    axis: IntArray  # The axis's place in ``AXES``
+    row: IntArray  # The row of its mask
+    block: IntArray  # The block
+    density: FloatArray  # Worth per cost: the lowest is pruned first, the highest added first
+    cost: IntArray  # How much this one step, taken alone, changes the cost by (positive)
+    unit_cost: IntArray  # The same without the costs of a sub-layer besides its units
+    ready: BoolArray  # It can be taken at once. (In a count, a block waits for the blocks behind it, or before it.)
 
     def __len__(self) -> int:
         return len(self.axis)

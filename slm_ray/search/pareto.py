@@ -17,11 +17,7 @@ T = TypeVar("T")
 def front_of(objectives: Array) -> list[int]:
     """Rows that no other row dominates, all objectives minimised; of equal rows the first.
 
-    Args:
-        objectives: ``[candidates, objectives]``, finite.
-
-    Returns:
-        Ascending row numbers.
+    ``objectives``: ``[candidates, objectives]``, finite.
     """
     if not len(objectives):
         return []
@@ -38,13 +34,7 @@ class RunningFront(Generic[T]):
         self._members: list[tuple[tuple[float, ...], int, T]] = []
 
     def add(self, values: Sequence[float], number: int, item: T) -> None:
-        """Take one more.
-
-        Args:
-            values: Its objectives, all minimised, finite.
-            number: Of equal ones the lowest stays.
-            item: What it is.
-        """
+        """Take one more."""
         new = tuple(values)
         for old, older, _ in self._members:
             if _covers(old, new) and not (old == new and number < older):
@@ -65,10 +55,7 @@ def _covers(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 def hypervolume(objectives: Array, ideal: ArrayLike, nadir: ArrayLike) -> float:
     """Share of the box between two points that a front dominates: 0 nothing, 1 all of it.
 
-    Args:
-        objectives: ``[candidates, objectives]``, all minimised.
-        ideal: The best value of each objective.
-        nadir: The worst value of each objective.
+    ``objectives``: ``[candidates, objectives]``, all minimised.
     """
     low, high = np.asarray(ideal, dtype=float), np.asarray(nadir, dtype=float)
     scaled = (objectives - low) / np.where(high > low, high - low, 1.0)

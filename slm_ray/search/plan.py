@@ -40,11 +40,11 @@ class SearchPlan:
     """Hands out tasks, takes in outcomes, writes trials, and tells the algorithm.
 
     Attributes:
-        stack: What is searched.
-        objectives: A proxy, and a cost if there are two.
-        journal: The run's trials.
-        history: The hypervolume after every generation.
-        repeats: Proposals that were known already.
+        stack: What is searched
+        objectives: A proxy, and a cost if there are two
+        journal: The run's trials
+        history: The hypervolume after every generation
+        repeats: Proposals that were known already
     """
 
     def __init__(
@@ -60,15 +60,7 @@ class SearchPlan:
     ) -> None:
         """Set up.
 
-        Args:
-            stack: What is searched.
-            algorithm: What proposes candidates.
-            objectives: A proxy, and a cost if there are two.
-            journal: The run's trials.
-            max_trials: Candidates to measure in all.
-            on_record: Called with every new trial, after it is on the disk.
-            seconds_at: Seconds of the search when a generation was closed; of this plan's own time by default.
-            clock: Seconds of a clock that only goes forward.
+        ``seconds_at``: Seconds of the search when a generation was closed; of this plan's own time by default.
         """
         self.stack, self.algorithm, self.objectives, self.journal = stack, algorithm, objectives, journal
         self.max_trials, self.on_record, self._clock = max_trials, on_record, clock
@@ -93,11 +85,7 @@ class SearchPlan:
     # For workers
 
     def next(self) -> Task | Idle:
-        """The next candidate to measure, or why there is none now.
-
-        Raises:
-            UserError: Every candidate of the first generation failed.
-        """
+        """The next candidate to measure, or why there is none now."""
         now = self._clock()
         for index in [index for index, until in self._rests_until.items() if until <= now]:
             del self._rests_until[index]
@@ -117,13 +105,7 @@ class SearchPlan:
     def finish(self, index: int, outcome: Outcome | None, error: str | None = None) -> None:
         """Write a finished candidate's trial. A second result of one that is on record is passed over.
 
-        Args:
-            index: The task's.
-            outcome: What measuring it gave, rounded as records are; None where it failed.
-            error: Why it failed.
-
-        Raises:
-            UserError: The trial could not be written.
+        ``outcome``: What measuring it gave, rounded as records are; None where it failed.
         """
         if index not in self._open:
             return
@@ -139,13 +121,6 @@ class SearchPlan:
         """Queue a task again whose worker was lost, or could not read its files.
 
         It rests for a while first, longer each time, and in the end fails.
-
-        Args:
-            index: The task's.
-            reason: Why, for the record of one that fails.
-
-        Raises:
-            UserError: The failed candidate's trial could not be written.
         """
         if index not in self._open or index in self._rests_until or index in self._queue:
             return
@@ -173,8 +148,7 @@ class SearchPlan:
         Costs in the budget's quantity are rounded up to steps, so that a front is not crowded by candidates that differ
         by a few weights, and one that is ruined but a trifle smaller does not stay on it.
 
-        Args:
-            objectives: Values by name; None of a failed candidate.
+        ``objectives``: Values by name; None of a failed candidate.
         """
         if objectives is None:
             return [FAILED_VALUE] * len(self.objectives)

@@ -13,23 +13,15 @@ from slm_ray.search.axes import BoundAxis, FloatArray
 
 @dataclass(frozen=True, eq=False)
 class Priorities:
-    """What each block is worth.
+    """What each block is worth."""
 
-    Attributes:
-        hidden: ``[blocks]``.
-        layers: ``[layers]``, by the teacher's layer index.
-        heads: ``[layers, blocks]``.
-        queries: ``[layers, head blocks, query blocks]``.
-        neurons: ``[layers, blocks]``.
-        per_cost: Worth is divided by cost to compare blocks (scores that estimate one and the same loss); else it is
-            compared as it is (ranks, random numbers).
-    """
-
-    hidden: FloatArray
-    layers: FloatArray
-    heads: FloatArray
-    queries: FloatArray
-    neurons: FloatArray
+    hidden: FloatArray  # ``[blocks]``
+    layers: FloatArray  # ``[layers]``, by the teacher's layer index
+    heads: FloatArray  # ``[layers, blocks]``
+    queries: FloatArray  # ``[layers, head blocks, query blocks]``
+    neurons: FloatArray  # ``[layers, blocks]``
+    # Worth is divided by cost to compare blocks (scores that estimate one and the same loss); else it is compared as it
+    # is (ranks, random numbers)
     per_cost: bool
 
     @classmethod

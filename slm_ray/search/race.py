@@ -25,13 +25,9 @@ _BATCH_SEQUENCES = {"cpu": 2, "cuda": 16}
 
 @dataclass(frozen=True)
 class Rival:
-    """The member of the front a candidate has to beat: the best of those that cost no more.
+    """The member of the front a candidate has to beat: the best of those that cost no more."""
 
-    Attributes:
-        blocks: Its block losses over all calibration tokens, in nats.
-    """
-
-    blocks: tuple[float, ...]
+    blocks: tuple[float, ...]  # Its block losses over all calibration tokens, in nats
 
     @property
     def mean(self) -> float:
@@ -41,23 +37,14 @@ class Rival:
 
 @dataclass(frozen=True)
 class StagedResult:
-    """A mean loss as far as it was measured.
+    """A mean loss as far as it was measured."""
 
-    Attributes:
-        mean: Of what was measured, nats per token.
-        stderr: Its standard error; None for fewer than two blocks.
-        blocks: Mean loss of each block of about 64 positions.
-        tokens: Tokens it was measured on.
-        estimate: The mean over all tokens: with a rival measured on all, that one's plus the paired difference.
-        is_beaten: The race stopped it.
-    """
-
-    mean: float
-    stderr: float | None
-    blocks: tuple[float, ...]
-    tokens: int
-    estimate: float
-    is_beaten: bool
+    mean: float  # Of what was measured, nats per token
+    stderr: float | None  # Its standard error; None for fewer than two blocks
+    blocks: tuple[float, ...]  # Mean loss of each block of about 64 positions
+    tokens: int  # Tokens it was measured on
+    estimate: float  # The mean over all tokens: with a rival measured on all, that one's plus the paired difference
+    is_beaten: bool  # The race stopped it
 
 
 def paired_difference(blocks: Sequence[float], rival: Rival) -> tuple[float, float]:
@@ -73,10 +60,7 @@ def paired_difference(blocks: Sequence[float], rival: Rival) -> tuple[float, flo
 def is_beaten(blocks: Sequence[float], rival: Rival | None, confidence: float) -> bool:
     """Whether a candidate is decided to be worse than its rival.
 
-    Args:
-        blocks: The candidate's block losses so far, in nats.
-        rival: Whom it has to beat; None where there is nobody.
-        confidence: One-sided confidence of the decision, in (0.5, 1).
+    ``rival``: Whom it has to beat; None where there is nobody.
     """
     if rival is None or len(blocks) < _FEWEST_BLOCKS or len(blocks) >= len(rival.blocks):
         return False
@@ -100,11 +84,7 @@ def block_means(losses: NDArray[np.float64]) -> list[float]:
     The blocks of a sequence are as near to 64 positions as lets them differ by at most one, so that the mean of their
     means is the mean loss.
 
-    Args:
-        losses: ``[positions]`` per-token losses in nats.
-
-    Returns:
-        One mean per block, rounded as records keep them, so that a resumed run compares the very same numbers.
+    ``losses``: ``[positions]`` per-token losses in nats.
     """
     blocks = np.array_split(losses, max(1, round(len(losses) / BLOCK_TOKENS)))
     return [round(float(block.mean()), _DIGITS) for block in blocks]
@@ -129,13 +109,7 @@ def batch_sequences(device: torch.device) -> int:
 
 
 def stage_ends(num_sequences: int, sequence_length: int, stage_tokens: Sequence[int]) -> list[int]:
-    """After how many sequences each stage ends; the last stage is all of them.
-
-    Args:
-        num_sequences: Calibration sequences there are.
-        sequence_length: Their length in tokens.
-        stage_tokens: Where the early stages should end, in tokens.
-    """
+    """After how many sequences each stage ends; the last stage is all of them."""
     ends = {min(max(1, round(tokens / sequence_length)), num_sequences) for tokens in stage_tokens}
     return sorted(ends | {num_sequences})
 
@@ -150,10 +124,7 @@ class StagedLoss:
     def __init__(self, ids: torch.Tensor, stage_tokens: Sequence[int] = (), confidence: float = 0.9) -> None:
         """Set up.
 
-        Args:
-            ids: ``[sequences, length]`` calibration tokens.
-            stage_tokens: Where the early stages end, in tokens.
-            confidence: One-sided confidence at which a candidate counts as beaten.
+        ``ids``: ``[sequences, length]`` calibration tokens.
         """
         self.ids, self.confidence = ids, confidence
         self.ends = stage_ends(len(ids), ids.shape[1], stage_tokens)
@@ -173,9 +144,7 @@ class StagedLoss:
     def measure(self, losses: SequenceLosses, rival: Rival | None = None) -> StagedResult:
         """Measure a model.
 
-        Args:
-            losses: Gives its losses.
-            rival: Whom it has to beat; None to measure on all tokens.
+        ``rival``: Whom it has to beat; None to measure on all tokens.
         """
         beaten = False
         for stage, blocks in enumerate(self._blocks_by_stage(losses), start=1):

@@ -195,11 +195,7 @@ Reach = WideReach | LayeredReach
 
 
 def reach_of(axes: Mapping[str, BoundAxis], cost: CostModel) -> Reach:
-    """The costs that a space with these axes can reach.
-
-    Raises:
-        UserError: Layers differ in their costs, by their windows.
-    """
+    """The costs that a space with these axes can reach."""
     if not cost.is_even:
         raise UserError(
             "no sub-network inside the budget was found where layers cost differently by their windows: widen the "
@@ -237,19 +233,12 @@ def _reachable(values: tuple[int, ...], layers: int) -> tuple[BoolArray, ...]:
 
 @dataclass(frozen=True)
 class _Sublayer:
-    """What one kind of sub-layer may cost in a layer.
+    """What one kind of sub-layer may cost in a layer."""
 
-    Attributes:
-        values: The positive costs that its units may have; any of them may be taken in any layer.
-        fixed: Its cost besides, where it is not skipped.
-        may_skip: A layer may skip it.
-        if_all_skip: The cost when every layer skips it.
-    """
-
-    values: tuple[int, ...]
-    fixed: int
-    may_skip: bool
-    if_all_skip: int = 0
+    values: tuple[int, ...]  # The positive costs that its units may have; any of them may be taken in any layer
+    fixed: int  # Its cost besides, where it is not skipped
+    may_skip: bool  # A layer may skip it
+    if_all_skip: int = 0  # The cost when every layer skips it
 
     @property
     def _unit(self) -> int:

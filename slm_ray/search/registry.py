@@ -15,21 +15,13 @@ SCREENED = ("nsga2", "ga")  # those that make offspring, and so can make more of
 
 @dataclass(frozen=True)
 class ProxyInfo:
-    """What is known of a proxy without running it.
+    """What is known of a proxy without running it."""
 
-    Attributes:
-        name: Its name on the command line and in records.
-        unit: What its value is counted in.
-        minimise: Whether less is better.
-        staged: It is a mean loss over tokens, measured in stages and raced.
-        scores: The unit scores it needs, if any.
-    """
-
-    name: str
-    unit: str
-    minimise: bool
-    staged: bool = False
-    scores: str | None = None
+    name: str  # Its name on the command line and in records
+    unit: str  # What its value is counted in
+    minimise: bool  # Whether less is better
+    staged: bool = False  # It is a mean loss over tokens, measured in stages and raced
+    scores: str | None = None  # The unit scores it needs, if any
 
 
 PROXIES: dict[str, ProxyInfo] = {
@@ -46,11 +38,7 @@ PROXIES: dict[str, ProxyInfo] = {
 
 
 def parse_objectives(text: str) -> tuple[str, ...]:
-    """Read ``perplexity,params`` into one or two objectives: a proxy, and a cost or latency.
-
-    Raises:
-        UserError: A name is unknown (the nearest is offered), or the number or kind of objectives is wrong.
-    """
+    """Read ``perplexity,params`` into one or two objectives: a proxy, and a cost or latency."""
     names = tuple(part.strip() for part in text.split(",") if part.strip())
     for name in names:
         if name not in PROXIES and name not in QUANTITIES:

@@ -18,9 +18,6 @@ def settle(choice: Choice, cost: CostModel, priorities: Priorities, low: int, hi
     """Change a choice, in place, until its cost is in ``low..high``.
 
     Every step brings the cost nearer and none jumps over the range, so this ends.
-
-    Returns:
-        Whether it got there. False: every step left would jump over the range, or there is none.
     """
     finder = MoveFinder(choice, cost, priorities)
     while True:

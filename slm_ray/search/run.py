@@ -80,12 +80,6 @@ class SearchRun:
     """One search. Its phases are run in order by :meth:`execute`; each reads what the earlier ones left."""
 
     def __init__(self, config: SearchConfig, folder: RunFolder) -> None:
-        """Prepare a run in an open folder.
-
-        Args:
-            config: The options.
-            folder: Where everything goes.
-        """
         self.config, self.folder = config, folder
         self.command = read_record(folder.path, RunRecord).command
         self.console = Console(folder.file(LOG_FILE))
@@ -99,7 +93,6 @@ class SearchRun:
         """Run every phase and leave a finished run folder.
 
         Raises:
-            UserError: Something the user can fix went wrong; what was finished is kept.
             KeyboardInterrupt: The user stopped it; the best model so far and a report are there.
         """
         self.console.line(f"run folder: {self.folder.path}")

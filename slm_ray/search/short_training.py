@@ -41,14 +41,7 @@ from slm_ray.search.config import SHORT_LEARNING_RATE, short_batch_size
 
 
 def short_config(teacher: Teacher, tokens: int, sequence_length: int, **options: Any) -> PretrainConfig:
-    """The options of a short training: pretraining's own, with small steps and nothing saved on the way.
-
-    Args:
-        teacher: Whom to distill from.
-        tokens: The budget.
-        sequence_length: Tokens per sequence.
-        options: Other options of pretraining.
-    """
+    """The options of a short training: pretraining's own, with small steps and nothing saved on the way."""
     small = {"batch_size": short_batch_size(tokens, sequence_length), "learning_rate": SHORT_LEARNING_RATE}
     given = small | options
     return build_config(PretrainConfig, {
@@ -66,13 +59,7 @@ class ShortTrainer:
     ) -> None:  # fmt: skip
         """Set up; nothing is prepared before there is something to train.
 
-        Args:
-            config: From :func:`short_config`.
-            teacher: Whose sub-networks they are, and whom they are distilled from.
-            folder: Holds the trials' folders.
-            console: Where to say how far it is.
-            keep_models: Keep every trained model as a Hugging Face folder ``TRIAL/model``; only its records otherwise.
-            measured_on: What losses are measured on; the corpus's held-out part by default.
+        ``measured_on``: What losses are measured on; the corpus's held-out part by default.
         """
         self.config, self.teacher, self.folder, self.console = config, teacher, folder, console
         self.keep_models, self.measured_on = keep_models, measured_on
@@ -98,18 +85,7 @@ class ShortTrainer:
     def train(
         self, specs: Mapping[int, SubnetSpec], on_done: Callable[[int, ShortTraining], None] = lambda trial, one: None
     ) -> dict[int, ShortTraining]:
-        """Train every sub-network; those whose result is on the disk are not trained again.
-
-        Args:
-            specs: What each trial keeps.
-            on_done: Told of each one as soon as its result is on the disk.
-
-        Returns:
-            What each trial's training gave; a failed one has its error, and is trained again at the next call.
-
-        Raises:
-            UserError: Nothing can be trained: no text, no room in the cluster, a full disk.
-        """
+        """Train every sub-network; those whose result is on the disk are not trained again."""
         found: dict[int, ShortTraining] = {}
         for trial in specs:
             if (known := find_record(self.folder / str(trial), ShortTraining)) is not None:

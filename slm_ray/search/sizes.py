@@ -19,23 +19,14 @@ from slm_ray.search.axes import BoolArray, BoundAxis, IntArray
 
 @dataclass(frozen=True, eq=False)
 class ChoiceSizes:
-    """The sizes of a choice, per teacher layer ``[layers]``.
+    """The sizes of a choice, per teacher layer ``[layers]``."""
 
-    Attributes:
-        hidden: Residual channels.
-        kept: The layers the choice keeps.
-        kv_heads: Key-value heads, whether or not the layer is kept, and before attention is rescued.
-        queries: Query heads per key-value head.
-        neurons: MLP neurons.
-        rescued: The layer that gets its best key-value head back because no layer keeps attention; else -1.
-    """
-
-    hidden: int
-    kept: BoolArray
-    kv_heads: IntArray
-    queries: IntArray
-    neurons: IntArray
-    rescued: int
+    hidden: int  # Residual channels
+    kept: BoolArray  # The layers the choice keeps
+    kv_heads: IntArray  # Key-value heads, whether or not the layer is kept, and before attention is rescued
+    queries: IntArray  # Query heads per key-value head
+    neurons: IntArray  # MLP neurons
+    rescued: int  # The layer that gets its best key-value head back because no layer keeps attention; else -1
 
     def layer_shapes(self, teacher: Architecture) -> list[tuple[int, LayerShape]]:
         """The source and shape of every layer that keeps something."""
@@ -51,15 +42,10 @@ class ChoiceSizes:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """What a genome says: which blocks are kept along each axis.
+    """What a genome says: which blocks are kept along each axis."""
 
-    Attributes:
-        axes: The bound axes by name.
-        masks: By axis, ``[rows, blocks]``; they may be changed in place.
-    """
-
-    axes: Mapping[str, BoundAxis]
-    masks: dict[str, BoolArray]
+    axes: Mapping[str, BoundAxis]  # The bound axes by name
+    masks: dict[str, BoolArray]  # By axis, ``[rows, blocks]``; they may be changed in place
 
     @classmethod
     def of(cls, axes: Mapping[str, BoundAxis], genes: IntArray) -> Choice:
@@ -104,21 +90,13 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class Rates:
-    """What units cost at one hidden size, in a budget quantity.
+    """What units cost at one hidden size, in a budget quantity."""
 
-    Attributes:
-        base: The model without layers.
-        heads: ``[layers, queries + 1]``, one key-value head with this many query heads (entry 0 is unused).
-        attention: What an attention sub-layer costs besides its heads.
-        neuron: One neuron.
-        mlp: What an MLP costs besides its neurons.
-    """
-
-    base: int
-    heads: IntArray
-    attention: int
-    neuron: int
-    mlp: int
+    base: int  # The model without layers
+    heads: IntArray  # ``[layers, queries + 1]``, one key-value head with this many query heads (entry 0 is unused)
+    attention: int  # What an attention sub-layer costs besides its heads
+    neuron: int  # One neuron
+    mlp: int  # What an MLP costs besides its neurons
 
     def each_head(self, queries: IntArray) -> IntArray:
         """``[layers]``: what a key-value head with this many query heads costs in each layer."""
@@ -129,9 +107,9 @@ class CostModel:
     """The exact cost of choices in one budget quantity.
 
     Attributes:
-        teacher: The teacher's sizes.
-        quantity: ``params``, ``flops`` or ``kv_bytes``.
-        sequence_length: The context at which FLOPs are counted.
+        teacher: The teacher's sizes
+        quantity: ``params``, ``flops`` or ``kv_bytes``
+        sequence_length: The context at which FLOPs are counted
     """
 
     def __init__(self, teacher: Architecture, quantity: str, sequence_length: int) -> None:

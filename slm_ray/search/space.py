@@ -43,22 +43,15 @@ _SPACE_FIELDS = ("name", "description", "order", "axes")
 
 @dataclass(frozen=True)
 class Axis:
-    """What may be chosen along one axis of the teacher.
+    """What may be chosen along one axis of the teacher."""
 
-    Attributes:
-        per: ``model``: one choice applied in every layer; ``layer``: each layer has its own.
-        select: ``count``: the first n units along the order; ``subset``: any of them.
-        order: By which scores units are ordered, best first: ``natural`` (the teacher's own order), ``magnitude``,
-            ``activation`` or ``taylor``.
-        step: Units are kept and pruned in blocks of this many, along the order.
-        least: The smallest number of units kept, rounded up to whole blocks.
-    """
-
-    per: str
-    select: str
+    per: str  # ``model``: one choice applied in every layer; ``layer``: each layer has its own
+    select: str  # ``count``: the first n units along the order; ``subset``: any of them
+    # By which scores units are ordered, best first: ``natural`` (the teacher's own order), ``magnitude``,
+    # ``activation`` or ``taylor``
     order: str
-    step: int
-    least: int
+    step: int  # Units are kept and pruned in blocks of this many, along the order
+    least: int  # The smallest number of units kept, rounded up to whole blocks
 
 
 _AXIS_FIELDS = tuple(field.name for field in dataclasses.fields(Axis))
@@ -78,11 +71,7 @@ class SearchSpace:
         return tuple(sorted({axis.order for axis in self.axes.values()} - {NATURAL}))
 
     def with_order(self, order: str) -> SearchSpace:
-        """The same space with every axis ordered this way.
-
-        Raises:
-            UserError: There is no such order.
-        """
+        """The same space with every axis ordered this way."""
         if order not in ORDERS:
             raise unknown_name("order", order, ORDERS)
         axes = {name: dataclasses.replace(axis, order=order) for name, axis in self.axes.items()}
@@ -144,15 +133,7 @@ def _parse_axis(name: str, given: Any, order: str, problems: list[str]) -> Axis 
 
 
 def parse_space(value: Any, source: str) -> SearchSpace:
-    """Make a space from what a YAML file holds.
-
-    Args:
-        value: The loaded YAML.
-        source: What to call the place it came from.
-
-    Raises:
-        ConfigError: Anything is wrong; every mistake is listed with its path, rule, value and nearest valid name.
-    """
+    """Make a space from what a YAML file holds."""
     if not isinstance(value, Mapping):
         raise ConfigError(source, [f"must hold a mapping with {', '.join(_SPACE_FIELDS)}, got {value!r}"])
     problems = [
@@ -192,12 +173,7 @@ def space_names() -> list[str]:
 
 
 def load_space(name_or_path: str | Path) -> SearchSpace:
-    """Load a space by name (``fine``) or from a file (anything with a ``/`` or ending in ``.yaml`` or ``.yml``).
-
-    Raises:
-        UserError: There is no such space or file, or it is not YAML.
-        ConfigError: The file holds mistakes; all of them are listed.
-    """
+    """Load a space by name (``fine``) or from a file (anything with a ``/`` or ending in ``.yaml`` or ``.yml``)."""
     text = str(name_or_path)
     if isinstance(name_or_path, Path) or "/" in text or text.endswith((".yaml", ".yml")):
         path = Path(name_or_path)

@@ -27,15 +27,6 @@ class PhaseRecord:
     """What every process of a run has spent so far, phase by phase."""
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        """Read what earlier processes noted.
-
-        Args:
-            folder: The run folder.
-            clock: Seconds of a clock that only goes forward.
-
-        Raises:
-            UserError: The file is damaged.
-        """
         self._folder, self._clock = folder, clock
         kept = find_record(folder, Phases) or Phases()
         self.processes = kept.processes + 1
@@ -68,10 +59,7 @@ class PhaseRecord:
     def pay(self, what: str, tokens: int, flops: float) -> None:
         """Note a cost that no later process of this run will have again.
 
-        Args:
-            what: What for; costs of one name add up.
-            tokens: Tokens that went through a model.
-            flops: FLOPs.
+        ``flops``: FLOPs.
         """
         if not tokens and not flops:
             return
@@ -116,13 +104,7 @@ def pay_inputs(phases: PhaseRecord, inputs: SearchInputs) -> None:
 
 
 def pay_unit_scores(phases: PhaseRecord, inputs: SearchInputs, tokens: int) -> None:
-    """Note what gate gradients cost: a forward pass, and a backward pass for activations only, which costs as much.
-
-    Args:
-        phases: Where it is noted.
-        inputs: What the search started from.
-        tokens: Tokens that gradients were taken on.
-    """
+    """Note what gate gradients cost: a forward pass, and a backward pass for activations only, which costs as much."""
     phases.pay(UNIT_SCORES, tokens, 2 * tokens * _teacher_flops(inputs))
 
 
@@ -131,29 +113,14 @@ def _teacher_flops(inputs: SearchInputs) -> float:
 
 
 def pay_text(phases: PhaseRecord, name: str, tokens: int, measured: Sequence[ModelCost]) -> None:
-    """Note what measuring models on a text that decides nothing cost.
-
-    Args:
-        phases: Where it is noted.
-        name: What it is noted as.
-        tokens: Tokens of the text.
-        measured: The models' costs.
-    """
+    """Note what measuring models on a text that decides nothing cost."""
     phases.pay(name, tokens * len(measured), float(tokens) * sum(cost.flops for cost in measured))
 
 
 def spent_on(
     phases: PhaseRecord, plan: SearchPlan, trained: Mapping[int, ShortTraining], fits: ModelsSpent | None, workers: int
 ) -> Spent:
-    """Everything that was computed, in tokens, FLOPs and seconds.
-
-    Args:
-        phases: Time and once-paid costs.
-        plan: The finished search, with the records of all candidates.
-        trained: What the finalists' training gave.
-        fits: What reconstruction cost.
-        workers: Trials at once.
-    """
+    """Everything that was computed, in tokens, FLOPs and seconds."""
     paid = phases.paid()
     training = None
     if trained:

@@ -25,11 +25,11 @@ class GenomeStack:
     """One or more genomes of the same space and teacher.
 
     Attributes:
-        genomes: One per ranking.
-        sizes: The cost that each ranking is meant for, in the budget's quantity; None where they are for any.
-        num_genes: One more than each of them has.
-        lower: ``[genes]``, the least value of each.
-        upper: ``[genes]``, the greatest value of each.
+        genomes: One per ranking
+        sizes: The cost that each ranking is meant for, in the budget's quantity; None where they are for any
+        num_genes: One more than each of them has
+        lower: ``[genes]``, the least value of each
+        upper: ``[genes]``, the greatest value of each
     """
 
     def __init__(
@@ -37,14 +37,7 @@ class GenomeStack:
     ) -> None:
         """Stack genomes and check that their space can meet a budget.
 
-        Args:
-            genomes: One per ranking.
-            budget: What candidates may cost.
-            sequence_length: The context at which FLOPs are counted.
-            sizes: See the attributes.
-
-        Raises:
-            UserError: It cannot; the message says what the space can reach.
+        ``sequence_length``: The context at which FLOPs are counted.
         """
         self.genomes, self.budget, self.sequence_length = tuple(genomes), budget, sequence_length
         self.sizes = None if sizes is None else tuple(sizes)
@@ -121,11 +114,7 @@ class GenomeStack:
         return f"{int(genes[0])}|{self.of(genes).to_text(genes[1:])}"
 
     def from_text(self, text: str) -> IntArray:
-        """Read what :meth:`to_text` wrote.
-
-        Raises:
-            UserError: It was written for another space, teacher or number of rankings.
-        """
+        """Read what :meth:`to_text` wrote."""
         which, bar, rest = text.partition("|")
         if not bar or not which.isdigit() or int(which) >= len(self.genomes):
             raise UserError(

@@ -21,21 +21,14 @@ def _kept_sum(spec: SubnetSpec, scores: UnitScores) -> float:
 def importance_lost(spec: SubnetSpec, scores: UnitScores) -> float:
     """Sum of the scores of all dropped heads, neurons and residual channels; with Taylor scores the expected loss rise.
 
-    Args:
-        spec: What is kept.
-        scores: Comparable unit scores, in nats per token.
+    ``scores``: Comparable unit scores, in nats per token.
     """
     whole = float(scores.kv_heads.sum() + scores.neurons.sum() + scores.hidden.sum())
     return whole - _kept_sum(spec, scores) - float(scores.hidden[list(spec.hidden)].sum())
 
 
 def magnitude_kept(spec: SubnetSpec, scores: UnitScores) -> float:
-    """Share of the squared weight norm of heads and neurons that is kept, in 0..1.
-
-    Args:
-        spec: What is kept.
-        scores: Magnitude scores.
-    """
+    """Share of the squared weight norm of heads and neurons that is kept, in 0..1."""
     squared = UnitScores(
         scores.method, scores.hidden, scores.layers, np.square(scores.kv_heads), scores.query_heads,
         np.square(scores.neurons), scores.comparable,
@@ -44,12 +37,7 @@ def magnitude_kept(spec: SubnetSpec, scores: UnitScores) -> float:
 
 
 def block_influence_kept(spec: SubnetSpec, scores: UnitScores) -> float:
-    """Sum of the block influence of the layers that are kept (ShortGPT, arXiv 2403.03853).
-
-    Args:
-        spec: What is kept.
-        scores: Activation scores, whose layer scores are block influences.
-    """
+    """Sum of the block influence of the layers that are kept (ShortGPT, arXiv 2403.03853)."""
     return float(scores.layers[[layer.source for layer in spec.layers]].sum())
 
 

@@ -27,21 +27,13 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Ridge:
-    """A linear model of standardised features.
+    """A linear model of standardised features."""
 
-    Attributes:
-        mean: ``[features]``.
-        scale: ``[features]``; 1 where a feature never changes.
-        weights: ``[features]``, of standardised features.
-        intercept: The mean of the targets.
-        penalty: The one chosen, on the squared norm of the weights.
-    """
-
-    mean: Array
-    scale: Array
-    weights: Array
-    intercept: float
-    penalty: float
+    mean: Array  # ``[features]``
+    scale: Array  # ``[features]``; 1 where a feature never changes
+    weights: Array  # ``[features]``, of standardised features
+    intercept: float  # The mean of the targets
+    penalty: float  # The one chosen, on the squared norm of the weights
 
     def predict(self, features: Array) -> Array:
         """``[rows]`` predictions for ``[rows, features]``."""
@@ -54,9 +46,7 @@ def fit_ridge(features: Array, targets: Array) -> Ridge:
     The penalty is that of ``PENALTIES``, times the largest squared singular value, with the least
     ``rows * RSS / (rows - trace(hat)) ** 2`` (Golub, Heath and Wahba 1979), the intercept being part of the hat matrix.
 
-    Args:
-        features: ``[rows, features]``, finite.
-        targets: ``[rows]``, finite.
+    ``features``: ``[rows, features]``, finite. ``targets``: ``[rows]``, finite.
     """
     mean, scale = features.mean(axis=0), features.std(axis=0)
     scale = np.where(scale > 1e-12, scale, 1.0)
@@ -82,20 +72,12 @@ class Screen:
     """Picks the offspring from which the regression expects the most.
 
     Attributes:
-        factor: Offspring per candidate that is measured.
+        factor: Offspring per candidate that is measured
         predictions: The first objective, as algorithms are told it, that was expected of each candidate when it was
-            picked, by its genes as text.
+            picked, by its genes as text
     """
 
     def __init__(self, stack: GenomeStack, objectives: Sequence[str], factor: int, seed: int) -> None:
-        """Set up.
-
-        Args:
-            stack: What is searched.
-            objectives: A proxy, and a cost if there are two.
-            factor: Offspring per candidate that is measured, over 1.
-            seed: Of the draws of unscreened picks.
-        """
         self.stack, self.factor = stack, factor
         self.predictions: dict[str, float] = {}
         # A cost that has to be measured (latency) is stood for by the budget's.
@@ -111,9 +93,7 @@ class Screen:
     def learn(self, candidates: Sequence[IntArray], objectives: Array) -> None:
         """Take in results.
 
-        Args:
-            candidates: Genes.
-            objectives: ``[candidates, objectives]`` as an algorithm is told them.
+        ``objectives``: ``[candidates, objectives]`` as an algorithm is told them.
         """
         for genes, values in zip(candidates, objectives, strict=True):
             if values[0] < _FAILED:
@@ -125,13 +105,6 @@ class Screen:
 
         One after the other, the one that is expected to be furthest below the best known at its cost or less, with
         expectations of those picked before it counted among the known; and some at random.
-
-        Args:
-            offspring: Genes. Those that are on record are picked last: they would teach nothing.
-            count: How many to pick.
-
-        Returns:
-            Positions in ``offspring``, ascending.
         """
         texts = [self.stack.to_text(genes) for genes in offspring]
         fresh = [at for at, text in enumerate(texts) if text not in self._told and texts.index(text) == at]

@@ -20,37 +20,22 @@ class Idle(Enum):
 
 @dataclass(frozen=True)
 class Task:
-    """One candidate to be measured.
+    """One candidate to be measured."""
 
-    Attributes:
-        index: Its trial's number, in the order the algorithm proposed it.
-        generation: The generation it belongs to.
-        origin: What proposed it.
-        genes: Its genes as text, which a :class:`GenomeStack` decodes.
-        rival: The front's member it has to beat; None to measure it in full.
-    """
-
-    index: int
-    generation: int
-    origin: str
-    genes: str
-    rival: Rival | None
+    index: int  # Its trial's number, in the order the algorithm proposed it
+    generation: int  # The generation it belongs to
+    origin: str  # What proposed it
+    genes: str  # Its genes as text, which a :class:`GenomeStack` decodes
+    rival: Rival | None  # The front's member it has to beat; None to measure it in full
 
 
 class Outcome(Part):
-    """What measuring one candidate gave.
+    """What measuring one candidate gave."""
 
-    Attributes:
-        measurements: By proxy, as far as each was measured.
-        values: By proxy, the value to be searched on: for a staged proxy, its estimate over all tokens.
-        decided: ``dominated`` where the race ended early, else ``full``.
-        seconds: Wall time of it all.
-    """
-
-    measurements: dict[str, Measurement]
-    values: dict[str, float]
-    decided: Literal["full", "dominated"]
-    seconds: float
+    measurements: dict[str, Measurement]  # By proxy, as far as each was measured
+    values: dict[str, float]  # By proxy, the value to be searched on: for a staged proxy, its estimate over all tokens
+    decided: Literal["full", "dominated"]  # ``dominated`` where the race ended early, else ``full``
+    seconds: float  # Wall time of it all
 
     def rounded(self) -> Outcome:
         """The outcome with as many digits as records keep, so that a resumed search computes with the very same."""

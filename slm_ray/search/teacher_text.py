@@ -37,19 +37,12 @@ _VERSION = 3
 
 @dataclass(frozen=True)
 class FitText:
-    """Tokens that weights are fitted on.
+    """Tokens that weights are fitted on."""
 
-    Attributes:
-        ids: int32 ``[sequences, length]``.
-        part: The corpus's part that those of the user's text are of.
-        digest: SHA-256 of shape and ids.
-        written_tokens: How many of them the teacher wrote.
-    """
-
-    ids: NDArray[np.int32]
-    part: str
-    digest: str
-    written_tokens: int = 0
+    ids: NDArray[np.int32]  # int32 ``[sequences, length]``
+    part: str  # The corpus's part that those of the user's text are of
+    digest: str  # SHA-256 of shape and ids
+    written_tokens: int = 0  # How many of them the teacher wrote
 
     @property
     def num_tokens(self) -> int:
@@ -65,10 +58,7 @@ class FitText:
 def mix(own: TokenShards, written: NDArray[np.int32] | None, num_written: int) -> FitText:
     """Sequences of the user's text and of the teacher's, evenly in between each other.
 
-    Args:
-        own: The user's, all of which are taken.
-        written: ``[sequences, length]``, the teacher's; None where there are none.
-        num_written: How many of these to take; where there are fewer, they are taken again from the first.
+    ``written``: ``[sequences, length]``, the teacher's; None where there are none.
     """
     if written is None or not num_written:
         return FitText(own.ids, own.part, own.digest)
@@ -97,18 +87,7 @@ def teacher_text(
 ) -> tuple[NDArray[np.int32], bool]:
     """Text of the teacher's own, out of the cache where it was written before.
 
-    Args:
-        teacher: Who writes.
-        precision: ``fp32`` or ``bf16``.
-        num_sequences: How much.
-        sequence_length: Tokens per sequence; several texts fill one.
-        console: Where to say how far it is.
-
-    Returns:
-        ``[num_sequences, sequence_length]``, and whether it came from the cache.
-
-    Raises:
-        UserError: The teacher does not load, or its text cannot be kept.
+    Returns ``[num_sequences, sequence_length]``, and whether it came from the cache.
     """
     tokenizer = teacher.tokenizer()
     was_cached = True
@@ -149,20 +128,7 @@ def write(
 ) -> NDArray[np.int32]:
     """Let a teacher write.
 
-    With torch's own number of threads: a run's ``--workers`` must not change a result.
-
-    Args:
-        teacher: Who writes.
-        precision: ``fp32`` or ``bf16``.
-        count: How many texts.
-        length: Tokens of each; an end in between does not stop it.
-        on_text: Told how many are done; of a batch that is being written, the part.
-
-    Returns:
-        ``[count, length]``.
-
-    Raises:
-        UserError: The teacher does not load.
+    With torch's own number of threads: a run's ``--workers`` must not change a result. Returns ``[count, length]``.
     """
     loaded = LoadedModel(ModelFolder(teacher.name, teacher.folder, teacher.digest), precision, torch.device("cpu"))
     firsts = first_tokens(teacher.tokenizer(), loaded.model.get_input_embeddings().weight.shape[0], count)
@@ -187,11 +153,6 @@ def first_tokens(tokenizer: Any, num_known: int, count: int) -> NDArray[np.int32
     """The tokens that texts begin with: drawn evenly from the vocabulary, special ones left out, all different.
 
     Where there are more texts than tokens, some begin alike.
-
-    Args:
-        tokenizer: Says which are special.
-        num_known: Rows of the embedding.
-        count: How many.
     """
     special = set(tokenizer.all_special_ids)
     plain = np.array([token for token in range(min(num_known, len(tokenizer))) if token not in special])

@@ -16,12 +16,6 @@ class SearchTracking:
     """
 
     def __init__(self, plan: SearchPlan, tracker: Tracker) -> None:
-        """Follow a plan.
-
-        Args:
-            plan: The search; what an earlier process recorded is sent again where the tracker wants it.
-            tracker: Where it goes.
-        """
         self._plan, self._tracker = plan, tracker
         self._before = 0 if tracker.wants_earlier else plan.journal.resumed
         self._trials, self._generations = self._before, 0

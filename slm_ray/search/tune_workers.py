@@ -54,12 +54,7 @@ class Board:
         self._for_workers, self._for_driver = asyncio.Condition(), asyncio.Event()
 
     async def take(self, worker: str, report: Report | None) -> Task | None:
-        """Take in a worker's report and give it its next task; None when there will be no more.
-
-        Args:
-            worker: Its name.
-            report: What came of its last task.
-        """
+        """Take in a worker's report and give it its next task; None when there will be no more."""
         if report is not None:
             self._held.pop(worker, None)
             self._reports.append(report)
@@ -75,11 +70,7 @@ class Board:
         return task
 
     async def exchange(self, tasks: list[Task], seconds: float) -> tuple[list[Report], list[int]]:
-        """Hand out tasks, and wait for reports for a while.
-
-        Returns:
-            Reports, and the tasks whose workers were lost.
-        """
+        """Hand out tasks, and wait for reports for a while."""
         if tasks:
             self._tasks.extend(tasks)
             async with self._for_workers:
@@ -116,14 +107,7 @@ class Worker(tune.Trainable):
         self, config: dict[str, Any], settings: EvaluatorSettings | None = None, stack: GenomeStack | None = None,
         board: Any = None,
     ) -> None:  # fmt: skip
-        """Keep what it is given.
-
-        Args:
-            config: The worker's name, under ``worker``.
-            settings: What to measure with.
-            stack: What genes stand for.
-            board: Where tasks come from.
-        """
+        """Keep what it is given."""
         assert settings is not None and stack is not None
         self._name, self._settings, self._stack, self._board = config["worker"], settings, stack, board
 
@@ -154,12 +138,6 @@ class _Supply(Searcher):
     """Tells Tune how many workers there are to be, and learns from it of dead ones."""
 
     def __init__(self, board: Any, most: Callable[[], int]) -> None:
-        """Set up.
-
-        Args:
-            board: Told of dead workers.
-            most: How many workers there may be; asked now and then, for machines come and go.
-        """
         super().__init__()
         self._board, self._count = board, most
         self._most, self._looked = 1, float("-inf")
@@ -220,19 +198,7 @@ class _WhenOver(Stopper):
 
 
 def run_plan(plan: SearchPlan, settings: EvaluatorSettings, workers: int, scratch: Path, *, grows: bool) -> None:
-    """Measure every candidate of a plan on Ray.
-
-    Args:
-        plan: What to measure; its trials are written as candidates finish.
-        settings: What to measure with.
-        workers: The most workers at once.
-        scratch: A folder for Tune's own files, which nothing later reads; removed at the end.
-        grows: The cluster may grow: there is always one worker more than it has room for, which is started on a machine
-            that joins or that the cluster starts for it.
-
-    Raises:
-        UserError: A trial could not be written, no candidate could be measured, or workers die again and again.
-    """
+    """Measure every candidate of a plan on Ray."""
     publish(settings.teacher.folder)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here, max_concurrency=1000).remote()

@@ -63,15 +63,7 @@ def spec_of(stack: GenomeStack, trial: Trial) -> SubnetSpec:
 
 
 def pick_spread(costs: Sequence[int], count: int) -> list[int]:
-    """The first member, then those nearest to sizes spread evenly from its own down to the smallest.
-
-    Args:
-        costs: Of a front's members, the best first.
-        count: How many to pick at most.
-
-    Returns:
-        Positions in ``costs``.
-    """
+    """The first member, then those nearest to sizes spread evenly from its own down to the smallest."""
     if not costs:
         return []
     wanted = np.linspace(costs[0], min(costs), count) if count > 1 else [costs[0]]
@@ -84,16 +76,7 @@ def pick_spread(costs: Sequence[int], count: int) -> list[int]:
 
 
 def pick_finalists(costs: Sequence[int], winners: int, count: int) -> list[int]:
-    """Members of a front to train shortly: those that would win without training, then sizes spread over the front.
-
-    Args:
-        costs: Of a front's members, the best first.
-        winners: How many winners there are to be.
-        count: How many finalists at most; no fewer than winners.
-
-    Returns:
-        Positions in ``costs``.
-    """
+    """Members of a front to train shortly: those that would win without training, then sizes spread over the front."""
     picked = pick_spread(costs, winners)
     others = [position for position in [*pick_spread(costs, count), *range(len(costs))] if position not in picked]
     return [*picked, *dict.fromkeys(others)][:count]
@@ -103,17 +86,6 @@ def pick_trained(costs: Sequence[int], trained: Mapping[int, ShortTraining], cou
     """Winners by their loss after training: the best first, then smaller ones that no finalist beats in both.
 
     Where fewer than ``count`` are unbeaten, the next best follow.
-
-    Args:
-        costs: Of a front's members.
-        trained: What training gave, by position in ``costs``.
-        count: How many to pick at most.
-
-    Returns:
-        Positions in ``costs``; the first is the winner.
-
-    Raises:
-        UserError: Every training failed.
     """
     losses = {position: found.loss for position, found in trained.items() if found.loss is not None}
     if not losses:
@@ -164,14 +136,7 @@ def baselines_at(
 def front_members(
     stack: GenomeStack, front: Sequence[Trial], winners: Sequence[int], trained: Mapping[int, ShortTraining]
 ) -> list[Chosen[FrontMember]]:
-    """The front as results hold it, without held-out figures yet.
-
-    Args:
-        stack: What genes stand for.
-        front: The best first.
-        winners: Positions in it.
-        trained: What finalists' training gave, by position.
-    """
+    """The front as results hold it, without held-out figures yet."""
     return [
         Chosen(
             spec_of(stack, trial),
@@ -202,25 +167,13 @@ class TextMeasurement:
     def __init__(
         self, config: SearchConfig, workers: int, inputs: SearchInputs, phases: PhaseRecord, console: Console
     ) -> None:
-        """Set up.
-
-        Args:
-            config: The options.
-            workers: How many models at once; 0: in this process.
-            inputs: What the search started from.
-            phases: Where costs are noted.
-            console: Where to say how far it is.
-        """
         self._config, self._inputs, self._phases = config, inputs, phases
         self._console, self._workers = console, workers
 
     def measure(self, label: str, ids: NDArray[np.int32], chosen: Sequence[Chosen[Any]]) -> list[Any]:
         """The models' records with their perplexity on a text.
 
-        Args:
-            label: ``held-out text`` or ``other text``.
-            ids: ``[sequences, length]`` of it.
-            chosen: The models.
+        ``ids``: ``[sequences, length]`` of it.
         """
         inputs, machine = self._inputs, self._config.machine
         progress = Progress(self._console, label, len(chosen), "models")
@@ -243,19 +196,7 @@ class TextMeasurement:
 def export_winner(
     inputs: SearchInputs, spec: SubnetSpec, folder: Path, lineage: Lineage, dtype: str, student: Any = None
 ) -> None:
-    """Save a winner with its tokenizer and lineage; the folder appears whole or not at all.
-
-    Args:
-        inputs: What the search started from.
-        spec: What the winner keeps.
-        folder: Where it goes.
-        lineage: What is written beside it about where it came from.
-        dtype: The type of its weights: ``fp32``, ``bf16`` or ``fp16``.
-        student: The winner as a model, where its weights were changed; else it is extracted.
-
-    Raises:
-        UserError: The disk is full, or the folder cannot be written.
-    """
+    """Save a winner with its tokenizer and lineage; the folder appears whole or not at all."""
     teacher = inputs.teacher
     with quiet_transformers(), whole_folder(folder) as temporary:
         if student is None:

@@ -22,14 +22,7 @@ def _end_with_the_sweep() -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run a stage's command.
-
-    Args:
-        argv: The module whose ``main`` it is, and its arguments.
-
-    Returns:
-        Its exit status.
-    """
+    """Run a stage's command."""
     threading.Thread(target=_end_with_the_sweep, daemon=True, name="end-with-the-sweep").start()
     module, *rest = argv
     return run_command(importlib.import_module(module).main, rest)

@@ -59,17 +59,7 @@ def make_parser() -> Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Sweep.
-
-    Args:
-        argv: The arguments.
-
-    Returns:
-        0 when every point is done.
-
-    Raises:
-        UserError: Something the user can fix; points that failed are named, and the others are finished.
-    """
+    """Sweep."""
     given = make_parser().parse_args(list(argv))
     _check(given)
     if given.table is not None:
@@ -96,11 +86,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _check(given: Any) -> None:
-    """Refuse what does not go together.
-
-    Raises:
-        UserError: Something does not.
-    """
+    """Refuse what does not go together."""
     for name in ("max_runs", "concurrent"):
         value = getattr(given, name)
         if value is not None and value < 1:

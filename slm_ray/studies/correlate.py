@@ -39,23 +39,11 @@ class CorrelationRun:
     def __init__(
         self, config: ProxiesConfig, folder: RunFolder, search: FinishedSearch, chosen: Sequence[Trial]
     ) -> None:
-        """Prepare a run in an open folder.
-
-        Args:
-            config: The options.
-            folder: Where everything goes.
-            search: The finished search.
-            chosen: The candidates that are looked at, the best first.
-        """
         self.config, self.folder, self.search, self.chosen = config, folder, search, chosen
         self.console = Console(folder.file(LOG_FILE))
 
     def execute(self) -> None:
-        """Measure, train, correlate.
-
-        Raises:
-            UserError: Something the user can fix went wrong; what was finished is kept.
-        """
+        """Measure, train, correlate."""
         self.console.line(f"folder of the report: {self.folder.path}")
         with ray_session(self.config.address, usable_cpus(), self.config.storage):
             trials = [trial.trial for trial in self.chosen]

@@ -28,17 +28,11 @@ from slm_ray.studies.proxies_config import ProxiesConfig
 
 @dataclass(frozen=True)
 class Planned:
-    """A task before it is run.
+    """A task before it is run."""
 
-    Attributes:
-        forecast: What it will cost.
-        models: Sizes of the models it leaves, as far as they are known.
-        teacher: Sizes of the teacher that a search prunes.
-    """
-
-    forecast: Forecast
-    models: tuple[Architecture, ...] = ()
-    teacher: Architecture | None = None
+    forecast: Forecast  # What it will cost
+    models: tuple[Architecture, ...] = ()  # Sizes of the models it leaves, as far as they are known
+    teacher: Architecture | None = None  # Sizes of the teacher that a search prunes
 
 
 Before = Mapping[str, Planned]
@@ -172,15 +166,7 @@ _FORECASTS: dict[str, Callable[[Any, Task, Before, bool], Planned]] = {
 
 
 def plan_tasks(tasks: Sequence[Task], *, on_gpu: bool) -> dict[str, Planned]:
-    """Every task's plan by its name; tasks come before those that need them.
-
-    Args:
-        tasks: The tasks.
-        on_gpu: Whether they run on GPUs, which have no processes' memory to share but whole batches to hold.
-
-    Raises:
-        UserError: A model that a task names does not exist.
-    """
+    """Every task's plan by its name; tasks come before those that need them."""
     found: dict[str, Planned] = {}
     for task in tasks:
         before = {step: found[need.name] for step, need in task.needs.items()}

@@ -24,23 +24,14 @@ _CORE_FLOPS = 1.5e11
 
 @dataclass(frozen=True)
 class Machine:
-    """One device.
+    """One device."""
 
-    Attributes:
-        name: What it is called.
-        device_flops: Its FLOP/s at most.
-        mfu: The share of them that training reaches.
-        price_per_hour: Dollars an hour.
-        memory: Bytes of memory; None where that is not known.
-        is_gpu: Whether it is a GPU.
-    """
-
-    name: str
-    device_flops: float
-    mfu: float
-    price_per_hour: float
-    memory: float | None
-    is_gpu: bool
+    name: str  # What it is called
+    device_flops: float  # Its FLOP/s at most
+    mfu: float  # The share of them that training reaches
+    price_per_hour: float  # Dollars an hour
+    memory: float | None  # Bytes of memory; None where that is not known
+    is_gpu: bool  # Whether it is a GPU
 
     def hours(self, flops: float) -> float:
         """Device-hours of so many FLOPs."""
@@ -63,11 +54,7 @@ def this_machine() -> Machine:
 
 
 def make_machine(given: Mapping[str, Any], flags: Mapping[str, Any]) -> Machine:
-    """The machine of a sweep file's section with the flags over it; this one where neither says anything.
-
-    Raises:
-        ConfigError: A value is no number above 0.
-    """
+    """The machine of a sweep file's section with the flags over it; this one where neither says anything."""
     said = dict(given) | {name: value for name, value in flags.items() if value is not None}
     if not said:
         return this_machine()
@@ -95,16 +82,7 @@ _HEADER = ("point", "tokens", "FLOPs", "teacher", "search+capture", "memory", "h
 
 
 def print_plan(sweep: SweepFile, points: Sequence[Point], machine: Machine) -> None:
-    """Print what a sweep would cost.
-
-    Args:
-        sweep: The sweep.
-        points: Its points.
-        machine: The device that hours and money are stated for.
-
-    Raises:
-        UserError: A model does not exist, or a point does not fit into the memory.
-    """
+    """Print what a sweep would cost."""
     tasks = all_tasks(points)
     costs = forecasts(tasks, on_gpu=machine.is_gpu)
     print("\n".join(plan_lines(sweep, points, tasks, costs, machine)))
@@ -159,11 +137,7 @@ def _row(title: str, cost: Forecast, machine: Machine) -> tuple[str, ...]:
 
 
 def check_memory(points: Sequence[Point], costs: Mapping[str, Forecast], machine: Machine) -> None:
-    """Make sure that every point fits into a device's memory.
-
-    Raises:
-        UserError: One does not; the first is named with what would help.
-    """
+    """Make sure that every point fits into a device's memory."""
     if machine.memory is None:
         return
     over: list[tuple[Point, Task, float]] = []
@@ -186,11 +160,7 @@ def check_memory(points: Sequence[Point], costs: Mapping[str, Forecast], machine
 
 
 def check_before_start(points: Sequence[Point], machine: Machine | None) -> None:
-    """The same before a sweep is started, for the machine stated or this one.
-
-    Raises:
-        UserError: A point does not fit.
-    """
+    """The same before a sweep is started, for the machine stated or this one."""
     import torch
 
     device = machine

@@ -34,13 +34,7 @@ def table_rows(sweep: SweepFile, points: Sequence[Point], run: Path, outcomes: M
 
 
 def find_all(specs: Sequence[Mapping[str, Any]], rows: Sequence[Row], curves: Sequence[Row]) -> Findings:
-    """Every plot and analysis; one that cannot be made says why and stops no other.
-
-    Args:
-        specs: The section ``plots``.
-        rows: The table.
-        curves: The training curves.
-    """
+    """Every plot and analysis; one that cannot be made says why and stops no other."""
     findings = Findings()
     done = [row for row in rows if row.get("status") == "done"]
     for number, spec in enumerate(specs):
@@ -60,11 +54,7 @@ def find_all(specs: Sequence[Mapping[str, Any]], rows: Sequence[Row], curves: Se
 def write_results(
     sweep: SweepFile, points: Sequence[Point], run: Path, outcomes: Mapping[str, Outcome], command: str
 ) -> tuple[list[Row], Findings, list[Path]]:
-    """Write the table, the curves, the plots, the page and ``sweep.json``, the last one last.
-
-    Returns:
-        The table, what was found, and the pictures.
-    """
+    """Write the table, the curves, the plots, the page and ``sweep.json``, the last one last."""
     rows = table_rows(sweep, points, run, outcomes)
     curves = [row for point in points for row in curve_rows(point, run)]
     write_table(run, TABLE, rows)
@@ -121,9 +111,6 @@ def wandb_sweep(sweep: SweepFile) -> str:
     """The YAML that ``wandb sweep`` takes: agents then run the stage's own command.
 
     W&B knows products of values, and ranges to draw from; no steps, no zipped lists and no fixed number of tries.
-
-    Raises:
-        UserError: The sweep has more than that.
     """
     if not sweep.is_single:
         raise UserError("a W&B sweep runs one command, and this sweep has several steps: run it with slm-ray sweep")

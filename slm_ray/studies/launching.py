@@ -31,48 +31,28 @@ _GRACE_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Setting:
-    """How tasks are run, whatever they are.
+    """How tasks are run, whatever they are."""
 
-    Attributes:
-        run: The sweep's folder.
-        folder: The one that the sweep was given in, and that relative places of its tasks are below.
-        address: The Ray that tasks join; None: they start their own, or use the one of this process.
-        local_ray: Whether that Ray is one that this sweep has started on this machine alone.
-        tracker: Where tasks send their metrics.
-        threads: CPU threads of each worker, where a task does not say; None: all.
-        group: What runs of the sweep are grouped under in W&B.
-    """
-
-    run: str
-    folder: str
-    address: str | None
-    local_ray: bool
-    tracker: str
-    threads: int | None
-    group: str
+    run: str  # The sweep's folder
+    folder: str  # The one that the sweep was given in, and that relative places of its tasks are below
+    address: str | None  # The Ray that tasks join; None: they start their own, or use the one of this process
+    local_ray: bool  # Whether that Ray is one that this sweep has started on this machine alone
+    tracker: str  # Where tasks send their metrics
+    threads: int | None  # CPU threads of each worker, where a task does not say; None: all
+    group: str  # What runs of the sweep are grouped under in W&B
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a task ended.
+    """How a task ended."""
 
-    Attributes:
-        status: ``done``, ``failed`` or ``stopped`` (early, by a scheduler).
-        error: Why it failed.
-        seconds: What this attempt took.
-    """
-
-    status: str
-    error: str | None
-    seconds: float
+    status: str  # ``done``, ``failed`` or ``stopped`` (early, by a scheduler)
+    error: str | None  # Why it failed
+    seconds: float  # What this attempt took
 
 
 def arguments(task: Task, setting: Setting) -> list[str]:
-    """The arguments of a task's command: to begin it, or to go on with it.
-
-    Raises:
-        UserError: What it reads is not there.
-    """
+    """The arguments of a task's command: to begin it, or to go on with it."""
     run = Path(setting.run)
     folder, options = task_folder(task, run), resolved_options(task, run)
     config = task.stage.config(options, out=str(folder))
@@ -120,7 +100,6 @@ class ChildTask:
     """A task that runs in a process of its own."""
 
     def __init__(self, task: Task, setting: Setting) -> None:
-        """Start it; a mistake found before the start makes it fail."""
         self._task, self._run, self._began = task, Path(setting.run), time.monotonic()
         self._process: subprocess.Popen[bytes] | None = None
         self._problem: str | None = None

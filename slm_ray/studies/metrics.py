@@ -21,12 +21,7 @@ Row = dict[str, Any]
 
 
 def read_metrics(stage: str, folder: Path) -> list[Row]:
-    """The rows of a task, finished or not; none where it has left nothing yet.
-
-    Args:
-        stage: The stage's name.
-        folder: The task's folder.
-    """
+    """The rows of a task, finished or not; none where it has left nothing yet."""
     try:
         return _READERS[stage](folder)
     except UserError:

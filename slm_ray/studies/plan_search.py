@@ -20,10 +20,7 @@ Varied = Callable[[str, str], str | None]
 def read_search(given: Any, varied: Varied, problems: list[str]) -> SearchPlan | None:
     """Read the section; what is wrong goes to ``problems``.
 
-    Args:
-        given: The section; None where there is none.
-        varied: Gives what a name varies.
-        problems: Gathers mistakes.
+    ``given``: The section; None where there is none.
     """
     if given is None:
         return None
@@ -109,10 +106,6 @@ def draw(plan: SearchPlan, values: Values) -> list[Values]:
 
     ``stratified`` puts one try into each of ``tries`` equal parts of every range (a Latin hypercube; McKay, Beckman and
     Conover 1979), ``random`` draws them independently.
-
-    Args:
-        plan: The search.
-        values: The combination, which ranges may depend on.
     """
     rng = random.Random(plan.seed)
     columns: dict[str, list[float]] = {}

@@ -22,50 +22,29 @@ ANALYSES = ("scaling", "best")
 
 @dataclass(frozen=True)
 class Series:
-    """One line, or set of points, of a plot.
+    """One line, or set of points, of a plot."""
 
-    Attributes:
-        name: What the legend calls it.
-        xs: Places along the axis.
-        ys: Means of the rows at that place.
-        lows: Least values, where several rows are at a place.
-        highs: Greatest values.
-        style: ``points`` (joined), ``line`` (no marks), ``band`` (between lows and highs) or ``dashed``.
-    """
-
-    name: str
-    xs: tuple[float, ...]
-    ys: tuple[float, ...]
-    lows: tuple[float, ...] = ()
-    highs: tuple[float, ...] = ()
-    style: str = "points"
+    name: str  # What the legend calls it
+    xs: tuple[float, ...]  # Places along the axis
+    ys: tuple[float, ...]  # Means of the rows at that place
+    lows: tuple[float, ...] = ()  # Least values, where several rows are at a place
+    highs: tuple[float, ...] = ()  # Greatest values
+    style: str = "points"  # ``points`` (joined), ``line`` (no marks), ``band`` (between lows and highs) or ``dashed``
 
 
 @dataclass(frozen=True)
 class PlotData:
-    """A plot.
+    """A plot."""
 
-    Attributes:
-        name: Its file's name.
-        title: Its title.
-        x_label: What is along.
-        y_label: What is up.
-        log_x: Logarithmic along.
-        log_y: Logarithmic up.
-        series: Its lines.
-        categories: Names of the places along, where x is no number.
-        legend: What the lines' names are values of.
-    """
-
-    name: str
-    title: str
-    x_label: str
-    y_label: str
-    log_x: bool
-    log_y: bool
-    series: tuple[Series, ...]
-    categories: tuple[str, ...] = ()
-    legend: str = ""
+    name: str  # Its file's name
+    title: str  # Its title
+    x_label: str  # What is along
+    y_label: str  # What is up
+    log_x: bool  # Logarithmic along
+    log_y: bool  # Logarithmic up
+    series: tuple[Series, ...]  # Its lines
+    categories: tuple[str, ...] = ()  # Names of the places along, where x is no number
+    legend: str = ""  # What the lines' names are values of
 
 
 @dataclass
@@ -93,11 +72,7 @@ def check_plots(plots: Any, problems: list[str]) -> None:
 
 
 def column(name: str, rows: Sequence[Row]) -> str:
-    """A column of the table by the name that a plot gives it.
-
-    Raises:
-        UserError: There is none; the nearest is offered.
-    """
+    """A column of the table by the name that a plot gives it."""
     known = columns_of(rows)
     for one in (name, normal_name(name)):
         if one in known:
@@ -126,9 +101,6 @@ def make_plot(name: str, spec: Mapping[str, Any], rows: Sequence[Row]) -> PlotDa
     """One plot of columns of the table.
 
     Rows of one group at the same place are averaged, with the least and greatest beside the mean.
-
-    Raises:
-        UserError: There are no finished rows, or no such columns.
     """
     if not rows:
         raise UserError("there are no finished points to show")
@@ -181,11 +153,7 @@ def _label(name: str) -> str:
 
 
 def best_lines(spec: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
-    """The best row of every group, groups ordered by it; each with how many rows it was chosen from.
-
-    Raises:
-        UserError: There are no finished rows, or no such columns.
-    """
+    """The best row of every group, groups ordered by it; each with how many rows it was chosen from."""
     if not rows:
         raise UserError("there are no finished points to choose from")
     metric = column(str(spec.get("metric") or "loss"), rows)

@@ -17,15 +17,7 @@ _HEIGHT = 420
 
 
 def draw(plot: PlotData, folder: Path) -> Path:
-    """Draw a plot as ``NAME.png``.
-
-    Args:
-        plot: What it shows.
-        folder: Where it goes.
-
-    Returns:
-        The file.
-    """
+    """Draw a plot as ``NAME.png``."""
     path = folder / f"{plot.name}.png"
     write_bytes(path, draw_png([Picture((view_of(plot),))], plot.title))
     return path

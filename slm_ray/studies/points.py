@@ -26,21 +26,13 @@ _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 
 @dataclass(frozen=True)
 class Task:
-    """One run of a stage, whichever points want it.
+    """One run of a stage, whichever points want it."""
 
-    Attributes:
-        step: The step's name.
-        stage: The stage.
-        options: Its options; ``${name}`` refers to what other tasks leave.
-        needs: The tasks that they refer to, by the name of their step.
-        digest: Equal tasks have equal digests.
-    """
-
-    step: str
-    stage: Stage
-    options: Mapping[str, Any]
-    needs: Mapping[str, Task]
-    digest: str
+    step: str  # The step's name
+    stage: Stage  # The stage
+    options: Mapping[str, Any]  # Its options; ``${name}`` refers to what other tasks leave
+    needs: Mapping[str, Task]  # The tasks that they refer to, by the name of their step
+    digest: str  # Equal tasks have equal digests
 
     @property
     def name(self) -> str:
@@ -50,19 +42,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Point:
-    """One combination.
+    """One combination."""
 
-    Attributes:
-        number: Its place in the sweep.
-        group: The group that it is of.
-        values: What was varied, as tables call it, to its value.
-        tasks: Its tasks, in order.
-    """
-
-    number: int
-    group: str
-    values: Mapping[str, Any]
-    tasks: tuple[Task, ...]
+    number: int  # Its place in the sweep
+    group: str  # The group that it is of
+    values: Mapping[str, Any]  # What was varied, as tables call it, to its value
+    tasks: tuple[Task, ...]  # Its tasks, in order
 
     def title(self) -> str:
         """What tells it from the others, in a line."""
@@ -71,26 +56,13 @@ class Point:
 
 
 def expand(sweep: SweepFile, max_runs: int | None = None) -> list[Point]:
-    """Every point of a sweep.
-
-    Args:
-        sweep: The sweep.
-        max_runs: The most points there may be.
-
-    Raises:
-        UserError: There are more.
-        ConfigError: A point's options do not go together; all such points are named.
-    """
+    """Every point of a sweep."""
     combinations = _combinations(sweep, max_runs or DEFAULT_MAX_RUNS, is_asked=max_runs is not None)
     return make_points(sweep, combinations)
 
 
 def make_points(sweep: SweepFile, combinations: Sequence[tuple[str, Values]], first: int = 0) -> list[Point]:
-    """Points of combinations; equal ones are one.
-
-    Raises:
-        ConfigError: A point's options do not go together.
-    """
+    """Points of combinations; equal ones are one."""
     points: dict[tuple[str, ...], Point] = {}
     problems: dict[str, list[Point]] = {}
     left_out = {group.name: group.without for group in sweep.groups}
@@ -181,15 +153,7 @@ def substitute(value: Any, variables: Mapping[str, Any]) -> Any:
 
 
 def resolved_options(task: Task, run: Path) -> dict[str, Any]:
-    """A task's options with what the tasks before it have left.
-
-    Args:
-        task: The task; those it needs are done.
-        run: The sweep's folder.
-
-    Raises:
-        UserError: What it needs is not there.
-    """
+    """A task's options with what the tasks before it have left."""
 
     def replace(found: re.Match[str]) -> str:
         name, _, what = found[1].partition(".")
@@ -210,11 +174,7 @@ def task_folder(task: Task, run: Path) -> Path:
 
 
 def models_of(task: Task, folder: Path) -> list[str]:
-    """The models that a search or a pretraining has left.
-
-    Raises:
-        UserError: It leaves none.
-    """
+    """The models that a search or a pretraining has left."""
     if task.stage.name == "search":
         return [str(folder / winner.folder) for winner in read_record(folder, SearchResult).winners]
     if task.stage.name == "pretrain":

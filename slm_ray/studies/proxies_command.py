@@ -16,11 +16,7 @@ from slm_ray.studies.proxies_report import TABLE_FILE
 
 
 def check(config: ProxiesConfig) -> None:
-    """Refuse what is wrong before anything heavy is imported.
-
-    Raises:
-        UserError: The run is missing or not finished, or the budget is below one step.
-    """
+    """Refuse what is wrong before anything heavy is imported."""
     search, _ = chosen(config)
     step = config.sequences_of_a_step(search.config.length) * search.config.length
     if config.tokens < step:
@@ -30,11 +26,7 @@ def check(config: ProxiesConfig) -> None:
 
 
 def chosen(config: ProxiesConfig) -> tuple[FinishedSearch, list[Trial]]:
-    """The finished search, and the candidates of it that are looked at.
-
-    Raises:
-        UserError: There is no such search, it is not finished, or it has too few candidates.
-    """
+    """The finished search, and the candidates of it that are looked at."""
     if not config.run:
         raise UserError("--run is missing: give the folder of a finished search")
     search = FinishedSearch.open(Path(config.run))
@@ -43,11 +35,7 @@ def chosen(config: ProxiesConfig) -> tuple[FinishedSearch, list[Trial]]:
 
 
 def execute(config: ProxiesConfig, folder: RunFolder) -> None:
-    """Measure, train and correlate in a run's folder, or go on with it.
-
-    Raises:
-        UserError: Something the user can fix.
-    """
+    """Measure, train and correlate in a run's folder, or go on with it."""
     from slm_ray.studies.correlate import CorrelationRun
 
     search, trials = chosen(config)

@@ -36,12 +36,6 @@ def correlate(
     """Every proxy's rank correlations with the losses of trained candidates.
 
     Values are turned so that a positive correlation means that the proxy ranks as the loss does.
-
-    Args:
-        records: Of candidates whose training is done, at least two.
-        names: The proxies and costs; the loss before training is added.
-        shared_flops: What a proxy costs once for all candidates.
-        seed: Of the resampling.
     """
     after, before = [one.loss or 0.0 for one in records], [one.first_loss or 0.0 for one in records]
     found = []

@@ -23,13 +23,8 @@ def kendall(x: Array, y: Array, counts: Array) -> Array:
     those untied in ``y`` (Kendall 1945). All three are sums over pairs, so a resample needs only its counts: copies of
     one observation are ties.
 
-    Args:
-        x: ``[observations]``.
-        y: ``[observations]``.
-        counts: ``[samples, observations]``; a row of ones is the sample itself.
-
-    Returns:
-        ``[samples]``; NaN where all of ``x`` or all of ``y`` is tied.
+    ``x``: ``[observations]``. ``y``: ``[observations]``. ``counts``: ``[samples, observations]``; a row of ones is the
+    sample itself. Returns ``[samples]``; NaN where all of ``x`` or all of ``y`` is tied.
     """
     across, along = np.sign(x[:, None] - x[None, :]), np.sign(y[:, None] - y[None, :])
 
@@ -42,8 +37,7 @@ def kendall(x: Array, y: Array, counts: Array) -> Array:
 def spearman(x: Array, y: Array, counts: Array) -> Array:
     """Spearman's rho (Pearson's r of the mid-ranks) of samples given as in :func:`kendall`.
 
-    Returns:
-        ``[samples]``; NaN where all of ``x`` or all of ``y`` is tied.
+    Returns ``[samples]``; NaN where all of ``x`` or all of ``y`` is tied.
     """
     ranks = [_mid_ranks(values, counts) for values in (x, y)]
     size = counts.sum(axis=1, keepdims=True)
@@ -71,11 +65,7 @@ def rank_correlations(
 ) -> RankCorrelations:
     """Kendall's tau-b and Spearman's rho with 95% intervals from resampled pairs (the percentile bootstrap).
 
-    Args:
-        x: ``[observations]``, finite.
-        y: ``[observations]``, finite.
-        seed: Of the resampling; equal seeds resample the same observations whatever the values are.
-        resamples: How many.
+    ``x``: ``[observations]``, finite. ``y``: ``[observations]``, finite.
     """
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     size = len(a)

@@ -28,15 +28,8 @@ def read_sweep(
 ) -> SweepFile:
     """Read a sweep file at a scale.
 
-    Args:
-        path: The file.
-        scale: Which of its scales; None takes ``tiny`` where there is one.
-        settings: ``field=value`` over everything that the file says.
-        named: What the sweep is called where the file does not say; its name by default.
-
-    Raises:
-        ConfigError: Anything is wrong; all of it is listed, each with its path.
-        UserError: It is no YAML.
+    ``scale``: Which of its scales; None takes ``tiny`` where there is one. ``named``: What the sweep is called where
+    the file does not say; its name by default.
     """
     return parse_sweep(read_yaml(path), str(path), scale, settings, named or path.stem)
 
@@ -58,11 +51,7 @@ class Reader:
         self.is_single = False
 
     def read(self, loaded: Mapping[str, Any], scale: str | None, settings: Sequence[str], name: str) -> SweepFile:
-        """The sweep of a file's content.
-
-        Raises:
-            ConfigError: Anything is wrong.
-        """
+        """The sweep of a file's content."""
         from slm_ray.studies.tuning import check_scheduler
 
         known = {normal_name(str(key)): value for key, value in loaded.items()}

@@ -38,21 +38,13 @@ _WAIT_SECONDS = 1.0
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How a sweep is run; nothing of it changes what a point is.
+    """How a sweep is run; nothing of it changes what a point is."""
 
-    Attributes:
-        launcher: ``ray``: tasks are trials of Ray Tune; ``local``: one after the other in this process.
-        concurrent: Tasks at once; None: as many as fit.
-        address: Ray cluster to join.
-        tracker: Where metrics go.
-        max_runs: The most points.
-    """
-
-    launcher: str = "ray"
-    concurrent: int | None = None
-    address: str | None = None
-    tracker: str = "none"
-    max_runs: int | None = None
+    launcher: str = "ray"  # ``ray``: tasks are trials of Ray Tune; ``local``: one after the other in this process
+    concurrent: int | None = None  # Tasks at once; None: as many as fit
+    address: str | None = None  # Ray cluster to join
+    tracker: str = "none"  # Where metrics go
+    max_runs: int | None = None  # The most points
 
 
 def read_outcomes(run: Path) -> dict[str, Outcome]:
@@ -65,13 +57,6 @@ class SweepRun:
     """One command's worth of work on a sweep."""
 
     def __init__(self, sweep: SweepFile, folder: RunFolder, options: Options) -> None:
-        """Prepare the run in an open folder.
-
-        Args:
-            sweep: The sweep.
-            folder: Where everything goes.
-            options: How to run it.
-        """
         self.sweep, self.folder, self.options = sweep, folder, options
         self.run = folder.path
         self.console = Console(folder.file(LOG_FILE))
@@ -82,14 +67,7 @@ class SweepRun:
         self._count = 0
 
     def execute(self) -> list[Point]:
-        """Run every point; points that fail do not stop the others.
-
-        Returns:
-            All points.
-
-        Raises:
-            UserError: The sweep itself cannot be run.
-        """
+        """Run every point; points that fail do not stop the others."""
         try:
             points = expand(self.sweep, self.options.max_runs)
             self.run_points(points)
@@ -220,11 +198,7 @@ def failures(points: Sequence[Point], run: Path, outcomes: dict[str, Outcome]) -
 
 
 def raise_failures(points: Sequence[Point], run: Path, outcomes: dict[str, Outcome]) -> None:
-    """End the command in one sentence where points failed.
-
-    Raises:
-        UserError: At least one did.
-    """
+    """End the command in one sentence where points failed."""
     failed = failures(points, run, outcomes)
     if failed:
         point, error = failed[0]

@@ -36,21 +36,13 @@ _TOLERANCE = 1e-12
 
 @dataclass(frozen=True)
 class ScalingLaw:
-    """The coefficients of L(N, D), in nats per token.
+    """The coefficients of L(N, D), in nats per token."""
 
-    Attributes:
-        e: The loss that no size and no data go below.
-        a: Weight of the size.
-        b: Weight of the data.
-        alpha: Exponent of the size.
-        beta: Exponent of the data.
-    """
-
-    e: float
-    a: float
-    b: float
-    alpha: float
-    beta: float
+    e: float  # The loss that no size and no data go below
+    a: float  # Weight of the size
+    b: float  # Weight of the data
+    alpha: float  # Exponent of the size
+    beta: float  # Exponent of the data
 
     def loss(self, params: npt.ArrayLike, tokens: npt.ArrayLike) -> Array:
         """The loss of models of so many parameters after so many tokens."""
@@ -60,12 +52,7 @@ class ScalingLaw:
     def best_split(self, flops: float, per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> tuple[float, float]:
         """The size and tokens that give the least loss for a compute, in closed form (arXiv 2203.15556, equation 4).
 
-        Args:
-            flops: FLOPs of training.
-            per_param_token: FLOPs that one parameter takes for one token.
-
-        Returns:
-            Parameters and tokens; their product times ``per_param_token`` is ``flops``.
+        ``flops``: FLOPs of training. ``per_param_token``: FLOPs that one parameter takes for one token.
         """
         total = self.alpha + self.beta
         ratio = (self.alpha * self.a / (self.beta * self.b)) ** (1 / total)
@@ -75,21 +62,13 @@ class ScalingLaw:
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted law and how sure it is.
+    """A fitted law and how sure it is."""
 
-    Attributes:
-        law: The best coefficients.
-        resampled: Laws of the resampled runs.
-        residual: Root mean square of log L minus its prediction.
-        runs: Number of runs.
-        reach: How much the terms of size and of data move log L between these runs.
-    """
-
-    law: ScalingLaw
-    resampled: tuple[ScalingLaw, ...]
-    residual: float
-    runs: int
-    reach: tuple[float, float]
+    law: ScalingLaw  # The best coefficients
+    resampled: tuple[ScalingLaw, ...]  # Laws of the resampled runs
+    residual: float  # Root mean square of log L minus its prediction
+    runs: int  # Number of runs
+    reach: tuple[float, float]  # How much the terms of size and of data move log L between these runs
 
     def interval(self, name: str, share: float = 0.95) -> tuple[float, float]:
         """The middle ``share`` of a coefficient over the resampled fits."""
@@ -156,13 +135,7 @@ def _checked(columns: dict[str, Sequence[float]]) -> list[Array]:
 
 
 def _objective(theta: Array, terms: list[Array], log_loss: Array) -> tuple[float, Array]:
-    """The summed Huber loss and its gradient.
-
-    Args:
-        theta: Per power law its log weight and exponent, then log E.
-        terms: Per power law the logarithms of its variable, one per run.
-        log_loss: Logarithms of the losses.
-    """
+    """The summed Huber loss and its gradient."""
     parts = [theta[2 * i] - theta[2 * i + 1] * term for i, term in enumerate(terms)]
     stacked = np.stack([*parts, np.full_like(log_loss, theta[-1])])
     top = stacked.max(axis=0)
@@ -246,15 +219,7 @@ def fit_law(
 ) -> Fit:
     """Fit L(N, D) to finished runs.
 
-    Args:
-        params: Parameters of each run's model.
-        tokens: Tokens that it was trained on.
-        losses: Its held-out loss in nats per token.
-        resamples: Fits of resampled runs, for intervals.
-        seed: Of the resampling.
-
-    Raises:
-        UserError: There are too few runs, sizes or budgets, or values are no numbers above 0.
+    ``losses``: Its held-out loss in nats per token.
     """
     n, d, loss = _checked({"sizes": params, "tokens": tokens, "losses": losses})
     sizes, budgets = len(np.unique(n)), len(np.unique(d))
@@ -282,11 +247,7 @@ def _law(theta: Array) -> ScalingLaw:
 def fit_curve(
     tokens: Sequence[float], losses: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> CurveFit:
-    """Fit L(D) of one size.
-
-    Raises:
-        UserError: There are too few runs, or values are no numbers above 0.
-    """
+    """Fit L(D) of one size."""
     d, loss = _checked({"tokens": tokens, "losses": losses})
     if len(np.unique(d)) < LEAST_CURVE:
         raise UserError(

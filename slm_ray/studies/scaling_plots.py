@@ -18,17 +18,7 @@ _CURVE_RESAMPLES = 50
 
 
 def add_scaling(findings: Findings, name: str, spec: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    """Fit L(N, D) over all rows and L(D) of every size, and add plots and sentences.
-
-    Args:
-        findings: What is added to.
-        name: Of the plots' files.
-        spec: ``params``, ``tokens`` and ``loss`` name the columns, ``flops`` computes to split.
-        rows: The finished rows.
-
-    Raises:
-        UserError: There are too few of them, or no such columns.
-    """
+    """Fit L(N, D) over all rows and L(D) of every size, and add plots and sentences."""
     if not rows:
         raise UserError("there are no finished points to fit")
     names = [column(str(spec.get(key) or key), rows) for key in ("params", "tokens", "loss")]

@@ -23,21 +23,13 @@ SET_BY_SWEEP = ("out", "address", "tracker", "concurrent", "storage")
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage's command.
+    """A stage's command."""
 
-    Attributes:
-        name: What it is called.
-        module: The module whose ``main(argv)`` runs it.
-        options: ``module:class`` of its config.
-        result: The file that it writes last; a folder that has it is done.
-        resumes: Whether it takes ``--resume FOLDER``; the others go on when the same command is given again.
-    """
-
-    name: str
-    module: str
-    options: str
-    result: str
-    resumes: bool = True
+    name: str  # What it is called
+    module: str  # The module whose ``main(argv)`` runs it
+    options: str  # ``module:class`` of its config
+    result: str  # The file that it writes last; a folder that has it is done
+    resumes: bool = True  # Whether it takes ``--resume FOLDER``; the others go on when the same command is given again
 
     def config_class(self) -> type[Config]:
         """The class of its config."""
@@ -50,12 +42,7 @@ class Stage:
         return list(options_of(self.config_class()))
 
     def check_value(self, name: str, value: Any) -> str | None:
-        """What is wrong with an option's value taken by itself; None where nothing is.
-
-        Args:
-            name: One of :meth:`names`.
-            value: The value.
-        """
+        """What is wrong with an option's value taken by itself; None where nothing is."""
         try:
             build_config(self.config_class(), {name: value})
         except ConfigError as error:
@@ -64,11 +51,7 @@ class Stage:
         return None
 
     def config(self, options: Mapping[str, Any], out: str) -> Any:
-        """The stage's config.
-
-        Raises:
-            UserError: Options do not go together.
-        """
+        """The stage's config."""
         return build_config(self.config_class(), {**options, "out": out})
 
 
@@ -110,11 +93,7 @@ def unknown_option(path: str, name: str, stage: Stage) -> str:
 
 
 def stage_of(name: str, path: str) -> Stage:
-    """The stage of a name.
-
-    Raises:
-        UserError: There is none; the nearest is offered.
-    """
+    """The stage of a name."""
     if name not in STAGES:
         raise UserError(f"{path}: no stage '{name}'; {nearest(name, STAGES)}")
     return STAGES[name]

@@ -19,103 +19,61 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of every point.
+    """One stage of every point."""
 
-    Attributes:
-        name: What other steps call it in ``${name}``.
-        stage: The stage.
-        options: Its options, those that nothing varies.
-    """
-
-    name: str
-    stage: Stage
-    options: Mapping[str, Any]
+    name: str  # What other steps call it in ``${name}``
+    stage: Stage  # The stage
+    options: Mapping[str, Any]  # Its options, those that nothing varies
 
 
 @dataclass(frozen=True)
 class Group:
-    """Points that are made in one way.
+    """Points that are made in one way."""
 
-    Attributes:
-        name: Its name; empty where a file has no groups.
-        fixed: What all of its points share.
-        axes: Their product gives the points; an axis is a list of alternatives.
-        without: Steps that its points do not have.
-    """
-
-    name: str
-    fixed: Values
-    axes: tuple[tuple[Values, ...], ...]
-    without: tuple[str, ...] = ()
+    name: str  # Its name; empty where a file has no groups
+    fixed: Values  # What all of its points share
+    axes: tuple[tuple[Values, ...], ...]  # Their product gives the points; an axis is a list of alternatives
+    without: tuple[str, ...] = ()  # Steps that its points do not have
 
 
 @dataclass(frozen=True)
 class Range:
-    """Where a searched option is drawn from: a range, or a few choices.
+    """Where a searched option is drawn from: a range, or a few choices."""
 
-    Attributes:
-        low: The least value.
-        high: The greatest.
-        log: Whether to draw uniformly in the logarithm.
-        whole: Whether values are whole numbers.
-        choices: The choices, instead of a range.
-    """
-
-    low: float = 0.0
-    high: float = 0.0
-    log: bool = False
-    whole: bool = False
-    choices: tuple[Any, ...] = ()
+    low: float = 0.0  # The least value
+    high: float = 0.0  # The greatest
+    log: bool = False  # Whether to draw uniformly in the logarithm
+    whole: bool = False  # Whether values are whole numbers
+    choices: tuple[Any, ...] = ()  # The choices, instead of a range
 
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """The search of a sweep.
+    """The search of a sweep."""
 
-    Attributes:
-        algorithm: ``stratified`` or ``random``.
-        tries: Points of every combination of the grid.
-        seed: Of the draws.
-        ranges: Varied thing to its range; where the range depends on another varied thing, its value to range.
-        by: Varied thing to the one that its range depends on.
-    """
-
-    algorithm: str
-    tries: int
-    seed: int
+    algorithm: str  # ``stratified`` or ``random``
+    tries: int  # Points of every combination of the grid
+    seed: int  # Of the draws
+    # Varied thing to its range; where the range depends on another varied thing, its value to range
     ranges: Mapping[str, Mapping[str, Range]]
-    by: Mapping[str, str]
+    by: Mapping[str, str]  # Varied thing to the one that its range depends on
 
 
 @dataclass(frozen=True)
 class SweepFile:
-    """A sweep at one scale.
+    """A sweep at one scale."""
 
-    Attributes:
-        name: Its name.
-        about: What it is for.
-        scale: ``tiny``, ``paper``, …; empty where the file has no scales.
-        steps: The stages of every point, in order.
-        variables: Names that options refer to as ``${name}``, with their values.
-        groups: How the points are made.
-        search: What is searched besides; None where nothing is.
-        scheduler: Tune's scheduler and its settings; empty without one.
-        plots: What to draw at the end.
-        machine: The machine that costs are stated for.
-        is_single: One step whose options are written without its name.
-    """
-
-    name: str
-    about: str
-    scale: str
-    steps: tuple[Step, ...]
-    variables: Mapping[str, Any]
-    groups: tuple[Group, ...]
-    search: SearchPlan | None
-    scheduler: Mapping[str, Any]
-    plots: tuple[Mapping[str, Any], ...]
-    machine: Mapping[str, Any]
-    is_single: bool
+    name: str  # Its name
+    about: str  # What it is for
+    scale: str  # ``tiny``, ``paper``, …; empty where the file has no scales
+    steps: tuple[Step, ...]  # The stages of every point, in order
+    variables: Mapping[str, Any]  # Names that options refer to as ``${name}``, with their values
+    groups: tuple[Group, ...]  # How the points are made
+    search: SearchPlan | None  # What is searched besides; None where nothing is
+    scheduler: Mapping[str, Any]  # Tune's scheduler and its settings; empty without one
+    plots: tuple[Mapping[str, Any], ...]  # What to draw at the end
+    machine: Mapping[str, Any]  # The machine that costs are stated for
+    is_single: bool  # One step whose options are written without its name
 
     def shown(self, varied: str) -> str:
         """How a varied thing is called in tables: as the user writes it."""
@@ -133,11 +91,7 @@ DEFAULT_SCALE = "tiny"
 
 
 def choose_scale(loaded: Mapping[str, Any], scale: str | None) -> str:
-    """The scale to use: the one asked for, else ``tiny`` where there is one, else none.
-
-    Raises:
-        UserError: There is no such scale.
-    """
+    """The scale to use: the one asked for, else ``tiny`` where there is one, else none."""
     scales = loaded.get("scales") or {}
     if scale is None:
         return DEFAULT_SCALE if DEFAULT_SCALE in scales else ""
@@ -183,11 +137,7 @@ def apply_scale(loaded: Mapping[str, Any], scale: str) -> dict[str, Any]:
 
 
 def apply_settings(top: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
-    """``field=value`` over everything: over the base of every step that has the option, and instead of its grid.
-
-    Raises:
-        UserError: No step has such an option.
-    """
+    """``field=value`` over everything: over the base of every step that has the option, and instead of its grid."""
     for text in settings:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():

@@ -40,15 +40,7 @@ def state_of(point: Point, run: Path, outcomes: Mapping[str, Outcome]) -> tuple[
 def point_rows(
     name: str, point: Point, run: Path, outcomes: Mapping[str, Outcome], *, is_single: bool
 ) -> list[Row]:  # fmt: skip
-    """The rows of a point: those of its last step, with the figures of the steps before it.
-
-    Args:
-        name: The sweep's name.
-        point: The point.
-        run: The sweep's folder.
-        outcomes: Task name to how its last attempt ended.
-        is_single: Columns are called as the stage calls them; else the step's name is put before.
-    """
+    """The rows of a point: those of its last step, with the figures of the steps before it."""
     status, error = state_of(point, run, outcomes)
     start: Row = {"sweep": name, "point": point.number}
     start |= {"group": point.group} if point.group else {}
@@ -191,11 +183,7 @@ def write_table(folder: Path, name: str, rows: Sequence[Row]) -> None:
 
 
 def export(rows: Sequence[Row], kind: str, out: Path | None) -> str:
-    """A table in one format, written to ``out``; a CSV may be given back to be printed.
-
-    Raises:
-        UserError: Parquet is to be printed, or the file cannot be written.
-    """
+    """A table in one format, written to ``out``; a CSV may be given back to be printed."""
     if kind == "csv" and out is None:
         return as_csv(rows)
     if out is None:

@@ -54,11 +54,7 @@ def check_scheduler(given: Any, steps: Sequence[Step], problems: list[str]) -> M
 
 
 def make_scheduler(settings: Mapping[str, Any]) -> Any:
-    """Tune's scheduler, on the held-out loss against tokens; None without settings.
-
-    Raises:
-        UserError: Tune refuses the settings.
-    """
+    """Tune's scheduler, on the held-out loss against tokens; None without settings."""
     if not settings:
         return None
     from ray.tune import schedulers
@@ -156,16 +152,7 @@ def run_on_tune(
     tasks: Sequence[Task], decided: Mapping[str, Outcome], setting: Setting, concurrent: int,
     scheduler: Mapping[str, Any], report: Report,
 ) -> None:  # fmt: skip
-    """Run tasks as trials; Ray must run.
-
-    Args:
-        tasks: The tasks; none needs another of them.
-        decided: Name to outcome of those that an earlier attempt finished or stopped.
-        setting: How they are run.
-        concurrent: The most at once.
-        scheduler: The settings of Tune's scheduler; empty without one.
-        report: Told of every task's end, in this process.
-    """
+    """Run tasks as trials; Ray must run."""
     import ray
 
     # The trials are on this machine, where the sweep's folder is, and take no CPU: what they would take, their tasks'

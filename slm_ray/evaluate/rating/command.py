@@ -42,11 +42,7 @@ def make_parser() -> Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Make a page or a table, from ``page`` or ``table`` and its own arguments.
-
-    Raises:
-        UserError: Something the user can fix.
-    """
+    """Make a page or a table, from ``page`` or ``table`` and its own arguments."""
     given = make_parser().parse_args(list(argv))
     given.make(given)
     return 0

@@ -50,12 +50,7 @@ class Rating:
 
 
 def read_ratings(paths: Sequence[Path], key: RatingKey) -> list[Rating]:
-    """Read raters' files.
-
-    Raises:
-        UserError: A file is missing or damaged, belongs to another page, rates a comparison that the page does not
-            have, or a rater rated one twice.
-    """
+    """Read raters' files."""
     found: list[Rating] = []
     places: dict[tuple[str, str], Path] = {}
     for path in paths:
