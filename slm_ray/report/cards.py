@@ -60,9 +60,7 @@ _STARTS = {
 def kind_text(remote_code: bool, uniform: bool | None = None) -> str:
     """How a model loads, and why it needs a modelling file where it does.
 
-    Args:
-        remote_code: It needs ``trust_remote_code=True`` where slm_ray is not installed.
-        uniform: Its layers have the same sizes; None where that is not known.
+    ``uniform``: Its layers have the same sizes; None where that is not known.
     """
     if not remote_code:
         return _PLAIN_CLASS
@@ -99,13 +97,8 @@ def winner_card(
 ) -> str:  # fmt: skip
     """The README.md of an exported winner.
 
-    Args:
-        run: The search, with its result.
-        winner: The member of the front that was exported.
-        remote_code: It needs ``trust_remote_code=True`` where slm_ray is not installed.
-        base_model: The teacher's hub id, where it has one; its name by default.
-        path: The path to show in the loading example.
-        date: The day it was made, as ``2026-11-21``; today by default.
+    ``base_model``: The teacher's hub id, where it has one; its name by default. ``date``: The day it was made, as
+    ``2026-11-21``; today by default.
     """
     if run.result is None:
         raise ValueError("a winner's card needs the search's result")
@@ -186,12 +179,7 @@ def training_card(
 ) -> str:
     """The README.md of a trained model.
 
-    Args:
-        lineage: What lies beside it (``slm_ray.json``), with its training.
-        remote_code: It needs ``trust_remote_code=True`` where slm_ray is not installed.
-        weights: Bytes and type of its weights, where they are known.
-        path: The path to show in the loading example.
-        date: The day it was made, as ``2026-11-21``; today by default.
+    ``date``: The day it was made, as ``2026-11-21``; today by default.
     """
     training = lineage.training
     if training is None:
@@ -273,13 +261,7 @@ def vocabulary_card(
 ) -> str:  # fmt: skip
     """The README.md of a model with new tokens that was not trained since.
 
-    Args:
-        vocabulary: What was done.
-        lineage: The lineage of the model it was.
-        remote_code: It needs ``trust_remote_code=True`` where slm_ray is not installed.
-        command: The command line.
-        path: The path to show in the loading example.
-        date: The day it was made, as ``2026-11-21``; today by default.
+    ``date``: The day it was made, as ``2026-11-21``; today by default.
     """
     teacher, rates = lineage.teacher, vocabulary.bytes_per_token
     table = facts_table("Lineage", [

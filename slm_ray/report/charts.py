@@ -59,21 +59,13 @@ CONFIG: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class View:
-    """One chart with its data.
+    """One chart with its data."""
 
-    Attributes:
-        chart: Altair's chart, without a width.
-        rows: Its data by name.
-        height: In pixels.
-        title: Above it on the page.
-        note: Below the title.
-    """
-
-    chart: Any
-    rows: Mapping[str, Sequence[Row]]
-    height: int = 380
-    title: str = ""
-    note: str = ""
+    chart: Any  # Altair's chart, without a width
+    rows: Mapping[str, Sequence[Row]]  # Its data by name
+    height: int = 380  # In pixels
+    title: str = ""  # Above it on the page
+    note: str = ""  # Below the title
 
     def spec(self, width: int | str) -> dict[str, Any]:
         """The Vega-Lite specification, its colours still as names."""
@@ -86,19 +78,12 @@ class View:
 
 @dataclass(frozen=True)
 class Picture:
-    """Views that belong together.
+    """Views that belong together."""
 
-    Attributes:
-        views: In order.
-        title: Of the PNG.
-        small: Views stand side by side where there is room.
-        link: Pictures of one link share the chosen model.
-    """
-
-    views: tuple[View, ...]
-    title: str = ""
-    small: bool = False
-    link: str = ""
+    views: tuple[View, ...]  # In order
+    title: str = ""  # Of the PNG
+    small: bool = False  # Views stand side by side where there is room
+    link: str = ""  # Pictures of one link share the chosen model
 
     def page_data(self) -> dict[str, Any]:
         """What the page's script draws: ``views``, and the ``rows`` that they name, each once."""
@@ -122,13 +107,7 @@ def with_palette(value: Any, palette: Mapping[str, str]) -> Any:
 
 
 def draw_png(pictures: Iterable[Picture], title: str, columns: int = 1) -> bytes:
-    """Some pictures as one PNG, on white.
-
-    Args:
-        pictures: Whose views are drawn.
-        title: Above them.
-        columns: Views in a row.
-    """
+    """Some pictures as one PNG, on white."""
     import vl_convert
 
     views = [view for picture in pictures for view in picture.views]
@@ -159,19 +138,12 @@ def draw_png(pictures: Iterable[Picture], title: str, columns: int = 1) -> bytes
 
 @dataclass(frozen=True)
 class Looks:
-    """Colour, shape and dashes of every series, the same in all pictures.
+    """Colour, shape and dashes of every series, the same in all pictures."""
 
-    Attributes:
-        names: Of the series, in order.
-        first: The one that a picture is about.
-        teachers: The teachers among them.
-        legend_offset: Room between legend and picture, for the title of the vertical axis: pixels.
-    """
-
-    names: tuple[str, ...]
-    first: str | None = None
-    teachers: frozenset[str] = field(default_factory=frozenset)
-    legend_offset: int = 32
+    names: tuple[str, ...]  # Of the series, in order
+    first: str | None = None  # The one that a picture is about
+    teachers: frozenset[str] = field(default_factory=frozenset)  # The teachers among them
+    legend_offset: int = 32  # Room between legend and picture, for the title of the vertical axis: pixels
 
     def _ranges(self) -> tuple[list[str], list[str], list[list[int]]]:
         colors, shapes, dashes, count = [], [], [], 0
@@ -273,23 +245,7 @@ def lines(
     marks: Sequence[Row] = (), labels: Sequence[tuple[float, float, str]] = (), step: bool = False, height: int = 400,
     title: str = "", note: str = "", legend: bool = True, across: str = "x",
 ) -> View:  # fmt: skip
-    """Lines of points.
-
-    Args:
-        rows: ``series``, ``x``, ``y`` and, for a band, ``low`` and ``high``; without a ``tip`` no point is drawn.
-        looks: Of the series.
-        x: Horizontal axis.
-        y: Vertical axis.
-        levels: Horizontal lines with their names.
-        marks: Rings, with a dotted line to ``x2`` at ``goal``: ``series``, ``x``, ``y``.
-        labels: Texts at (x, y), beside rings.
-        step: The value stays until the next point.
-        height: Of the view.
-        title: Above it.
-        note: Below the title.
-        legend: With the names of the series; one that is selected stands out.
-        across: What the rows call ``x``.
-    """
+    """Lines of points."""
     chosen = alt.selection_point(name="chosen", fields=["series"], bind="legend")
     color = looks.color(legend=legend)
     bright = alt.when(chosen).then(alt.value(1.0)).otherwise(alt.value(0.13))
@@ -324,13 +280,7 @@ def lines(
 
 
 def cut_at_top(rows: Sequence[Row], across: Sequence[str], y: Axis) -> list[Row]:
-    """Rows of lines within a logarithmic axis, and where a line crosses its top a row without a tooltip.
-
-    Args:
-        rows: ``series``, ``y``, ``low``, ``high`` and the values across; a line's rows in order.
-        across: Names of the values across.
-        y: The vertical axis.
-    """
+    """Rows of lines within a logarithmic axis, and where a line crosses its top a row without a tooltip."""
     found: list[Row] = []
     last: Row | None = None
     for row in rows:
@@ -364,15 +314,7 @@ def scatter(rows: Sequence[Row], x: Axis, y: Axis, *, title: str = "", note: str
 
 
 def intervals(rows: Sequence[Row], looks: Looks, x: Axis, *, chances: Sequence[Row] = (), zero: bool = False) -> View:
-    """Values with their intervals, a band for each group and a row in it for each series.
-
-    Args:
-        rows: ``group``, ``series``, ``value``, ``low``, ``high`` and ``hollow``.
-        looks: Of the series.
-        x: Horizontal axis.
-        chances: ``group`` and ``value``: what guessing gives.
-        zero: With a line at 0, for differences.
-    """
+    """Values with their intervals, a band for each group and a row in it for each series."""
     looks = replace(looks, legend_offset=10)
     names = [name for name in looks.names if any(row["series"] == name for row in rows)]
     single = len({row["group"] for row in rows}) == len(rows)

@@ -24,17 +24,7 @@ def make_parser() -> Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Rebuild the reports of the runs named, or make one of all of them.
-
-    Args:
-        argv: The run folders, and where a report of all of them goes.
-
-    Returns:
-        0 when every report is written.
-
-    Raises:
-        UserError: A folder holds no run; nothing is written then.
-    """
+    """Rebuild the reports of the runs named, or make one of all of them."""
     given = make_parser().parse_args(list(argv))
     from slm_ray.report.runset import load_run, write_set_report  # loads Altair, which takes half a second
 

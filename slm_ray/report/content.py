@@ -14,24 +14,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table of texts.
-
-    Attributes:
-        title: What it is called.
-        header: Names of its columns.
-        rows: Its cells.
-        marked: Rows to set off.
-        strong: ``(row, column)`` of cells in bold.
-        titled: Its title is a heading of its own (otherwise the section's says it).
-    """
+    """A titled table of texts."""
 
     kind: ClassVar[str] = "table"
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    marked: tuple[int, ...] = ()
-    strong: frozenset[tuple[int, int]] = frozenset()
-    titled: bool = False
+    title: str  # What it is called
+    header: tuple[str, ...]  # Names of its columns
+    rows: tuple[tuple[str, ...], ...]  # Its cells
+    marked: tuple[int, ...] = ()  # Rows to set off
+    strong: frozenset[tuple[int, int]] = frozenset()  # ``(row, column)`` of cells in bold
+    titled: bool = False  # Its title is a heading of its own (otherwise the section's says it)
 
     def __bool__(self) -> bool:
         """Whether it has rows."""
@@ -65,20 +56,13 @@ class Text:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture: drawn by the page's script, and in Markdown a file beside it (none: nothing).
-
-    Attributes:
-        key: Its name on the page.
-        picture: What is drawn.
-        file: The PNG that Markdown shows.
-        alt: What it shows, for those who do not see it.
-    """
+    """A picture: drawn by the page's script, and in Markdown a file beside it (none: nothing)."""
 
     kind: ClassVar[str] = "figure"
-    key: str
-    picture: Picture
-    file: str = ""
-    alt: str = ""
+    key: str  # Its name on the page
+    picture: Picture  # What is drawn
+    file: str = ""  # The PNG that Markdown shows
+    alt: str = ""  # What it shows, for those who do not see it
 
 
 @dataclass(frozen=True)
@@ -152,44 +136,27 @@ class Tile:
 
 @dataclass(frozen=True)
 class Chapter:
-    """One run's part of a report.
+    """One run's part of a report."""
 
-    Attributes:
-        sections: In order.
-        title: Of a run among several; empty where the report is of one run.
-        anchor: Its address on the page.
-        facts: What the run was, in one line.
-        headline: Its result in a sentence or two.
-        notes: What is missing or damaged.
-        tiles: Its most important figures.
-        folded: Closed until the reader opens it.
-    """
-
-    sections: Sequence[Section]
-    title: str = ""
-    anchor: str = ""
-    facts: str = ""
-    headline: str = ""
-    notes: Sequence[str] = ()
-    tiles: Sequence[Tile] = ()
-    folded: bool = False
+    sections: Sequence[Section]  # In order
+    title: str = ""  # Of a run among several; empty where the report is of one run
+    anchor: str = ""  # Its address on the page
+    facts: str = ""  # What the run was, in one line
+    headline: str = ""  # Its result in a sentence or two
+    notes: Sequence[str] = ()  # What is missing or damaged
+    tiles: Sequence[Tile] = ()  # Its most important figures
+    folded: bool = False  # Closed until the reader opens it
 
 
 @dataclass(frozen=True)
 class Report:
-    """A whole report.
+    """A whole report."""
 
-    Attributes:
-        title: Of the page.
-        kind: ``search report``, ``training report``, …
-        chapters: One without a title where the report is of one run; else what all runs share, then each of them.
-        pictures: Name to content of the PNG files beside it.
-    """
-
-    title: str
-    kind: str
+    title: str  # Of the page
+    kind: str  # ``search report``, ``training report``, …
+    # One without a title where the report is of one run; else what all runs share, then each of them
     chapters: Sequence[Chapter]
-    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    pictures: Mapping[str, bytes] = field(default_factory=dict)  # Name to content of the PNG files beside it
 
     @property
     def figures(self) -> list[Figure]:

@@ -25,23 +25,14 @@ _LEAD = (
 
 @dataclass(frozen=True)
 class Cost:
-    """One part of what was spent; None is what is not known.
+    """One part of what was spent; None is what is not known."""
 
-    Attributes:
-        what: The part.
-        seconds: Its time; None where another part's time holds it.
-        flops: Its FLOPs.
-        joules: Its energy.
-        run: The run it belongs to; empty on the page of one run.
-        in_other: Its time and energy are part of another row's.
-    """
-
-    what: str
-    seconds: float | None = None
-    flops: float | None = None
-    joules: float | None = None
-    run: str = ""
-    in_other: bool = False
+    what: str  # The part
+    seconds: float | None = None  # Its time; None where another part's time holds it
+    flops: float | None = None  # Its FLOPs
+    joules: float | None = None  # Its energy
+    run: str = ""  # The run it belongs to; empty on the page of one run
+    in_other: bool = False  # Its time and energy are part of another row's
 
 
 def search_costs(run: SearchRun) -> list[Cost]:
@@ -56,11 +47,7 @@ def search_costs(run: SearchRun) -> list[Cost]:
 
 
 def capture_costs(store: Path) -> list[Cost]:
-    """What the capture of a logit store cost; nothing where there is none.
-
-    Raises:
-        UserError: Its manifest is damaged.
-    """
+    """What the capture of a logit store cost; nothing where there is none."""
     path = store / "manifest.json"
     if not path.is_file():
         return []

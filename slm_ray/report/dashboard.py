@@ -20,40 +20,24 @@ _WIDE, _HALF, _HIGH = 24, 12, 8  # of the 24 columns of a report's grid
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel.
+    """One panel."""
 
-    Attributes:
-        kind: ``line``, ``scatter``, ``bars``, ``parallel`` (coordinates), ``comparer``, ``table`` or ``pictures``.
-        title: Above it.
-        x: What it is drawn against, for lines and scatters.
-        y: What is drawn; for a table its name.
-        log_x: A logarithmic axis.
-        log_y: A logarithmic axis.
-    """
-
-    kind: str
-    title: str
-    x: str | None = None
-    y: tuple[str, ...] = ()
-    log_x: bool = False
-    log_y: bool = False
+    kind: str  # ``line``, ``scatter``, ``bars``, ``parallel`` (coordinates), ``comparer``, ``table`` or ``pictures``
+    title: str  # Above it
+    x: str | None = None  # What it is drawn against, for lines and scatters
+    y: tuple[str, ...] = ()  # What is drawn; for a table its name
+    log_x: bool = False  # A logarithmic axis
+    log_y: bool = False  # A logarithmic axis
 
 
 @dataclass(frozen=True)
 class Section:
-    """Some panels on the same runs.
+    """Some panels on the same runs."""
 
-    Attributes:
-        name: Above them.
-        text: What they show, in a sentence.
-        job_types: Whose runs they are about.
-        panels: In order.
-    """
-
-    name: str
-    text: str
-    job_types: tuple[str, ...]
-    panels: tuple[Panel, ...]
+    name: str  # Above them
+    text: str  # What they show, in a sentence
+    job_types: tuple[str, ...]  # Whose runs they are about
+    panels: tuple[Panel, ...]  # In order
 
 
 def _lines(title: str, x: str, *y: str, log_y: bool = False) -> Panel:
@@ -141,13 +125,7 @@ SECTIONS = (SEARCHES, PRETRAINING, COMPARISONS, EVALUATION, SWEEPS)
 def build(kind: str, entity: str, project: str) -> Any:
     """A workspace or a report; nothing is sent.
 
-    Args:
-        kind: ``workspace`` or ``report``.
-        entity: The W&B user or team; empty where nothing is to be saved (a report then asks nobody for its project).
-        project: The W&B project.
-
-    Raises:
-        UserError: wandb-workspaces is missing.
+    ``entity``: The W&B user or team; empty where nothing is to be saved (a report then asks nobody for its project).
     """
     try:
         import wandb_workspaces.reports.v2 as reports
@@ -220,11 +198,7 @@ def _panel(reports: Any, panel: Panel) -> Any:
 
 
 def save(built: Any) -> str:
-    """Save a workspace or a report, and return its address.
-
-    Raises:
-        UserError: W&B does not take it.
-    """
+    """Save a workspace or a report, and return its address."""
     try:
         built.save()
         return str(built.url)
@@ -236,11 +210,7 @@ def save(built: Any) -> str:
 
 
 def default_entity() -> str:
-    """The user's or the team's name that W&B knows the key by.
-
-    Raises:
-        UserError: W&B does not say.
-    """
+    """The user's or the team's name that W&B knows the key by."""
     try:
         import wandb
 

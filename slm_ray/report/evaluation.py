@@ -39,19 +39,12 @@ _DIGITS = {"bleu": 2, "chrf": 2, "chrf++": 2}
 
 @dataclass(frozen=True)
 class EvaluationRun:
-    """An evaluation's folder, read.
+    """An evaluation's folder, read."""
 
-    Attributes:
-        result: The result, or what there is of one that has not finished.
-        notes: What is missing, damaged or could not be measured, one sentence each.
-        names: What each model is called, by its name in the result.
-        folder: Where it lies; None for a result that was never written.
-    """
-
-    result: EvaluationResult
-    notes: tuple[str, ...]
-    names: Mapping[str, str]
-    folder: Path | None = None
+    result: EvaluationResult  # The result, or what there is of one that has not finished
+    notes: tuple[str, ...]  # What is missing, damaged or could not be measured, one sentence each
+    names: Mapping[str, str]  # What each model is called, by its name in the result
+    folder: Path | None = None  # Where it lies; None for a result that was never written
 
     @property
     def models(self) -> tuple[ModelFigures, ...]:
@@ -99,11 +92,7 @@ def of_result(result: EvaluationResult, notes: Sequence[str] = (), folder: Path 
 
 
 def load_evaluation(folder: Path) -> EvaluationRun:
-    """Read an evaluation's folder as far as it goes.
-
-    Raises:
-        UserError: The folder holds no evaluation.
-    """
+    """Read an evaluation's folder as far as it goes."""
     notes: list[str] = []
     try:
         result = read_evaluation(folder)
@@ -122,14 +111,7 @@ def _parts(name: str) -> tuple[str, ...]:
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Names of folders by as few of their last parts as tell them apart: ``winner-0.student``, ``winners/0``.
-
-    Args:
-        names: Folders, hub ids, and whatever else models are called.
-
-    Returns:
-        Name to short name; no two are the same.
-    """
+    """Names of folders by as few of their last parts as tell them apart: ``winner-0.student``, ``winners/0``."""
     parts = {name: _parts(name) for name in names}
     counts = {name: min(2 if found[-1].isdigit() else 1, len(found)) for name, found in parts.items()}
     while True:

@@ -44,14 +44,7 @@ def add_evaluation(folder: Path, result: EvaluationResult, name: str, date: str 
     The card gets a section between two comments, and ``model-index`` metadata as Hugging Face's hub reads it. The file
     changes whole or not at all, and the same evaluation again changes nothing.
 
-    Args:
-        folder: The model's folder, as slm_ray exported it.
-        result: The evaluation.
-        name: Which of its models this one is.
-        date: The day, as ``2026-11-21``; today by default.
-
-    Raises:
-        UserError: The folder is none of ours or has no card, the model was not measured, or the card cannot be written.
+    ``date``: The day, as ``2026-11-21``; today by default.
     """
     if not (folder / Lineage.FILE).is_file():
         raise UserError(f"{folder} was not exported by slm_ray ({Lineage.FILE} is missing): its card is left as it is")

@@ -43,13 +43,7 @@ def _drawn(key: str, picture: Picture | None, alt: str, *blocks: Block) -> list[
 
 
 def evaluation_sections(run: EvaluationRun, prefix: str = "", file: str = EVALUATION_PICTURE) -> list[Section]:
-    """Everything that an evaluation's report shows, but for its cost, environment and command.
-
-    Args:
-        run: Its records.
-        prefix: Of the names of its pictures, where a page has several runs.
-        file: The picture that Markdown shows; empty for none.
-    """
+    """Everything that an evaluation's report shows, but for its cost, environment and command."""
     members, found = tasks_table(run, members=True), samples(run)
     differences: list[Block] = [
         Figure(f"{prefix}differences-{place}", picture, "", "Differences with their 95% intervals")
@@ -155,21 +149,13 @@ def _title(run: EvaluationRun) -> str:
 
 
 def write_evaluation(run: EvaluationRun, folder: Path) -> list[Path]:
-    """Write ``evaluation.png``, ``report.md`` and ``report.html`` into a folder.
-
-    Raises:
-        UserError: They cannot be written.
-    """
+    """Write ``evaluation.png``, ``report.md`` and ``report.html`` into a folder."""
     pictures = {EVALUATION_PICTURE: evaluation_png(run)}
     return write_report(Report(_title(run), "evaluation report", [evaluation_chapter(run)], pictures), folder)
 
 
 def write_evaluation_report(folder: Path) -> list[Path]:
-    """The same from an evaluation's folder, of one that has finished or not.
-
-    Raises:
-        UserError: The folder holds no evaluation, or cannot be written.
-    """
+    """The same from an evaluation's folder, of one that has finished or not."""
     return write_evaluation(load_evaluation(folder), folder)
 
 

@@ -18,27 +18,16 @@ _Scores = tuple[Figure | None, ...]
 
 @dataclass(frozen=True)
 class TaskRow:
-    """One row: a task, a group, or the average of a suite.
+    """One row: a task, a group, or the average of a suite."""
 
-    Attributes:
-        name: The task's, group's or suite's.
-        title: What to call it.
-        metric: The metric.
-        chance: What guessing gives.
-        scores: A score per model, or None.
-        noisy: Per model, that its difference from the first is within the noise.
-        kind: ``task``, ``group``, ``member`` or ``average``.
-        facts: Shots, documents and limit, for the reader.
-    """
-
-    name: str
-    title: str
-    metric: str
-    chance: float | None
-    scores: _Scores
-    noisy: tuple[bool, ...]
-    kind: str
-    facts: str
+    name: str  # The task's, group's or suite's
+    title: str  # What to call it
+    metric: str  # The metric
+    chance: float | None  # What guessing gives
+    scores: _Scores  # A score per model, or None
+    noisy: tuple[bool, ...]  # Per model, that its difference from the first is within the noise
+    kind: str  # ``task``, ``group``, ``member`` or ``average``
+    facts: str  # Shots, documents and limit, for the reader
 
     @property
     def known(self) -> list[tuple[int, float]]:
@@ -153,12 +142,7 @@ def task_rows(run: EvaluationRun) -> list[TaskRow]:
 
 
 def tasks_table(run: EvaluationRun, *, members: bool = False) -> Table:
-    """The table, the best of a row in bold.
-
-    Args:
-        run: The records.
-        members: The tasks inside groups, and no others.
-    """
+    """The table, the best of a row in bold."""
     rows = [row for row in task_rows(run) if (row.kind == "member") == members]
     models = task_models(run)
     with_chance = any(row.chance is not None for row in rows)

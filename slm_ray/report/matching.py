@@ -16,36 +16,22 @@ from slm_ray.report.text import flops_text
 
 @dataclass(frozen=True)
 class Point:
-    """One evaluation.
+    """One evaluation."""
 
-    Attributes:
-        tokens: Tokens trained on so far; 0 for the evaluation before the first step.
-        flops: FLOPs of training so far, the model's own and its teacher's, without what was spent before the start.
-        loss: Validation loss, nats per token.
-    """
-
-    tokens: int
-    flops: float
-    loss: float
+    tokens: int  # Tokens trained on so far; 0 for the evaluation before the first step
+    flops: float  # FLOPs of training so far, the model's own and its teacher's, without what was spent before the start
+    loss: float  # Validation loss, nats per token
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One start's evaluations, in order, and what else it cost.
+    """One start's evaluations, in order, and what else it cost."""
 
-    Attributes:
-        name: What the start is called.
-        points: At least one; the first is the one before training, with 0 tokens.
-        teacher_flops: The teacher's part of the last point's FLOPs.
-        search_flops: Spent on finding the start, before its first step.
-        capture_flops: Spent on capturing the teacher's logits, before its first step.
-    """
-
-    name: str
-    points: tuple[Point, ...]
-    teacher_flops: float = 0.0
-    search_flops: float = 0.0
-    capture_flops: float = 0.0
+    name: str  # What the start is called
+    points: tuple[Point, ...]  # At least one; the first is the one before training, with 0 tokens
+    teacher_flops: float = 0.0  # The teacher's part of the last point's FLOPs
+    search_flops: float = 0.0  # Spent on finding the start, before its first step
+    capture_flops: float = 0.0  # Spent on capturing the teacher's logits, before its first step
 
     @property
     def sunk_flops(self) -> float:
@@ -63,11 +49,7 @@ def make_curve(
 ) -> Curve | None:
     """A model's evaluations as a curve; None where there are fewer than two.
 
-    Args:
-        name: The model's name.
-        evaluations: Of each, in order: tokens, its own FLOPs, the teacher's FLOPs, and a loss that is a number.
-        search_flops: What the search that found it cost; counted as 0 where that is not known.
-        capture_flops: What the capture of its logit store cost.
+    ``evaluations``: Of each, in order: tokens, its own FLOPs, the teacher's FLOPs, and a loss that is a number.
     """
     if len(evaluations) < 2:
         return None
@@ -77,20 +59,14 @@ def make_curve(
 
 @dataclass(frozen=True)
 class Match:
-    """What one start needed to reach another's final loss.
+    """What one start needed to reach another's final loss."""
 
-    Attributes:
-        tokens: Tokens at the first evaluation at or below it; 0 where the start was there before its first step, None
-            where it never was.
-        flops: FLOPs up to there, everything sunk included; None where never.
-        ratio_tokens: The other's tokens over these; None where never, or where either is 0.
-        ratio_flops: The other's FLOPs (sunk included) over these; None where never, or where either is 0.
-    """
-
+    # Tokens at the first evaluation at or below it; 0 where the start was there before its first step, None where it
+    # never was
     tokens: int | None
-    flops: float | None
-    ratio_tokens: float | None
-    ratio_flops: float | None
+    flops: float | None  # FLOPs up to there, everything sunk included; None where never
+    ratio_tokens: float | None  # The other's tokens over these; None where never, or where either is 0
+    ratio_flops: float | None  # The other's FLOPs (sunk included) over these; None where never, or where either is 0
 
 
 def _first_at(points: Sequence[Point], target_loss: float) -> Point | None:
@@ -131,9 +107,8 @@ def match(curve: Curve, reference: Curve) -> Match:
 def equal_flops(curves: Sequence[Curve]) -> tuple[float, dict[str, Point | None]]:
     """Every start at the same price: the largest number of FLOPs that all of them spent, sunk ones included.
 
-    Returns:
-        The FLOPs, and for every start its last evaluation at or below them; None where it had spent more before its
-        first evaluation.
+    Returns the FLOPs, and for every start its last evaluation at or below them; None where it had spent more before its
+    first evaluation.
     """
     budget = min(curve.points[-1].flops + curve.sunk_flops for curve in curves)
     found: dict[str, Point | None] = {}

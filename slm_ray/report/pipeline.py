@@ -39,25 +39,15 @@ _REPORTS = {"The search": "search/report.html", "The pretraining": "pretrain/rep
 
 @dataclass(frozen=True)
 class PipelineRun:
-    """What a pipeline's folder says.
+    """What a pipeline's folder says."""
 
-    Attributes:
-        folder: The pipeline's folder.
-        notes: What is missing or damaged, in any of its stages.
-        state: Its stages.
-        training: Its pretraining; an empty one where it has not begun.
-        evaluation: Its evaluation, where there is one.
-        search: Its search, where it can be read.
-        capture: What its logit store cost.
-    """
-
-    folder: Path
-    notes: tuple[str, ...]
-    state: PipelineState
-    training: TrainingRun
-    evaluation: EvaluationRun | None
-    search: SearchRun | None
-    capture: tuple[Cost, ...]
+    folder: Path  # The pipeline's folder
+    notes: tuple[str, ...]  # What is missing or damaged, in any of its stages
+    state: PipelineState  # Its stages
+    training: TrainingRun  # Its pretraining; an empty one where it has not begun
+    evaluation: EvaluationRun | None  # Its evaluation, where there is one
+    search: SearchRun | None  # Its search, where it can be read
+    capture: tuple[Cost, ...]  # What its logit store cost
 
     @property
     def title(self) -> str:
@@ -82,11 +72,7 @@ def _teacher_level(run: EvaluationRun | None, teacher: str, tokens: str | None) 
 
 
 def load_pipeline(folder: Path) -> PipelineRun:
-    """Read a pipeline's folder as far as it goes.
-
-    Raises:
-        UserError: None of its stages has begun.
-    """
+    """Read a pipeline's folder as far as it goes."""
     notes: list[str] = []
     state, search, evaluation = PipelineState(), None, None
     capture: list[Cost] = []
@@ -123,13 +109,7 @@ def stages_table(state: PipelineState) -> Table:
 
 
 def pipeline_chapter(run: PipelineRun, prefix: str = "", pictures: Sequence[str] = ("", "", "")) -> Chapter:
-    """A pipeline's part of a page.
-
-    Args:
-        run: Its records.
-        prefix: Of the names of its pictures on the page.
-        pictures: The files of curves, evaluation and front that Markdown shows.
-    """
+    """A pipeline's part of a page."""
     curves, models, *tables, spent = training_sections(run.training, prefix, pictures[0])
     evaluated = evaluation_sections(run.evaluation, prefix, pictures[1]) if run.evaluation else []
     evaluated[:1] = [replace(part, title="The evaluated models") for part in evaluated[:1]]
@@ -152,11 +132,7 @@ def pipeline_chapter(run: PipelineRun, prefix: str = "", pictures: Sequence[str]
 
 
 def write_pipeline_report(run: PipelineRun) -> list[Path]:
-    """Write the pictures, ``report.md`` and ``report.html`` into the pipeline's folder.
-
-    Raises:
-        UserError: They cannot be written.
-    """
+    """Write the pictures, ``report.md`` and ``report.html`` into the pipeline's folder."""
     pictures = {TRAINING_PICTURE: training_png(run.training)}
     pictures |= {EVALUATION_PICTURE: evaluation_png(run.evaluation)} if run.evaluation else {}
     pictures |= {FRONT_PICTURE: front_png(run.search)} if run.search else {}

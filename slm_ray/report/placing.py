@@ -56,13 +56,7 @@ def log_ticks(low: float, high: float) -> tuple[float, ...]:
 
 
 def axis_over(values: Sequence[float], title: str, *, zero: bool = False) -> Axis:
-    """An axis over some values: logarithmic where they span more than a factor of thirty.
-
-    Args:
-        values: What lies on it.
-        title: Its name.
-        zero: It begins at 0 where it is linear.
-    """
+    """An axis over some values: logarithmic where they span more than a factor of thirty."""
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     if low > 0 and high / low > _LOG_SPAN:
         low, high = low / 1.3, high * 1.3
@@ -74,10 +68,7 @@ def axis_over(values: Sequence[float], title: str, *, zero: bool = False) -> Axi
 def perplexity_axis(core: Sequence[float], others: Sequence[float], title: str) -> Axis:
     """The logarithmic axis of perplexities; its core takes at least 40% of the height.
 
-    Args:
-        core: What must be readable: the front and the teacher.
-        others: What may be pushed to the edge or left out: candidates and baselines.
-        title: Its name.
+    ``core``: What must be readable: the front and the teacher.
     """
     core = list(core) or list(others)
     if not core:
@@ -137,16 +128,7 @@ def _box_at(label: Label, side: tuple[int, int], gap: float) -> Box:
 
 
 def place_labels(labels: Sequence[Label], bounds: Box, points: Sequence[tuple[float, float]] = ()) -> list[Box]:
-    """Place labels one after another, each where it costs least.
-
-    Args:
-        labels: In order of importance.
-        bounds: Where labels may be.
-        points: What should not be covered, if it can be helped.
-
-    Returns:
-        A box for every label, in their order.
-    """
+    """Place labels one after another, each where it costs least."""
     placed: list[Box] = []
     for label in labels:
         options: list[tuple[float, int, Box]] = []

@@ -29,20 +29,15 @@ _LEAD = (
 
 @dataclass(frozen=True)
 class ProxyRun:
-    """What a report on proxies has in its folder.
-
-    Attributes:
-        candidates: The last record of each candidate, trained or failed.
-        report: None for a run that has not finished.
-    """
+    """What a report on proxies has in its folder."""
 
     folder: Path
     notes: tuple[str, ...]
     options: Mapping[str, Any]
     environment: Mapping[str, Any]
     command: str | None
-    candidates: tuple[TrainedCandidate, ...]
-    report: ProxyReport | None
+    candidates: tuple[TrainedCandidate, ...]  # The last record of each candidate, trained or failed
+    report: ProxyReport | None  # None for a run that has not finished
 
     @property
     def trained(self) -> list[TrainedCandidate]:
@@ -61,11 +56,7 @@ class ProxyRun:
 
 
 def load_proxies(folder: Path) -> ProxyRun:
-    """Read a report on proxies as far as it goes.
-
-    Raises:
-        UserError: The folder holds no run.
-    """
+    """Read a report on proxies as far as it goes."""
     reader = RunReader(folder)
     report = reader.record(ProxyReport)
     last = {one.trial: one for one in reader.lines(TrainedCandidate)}
@@ -186,10 +177,6 @@ def proxies_png(run: ProxyRun) -> bytes:
 
 
 def write_proxies_report(run: ProxyRun) -> list[Path]:
-    """Write ``proxies.png``, ``report.md`` and ``report.html`` into the run's folder.
-
-    Raises:
-        UserError: They cannot be written.
-    """
+    """Write ``proxies.png``, ``report.md`` and ``report.html`` into the run's folder."""
     pictures = {PROXIES_PICTURE: proxies_png(run)}
     return write_report(Report(TITLE, "report on proxies", [proxies_chapter(run)], pictures), run.folder)

@@ -18,18 +18,13 @@ class RunReader:
     """Reads the records of one folder.
 
     Attributes:
-        folder: The run's folder.
-        notes: What is missing or damaged, one sentence each.
-        run: What the run was started with; None where that is damaged.
-        environment: What it ran on.
+        folder: The run's folder
+        notes: What is missing or damaged, one sentence each
+        run: What the run was started with; None where that is damaged
+        environment: What it ran on
     """
 
     def __init__(self, folder: Path) -> None:
-        """Read what every run folder has.
-
-        Raises:
-            UserError: It is no run folder.
-        """
         if not folder.is_dir():
             raise UserError(f"{folder} is {'a file' if folder.exists() else 'missing'}: give the folder of a run")
         if not (folder / RunRecord.FILE).is_file():

@@ -126,11 +126,7 @@ def render_markdown(template: str, **fields: Any) -> str:
 
 
 def write_report(report: Report, folder: Path) -> list[Path]:
-    """Write the pictures, ``report.md`` and ``report.html`` into a folder, and return their paths.
-
-    Raises:
-        UserError: They cannot be written.
-    """
+    """Write the pictures, ``report.md`` and ``report.html`` into a folder, and return their paths."""
     for name, content in report.pictures.items():
         write_bytes(folder / name, content)
     write_text(folder / "report.md", markdown_of(report))
@@ -139,13 +135,7 @@ def write_report(report: Report, folder: Path) -> list[Path]:
 
 
 def model_card(template: str, metadata: Mapping[str, Any], **fields: Any) -> str:
-    """A model card: Hugging Face's metadata, and a Markdown template below it.
-
-    Args:
-        template: Its file.
-        metadata: Fields of ``huggingface_hub.ModelCardData``.
-        fields: What the template shows.
-    """
+    """A model card: Hugging Face's metadata, and a Markdown template below it."""
     from huggingface_hub import ModelCard, ModelCardData
 
     data = ModelCardData(**metadata)

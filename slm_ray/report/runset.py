@@ -64,24 +64,16 @@ _FRONTS_LEAD = (
 
 @dataclass(frozen=True)
 class Kind:
-    """What can be done with a kind of run.
+    """What can be done with a kind of run."""
 
-    Attributes:
-        name: Of one run.
-        plural: Of several.
-        load: Reads a folder.
-        write: Writes its own report into its own folder.
-        chapter: Its part of a page, from its records, a prefix, a picture's file and the most candidates to draw.
-        png: Its own picture on a page of several runs; None for kinds that only have one together.
-        costs: What it cost.
-    """
-
-    name: str
-    plural: str
-    load: Callable[[Path], Any]
-    write: Callable[[Any], list[Path]]
+    name: str  # Of one run
+    plural: str  # Of several
+    load: Callable[[Path], Any]  # Reads a folder
+    write: Callable[[Any], list[Path]]  # Writes its own report into its own folder
+    # Its part of a page, from its records, a prefix, a picture's file and the most candidates to draw
     chapter: Callable[[Any, str, str, int], Chapter]
-    costs: Callable[[Any], list[Cost]]
+    costs: Callable[[Any], list[Cost]]  # What it cost
+    # Its own picture on a page of several runs; None for kinds that only have one together
     png: Callable[[Any], bytes] | None = None
 
 
@@ -100,11 +92,7 @@ KINDS = {
 
 
 def kind_of(folder: Path) -> str:
-    """Which kind of run a folder holds: a key of ``KINDS``.
-
-    Raises:
-        UserError: None, as far as can be seen.
-    """
+    """Which kind of run a folder holds: a key of ``KINDS``."""
     if not folder.is_dir():
         raise UserError(f"{folder} is {'a file' if folder.exists() else 'missing'}: give the folder of a run")
     if (folder / PipelineState.FILE).is_file():
@@ -130,19 +118,12 @@ def kind_of(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder, read.
+    """A run's folder, read."""
 
-    Attributes:
-        folder: As the user gave it.
-        kind: A key of ``KINDS``.
-        records: What it says, of the type of its kind.
-        name: What it is called among several.
-    """
-
-    folder: Path
-    kind: str
-    records: Any
-    name: str = ""
+    folder: Path  # As the user gave it
+    kind: str  # A key of ``KINDS``
+    records: Any  # What it says, of the type of its kind
+    name: str = ""  # What it is called among several
 
     @property
     def notes(self) -> Sequence[str]:
@@ -155,11 +136,7 @@ class Run:
 
 
 def load_run(folder: Path) -> Run:
-    """Read a folder as what it is.
-
-    Raises:
-        UserError: It holds no run.
-    """
+    """Read a folder as what it is."""
     kind = kind_of(folder)
     return Run(folder, kind, KINDS[kind].load(folder))
 
@@ -312,12 +289,7 @@ def _shared_training(trainings: Sequence[tuple[str, TrainingRun]]) -> list[Secti
 
 
 def set_report(runs: Sequence[Run], command: str) -> Report:
-    """The report of several runs.
-
-    Args:
-        runs: Their records.
-        command: What makes the report again.
-    """
+    """The report of several runs."""
     runs = named(runs)
     searches, trainings = _inside(runs, "search", "search"), _inside(runs, "pretrain", "training")
     evaluations = _inside(runs, "evaluate", "evaluation")
@@ -365,16 +337,7 @@ def set_report(runs: Sequence[Run], command: str) -> Report:
 
 
 def write_set_report(runs: Sequence[Run], folder: Path, argv: Sequence[str]) -> list[Path]:
-    """Write one report of several runs: pictures, ``report.md`` and ``report.html`` in a folder of its own.
-
-    Args:
-        runs: Their records.
-        folder: Where it goes.
-        argv: The command's arguments, for the record.
-
-    Raises:
-        UserError: The folder holds a run itself, or cannot be written.
-    """
+    """Write one report of several runs: pictures, ``report.md`` and ``report.html`` in a folder of its own."""
     if any((folder / name).exists() for name in (RunRecord.FILE, PipelineState.FILE, EvaluationResult.FILE)):
         raise UserError(f"--out {folder} holds a run, whose own report would be lost: choose another folder")
     return write_report(set_report(runs, shlex.join(["slm-ray", "report", *argv])), folder)

@@ -44,25 +44,15 @@ _PHASES = {"corpus": "text", "final": "final measurement"}
 
 @dataclass(frozen=True)
 class SearchRun:
-    """What a search's folder says, finished or not.
+    """What a search's folder says, finished or not."""
 
-    Attributes:
-        folder: The run folder.
-        notes: What is missing or damaged, one sentence each.
-        options: The resolved options.
-        environment: What it ran on.
-        command: The command as it was given.
-        trials: All candidates, failed ones too.
-        result: None for a run that has not finished.
-    """
-
-    folder: Path
-    notes: tuple[str, ...]
-    options: Mapping[str, Any]
-    environment: Mapping[str, Any]
-    command: str | None
-    trials: tuple[Trial, ...]
-    result: SearchResult | None
+    folder: Path  # The run folder
+    notes: tuple[str, ...]  # What is missing or damaged, one sentence each
+    options: Mapping[str, Any]  # The resolved options
+    environment: Mapping[str, Any]  # What it ran on
+    command: str | None  # The command as it was given
+    trials: tuple[Trial, ...]  # All candidates, failed ones too
+    result: SearchResult | None  # None for a run that has not finished
 
     @property
     def finished(self) -> bool:
@@ -152,11 +142,7 @@ def provisional_front(candidates: Sequence[Trial], quantity: str) -> list[FrontM
 
 
 def load_search(folder: Path) -> SearchRun:
-    """Read a search's folder as far as it goes.
-
-    Raises:
-        UserError: The folder holds no run.
-    """
+    """Read a search's folder as far as it goes."""
     reader = RunReader(folder)
     trials, result = reader.lines(Trial), reader.record(SearchResult)
     if result is None:
@@ -171,17 +157,11 @@ def load_search(folder: Path) -> SearchRun:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The best model beside a baseline on the same held-out text.
+    """The best model beside a baseline on the same held-out text."""
 
-    Attributes:
-        model: The baseline.
-        ratio: Its perplexity over the best model's.
-        is_clear: The difference is larger than the noise; None where the noise is not known.
-    """
-
-    model: Baseline
-    ratio: float | None
-    is_clear: bool | None
+    model: Baseline  # The baseline
+    ratio: float | None  # Its perplexity over the best model's
+    is_clear: bool | None  # The difference is larger than the noise; None where the noise is not known
 
     @property
     def verdict(self) -> str:

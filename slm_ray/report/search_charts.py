@@ -96,13 +96,7 @@ def front_axes(run: SearchRun) -> tuple[Axis, Axis]:
 
 
 def front_picture(run: SearchRun, link: str = "front", most: int = MOST_CANDIDATES) -> tuple[Picture, str]:
-    """Perplexity against size, and a sentence on the candidates that are not drawn (empty where all are).
-
-    Args:
-        run: The search.
-        link: Pictures of the same link show the model that is selected in it.
-        most: How many candidates off the front are drawn.
-    """
+    """Perplexity against size, and a sentence on the candidates that are not drawn (empty where all are)."""
     x, y = front_axes(run)
     quantity, front = run.quantity, [member for member in run.front if member.perplexity]
     on_front = {member.trial for member in front}

@@ -150,14 +150,7 @@ def tiles(run: SearchRun) -> list[Tile]:
 def front_sections(
     run: SearchRun, key: str = "front", file: str = FRONT_PICTURE, most: int = MOST_CANDIDATES
 ) -> list[Section]:
-    """The front, and the layers of the model that is selected in it.
-
-    Args:
-        run: The search.
-        key: The front's name on the page.
-        file: The PNG that Markdown shows; empty for none.
-        most: Candidates off the front that are drawn at most.
-    """
+    """The front, and the layers of the model that is selected in it."""
     if not (run.front or run.candidates or run.baselines):
         return []
     picture, left_out = front_picture(run, key, most)
@@ -185,14 +178,7 @@ def progress_section(run: SearchRun, key: str = "progress") -> Section:
 def search_sections(
     run: SearchRun, prefix: str = "", file: str = FRONT_PICTURE, most: int = MOST_CANDIDATES
 ) -> list[Section]:
-    """Everything that a search's report shows, but for its environment and command.
-
-    Args:
-        run: Its records.
-        prefix: Of the names of its pictures, where a page has several runs.
-        file: The picture that Markdown shows.
-        most: Candidates off the front that are drawn at most.
-    """
+    """Everything that a search's report shows, but for its environment and command."""
     compared = baseline_table(run) if run.baselines or (run.best and run.teacher) else Table("", (), ())
     other, finalists = other_text_table(run), finalists_picture(run)
     other_lead = (
@@ -248,22 +234,14 @@ def front_png(run: SearchRun) -> bytes:
 
 
 def write_search_report(run: SearchRun) -> list[Path]:
-    """Write ``front.csv``, ``front.png``, ``report.md`` and ``report.html`` into the run's folder.
-
-    Raises:
-        UserError: They cannot be written.
-    """
+    """Write ``front.csv``, ``front.png``, ``report.md`` and ``report.html`` into the run's folder."""
     write_text(run.folder / FRONT_TABLE, front_csv(run))
     report = Report(search_title(run), "search report", [search_chapter(run)], {FRONT_PICTURE: front_png(run)})
     return [run.folder / FRONT_TABLE, *write_report(report, run.folder)]
 
 
 def build_report(folder: Path) -> list[Path]:
-    """The same from a run's folder, of a finished run or of one that is not.
-
-    Raises:
-        UserError: The folder holds no run, or cannot be written.
-    """
+    """The same from a run's folder, of a finished run or of one that is not."""
     return write_search_report(load_search(folder))
 
 

@@ -48,15 +48,7 @@ class Results:
 
 
 def send_results(tracker: Tracker, folder: Path) -> None:
-    """Send the tables, the picture and the summary of a run's folder.
-
-    Args:
-        tracker: Where they go; the caller finishes it.
-        folder: Of a search, a pretraining, an evaluation or a pipeline.
-
-    Raises:
-        UserError: The folder holds no run.
-    """
+    """Send the tables, the picture and the summary of a run's folder."""
     if type(tracker) is NoTracker:
         return
     for results in results_of(folder):
@@ -72,11 +64,7 @@ def send_results(tracker: Tracker, folder: Path) -> None:
 
 
 def results_of(folder: Path) -> Iterator[Results]:
-    """What is sent of a folder; a pipeline gives its stages' results one after the other.
-
-    Raises:
-        UserError: The folder holds no run.
-    """
+    """What is sent of a folder; a pipeline gives its stages' results one after the other."""
     if (folder / PipelineState.FILE).is_file():
         for stage in ("search", "pretrain", "evaluate"):
             if (folder / stage / RunRecord.FILE).is_file() or (folder / stage / EvaluationResult.FILE).is_file():

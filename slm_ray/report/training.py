@@ -36,27 +36,16 @@ DONE, FAILED, RUNNING = "done", "failed", "unfinished"
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """One model of a run, as far as its folder goes.
+    """One model of a run, as far as its folder goes."""
 
-    Attributes:
-        name: Its name, ``winner-0.student``.
-        model: What it was before its first step; None where that is damaged.
-        result: Its result; None until it is done.
-        status: Where its training ended; None while it runs.
-        evaluations: Those whose loss is a number, in order.
-        tokens_per_second: Median over its steps.
-        memory_bytes: The most its worker held.
-        cpu_percent: Median over its steps; 100 is one core.
-    """
-
-    name: str
-    model: TrainedModel | None
-    result: ModelResult | None
-    status: TrainStatus | None
-    evaluations: tuple[TrainEvaluation, ...]
-    tokens_per_second: float | None = None
-    memory_bytes: int | None = None
-    cpu_percent: float | None = None
+    name: str  # Its name, ``winner-0.student``
+    model: TrainedModel | None  # What it was before its first step; None where that is damaged
+    result: ModelResult | None  # Its result; None until it is done
+    status: TrainStatus | None  # Where its training ended; None while it runs
+    evaluations: tuple[TrainEvaluation, ...]  # Those whose loss is a number, in order
+    tokens_per_second: float | None = None  # Median over its steps
+    memory_bytes: int | None = None  # The most its worker held
+    cpu_percent: float | None = None  # Median over its steps; 100 is one core
 
     @property
     def start(self) -> str:
@@ -121,27 +110,17 @@ class TrainedRun:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What a pretraining run's folder says, finished or not.
+    """What a pretraining run's folder says, finished or not."""
 
-    Attributes:
-        folder: The run folder.
-        notes: What is missing or damaged, one sentence each.
-        options: The resolved options.
-        environment: What it ran on.
-        command: The command as it was given.
-        models: In the order of the result, else by name.
-        level: A loss to hold the curves against, with its name: the teacher's, or the one that growth has to reach.
-        result: None for a run that has not finished.
-    """
-
-    folder: Path
-    notes: tuple[str, ...]
-    options: Mapping[str, Any]
-    environment: Mapping[str, Any]
-    command: str | None
-    models: tuple[TrainedRun, ...]
+    folder: Path  # The run folder
+    notes: tuple[str, ...]  # What is missing or damaged, one sentence each
+    options: Mapping[str, Any]  # The resolved options
+    environment: Mapping[str, Any]  # What it ran on
+    command: str | None  # The command as it was given
+    models: tuple[TrainedRun, ...]  # In the order of the result, else by name
+    # A loss to hold the curves against, with its name: the teacher's, or the one that growth has to reach
     level: tuple[str, float] | None = None
-    result: TrainResult | None = None
+    result: TrainResult | None = None  # None for a run that has not finished
 
     @property
     def curves(self) -> list[Curve]:
@@ -160,15 +139,7 @@ class TrainingRun:
 
 
 def load_training(folder: Path, level: tuple[str, float] | None = None) -> TrainingRun:
-    """Read the folder of a pretraining run as far as it goes.
-
-    Args:
-        folder: The run folder.
-        level: The teacher's name and its loss on the run's held-out text, where the caller knows it.
-
-    Raises:
-        UserError: The folder holds no run.
-    """
+    """Read the folder of a pretraining run as far as it goes."""
     reader = RunReader(folder)
     result = reader.record(TrainResult)
     order = {one.name: place for place, one in enumerate(result.models if result else ())}

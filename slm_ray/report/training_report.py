@@ -48,12 +48,7 @@ def _perplexity(loss: float | None) -> float:
 def training_picture(run: TrainingRun, *, marked: bool = True) -> tuple[Picture, str] | None:
     """Perplexity against tokens and against FLOPs, and a sentence on the evaluations that are not drawn.
 
-    Args:
-        run: The records.
-        marked: With the places where the best model was as good as another ended.
-
-    Returns:
-        None where nothing has been measured; the sentence is empty where all evaluations are drawn.
+    Returns none where nothing has been measured; the sentence is empty where all evaluations are drawn.
     """
     models, best = run.measured, run.best
     if best is None:
@@ -240,19 +235,11 @@ def training_png(run: TrainingRun, *, marked: bool = True) -> bytes:
 
 
 def write_training_report(run: TrainingRun) -> list[Path]:
-    """Write ``training.png``, ``report.md`` and ``report.html`` into the run's folder.
-
-    Raises:
-        UserError: They cannot be written.
-    """
+    """Write ``training.png``, ``report.md`` and ``report.html`` into the run's folder."""
     report = Report("Training", "training report", [training_chapter(run)], {TRAINING_PICTURE: training_png(run)})
     return write_report(report, run.folder)
 
 
 def build_training_report(folder: Path) -> list[Path]:
-    """The same from a run's folder, of a finished run or of one that is not.
-
-    Raises:
-        UserError: The folder holds no run, or cannot be written.
-    """
+    """The same from a run's folder, of a finished run or of one that is not."""
     return write_training_report(load_training(folder))
