@@ -307,7 +307,7 @@ def gated_loss(model, ids, head_gates, neuron_gates, channel_gates):
     default = ("model", "layers", "self_attn.o_proj", "mlp.down_proj", "embed_tokens")
     base_name, layers, attention, mlp, embedding = places.get(model.config.model_type, default)
     behind = ("post_attention_layernorm", "post_feedforward_layernorm")
-    written = behind if model.config.model_type in ("gemma3_text", "olmo2") else (attention, mlp)
+    written = behind if model.config.model_type in ("gemma2", "gemma3_text", "olmo2") else (attention, mlp)
     base = model.get_submodule(base_name)
     width = getattr(model.config, "head_dim", None) or model.config.hidden_size // model.config.num_attention_heads
     hooks = []

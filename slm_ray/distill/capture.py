@@ -241,6 +241,7 @@ class SignalReader:
         import torch
 
         from slm_ray.distill.online import teacher_model
+        from slm_ray.models.lm_head import cap_of
 
         self.shards, self.request, self._device = shards, request, device
         self._captured = drawn_sequences(request.of_sequences, request.num_sequences)
@@ -248,6 +249,7 @@ class SignalReader:
             teacher, torch.float32 if request.precision == "fp32" else torch.bfloat16, device
         )
         self.head: torch.Tensor = self.model.get_output_embeddings().weight[: request.vocab_size]
+        self._cap = cap_of(self.model)
 
     def read(self, first: int, count: int) -> dict[str, Array]:
         """The arrays of captured sequences ``first`` to ``first + count - 1``; see :mod:`slm_ray.distill.store`."""
@@ -281,7 +283,7 @@ class SignalReader:
     def _top(self, hidden: torch.Tensor, indices: Array) -> dict[str, Array]:
         from slm_ray.distill.selection import top_k
 
-        found = top_k(hidden, self.head, self.request.k or 1, self.request.temperature)
+        found = top_k(hidden, self.head, self.request.k or 1, self.request.temperature, self._cap)
         shape = (len(indices), self.shards.sequence_length - 1)
         return {
             "ids": found.ids.cpu().numpy().astype(id_type(len(self.head))).reshape(*shape, -1),
@@ -298,7 +300,7 @@ class SignalReader:
         shape = (self.shards.sequence_length - 1, draws)
         points = np.concatenate([draw_points(seed, int(index), *shape) for index in indices])
         at = torch.from_numpy(points).to(self._device)
-        found = sample(hidden, self.head, at, self.request.temperature)
+        found = sample(hidden, self.head, at, self.request.temperature, self._cap)
         count_type = unsigned(draws)
         return {
             "lengths": found.lengths.cpu().numpy().astype(count_type).reshape(len(indices), -1),

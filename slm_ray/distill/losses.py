@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from slm_ray.config.errors import UserError
 from slm_ray.distill.divergences import Divergence, OutcomeSlope, Slope, Softmax, Targets, outcome_slope
 from slm_ray.distill.signal import DenseSignal, TeacherSignal
-from slm_ray.models.lm_head import spans
+from slm_ray.models.lm_head import capped, spans
 
 _NUM_BUFFERS = 5
 # Logits of one chunk. More make the multiplications faster, until the processor's rate is reached.
@@ -52,6 +52,7 @@ def causal_lm_loss(
     kd_weight: float = 0.0,
     signal: TeacherSignal | None = None,
     divergence: Divergence | None = None,
+    cap: float | None = None,
 ) -> LossParts:
     """Next-token cross-entropy and a divergence from the teacher, from one computation of the student's logits.
 
@@ -62,7 +63,7 @@ def causal_lm_loss(
     this type, sums in fp32 or better. ``head``: ``[vocabulary, hidden]`` its output head, which may be the embedding;
     of any floating type. ``targets``: ``[tokens]`` int64, the next token's id; anything where the weight is 0.
     ``weights``: ``[tokens]``, mask and normalisation in one: 1/n at n tokens makes the loss a mean. On a CPU tokens of
-    weight 0 are not computed at all, and targets are checked.
+    weight 0 are not computed at all, and targets are checked. ``cap``: What the student's logits are capped to.
 
     Raises:
         ValueError: Shapes do not go together, or there is a ``kd_weight`` and no signal.
@@ -92,7 +93,7 @@ def causal_lm_loss(
                 f"every target must be an id that the student has a row for, 0 to {vocab_size - 1:,}, but they are "
                 f"{int(targets.min()):,} to {int(targets.max()):,}: use text prepared with the student's tokenizer"
             )
-    objective = Objective(float(ce_weight), float(kd_weight), divergence)
+    objective = Objective(float(ce_weight), float(kd_weight), divergence, cap)
     loss, ce, kd = FusedLoss.apply(hidden, head, Batch(targets, weights, signal), objective)
     total = weights.sum().to(loss.dtype)
     share = torch.where(total == 0, 0.0, 1 / total)
@@ -106,6 +107,7 @@ class Objective:
     ce_weight: float
     kd_weight: float
     divergence: Divergence | None
+    cap: float | None = None  # of the student's logits
 
 
 class Workspace:
@@ -189,6 +191,8 @@ def losses_and_gradient(
 def _finish(logits: torch.Tensor, gradient: torch.Tensor, wanted: torch.Tensor, objective: Objective) -> None:
     """Take the targets' own part off and write the gradient over the logits."""
     gradient.scatter_add_(1, wanted, torch.full_like(wanted, -objective.ce_weight, dtype=gradient.dtype))
+    if objective.cap is not None:
+        gradient.mul_(1 - (logits.to(gradient.dtype) / objective.cap).square())
     logits.copy_(gradient)
 
 
@@ -229,13 +233,13 @@ def chunk_rows(num_tokens: int, vocab_size: int, device: torch.device) -> tuple[
 class _Logits:
     """Logits of consecutive tokens, in one buffer that the next ones overwrite."""
 
-    def __init__(self, hidden: torch.Tensor, head: torch.Tensor, most: int) -> None:
-        self._hidden, self._head = hidden, head.to(hidden.dtype)
+    def __init__(self, hidden: torch.Tensor, head: torch.Tensor, most: int, cap: float | None) -> None:
+        self._hidden, self._head, self._cap = hidden, head.to(hidden.dtype), cap
         self._buffer = hidden.new_empty(most, len(head))
 
     def __getitem__(self, part: slice) -> torch.Tensor:
         rows = self._hidden[part]
-        return torch.mm(rows, self._head.T, out=self._buffer[: len(rows)])
+        return capped(torch.mm(rows, self._head.T, out=self._buffer[: len(rows)]), self._cap)
 
 
 def run_chunks(
@@ -247,7 +251,7 @@ def run_chunks(
     """
     exact = torch.promote_types(hidden.dtype, torch.float32)
     chunk, block = chunk_rows(len(hidden), len(head), hidden.device)
-    student = _Logits(hidden, head, chunk)
+    student = _Logits(hidden, head, chunk, objective.cap)
     teacher = _teacher(batch.signal, len(head), objective, exact, chunk)
     workspace = Workspace(block, len(head), exact, hidden.device)
     weights = batch.weights.to(exact)
@@ -279,7 +283,7 @@ def _teacher(
     if signal is None or objective.divergence is None:
         return None
     if isinstance(signal, DenseSignal):
-        return _Logits(signal.hidden, signal.head[:num_rows], most)
+        return _Logits(signal.hidden, signal.head[:num_rows], most, signal.cap)
     return Targets.of(signal, min(signal.num_rows or num_rows, num_rows), objective.divergence.temperature, exact)
 
 

@@ -11,7 +11,7 @@ from slm_ray.data.tokenizers import load_tokenizer, plain_backend, vocab_size_of
 from slm_ray.distill.signal import DenseSignal
 from slm_ray.models.extraction import build_empty, reset_buffers
 from slm_ray.models.families import family_of
-from slm_ray.models.lm_head import final_hidden
+from slm_ray.models.lm_head import cap_of, final_hidden
 from slm_ray.models.teachers import Teacher
 
 
@@ -41,4 +41,4 @@ class OnlineTeacher:
         where attention crosses them.
         """
         hidden = final_hidden(self.model, ids, positions)
-        return DenseSignal(hidden[:, :-1].flatten(0, 1), self.head)
+        return DenseSignal(hidden[:, :-1].flatten(0, 1), self.head, cap_of(self.model))

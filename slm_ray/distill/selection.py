@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from slm_ray.config.errors import UserError
-from slm_ray.models.lm_head import spans
+from slm_ray.models.lm_head import capped, spans
 
 BLOCK_IDS = 16
 SLICE_IDS = 4096
@@ -74,7 +74,9 @@ class LogitBlocks:
         return ((logits - self.peak.view(-1, *[1] * (logits.ndim - 1))) / self.temperature).exp()
 
 
-def read_blocks(hidden: torch.Tensor, head: torch.Tensor, temperature: float = 1.0) -> LogitBlocks:
+def read_blocks(
+    hidden: torch.Tensor, head: torch.Tensor, temperature: float = 1.0, cap: float | None = None
+) -> LogitBlocks:
     """Multiply hidden states with the output head, and sum up each slice's blocks while it is in the cache.
 
     ``hidden``: ``[tokens, d]`` final hidden states. ``head``: ``[vocabulary, d]`` output head, of the same type.
@@ -90,10 +92,10 @@ def read_blocks(hidden: torch.Tensor, head: torch.Tensor, temperature: float = 1
     room = maxima.new_empty(rows, BLOCK_IDS, shape[-1])  # reused, so that it stays in the cache
     for number, part in enumerate(parts):
         if part.stop - part.start == width:
-            torch.mm(hidden, head[part].t(), out=logits[number])
+            capped(torch.mm(hidden, head[part].t(), out=logits[number]), cap)
         else:
             logits[number] = float("-inf")
-            logits[number, :, : part.stop - part.start] = hidden @ head[part].t()
+            logits[number, :, : part.stop - part.start] = capped(hidden @ head[part].t(), cap)
         for group in spans(tokens, rows):
             values = logits[number, group].view(-1, BLOCK_IDS, shape[-1])
             scaled = room[: len(values)]
@@ -160,24 +162,29 @@ def _counted(drawn: torch.Tensor) -> Draws:
     return Draws(is_first.sum(1), ordered.flatten()[starts], counts)
 
 
-def top_k(hidden: torch.Tensor, head: torch.Tensor, k: int, temperature: float = 1.0) -> TopK:
+def top_k(
+    hidden: torch.Tensor, head: torch.Tensor, k: int, temperature: float = 1.0, cap: float | None = None
+) -> TopK:
     """The likeliest ids of any number of tokens, a group at a time.
 
     ``hidden``: ``[tokens, d]`` final hidden states. ``head``: ``[vocabulary, d]`` output head, of the same type. ``k``:
     Ids per token, at most the vocabulary.
     """
-    parts = [take_top(read_blocks(hidden[group], head, temperature), k) for group in spans(len(hidden), _group_size(k))]
+    groups = spans(len(hidden), _group_size(k))
+    parts = [take_top(read_blocks(hidden[group], head, temperature, cap), k) for group in groups]
     return TopK(*(torch.cat([getattr(part, name) for part in parts]) for name in ("ids", "log_probs", "tail_log_mass")))
 
 
-def sample(hidden: torch.Tensor, head: torch.Tensor, points: torch.Tensor, temperature: float = 1.0) -> Draws:
+def sample(
+    hidden: torch.Tensor, head: torch.Tensor, points: torch.Tensor, temperature: float = 1.0, cap: float | None = None
+) -> Draws:
     """Ids drawn for any number of tokens, a group at a time.
 
     ``hidden``: ``[tokens, d]`` final hidden states. ``head``: ``[vocabulary, d]`` output head, of the same type.
     ``points``: ``[tokens, draws]`` float64 in ``[0, 1)``.
     """
     parts = [
-        draw_ids(read_blocks(hidden[group], head, temperature), points[group])
+        draw_ids(read_blocks(hidden[group], head, temperature, cap), points[group])
         for group in spans(len(hidden), _group_size(points.shape[1]))
     ]
     return Draws(*(torch.cat([getattr(part, name) for part in parts]) for name in ("lengths", "ids", "counts")))

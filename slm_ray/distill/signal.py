@@ -18,6 +18,7 @@ class DenseSignal:
     hidden: torch.Tensor  # ``[tokens, teacher_hidden]`` the teacher's final hidden states
     # ``[vocabulary, teacher_hidden]`` its output head. Both may be of another type than the student's.
     head: torch.Tensor
+    cap: float | None = None  # What its logits are capped to
 
     @property
     def kind(self) -> str:
@@ -38,7 +39,7 @@ class DenseSignal:
 
     def rows(self, index: torch.Tensor) -> DenseSignal:
         """The signal at some of the tokens."""
-        return DenseSignal(self.hidden[index], self.head)
+        return DenseSignal(self.hidden[index], self.head, self.cap)
 
 
 @dataclass(frozen=True)

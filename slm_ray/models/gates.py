@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from slm_ray.models.extraction import build_with, layers_of
 from slm_ray.models.families import HEAD, Family
-from slm_ray.models.lm_head import spans
+from slm_ray.models.lm_head import capped, spans
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.subnet import SubnetSpec
 
@@ -126,7 +126,7 @@ class GatedTeacher:
         """
         self.family, self.architecture = family, family.architecture(config)
         self._embedding = state[family.embedding]
-        self._scales = family.embedding_scale(config), family.logit_scale(config)
+        self._scales, self._cap = (family.embedding_scale(config), family.logit_scale(config)), family.logit_cap(config)
         self.device = self._embedding.device
         self._head = state.get(HEAD, self._embedding)
         self._base = build_with(state, config, family).base_model.requires_grad_(False)
@@ -203,10 +203,15 @@ class GatedTeacher:
         gradient, loss = torch.empty_like(hidden), 0.0
         for group in spans(len(targets), _HEAD_TOKENS):
             wanted = targets[group, None]
-            logits = functional.linear(hidden[group], self._head)
+            logits = capped(functional.linear(hidden[group], self._head), self._cap)
             probabilities = logits.softmax(-1)
             loss -= float(probabilities.gather(1, wanted).float().clamp_min(1e-30).log().sum())
-            gradient[group] = scale * (probabilities @ self._head - self._head[wanted[:, 0]])
+            if self._cap is None:
+                gradient[group] = scale * (probabilities @ self._head - self._head[wanted[:, 0]])
+                continue
+            slopes = 1 - (logits / self._cap).square()
+            own = slopes.gather(1, wanted) * self._head[wanted[:, 0]]
+            gradient[group] = scale * ((slopes * probabilities) @ self._head - own)
         padded = output.new_zeros(output.shape)
         padded[:, :-1] = gradient.view(len(ids), -1, hidden.shape[-1])
         return padded, loss

@@ -27,6 +27,17 @@ def final_hidden(model: Any, ids: torch.Tensor, positions: torch.Tensor | None =
     return hidden if scale == 1 else hidden * scale
 
 
+def cap_of(model: Any) -> float | None:
+    """What a causal LM's logits are capped to; None where they are not."""
+    family = base_family(model.config)
+    return None if family is None else family.logit_cap(model.config)
+
+
+def capped(logits: torch.Tensor, cap: float | None) -> torch.Tensor:
+    """Logits as ``cap * tanh(logits / cap)``, in place; as they are without a cap."""
+    return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
+
+
 def spans(count: int, size: int) -> Iterator[slice]:
     """Consecutive slices that cover ``count`` positions."""
     for start in range(0, count, size):
@@ -38,7 +49,9 @@ def _sizes(device: torch.device) -> tuple[int, int]:
     return _GPU_SIZES if device.type == "cuda" else (VOCABULARY_SLICE, TOKEN_GROUP)
 
 
-def next_token_losses(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def next_token_losses(
+    hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, cap: float | None = None
+) -> torch.Tensor:
     """Negative log-likelihoods of target tokens.
 
     ``hidden``: ``[tokens, hidden]`` final hidden states. ``head``: ``[vocabulary, hidden]`` output head, of the same
@@ -48,15 +61,18 @@ def next_token_losses(hidden: torch.Tensor, head: torch.Tensor, targets: torch.T
     rows_at_once, tokens_at_once = _sizes(hidden.device)
     for group in spans(len(targets), tokens_at_once):
         rows, wanted = hidden[group], targets[group]
-        target_logits = (rows.float() * head[wanted].float()).sum(-1)
+        target_logits = capped((rows.float() * head[wanted].float()).sum(-1), cap)
         sums = [
-            torch.logsumexp(functional.linear(rows, head[part]).float(), -1) for part in spans(len(head), rows_at_once)
+            torch.logsumexp(capped(functional.linear(rows, head[part]), cap).float(), -1)
+            for part in spans(len(head), rows_at_once)
         ]
         parts.append(torch.logsumexp(torch.stack(sums), 0) - target_logits)
     return torch.cat(parts)
 
 
-def kl_divergences(teacher: torch.Tensor, student: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
+def kl_divergences(
+    teacher: torch.Tensor, student: torch.Tensor, head: torch.Tensor, cap: float | None = None
+) -> torch.Tensor:
     """KL(teacher || student) over the whole vocabulary at every position, both read through one output head.
 
     With ``a`` and ``b`` the two rows of logits, the divergence is ``E_a[a - b] - logsumexp(a) + logsumexp(b)``; the
@@ -70,8 +86,8 @@ def kl_divergences(teacher: torch.Tensor, student: torch.Tensor, head: torch.Ten
     for group in spans(len(teacher), tokens_at_once):
         sums_a, sums_b, gaps = [], [], []
         for part in spans(len(head), rows_at_once):
-            a = functional.linear(teacher[group], head[part]).float()
-            b = functional.linear(student[group], head[part]).float()
+            a = capped(functional.linear(teacher[group], head[part]), cap).float()
+            b = capped(functional.linear(student[group], head[part]), cap).float()
             sum_a = torch.logsumexp(a, -1)
             gaps.append(((a - sum_a[:, None]).exp() * (a - b)).sum(-1))
             sums_a.append(sum_a)

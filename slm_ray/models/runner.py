@@ -34,7 +34,7 @@ class SubnetRunner:
         self.state, self.config, self.family = state, config, family
         self.teacher = family.architecture(config)
         self._embedding = state[family.embedding]
-        self._scales = family.embedding_scale(config), family.logit_scale(config)
+        self._scales, self.cap = (family.embedding_scale(config), family.logit_scale(config)), family.logit_cap(config)
         self.head = state.get(HEAD, self._embedding)
         self.dtype, self.device = self._embedding.dtype, self._embedding.device
         self._rotary: nn.Module | None = None
@@ -131,4 +131,4 @@ class SubnetRunner:
         """
         hidden = self.project(self.hidden_states(spec, ids)[:, :-1].flatten(0, 1), spec)
         targets = ids[:, 1:].flatten().to(self.device)
-        return next_token_losses(hidden, self.head, targets).view(len(ids), -1)
+        return next_token_losses(hidden, self.head, targets, self.cap).view(len(ids), -1)

@@ -12,7 +12,7 @@ from torch import nn
 from slm_ray.config.errors import UserError
 from slm_ray.distill.losses import Divergence, causal_lm_loss
 from slm_ray.distill.signal import TeacherSignal
-from slm_ray.models.lm_head import final_hidden, next_token_losses
+from slm_ray.models.lm_head import cap_of, capped, final_hidden, next_token_losses
 
 _LARGE_LOGIT = 300.0
 _JOINED = "give --documents joined"
@@ -30,6 +30,7 @@ class StudentLoss(nn.Module):
         self.student = student
         self.divergence = divergence
         self.compute_dtype = compute_dtype
+        self.cap = cap_of(student)
 
     def hidden_states(self, ids: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
         """Final hidden states ``[batch * (sequence - 1), hidden]`` of the positions that have a next token."""
@@ -52,11 +53,11 @@ class StudentLoss(nn.Module):
         head = self.student.get_output_embeddings().weight
         targets = ids[:, 1:].flatten()
         if weights is None:
-            return (next_token_losses(hidden, head.to(self.compute_dtype), targets),)
+            return (next_token_losses(hidden, head.to(self.compute_dtype), targets, self.cap),)
         share = kd_weight if signal is not None else 0.0
         parts = causal_lm_loss(
             hidden, head, targets, weights, ce_weight=1 - share, kd_weight=share, signal=signal,
-            divergence=self.divergence if signal is not None else None,
+            divergence=self.divergence if signal is not None else None, cap=self.cap,
         )  # fmt: skip
         return (parts.loss, parts.ce) if parts.kd is None else (parts.loss, parts.ce, parts.kd)
 
@@ -116,7 +117,7 @@ def check_logits(student: Any, name: str) -> None:
             found = student(ids, use_cache=False).logits
         finally:
             hook.remove()
-    same = torch.allclose(ours * factor, found, rtol=1e-3, atol=1e-2, equal_nan=True)
+    same = torch.allclose(capped(ours * factor, cap_of(student)), found, rtol=1e-3, atol=1e-2, equal_nan=True)
     if getattr(head, "bias", None) is not None or not same:
         raise UserError(
             f"{name} scales, caps or biases its logits, which the losses here do not do: use a model of the families "

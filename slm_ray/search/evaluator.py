@@ -166,7 +166,7 @@ class TeacherKL:
         hidden = self.runner.hidden_states(spec, ids)[:, :-1].flatten(0, 1)
         teacher_hidden = self.teacher_hidden[first : first + len(ids)].flatten(0, 1)
         student = self.runner.project(hidden, spec)
-        return kl_divergences(teacher_hidden, student, self.runner.head).view(len(ids), -1)
+        return kl_divergences(teacher_hidden, student, self.runner.head, self.runner.cap).view(len(ids), -1)
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from slm_ray.config.digest import digest_json
 from slm_ray.models.extraction import extract, reset_buffers
-from slm_ray.models.lm_head import final_hidden, next_token_losses
+from slm_ray.models.lm_head import cap_of, final_hidden, next_token_losses
 from slm_ray.models.precision import DTYPES
 from slm_ray.models.reconstruction import ReconstructionSettings, SubLayerFit, reconstruct, reconstruction_flops
 from slm_ray.models.teachers import quiet_transformers
@@ -75,7 +75,7 @@ def measure_model(model: Any, ids: torch.Tensor) -> Measurement:
     @torch.no_grad()
     def losses(part: torch.Tensor, _first: int) -> torch.Tensor:
         hidden = final_hidden(model, part)[:, :-1].flatten(0, 1)
-        return next_token_losses(hidden, head, part[:, 1:].flatten()).view(len(part), -1)
+        return next_token_losses(hidden, head, part[:, 1:].flatten(), cap_of(model)).view(len(part), -1)
 
     return measurement_of(StagedLoss(ids).measure(losses), 0.0)
 

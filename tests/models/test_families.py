@@ -9,12 +9,16 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from slm_ray.distill.divergences import Divergence
+from slm_ray.distill.selection import top_k
+from slm_ray.distill.signal import DenseSignal
 from slm_ray.models.extraction import extract, save_student
 from slm_ray.models.families import base_family, config_architecture
 from slm_ray.models.gates import GatedTeacher
-from slm_ray.models.lm_head import final_hidden
+from slm_ray.models.lm_head import cap_of, capped, final_hidden
 from slm_ray.models.reconstruction import reconstruct
 from slm_ray.models.runner import SubnetRunner
+from slm_ray.pretrain.module import StudentLoss
 from slm_ray.records.cost import flops_per_token, kv_bytes_per_token, num_params
 from slm_ray.records.subnet import full_subnet
 from tests.models.tiny import ALL, axis_specs, tiny_family, tiny_ids, tiny_model
@@ -58,7 +62,8 @@ def test_students_are_the_masked_teacher_and_the_runner_agrees(case):
         torch.testing.assert_close(runner.token_losses(spec, IDS), losses, rtol=1e-4, atol=1e-4)
         with torch.no_grad():
             hidden, head = final_hidden(student, IDS), student.get_output_embeddings().weight
-        torch.testing.assert_close(functional.linear(hidden, head), found, rtol=1e-4, atol=1e-4)
+        logits = capped(functional.linear(hidden, head), cap_of(student))
+        torch.testing.assert_close(logits, found, rtol=1e-4, atol=1e-4)
     assert torch.equal(logits_of(case.students["nothing"]), logits_of(case.model))
 
 
@@ -68,10 +73,11 @@ def test_costs_are_what_torch_counts(case):
         assert num_params(sizes) == sum(parameter.numel() for parameter in student.parameters()), axis
         assert config_architecture(student.config) == sizes, axis
     student, sizes = case.students["everything"], case.specs["everything"].architecture_in(case.sizes)
+    usual = student.config._attn_implementation
     student.set_attn_implementation("eager")  # torch does not count the fused kernel on a CPU
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         student(IDS[:, :4], use_cache=False)  # within every window
-    student.set_attn_implementation("sdpa")
+    student.set_attn_implementation(usual)
     assert flops_per_token(sizes, 4) * 8 == counter.get_total_flops()
     with torch.no_grad():
         cache = student(IDS[:, :4], use_cache=True).past_key_values
@@ -124,15 +130,37 @@ def test_every_weight_learns_and_checkpointing_changes_nothing(case):
     torch.testing.assert_close(gradients[1], gradients[0])
 
 
+def test_training_has_the_loss_and_gradient_of_whole_logits(case):
+    student, head = case.cut(case.specs["hidden"]).train(), case.model.get_output_embeddings().weight.detach()
+    with torch.no_grad():
+        signal = DenseSignal(final_hidden(case.model, IDS)[:, :-1].flatten(0, 1), head, cap_of(case.model))
+    weights = torch.full((IDS[:, 1:].numel(),), 1 / IDS[:, 1:].numel())
+    found = StudentLoss(student, Divergence(), torch.float32)(IDS, None, weights, signal, 0.4)[0]
+    mine = student(IDS, use_cache=False).logits[:, :-1].flatten(0, 1).log_softmax(-1)
+    theirs = logits_of(case.model)[:, :-1].flatten(0, 1).log_softmax(-1)
+    divergence = (theirs.exp() * (theirs - mine)).sum(-1).mean()
+    expected = 0.6 * functional.nll_loss(mine, IDS[:, 1:].flatten()) + 0.4 * divergence
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    likeliest = top_k(signal.hidden, signal.head, 3, 1.0, signal.cap)
+    torch.testing.assert_close(likeliest.log_probs, theirs.topk(3).values, rtol=1e-4, atol=1e-4)
+    gradients = []
+    for loss in (found, expected):
+        student.zero_grad()
+        loss.backward()
+        gradients.append({key: parameter.grad.clone() for key, parameter in student.named_parameters()})
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
+
+
 def test_gates_are_those_of_automatic_differentiation(case):
     double = tiny_model(case.name).double()
     shape, layers = case.sizes.layers[0], case.sizes.num_hidden_layers
     sizes = (layers, shape.num_attention_heads), (layers, shape.intermediate_size), (case.sizes.hidden_size,)
     gates = [torch.ones(len(IDS), 1, *size, dtype=torch.float64, requires_grad=True) for size in sizes]
     losses = gated_loss(double, IDS, *gates)
+    total = losses.sum()
     found = GatedTeacher(case.state, case.config, case.family).gradients(IDS)
-    assert found.loss == pytest.approx(float(losses.sum()), rel=1e-4)
-    wanted = [gradient[:, 0].numpy() for gradient in torch.autograd.grad(losses.sum(), gates)]
+    assert found.loss == pytest.approx(float(total.detach()), rel=1e-4)
+    wanted = [gradient[:, 0].numpy() for gradient in torch.autograd.grad(total, gates)]
     for part, gradient in zip(("query_heads", "neurons", "hidden"), wanted, strict=True):
         np.testing.assert_allclose(getattr(found, part), gradient, rtol=2e-3, atol=2e-3 * np.abs(gradient).max())
 

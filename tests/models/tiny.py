@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
@@ -65,6 +66,8 @@ _CONFIGS |= {
     ),
     "gemma3": (Gemma3TextConfig, {**_ONE_KV, **_LOCAL, "query_pre_attn_scalar": 9}),
     "gemma3_untied": (Gemma3TextConfig, {**_GQA, **_LOCAL, "head_dim": 12, "tie_word_embeddings": False}),
+    "gemma2": (Gemma2Config, {**_GQA, **_LOCAL, "head_dim": 12, "attn_logit_softcapping": 3.0,
+                              "final_logit_softcapping": 4.0, "attention_bias": True}),
     "olmo2": (Olmo2Config, {**_GQA, "attention_bias": True}),
     "phi3": (Phi3Config, {**_GQA, "rope_parameters": {
         "rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}}),

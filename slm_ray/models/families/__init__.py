@@ -23,7 +23,7 @@ from slm_ray.models.families.base import (
     Family,
     SubLayerNames,
 )
-from slm_ray.models.families.gemma import GEMMA3
+from slm_ray.models.families.gemma import GEMMA2, GEMMA3
 from slm_ray.models.families.gpt2 import GPT2
 from slm_ray.models.families.gpt_neox import GPT_NEOX
 from slm_ray.models.families.granite import GRANITE
@@ -54,8 +54,8 @@ __all__ = [
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
-        GEMMA3, GPT2, GPT_NEOX, GRANITE, LLAMA, MINISTRAL, MISTRAL, OLMO2, PHI3, POSITIONS, QWEN2, QWEN3, SMOLLM3,
-        STABLELM,
+        GEMMA2, GEMMA3, GPT2, GPT_NEOX, GRANITE, LLAMA, MINISTRAL, MISTRAL, OLMO2, PHI3, POSITIONS, QWEN2, QWEN3,
+        SMOLLM3, STABLELM,
     )
 }  # fmt: skip
 

@@ -76,6 +76,7 @@ class Family:
     embedding_scale: Callable[[Any], float] = _one  # What the embedding multiplies its rows by
     residual_scale: Callable[[Any], float] = _one  # What sub-layers' outputs are multiplied by before they are added
     logit_scale: Callable[[Any], float] = _one  # What logits are multiplied by
+    logit_cap: Callable[[Any], float | None] = lambda config: None  # What scaled logits are squashed to, by tanh
     norm_offset: float = 0.0  # What is added to a norm's weight before it scales
     # What in a config the family does not do, in words; None where it does all
     refuses: Callable[[Any], str | None] = lambda config: None

@@ -1,8 +1,8 @@
 """Gemma 2 and 3, text: a norm before and behind every sub-layer, scaled embeddings, local and global layers.
 
-Norms multiply by one plus their weight. Gemma 3 also normalises each query and key head, and its local layers have a
-rotary base of their own. The plain classes scale embeddings by the root of the width, so a student of another width
-keeps the ratio in its embedding (see :func:`slm_ray.models.extraction.extract`).
+Norms multiply by one plus their weight. Gemma 2 caps logits, its own and those of attention. Gemma 3 normalises each
+query and key head, and its local layers have a rotary base of their own. The plain classes scale embeddings by the root
+of the width, so a student of another width keeps the ratio in its embedding (``extraction.extract``).
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from slm_ray.models.families.llama import llama_like
 
 
 def _refuses(config: Any) -> str | None:
-    if config.use_bidirectional_attention:
-        return "attention that looks ahead (use_bidirectional_attention)"
-    return "capped logits (final_logit_softcapping)" if config.final_logit_softcapping else None
+    return "attention that looks ahead (use_bidirectional_attention)" if config.use_bidirectional_attention else None
 
 
 def _gemma(model_type: str, stem: str, *, qk_norm: bool) -> Family:
@@ -29,6 +27,7 @@ def _gemma(model_type: str, stem: str, *, qk_norm: bool) -> Family:
         post_norms=("post_attention_layernorm", "post_feedforward_layernorm"),
         heads_divide_width=True,
         embedding_scale=lambda config: config.hidden_size**0.5,
+        logit_cap=lambda config: config.final_logit_softcapping,
         norm_offset=1.0,
         refuses=_refuses,
     )
