@@ -12,6 +12,7 @@ from slm_ray.config.errors import ConfigError, UserError, nearest
 from slm_ray.config.yaml_files import read_yaml
 from slm_ray.distill.config import SPARSE_KINDS, LogitsConfig
 from slm_ray.evaluate.config import EvaluateConfig
+from slm_ray.models.bundled import TEACHER_HELP
 from slm_ray.pretrain.config import DISTILL, PretrainConfig
 from slm_ray.runtime.storage import STORAGE_HELP
 from slm_ray.search.config import SearchConfig
@@ -37,7 +38,7 @@ _SET_HERE = {
 class PipelineConfig(Config):
     """The common options; each goes to the stages that have one of that name."""
 
-    teacher: str | None = option(None, "hub id, model folder, .gguf file, or the bundled default")
+    teacher: str | None = option(None, TEACHER_HELP)
     data: str | None = option(None, "corpus: python-docs, python-docs-full, a file or folder, or a hub id")
     params: Text | None = option(None, "parameter budget of the search: 0.5, 60M, 60M..70M")
     tokens: Count | None = option(None, "tokens to train each model on, e.g. 300k or 20M", metavar="COUNT")

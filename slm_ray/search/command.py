@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from slm_ray.config.errors import UserError, nearest
-from slm_ray.models.bundled import BUNDLED_NAME
+from slm_ray.models.bundled import BUNDLED
 from slm_ray.records.search import SearchResult
 from slm_ray.runtime.runfolder import RunFolder
 from slm_ray.runtime.stage import Stage
@@ -21,13 +21,13 @@ def check(config: SearchConfig) -> None:
     load_space(config.space.space)
     name = config.space.teacher
     path = Path(name).expanduser()
-    if name == BUNDLED_NAME or path.exists():
+    if name in BUNDLED or path.exists():
         return
     if path.suffix == ".gguf" or name[0] in "./~" or (path.parent != Path() and path.parent.is_dir()):
         raise UserError(f"teacher {name} does not exist: check the path, or give a hub id (owner/model)")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         rule = "is no folder, no .gguf file and no hub id (owner/model)"
-        raise UserError(f"teacher '{name}' {rule}: {nearest(name, [BUNDLED_NAME])}")
+        raise UserError(f"teacher '{name}' {rule}: {nearest(name, list(BUNDLED))}")
 
 
 def resolve(config: SearchConfig) -> SearchConfig:

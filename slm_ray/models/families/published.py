@@ -30,6 +30,14 @@ def _gpt2(hidden: int, layers: int, heads: int) -> dict[str, Any]:
     return {"model_type": "gpt2", "n_embd": hidden, "n_layer": layers, "n_head": heads, "vocab_size": 50257}
 
 
+def _gemma3(hidden: int, layers: int, mlp: int) -> dict[str, Any]:
+    return {
+        "model_type": "gemma3_text", "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": 4,
+        "num_key_value_heads": 1, "head_dim": 256, "intermediate_size": mlp, "vocab_size": 262144,
+        "sliding_window": 512, "max_position_embeddings": 32768,
+    }  # fmt: skip
+
+
 _PUBLISHED: dict[str, dict[str, Any]] = {
     "HuggingFaceTB/SmolLM2-135M": _llama(576, 30, 9, 3, 1536, 49152),
     "HuggingFaceTB/SmolLM2-360M": _llama(960, 32, 15, 5, 2560, 49152),
@@ -48,6 +56,14 @@ _PUBLISHED: dict[str, dict[str, Any]] = {
     "openai-community/gpt2-xl": _gpt2(1600, 48, 25),
     "openlm-research/open_llama_3b": _llama(3200, 26, 32, 32, 8640, 32000, tie_word_embeddings=False,
                                             max_position_embeddings=2048),
+    "google/gemma-3-270m": _gemma3(640, 18, 2048),
+    "google/gemma-3-1b-pt": _gemma3(1152, 26, 6912),
+    "HuggingFaceTB/SmolLM3-3B": _llama(2048, 36, 16, 4, 11008, 128256, model_type="smollm3",
+                                       max_position_embeddings=65536),
+    "allenai/OLMo-2-0425-1B": _llama(2048, 16, 16, 16, 8192, 100352, model_type="olmo2", tie_word_embeddings=False,
+                                     max_position_embeddings=4096),
+    "Qwen/Qwen3-0.6B": _llama(1024, 28, 16, 8, 3072, 151936, model_type="qwen3", head_dim=128,
+                              max_position_embeddings=40960),
     "Qwen/Qwen2.5-0.5B": _llama(896, 24, 14, 2, 4864, 151936, model_type="qwen2", max_position_embeddings=32768),
 }  # fmt: skip
 
