@@ -176,7 +176,7 @@ CODE = {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}
         (lambda folder: (folder / WEIGHTS_FILE).unlink(), "has no *.safetensors weights"),
         (pickled, "only pickled weights, which can run code"),
         (without_tokenizer, "a teacher needs its tokenizer files"),
-        (change(model_type="t5"), "'t5', which is not supported: use a teacher of one of gemma3_text, gpt2, gpt_neox"),
+        (change(model_type="t5"), "'t5', which is not supported: use a teacher of one of gemma2, gemma3_text, gpt2"),
         (change(model_type="llama5"), "(the nearest is llama), or declare the family (docs/adding_a_family.md)"),
         (change(model_type="x", num_experts=8, kv_rank=4), "(the nearest is llama, without kv_rank, num_experts)"),
         (change(model_type="made_up", auto_map=CODE), "'made_up', which is not supported"),
