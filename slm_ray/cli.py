@@ -28,6 +28,7 @@ STAGES = {
     "pretrain": Entry("slm_ray.pretrain.command", "train winners and other starts with the teacher's help"),
     "evaluate": Entry("slm_ray.evaluate.command", "measure models on the same held-out text and compare them"),
     "rate": Entry("slm_ray.evaluate.rating.command", "people compare what models wrote: a blinded page, and its table"),
+    "export": Entry("slm_ray.export.command", "write a model as GGUF, or as a plain model of its family"),
     "sweep": Entry("slm_ray.studies.command", "run a sweep file: many runs, one table, its plots"),
     "report": Entry("slm_ray.report.command", "rebuild the table, picture and pages of runs from their records"),
     "dashboard": Entry("slm_ray.dashboard", "a W&B workspace or report of all runs"),

@@ -63,6 +63,13 @@ RUN_ELSEWHERE = {
     ),
     **dict.fromkeys(
         (
+            "python -m slm_ray.export my-winner --to gguf --quantize Q8_0",
+            "python -m slm_ray.export my-winner --to plain",
+        ),
+        "tests/export, on models of its own",
+    ),
+    **dict.fromkeys(
+        (
             "python -m slm_ray.rate page runs/evaluation --models winner-0,teacher --pairs 100 --seed 1",
             "python -m slm_ray.rate table runs/evaluation ratings-Asha.json ratings-Ben.json",
         ),

@@ -46,6 +46,15 @@ class SubLayerNames:
         return self.post_norm or self.output
 
 
+@dataclass(frozen=True)
+class GgufNames:
+    """How llama.cpp knows a family."""
+
+    plain: str  # The architecture of plain models
+    per_layer: str | None = None  # That of models whose layers differ in heads and neurons
+    pairs: bool = False  # It rotates neighbouring channels of queries and keys, not halves
+
+
 def _one(config: Any) -> float:
     return 1.0
 
@@ -80,6 +89,7 @@ class Family:
     norm_offset: float = 0.0  # What is added to a norm's weight before it scales
     # What in a config the family does not do, in words; None where it does all
     refuses: Callable[[Any], str | None] = lambda config: None
+    gguf: GgufNames | None = None
     can_teach: bool = True  # Models of it may be teachers
 
     @property

@@ -13,6 +13,7 @@ from slm_ray.models.families.base import (
     QUERIES,
     Axes,
     Family,
+    GgufNames,
     common_structure,
     linear,
     norm,
@@ -62,4 +63,6 @@ def llama_like(
     return Family(**{**fields, **changes})
 
 
-LLAMA = llama_like("llama", "SlmRayLlama", heads_divide_width=True)
+LLAMA = llama_like(
+    "llama", "SlmRayLlama", heads_divide_width=True, gguf=GgufNames("llama", per_layer="deci", pairs=True)
+)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from slm_ray.models.families.base import common_structure
+from slm_ray.models.families.base import GgufNames, common_structure
 from slm_ray.models.families.llama import llama_like
 
-QWEN2 = llama_like("qwen2", "SlmRayQwen2", lambda config: common_structure(config, qkv_bias=True))
+QWEN2 = llama_like("qwen2", "SlmRayQwen2", lambda config: common_structure(config, qkv_bias=True),
+                   gguf=GgufNames("qwen2"))  # fmt: skip
