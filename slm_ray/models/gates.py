@@ -8,6 +8,7 @@ idea of RigL (arXiv 1911.11134) and of movement pruning (arXiv 2005.07683).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from slm_ray.models.attention import BLOCKED
 from slm_ray.models.extraction import build_with, layers_of
 from slm_ray.models.families import HEAD, Family
 from slm_ray.models.lm_head import capped, spans
@@ -129,7 +131,11 @@ class GatedTeacher:
         self._scales, self._cap = (family.embedding_scale(config), family.logit_scale(config)), family.logit_cap(config)
         self.device = self._embedding.device
         self._head = state.get(HEAD, self._embedding)
-        self._base = build_with(state, config, family).base_model.requires_grad_(False)
+        own = copy.deepcopy(config)  # others compute attention as theirs says
+        self._base = build_with(state, own, family).base_model.requires_grad_(False)
+        capped = getattr(config, "attn_logit_softcapping", None) is not None  # scores that only the usual kernel caps
+        if self.device.type == "cpu" and not capped:
+            self._base.set_attn_implementation(BLOCKED)
         self._masks: Masks | None = None
         self._found: dict[tuple[str, int], torch.Tensor] = {}
         self._hidden: torch.Tensor | None = None

@@ -117,7 +117,8 @@ def _simple_scores(inputs: SearchInputs, method: str) -> list[UnitScores]:
 def _targets(config: SearchConfig, inputs: SearchInputs) -> list[int]:
     """Sizes to learn scores at; the reach of a space does not depend on scores, so any will do to ask for it."""
     genome = Genome(inputs.space.with_order(NATURAL), inputs.architecture)
-    return target_costs(inputs.budget, genome.reach(inputs.budget.quantity, config.length))
+    targets = target_costs(inputs.budget, genome.reach(inputs.budget.quantity, config.length))
+    return targets[:1] if config.winners.winners == 1 else targets  # a single winner is the front's largest
 
 
 _Batch = tuple[Any, Masks | None]
