@@ -173,11 +173,6 @@ class PretrainConfig(Config):
                     f"--micro-batch {micro} must divide a worker's {size // workers} sequences (--batch-size {size} / "
                     f"{by})"
                 )
-        if run.launcher == "local" and self.data.shards is None:
-            raise ValueError(
-                "--launcher local runs without Ray, which prepares the tokens: give --shards FOLDER, prepared by an "
-                "earlier run"
-            )
         return self
 
     @model_validator(mode="after")

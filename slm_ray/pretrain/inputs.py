@@ -201,9 +201,10 @@ def search_flops(source: str) -> float | None:
 def prepare_inputs(
     config: PretrainConfig, teacher: Teacher | None, students: tuple[Student, ...], folder: Path, console: Console
 ) -> PretrainInputs:
-    """Prepare the tokens and check everything; Ray must run, unless ``--shards`` is given."""
+    """Prepare the tokens, on Ray's workers if it launches the training, and check everything."""
     tokenizer = students[0].tokenizer
-    shards = training_shards(config, tokenizer, folder, console, usable_cpus())
+    workers = usable_cpus() if config.run.launcher == "ray" else 0
+    shards = training_shards(config, tokenizer, folder, console, workers)
     held_out = held_out_tokens(config, tokenizer, folder, console)
     for student in students:
         for tokens in (shards, held_out):
@@ -223,7 +224,7 @@ def prepare_inputs(
 def training_shards(
     config: PretrainConfig, tokenizer: Any, folder: Path, console: Console, workers: int
 ) -> TokenShards:
-    """Tokens to train on, found in the cache or prepared by ``workers`` tasks; the tokenizer is kept in ``folder``."""
+    """Tokens to train on, found in the cache or prepared by Ray's ``workers`` (0: here), with the tokenizer kept."""
     data = config.data
     if data.shards is not None:
         shards = TokenShards.open(Path(data.shards).expanduser().resolve())

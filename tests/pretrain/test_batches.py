@@ -1,14 +1,11 @@
 """Which tokens a step sees, what each of them counts, and how many fit into a forward pass."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 
 from slm_ray.data.shards import TokenShards
-from slm_ray.pretrain import batches
-from slm_ray.pretrain.batches import Batches, default_micro_batch, divisors, find_micro_batch, target_mask
+from slm_ray.pretrain.batches import Batches, default_micro_batch, find_micro_batch, target_mask
 from slm_ray.pretrain.engine import Place
 from slm_ray.pretrain.module import StudentLoss, check_documents, check_logits
 from tests.models.tiny import NAMES, tiny_model
@@ -112,20 +109,6 @@ def test_packed_documents_train_as_each_of_them_alone(name, shards):
         torch.testing.assert_close(packed[key], parameter.grad, rtol=1e-3, atol=1e-5)
 
 
-class _Rounding(torch.nn.Module):
-    """Blows up the rounding of its products, which is another for other shapes, as some pruned models do."""
-
-    config = SimpleNamespace(vocab_size=50)
-
-    def base_model(self, ids, *, position_ids, use_cache):
-        hidden = torch.stack([ids + position_ids, ids * 0 + 1], -1).float()
-        return SimpleNamespace(last_hidden_state=hidden + 0.1 * ids.numel())
-
-
-def test_a_model_that_blows_up_rounding_does_not_look_across_documents():
-    check_documents(_Rounding(), "rounding")
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_every_family_passes_the_checks(name):
     model = tiny_model(name, seed=2).train()
@@ -152,10 +135,6 @@ class Process:
         return find_micro_batch(
             self.run, share, HERE, reserve=reserve, available=lambda: free, memory=lambda: (self.base, self.mark)
         )
-
-
-def test_divisors():
-    assert divisors(12) == [12, 6, 4, 3, 2, 1]
 
 
 def test_what_is_taken_where_nothing_is_asked():
@@ -199,12 +178,6 @@ def test_what_training_needs_besides_is_left_free():
     assert Process(10 * MIB).find(64, 500 * MIB, reserve=200 * MIB) == 16
 
 
-def test_free_memory_is_shared_by_the_workers_of_a_machine(monkeypatch):
-    monkeypatch.setattr(batches.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000}))
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert batches._free_memory() == 250
-
-
 def test_on_a_gpu_sizes_are_tried_from_the_largest_down():
     tried = []
 
@@ -226,8 +199,3 @@ def test_results_do_not_depend_on_it(data, tmp_path):
         assert records[0].micro_batch == (size if isinstance(size, int) else 8)
         assert steps_of(records) == pytest.approx(steps_of(whole), rel=1e-5)
         assert evals_of(records) == pytest.approx(evals_of(whole), rel=1e-5)
-
-
-def test_finding_one_leaves_no_gradients(data, tmp_path):
-    alone = run(make_job(write_start(tmp_path / "m"), data, micro_batch=8))
-    assert steps_of(run(make_job(write_start(tmp_path / "n"), data, micro_batch="auto"))) == steps_of(alone)

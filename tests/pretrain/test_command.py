@@ -25,7 +25,7 @@ def tiny(tiny, tmp_path_factory) -> Tiny:
 
 
 @pytest.fixture(autouse=True)
-def cache(tiny, one_ray, monkeypatch):
+def cache(tiny, monkeypatch):
     monkeypatch.setenv("SLM_RAY_CACHE", str(tiny.cache))
 
 
@@ -34,7 +34,7 @@ def arguments(tiny: Tiny, out: Path | None = None, *more: str) -> list[str]:
     given = {
         "student": tiny.teacher, "teacher": tiny.teacher, "data": tiny.corpus, "tokens": STEPS * BATCH * LENGTH,
         "sequence-length": LENGTH, "batch-size": BATCH, "eval-tokens": 256, "engine": "torch", "precision": "fp32",
-        "tracker": "none", "threads": 1,
+        "tracker": "none", "threads": 1, "launcher": "local",
     }  # fmt: skip
     return flags_of(given | ({"out": out} if out else {}), more)
 
@@ -52,22 +52,9 @@ def run_to_its_end(tiny: Tiny, out: Path, *flags: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def on_ray(tiny, one_ray, tmp_path_factory) -> Path:
-    """A model trained on Ray."""
-    return run_to_its_end(tiny, tmp_path_factory.mktemp("on-ray") / "run")
-
-
-@pytest.fixture(scope="module")
-def shards(on_ray, tiny) -> Path:
-    """The token shards that it prepared."""
-    return next((tiny.cache / "shards").glob("train-shards-*"))
-
-
-@pytest.fixture(scope="module")
-def finished(tiny, shards, tmp_path_factory) -> Path:
+def finished(tiny, tmp_path_factory) -> Path:
     """A comparison of three models, trained in this process."""
-    flags = ["--compare", "--launcher", "local", "--shards", str(shards)]
-    return run_to_its_end(tiny, tmp_path_factory.mktemp("finished") / "run", *flags)
+    return run_to_its_end(tiny, tmp_path_factory.mktemp("finished") / "run", "--compare")
 
 
 def refused(capsys, given: list[str]) -> str:
@@ -98,16 +85,13 @@ def refused(capsys, given: list[str]) -> str:
         (["--learning-rate", "0"], "--learning-rate: must be above 0"),
         (["--reference-loss", "3"], "give --grow-from as well"),
         (["--grow-from", "2", "--compare"], "leave out --compare and --start"),
-        (["--launcher", "local"], "give --shards FOLDER"),
         (["--sequence-length", "128", "--batch-size", "1"], "teacher's 64 positions: give 64 or less"),
         (["--student", "nowhere/model"], "could not be loaded as a causal language model"),
         (["--data", "nowhere.txt"], "nowhere.txt does not exist"),
         (["--tokns", "5"], "did you mean '--tokens'?"),
-        (["--device", "cuda"], "the cluster has no GPU"),
-        (["--workers", "64", "--batch-size", "64", "--tokens", "4096"], "need 64 CPUs, and the cluster has"),
         (["--min-workers", "2"], "--min-workers 2 is over --workers 1"),
-        (["--workers", "4", "--min-workers", "2"], "there may be 3 workers, by which --batch-size 4 is not divisible"),
-        (["--workers", "4", "--min-workers", "1", "--batch-size", "12", "--micro-batch", "2"], "a worker's 3"),
+        (["--launcher", "ray", "--workers", "4", "--min-workers", "2"], "there may be 3 workers, by which"),
+        (["--min-workers", "1"], "--min-workers is for Ray"),
         (["--shards", "nowhere"], "nowhere"),
         (["--storage", "s3://"], "--storage s3:// names no place"),
     ],
@@ -118,8 +102,15 @@ def test_a_mistake_gets_one_sentence_and_leaves_nothing(flags, says, tiny, tmp_p
     assert not (out / "result.json").exists()
 
 
-def test_no_student_is_named_with_an_example(capsys):
-    assert "--student is missing: give a winner like" in refused(capsys, [])
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--device", "cuda"], "the cluster has no GPU"),
+        (["--workers", "64", "--batch-size", "64", "--tokens", "4096"], "need 64 CPUs, and the cluster has"),
+    ],
+)
+def test_what_a_cluster_lacks_is_said_before_anything_is_prepared(flags, says, tiny, one_ray, tmp_path, capsys):
+    assert says in refused(capsys, arguments(tiny, tmp_path / "run", "--launcher", "ray", *flags))
 
 
 def test_another_tokenizer_than_the_teachers_is_refused(tiny, tmp_path, capsys):
@@ -179,7 +170,7 @@ def test_what_decides_the_result_cannot_change_at_a_resume(finished, capsys):
     assert "--learning-rate cannot be changed" in refused(capsys, ["--resume", str(finished), "--learning-rate", "1"])
 
 
-def test_a_model_that_fails_does_not_stop_the_others(tiny, shards, tmp_path, capsys):
+def test_a_model_that_fails_does_not_stop_the_others(tiny, tmp_path, capsys):
     broken = tmp_path / "broken"
     shutil.copytree(tiny.teacher, broken)
     model = AutoModelForCausalLM.from_pretrained(broken)
@@ -187,27 +178,19 @@ def test_a_model_that_fails_does_not_stop_the_others(tiny, shards, tmp_path, cap
         model.model.norm.weight.fill_(1e38)
     model.save_pretrained(broken)
     out = tmp_path / "run"
-    flags = ["--student", f"{tiny.teacher},{broken}", "--launcher", "local", "--shards", str(shards)]
-    says = refused(capsys, arguments(tiny, out, *flags))
+    says = refused(capsys, arguments(tiny, out, "--student", f"{tiny.teacher},{broken}"))
     assert "1 of 2 models failed (broken.student): broken.student: the loss is " in says
     assert "the last good checkpoint is step-00000000" in says and says.strip().endswith("; the other is finished")
     assert "--resume" not in says
     assert json.loads((out / "teacher.student" / "result.json").read_text())["status"] == "done"
 
 
-def test_local_and_ray_give_the_same_losses(finished, on_ray):
-    here, there = (records(run / "teacher.student" / "steps.jsonl") for run in (finished, on_ray))
-    assert [record["loss"] for record in here] == [record["loss"] for record in there]
-    result = json.loads((on_ray / "result.json").read_text())
-    assert [model["status"] for model in result["models"]] == ["done"]
-
-
-def test_a_model_of_another_family_trains_without_a_teacher(tiny, shards, tmp_path):
+def test_a_model_of_another_family_trains_without_a_teacher(tiny, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny.teacher)
     folder = tmp_path / "gpt2"
     tiny_model("gpt2", vocab_size=len(tokenizer)).to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    flags = ["--student", str(folder), "--distill", "none", "--launcher", "local", "--shards", str(shards)]
+    flags = ["--student", str(folder), "--distill", "none"]
     assert run_command(PRETRAIN.main, without_teacher(arguments(tiny, tmp_path / "run", *flags))) == 0
     trained = tmp_path / "run" / "gpt2.student"
     size, own = ((path / "model.safetensors").stat().st_size for path in (trained / "model", folder))
@@ -225,13 +208,12 @@ def test_a_dry_run_spends_nothing(tiny, tmp_path, capsys):
 
 @pytest.mark.parametrize("more", [64, -1])
 def test_embeddings_may_have_other_rows_than_the_teachers_but_not_fewer_than_token_ids(
-    more, tiny, shards, tmp_path, capsys
+    more, tiny, tmp_path, capsys
 ):
     tokenizer = AutoTokenizer.from_pretrained(tiny.teacher)
     tiny_model("llama", vocab_size=len(tokenizer) + more).save_pretrained(tmp_path / "s")
     tokenizer.save_pretrained(tmp_path / "s")
-    flags = ["--student", str(tmp_path / "s"), "--launcher", "local", "--shards", str(shards)]
-    given = arguments(tiny, tmp_path / "run", *flags)
+    given = arguments(tiny, tmp_path / "run", "--student", str(tmp_path / "s"))
     if more > 0:
         assert run_command(PRETRAIN.main, given) == 0
         assert all(record["kd"] > 0 for record in records(tmp_path / "run" / "s.student" / "steps.jsonl"))

@@ -17,6 +17,7 @@ def config(**more) -> PretrainConfig:
 def test_so_many_tokens_are_asked_of_the_corpus(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(inputs, "prepare_shards", lambda *_, **more: asked.append(more["num_tokens"]))
+    monkeypatch.setattr(inputs, "load_corpus", lambda *_: None)
     (tmp_path / "tokenizer").mkdir()
     for given in (config(), config(data_tokens="2k"), config(data_tokens="1M")):
         inputs.training_shards(given, None, tmp_path, Console(), 1)
@@ -38,12 +39,3 @@ def test_no_more_are_trained_on_however_many_are_prepared():
 def test_what_does_not_go_together_is_said(more, says):
     with pytest.raises(UserError, match=says):
         config(**more)
-
-
-def test_the_bundled_model_may_be_a_student(monkeypatch):
-    read = []
-    monkeypatch.setattr(inputs, "loadable", lambda name: f"cache/{name}")
-    monkeypatch.setattr(inputs, "read_config", lambda source: read.append(source))
-    monkeypatch.setattr(inputs, "check_positions", lambda *_: None)
-    inputs.check_students(config(student="smollm2-135m"))
-    assert read == ["cache/smollm2-135m"]

@@ -86,14 +86,6 @@ def test_memory_is_held_against_the_machines(changes, says, tmp_path, corpus, mo
     assert "--workers" not in text.replace("(--address, --workers, --zero 3)", "")
 
 
-def test_advice_about_workers_only_where_there_are_several(tmp_path, corpus, monkeypatch):
-    monkeypatch.setattr(module, "describe_environment", lambda: SimpleNamespace(memory_bytes=40 * GIB))
-    student = write_config(tmp_path / "s", **LARGE | {"num_hidden_layers": 6})
-    assert "it does not fit" not in plan_text(config_of(student, data=corpus))
-    text = plan_text(config_of(student, data=corpus, workers=2))
-    assert "it does not fit: give --zero 3 or --workers 1" in text
-
-
 def test_state_is_shared_out_by_zero():
     sizes = config_architecture(tiny_config("llama", **LARGE))
     per_worker = [

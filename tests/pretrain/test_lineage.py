@@ -77,11 +77,6 @@ def test_the_students_lineage_travels_with_its_training(model):
     assert training["distillation"]["temperature"] == 2.0 and training["data"]["held_out_tokens"] == "h1"
 
 
-def test_an_earlier_checkpoint_has_its_own_figures(model):
-    training = trained_lineage(model, 7).training.to_json()
-    assert (training["step"], training["tokens"], training["after"]["loss"]) == (7, 5000, 4.5)
-
-
 def test_the_card_says_all_that_a_reader_must_know(model, tmp_path):
     written = files(model, tmp_path)
     card = written["README.md"]

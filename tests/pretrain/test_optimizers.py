@@ -52,11 +52,10 @@ def _expected_kind(kind, name, parameter):
     return "adamw" if kind == "muon" and not _gets_muon(name, parameter) else kind
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.1])
-@pytest.mark.parametrize("family", ["gpt2", "llama", "llama_untied", "qwen3"])
+@pytest.mark.parametrize("family", ["gpt2", "llama_untied"])
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_three_updates_are_the_published_ones(kind, family, decay):
-    model, factors = tiny_model(family), [0.5, 1.0, 0.3]
+def test_three_updates_are_the_published_ones(kind, family):
+    decay, model, factors = 0.1, tiny_model(family), [0.5, 1.0, 0.3]
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = make(kind, model, RATE, decay)
     gradients = _random_gradients(model, 3)
@@ -72,19 +71,6 @@ def test_three_updates_are_the_published_ones(kind, family, decay):
         largest = np.abs(expected - before[name].numpy()).max()
         tolerance = 0.03 * largest if rule == "muon" else 2e-6
         np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=0, atol=tolerance, err_msg=name)
-
-
-@pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_without_gradients_only_matrices_shrink(kind):
-    model = tiny_model("gpt2")
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = make(kind, model, 0.5)
-    _update(model, optimizer, {name: torch.zeros_like(p) for name, p in before.items()})
-    for name, parameter in model.named_parameters():
-        # LAMB's step is as long as the weight, whatever there is to it: here the decay alone.
-        shrunk = before[name] * ((1 - 0.5) if kind == "lamb" else (1 - 0.5 * 0.1))
-        expected = shrunk if _decays(name, parameter) else before[name]
-        torch.testing.assert_close(parameter.detach(), expected)
 
 
 def _winner(family):
@@ -105,13 +91,6 @@ def test_every_parameter_is_in_one_group_and_tied_ones_once(family, built):
         assert all(named[name] is p for name, p in zip(group["param_names"], group["params"], strict=True))
     assert groups["decay"]["param_names"] == [name for name, p in named.items() if _decays(name, p)]
     assert (groups["decay"]["weight_decay"], groups["no_decay"]["weight_decay"]) == (0.1, 0.0)
-
-
-def test_frozen_parameters_are_left_out():
-    model = tiny_model("llama")
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_("layers.1" in name)
-    assert all("layers.1" in name for group in parameter_groups(model, 0.1) for name in group["param_names"])
 
 
 def test_muon_gets_the_layers_matrices_and_adamw_the_rest():
@@ -168,10 +147,9 @@ def _train(model, optimizer, steps):
         optimizer.zero_grad(set_to_none=True)
 
 
-@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_a_resumed_run_goes_on_bit_for_bit(kind, fused, tmp_path):
-    options = {"lr": 1e-2, "fused": fused}
+def test_a_resumed_run_goes_on_bit_for_bit(kind, tmp_path):
+    options = {"lr": 1e-2, "fused": True}
     whole, halves = tiny_model("llama"), tiny_model("llama")
     _train(whole, make(kind, whole, **options), range(5))
 
@@ -187,19 +165,6 @@ def test_a_resumed_run_goes_on_bit_for_bit(kind, fused, tmp_path):
 
     for one, other in zip(whole.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
-
-
-@pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_loaded_state_is_a_copy(kind):
-    model = tiny_model("llama")
-    optimizer = make(kind, model)
-    _train(model, optimizer, range(1))
-    state = {name: {k: v.clone() for k, v in e.items()} for name, e in state_by_name(optimizer, model).items()}
-    kept = {name: {k: v.clone() for k, v in e.items()} for name, e in state.items()}
-    other = make(kind, model)
-    load_state_by_name(other, model, state)
-    _train(model, other, range(1))
-    assert all(torch.equal(state[name][key], kept[name][key]) for name in state for key in state[name])
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)

@@ -27,13 +27,6 @@ def test_the_shortest_runs_train_at_every_step(kind, warmup, total):
     assert all(0 < factor <= 1 for factor in factors) and 1.0 in factors
 
 
-@pytest.mark.parametrize("kind", SCHEDULES)
-def test_no_step_is_above_the_one_before_it_once_the_peak_is_reached(kind):
-    factors = [Schedule(kind, 7, 61).factor(step) for step in range(6, 61)]
-    assert factors == sorted(factors, reverse=True)
-    assert factors[-1] >= 0.1
-
-
 def test_a_share_of_the_steps_is_rounded_up():
     schedule = Schedule.of(ScheduleConfig(schedule="wsd", warmup=0.1, floor=0.2), 25)
     assert schedule == Schedule("wsd", 3, 25, 0.2)
@@ -48,10 +41,6 @@ def test_the_weight_stays_falls_in_a_line_or_follows_a_wsd_learning_rate():
     assert [wsd.weight(step, schedule) for step in (0, 9, 74, 84, 91, 100)] == pytest.approx(
         [0.05, 0.5, 0.5, 0.2, 0.1, 0.0]
     )
-
-
-def test_the_weights_schedule_takes_only_lengths_from_the_learning_rates():
-    assert WeightSchedule("wsd", 1.0).weight(40, Schedule("cosine", 10, 100)) == 1.0
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from slm_ray.config.base import build_config, flatten, given_flags
+from slm_ray.config.base import build_config
 from slm_ray.config.errors import UserError
-from slm_ray.data.tokenizer_extension import extend_tokenizer
 from slm_ray.models.families import config_architecture
 from slm_ray.models.scratch import POSITIONS, build_scratch, find_rung, make_shape, with_positions
 from slm_ray.models.teachers import load_teacher
@@ -20,7 +19,7 @@ from slm_ray.records.cost import num_params
 from slm_ray.records.training import Origin, TrainedModel, TrainingData
 from slm_ray.runtime.commands import run_command
 from slm_ray.runtime.progress import Console
-from tests.pretrain.tiny_pretrain import flags_of, make_job, make_shards, records, run, run_apart, steps_of, write_start
+from tests.pretrain.tiny_pretrain import flags_of, make_job, make_shards, records, run, steps_of, write_start
 from tests.search.tiny_run import LENGTH, Tiny
 
 STEPS, BATCH, TOKENIZER = 4, 4, 300
@@ -41,7 +40,7 @@ def arguments(tiny: Tiny, out: Path | None = None, *more: str) -> list[str]:
     given = {
         "scratch": SIZES, "tokenizer": f"train:{TOKENIZER}", "data": tiny.corpus, "sequence-length": LENGTH,
         "tokens": STEPS * BATCH * LENGTH, "batch-size": BATCH, "eval-tokens": 256, "engine": "torch",
-        "precision": "fp32", "tracker": "none", "threads": 1,
+        "precision": "fp32", "tracker": "none", "threads": 1, "launcher": "local",
     }  # fmt: skip
     return flags_of(given | ({"out": out} if out else {}), more)
 
@@ -51,8 +50,8 @@ def config_of(**changes) -> PretrainConfig:
 
 
 @pytest.fixture(scope="module")
-def finished(tiny, one_ray, tmp_path_factory) -> Path:
-    """Two models from nothing, trained on Ray to the end."""
+def finished(tiny, tmp_path_factory) -> Path:
+    """Two models from nothing, trained to the end."""
     out = tmp_path_factory.mktemp("finished") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLM_RAY_CACHE", str(tiny.cache))
@@ -92,16 +91,6 @@ def test_positions_and_tokenizers_are_not_a_students(flag, tiny, capsys):
     assert f"{flag[0]} {flag[1]} belongs to --scratch" in capsys.readouterr().err
 
 
-def test_another_vocabulary_than_the_teachers_is_refused(tiny, tmp_path):
-    teacher, named = load_teacher(str(tiny.teacher)), {"teacher": str(tiny.teacher), "data": str(tiny.corpus)}
-    with pytest.raises(UserError, match="needs one vocabulary; give --distill none, or another teacher"):
-        load_models(config_of(tokenizer="train:300", **named), tmp_path, Console())
-    extended = extend_tokenizer(teacher.tokenizer(), [" habari ya asubuhi"] * 3, 5).tokenizer
-    extended.save_pretrained(tmp_path / "t")
-    with pytest.raises(UserError, match="or a teacher that was extended in the same way"):
-        load_models(config_of(tokenizer=str(tmp_path / "t"), **named), tmp_path, Console())
-
-
 def test_batch_and_rate_are_the_ladders_unless_given():
     config = config_of(workers=3)
     rung = find_rung(1_000_000, 320)
@@ -137,16 +126,6 @@ def test_what_is_not_given_depends_on_scratch_and_teacher():
     assert (plain.batch.batch_size, plain.optimizer.learning_rate, plain.kind) == (8, 1e-3, "full")
     assert (new.batch.batch_size, new.optimizer.learning_rate, new.kind) == (None, None, "none")
     assert config_of(teacher="t").kind == "full" and config_of(teacher="t", distill="none").kind == "none"
-
-
-@pytest.mark.parametrize("changes", [{}, {"batch_size": 8}, {"distill": "none"}, {"learning_rate": 1e-3}])
-def test_a_config_becomes_flags_and_a_config_again(changes):
-    for config in (config_of(**changes), build_config(PretrainConfig, {"student": "x", **changes})):
-        argv = given_flags(config)
-        given = dict(zip([flag[2:].replace("-", "_") for flag in argv[::2]], argv[1::2], strict=True))
-        assert build_config(PretrainConfig, given) == config
-        assert build_config(PretrainConfig, flatten(config)) == config
-        assert PretrainConfig.model_validate_json(config.model_dump_json()) == config
 
 
 def test_labels_are_sizes_and_positions():
@@ -230,12 +209,3 @@ def test_activations_computed_again_give_the_same_steps(positions, data, tmp_pat
     assert steps_of(found[1]) == pytest.approx(steps_of(found[0]), rel=1e-6)
     assert steps_of(found[1], "grad_norm") == pytest.approx(steps_of(found[0], "grad_norm"), rel=1e-5)
     assert len(steps_of(found[0])) == 3 and steps_of(found[0])[-1] < steps_of(found[0])[0]
-
-
-@pytest.mark.slow
-def test_deepspeed_trains_positions_as_torch_does_with_weights_cut_up(data, tmp_path):
-    kinds = ("learned", "alibi")  # a table more than a Llama has, and what depends on nothing but its config
-    expected = [run(make_job(start_of(tmp_path / f"{kind}-torch", kind), data, 3)) for kind in kinds]
-    jobs = [make_job(start_of(tmp_path / kind, kind), data, 3, engine="deepspeed", zero=3) for kind in kinds]
-    for events, same in zip(run_apart(jobs, tmp_path / "apart"), expected, strict=True):
-        assert steps_of(events) == pytest.approx(steps_of(same), rel=1e-5), events

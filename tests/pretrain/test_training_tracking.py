@@ -136,12 +136,6 @@ def test_a_resumed_process_sends_all_only_where_it_is_wanted(wants_earlier, sent
     assert [number for number, _ in seen.rows] == sent
 
 
-def test_without_wandb_the_records_are_enough(folder, seen, tmp_path):
-    track(folder, "none").finish()
-    track_results(config("none"), tmp_path, None)
-    assert not hasattr(seen, "options")
-
-
 def test_the_models_of_a_run_are_compared_in_a_run_of_their_own(seen, tmp_path):
     from slm_ray.runtime.progress import Console
 

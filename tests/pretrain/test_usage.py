@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 
-import pytest
 import torch
 
 from slm_ray.config.base import build_config
@@ -16,7 +15,6 @@ from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.engine import EngineSettings
 from slm_ray.pretrain.forecast import training_flops
 from slm_ray.pretrain.zero import deepspeed_config
-from slm_ray.runtime.hardware import peak_memory_bytes
 
 
 def config(**options):
@@ -46,16 +44,6 @@ def _spin(seconds):
         sum(range(1000))
 
 
-def test_processor_use_is_that_between_two_samples():
-    sampler = UsageSampler()
-    start = time.monotonic()
-    _spin(0.3)
-    most = 100 * 0.3 / (time.monotonic() - start)
-    share = sampler.sample().cpu_percent
-    least = 100 * 0.3 / (time.monotonic() - start)  # a busy machine may wait before or after the sample
-    assert 0.75 * least <= share <= 1.25 * most
-
-
 def test_children_that_have_ended_are_counted(monkeypatch):
     monkeypatch.setattr(callbacks, "_CHILDREN_SECONDS", 0.0)
     sampler = UsageSampler()
@@ -63,22 +51,6 @@ def test_children_that_have_ended_are_counted(monkeypatch):
     subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 0.4: pass"], check=True)
     seconds = time.monotonic() - start
     assert sampler.sample().cpu_percent * seconds / 100 > 0.35
-
-
-def test_peak_memory_counts_what_was_given_back():
-    before = peak_memory_bytes()
-    # The interpreter's own peak may be above what it holds now, so ask for more than that.
-    held = torch.ones((before + (64 << 20)) // 4)
-    del held
-    after = peak_memory_bytes()
-    assert after >= before + (32 << 20) and UsageSampler().sample().memory_bytes >= after
-
-
-def test_without_a_gpu_its_figures_are_unknown():
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    usage = UsageSampler().sample()
-    assert usage.gpu_percent is None and usage.gpu_memory_bytes is None
 
 
 def test_a_gpu_that_does_not_say_how_busy_it_is_ends_no_training(monkeypatch):
