@@ -1,4 +1,4 @@
-"""``slm-ray tokenizer``: train a tokenizer, or extend a model and its tokenizer with a language's tokens."""
+"""``slm-ray tokenizer``: train one, or extend or trim a model's together with the model."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from slm_ray.data.tokenizer_extension import ExtendedTokenizer, extend_tokenizer
 from slm_ray.data.tokenizer_training import check_size, text_sample, train_tokenizer
 from slm_ray.data.tokenizers import load_tokenizer
 from slm_ray.records.base import write_record
-from slm_ray.records.data import BytesPerToken, ExtendedVocabulary, TrainedTokenizer
+from slm_ray.records.data import BytesPerToken, ExtendedVocabulary, TrainedTokenizer, TrimmedVocabulary
 from slm_ray.records.files import cache_folder, read_json, whole_folder, write_text
 from slm_ray.records.lineage import CARD_FILE, Lineage, find_lineage
 from slm_ray.runtime.commands import command_line, run_command
 from slm_ray.runtime.progress import Console
 
-TRAIN, EXTEND = "train", "extend"
-ACTIONS = (TRAIN, EXTEND)
+TRAIN, EXTEND, TRIM = "train", "extend", "trim"
+ACTIONS = (TRAIN, EXTEND, TRIM)
 _MEASURED_CHARACTERS = 200_000
 
 
@@ -38,8 +38,10 @@ class TokenizerConfig(Config):
     data: str = option(DEFAULT_CORPUS, "corpus to learn tokens from: its train part is read")
     text_field: str = option("text", "field of the text in JSONL, CSV, parquet, arrow and hub corpora")
     size: int = option(8192, "train: tokens in all", ge=1)
-    model: str | None = option(None, "extend: model folder, hub id, .gguf file or smollm2-135m")
+    model: str | None = option(None, "extend, trim: model folder, hub id, .gguf file or smollm2-135m")
     add: int = option(4096, "extend: new tokens", ge=1)
+    keep: int = option(16384, "trim: tokens in all", ge=1)
+    general: float = option(0.2, "trim: share of the model's own text in what tokens are worth", ge=0, le=1)
     tokenizer: str | None = option(None, "extend: folder of a tokenizer extended before, instead of learning tokens")
     out: str | None = option(None, "folder to write; the same command again leaves it as it is")
 
@@ -49,8 +51,8 @@ class TokenizerConfig(Config):
             raise unknown_name("action", action, ACTIONS)
         if not self.out:
             raise UserError("--out is missing: give the folder to write")
-        if action == EXTEND and not self.model:
-            raise UserError("--model is missing: give the model whose vocabulary is to be extended")
+        if action != TRAIN and not self.model:
+            raise UserError(f"--model is missing: give the model whose vocabulary 'slm-ray tokenizer {action}' changes")
         if action == TRAIN:
             if given := [name for name in ("model", "tokenizer") if getattr(self, name)]:
                 raise UserError(f"--{given[0]} belongs to 'extend': leave it out, or say extend")
@@ -61,8 +63,8 @@ class TokenizerConfig(Config):
 
 def make_parser() -> Parser:
     """The command's parser."""
-    parser = Parser(prog="python -m slm_ray.tokenizer", description="Train a tokenizer, or extend a model's.")
-    parser.add_argument("action", metavar="ACTION", help=" or ".join(ACTIONS))
+    parser = Parser(prog="python -m slm_ray.tokenizer", description="Train a tokenizer; extend or trim a model's.")
+    parser.add_argument("action", metavar="ACTION", help=", ".join(ACTIONS))
     parser.add_argument("--config", type=Path, default=None, help="YAML file of options; flags come over it")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     add_flags(parser, TokenizerConfig)
@@ -70,7 +72,7 @@ def make_parser() -> Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write a tokenizer's folder, or a model's with an extended vocabulary."""
+    """Write a tokenizer's folder, or a model's with an extended or trimmed vocabulary."""
     given = vars(make_parser().parse_args(list(argv)))
     config_file, action = given.pop("config"), given.pop("action")
     given.pop("debug")
@@ -79,8 +81,10 @@ def main(argv: Sequence[str]) -> int:
     out, console = Path(str(config.out)).expanduser(), Console()
     if action == TRAIN:
         _train(config, out, console)
-    else:
+    elif action == EXTEND:
         _extend(config, out, command_line("python -m slm_ray.tokenizer", argv), console)
+    else:
+        _trim(config, out, console)
     return 0
 
 
@@ -150,6 +154,47 @@ def _extend(config: TokenizerConfig, out: Path, command: str, console: Console) 
         write_text(folder / CARD_FILE, card)
     print(
         f"{name} with {record.new_tokens:,} new tokens ({record.rows:,} rows) is in {out}; held-out text: "
+        f"{_rate(rates.before)} before, {_rate(rates.after)} now"
+    )
+
+
+def _trim(config: TokenizerConfig, out: Path, console: Console) -> None:
+    from slm_ray.models.extraction import extract, save_student
+    from slm_ray.models.loading import quiet_transformers
+    from slm_ray.models.teachers import load_teacher
+    from slm_ray.records.lineage import Lineage
+    from slm_ray.records.training import TeacherSource
+    from slm_ray.search.vocabulary import keep_order, renumbered_generation, with_vocabulary
+
+    teacher = load_teacher(str(config.model))
+    corpus = load_corpus(config.data, config.text_field, console)
+    made_from: dict[str, JsonValue] = {
+        "action": TRIM, "model": teacher.digest, "corpus": corpus.identity, "keep": config.keep,
+        "general": config.general,
+    }  # fmt: skip
+    if _is_there(out, made_from):
+        return
+    order = keep_order(teacher, corpus, config.general, console)
+    kept = order.first(config.keep)
+    trimmed, old = order.vocabulary.trim(kept), order.vocabulary.tokenizer
+    spec = with_vocabulary(teacher.architecture(), kept)
+    model = extract(teacher.state(), teacher.config(), teacher.family(), spec)
+    model.generation_config = renumbered_generation(teacher.generation_config(), kept) or model.generation_config
+    rates = BytesPerToken(before=bytes_per_token(old, corpus), after=bytes_per_token(trimmed, corpus))
+    record = TrimmedVocabulary(
+        made_from=digest_json(made_from), model=str(config.model), corpus=corpus.name, corpus_digest=corpus.digest,
+        general=config.general, rows=len(kept), bytes_per_token=rates,
+    )  # fmt: skip
+    source = TeacherSource(
+        name=teacher.name, family=teacher.architecture().structure.family, digest=teacher.digest,
+        licence=teacher.licence,
+    )  # fmt: skip
+    with whole_folder(out) as folder, quiet_transformers():
+        save_student(model, folder, trimmed)
+        write_record(folder, record)
+        write_record(folder, Lineage(teacher=source, spec=spec.to_json()))
+    print(
+        f"{config.model} with {len(kept):,} of its {order.vocabulary.size:,} tokens is in {out}; held-out text: "
         f"{_rate(rates.before)} before, {_rate(rates.after)} now"
     )
 

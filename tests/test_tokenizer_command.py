@@ -106,3 +106,23 @@ def test_a_model_without_a_tokenizer_is_refused(place, tmp_path, capsys):
         file.unlink()
     assert run("extend", "--model", tmp_path / "model", "--data", place / "texts", "--out", tmp_path / "x") == 2
     assert "tokenizer" in capsys.readouterr().err
+
+
+def test_a_model_keeps_the_tokens_its_text_needs(place, tmp_path, capsys):
+    trim = ["trim", "--model", place / "model", "--data", place / "texts", "--general", "0", "--keep"]
+    assert run(*trim, "280", "--out", tmp_path / "m") == 0
+    assert "with 280 of its" in capsys.readouterr().out
+    model, tokenizer = (
+        kind.from_pretrained(tmp_path / "m") for kind in (AutoModelForCausalLM, AutoTokenizer)
+    )
+    assert model.config.vocab_size == len(tokenizer) == 280
+    text = "watoto wanasoma: Ünïcode 42"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    old, was = (kind.from_pretrained(place / "model") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    ids = tokenizer(text)["input_ids"]
+    same = torch.tensor([was.convert_tokens_to_ids(tokenizer.convert_ids_to_tokens(ids))])
+    kept = [was.get_vocab()[token] for token in tokenizer.convert_ids_to_tokens(list(range(280)))]
+    with torch.no_grad():
+        torch.testing.assert_close(model(torch.tensor([ids])).logits, old(same).logits[..., kept])
+    assert run(*trim, "10", "--out", tmp_path / "n") == 2
+    assert "a vocabulary of 10 tokens is not possible: its bytes, digits" in capsys.readouterr().err

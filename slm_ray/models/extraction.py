@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from slm_ray.data.tokenizer_trimming import renumber_settings
 from slm_ray.models.families import Family
 from slm_ray.models.loading import quiet_transformers
 from slm_ray.models.precision import DTYPES, dtype_name
@@ -108,6 +109,9 @@ def per_layer_config(
 def student_config(config: Any, family: Family, spec: SubnetSpec, teacher: Architecture) -> Any:
     """The config of a sub-network: the plain family's where that can express it, else one with sizes per layer."""
     architecture, sources = spec.architecture_in(teacher), tuple(layer.source for layer in spec.layers)
+    if spec.vocabulary is not None:
+        fields = renumber_settings(config.to_dict(), spec.vocabulary)
+        config = type(config)(**fields | {"vocab_size": len(spec.vocabulary)})
     reason = family.plain_class_refuses(architecture)
     if reason is None and family.scales_by_layer(config):
         reason = "its attention is scaled by the numbers of its teacher's layers"

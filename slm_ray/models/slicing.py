@@ -97,6 +97,11 @@ def slice_state(
         for name, axes in family.global_tensors.items()
         if name in state and not (name == HEAD and teacher.structure.tie_word_embeddings)
     }
+    if spec.vocabulary is not None:
+        kept = torch.tensor(spec.vocabulary)
+        for name in {family.embedding, HEAD}:
+            if name in sliced:
+                sliced[name] = sliced[name].index_select(0, kept.to(sliced[name].device))
     for number, layer in enumerate(spec.layers):
         indices = layer_indices(layer, hidden, teacher)
         for name, tensor in layer_slices(state, family, layer, indices):

@@ -131,6 +131,19 @@ class BytesPerToken(Part):
     after: float | None
 
 
+class TrimmedVocabulary(Record):
+    """Which of a model's tokens were kept."""
+
+    FILE: ClassVar[str] = "vocabulary.json"
+    made_from: str  # Digest of all that decided it
+    model: str  # The model, as the user named it
+    corpus: str  # Name of the corpus whose tokens were counted
+    corpus_digest: str | None  # Its digest; None for a remote stream
+    general: float  # The share that the teacher's own text has in the counts
+    rows: int  # Rows of the embedding, one per token
+    bytes_per_token: BytesPerToken  # Of the old tokenizer and of the new one
+
+
 class ExtendedVocabulary(Record):
     """How a model's vocabulary was extended."""
 

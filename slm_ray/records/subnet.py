@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ class SubnetSpec:
 
     hidden: tuple[int, ...]
     layers: tuple[LayerUnits, ...]
+    vocabulary: tuple[int, ...] | None = None  # The token ids that are kept, ascending; None: all rows there are
 
     def architecture_in(self, teacher: Architecture) -> Architecture:
         """The sizes of this sub-network, after checking that the teacher has every unit it names.
@@ -54,11 +56,16 @@ class SubnetSpec:
         for layer in self.layers:
             _check_layer(layer, teacher.layers[layer.source])
         shapes = (layer.shape_in(teacher.layers[layer.source]) for layer in self.layers)
-        return Architecture(teacher.structure, len(self.hidden), tuple(shapes))
+        structure = teacher.structure
+        if self.vocabulary is not None:
+            _check_indices("token ids", self.vocabulary, structure.vocab_size)
+            structure = dataclasses.replace(structure, vocab_size=len(self.vocabulary))
+        return Architecture(structure, len(self.hidden), tuple(shapes))
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary with index lists written as ranges; :meth:`from_json` reads it back."""
         return {
+            **({} if self.vocabulary is None else {"vocabulary": to_ranges(self.vocabulary)}),
             "hidden": to_ranges(self.hidden),
             "layers": [
                 {
@@ -83,7 +90,8 @@ class SubnetSpec:
             )
             for layer in value["layers"]
         )
-        return cls(from_ranges(value["hidden"]), layers)
+        kept = value.get("vocabulary")
+        return cls(from_ranges(value["hidden"]), layers, None if kept is None else from_ranges(kept))
 
     @property
     def digest(self) -> str:
