@@ -1,22 +1,17 @@
-"""How large a search one driver can lead: its plan alone, and on many simulated machines.
+"""How large a search one driver can lead, on many simulated machines.
 
-    python -m benchmarks.cluster_scale plan --trials 10000
-    python -m benchmarks.cluster_scale ray --nodes 64 --slots 16 --trials 10000 --at-once 16
+    python -m benchmarks.cluster_scale --nodes 64 --slots 16 --trials 10000 --at-once 16
 
-``plan`` does everything of a search but Ray and measuring: asking the algorithm, decoding, records synced to the disk,
-fronts, the race. ``ray`` runs the command on so many raylets of this machine, each of which declares so many CPUs, with
-a zero-cost objective (what is kept, by magnitude) on a tiny teacher; ``--at-once`` workers is what fits this machine,
-and each takes a whole node.
+The command runs on so many raylets of this machine, each of which declares so many CPUs, with a zero-cost objective
+(what is kept, by magnitude) on a tiny teacher; ``--at-once`` workers is what fits this machine, each on a whole node.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import cProfile
 import json
 import os
-import pstats
 import subprocess
 import sys
 import tempfile
@@ -27,56 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-
-from slm_ray.search.tasks import Idle
-
-
-def plan_alone(options: argparse.Namespace) -> dict[str, Any]:
-    """A plan whose candidates are measured by making figures up."""
-    from tests.search.test_plan import plan_in
-    from tests.search.without_ray import made_up
-
-    def marks() -> dict[str, float]:
-        return {"trials": len(plan.journal), "seconds": round(time.monotonic() - began, 2),
-                "rss_mb": round(psutil.Process().memory_info().rss / 1e6, 1)}  # fmt: skip
-
-    with tempfile.TemporaryDirectory() as folder:
-        plan = plan_in(Path(folder), options.algorithm, trials=options.trials, population=options.population)
-        measure, began, rows = made_up(plan), time.monotonic(), list[dict[str, float]]()
-        profile, spent = cProfile.Profile() if options.profile else None, 0.0
-        plan.on_record = lambda record: plan.measured_front() and None  # as the command shows the best so far
-        rows.append(marks())
-        before = (0, 0.0)
-        while True:
-            start = time.process_time()
-            if profile:
-                profile.enable()
-            job = plan.next()
-            if profile:
-                profile.disable()
-            spent += time.process_time() - start
-            if isinstance(job, Idle):
-                break
-            answer = measure(job)
-            start = time.process_time()
-            if profile:
-                profile.enable()
-            plan.finish(job.index, *answer)
-            if profile:
-                profile.disable()
-            spent += time.process_time() - start
-            if len(plan.journal) % max(1, options.trials // 10) == 0:
-                done = len(plan.journal)
-                each = 1000 * (spent - before[1]) / (done - before[0])  # of the trials since the last row
-                rows.append(marks() | {"processor_ms_per_trial": round(each, 2)})
-                before = (done, spent)
-                print(rows[-1], flush=True)
-        size = (Path(folder) / "trials.jsonl").stat().st_size
-    if profile:
-        pstats.Stats(profile).sort_stats("cumulative").print_stats(18)
-    count = len(plan.journal)
-    rate = round(count / spent, 1)
-    return {"trials": count, "trials_per_second_of_processor": rate, "record_bytes": size // count, "rows": rows}
 
 
 def on_ray(options: argparse.Namespace) -> dict[str, Any]:
@@ -198,23 +143,15 @@ _MANY_ON_ONE = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("plan", "ray"))
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--population", type=int, default=100)
-    parser.add_argument("--algorithm", default="nsga2")
     parser.add_argument("--nodes", type=int, default=64)
     parser.add_argument("--slots", type=int, default=16)
     parser.add_argument("--at-once", type=int, default=8, help="workers, each on a node of its own")
     parser.add_argument("--limit", type=float, default=3600.0, help="seconds that a run may take")
-    parser.add_argument("--profile", action="store_true")
-    parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     os.environ |= _MANY_ON_ONE
-    found = {"plan": plan_alone, "ray": on_ray}[options.what](options)
-    print(json.dumps(found, indent=1))
-    if options.out:
-        before = json.loads(options.out.read_text()) if options.out.exists() else {}
-        options.out.write_text(json.dumps(before | {options.what: found}, indent=1) + "\n")
+    print(json.dumps(on_ray(options), indent=1))
 
 
 if __name__ == "__main__":

@@ -37,17 +37,7 @@ Blocks = Mapping[int, Sequence[float]]
 
 
 def stage_losses(blocks: Blocks, num_sequences: int, length: int, stages: Sequence[int]) -> dict[int, dict[int, float]]:
-    """The mean loss at the end of each early stage, of candidates measured on all tokens.
-
-    Args:
-        blocks: All block losses of each trial, in nats.
-        num_sequences: Calibration sequences there are.
-        length: Their length in tokens.
-        stages: Where the early stages should end, in tokens.
-
-    Returns:
-        By the tokens that a stage reads, the losses by trial; the last stage, which is all tokens, is not among them.
-    """
+    """Losses by trial at the end of each early stage, by its tokens, from block losses of full measurements."""
     found = {}
     for end in stage_ends(num_sequences, length, stages)[:-1]:
         share = {trial: values[: len(values) * end // num_sequences] for trial, values in blocks.items()}
@@ -56,12 +46,7 @@ def stage_losses(blocks: Blocks, num_sequences: int, length: int, stages: Sequen
 
 
 def wrongly_stopped(values: Mapping[int, Sequence[float]], front: np.ndarray) -> list[int]:
-    """The stopped candidates that would be on the front: no member is at least as good in everything.
-
-    Args:
-        values: Each one's true objectives, all minimised.
-        front: ``[members, objectives]`` of the front.
-    """
+    """The stopped candidates that no member of the front ``[members, objectives]`` is as good as in everything."""
     return [trial for trial, own in sorted(values.items()) if not np.any(np.all(front <= np.asarray(own), axis=1))]
 
 
@@ -90,15 +75,7 @@ class Fidelity:
     def __init__(
         self, config: SearchConfig, inputs: SearchInputs, stack: GenomeStack, trials: Sequence[Trial], workers: int
     ) -> None:
-        """Set up.
-
-        Args:
-            config: The search's options.
-            inputs: What it started from.
-            stack: What genes stand for.
-            trials: Its trials.
-            workers: How many candidates at once; 0: in this process.
-        """
+        """``workers``: how many candidates at once; 0: in this process."""
         self.config, self.inputs, self.stack, self.workers = config, inputs, stack, workers
         self.trials = {trial.trial: trial for trial in trials if trial.status == "done"}
         self.proxy = config.plan.objective_names[0]
