@@ -77,7 +77,7 @@ NamedBlock = tuple[str, list[Piece]]
 
 
 def block_packer(
-    tokenizer: str, separator: int | None, sequence_length: int, *, own_process: bool
+    tokenizer: str, separator: int | None, sequence_length: int, begin: int | None, *, own_process: bool
 ) -> Callable[[NamedBlock], PackedBlock]:
     """The function of a worker: it tokenises and packs a block."""
     if own_process:
@@ -85,20 +85,24 @@ def block_packer(
     from tokenizers import Tokenizer
 
     backend = Tokenizer.from_str(tokenizer)
-    return lambda block: pack_block(*block, backend, separator, sequence_length)
+    return lambda block: pack_block(*block, backend, separator, sequence_length, begin=begin)
 
 
 def pack_block(
     name: str, block: Iterable[Piece], tokenizer: Tokenizer, separator: int | None, sequence_length: int,
-    most_sequences: int | None = None,
+    most_sequences: int | None = None, begin: int | None = None,
 ) -> PackedBlock:  # fmt: skip
     """Tokenise a block and put the separator, if there is one, behind each document.
+
+    ``begin``, if there is one, stands before each document and at the beginning of each sequence: models that have read
+    every text with it are lost without it.
 
     A document of no tokens leaves nothing behind. What comes after ``most_sequences``, if given, is left out.
     """
     arrays: list[npt.NDArray[np.int32]] = [np.empty(0, dtype=np.int32)]
     starts: list[int] = []
     filled = num_bytes = 0
+    width = sequence_length - (begin is not None)
     expected = False  # a document has begun and has no token yet
     for batch in _batches(block):
         encodings = tokenizer.encode_batch_fast([piece.text for piece in batch], add_special_tokens=False)
@@ -109,20 +113,26 @@ def pack_block(
             if ids and expected:
                 starts.append(filled)
                 expected = False
+                ids = ids if begin is None else [begin, *ids]
             if piece.ends and separator is not None and not expected:
                 ids.append(separator)
             expected &= not piece.ends
             arrays.append(np.array(ids, dtype=np.int32))
             filled += len(ids)
-        if most_sequences is not None and filled >= most_sequences * sequence_length:
+        if most_sequences is not None and filled >= most_sequences * width:
             break
-    num_sequences = filled // sequence_length
-    whole = sequence_length * (num_sequences if most_sequences is None else min(num_sequences, most_sequences))
+    num_sequences = filled // width
+    whole = width * (num_sequences if most_sequences is None else min(num_sequences, most_sequences))
     rows, left_out = np.split(np.concatenate(arrays), [whole])
-    text = tokenizer.decode([id for id in left_out.tolist() if id != separator], skip_special_tokens=False)
+    between = (separator, begin)
+    text = tokenizer.decode([id for id in left_out.tolist() if id not in between], skip_special_tokens=False)
     kept_bytes = num_bytes - len(text.encode())
+    rows = rows.reshape(-1, width)
     begins = np.array([start for start in starts if start < whole], dtype=np.int64)
-    return PackedBlock(name, rows.reshape(-1, sequence_length), begins, filled, num_bytes, kept_bytes)
+    if begin is not None:
+        rows = np.concatenate([np.full((len(rows), 1), begin, dtype=np.int32), rows], axis=1)
+        begins = begins // width * sequence_length + 1 + begins % width
+    return PackedBlock(name, rows, begins, filled, num_bytes, kept_bytes)
 
 
 def _batches(block: Iterable[Piece]) -> Iterator[list[Piece]]:

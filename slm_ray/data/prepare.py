@@ -23,7 +23,7 @@ from slm_ray.data.corpus import Corpus
 from slm_ray.data.sample import check_request
 from slm_ray.data.shards import IDS, REMEDY, STARTS, TokenShards, write_manifest, write_shard
 from slm_ray.data.split import share_of_part
-from slm_ray.data.tokenizers import load_tokenizer, plain_backend, tokenizer_digest, vocab_size_of
+from slm_ray.data.tokenizers import begin_facts, load_tokenizer, plain_backend, tokenizer_digest, vocab_size_of
 from slm_ray.records.base import parse_record
 from slm_ray.records.data import PreparedBlock, ShardManifest, read_sealed
 from slm_ray.records.files import explain_os_error, fsync_folder, read_json, write_json
@@ -61,7 +61,7 @@ def prepare_shards(
     plan = make_plan(corpus, part, num_tokens, sequence_length)
     made_from: dict[str, JsonValue] = {
         "corpus": corpus.identity, "tokenizer": tokenizer_digest(tokenizer), "separator": tokenizer.eos_token_id,
-        "part": part, "num_tokens": plan.num_tokens, "sequence_length": sequence_length,
+        "part": part, "num_tokens": plan.num_tokens, "sequence_length": sequence_length, **begin_facts(tokenizer),
     }  # fmt: skip
     final = cache / f"{part}-shards-{digest_json({'format': _FORMAT, **made_from})}"
     if (found := _find(final, console)) is not None:
@@ -138,12 +138,14 @@ class _Preparation:
         self.part: Any = made_from["part"]
         self.length: Any = made_from["sequence_length"]
         self.separator: Any = made_from["separator"]
+        self.begin: Any = made_from.get("begin")
         self.progress = Progress(console, f"preparing {self.part} tokens", plan.expected_tokens, "tokens")
 
     def run(self) -> None:
         """Make the blocks that are not there yet, then the manifest."""
         make = functools.partial(
-            block_packer, self.backend.to_str(), self.separator, self.length, own_process=bool(self.workers)
+            block_packer, self.backend.to_str(), self.separator, self.length, self.begin,
+            own_process=bool(self.workers),
         )
         fan_out = FanOut[NamedBlock, PackedBlock](make, self.workers, name="tokenizing worker")
         with fan_out:

@@ -14,7 +14,7 @@ from slm_ray.data.blocks import PackedBlock, Piece, pack_block
 from slm_ray.data.corpus import Corpus
 from slm_ray.data.shards import TokenShards, write_shards
 from slm_ray.data.split import PARTS, sample_part
-from slm_ray.data.tokenizers import plain_backend, tokenizer_digest, vocab_size_of
+from slm_ray.data.tokenizers import begin_facts, begin_of, plain_backend, tokenizer_digest, vocab_size_of
 from slm_ray.records.files import cache_folder
 from slm_ray.runtime.progress import Console
 
@@ -40,7 +40,7 @@ def prepare_tokens(
     num_sequences = -(-num_tokens // sequence_length)
     made_from: dict[str, JsonValue] = {
         "corpus": corpus.identity, "tokenizer": digest, "separator": tokenizer.eos_token_id, "part": part,
-        "num_sequences": num_sequences, "sequence_length": sequence_length,
+        "num_sequences": num_sequences, "sequence_length": sequence_length, **begin_facts(tokenizer),
     }  # fmt: skip
 
     def write(folder: Path) -> None:
@@ -91,7 +91,9 @@ def _pack(
     while True:
         sample = sample_part(corpus, part, piece_size, target)
         pieces = (Piece(text, begins=True, ends=True) for text in sample.pieces)
-        packed = pack_block(part, pieces, backend, tokenizer.eos_token_id, sequence_length, num_sequences)
+        packed = pack_block(
+            part, pieces, backend, tokenizer.eos_token_id, sequence_length, num_sequences, begin_of(tokenizer)
+        )
         if len(packed.ids) == num_sequences:
             return packed
         if sample.is_whole_part:

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import JsonValue
+
 from slm_ray.config.digest import sha256_bytes
 from slm_ray.config.errors import UserError
 
@@ -49,6 +51,18 @@ def plain_backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
 def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
     """The SHA-256 of what a fast tokenizer does, padding and truncation left out."""
     return sha256_bytes(plain_backend(tokenizer).to_str().encode())
+
+
+def begin_of(tokenizer: PreTrainedTokenizerFast) -> int | None:
+    """The id that a tokenizer puts before every text (Gemma, Llama 2, Mistral: BOS); None where it puts none."""
+    ids, plain = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
+    return ids[0] if ids[1 : 1 + len(plain)] == plain and ids[0] == tokenizer.bos_token_id else None
+
+
+def begin_facts(tokenizer: PreTrainedTokenizerFast) -> dict[str, JsonValue]:
+    """What tokens are made from besides, where they begin with an id of their own."""
+    begin = begin_of(tokenizer)
+    return {} if begin is None else {"begin": begin}
 
 
 def vocab_size_of(tokenizer: Tokenizer) -> int:

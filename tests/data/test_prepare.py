@@ -10,12 +10,12 @@ import pytest
 
 from slm_ray.config.errors import UserError
 from slm_ray.data import prepare as module
-from slm_ray.data.blocks import cut_blocks, pack_block, selection_key
+from slm_ray.data.blocks import Piece, cut_blocks, pack_block, selection_key
 from slm_ray.data.corpus import Corpus, Document
 from slm_ray.data.load import load_corpus
 from slm_ray.data.prepare import prepare_shards
 from slm_ray.data.split import part_of, text_digest
-from slm_ray.data.tokenizers import tokenizer_digest
+from slm_ray.data.tokenizers import begin_of, tokenizer_digest
 from slm_ray.runtime.progress import Console
 from tests.data.conftest import make_texts
 
@@ -83,6 +83,20 @@ class TestBlocks:
         assert [int((block.ids == 0).sum()) for block in packed] == [0] * (len(packed) - 1) + [1]
         ids = [id for block in packed for id in block.ids.reshape(-1).tolist() if id != 0]
         assert tokenizer.backend_tokenizer.decode(ids) == text
+
+    def test_documents_and_sequences_begin_with_what_the_tokenizer_puts_there(self, tokenizer):
+        pieces = [Piece(text, True, True) for text in make_texts(40, words=20)]
+        backend, begin = tokenizer.backend_tokenizer, 1
+        plain = pack_block("", pieces, backend, 0, 9)
+        packed = pack_block("", pieces, backend, 0, 10, begin=begin)
+        assert (packed.ids[:, 0] == begin).all() and (packed.ids.reshape(-1)[packed.starts] == begin).all()
+        flat = packed.ids[:, 1:].reshape(-1)
+        starts = packed.starts // 10 * 9 + packed.starts % 10 - 1
+        words = np.delete(flat, starts)  # without what stands before documents
+        common = min(len(words), plain.ids.size)
+        assert np.array_equal(words[:common], plain.ids.reshape(-1)[:common]) and len(packed.starts) > 30
+        assert packed.num_bytes == len(backend.decode([id for id in words.tolist() if id]).encode())
+        assert begin_of(tokenizer) is None
 
     def test_the_choice_by_keys_is_fair_and_widening_it_adds_documents(self):
         documents = [Document("", text) for text in make_texts(2000, words=3)]
