@@ -95,6 +95,9 @@ def total(forecasts: Sequence[Forecast]) -> Forecast:
     )
 
 
+_TELLING_SECONDS = 15.0  # a shorter phase says little about a machine
+
+
 class Schedule:
     """The phases of a run in order, what each is expected to take and took: when all of it will be over."""
 
@@ -140,8 +143,8 @@ class Schedule:
         return self._seconds([phase for phase in self.undone if phase != self._running])
 
     def _seconds(self, phases: Sequence[str]) -> float:
-        """Expected seconds; a phase that found its work in a cache says nothing about the machine's pace."""
-        worked = [(took, self._expected[phase]) for phase, took in self._took.items() if self._expected.get(phase)]
-        worked = [(took, expected) for took, expected in worked if took > expected / 5]
+        """Expected seconds at the pace of the long phases so far, those left out that found their work in a cache."""
+        worked = [(took, self._expected.get(phase, 0.0)) for phase, took in self._took.items()]
+        worked = [(took, expected) for took, expected in worked if expected > _TELLING_SECONDS and took > expected / 5]
         pace = sum(took for took, _ in worked) / sum(expected for _, expected in worked) if worked else 1.0
         return pace * sum(self._expected.get(phase, 0.0) for phase in phases)

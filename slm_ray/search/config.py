@@ -34,11 +34,11 @@ def short_batch_size(tokens: float, sequence_length: int) -> int:
 
 EFFORTS: dict[str, dict[str, int]] = {
     "quick": {
-        "trials": 4, "winners": 1, "calibration_tokens": 2048, "importance_steps": 10, "importance_tokens": 1024,
+        "trials": 2, "winners": 1, "calibration_tokens": 2048, "importance_steps": 10, "importance_tokens": 1024,
         "reconstruct_tokens": 8192,
     },
     "default": {
-        "trials": 8, "winners": 3, "calibration_tokens": 4096, "importance_steps": 20, "importance_tokens": 1024,
+        "trials": 6, "winners": 3, "calibration_tokens": 4096, "importance_steps": 20, "importance_tokens": 1024,
         "reconstruct_tokens": 20_480,
     },
     "thorough": {

@@ -35,7 +35,8 @@ from slm_ray.search.unit_scores import needed_methods
 # Measured on default searches of SmolLM2-135M; only estimates depend on these.
 RACED_SHARE = 0.4  # of all calibration tokens are read when beaten candidates stop at an early stage
 FRONT_SIZE = 16  # models that end on the front, of which each is measured on held-out text
-NUM_BASELINES = 3
+NUM_HOPELESS = 2  # baselines that are so bad that a glance tells
+GLANCE_TOKENS = 512
 SLOWDOWN = {"bf16": 4.0, "fp32": 1.5}  # a forward pass over its matrix multiplications alone
 START_SECONDS = {
     "inputs": 10.0, "scores": 3.0, "search": 15.0, "held-out": 3.0, "reconstruction": 5.0, "winner": 2.0, "report": 5.0,
@@ -78,7 +79,9 @@ def forecast_search(config: SearchConfig, space: SearchSpace, sizes: Sizes, prec
     front = min(FRONT_SIZE, config.plan.trials)
     winners = min(config.winners.winners, config.plan.trials)
     other = measure.other_tokens if measure.other_data else 0
-    final_flops = measure.held_out_tokens * ((front + NUM_BASELINES) * part + whole) + other * (winners * part + whole)
+    glances, beside = NUM_HOPELESS * GLANCE_TOKENS, 1  # of two baselines a little is enough; the third is measured
+    final_flops = measure.held_out_tokens * ((front + beside) * part + whole) + glances * part
+    final_flops += other * (winners * part + whole)
     parts = [
         work(name="teacher and text", start_seconds=START_SECONDS["inputs"]),
         work(
@@ -93,8 +96,10 @@ def forecast_search(config: SearchConfig, space: SearchSpace, sizes: Sizes, prec
         work(name="winners", start_seconds=winners * START_SECONDS["winner"]),
         *([_reconstruction(config, sizes, precision)] if config.reconstruction.reconstruct != "none" else []),
         work(
-            name="held-out text", tokens=measure.held_out_tokens * (front + NUM_BASELINES + 1) + other * (winners + 1),
-            most_tokens=measure.held_out_tokens * (config.plan.trials + NUM_BASELINES + 1) + other * (winners + 1),
+            name="held-out text",
+            tokens=measure.held_out_tokens * (front + beside + 1) + glances + other * (winners + 1),
+            most_tokens=measure.held_out_tokens * (config.plan.trials + beside + NUM_HOPELESS + 1)
+            + other * (winners + 1),
             flops=final_flops, start_seconds=START_SECONDS["held-out"],
         ),
         work(name="report", start_seconds=START_SECONDS["report"]),
@@ -190,10 +195,13 @@ def _reconstruction(config: SearchConfig, sizes: Sizes, precision: str) -> Work:
 def _search_tokens(config: SearchConfig, *, raced: bool = True) -> int:
     """Tokens of all candidates together; with ``raced``, as many as the early stages are expected to leave."""
     proxies, measure = config.plan.needed_proxies, config.measure
-    staged = sum(PROXIES[name].staged for name in proxies) * measure.calibration_tokens
+    whole = sum(PROXIES[name].staged for name in proxies) * measure.calibration_tokens
+    first, trials = max(1, config.plan.population // 3), config.plan.trials  # the first have nobody to race against
+    share = 1.0
     if raced and measure.stage_tokens:
-        staged = round(staged * max(RACED_SHARE, min(1.0, measure.stage_tokens[0] / measure.calibration_tokens)))
-    return config.plan.trials * (staged + (LATENCY_PASSES * config.length if "latency" in proxies else 0))
+        share = max(RACED_SHARE, min(1.0, measure.stage_tokens[0] / measure.calibration_tokens))
+    staged = whole * (min(first, trials) + share * max(0, trials - first))
+    return round(staged) + trials * (LATENCY_PASSES * config.length if "latency" in proxies else 0)
 
 
 def memory_bytes(config: SearchConfig, teacher: Architecture, precision: str, workers: int) -> int:

@@ -73,7 +73,7 @@ from slm_ray.search.winners import (
 
 T = TypeVar("T")
 FINALISTS_FOLDER = "finalists"
-_GLANCE_TOKENS, _HOPELESS = 512, 50.0  # a baseline so many times worse than the winner is measured no further
+_HOPELESS = 50.0  # a baseline so many times worse than the winner is measured no further
 
 
 class SearchRun:
@@ -389,7 +389,7 @@ class SearchRun:
         work = TextMeasurement(*self._around(inputs), inputs, self.phases, self.console)
         teacher, *members = work.measure(HELD_OUT, inputs.held_out.ids, [teacher_model(inputs, length), *front])
         limit = _HOPELESS * (best.calibration_perplexity or torch.inf)
-        glance = inputs.held_out.ids[: max(1, _GLANCE_TOKENS // length)]
+        glance = inputs.held_out.ids[: max(1, estimates.GLANCE_TOKENS // length)]
         glances = work.measure(HELD_OUT, glance, baselines) if len(glance) < inputs.held_out.num_sequences else []
         hopeless: dict[str, Baseline] = {one.name: one for one in glances if (one.perplexity or 0) > limit}
         close = [one for one in baselines if one.record.name not in hopeless]

@@ -28,7 +28,7 @@ from slm_ray.records.files import cache_folder
 from slm_ray.runtime.progress import Console, Progress
 
 MOST_WRITTEN_TOKENS = 16384  # written anew; where more are wanted, they are taken again from the first
-ASIDE_TOKENS = 2048  # of them that nothing is fitted on
+ASIDE_TOKENS = 1024  # of them that nothing is fitted on
 _TEXT_TOKENS = 256  # of one text: attention over longer ones takes most of the time
 _BATCH_TEXTS = 64  # the weights are read once for all of them
 _SEED = 0  # of the teacher, not of the run: the text is made once for all runs

