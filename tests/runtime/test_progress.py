@@ -43,7 +43,8 @@ def test_the_eta_follows_the_rate(clock):
 def test_a_schedule_says_when_all_of_it_is_over(clock):
     schedule = Schedule(["text", "scores", "fits"])
     assert schedule.begin("text") == "[1/3]" and schedule.left == 0
-    works = [Work(name=name, kind="search", flops=flops) for name, flops in (("text", 50), ("scores", 100), ("fits", 200))]
+    flops = {"text": 50, "scores": 100, "fits": 200}
+    works = [Work(name=name, kind="search", flops=count) for name, count in flops.items()]
     schedule.expect(Forecast(work=tuple(works)), rate=1.0)
     schedule.end(0.1)  # out of a cache: says nothing of the pace
     assert schedule.begin("scores") == "[2/3]" and (schedule.left, schedule.after) == (300, 200)

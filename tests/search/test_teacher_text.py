@@ -9,7 +9,7 @@ from slm_ray.data.shards import TokenShards, write_shards
 from slm_ray.models.teachers import load_teacher
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.inputs import tokens_to_write, written_sequences
-from slm_ray.search.teacher_text import first_tokens, mix, write
+from slm_ray.search.teacher_text import ASIDE_TOKENS, first_tokens, mix, write
 from tests.search.tiny_run import outcome_of
 
 
@@ -42,9 +42,9 @@ def test_without_a_share_the_text_is_the_corpus_own(packed):
 def test_corpus_and_teacher_together_make_up_the_tokens():
     config = SearchConfig().replace(teacher_text=0.5, reconstruct_tokens=8192)
     assert written_sequences(config) == 8
-    assert tokens_to_write(config) == 4096 + 2048  # those put aside too
+    assert tokens_to_write(config) == 4096 + ASIDE_TOKENS  # those put aside too
     assert tokens_to_write(SearchConfig().replace(reconstruct="none")) == 0
-    assert tokens_to_write(SearchConfig().replace(teacher_text=0.5, reconstruct_tokens=10**7)) == 16384 + 2048
+    assert tokens_to_write(SearchConfig().replace(teacher_text=0.5, reconstruct_tokens=10**7)) == 16384 + ASIDE_TOKENS
 
 
 def test_the_teacher_writes_tokens_of_its_own_the_same_every_time(tiny):
@@ -82,7 +82,7 @@ def test_a_search_fits_on_both_and_is_the_same_from_the_cache(command, tiny, tmp
     fell = record["after"]["calibration_perplexity"] < record["before"]["calibration_perplexity"]
     assert record["kept"] == (after < before and fell)
     written = results["run"]["spent"]["forward_tokens"] - results["again"]["spent"]["forward_tokens"]
-    assert written >= 512 + 2048  # the second run found it in the cache
+    assert written >= 512 + ASIDE_TOKENS  # the second run found it in the cache
     card = (tmp_path / "run/winners/0/README.md").read_text()
     assert ("512 tokens that the teacher wrote and 512 train tokens" in card) == record["kept"]
 
