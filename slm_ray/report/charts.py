@@ -11,11 +11,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
+from itertools import groupby
 from typing import Any
 
 import altair as alt
 
-from slm_ray.report.placing import Axis, Box, Label, place_labels
+from slm_ray.report.placing import Axis, Box, Label, along, place_labels
 
 Row = dict[str, Any]
 WIDTH = 860  # of a view in a PNG, pixels
@@ -39,7 +40,7 @@ STAR = (
     "M0,-1L0.235,-0.324L0.951,-0.309L0.38,0.124L0.588,0.809L0,0.4L-0.588,0.809L-0.38,0.124L-0.951,-0.309L-0.235,-0.324Z"
 )
 _COUNT = "abs(datum.value) >= 1000 ? replace(format(datum.value, '.3~s'), 'k', 'K') : format(datum.value, '~g')"
-_TEXT = '<text x="24" y="{}" font-family="sans-serif" font-size="{}" font-weight="{}" fill="{}">{}</text>'
+_TITLE = '<text x="24" y="36" font-family="sans-serif" font-size="19" font-weight="bold" fill="#1b1f24">{}</text>'
 CONFIG: dict[str, Any] = {
     "background": None,
     "view": {"stroke": None},
@@ -70,7 +71,6 @@ class View:
     def spec(self, width: int | str) -> dict[str, Any]:
         """The Vega-Lite specification, its colours still as names."""
         found: dict[str, Any] = self.chart.properties(width=width, height=self.height).to_dict(validate=False)
-        found["config"] = CONFIG
         found["datasets"] = {name: list(rows) for name, rows in self.rows.items()}
         found["autosize"] = {"type": "fit-x", "contains": "padding"} if width == "container" else "pad"
         return found
@@ -80,10 +80,8 @@ class View:
 class Picture:
     """Views that belong together."""
 
-    views: tuple[View, ...]  # In order
-    title: str = ""  # Of the PNG
-    small: bool = False  # Views stand side by side where there is room
-    link: str = ""  # Pictures of one link share the chosen model
+    views: tuple[View, ...]
+    small: bool = False  # they stand side by side where there is room
 
     def page_data(self) -> dict[str, Any]:
         """What the page's script draws: ``views``, and the ``rows`` that they name, each once."""
@@ -106,17 +104,16 @@ def with_palette(value: Any, palette: Mapping[str, str]) -> Any:
     return palette.get(value, value) if isinstance(value, str) else value
 
 
-def draw_png(pictures: Iterable[Picture], title: str, columns: int = 1) -> bytes:
-    """Some pictures as one PNG, on white."""
+def draw_png(picture: Picture, title: str, columns: int = 1) -> bytes:
+    """A picture as a PNG, on white, with its title above it and so many views in a row."""
     import vl_convert
 
-    views = [view for picture in pictures for view in picture.views]
     width = WIDTH if columns == 1 else 620 if columns == 2 else 400
     parts, x, y, row_height, right = [], 20.0, 56.0, 0.0, 0.0
-    for number, view in enumerate(views):
+    for number, view in enumerate(picture.views):
         if number and number % columns == 0:
             x, y, row_height = 20.0, y + row_height + 24, 0.0
-        spec = with_palette(view.spec(width), PALETTES["light"])
+        spec = with_palette(view.spec(width) | {"config": CONFIG}, PALETTES["light"])
         if view.title or view.note:
             spec["title"] = {"text": view.title or view.note, "subtitle": [view.note] if view.title else []}
         svg = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
@@ -125,10 +122,7 @@ def draw_png(pictures: Iterable[Picture], title: str, columns: int = 1) -> bytes
         parts.append(svg.replace("<svg", f'<svg x="{x}" y="{y}"', 1))
         x, row_height, right = x + size[0] + 24, max(row_height, size[1]), max(right, x + size[0])
     wide, high = max(right + 20, 480), y + row_height + 20
-    text = _TEXT.format(36, 19, "bold", "#1b1f24", escape(title))
-    if not views:
-        text += _TEXT.format(80, 14, "normal", "#57606a", "Nothing has been measured yet.")
-        high = 120
+    text = _TITLE.format(escape(title))
     whole = (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{wide}" '
         f'height="{high}"><rect width="100%" height="100%" fill="#ffffff"/>{text}{"".join(parts)}</svg>'
@@ -216,19 +210,27 @@ def tips() -> alt.Tooltip:
     return alt.Tooltip("tip:N")
 
 
-def labels_layer(labels: Sequence[Label], x: Axis, y: Axis, width: int, height: int,
-                 points: Sequence[tuple[float, float]] = ()) -> tuple[Any, list[Row]]:  # fmt: skip
-    """A layer of texts, placed where they cover little of a view of that size (pixels), and its rows.
+def labels_layer(
+    labels: Sequence[Label], x: Axis, y: Axis, height: int, points: Sequence[tuple[float, float]] = (),
+    lines: Iterable[Sequence[tuple[float, float]]] = (),
+) -> tuple[Any, list[Row]]:  # fmt: skip
+    """A layer of texts, placed where they cover few points and lines, and its rows; all are in the axes' units.
 
     On a narrow screen only the important ones are shown.
     """
-    boxes = place_labels(labels, Box(0, 0, width, height), points)
+
+    def pixels(across: float, up: float) -> tuple[float, float]:
+        return WIDTH * x.share(across), height * y.share(up)
+
+    placed = [replace(label, x=at, y=up) for label in labels for at, up in [pixels(label.x, label.y)]]
+    covered = [pixels(*point) for point in points[:: max(1, len(points) // 800)]]
+    covered += [point for line in lines for point in along([pixels(*point) for point in line])]
     rows = [
         {
-            "x": x.at(label.x / width), "y": y.at(label.y / height), "text": label.text, "strong": label.strong,
-            "dx": round(box.left - label.x, 1), "dy": round(label.y - (box.bottom + box.top) / 2, 1),
+            "x": label.x, "y": label.y, "text": label.text, "strong": label.strong,
+            "dx": round(box.left - at.x, 1), "dy": round(at.y - (box.bottom + box.top) / 2, 1),
         }
-        for label, box in zip(labels, boxes, strict=True)
+        for label, at, box in zip(labels, placed, place_labels(placed, Box(0, 0, WIDTH, height), covered), strict=True)
     ]  # fmt: skip
     look: dict[str, Any] = {
         "align": "left", "baseline": "middle", "fontSize": 12.5, "color": "@ink",
@@ -242,7 +244,7 @@ def labels_layer(labels: Sequence[Label], x: Axis, y: Axis, width: int, height: 
 
 def lines(
     rows: Sequence[Row], looks: Looks, x: Axis, y: Axis, *, levels: Sequence[tuple[str, float]] = (),
-    marks: Sequence[Row] = (), labels: Sequence[tuple[float, float, str]] = (), step: bool = False, height: int = 400,
+    marks: Sequence[Row] = (), labels: Sequence[Label] = (), step: bool = False, height: int = 400,
     title: str = "", note: str = "", legend: bool = True, across: str = "x",
 ) -> View:  # fmt: skip
     """Lines of points."""
@@ -274,7 +276,8 @@ def lines(
     if marks:
         layers.append(ring.mark_point(size=230, strokeWidth=2.2, filled=False).encode(y=y_of(y)))
     if labels:
-        texts, found["labels"] = _beside(labels, [(row[across], row["y"]) for row in rows], x, y, height)
+        curves = [[(row[across], row["y"]) for row in mine] for _, mine in groupby(rows, lambda row: row["series"])]
+        texts, found["labels"] = labels_layer(labels, x, y, height, (), curves)
         layers.append(texts)
     return View(alt.layer(*layers), found, height, title, note)
 
@@ -292,16 +295,6 @@ def cut_at_top(rows: Sequence[Row], across: Sequence[str], y: Axis) -> list[Row]
             found.append({**row, "high": min(row["high"], y.high)} if "high" in row else row)
         last = row
     return found
-
-
-def _beside(labels: Sequence[tuple[float, float, str]], points: Sequence[tuple[float, float]], x: Axis, y: Axis,
-            height: int) -> tuple[Any, list[Row]]:  # fmt: skip
-    def pixels(across: float, up: float) -> tuple[float, float]:
-        return WIDTH * x.share(across), height * y.share(up)
-
-    placed = [Label(*pixels(across, up), text) for across, up, text in labels]
-    every = max(1, len(points) // 300)
-    return labels_layer(placed, x, y, WIDTH, height, [pixels(*point) for point in points[::every]])
 
 
 def scatter(rows: Sequence[Row], x: Axis, y: Axis, *, title: str = "", note: str = "", height: int = 250,
@@ -345,13 +338,3 @@ def intervals(rows: Sequence[Row], looks: Looks, x: Axis, *, chances: Sequence[R
     found |= ({"chances": chances} if chances else {}) | ({"zero": [{"zero": 0}]} if zero else {})
     band = 30 if single else 15 * len(names) + 10
     return View(alt.layer(*layers), found, band * len({row["group"] for row in rows}), x.title)
-
-
-def bars(rows: Sequence[Row], looks: Looks, title: str) -> View:
-    """One stacked bar: ``series`` and ``value``; the names of its parts are its legend."""
-    total = sum(row["value"] for row in rows) or 1.0
-    chart = data("rows").mark_bar(stroke="@card", height=18).encode(
-        x=alt.X("value:Q", stack="zero", axis=None, scale=alt.Scale(domain=[0, total])),
-        color=looks.color(), order=alt.Order("place:Q"), tooltip=tips(),
-    )  # fmt: skip
-    return View(chart, {"rows": [{**row, "place": place} for place, row in enumerate(rows)]}, 22, title)

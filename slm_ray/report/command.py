@@ -26,16 +26,17 @@ def make_parser() -> Parser:
 def main(argv: Sequence[str]) -> int:
     """Rebuild the reports of the runs named, or make one of all of them."""
     given = make_parser().parse_args(list(argv))
-    from slm_ray.report.runset import load_run, write_set_report  # loads Altair, which takes half a second
+    from slm_ray.report.kinds import load_run  # loads Altair, which takes half a second
+    from slm_ray.report.runset import write_run, write_set_report
 
     runs = [load_run(folder) for folder in given.runs]
     for run in runs:
-        for note in run.notes:
+        for note in run.records.notes:
             print(f"note: {note}", file=sys.stderr)
     if given.out is not None:
         paths = write_set_report(runs, given.out, argv)
     else:
-        paths = [path for run in runs for path in run.write()]
+        paths = [path for run in runs for path in write_run(run)]
     for path in paths:
         print(path)
     return 0

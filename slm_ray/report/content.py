@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table of texts."""
+    """A titled table of texts; without rows it is left out."""
 
     kind: ClassVar[str] = "table"
-    title: str  # What it is called
-    header: tuple[str, ...]  # Names of its columns
-    rows: tuple[tuple[str, ...], ...]  # Its cells
-    marked: tuple[int, ...] = ()  # Rows to set off
-    strong: frozenset[tuple[int, int]] = frozenset()  # ``(row, column)`` of cells in bold
-    titled: bool = False  # Its title is a heading of its own (otherwise the section's says it)
+    title: str
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    marked: tuple[int, ...] = ()  # rows to set off
+    strong: frozenset[tuple[int, int]] = frozenset()  # (row, column) of cells in bold
+    titled: bool = False  # its title is a heading of its own (otherwise the section's says it)
 
     def __bool__(self) -> bool:
         """Whether it has rows."""
@@ -56,13 +56,21 @@ class Text:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture: drawn by the page's script, and in Markdown a file beside it (none: nothing)."""
+    """A picture: drawn by the page's script, and as a PNG beside Markdown where it has a ``file``."""
 
     kind: ClassVar[str] = "figure"
-    key: str  # Its name on the page
-    picture: Picture  # What is drawn
-    file: str = ""  # The PNG that Markdown shows
-    alt: str = ""  # What it shows, for those who do not see it
+    key: str  # its name on the page
+    picture: Picture | None
+    alt: str  # what it shows, for those who do not see it
+    file: str = ""
+    title: str = ""  # above the PNG
+    columns: int = 1  # of the PNG's views
+    link: str = ""  # figures of one link share the selected model
+    on_page: bool = True
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to draw."""
+        return self.picture is not None
 
 
 @dataclass(frozen=True)
@@ -76,39 +84,31 @@ class Code:
 
 
 @dataclass(frozen=True)
-class Links:
-    """Links to files beside the report, by text."""
-
-    kind: ClassVar[str] = "links"
-    addresses: Mapping[str, str]
-
-    def __bool__(self) -> bool:
-        """Whether there are any."""
-        return bool(self.addresses)
-
-
-@dataclass(frozen=True)
 class Samples:
     """Texts side by side: a prompt, and who wrote what after it."""
 
     kind: ClassVar[str] = "samples"
     prompts: Sequence[tuple[str, Sequence[tuple[str, str]]]]
 
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self.prompts)
+
 
 @dataclass(frozen=True)
 class Fold:
-    """Blocks that are folded away until the reader opens them."""
+    """A block that is folded away until the reader opens it."""
 
     kind: ClassVar[str] = "fold"
     title: str
-    blocks: Sequence[Block]
+    block: Table | Text | Code | Samples
 
     def __bool__(self) -> bool:
         """Whether there is anything inside."""
-        return any(self.blocks)
+        return bool(self.block)
 
 
-Block = Table | Text | Figure | Code | Links | Samples | Fold
+Block = Table | Text | Figure | Code | Samples | Fold
 
 
 @dataclass(frozen=True)
@@ -138,37 +138,39 @@ class Tile:
 class Chapter:
     """One run's part of a report."""
 
-    sections: Sequence[Section]  # In order
-    title: str = ""  # Of a run among several; empty where the report is of one run
-    anchor: str = ""  # Its address on the page
-    facts: str = ""  # What the run was, in one line
-    headline: str = ""  # Its result in a sentence or two
-    notes: Sequence[str] = ()  # What is missing or damaged
-    tiles: Sequence[Tile] = ()  # Its most important figures
-    folded: bool = False  # Closed until the reader opens it
+    sections: Sequence[Section]
+    title: str = ""  # of a run among several; empty where the report is of one run
+    anchor: str = ""  # its address on the page
+    facts: str = ""  # what the run was, in one line
+    headline: str = ""  # its result in a sentence or two
+    notes: Sequence[str] = ()  # what is missing or damaged
+    tiles: Sequence[Tile] = ()
+    folded: bool = False  # closed until the reader opens it
+
+    def prefixed(self, prefix: str, *, files: bool) -> Chapter:
+        """The same with other names for its figures and (if wanted) their files, for a page of several runs."""
+
+        def renamed(block: Block) -> Block:
+            if not isinstance(block, Figure):
+                return block
+            file = f"{prefix}{block.file}" if files and block.file else ""
+            return replace(block, key=prefix + block.key, link=block.link and prefix + block.link, file=file)
+
+        sections = [replace(part, blocks=[renamed(block) for block in part.blocks]) for part in self.sections]
+        return replace(self, sections=sections)
 
 
 @dataclass(frozen=True)
 class Report:
-    """A whole report."""
+    """A whole report: one chapter without a title where it is of one run; else what all runs share, then each."""
 
-    title: str  # Of the page
+    title: str
     kind: str  # ``search report``, ``training report``, …
-    # One without a title where the report is of one run; else what all runs share, then each of them
     chapters: Sequence[Chapter]
-    pictures: Mapping[str, bytes] = field(default_factory=dict)  # Name to content of the PNG files beside it
+    files: Mapping[str, str] = field(default_factory=dict)  # texts that are written beside it, by name
 
     @property
     def figures(self) -> list[Figure]:
-        """Every figure on its page."""
-        return [found for chapter in self.chapters for part in chapter.sections for found in _figures(part.blocks)]
-
-
-def _figures(blocks: Sequence[Block]) -> list[Figure]:
-    found: list[Figure] = []
-    for block in blocks:
-        if isinstance(block, Figure) and block.picture.views:
-            found.append(block)
-        elif isinstance(block, Fold):
-            found += _figures(block.blocks)
-    return found
+        """Every figure that there is something to draw of."""
+        blocks = [block for chapter in self.chapters for part in chapter.sections for block in part.shown]
+        return [block for block in blocks if isinstance(block, Figure)]

@@ -12,6 +12,7 @@ from slm_ray.records.files import read_json
 from slm_ray.report.content import Section, Table
 from slm_ray.report.evaluation import EvaluationRun
 from slm_ray.report.proxies import ProxyRun
+from slm_ray.report.reading import RunRecords
 from slm_ray.report.search import SearchRun, phases
 from slm_ray.report.text import MISSING, energy_text, flops_text
 from slm_ray.report.training import TrainingRun
@@ -35,8 +36,19 @@ class Cost:
     in_other: bool = False  # Its time and energy are part of another row's
 
 
-def search_costs(run: SearchRun) -> list[Cost]:
-    """What a search cost; its finalists' training by itself."""
+def costs_of(run: RunRecords) -> list[Cost]:
+    """What a run cost."""
+    if isinstance(run, SearchRun):
+        return _search_costs(run)
+    if isinstance(run, TrainingRun):
+        return _training_costs(run)
+    if isinstance(run, EvaluationRun):
+        return [Cost("evaluation", run.result.spent.seconds)] if run.result.spent else []
+    return _proxies_costs(run) if isinstance(run, ProxyRun) else []
+
+
+def _search_costs(run: SearchRun) -> list[Cost]:
+    """A search's own, and its finalists' training by itself."""
     seconds, spent = dict(phases(run)), run.result.spent if run.result else None
     trained = sum(value for name, value in seconds.items() if "finalist" in name)
     finalists = spent.finalists.flops if spent and spent.finalists else 0.0
@@ -44,6 +56,29 @@ def search_costs(run: SearchRun) -> list[Cost]:
         "search", sum(seconds.values()) - trained if seconds else None, spent.flops - finalists if spent else None
     )
     return [own, *([Cost("short training of finalists", trained, finalists)] if finalists else [])]
+
+
+def _training_costs(run: TrainingRun) -> list[Cost]:
+    """The training of each model, and its teacher's part."""
+    rows = []
+    for model in run.measured:
+        last = model.evaluations[-1]
+        rows.append(Cost(f"training of {model.name}", last.seconds, last.flops.own, model.joules))
+        if last.flops.teacher:
+            rows.append(Cost(f"teacher beside {model.name}", None, last.flops.teacher, in_other=True))
+    return rows
+
+
+def _proxies_costs(run: ProxyRun) -> list[Cost]:
+    if not run.candidates:
+        return []
+    values = [value for one in run.candidates for value in one.proxies.values()]
+    shared = _sum(one.cost.shared_flops for one in run.report.proxies) if run.report else 0.0
+    return [
+        Cost("proxies of all candidates", _sum(v.seconds for v in values), _sum(v.flops for v in values) + shared),
+        Cost("short training of all candidates", _sum(c.seconds for c in run.candidates),
+             _sum(c.flops for c in run.candidates)),
+    ]  # fmt: skip
 
 
 def capture_costs(store: Path) -> list[Cost]:
@@ -55,50 +90,6 @@ def capture_costs(store: Path) -> list[Cost]:
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no mapping: restore it")
     return [Cost("capture of logits", found.get("seconds"), found.get("flops"))]
-
-
-def training_costs(run: TrainingRun) -> list[Cost]:
-    """What the models' training cost, and their teacher's part in it."""
-    rows = []
-    for model in run.measured:
-        last = model.evaluations[-1]
-        rows.append(Cost(f"training of {model.name}", last.seconds, last.flops.own, model.joules))
-        if last.flops.teacher:
-            rows.append(Cost(f"teacher beside {model.name}", None, last.flops.teacher, in_other=True))
-    return rows
-
-
-def summed_training_costs(run: TrainingRun) -> list[Cost]:
-    """The same in a row for all models of a run and one for their teacher, for a page of many runs."""
-    rows = training_costs(run)
-    own, teacher = [row for row in rows if not row.in_other], [row for row in rows if row.in_other]
-    if len(own) < 2:
-        return rows
-    joules = None if any(row.joules is None for row in own) else _sum(row.joules for row in own)
-    seconds, flops = _sum(row.seconds for row in own), _sum(row.flops for row in own)
-    summed = [Cost(f"training of {len(own)} models", seconds, flops, joules)]
-    if teacher:
-        flops = _sum(row.flops for row in teacher)
-        summed.append(Cost(f"teacher beside {len(teacher)} of them", None, flops, in_other=True))
-    return summed
-
-
-def evaluation_costs(run: EvaluationRun) -> list[Cost]:
-    """What an evaluation took."""
-    return [Cost("evaluation", run.result.spent.seconds)] if run.result.spent else []
-
-
-def proxies_costs(run: ProxyRun) -> list[Cost]:
-    """What measuring and training the candidates cost."""
-    if not run.candidates:
-        return []
-    values = [value for one in run.candidates for value in one.proxies.values()]
-    shared = _sum(one.cost.shared_flops for one in run.report.proxies) if run.report else 0.0
-    return [
-        Cost("proxies of all candidates", _sum(v.seconds for v in values), _sum(v.flops for v in values) + shared),
-        Cost("short training of all candidates", _sum(c.seconds for c in run.candidates),
-             _sum(c.flops for c in run.candidates)),
-    ]  # fmt: skip
 
 
 def earlier_costs(trainings: Iterable[tuple[str, TrainingRun]], on_page: Sequence[Cost]) -> list[Cost]:

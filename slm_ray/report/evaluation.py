@@ -19,6 +19,7 @@ from slm_ray.records.evaluation import (
 )
 from slm_ray.records.measurement import Figure, Interval, TextFigures
 from slm_ray.report.content import Table
+from slm_ray.report.reading import RunRecords
 from slm_ray.report.text import (
     MISSING,
     NORMAL_95,
@@ -32,19 +33,17 @@ from slm_ray.report.text import (
 EVALUATION_PICTURE = "evaluation.png"
 ROLES = {"teacher": "teacher", "random": "random-init twin", "first-n": "first-n layers", "published": "published peer"}
 DIFFERENCE_KINDS = {"text": "Text", "task": "Tasks", "generation": "Generation"}
-WITHIN = "within the noise"
+_STAGES = ("search", "pretrain", "evaluate")  # folders inside a pipeline's
 _EXPORTED = "model"  # the folder of every trained model
 _DIGITS = {"bleu": 2, "chrf": 2, "chrf++": 2}
 
 
-@dataclass(frozen=True)
-class EvaluationRun:
-    """An evaluation's folder, read."""
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRun(RunRecords):
+    """An evaluation's result, or what there is of one that has not finished."""
 
-    result: EvaluationResult  # The result, or what there is of one that has not finished
-    notes: tuple[str, ...]  # What is missing, damaged or could not be measured, one sentence each
-    names: Mapping[str, str]  # What each model is called, by its name in the result
-    folder: Path | None = None  # Where it lies; None for a result that was never written
+    result: EvaluationResult
+    names: Mapping[str, str]  # what each model is called, by its name in the result
 
     @property
     def models(self) -> tuple[ModelFigures, ...]:
@@ -88,7 +87,10 @@ def of_result(result: EvaluationResult, notes: Sequence[str] = (), folder: Path 
     """A result as the report takes it, with a note for each model that was not measured whole."""
     names = names_of(result.models)
     failed = [f"{names[m.name]} was not measured whole: {m.error}" for m in result.models if m.error]
-    return EvaluationRun(result, (*notes, *result.notes, *failed), names, folder)
+    return EvaluationRun(
+        folder=folder or Path(), notes=(*notes, *result.notes, *failed), options=result.config,
+        environment=result.environment, command=result.command, result=result, names=names,
+    )  # fmt: skip
 
 
 def load_evaluation(folder: Path) -> EvaluationRun:
@@ -113,7 +115,8 @@ def _parts(name: str) -> tuple[str, ...]:
 def short_names(names: Sequence[str]) -> dict[str, str]:
     """Names of folders by as few of their last parts as tell them apart: ``winner-0.student``, ``winners/0``."""
     parts = {name: _parts(name) for name in names}
-    counts = {name: min(2 if found[-1].isdigit() else 1, len(found)) for name, found in parts.items()}
+    generic = {name: found[-1].isdigit() or found[-1] in _STAGES for name, found in parts.items()}
+    counts = {name: min(1 + generic[name], len(found)) for name, found in parts.items()}
     while True:
         short = {name: "/".join(found[-counts[name] :]) for name, found in parts.items()}
         values = list(short.values())

@@ -12,7 +12,6 @@ from slm_ray.records.evaluation import ModelFigures
 from slm_ray.records.measurement import Figure
 from slm_ray.report.charts import Looks, Picture, Row, View, data, intervals, tips
 from slm_ray.report.evaluation import (
-    WITHIN,
     EvaluationRun,
     difference_cells,
     ends_of,
@@ -21,7 +20,7 @@ from slm_ray.report.evaluation import (
 )
 from slm_ray.report.evaluation_tasks import TaskRow, task_models, task_rows
 from slm_ray.report.placing import Axis, axis_over
-from slm_ray.report.text import perplexity_text
+from slm_ray.report.text import WITHIN, perplexity_text
 
 _NOISE = (WITHIN, "noise not known")
 _PANELS = (

@@ -7,7 +7,7 @@ from pathlib import Path
 from slm_ray.config.columns import aligned
 from slm_ray.config.units import format_seconds
 from slm_ray.records.evaluation import EvaluationResult
-from slm_ray.report.charts import Picture, draw_png
+from slm_ray.report.charts import Picture
 from slm_ray.report.content import Block, Chapter, Figure, Fold, Report, Samples, Section, Table, Text, Tile
 from slm_ray.report.evaluation import (
     DIFFERENCE_KINDS,
@@ -30,55 +30,46 @@ from slm_ray.report.evaluation import (
 )
 from slm_ray.report.evaluation_charts import difference_pictures, efficiency_picture, tasks_picture, text_picture
 from slm_ray.report.evaluation_tasks import task_rows, tasks_by_model, tasks_lead, tasks_table
-from slm_ray.report.facts import environment_section, reproduce_section
 from slm_ray.report.render import write_report
 from slm_ray.report.text import count_text, perplexity_text
 
-_ALT = "Bits per byte, scores of tasks, and efficiency against quality, by model"
 _SCATTER_LEAD = "What a model costs against what it can do; the vertical line is a 95% interval."
 
 
-def _drawn(key: str, picture: Picture | None, alt: str, *blocks: Block) -> list[Block]:
-    return [Figure(key, picture, "", alt), *blocks] if picture else list(blocks)
-
-
-def evaluation_sections(run: EvaluationRun, prefix: str = "", file: str = EVALUATION_PICTURE) -> list[Section]:
+def evaluation_sections(run: EvaluationRun) -> list[Section]:
     """Everything that an evaluation's report shows, but for its cost, environment and command."""
-    members, found = tasks_table(run, members=True), samples(run)
+    texts, tasks = text_picture(run), tasks_picture(run)
+    sizes, prefill, decode = efficiency_table(run), speed_table(run, "prefill"), speed_table(run, "decode")
+    scatter = efficiency_picture(run) if sizes or prefill or decode else None
+    drawn = [view for picture in (texts, tasks, scatter) if picture for view in picture.views]
+    # Markdown shows one picture of everything; the page has its parts with their sections.
+    summary = Figure(
+        "", Picture(tuple(drawn)) if drawn else None, "Bits per byte, scores, and efficiency against quality, by model",
+        EVALUATION_PICTURE, _title(run), columns=max(len(drawn), 1), on_page=False,
+    )  # fmt: skip
     differences: list[Block] = [
-        Figure(f"{prefix}differences-{place}", picture, "", "Differences with their 95% intervals")
+        Figure(f"differences-{place}", picture, "Differences with their 95% intervals")
         for place, picture in enumerate(difference_pictures(run))
     ]
-    tables = [table for kind in DIFFERENCE_KINDS if (table := differences_table(run, kind))]
-    differences += [Fold(f"Differences as a table: {table.title.lower()}", [table]) for table in tables]
-    efficiency = [
-        table for table in (efficiency_table(run), speed_table(run, "prefill"), speed_table(run, "decode")) if table
-    ]
+    tables = [differences_table(run, kind) for kind in DIFFERENCE_KINDS]
+    differences += [Fold(f"Differences as a table: {table.title.lower()}", table) for table in tables]
     notes = [f"{run.called(m.name)}: {note}" for m in run.models if m.efficiency for note in m.efficiency.notes]
-    scatter = efficiency_picture(run) if efficiency else None
     first = run.called(run.models[0].name) if run.models else "the first model"
-    generation = generation_table(run)
+    members, prompts = tasks_table(run, members=True), samples(run)
     return [
-        Section("The models", [*_summary_picture(run, file), models_table(run)]),
-        Section("Held-out text", _drawn(f"{prefix}text", text_picture(run), "Bits per byte by text", text_table(run)),
-                text_lead(run)),
-        Section("Tasks", _drawn(f"{prefix}tasks", tasks_picture(run), "Scores with their intervals", tasks_table(run),
-                                *([Fold(members.title, [members])] if members else [])),
-                f"{tasks_lead(run)} The best of a row is bold."),
+        Section("The models", [summary, models_table(run)]),
+        Section("Held-out text", [Figure("text", texts, "Bits per byte by text"), text_table(run)], text_lead(run)),
+        Section("Tasks", [Figure("tasks", tasks, "Scores with their intervals"), tasks_table(run),
+                          Fold(members.title, members)], f"{tasks_lead(run)} The best of a row is bold."),
         Section(f"Against {first}", differences, differences_lead(run)),
-        Section("Generation", [generation, *([Fold(f"The first {len(found)} prompts, side by side", [Samples(found)])]
-                                            if found else [])] if generation else [], generation_lead(run)),
+        Section("Generation", [generation_table(run), Fold(f"The first {len(prompts)} prompts, side by side",
+                                                           Samples(prompts))], generation_lead(run)),
         Section("Efficiency", [
-            *([Text(_SCATTER_LEAD, small=True)] if scatter else []),
-            *_drawn(f"{prefix}efficiency", scatter, "A cost against a quality, by model", *efficiency),
+            Text(_SCATTER_LEAD if scatter else "", small=True),
+            Figure("efficiency", scatter, "A cost against a quality, by model"), sizes, prefill, decode,
             *(Text(note, small=True) for note in notes),
-        ] if efficiency else [], efficiency_lead(run)),
+        ], efficiency_lead(run)),
     ]  # fmt: skip
-
-
-def _summary_picture(run: EvaluationRun, file: str) -> list[Block]:
-    """The PNG, which only Markdown shows: the page has its parts with their sections."""
-    return [Figure("", Picture(()), file, _ALT)] if file and run.measured else []
 
 
 def evaluation_headline(run: EvaluationRun) -> str:
@@ -120,43 +111,33 @@ def evaluation_tiles(run: EvaluationRun) -> list[Tile]:
     return found
 
 
-def evaluation_chapter(run: EvaluationRun, prefix: str = "", file: str = EVALUATION_PICTURE) -> Chapter:
-    """An evaluation's part of a page."""
-    options, result = run.result.config, run.result
+def _title(run: EvaluationRun) -> str:
+    return f"Evaluation of {run.called(run.models[0].name)}" if run.models else "Evaluation"
+
+
+def evaluation_report(run: EvaluationRun) -> Report:
+    """An evaluation's page."""
+    options, result = run.options, run.result
     tokens = options.get("eval_tokens")
     facts = [
         str(options.get("data") or ""), f"{tokens} tokens of each text" if tokens and run.domains else "",
         f"tasks {options['tasks']}" if options.get("tasks") else "", result.precision, result.device,
     ]  # fmt: skip
-    sections = [
-        *evaluation_sections(run, prefix, file), Section("What was spent", [spent_table(run)]),
-        reproduce_section(result.command), environment_section(result.environment, options),
-    ]  # fmt: skip
-    return Chapter(
-        sections, facts=" · ".join(fact for fact in facts if fact), headline=evaluation_headline(run), notes=run.notes,
+    chapter = Chapter(
+        [*evaluation_sections(run), Section("What was spent", [spent_table(run)]), *run.closing_sections()],
+        facts=" · ".join(filter(None, facts)), headline=evaluation_headline(run), notes=run.notes,
         tiles=evaluation_tiles(run),
     )  # fmt: skip
-
-
-def evaluation_png(run: EvaluationRun) -> bytes:
-    """Bits per byte, scores of tasks, and efficiency against quality, those that there are, as a PNG."""
-    found = [picture for picture in (text_picture(run), tasks_picture(run), efficiency_picture(run)) if picture]
-    return draw_png(found, _title(run), columns=min(max(len(found), 1), 3))
-
-
-def _title(run: EvaluationRun) -> str:
-    return f"Evaluation of {run.called(run.models[0].name)}" if run.models else "Evaluation"
-
-
-def write_evaluation(run: EvaluationRun, folder: Path) -> list[Path]:
-    """Write ``evaluation.png``, ``report.md`` and ``report.html`` into a folder."""
-    pictures = {EVALUATION_PICTURE: evaluation_png(run)}
-    return write_report(Report(_title(run), "evaluation report", [evaluation_chapter(run)], pictures), folder)
+    return Report(_title(run), "evaluation report", [chapter])
 
 
 def write_evaluation_report(folder: Path) -> list[Path]:
-    """The same from an evaluation's folder, of one that has finished or not."""
-    return write_evaluation(load_evaluation(folder), folder)
+    """Write ``evaluation.png``, ``report.md`` and ``report.html`` of an evaluation, finished or not, into its folder.
+
+    Raises:
+        UserError: The folder holds no evaluation, or cannot be written.
+    """
+    return write_report(evaluation_report(load_evaluation(folder)), folder)
 
 
 def evaluation_text(result: EvaluationResult) -> str:

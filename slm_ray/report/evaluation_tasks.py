@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from slm_ray.records.evaluation import ModelFigures
 from slm_ray.records.measurement import Figure, TaskFigures
 from slm_ray.report.content import Table
-from slm_ray.report.evaluation import WITHIN, EvaluationRun
-from slm_ray.report.text import MISSING, NORMAL_95, count_text
+from slm_ray.report.evaluation import EvaluationRun
+from slm_ray.report.text import MISSING, NORMAL_95, WITHIN, count_text
 
 _SHARES = frozenset({"acc", "acc_norm", "exact_match", "f1", "em", "mcc", "acc_bytes", "brier_score", "mean"})
 _Scores = tuple[Figure | None, ...]

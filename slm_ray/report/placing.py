@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -125,6 +126,15 @@ def _box_at(label: Label, side: tuple[int, int], gap: float) -> Box:
     left = label.x + (reach if across > 0 else -reach - width if across < 0 else -width / 2)
     bottom = label.y + (reach if up > 0 else -reach - _LABEL_HEIGHT if up < 0 else -_LABEL_HEIGHT / 2)
     return Box(left, bottom, left + width, bottom + _LABEL_HEIGHT)
+
+
+def along(line: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points of a line of pixels with others between them, so that none are more than eight pixels apart."""
+    found = list(line[:1])
+    for (left, down), (right, up) in itertools.pairwise(line):
+        steps = max(1, math.ceil(math.hypot(right - left, up - down) / 8))
+        found += [(left + (right - left) * i / steps, down + (up - down) * i / steps) for i in range(1, steps + 1)]
+    return found
 
 
 def place_labels(labels: Sequence[Label], bounds: Box, points: Sequence[tuple[float, float]] = ()) -> list[Box]:

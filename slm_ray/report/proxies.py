@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from slm_ray.config.units import format_count, format_seconds
 from slm_ray.records.proxies import ProxyCorrelation, ProxyReport, RankCorrelation, TrainedCandidate
-from slm_ray.report.charts import Picture, Row, draw_png, scatter
-from slm_ray.report.content import Block, Chapter, Figure, Report, Section, Table
-from slm_ray.report.facts import environment_section, reproduce_section
+from slm_ray.report.charts import Picture, Row, scatter
+from slm_ray.report.content import Chapter, Figure, Report, Section, Table
 from slm_ray.report.placing import axis_over
-from slm_ray.report.reading import RunReader
-from slm_ray.report.render import write_report
+from slm_ray.report.reading import RunReader, RunRecords
 from slm_ray.report.text import MISSING, count_text, fixed, flops_text
 
 PROXIES_PICTURE = "proxies.png"
@@ -27,16 +23,11 @@ _LEAD = (
 )
 
 
-@dataclass(frozen=True)
-class ProxyRun:
+@dataclass(frozen=True, kw_only=True)
+class ProxyRun(RunRecords):
     """What a report on proxies has in its folder."""
 
-    folder: Path
-    notes: tuple[str, ...]
-    options: Mapping[str, Any]
-    environment: Mapping[str, Any]
-    command: str | None
-    candidates: tuple[TrainedCandidate, ...]  # The last record of each candidate, trained or failed
+    candidates: tuple[TrainedCandidate, ...]  # the last record of each, trained or failed
     report: ProxyReport | None  # None for a run that has not finished
 
     @property
@@ -65,9 +56,7 @@ def load_proxies(folder: Path) -> ProxyRun:
             f"This run has not finished: its {len(last)} trained candidates are shown, without correlations; continue "
             "it with --resume"
         )
-    return ProxyRun(
-        folder, tuple(reader.notes), reader.options, reader.environment, reader.command, tuple(last.values()), report
-    )  # fmt: skip
+    return ProxyRun(**reader.common, candidates=tuple(last.values()), report=report)
 
 
 def _correlation(found: RankCorrelation | None) -> str:
@@ -154,29 +143,17 @@ def _headline(run: ProxyRun) -> str:
     return f"{best.name} ranks most like training: Kendall's tau {shown} over {len(run.trained)} candidates."
 
 
-def proxies_chapter(run: ProxyRun, prefix: str = "", file: str = PROXIES_PICTURE) -> Chapter:
-    """A report on proxies as a part of a page."""
+def proxies_report(run: ProxyRun) -> Report:
+    """The page of a report on proxies."""
     tokens = f"{format_count(run.report.tokens)} tokens of training each" if run.report else ""
     facts = [f"candidates of {run.options['run']}" if run.options.get("run") else "", tokens,
              f"{len(run.trained)} trained candidates"]  # fmt: skip
-    picture, candidates = proxies_picture(run), candidates_table(run)
-    alt = "Each proxy against the loss after training"
-    drawn: list[Block] = [Figure(f"{prefix}proxies", picture, file, alt)] if picture else []
+    seen = "Each proxy against the loss after training"
+    drawn = Figure("proxies", proxies_picture(run), seen, PROXIES_PICTURE, TITLE, columns=3)
+    candidates = candidates_table(run)
     sections = [
-        Section(TITLE, [*drawn, correlations_table(run)], _LEAD), Section(candidates.title, [candidates]),
-        reproduce_section(run.report.command if run.report else run.command),
-        environment_section(run.environment, run.options),
+        Section(TITLE, [drawn, correlations_table(run)], _LEAD), Section(candidates.title, [candidates]),
+        *run.closing_sections(),
     ]  # fmt: skip
-    return Chapter(sections, facts=" · ".join(filter(None, facts)), headline=_headline(run), notes=run.notes)
-
-
-def proxies_png(run: ProxyRun) -> bytes:
-    """The panels as a PNG."""
-    picture = proxies_picture(run)
-    return draw_png([picture] if picture else [], TITLE, columns=3)
-
-
-def write_proxies_report(run: ProxyRun) -> list[Path]:
-    """Write ``proxies.png``, ``report.md`` and ``report.html`` into the run's folder."""
-    pictures = {PROXIES_PICTURE: proxies_png(run)}
-    return write_report(Report(TITLE, "report on proxies", [proxies_chapter(run)], pictures), run.folder)
+    chapter = Chapter(sections, facts=" · ".join(filter(None, facts)), headline=_headline(run), notes=run.notes)
+    return Report(TITLE, "report on proxies", [chapter])

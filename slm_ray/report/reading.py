@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from slm_ray.config.errors import UserError
 from slm_ray.records.base import Record, find_record, read_lines
 from slm_ray.records.run import Environment, RunRecord
+from slm_ray.report.content import Block, Code, Fold, Section, Table, Text
+from slm_ray.report.text import MISSING
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Record)
 
 
-class RunReader:
-    """Reads the records of one folder.
+@dataclass(frozen=True, kw_only=True)
+class RunRecords:
+    """What every run's folder says."""
 
-    Attributes:
-        folder: The run's folder
-        notes: What is missing or damaged, one sentence each
-        run: What the run was started with; None where that is damaged
-        environment: What it ran on
-    """
+    folder: Path
+    notes: tuple[str, ...] = ()  # what is missing or damaged, one sentence each
+    options: Mapping[str, Any] = field(default_factory=dict)  # the resolved options
+    environment: Mapping[str, Any] = field(default_factory=dict)  # what it ran on
+    command: str | None = None  # as it was given
+
+    def closing_sections(self, steps: Sequence[tuple[str, str]] = ()) -> list[Section]:
+        """How to make the run again, what can be done next (titles and code), and what it ran on."""
+        rows = []
+        for name, value in self.environment.items():
+            if name != "version":
+                parts = value.items() if isinstance(value, Mapping) else ()
+                shown = ", ".join(f"{key} {inner}" for key, inner in parts) or value
+                rows.append((name.replace("_", " "), MISSING if shown is None else str(shown)))
+        made: Block = Code(self.command, "sh") if self.command else Text("The command was not recorded.")
+        ran_on = Table("Environment", ("what", "which"), tuple(rows)) if rows else Text("Not recorded.")
+        given = Code(json.dumps(dict(self.options), indent=2, ensure_ascii=False, default=str), "json")
+        return [
+            Section("How to reproduce", [made, *(Code(text, title=title) for title, text in steps)]),
+            Section("What it ran on", [Fold("Environment", ran_on), Fold("Config", given)]),
+        ]
+
+
+class RunReader:
+    """Reads the records of one folder."""
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
@@ -38,14 +62,13 @@ class RunReader:
         self.environment: Mapping[str, Any] = found.to_json() if found else {}
 
     @property
-    def options(self) -> Mapping[str, Any]:
-        """The run's options by name."""
-        return self.run.options if self.run else {}
-
-    @property
-    def command(self) -> str | None:
-        """The command as it was given."""
-        return self.run.command or None if self.run else None
+    def common(self) -> dict[str, Any]:
+        """The fields of :class:`RunRecords`, once everything is read."""
+        run = self.run
+        return {
+            "folder": self.folder, "notes": tuple(self.notes), "options": run.options if run else {},
+            "environment": self.environment, "command": (run.command or None) if run else None,
+        }  # fmt: skip
 
     def attempt(self, read: Callable[[], T]) -> T | None:
         """What ``read`` gives, or None with a note."""
@@ -67,7 +90,7 @@ class RunReader:
         except UserError as error:
             self.notes.append(f"{error}; the lines that can be read are shown")
         found = []
-        for line in path.read_bytes().splitlines() if path.is_file() else ():
+        for line in path.read_bytes().splitlines():
             try:
                 found.append(cls.model_validate_json(line))
             except ValueError:

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from slm_ray.config.errors import UserError
 from slm_ray.config.redact import redact
 from slm_ray.records.files import cache_folder, write_bytes, write_text
-from slm_ray.report.charts import PALETTES
+from slm_ray.report.charts import CONFIG, PALETTES, draw_png
 from slm_ray.report.content import Report, Table
 from slm_ray.report.text import MISSING, script_json
 
@@ -98,14 +98,14 @@ def _allowed(script: str) -> str:
 
 def page_of(report: Report) -> str:
     """The report as one HTML file that opens without a network: no outside scripts, styles, fonts or pictures."""
-    figures = {figure.key: figure.picture.page_data() for figure in report.figures}
+    figures = {one.key: one.picture.page_data() for one in report.figures if one.picture and one.on_page}
     # Only these scripts may run, whatever else ends up in the page.
     scripts = [drawing_library(), _file("page.js")] if figures else [_file("page.js")]
     # Keys are masked in the parts and not in the page as a whole: a changed script would no longer match its digest.
     html = _environment("html").get_template("page.html").render(
         report=report, style=Markup(_file("page.css")), allowed=Markup(" ".join(map(_allowed, scripts))),
     )  # fmt: skip
-    data = redact(script_json({"pictures": figures, "palettes": PALETTES}))
+    data = redact(script_json({"pictures": figures, "palettes": PALETTES, "config": CONFIG}))
     tags = "".join(f"<script>{script}</script>\n" for script in scripts)
     head, tail = redact(html).split("<!--scripts-->")
     return f'{head}<script type="application/json" id="data">{data}</script>\n{tags}{tail}'
@@ -126,12 +126,15 @@ def render_markdown(template: str, **fields: Any) -> str:
 
 
 def write_report(report: Report, folder: Path) -> list[Path]:
-    """Write the pictures, ``report.md`` and ``report.html`` into a folder, and return their paths."""
-    for name, content in report.pictures.items():
-        write_bytes(folder / name, content)
-    write_text(folder / "report.md", markdown_of(report))
-    write_text(folder / "report.html", page_of(report))
-    return [folder / name for name in (*report.pictures, "report.md", "report.html")]
+    """Write the report's files, PNGs, ``report.md`` and ``report.html`` into a folder, and return their paths."""
+    found: dict[str, str | bytes] = dict(report.files)
+    for figure in report.figures:
+        if figure.file and figure.picture:
+            found[figure.file] = draw_png(figure.picture, figure.title, figure.columns)
+    found |= {"report.md": markdown_of(report), "report.html": page_of(report)}
+    for name, content in found.items():
+        write_bytes(folder / name, content.encode() if isinstance(content, str) else content)
+    return [folder / name for name in found]
 
 
 def model_card(template: str, metadata: Mapping[str, Any], **fields: Any) -> str:

@@ -1,157 +1,54 @@
-"""One page of several runs: what they have together, then each of them. Also: which kind of run a folder holds."""
+"""One page of several runs: what they have together, then each of them; a pipeline's page is of its stages."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from slm_ray.config.errors import UserError
-from slm_ray.config.units import format_count
-from slm_ray.records.base import find_record
-from slm_ray.records.evaluation import EvaluationResult, is_evaluation
+from slm_ray.config.units import format_count, format_seconds
+from slm_ray.records.evaluation import EvaluationResult
 from slm_ray.records.pipeline import PipelineState
-from slm_ray.records.proxies import ProxyReport
 from slm_ray.records.run import RunRecord
-from slm_ray.records.training import TrainEvaluation, TrainInputs
-from slm_ray.report.charts import Looks, Picture, Row, draw_png, lines
+from slm_ray.records.training import TrainInputs
+from slm_ray.report.charts import Looks, Picture, Row, lines
 from slm_ray.report.content import Block, Chapter, Code, Figure, Report, Section, Table, Text
-from slm_ray.report.costs import (
-    Cost,
-    cost_section,
-    earlier_costs,
-    evaluation_costs,
-    proxies_costs,
-    search_costs,
-    summed_training_costs,
-)
-from slm_ray.report.evaluation import EvaluationRun, load_evaluation, short_names, text_of
-from slm_ray.report.evaluation_report import evaluation_chapter, evaluation_png, write_evaluation
+from slm_ray.report.costs import cost_section, costs_of, earlier_costs
+from slm_ray.report.evaluation import EvaluationRun, short_names, text_of
 from slm_ray.report.evaluation_tasks import task_models, task_rows
+from slm_ray.report.kinds import KINDS, PIPELINE, PipelineRun, Run
 from slm_ray.report.matching import match
-from slm_ray.report.pipeline import load_pipeline, pipeline_chapter, write_pipeline_report
 from slm_ray.report.placing import Axis, perplexity_axis
-from slm_ray.report.proxies import (
-    correlations_table,
-    load_proxies,
-    proxies_chapter,
-    proxies_png,
-    write_proxies_report,
-)
+from slm_ray.report.proxies import correlations_table
+from slm_ray.report.reading import RunReader
 from slm_ray.report.render import write_report
-from slm_ray.report.search import SearchRun, load_search
+from slm_ray.report.search import SearchRun
 from slm_ray.report.search_charts import front_axes, tip_of
-from slm_ray.report.search_report import front_png, search_chapter, write_search_report
 from slm_ray.report.text import MISSING, count_text, fixed, perplexity_text, times_text
-from slm_ray.report.training import TrainingRun, load_training, models_table
-from slm_ray.report.training_report import (
-    TRAINING_PICTURE,
-    curves_section,
-    training_chapter,
-    training_png,
-    write_training_report,
-)
+from slm_ray.report.training import TrainingRun, models_table
+from slm_ray.report.training_report import curves_section
 
 _FRONTS_PICTURE = "fronts.png"
-_OPEN_RUNS, _MARKED_CURVES, _CANDIDATES_IN_ALL = 3, 8, 6000
+_OPEN_RUNS, _MARKED_CURVES = 3, 8
 _FRONTS_LEAD = (
     "The front of every search; the lower and the further left, the better. Hover or tap for figures; select a name to "
     "bring it out."
 )
 
 
-@dataclass(frozen=True)
-class Kind:
-    """What can be done with a kind of run."""
-
-    name: str  # Of one run
-    plural: str  # Of several
-    load: Callable[[Path], Any]  # Reads a folder
-    write: Callable[[Any], list[Path]]  # Writes its own report into its own folder
-    # Its part of a page, from its records, a prefix, a picture's file and the most candidates to draw
-    chapter: Callable[[Any, str, str, int], Chapter]
-    costs: Callable[[Any], list[Cost]]  # What it cost
-    # Its own picture on a page of several runs; None for kinds that only have one together
-    png: Callable[[Any], bytes] | None = None
+def write_run(run: Run) -> list[Path]:
+    """Write a run's own report, in its own folder."""
+    return write_report(pipeline_report(run.records) if run.kind == PIPELINE else run.report(), run.folder)
 
 
-KINDS = {
-    "search": Kind("search", "searches", load_search, write_search_report, search_chapter, search_costs, front_png),
-    "pretrain": Kind("pretraining", "pretraining runs", load_training, write_training_report,
-                     lambda run, prefix, file, most: training_chapter(run, prefix, ""), summed_training_costs),
-    "pipeline": Kind("pipeline", "pipelines", load_pipeline, write_pipeline_report,
-                     lambda run, prefix, file, most: pipeline_chapter(run, prefix), lambda run: run.costs),
-    "evaluate": Kind("evaluation", "evaluations", load_evaluation, lambda run: write_evaluation(run, run.folder),
-                     lambda run, prefix, file, most: evaluation_chapter(run, prefix, file), evaluation_costs,
-                     evaluation_png),
-    "proxies": Kind("report on proxies", "reports on proxies", load_proxies, write_proxies_report,
-                    lambda run, prefix, file, most: proxies_chapter(run, prefix, file), proxies_costs, proxies_png),
-}  # fmt: skip
-
-
-def kind_of(folder: Path) -> str:
-    """Which kind of run a folder holds: a key of ``KINDS``."""
-    if not folder.is_dir():
-        raise UserError(f"{folder} is {'a file' if folder.exists() else 'missing'}: give the folder of a run")
-    if (folder / PipelineState.FILE).is_file():
-        return "pipeline"
-    if is_evaluation(folder):
-        return "evaluate"
-    if not (folder / RunRecord.FILE).is_file():
-        raise UserError(f"{folder} holds no run ({RunRecord.FILE} is missing): give the folder that a command wrote")
-    try:
-        run = find_record(folder, RunRecord)
-    except UserError:
-        run = None
-    if run is not None:
-        if run.stage not in KINDS:
-            known = ", ".join(kind.plural for kind in KINDS.values())
-            raise UserError(f"{folder} is a run of slm-ray {run.stage}, which has no report: give one of {known}")
-        return run.stage
-    # A damaged config says nothing of its kind; the files beside it do.
-    if (folder / ProxyReport.FILE).is_file():
-        return "proxies"
-    return "pretrain" if list(folder.glob(f"*/{TrainEvaluation.FILE}")) else "search"
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run's folder, read."""
-
-    folder: Path  # As the user gave it
-    kind: str  # A key of ``KINDS``
-    records: Any  # What it says, of the type of its kind
-    name: str = ""  # What it is called among several
-
-    @property
-    def notes(self) -> Sequence[str]:
-        """What is missing or damaged."""
-        return tuple(self.records.notes)
-
-    def write(self) -> list[Path]:
-        """Write its own report, in its own folder."""
-        return KINDS[self.kind].write(self.records)
-
-
-def load_run(folder: Path) -> Run:
-    """Read a folder as what it is."""
-    kind = kind_of(folder)
-    return Run(folder, kind, KINDS[kind].load(folder))
-
-
-def named(runs: Sequence[Run]) -> list[Run]:
-    """Runs with names: their folders by as few parts as tell them apart."""
-    short = short_names([str(run.folder.absolute()) for run in runs])
-    return [replace(run, name=short[str(run.folder.absolute())]) for run in runs]
-
-
-def _inside(runs: Sequence[Run], kind: str, part: str) -> list[tuple[str, Any]]:
-    """The runs of a kind, and those that pipelines hold, by name."""
-    found = [(run.name, run.records) for run in runs if run.kind == kind]
-    held = [(run.name, getattr(run.records, part)) for run in runs if run.kind == "pipeline"]
-    return found + [(name, records) for name, records in held if records is not None]
+def single_runs(runs: Sequence[Run]) -> list[Run]:
+    """Runs, and those that pipelines hold, with names: their folders by as few parts as tell them apart."""
+    found = [one for run in runs for one in (run.records.runs if run.kind == PIPELINE else (run,))]
+    short = short_names([str(run.folder.absolute()) for run in found])
+    return [replace(run, name=short[str(run.folder.absolute())]) for run in found]
 
 
 def merge_training(runs: Sequence[tuple[str, TrainingRun]]) -> TrainingRun:
@@ -168,13 +65,8 @@ def merge_training(runs: Sequence[tuple[str, TrainingRun]]) -> TrainingRun:
 
 def held_out_note(runs: Sequence[tuple[str, TrainingRun]]) -> str:
     """A sentence where runs were not measured on the same tokens; empty where they were, or where that is not known."""
-    digests = set()
-    for _, run in runs:
-        try:
-            inputs = find_record(run.folder, TrainInputs)
-        except UserError:
-            continue
-        digests |= {inputs.held_out_tokens} if inputs else set()
+    inputs = [RunReader(run.folder).record(TrainInputs) for _, run in runs]
+    digests = {found.held_out_tokens for found in inputs if found}
     if len(digests) < 2:
         return ""
     return (
@@ -264,10 +156,27 @@ def _task_columns(run: EvaluationRun) -> dict[str, dict[str, str]]:
 def _overview(runs: Sequence[Run], chapters: Sequence[Chapter]) -> Section:
     rows = []
     for run, chapter in zip(runs, chapters, strict=True):
-        count = len(run.notes)
+        count = len(run.records.notes)
         state = f"{count} {'note' if count == 1 else 'notes'}" if count else "complete"
         rows.append((run.name, KINDS[run.kind].name, chapter.headline, state))
     return Section("Overview", [Table("Overview", ("run", "kind", "result", "records"), tuple(rows))])
+
+
+def pipeline_report(run: PipelineRun) -> Report:
+    """The page of a pipeline: what all stages cost and how to run each, then the stages."""
+    chapters = []
+    for stage in run.runs:
+        title = KINDS[stage.kind].name.capitalize()
+        chapters.append(replace(stage.report().chapters[0], title=title, anchor=stage.kind))
+    stages = [(name, format_seconds(one.seconds), one.command) for name, one in run.state.stages.items()]
+    table = Table("The stages", ("stage", "time", "command"), tuple(stages))
+    costs = [*run.capture, *(cost for stage in reversed(run.runs) for cost in costs_of(stage.records))]
+    first = chapters[0] if chapters else Chapter([])
+    sections = [Section(table.title, [table]), cost_section(costs), run.closing_sections()[0]]
+    together = Chapter(
+        sections, "The pipeline", "pipeline", first.facts, first.headline, notes=run.notes, tiles=first.tiles
+    )  # fmt: skip
+    return Report(f"Pipeline of {run.state.teacher or 'its teacher'}", "pipeline report", [together, *chapters])
 
 
 def _shared_training(trainings: Sequence[tuple[str, TrainingRun]]) -> list[Section]:
@@ -275,7 +184,7 @@ def _shared_training(trainings: Sequence[tuple[str, TrainingRun]]) -> list[Secti
         return []
     merged = merge_training(trainings)
     marked = len(merged.measured) <= _MARKED_CURVES
-    curves = curves_section(merged, "all-training", TRAINING_PICTURE, marked=marked)
+    curves = curves_section(merged, "all-training", marked=marked)
     said: list[Block] = [Text(held_out_note(trainings))]
     if not marked:
         said.append(Text("Where one model matched another is marked in the pictures of the single runs.", small=True))
@@ -288,56 +197,51 @@ def _shared_training(trainings: Sequence[tuple[str, TrainingRun]]) -> list[Secti
     ]  # fmt: skip
 
 
-def set_report(runs: Sequence[Run], command: str) -> Report:
-    """The report of several runs."""
-    runs = named(runs)
-    searches, trainings = _inside(runs, "search", "search"), _inside(runs, "pretrain", "training")
-    evaluations = _inside(runs, "evaluate", "evaluation")
-    most, folded = _CANDIDATES_IN_ALL // max(len(searches), 1), len(runs) > _OPEN_RUNS
-    pictures: dict[str, bytes] = {}
+def set_report(given: Sequence[Run], command: str) -> Report:
+    """The report of several runs; ``command`` makes it again."""
+    runs, pipelines = single_runs(given), [run.records for run in given if run.kind == PIPELINE]
+
+    def of_kind(kind: str) -> list[tuple[str, Any]]:
+        return [(run.name, run.records) for run in runs if run.kind == kind]
+
+    searches, trainings, evaluations = of_kind("search"), of_kind("pretrain"), of_kind("evaluate")
     chapters = []
     for place, run in enumerate(runs):
-        kind, file = KINDS[run.kind], ""
-        if kind.png is not None:
-            file = f"{kind.name.split()[-1]}-{place}.png"
-            pictures[file] = kind.png(run.records)
-        chapter = kind.chapter(run.records, f"run{place}-", file, most)
-        title = f"{kind.name.capitalize()} {run.name}"
-        chapters.append(replace(chapter, title=title, anchor=f"run{place}", folded=folded))
-    fronts = fronts_picture(searches)
-    if fronts:
-        pictures[_FRONTS_PICTURE] = draw_png([fronts], "The fronts of all searches")
-    if len(trainings) > 1:
-        merged = merge_training(trainings)
-        pictures[TRAINING_PICTURE] = training_png(merged, marked=len(merged.measured) <= _MARKED_CURVES)
-    shared: list[Block] = [Figure("fronts", fronts, _FRONTS_PICTURE, "The fronts")] if fronts else []
-    shared += [fronts_table(searches)] if len(searches) > 1 else []
-    compared = evaluations_table(evaluations) if len(evaluations) > 1 else Table("The evaluations", (), ())
-    proxies = [(run.name, correlations_table(run.records)) for run in runs if run.kind == "proxies"]
-    costs = [replace(cost, run=run.name) for run in runs for cost in KINDS[run.kind].costs(run.records)]
-    together = Chapter(
-        [
-            _overview(runs, chapters),
-            Section("The fronts of all searches", shared, _FRONTS_LEAD if fronts else ""),
-            *_shared_training(trainings),
-            Section(compared.title, [compared], "Bits per byte can be compared whatever the tokenizers are."),
-            Section("Proxies against trained quality",
-                    [replace(table, title=name, titled=True) for name, table in proxies] if len(proxies) > 1 else []),
-            cost_section([*costs, *earlier_costs(trainings, costs)]),
-            Section("How to reproduce", [Code(command, "sh")], "This report; a run's own command is with the run."),
-        ],
-        title="All runs",
-        anchor="all",
-        notes=[f"{run.name}: {note}" for run in runs for note in run.notes],
-    )  # fmt: skip
-    counts = [(kind, sum(run.kind == name for run in runs)) for name, kind in KINDS.items()]
-    counted = ", ".join(f"{count} {kind.plural if count > 1 else kind.name}" for kind, count in counts if count)
-    title = f"{len(runs)} runs: {counted}" if len(runs) > 1 else chapters[0].title
-    return Report(title, "report of runs", [together, *chapters], pictures)
+        # The curves of all trainings are one picture; a page of many would write one more for each.
+        files = run.kind != "pretrain" or len(trainings) == 1
+        chapter = run.report().chapters[0].prefixed(f"run{place}-", files=files)
+        title = f"{KINDS[run.kind].name.capitalize()} {run.name}"
+        chapters.append(replace(chapter, title=title, anchor=f"run{place}", folded=len(runs) > _OPEN_RUNS))
+    fronts = Figure("fronts", fronts_picture(searches), "The fronts", _FRONTS_PICTURE, "The fronts of all searches")
+    proxies = [replace(correlations_table(run), title=name, titled=True) for name, run in of_kind("proxies")]
+    costs = [cost for pipeline in pipelines for cost in pipeline.capture]
+    costs += [replace(cost, run=run.name) for run in runs for cost in costs_of(run.records)]
+    notes = [note for pipeline in pipelines for note in pipeline.notes if note.split(":")[0] not in KINDS]
+    notes += [f"{run.name}: {note}" for run in runs for note in run.records.notes]
+    sections = [
+        _overview(runs, chapters),
+        Section("The fronts of all searches", [fronts, fronts_table(searches)] if len(searches) > 1 else [],
+                _FRONTS_LEAD if fronts else ""),
+        *_shared_training(trainings),
+        Section("The evaluations", [evaluations_table(evaluations)] if len(evaluations) > 1 else [],
+                "Bits per byte can be compared whatever the tokenizers are."),
+        Section("Proxies against trained quality", proxies if len(proxies) > 1 else []),
+        cost_section([*costs, *earlier_costs(trainings, costs)]),
+        Section("How to reproduce", [Code(command, "sh")], "This report; a run's own command is with the run."),
+    ]  # fmt: skip
+    names = {name: (kind.name, kind.plural) for name, kind in KINDS.items()} | {PIPELINE: ("pipeline", "pipelines")}
+    counts = [(sum(run.kind == kind for run in given), name) for kind, name in names.items()]
+    counted = ", ".join(f"{count} {name[count > 1]}" for count, name in counts if count)
+    title = f"{len(given)} runs: {counted}" if len(runs) > 1 else chapters[0].title
+    return Report(title, "report of runs", [Chapter(sections, "All runs", "all", notes=notes), *chapters])
 
 
 def write_set_report(runs: Sequence[Run], folder: Path, argv: Sequence[str]) -> list[Path]:
-    """Write one report of several runs: pictures, ``report.md`` and ``report.html`` in a folder of its own."""
+    """Write one report of several runs into a folder of its own; ``argv`` are the command's arguments.
+
+    Raises:
+        UserError: The folder holds a run itself, or cannot be written.
+    """
     if any((folder / name).exists() for name in (RunRecord.FILE, PipelineState.FILE, EvaluationResult.FILE)):
         raise UserError(f"--out {folder} holds a run, whose own report would be lost: choose another folder")
     return write_report(set_report(runs, shlex.join(["slm-ray", "report", *argv])), folder)

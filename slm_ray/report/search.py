@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from slm_ray.config.units import format_bytes, format_count, format_seconds
 from slm_ray.records.budget import QUANTITIES
@@ -24,11 +24,13 @@ from slm_ray.records.search import (
     Winner,
 )
 from slm_ray.report.content import Table
-from slm_ray.report.reading import RunReader
+from slm_ray.report.reading import RunReader, RunRecords
 from slm_ray.report.text import (
     MISSING,
+    WITHIN,
     count_text,
     differs,
+    fixed,
     perplexity_text,
     ratio_text,
     share_text,
@@ -42,16 +44,11 @@ _FITTED = "held-out, weights fitted (±\u00a0s.e.)"
 _PHASES = {"corpus": "text", "final": "final measurement"}
 
 
-@dataclass(frozen=True)
-class SearchRun:
+@dataclass(frozen=True, kw_only=True)
+class SearchRun(RunRecords):
     """What a search's folder says, finished or not."""
 
-    folder: Path  # The run folder
-    notes: tuple[str, ...]  # What is missing or damaged, one sentence each
-    options: Mapping[str, Any]  # The resolved options
-    environment: Mapping[str, Any]  # What it ran on
-    command: str | None  # The command as it was given
-    trials: tuple[Trial, ...]  # All candidates, failed ones too
+    trials: tuple[Trial, ...]  # all candidates, failed ones too
     result: SearchResult | None  # None for a run that has not finished
 
     @property
@@ -86,18 +83,18 @@ class SearchRun:
         """The range that every candidate lies in."""
         return self.result.budget if self.result else None
 
-    @property
+    @cached_property
     def candidates(self) -> tuple[Trial, ...]:
         """Those that were measured."""
         return tuple(trial for trial in self.trials if trial.status == "done")
 
-    @property
+    @cached_property
     def front(self) -> tuple[FrontMember, ...]:
         """The front by size, the smallest first; a provisional one in a run that has not finished."""
         members = self.result.front if self.result else provisional_front(self.candidates, self.quantity)
         return tuple(sorted(members, key=lambda member: member.cost[self.quantity]))
 
-    @property
+    @cached_property
     def best(self) -> FrontMember | None:
         """Winner 0; without winners, the front's member of least perplexity."""
 
@@ -150,39 +147,19 @@ def load_search(folder: Path) -> SearchRun:
             f"This run has not finished: its {len(trials)} trials are shown, with a provisional front on the "
             "calibration text; continue it with --resume"
         )
-    return SearchRun(
-        folder, tuple(reader.notes), reader.options, reader.environment, reader.command, trials, result
-    )  # fmt: skip
+    return SearchRun(**reader.common, trials=trials, result=result)
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """The best model beside a baseline on the same held-out text."""
-
-    model: Baseline  # The baseline
-    ratio: float | None  # Its perplexity over the best model's
-    is_clear: bool | None  # The difference is larger than the noise; None where the noise is not known
-
-    @property
-    def verdict(self) -> str:
-        """How the baseline stands: ``1.67× worse``, ``within the noise``."""
-        if self.ratio is None:
-            return MISSING
-        if self.is_clear is False:
-            return "within the noise"
-        worse = self.ratio >= 1
-        return f"{ratio_text(self.ratio if worse else 1 / self.ratio, 1.0)} {'worse' if worse else 'better'}"
-
-
-def comparisons(run: SearchRun) -> list[Comparison]:
-    """The best model, with the teacher's own weights, against every baseline."""
-    best, found = run.best, []
-    for other in run.baselines if best else ():
-        mine, its = best.held_out_perplexity if best else None, other.held_out_perplexity
-        if best is None or mine is None or its is None:
-            found.append(Comparison(other, None, None))
-        else:
-            found.append(Comparison(other, its / mine, differs(mine, best.held_out_stderr, its, other.held_out_stderr)))
+def comparisons(run: SearchRun) -> list[tuple[Baseline, float, str]]:
+    """Every baseline with its perplexity over the best model's (of the teacher's weights), and a verdict in words."""
+    found = []
+    for other in run.baselines:
+        mine, its = run.best.held_out_perplexity if run.best else None, other.held_out_perplexity
+        if run.best is None or mine is None or its is None:
+            continue
+        ratio, clear = its / mine, differs(mine, run.best.held_out_stderr, its, other.held_out_stderr)
+        verdict = f"{ratio_text(max(ratio, 1 / ratio), 1.0)} {'worse' if ratio >= 1 else 'better'}"
+        found.append((other, ratio, WITHIN if clear is False else verdict))
     return found
 
 
@@ -288,7 +265,8 @@ def baseline_table(run: SearchRun) -> Table:
         if best.fitted:
             name = f"{best_name(run)}, weights fitted on {fitted_on(best)}"
             rows.append(row(name, best.params, best.fitted.after))
-    rows += [row(found.model.name, found.model.params, found.model, found.verdict) for found in comparisons(run)]
+    verdicts = {other.name: verdict for other, _, verdict in comparisons(run)}
+    rows += [row(one.name, one.params, one, verdicts.get(one.name, MISSING)) for one in run.baselines]
     return Table("Against the teacher and the baselines", header, tuple(rows)).compact()
 
 
@@ -344,14 +322,12 @@ def progress_table(run: SearchRun) -> Table:
 
 def finalists_table(run: SearchRun) -> Table:
     """The finalists before and after their short training."""
+    found = [(member, member.short_training) for member in run.front]
     rows = tuple(
-        (
-            member.name, count_text(member.params), f"{short.loss:.4f}",
-            MISSING if short.first_loss is None else f"{short.first_loss:.4f}", format_count(short.tokens),
-        )
-        for member in run.front
-        if (short := member.short_training) is not None and short.loss is not None
-    )  # fmt: skip
+        (member.name, count_text(member.params), fixed(short.loss), fixed(short.first_loss), format_count(short.tokens))
+        for member, short in found
+        if short is not None and short.loss is not None
+    )
     return Table("Finalists", ("model", "parameters", "loss after", "loss before", "tokens"), rows)
 
 

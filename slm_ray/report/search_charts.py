@@ -1,9 +1,8 @@
-"""The pictures of a search: the front, the layers of a model, progress, baselines, time, finalists."""
+"""The pictures of a search: the front, the layers of a model, progress, baselines."""
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -14,38 +13,33 @@ from slm_ray.records.search import FrontMember, MeasuredModel, ModelShape, Trial
 from slm_ray.report.charts import (
     SHAPES,
     STAR,
-    WIDTH,
     Looks,
     Picture,
     Row,
     View,
-    bars,
     data,
     intervals,
     labels_layer,
     lines,
-    scatter,
     tips,
     x_of,
     y_of,
 )
-from slm_ray.report.placing import Axis, Label, axis_over, perplexity_axis
-from slm_ray.report.search import SearchRun, best_name, phases
+from slm_ray.report.placing import Axis, Label, perplexity_axis
+from slm_ray.report.search import SearchRun, best_name
 from slm_ray.report.text import NORMAL_95, count_text, perplexity_text, ratio_text, shape_text, share_text
 
-MOST_CANDIDATES, MOSTSHAPES = 3000, 60
-_HEIGHT = 470
-_SIZES = ("params", "flops", "kv_bytes")
+MOST_CANDIDATES = 600  # that are drawn off the front
+_MOST_SHAPES, _HEIGHT = 30, 470
 _FITTED = "weights fitted, as exported"
 _T = TypeVar("_T")
 
 
 def thinned(found: Sequence[_T], most: int) -> list[_T]:
-    """At most so many of some items, evenly spread; the first and the last are among them."""
+    """At most so many of some items (two or more), evenly spread; the first and the last are among them."""
     if len(found) <= most:
         return list(found)
-    places = sorted({round(i * (len(found) - 1) / (most - 1)) for i in range(most)}) if most > 1 else [0]
-    return [found[place] for place in places]
+    return [found[place] for place in sorted({round(i * (len(found) - 1) / (most - 1)) for i in range(most)})]
 
 
 def called(member: FrontMember) -> str:
@@ -95,83 +89,61 @@ def front_axes(run: SearchRun) -> tuple[Axis, Axis]:
     return Axis(name[0].upper() + name[1:], max(low - margin, 0.0), high + margin), y
 
 
-def front_picture(run: SearchRun, link: str = "front", most: int = MOST_CANDIDATES) -> tuple[Picture, str]:
+def front_picture(run: SearchRun) -> tuple[Picture, str]:
     """Perplexity against size, and a sentence on the candidates that are not drawn (empty where all are)."""
     x, y = front_axes(run)
     quantity, front = run.quantity, [member for member in run.front if member.perplexity]
     on_front = {member.trial for member in front}
     measured = [trial for trial in run.candidates if trial.trial not in on_front and trial.perplexity]
     inside = [trial for trial in measured if (trial.perplexity or 0.0) <= y.high]
-    drawn = thinned(inside, most)
-    cloud = [
+    drawn = thinned(inside, MOST_CANDIDATES)
+    cloud: list[Row] = [
         {"series": "candidates", "x": t.cost[quantity], "y": t.perplexity, "tip": tip_of(run, t, t.name)} for t in drawn
     ]
     line: list[Row] = [{"x": member.cost[quantity], "y": member.perplexity} for member in front]
     points, labels = _front_points(run, front, x, y)
     teacher = run.teacher if run.teacher and run.teacher.perplexity else None
     if teacher:
-        at, value = teacher.cost[quantity], teacher.perplexity or 1.0
-        points.append(
-            {"series": "teacher", "x": at, "y": value, "size": 260, "tip": tip_of(run, teacher, teacher.name)}
-        )
-        text = f"{teacher.name}\u2002{perplexity_text(value)}"
-        labels.append(Label(WIDTH * x.share(at), _HEIGHT * y.share(value), text, (-1, 1), strong=True))
+        at, value, tip = teacher.cost[quantity], teacher.perplexity or 1.0, tip_of(run, teacher, teacher.name)
+        points.append({"series": "teacher", "x": at, "y": value, "size": 260, "tip": tip})
+        labels.append(Label(at, value, f"{teacher.name}\u2002{perplexity_text(value)}", (-1, 1), strong=True))
     drops: list[Row] = [
-        {"x": m.cost[quantity], "y": m.perplexity, "y2": m.final.perplexity}
-        for m in front
-        if m.fitted and m.final.perplexity
+        {"x": member.cost[quantity], "y": member.perplexity, "y2": member.final.perplexity}
+        for member in front
+        if member.fitted and member.final.perplexity
     ]
-    names = [
-        "front",
-        *([_FITTED] if drops else []),
-        *(["candidates"] if cloud else []),
-        *(["teacher"] if teacher else []),
-    ]
-    names += sorted(model.name for model in run.baselines)
+    known = {"front": True, _FITTED: drops, "candidates": cloud, "teacher": teacher}
+    names = [*(name for name, found in known.items() if found), *sorted(model.name for model in run.baselines)]
     color, shape = _front_scales(names)
     base = {"x": x_of(x), "y": y_of(y)}
-    layers = []
-    zone = []
+    looks = {"color": color, "shape": shape, "tooltip": tips()}
+    layers, zone = [], []
     if run.budget and run.budget.quantity == quantity and max(run.budget.low, x.low) < min(run.budget.high, x.high):
         zone = [{"low": max(run.budget.low, x.low), "high": min(run.budget.high, x.high)}]
-        layers.append(
-            data("zone").mark_rect(color="@budget", opacity=0.1).encode(x=x_of(x, "low"), x2="high:Q")
-        )
-    layers.append(data("cloud").mark_point(filled=True, size=24, opacity=0.5).encode(
-        **base, color=color, shape=shape, tooltip=tips()))  # fmt: skip
+        layers.append(data("zone").mark_rect(color="@budget", opacity=0.1).encode(x=x_of(x, "low"), x2="high:Q"))
+    layers.append(data("cloud").mark_point(filled=True, size=24, opacity=0.5).encode(**base, **looks))
     if teacher:
         layers.append(data("level").mark_rule(strokeDash=[5, 4], color="@ink", opacity=0.6).encode(y=y_of(y)))
     layers.append(data("line").mark_line(color="@front", strokeWidth=2).encode(**base))
     layers.append(data("drops").mark_rule(color="@front", strokeWidth=1.2, opacity=0.7).encode(**base, y2="y2:Q"))
     marks = data("points").mark_point(filled=True, opacity=1, stroke="@card", strokeWidth=1, cursor="pointer")
-    size = alt.Size("size:Q", scale=None, legend=None)
-    layers.append(marks.encode(**base, color=color, shape=shape, size=size, tooltip=tips()))
-    covered = _pixels([*line, *cloud, *points], x, y)
-    texts, rows = labels_layer(labels, x, y, WIDTH, _HEIGHT, covered)
+    layers.append(marks.encode(**base, **looks, size=alt.Size("size:Q", scale=None, legend=None)))
+    covered = [(row["x"], row["y"]) for row in (*points, *cloud)]
+    kept_off = [[(row["x"], row["y"]) for row in line], *([(r["x"], r["y"]), (r["x"], r["y2"])] for r in drops)]
+    texts, rows = labels_layer(labels, x, y, _HEIGHT, covered, kept_off)
     found: dict[str, Sequence[Row]] = {
-        "cloud": cloud, "line": line, "drops": drops, "points": points, "labels": rows,
+        "cloud": cloud, "line": line, "drops": drops, "points": points, "labels": rows, "zone": zone,
         "level": [{"y": teacher.perplexity}] if teacher else [],
-        "zone": zone,
     }  # fmt: skip
     view = View(alt.layer(*layers, texts), found, _HEIGHT)
-    return Picture((view,), link=link), _not_drawn(len(measured) - len(inside), len(inside) - len(drawn), len(inside))
+    return Picture((view,)), _not_drawn(len(measured) - len(inside), len(inside) - len(drawn), len(inside))
 
 
 def _not_drawn(above: int, left_out: int, inside: int) -> str:
-    said = []
-    if above == 1:
-        said.append("One candidate of higher perplexity lies above the picture.")
-    elif above:
-        said.append(f"{above:,} candidates of higher perplexity lie above the picture.")
-    if left_out:
-        said.append(f"{left_out:,} of {inside:,} candidates are left out of the picture, evenly.")
+    count = "One candidate lies" if above == 1 else f"{above:,} candidates lie"
+    said = [f"{count} above the picture."] if above else []
+    said += [f"{left_out:,} of {inside:,} candidates are left out of the picture, evenly."] if left_out else []
     return " ".join(said)
-
-
-def _pixels(rows: Sequence[Row], x: Axis, y: Axis) -> list[tuple[float, float]]:
-    """Where points are, and points along the lines between the first ones, which labels should not cover."""
-    every = max(1, len(rows) // 800)
-    return [(WIDTH * x.share(row["x"]), _HEIGHT * y.share(row["y"])) for row in rows[::every]]
 
 
 def _front_points(run: SearchRun, front: Sequence[FrontMember], x: Axis, y: Axis) -> tuple[list[Row], list[Label]]:
@@ -190,23 +162,22 @@ def _front_points(run: SearchRun, front: Sequence[FrontMember], x: Axis, y: Axis
         if big:
             name = f"winner {member.winner}" if member.winner is not None else best_name(run)
             text = f"{name}\u2002{perplexity_text(final or value)} ({count_text(member.params)})"
-            strong = member is run.best or member == run.best
-            labels.append(Label(WIDTH * x.share(at), _HEIGHT * y.share(final or value), text, (-1, -1), strong))
-    rows_taken: list[tuple[float, int]] = []
+            labels.append(Label(at, final or value, text, (-1, -1), strong=member == run.best))
+    taken: list[tuple[float, int]] = []
     for model in sorted(run.baselines, key=lambda one: -(one.perplexity or 0.0)):
         if not model.perplexity:
             continue
         at, value, arrow = model.cost[quantity], model.perplexity, ""
         if value > y.high:
             # Those above the axis have a row each at the top edge where they would share a place.
-            near = {row for place, row in rows_taken if abs(place - at) <= 0.3 * (x.high - x.low)}
-            row_number = next(i for i in itertools.count() if i not in near)
-            rows_taken.append((at, row_number))
-            value, arrow = y.at(1 - (16 + 24 * row_number) / _HEIGHT), "↑ "
+            near = {row for place, row in taken if abs(place - at) <= 0.3 * (x.high - x.low)}
+            number = next(i for i in itertools.count() if i not in near)
+            taken.append((at, number))
+            value, arrow = y.at(1 - (16 + 24 * number) / _HEIGHT), "↑ "
         tip = tip_of(run, model, f"baseline {model.name}")
         points.append({"series": model.name, "x": at, "y": value, "size": 90, "tip": tip, "model": model.name})
         text = f"{arrow}{model.name}\u2002{perplexity_text(model.perplexity)}"
-        labels.insert(0, Label(WIDTH * x.share(at), _HEIGHT * y.share(value), text, (1, 0)))
+        labels.insert(0, Label(at, value, text, (1, 0)))
     return points, labels
 
 
@@ -223,46 +194,39 @@ def _front_scales(names: Sequence[str]) -> tuple[alt.Color, alt.Shape]:
     return alt.Color("series:N", scale=color, legend=legend), alt.Shape("series:N", scale=shape, legend=legend)
 
 
-def shape_picture(run: SearchRun, link: str = "front") -> Picture | None:
+def shape_picture(run: SearchRun) -> Picture | None:
     """Heads and neurons that a model keeps of each of the teacher's layers; any model of the front can be chosen."""
     best, teacher = run.best, run.teacher.architecture if run.teacher else None
-    important = [member for member in run.front if member.winner is not None or member is best]
-    members = important + [member for member in thinned(run.front, MOSTSHAPES) if member not in important]
-    named: list[tuple[str, ModelShape]] = [(called(member), member.architecture) for member in members]
-    named += [(model.name, model.architecture) for model in run.baselines]
-    if not named or best is None:
+    if best is None:
         return None
+    important = [member for member in run.front if member.winner is not None or member is best]
+    members = important + [member for member in thinned(run.front, _MOST_SHAPES) if member not in important]
+    named = [(called(member), member.architecture) for member in members]
+    named += [(model.name, model.architecture) for model in run.baselines]
+    rows = [row | {"model": name} for name, shape in named for row in _layers(shape)]
+    whole = _layers(teacher) if teacher else []
     views = []
-    for part, attribute, title in (
-        ("heads", "num_attention_heads", "Attention heads"), ("neurons", "intermediate_size", "MLP neurons"),
+    for part, title, groups in (
+        ("heads", "Attention heads", " + ' (' + datum.groups + ' key-value)'"), ("neurons", "MLP neurons", ""),
     ):  # fmt: skip
-        rows = [row for name, shape in named for row in _layers(name, shape, teacher, part, attribute)]
-        options = (
-            alt.binding_select(options=[name for name, _ in named], name="Model ") if part == "heads" else alt.Undefined
-        )
-        chosen = alt.param(name="model", value=called(best), bind=options)
-        base = data("rows").transform_filter("datum.model === model").encode(
-            x=alt.X("layer:O", title="the teacher's layer" if part == "neurons" else None,
-                    axis=alt.Axis(labelAngle=0, labelOverlap=True)), tooltip=tips(),
-        )  # fmt: skip
-        up = alt.Axis(tickCount=3, titleAngle=0, titleAlign="left", titleAnchor="end", titleX=0, titleY=-12)
-        whole = base.mark_bar(color="@soft").encode(y=alt.Y("whole:Q", title=title, axis=up))
-        kept = base.mark_bar(color="@front").encode(y=alt.Y("kept:Q", title=title, axis=up))
-        views.append(View(alt.layer(whole, kept).add_params(chosen), {"rows": rows}, 130))
-    return Picture(tuple(views), link=link)
+        choice = alt.binding_select(options=[name for name, _ in named], name="Model ")
+        chosen = alt.param(name="model", value=called(best), bind=choice if part == "heads" else alt.Undefined)
+        across = alt.X("layer:O", title="the teacher's layer" if part == "neurons" else None,
+                       axis=alt.Axis(labelAngle=0, labelOverlap=True))  # fmt: skip
+        above = alt.Axis(tickCount=3, titleAngle=0, titleAlign="left", titleAnchor="end", titleX=0, titleY=-12)
+        look = {"x": across, "y": alt.Y(f"{part}:Q", title=title, axis=above), "tooltip": tips()}
+        tip = f"'layer ' + datum.layer + '\\n' + datum.{part} + ' {part}'{groups}"
+        of_teacher = data("whole").transform_calculate(tip=f"{tip} + ', the teacher'")
+        kept = data("rows").transform_filter("datum.model === model").transform_calculate(tip=tip)
+        layers = [of_teacher.mark_bar(color="@soft").encode(**look), kept.mark_bar(color="@front").encode(**look)]
+        views.append(View(alt.layer(*layers).add_params(chosen), {"whole": whole, "rows": rows}, 130))
+    return Picture(tuple(views))
 
 
-def _layers(name: str, shape: ModelShape, teacher: ModelShape | None, part: str, attribute: str) -> list[Row]:
-    kept = dict(zip(shape.source_layers, getattr(shape, attribute), strict=True))
-    groups = dict(zip(shape.source_layers, shape.num_key_value_heads, strict=True))
-    whole = dict(zip(teacher.source_layers, getattr(teacher, attribute), strict=True)) if teacher else kept
-    rows = []
-    for layer, size in whole.items():
-        key_value = f" ({groups[layer]} key-value)" if part == "heads" and layer in groups else ""
-        said = f"{kept[layer]} of {size} {part}{key_value}" if layer in kept else "pruned"
-        rows.append({"model": name, "layer": layer, "kept": kept.get(layer, 0), "whole": size,
-                     "tip": f"layer {layer}\n{said}"})  # fmt: skip
-    return rows
+def _layers(shape: ModelShape) -> list[Row]:
+    sizes = (shape.source_layers, shape.num_attention_heads, shape.num_key_value_heads, shape.intermediate_size)
+    names = ("layer", "heads", "groups", "neurons")
+    return [dict(zip(names, layer, strict=True)) for layer in zip(*sizes, strict=True)]
 
 
 def progress_picture(run: SearchRun) -> Picture | None:
@@ -312,45 +276,3 @@ def baselines_picture(run: SearchRun) -> Picture | None:
     values = [row["value"] for row in rows]
     x = perplexity_axis(values, [], "Perplexity, held-out text (log scale)")
     return Picture((intervals(rows, looks, x),))
-
-
-def time_picture(run: SearchRun) -> Picture | None:
-    """The time of every phase as one bar; None where it is not known."""
-    from slm_ray.config.units import format_seconds
-
-    spent = [(name, seconds) for name, seconds in phases(run) if seconds > 0]
-    rows = [{"series": name, "value": seconds, "tip": f"{name}\n{format_seconds(seconds)}"} for name, seconds in spent]
-    return Picture((bars(rows, Looks(tuple(name for name, _ in spent)), ""),)) if rows else None
-
-
-def finalists_picture(run: SearchRun) -> Picture | None:
-    """Every proxy of the finalists against their loss after short training; None for fewer than two finalists."""
-    trained = [(m, short.loss) for m in run.front if (short := m.short_training) and short.loss is not None]
-    if len(trained) < 2:
-        return None
-    by_trial = {trial.trial: trial for trial in run.candidates}
-    values = []
-    for member, _ in trained:
-        trial = by_trial.get(member.trial)
-        measured = {name: found.value for name, found in trial.measurements.items()} if trial else {}
-        values.append(measured | {"params": float(member.params)})
-    views = []
-    for name in [name for name in values[0] if all(name in other for other in values)]:
-        rows: list[Row] = []
-        for (member, loss), found in zip(trained, values, strict=True):
-            shown = count_text(found[name]) if name in _SIZES else f"{found[name]:.4g}"
-            rows.append({"x": found[name], "y": loss, "tip": f"{member.name}\n{name} {shown}\nloss {loss:.4f}"})
-        xs, ys = [row["x"] for row in rows], [row["y"] for row in rows]
-        note = rank_sentence([-x for x in xs] if name in _SIZES else xs, ys)
-        views.append(scatter(rows, axis_over(xs, name), axis_over(ys, "Loss after training"), title=name, note=note))
-    return Picture(tuple(views), small=True)
-
-
-def rank_sentence(xs: Sequence[float], ys: Sequence[float]) -> str:
-    """Kendall's tau-b and Spearman's rho as scipy gives them; says so where they are undefined."""
-    from scipy import stats
-
-    if len(xs) < 3 or len(set(xs)) < 2 or len(set(ys)) < 2 or not all(map(math.isfinite, (*xs, *ys))):
-        return "too few different values for a rank correlation"
-    tau, rho = stats.kendalltau(xs, ys).statistic, stats.spearmanr(xs, ys).statistic
-    return f"tau {tau:+.2f}, rho {rho:+.2f} over {len(xs)} finalists: too few for an interval"

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 from slm_ray.config.units import format_bytes, format_count, format_seconds
-from slm_ray.records.files import write_text
 from slm_ray.records.search import RUINED_RATIO, FrontMember
-from slm_ray.report.charts import draw_png
-from slm_ray.report.content import Block, Chapter, Figure, Fold, Report, Section, Table, Text, Tile
-from slm_ray.report.facts import environment_section, reproduce_section
+from slm_ray.report.content import Chapter, Figure, Fold, Report, Section, Text, Tile
 from slm_ray.report.render import write_report
 from slm_ray.report.search import (
     FRONT_PICTURE,
@@ -34,17 +30,10 @@ from slm_ray.report.search import (
     phases,
     progress_table,
 )
-from slm_ray.report.search_charts import (
-    MOST_CANDIDATES,
-    baselines_picture,
-    finalists_picture,
-    front_picture,
-    progress_picture,
-    shape_picture,
-    time_picture,
-)
+from slm_ray.report.search_charts import baselines_picture, front_picture, progress_picture, shape_picture
 from slm_ray.report.text import (
     MISSING,
+    WITHIN,
     count_text,
     load_code,
     load_command,
@@ -55,8 +44,6 @@ from slm_ray.report.text import (
     share_text,
 )
 
-_RUN_FLAGS = ("--params", "--flops", "--kv-bytes", "--out", "--resume")
-_ALT = "Perplexity against size: candidates, front, teacher and baselines"
 _FRONT_LEAD = (
     "Each point is a model: the lower and the further left, the better. Hover or tap a point to see its figures; "
     "select a model of the front to draw its layers below."
@@ -70,13 +57,17 @@ _COMPARISON_LEAD = (
     "Perplexity on the same held-out text, before any training. ± is one standard error; a difference smaller than the "
     "95% interval is called noise."
 )
+_OTHER_LEAD = (
+    "Perplexity on {}, which nothing was learned or chosen by, beside that on held-out text of the corpus. Where its "
+    "ratio to the teacher is much the larger, the model is one for the corpus alone."
+)
 _PROGRESS_LEAD = (
     "The hypervolume of the front: how much of the space of sizes and perplexities it beats. A line that has gone flat "
     "says that more trials would have found little."
 )
 _FINALISTS_LEAD = (
-    "What the search measured of each finalist, against its loss on the calibration text after short training. Few "
-    "finalists say little: slm-ray proxies trains more candidates and gives intervals."
+    "Loss on the calibration text before and after short training. To see how well proxies foretell it, train more "
+    "candidates with slm-ray proxies."
 )
 
 
@@ -135,131 +126,65 @@ def tiles(run: SearchRun) -> list[Tile]:
     winner = run.winner_of(best)
     weights = f"; {format_bytes(winner.num_bytes)} of {winner.dtype}" if winner else ""
     found = [Tile("Size", count_text(best.params), f"parameters{share}{weights}"), Tile("Perplexity", value, said)]
-    nearest = min((one for one in comparisons(run) if one.ratio), key=lambda one: one.ratio or 0.0, default=None)
-    if nearest:
+    if compared := comparisons(run):
+        nearest, _, verdict = min(compared, key=lambda one: one[1])
         # Baselines are not fitted, so one is held against the other with the teacher's own weights.
-        than = "" if nearest.is_clear is False else f" than {best_name(run)}{' before its fit' if before else ''}"
-        note = f"{nearest.model.name}: {nearest.verdict}{than}"
-        found.append(Tile("Best baseline", perplexity_text(nearest.model.held_out_perplexity), note))
+        than = "" if verdict == WITHIN else f" than {best_name(run)}{' before its fit' if before else ''}"
+        note = f"{nearest.name}: {verdict}{than}"
+        found.append(Tile("Best baseline", perplexity_text(nearest.held_out_perplexity), note))
     found.append(Tile("Front", str(len(run.front)), f"models out of {candidates_text(run).split(' (')[0]}"))
     if seconds := sum(value for _, value in phases(run)):
         found.append(Tile("Time", format_seconds(seconds), "from the first phase to the last"))
     return found
 
 
-def front_sections(
-    run: SearchRun, key: str = "front", file: str = FRONT_PICTURE, most: int = MOST_CANDIDATES
-) -> list[Section]:
+def _front_sections(run: SearchRun, title: str) -> list[Section]:
     """The front, and the layers of the model that is selected in it."""
     if not (run.front or run.candidates or run.baselines):
         return []
-    picture, left_out = front_picture(run, key, most)
-    front = front_table(run)
+    picture, left_out = front_picture(run)
+    table = front_table(run)
     note = _FRONT_NOTE if run.candidates and any(m.held_out_perplexity is not None for m in run.front) else ""
-    blocks: list[Block] = [Figure(key, picture, file, _ALT), Text(f"{note} {left_out}".strip(), small=True)]
-    found = [Section(front.title, [*blocks, Fold("The front as a table", [front])], _FRONT_LEAD)]
-    if shape := shape_picture(run, key):
-        alt = "Heads and neurons of each layer, of the teacher's"
-        found.append(Section("Its shape, layer by layer", [Figure(f"{key}-shape", shape, "", alt)], _SHAPE_LEAD))
-    return found
-
-
-def _with_picture(key: str, picture: Any, alt: str, *blocks: Block) -> list[Block]:
-    return [Figure(key, picture, "", alt), *blocks] if picture else list(blocks)
-
-
-def progress_section(run: SearchRun, key: str = "progress") -> Section:
-    """Hypervolume against evaluations and against time."""
-    table = Fold("Search progress as a table", [progress_table(run)])
-    blocks = _with_picture(key, progress_picture(run), "Hypervolume against evaluations and seconds", table)
-    return Section("Search progress", blocks, _PROGRESS_LEAD)
-
-
-def search_sections(
-    run: SearchRun, prefix: str = "", file: str = FRONT_PICTURE, most: int = MOST_CANDIDATES
-) -> list[Section]:
-    """Everything that a search's report shows, but for its environment and command."""
-    compared = baseline_table(run) if run.baselines or (run.best and run.teacher) else Table("", (), ())
-    other, finalists = other_text_table(run), finalists_picture(run)
-    other_lead = (
-        f"Perplexity on {other_text_name(run)}, which nothing was learned or chosen by, beside that on held-out text "
-        "of the corpus. Where its ratio to the teacher is much the larger, the model is one for the corpus alone."
-    )
-    finalist_blocks = [Fold("Finalists as a table", [finalists_table(run)])] if finalists else []
+    seen = "Perplexity against size: candidates, front, teacher and baselines"
+    shape = Figure("front-shape", shape_picture(run), "Heads and neurons of each layer, of the teacher's", link="front")
     return [
-        *front_sections(run, f"{prefix}front", file, most),
-        Section(
-            "Against the teacher and the baselines",
-            _with_picture(f"{prefix}baselines", baselines_picture(run), "Perplexities with their intervals", compared)
-            if compared else [], _COMPARISON_LEAD,
-        ),
-        Section(other.title, [other], other_lead),
-        progress_section(run, f"{prefix}progress"),
-        Section(
-            "Proxies against the finalists' trained quality",
-            _with_picture(f"{prefix}finalists", finalists, "Each proxy against trained loss", *finalist_blocks),
-            _FINALISTS_LEAD,
-        ),
-        Section("What was spent", _with_picture(f"{prefix}time", time_picture(run), "Time by phase", cost_table(run))),
+        Section(table.title, [
+            Figure("front", picture, seen, FRONT_PICTURE, title, link="front"),
+            Text(f"{note} {left_out}".strip(), small=True), Fold("The front as a table", table),
+        ], _FRONT_LEAD),
+        Section("Its shape, layer by layer", [shape], _SHAPE_LEAD),
     ]  # fmt: skip
 
 
-def search_title(run: SearchRun) -> str:
-    """What a search was."""
-    return f"Sub-networks of {run.teacher.name}" if run.teacher else "Search for sub-networks"
-
-
-def search_chapter(run: SearchRun, prefix: str = "", file: str = FRONT_PICTURE, most: int = MOST_CANDIDATES) -> Chapter:
-    """A search's part of a page; see :func:`search_sections`."""
-    facts = [
-        f"space {run.options['space']}" if run.options.get("space") else "",
-        budget_text(run),
-        candidates_text(run),
-    ]
+def search_report(run: SearchRun) -> Report:
+    """A search's page."""
+    title = f"Sub-networks of {run.teacher.name}" if run.teacher else "Search for sub-networks"
+    space = run.options.get("space")
+    facts = (f"space {space}" if space else "", budget_text(run), candidates_text(run))
+    compared, other, finalists = baseline_table(run), other_text_table(run), finalists_table(run)
+    progress = Figure("progress", progress_picture(run), "Hypervolume against evaluations and seconds")
+    intervals = Figure("baselines", baselines_picture(run), "Perplexities with their intervals")
     sections = [
-        *search_sections(run, prefix, file, most), reproduce_section(run.command, next_steps(run)),
-        environment_section(run.environment, run.options),
+        *_front_sections(run, title if run.finished else f"{title} (unfinished run)"),
+        Section(compared.title, [intervals, compared], _COMPARISON_LEAD),
+        Section(other.title, [other], _OTHER_LEAD.format(other_text_name(run))),
+        Section("Search progress", [progress, Fold("Search progress as a table", progress_table(run))], _PROGRESS_LEAD),
+        Section("Finalists after short training", [finalists], _FINALISTS_LEAD),
+        Section("What was spent", [cost_table(run)]), *run.closing_sections(next_steps(run)),
     ]  # fmt: skip
-    return Chapter(
-        sections, facts=" · ".join(fact for fact in facts if fact), headline=headline(run), notes=run.notes,
-        tiles=tiles(run),
+    chapter = Chapter(
+        sections, facts=" · ".join(filter(None, facts)), headline=headline(run), notes=run.notes, tiles=tiles(run)
     )  # fmt: skip
-
-
-def front_png(run: SearchRun) -> bytes:
-    """The front as a PNG."""
-    state = "" if run.finished else " (unfinished run)"
-    found = [front_picture(run)[0]] if run.front or run.candidates or run.baselines else []
-    return draw_png(found, f"{search_title(run)}{state}")
-
-
-def write_search_report(run: SearchRun) -> list[Path]:
-    """Write ``front.csv``, ``front.png``, ``report.md`` and ``report.html`` into the run's folder."""
-    write_text(run.folder / FRONT_TABLE, front_csv(run))
-    report = Report(search_title(run), "search report", [search_chapter(run)], {FRONT_PICTURE: front_png(run)})
-    return [run.folder / FRONT_TABLE, *write_report(report, run.folder)]
+    return Report(title, "search report", [chapter], {FRONT_TABLE: front_csv(run)})
 
 
 def build_report(folder: Path) -> list[Path]:
-    """The same from a run's folder, of a finished run or of one that is not."""
-    return write_search_report(load_search(folder))
+    """Write ``front.csv``, ``front.png``, ``report.md`` and ``report.html`` of a run, finished or not, into its folder.
 
-
-def budget_command(run: SearchRun, factor: float) -> str | None:
-    """The same search with a share of its budget, or None where the run does not say how it was made."""
-    if not run.command or run.budget is None or run.teacher is None:
-        return None
-    try:
-        given = shlex.split(run.command)
-    except ValueError:
-        return None
-    kept, skip = [], False
-    for word in given:
-        if not skip and word not in _RUN_FLAGS and not word.startswith(tuple(f"{flag}=" for flag in _RUN_FLAGS)):
-            kept.append(word)
-        skip = not skip and word in _RUN_FLAGS
-    share = min(max(factor * run.budget.high / run.teacher.cost[run.budget.quantity], 0.01), 1.0)
-    return f"{shlex.join(kept)} --{run.budget.quantity.replace('_', '-')} {share:.2f}" if kept else None
+    Raises:
+        UserError: The folder holds no run, or cannot be written.
+    """
+    return write_report(search_report(load_search(folder)), folder)
 
 
 def _training_command(run: SearchRun, folder: str) -> str:
@@ -287,12 +212,7 @@ def next_steps(run: SearchRun) -> list[tuple[str, str]]:
     if best and winner:
         code = load_code(winner.folder, winner_needs_code(run, best))
         steps.append((f"Load {best_name(run)} (from this folder)", code))
-    if best and winner and run.ruined(best):
         steps.append((f"Train {best_name(run)} (from this folder)", _training_command(run, winner.folder)))
-        if wider := budget_command(run, 2.0):
-            steps.append(("Search again with a larger budget", wider))
-    elif tighter := budget_command(run, 0.75):
-        steps.append(("Search again with a tighter budget", tighter))
     return steps
 
 
@@ -335,9 +255,10 @@ def _best_lines(run: SearchRun, best: FrontMember) -> list[str]:
     if teacher and reference:
         ratio = f"{name} is at {ratio_text(best.perplexity, reference)} of this"
         rows.append((f"teacher {teacher.name}", perplexity_text(reference), ratio))
-    for found in comparisons(run):
-        value = perplexity_text(found.model.held_out_perplexity, found.model.held_out_stderr)
-        rows.append((beside(run, found.model), value, found.verdict if found.ratio else "not measured"))
+    verdicts = {other.name: verdict for other, _, verdict in comparisons(run)}
+    for other in run.baselines:
+        value = perplexity_text(other.held_out_perplexity, other.held_out_stderr)
+        rows.append((beside(run, other), value, verdicts.get(other.name, "not measured")))
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines += [f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c}".rstrip() for a, b, c in rows]
     return lines + ([said] if (said := ruin_text(run)) else [])
@@ -369,11 +290,9 @@ def _next_lines(run: SearchRun, best: FrontMember | None) -> list[str]:
         return [f"Next: slm-ray search --resume {shlex.quote(str(run.folder))}"]
     steps = [f"open {run.folder / 'report.html'} in a browser"]
     winner = run.winner_of(best) if best else None
-    ruined = best is not None and run.ruined(best) is not None
-    if best and winner and ruined:
-        steps.append(_training_command(run, str(run.folder / winner.folder)))
-    elif best and winner:
-        steps.append(load_command(str(run.folder / winner.folder), winner_needs_code(run, best)))
-    if again := budget_command(run, 2.0 if ruined else 0.75):
-        steps.append(again)
-    return [f"{'Next: ' if i == 0 else '      '}{step}" for i, step in enumerate(steps)]
+    if best and winner:
+        folder = str(run.folder / winner.folder)
+        ruined = run.ruined(best) is not None
+        train, load = _training_command(run, folder), load_command(folder, winner_needs_code(run, best))
+        steps.append(train if ruined else load)
+    return [f"{'      ' if i else 'Next: '}{step}" for i, step in enumerate(steps)]

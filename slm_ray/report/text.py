@@ -13,6 +13,7 @@ from slm_ray.config.units import format_bytes, format_count
 from slm_ray.records.search import ModelShape
 
 MISSING = "–"
+WITHIN = "within the noise"
 NORMAL_95 = 1.96
 _PLAIN_LIMIT, _MOST_LOSS = 1e7, 300.0
 _PROMPT = "Python is a"

@@ -12,11 +12,10 @@ from slm_ray.records import metric_names as names
 from slm_ray.records.base import Part
 from slm_ray.records.evaluation import Difference, EvaluationResult, ModelFigures
 from slm_ray.records.measurement import EfficiencyFigures, Figure, Latency, TextFigures
-from slm_ray.records.pipeline import PipelineState
 from slm_ray.records.run import RunRecord
 from slm_ray.report.evaluation import EVALUATION_PICTURE, EvaluationRun, load_evaluation
+from slm_ray.report.kinds import PIPELINE, kind_of
 from slm_ray.report.matching import equal_flops, match
-from slm_ray.report.runset import kind_of
 from slm_ray.report.search import FRONT_PICTURE, SearchRun, cost_table, load_search, phases
 from slm_ray.report.training import TrainingRun, load_training
 from slm_ray.report.training_report import TRAINING_PICTURE
@@ -35,7 +34,7 @@ class Figures:
 
     name: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
+    rows: Sequence[tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
@@ -65,13 +64,12 @@ def send_results(tracker: Tracker, folder: Path) -> None:
 
 def results_of(folder: Path) -> Iterator[Results]:
     """What is sent of a folder; a pipeline gives its stages' results one after the other."""
-    if (folder / PipelineState.FILE).is_file():
+    kind = kind_of(folder)
+    if kind == PIPELINE:
         for stage in ("search", "pretrain", "evaluate"):
             if (folder / stage / RunRecord.FILE).is_file() or (folder / stage / EvaluationResult.FILE).is_file():
                 yield from results_of(folder / stage)
-        return
-    kind = kind_of(folder)
-    if kind == "evaluate":
+    elif kind == "evaluate":
         yield _evaluation(load_evaluation(folder), folder)
     elif kind == "pretrain":
         yield _training(load_training(folder))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from slm_ray.config.units import format_bytes, format_count, format_seconds
 from slm_ray.records.training import (
@@ -20,7 +18,7 @@ from slm_ray.records.training import (
 )
 from slm_ray.report.content import Table
 from slm_ray.report.matching import Curve, equal_flops, make_curve, match
-from slm_ray.report.reading import RunReader
+from slm_ray.report.reading import RunReader, RunRecords
 from slm_ray.report.text import (
     MISSING,
     bytes_text,
@@ -108,17 +106,12 @@ class TrainedRun:
         return make_curve(self.name, found, self.search_flops, self.capture_flops)
 
 
-@dataclass(frozen=True)
-class TrainingRun:
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun(RunRecords):
     """What a pretraining run's folder says, finished or not."""
 
-    folder: Path  # The run folder
-    notes: tuple[str, ...]  # What is missing or damaged, one sentence each
-    options: Mapping[str, Any]  # The resolved options
-    environment: Mapping[str, Any]  # What it ran on
-    command: str | None  # The command as it was given
-    models: tuple[TrainedRun, ...]  # In the order of the result, else by name
-    # A loss to hold the curves against, with its name: the teacher's, or the one that growth has to reach
+    models: tuple[TrainedRun, ...] = ()  # in the order of the result, else by name
+    # a loss to hold the curves against, with its name: the teacher's, or the one that growth has to reach
     level: tuple[str, float] | None = None
     result: TrainResult | None = None  # None for a run that has not finished
 
@@ -153,9 +146,7 @@ def load_training(folder: Path, level: tuple[str, float] | None = None) -> Train
         )
     if level is None and (target := reader.record(GrowthTarget)):
         level = ("loss to reach", target.reference_loss)
-    return TrainingRun(
-        folder, tuple(reader.notes), reader.options, reader.environment, reader.command, models, level, result
-    )  # fmt: skip
+    return TrainingRun(**reader.common, models=models, level=level, result=result)
 
 
 def _load_model(reader: RunReader, folder: Path) -> TrainedRun:

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from slm_ray.config.units import format_bytes, format_count, format_seconds
 from slm_ray.records.training import TrainEvaluation
-from slm_ray.report.charts import Looks, Picture, Row, cut_at_top, draw_png, lines
-from slm_ray.report.content import Block, Chapter, Figure, Report, Section, Text, Tile
-from slm_ray.report.facts import environment_section, reproduce_section
-from slm_ray.report.placing import Axis, perplexity_axis
+from slm_ray.report.charts import Looks, Picture, Row, cut_at_top, lines
+from slm_ray.report.content import Chapter, Figure, Report, Section, Text, Tile
+from slm_ray.report.placing import Axis, Label, perplexity_axis
 from slm_ray.report.render import write_report
 from slm_ray.report.search_charts import thinned
 from slm_ray.report.text import count_text, flops_text, load_code, needs_remote_code, perplexity_of, perplexity_text
@@ -29,7 +28,7 @@ from slm_ray.report.training import (
 )
 
 TRAINING_PICTURE = "training.png"
-_MOST_POINTS_OF_ALL, _FEWEST_POINTS, _HEIGHT, _MOST_LOSS = 6000, 40, 400, 300.0
+_MOST_POINTS_OF_ALL, _FEWEST_POINTS, _HEIGHT, _MOST_LOSS = 2000, 40, 400, 300.0
 _CURVES_LEAD = "Perplexity on held-out text; the band is one standard error."
 _MARKS_LEAD = "A ring is where the first model was as good as another one ended, with what it needed less."
 _HOVER_LEAD = "Hover or tap for figures; select a name to bring it out."
@@ -46,27 +45,28 @@ def _perplexity(loss: float | None) -> float:
 
 
 def training_picture(run: TrainingRun, *, marked: bool = True) -> tuple[Picture, str] | None:
-    """Perplexity against tokens and against FLOPs, and a sentence on the evaluations that are not drawn.
+    """Perplexity against tokens and FLOPs, and a sentence on evaluations that are not drawn (empty where all are).
 
-    Returns none where nothing has been measured; the sentence is empty where all evaluations are drawn.
+    ``marked``: with the places where the best model was as good as another ended. None where nothing was measured.
     """
     models, best = run.measured, run.best
     if best is None:
         return None
     points = [_perplexity(one.loss) for model in models for one in model.evaluations]
-    core = [_perplexity(model.evaluations[-1].loss) for model in models]
-    core += [_perplexity(one.loss) for one in best.evaluations]
     levels = [(run.level[0], _perplexity(run.level[1]))] if run.level else []
-    core += [value for _, value in levels]
+    core = [_perplexity(model.evaluations[-1].loss) for model in models]
+    core += [*(_perplexity(one.loss) for one in best.evaluations), *(value for _, value in levels)]
     y = perplexity_axis(core, points, "Perplexity, held-out text (log scale)")
     most = max(_FEWEST_POINTS, _MOST_POINTS_OF_ALL // len(models))
     ordered = [best, *(model for model in models if model is not best)]
     looks = Looks(tuple(model.name for model in ordered), best.name)
     found = marks(run) if marked else []
-    rows = [row for model in ordered for row in _curve_rows(model, most)]
-    rows = cut_at_top(rows, ("tokens", "flops"), y)
+    rows = cut_at_top([row for model in ordered for row in _curve_rows(model, most)], ("tokens", "flops"), y)
     views = []
-    for kind, title, note in (("tokens", "Tokens trained on", ""), ("flops", "FLOPs in all", _FLOPS_NOTE)):
+    for kind, title, above, note in (
+        ("tokens", "Tokens trained on", "Against tokens", ""),
+        ("flops", "FLOPs in all", "Against all FLOPs", _FLOPS_NOTE),
+    ):
 
         def across(model: TrainedRun, at: TrainEvaluation, kind: str = kind) -> float:
             return at.tokens if kind == "tokens" else model.all_flops(at)
@@ -79,11 +79,10 @@ def training_picture(run: TrainingRun, *, marked: bool = True) -> tuple[Picture,
             }
             for mark in found
         ]  # fmt: skip
-        labels = [(across(best, at), _perplexity(at.loss), text) for at, text in mark_labels(run, found, kind)]
+        labels = [Label(across(best, at), _perplexity(at.loss), text) for at, text in mark_labels(run, found, kind)]
         x = Axis(title, 0.0, 1.02 * max(row[kind] for row in rows) or 1.0)
-        against = "Against tokens" if kind == "tokens" else "Against all FLOPs"
         views.append(lines(
-            rows, looks, x, y, levels=levels, marks=rings, labels=labels, height=_HEIGHT, title=against, note=note,
+            rows, looks, x, y, levels=levels, marks=rings, labels=labels, height=_HEIGHT, title=above, note=note,
             across=kind,
         ))  # fmt: skip
     whole = sum(len(model.evaluations) for model in models)
@@ -126,28 +125,14 @@ def mark_labels(run: TrainingRun, found: Sequence[Mark], kind: str) -> list[tupl
     return [(at, f"{' and '.join(names)} matched: {text}") for (_, text), (at, names) in grouped.items()]
 
 
-def curves_section(
-    run: TrainingRun, key: str = "training", file: str = TRAINING_PICTURE, *, marked: bool = True
-) -> Section:
+def curves_section(run: TrainingRun, key: str = "training", *, marked: bool = True) -> Section:
     """The curves against tokens and against FLOPs, with tokens-to-match marked; see :func:`training_picture`."""
-    found = training_picture(run, marked=marked)
-    if found is None:
-        return Section("Training curves", [])
-    picture, left_out = found
-    blocks: list[Block] = [Figure(key, picture, file, "Perplexity against tokens, and against FLOPs")]
+    picture, left_out = training_picture(run, marked=marked) or (None, "")
+    title = "Training" if run.result else "Training (unfinished run)"
+    seen = "Perplexity against tokens, and against FLOPs"
     lead = " ".join([_CURVES_LEAD, *([_MARKS_LEAD] if marked and marks(run) else []), _HOVER_LEAD])
-    return Section("Training curves", [*blocks, Text(left_out, small=True)], lead)
-
-
-def training_sections(run: TrainingRun, prefix: str = "", file: str = TRAINING_PICTURE) -> list[Section]:
-    """Everything that a pretraining run's report shows, but for its environment and command."""
-    models, matching, equal, cost = (
-        models_table(run), matching_table(run), equal_flops_table(run), training_cost_table(run)
-    )  # fmt: skip
-    return [
-        curves_section(run, f"{prefix}training", file), Section(models.title, [models], _MODELS_LEAD),
-        Section(matching.title, [matching], _MATCH_LEAD), Section(equal.title, [equal]), Section(cost.title, [cost]),
-    ]  # fmt: skip
+    figure = Figure(key, picture, seen, TRAINING_PICTURE, title, columns=2)
+    return Section("Training curves", [figure, Text(left_out, small=True)], lead)
 
 
 def training_headline(run: TrainingRun) -> str:
@@ -217,29 +202,26 @@ def settings_text(run: TrainingRun) -> str:
     return " · ".join(fact for fact in facts if "None" not in fact)
 
 
-def training_chapter(run: TrainingRun, prefix: str = "", file: str = TRAINING_PICTURE) -> Chapter:
-    """A pretraining run's part of a page."""
+def training_report(run: TrainingRun) -> Report:
+    """A pretraining run's page."""
+    models, matching, equal, cost = (
+        models_table(run), matching_table(run), equal_flops_table(run), training_cost_table(run)
+    )  # fmt: skip
     sections = [
-        *training_sections(run, prefix, file), reproduce_section(run.command, training_steps(run)),
-        environment_section(run.environment, run.options),
+        curves_section(run), Section(models.title, [models], _MODELS_LEAD),
+        Section(matching.title, [matching], _MATCH_LEAD), Section(equal.title, [equal]), Section(cost.title, [cost]),
+        *run.closing_sections(training_steps(run)),
     ]  # fmt: skip
-    return Chapter(
+    chapter = Chapter(
         sections, facts=settings_text(run), headline=training_headline(run), notes=run.notes, tiles=training_tiles(run)
     )  # fmt: skip
-
-
-def training_png(run: TrainingRun, *, marked: bool = True) -> bytes:
-    """The curves as a PNG."""
-    found = training_picture(run, marked=marked)
-    return draw_png([found[0]] if found else [], f"Training{'' if run.result else ' (unfinished run)'}", columns=2)
-
-
-def write_training_report(run: TrainingRun) -> list[Path]:
-    """Write ``training.png``, ``report.md`` and ``report.html`` into the run's folder."""
-    report = Report("Training", "training report", [training_chapter(run)], {TRAINING_PICTURE: training_png(run)})
-    return write_report(report, run.folder)
+    return Report("Training", "training report", [chapter])
 
 
 def build_training_report(folder: Path) -> list[Path]:
-    """The same from a run's folder, of a finished run or of one that is not."""
-    return write_training_report(load_training(folder))
+    """Write ``training.png``, ``report.md`` and ``report.html`` of a run, finished or not, into its folder.
+
+    Raises:
+        UserError: The folder holds no run, or cannot be written.
+    """
+    return write_report(training_report(load_training(folder)), folder)

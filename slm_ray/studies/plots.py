@@ -19,7 +19,7 @@ _HEIGHT = 420
 def draw(plot: PlotData, folder: Path) -> Path:
     """Draw a plot as ``NAME.png``."""
     path = folder / f"{plot.name}.png"
-    write_bytes(path, draw_png([Picture((view_of(plot),))], plot.title))
+    write_bytes(path, draw_png(Picture((view_of(plot),)), plot.title))
     return path
 
 

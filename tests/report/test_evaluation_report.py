@@ -5,7 +5,6 @@ import pytest
 from slm_ray.config.errors import UserError
 from slm_ray.records.evaluation import EvaluationResult
 from slm_ray.report.command import main
-from slm_ray.report.content import Report
 from slm_ray.report.evaluation import (
     differences_table,
     efficiency_table,
@@ -20,7 +19,7 @@ from slm_ray.report.evaluation import (
     text_table,
 )
 from slm_ray.report.evaluation_charts import difference_pictures, efficiency_picture, tasks_picture, text_picture
-from slm_ray.report.evaluation_report import evaluation_chapter, evaluation_text, write_evaluation_report
+from slm_ray.report.evaluation_report import evaluation_report, evaluation_text, write_evaluation_report
 from slm_ray.report.evaluation_tasks import task_rows, tasks_table
 from slm_ray.report.render import markdown_of, page_of
 from slm_ray.runtime.commands import run_command
@@ -32,11 +31,11 @@ STUDENT, TEACHER = "winner-0.student", "smollm2-135m"
 
 
 def page(run):
-    return page_of(Report("t", "evaluation report", [evaluation_chapter(run)]))
+    return page_of(evaluation_report(run))
 
 
 def markdown(run):
-    return markdown_of(Report("t", "evaluation report", [evaluation_chapter(run)]))
+    return markdown_of(evaluation_report(run))
 
 
 def by(table, columns=1):

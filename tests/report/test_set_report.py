@@ -7,19 +7,17 @@ import sys
 import pytest
 
 from slm_ray.report.command import main
-from slm_ray.report.content import Report
-from slm_ray.report.costs import cost_table, proxies_costs
-from slm_ray.report.pipeline import load_pipeline, pipeline_chapter
+from slm_ray.report.costs import costs_of
+from slm_ray.report.kinds import kind_of, load_pipeline, load_run
 from slm_ray.report.proxies import correlations_table, load_proxies, proxies_picture
 from slm_ray.report.render import page_of
 from slm_ray.report.runset import (
     best_matching_table,
     held_out_note,
-    kind_of,
-    load_run,
     merge_training,
-    named,
+    pipeline_report,
     set_report,
+    single_runs,
 )
 from slm_ray.report.training import load_training
 from slm_ray.runtime.commands import run_command
@@ -36,7 +34,7 @@ def build(folders, out):
 
 
 def pipeline_page(run):
-    return page_of(Report("t", "pipeline report", [pipeline_chapter(run)]))
+    return page_of(pipeline_report(run))
 
 
 # Proxies.
@@ -63,7 +61,7 @@ def test_the_table_and_the_cost_of_proxies(tmp_path):
     rows = {row[0]: row for row in correlations_table(run).rows}
     assert rows["perplexity"][1:3] == ("less", "+0.90 (+0.60 to +1.00)")
     assert rows["short training"][-3:-1] == ("10T", "1 min 00 s")
-    assert [(cost.what, cost.flops) for cost in proxies_costs(run)] == [
+    assert [(cost.what, cost.flops) for cost in costs_of(run)] == [
         ("proxies of all candidates", 13e12 + 4e12), ("short training of all candidates", 13e13),
     ]  # fmt: skip
 
@@ -98,17 +96,19 @@ def test_one_page_has_training_evaluation_the_front_and_the_winners_shape(tmp_pa
 
 
 def test_the_teachers_level_is_drawn_on_the_same_tokens_only_and_by_any_name(tmp_path):
-    assert load_pipeline(pipeline_run(tmp_path / "a", held_out="d2")).training.level is None
+    assert load_pipeline(pipeline_run(tmp_path / "a", held_out="d2")).runs[0].records.level is None
     folder = pipeline_run(tmp_path / "b")
     result = json.loads(json.dumps(make_result()).replace('"smollm2-135m"', '"/models/teacher"'))
     evaluation_run(folder / "evaluate", result)
     state = json.loads((folder / "pipeline.json").read_text())
     (folder / "pipeline.json").write_text(json.dumps(state | {"teacher": "/models/teacher"}))
-    assert load_pipeline(folder).training.level == ("teacher /models/teacher", pytest.approx(2.7))
+    assert load_pipeline(folder).runs[0].records.level == ("teacher /models/teacher", pytest.approx(2.7))
 
 
 def test_every_cost_is_in_one_table_once(tmp_path):
-    shown = {row[0]: row[1:] for row in cost_table(load_pipeline(pipeline_run(tmp_path)).costs).rows}
+    report = pipeline_report(load_pipeline(pipeline_run(tmp_path)))
+    table = next(part for part in report.chapters[0].sections if part.title == "Cost and energy").blocks[0]
+    shown = {row[0]: row[1:] for row in table.rows}
     assert shown["search"] == ("3 min 22 s", "12T", "not known")
     assert shown["capture of logits"][1] == "5T" and shown["evaluation"][0] == "6 min 52 s"
     assert shown["training of winner-0.student"] == ("1 min 40 s", "50T", "2 kWh")
@@ -158,13 +158,13 @@ def whole(tmp_path_factory):
 def test_one_page_has_all_runs_and_what_they_share(whole):
     shown, out = whole
     tags = outline(shown)
-    assert tags.links == ["#all", *(f"#run{n}" for n in range(7))]
-    assert {attrs["id"] for _, attrs in tags.tags if "id" in attrs} >= {"all", *(f"run{n}" for n in range(7))}
-    assert "7 runs: 2 searches, 1 pretraining, 1 pipeline, 2 evaluations, 1 report on proxies" in shown
+    assert tags.links == ["#all", *(f"#run{n}" for n in range(9))]
+    assert {attrs["id"] for _, attrs in tags.tags if "id" in attrs} >= {"all", *(f"run{n}" for n in range(9))}
+    assert "7 runs: 2 searches, 1 pretraining, 2 evaluations, 1 report on proxies, 1 pipeline" in shown
     found = pictures(shown)
-    assert {"fronts", "all-training", "run0-front", "run0-front-shape", "run2-training", "run3-training", "run3-tasks",
-            "run4-efficiency", "run6-proxies"} <= set(found)  # fmt: skip
-    assert {row["series"] for row in found["fronts"][0]["datasets"]["rows"]} == {"a", "b", "p"}
+    assert {"fronts", "all-training", "run0-front", "run0-front-shape", "run2-training", "run3-training", "run4-tasks",
+            "run6-efficiency", "run8-proxies"} <= set(found)  # fmt: skip
+    assert {row["series"] for row in found["fronts"][0]["datasets"]["rows"]} == {"a", "b", "p/search"}
     assert len({row["series"] for row in found["all-training"][0]["datasets"]["rows"]}) == 6
     for title in ("Overview", "The fronts of all searches", "Training curves of all runs", "The evaluations",
                   "Cost and energy"):  # fmt: skip
@@ -172,7 +172,7 @@ def test_one_page_has_all_runs_and_what_they_share(whole):
     text = (out / "report.md").read_text()
     for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text):
         assert (out / picture).read_bytes().startswith(b"\x89PNG")
-    assert len(list(out.glob("*.png"))) == 7 and "(fronts.png)" in text
+    assert len(list(out.glob("*.png"))) == 9 and "(fronts.png)" in text
 
 
 def test_what_is_missing_in_a_run_is_noted_at_the_top_with_its_name(whole):
@@ -206,7 +206,7 @@ def test_names_of_runs_are_shown_and_never_run(tmp_path):
 
 def test_runs_are_called_by_what_tells_them_apart(tmp_path):
     folders = [finished_search(tmp_path / name, 3) for name in ("x/search", "y/search", "z")]
-    assert [run.name for run in named([load_run(folder) for folder in folders])] == ["x/search", "y/search", "z"]
+    assert [run.name for run in single_runs([load_run(folder) for folder in folders])] == ["x/search", "y/search", "z"]
 
 
 def test_the_best_of_all_runs_is_held_against_every_other(tmp_path):
@@ -244,7 +244,7 @@ def test_a_damaged_config_does_not_hide_what_a_run_was(tmp_path):
         folder = make(tmp_path / kind)
         (folder / "config.json").write_text("{")
         assert kind_of(folder) == kind
-        assert any("config.json" in note for note in load_run(folder).notes) or kind == "evaluate"
+        assert any("config.json" in note for note in load_run(folder).records.notes) or kind == "evaluate"
 
 
 def test_a_report_needs_no_torch(tmp_path):

@@ -1,7 +1,7 @@
 "use strict";
 // Draws every picture of the page with Vega when it comes into view, again when light and dark change.
 (function () {
-  const { pictures, palettes } = JSON.parse(document.getElementById("data").textContent);
+  const { pictures, palettes, config } = JSON.parse(document.getElementById("data").textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const linked = new Map(); // link => views that share the chosen model
 
@@ -58,6 +58,7 @@
     for (const [i, holder] of [...root.querySelectorAll(".chart")].entries()) {
       const { views: specs, rows } = pictures[root.dataset.figure], spec = coloured(specs[i], palette);
       for (const [name, key] of Object.entries(specs[i].datasets)) spec.datasets = { ...spec.datasets, [name]: rows[key] };
+      spec.config = coloured(config, palette);
       spec.config.font = getComputedStyle(document.body).fontFamily;
       if (narrow) spec.config.axis.labelLimit = 110;
       const done = await vegaEmbed(holder, spec, { actions: false, renderer: "svg", ast: true, tooltip: showTip });
