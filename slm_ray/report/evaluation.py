@@ -38,7 +38,7 @@ _EXPORTED = "model"  # the folder of every trained model
 _DIGITS = {"bleu": 2, "chrf": 2, "chrf++": 2}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class EvaluationRun(RunRecords):
     """An evaluation's result, or what there is of one that has not finished."""
 
@@ -87,9 +87,9 @@ def of_result(result: EvaluationResult, notes: Sequence[str] = (), folder: Path 
     """A result as the report takes it, with a note for each model that was not measured whole."""
     names = names_of(result.models)
     failed = [f"{names[m.name]} was not measured whole: {m.error}" for m in result.models if m.error]
+    noted = (*notes, *result.notes, *failed)
     return EvaluationRun(
-        folder=folder or Path(), notes=(*notes, *result.notes, *failed), options=result.config,
-        environment=result.environment, command=result.command, result=result, names=names,
+        folder or Path(), noted, result.config, result.environment, result.command, result, names
     )  # fmt: skip
 
 

@@ -105,7 +105,7 @@ def _run_of(result: EvaluationResult, model: ModelFigures) -> EvaluationRun:
               for name, label in labels.items()}  # fmt: skip
     differences = tuple(d for d in result.differences if model.name in (d.model, d.to))
     mine = result.model_copy(update={"models": (model, *beside), "differences": differences})
-    return EvaluationRun(folder=Path(), result=mine, names=labels | {model.name: THIS})
+    return EvaluationRun(Path(), (), {}, {}, None, mine, labels | {model.name: THIS})
 
 
 def _section(result: EvaluationResult, model: ModelFigures, day: str) -> str:

@@ -61,7 +61,7 @@ class Run:
         return KINDS[self.kind].report(self.records)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PipelineRun(RunRecords):
     """What a pipeline's folder says."""
 
@@ -140,6 +140,4 @@ def load_pipeline(folder: Path) -> PipelineRun:
         notes.append("This pipeline has not come to its pretraining yet: give its command again to continue")
     runs = tuple(Run(folder / name, name, stages[name]) for name in STAGES if name in stages)
     notes += [f"{run.kind}: {note}" for run in runs for note in run.records.notes]
-    return PipelineRun(
-        folder=folder, notes=tuple(notes), command=state.command or None, state=state, runs=runs, capture=tuple(capture)
-    )  # fmt: skip
+    return PipelineRun(folder, tuple(notes), {}, {}, state.command or None, state, runs, tuple(capture))

@@ -23,7 +23,7 @@ _LEAD = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ProxyRun(RunRecords):
     """What a report on proxies has in its folder."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,15 +18,15 @@ T = TypeVar("T")
 R = TypeVar("R", bound=Record)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RunRecords:
     """What every run's folder says."""
 
     folder: Path
-    notes: tuple[str, ...] = ()  # what is missing or damaged, one sentence each
-    options: Mapping[str, Any] = field(default_factory=dict)  # the resolved options
-    environment: Mapping[str, Any] = field(default_factory=dict)  # what it ran on
-    command: str | None = None  # as it was given
+    notes: tuple[str, ...]  # what is missing or damaged, one sentence each
+    options: Mapping[str, Any]  # the resolved options
+    environment: Mapping[str, Any]  # what it ran on
+    command: str | None  # as it was given
 
     def closing_sections(self, steps: Sequence[tuple[str, str]] = ()) -> list[Section]:
         """How to make the run again, what can be done next (titles and code), and what it ran on."""

@@ -44,7 +44,7 @@ _FITTED = "held-out, weights fitted (±\u00a0s.e.)"
 _PHASES = {"corpus": "text", "final": "final measurement"}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class SearchRun(RunRecords):
     """What a search's folder says, finished or not."""
 

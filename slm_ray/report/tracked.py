@@ -10,8 +10,8 @@ from typing import Any
 from slm_ray.config.units import perplexity_of_loss
 from slm_ray.records import metric_names as names
 from slm_ray.records.base import Part
-from slm_ray.records.evaluation import Difference, EvaluationResult, ModelFigures
-from slm_ray.records.measurement import EfficiencyFigures, Figure, Latency, TextFigures
+from slm_ray.records.evaluation import EvaluationResult, ModelFigures
+from slm_ray.records.measurement import EfficiencyFigures
 from slm_ray.records.run import RunRecord
 from slm_ray.report.evaluation import EVALUATION_PICTURE, EvaluationRun, load_evaluation
 from slm_ray.report.kinds import PIPELINE, kind_of
@@ -21,11 +21,7 @@ from slm_ray.report.training import TrainingRun, load_training
 from slm_ray.report.training_report import TRAINING_PICTURE
 from slm_ray.runtime.trackers import NoTracker, Tracker
 
-_TEXT_LEFT_OUT = {"units", "unit", "stride", "sequence_length"}
-_EFFICIENCY = (
-    "params", "weights_bytes", "flops_per_token", "kv_bytes_per_token", "peak_memory_bytes", "threads", "device",
-    "device_name", "precision",
-)  # fmt: skip
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -35,6 +31,11 @@ class Figures:
     name: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[Any, ...]]
+
+
+def _figures(name: str, rows: Sequence[Row]) -> Figures:
+    """A table of rows that have the same columns."""
+    return Figures(name, tuple(rows[0]) if rows else (), [tuple(row.values()) for row in rows])
 
 
 @dataclass(frozen=True)
@@ -79,28 +80,30 @@ def results_of(folder: Path) -> Iterator[Results]:
 
 def _search(run: SearchRun) -> Results:
     best, spent = run.best, run.result.spent if run.result else None
-    costs = cost_table(run)
-    front = [
-        (
-            m.trial, m.winner, m.params, m.cost.flops, m.cost.kv_bytes, m.calibration_perplexity, m.held_out_perplexity,
-            m.held_out_stderr, m.perplexity / reference if m.perplexity and (reference := run.reference(m)) else None,
-            m.architecture.num_layers, m.architecture.hidden_size,
-        )
-        for m in run.front
+    front = []
+    for m in run.front:
+        reference = run.reference(m)
+        front.append({
+            "trial": m.trial, "winner": m.winner, "params": m.params, "flops_per_token": m.cost.flops,
+            "kv_bytes_per_token": m.cost.kv_bytes, "calibration_perplexity": m.calibration_perplexity,
+            "held_out_perplexity": m.held_out_perplexity, "held_out_stderr": m.held_out_stderr,
+            "times_teacher": m.perplexity / reference if m.perplexity and reference else None,
+            "layers": m.architecture.num_layers, "hidden_size": m.architecture.hidden_size,
+        })  # fmt: skip
+    compared: list[Row] = [
+        {"model": m.name, "params": m.params, "held_out_perplexity": m.held_out_perplexity,
+         "held_out_stderr": m.held_out_stderr}
+        for m in (run.teacher, best, *run.baselines) if m is not None
     ]  # fmt: skip
-    columns = (
-        "trial", "winner", "params", "flops_per_token", "kv_bytes_per_token", "calibration_perplexity",
-        "held_out_perplexity", "held_out_stderr", "times_teacher", "layers", "hidden_size",
-    )  # fmt: skip
-    compared = [(m.name, m.params, m.held_out_perplexity, m.held_out_stderr)
-                for m in (run.teacher, best, *run.baselines) if m is not None]  # fmt: skip
-    progress = [(p.evaluations, p.seconds, p.value) for p in (run.result.hypervolume if run.result else ())]
+    progress = run.result.hypervolume if run.result else ()
+    costs = cost_table(run)
     tables = [
-        Figures(names.FRONT_TABLE, columns, tuple(front)),
-        Figures(names.BASELINE_TABLE, ("model", "params", "held_out_perplexity", "held_out_stderr"), tuple(compared)),
-        Figures(names.HYPERVOLUME_TABLE, ("evaluations", "seconds", "hypervolume"), tuple(progress)),
+        _figures(names.FRONT_TABLE, front), _figures(names.BASELINE_TABLE, compared),
+        _figures(names.HYPERVOLUME_TABLE, [
+            {"evaluations": p.evaluations, "seconds": p.seconds, "hypervolume": p.value} for p in progress
+        ]),
         Figures(names.COST_TABLE, costs.header, costs.rows),
-    ]
+    ]  # fmt: skip
     return Results(tables, {names.FRONT_PICTURE: run.folder / FRONT_PICTURE}, {
         names.RESULT_PARAMS: best.params if best else None, names.RESULT_PERPLEXITY: best.perplexity if best else None,
         names.RESULT_TOKENS: spent and spent.forward_tokens, names.RESULT_FLOPS: spent and spent.flops,
@@ -121,117 +124,100 @@ def _training(run: TrainingRun) -> Results:
 
 
 def _models(run: TrainingRun) -> Figures:
-    columns = (
-        "model", "start", "state", "params", "tokens", "first_loss", "last_loss", "last_stderr", "bits_per_byte",
-        "own_flops", "teacher_flops", "search_flops", "capture_flops", "seconds", "tokens_per_second", "memory_bytes",
-        "mfu", "joules",
-    )  # fmt: skip
     rows = []
     for model in run.models:
         first, last = model.first, model.last
-        rows.append((
-            model.name, model.start, model.state, model.params, last and last.tokens, first and first.loss,
-            last and last.loss, last and last.stderr, last and last.bits_per_byte, last and last.flops.own,
-            last and last.flops.teacher, model.search_flops, model.capture_flops, last and last.seconds,
-            model.tokens_per_second, model.memory_bytes, model.mfu, model.joules,
-        ))  # fmt: skip
-    return Figures(names.MODELS_TABLE, columns, tuple(rows))
+        rows.append({
+            "model": model.name, "start": model.start, "state": model.state, "params": model.params,
+            "tokens": last and last.tokens, "first_loss": first and first.loss, "last_loss": last and last.loss,
+            "last_stderr": last and last.stderr, "bits_per_byte": last and last.bits_per_byte,
+            "own_flops": last and last.flops.own, "teacher_flops": last and last.flops.teacher,
+            "search_flops": model.search_flops, "capture_flops": model.capture_flops, "seconds": last and last.seconds,
+            "tokens_per_second": model.tokens_per_second, "memory_bytes": model.memory_bytes, "mfu": model.mfu,
+            "joules": model.joules,
+        })  # fmt: skip
+    return _figures(names.MODELS_TABLE, rows)
 
 
 def _matching(run: TrainingRun) -> Figures:
-    columns = ("last_loss_of", "loss", "model", "tokens", "flops", "times_fewer_tokens", "times_fewer_flops")
     curves = run.curves if len(run.curves) > 1 else []
     rows = []
     for reference in curves:
         for curve in curves:
             found = match(curve, reference)
-            rows.append((reference.name, reference.final_loss, curve.name, found.tokens, found.flops,
-                         found.ratio_tokens, found.ratio_flops))  # fmt: skip
-    return Figures(names.MATCHING_TABLE, columns, tuple(rows))
+            rows.append({
+                "last_loss_of": reference.name, "loss": reference.final_loss, "model": curve.name,
+                "tokens": found.tokens, "flops": found.flops, "times_fewer_tokens": found.ratio_tokens,
+                "times_fewer_flops": found.ratio_flops,
+            })  # fmt: skip
+    return _figures(names.MATCHING_TABLE, rows)
 
 
 def _equal_flops(run: TrainingRun) -> Figures:
-    columns = ("model", "flops_at_most", "loss", "tokens")
-    if len(run.curves) < 2:
-        return Figures(names.EQUAL_FLOPS_TABLE, columns, ())
-    budget, found = equal_flops(run.curves)
-    rows = tuple((name, budget, point and point.loss, point and point.tokens) for name, point in found.items())
-    return Figures(names.EQUAL_FLOPS_TABLE, columns, rows)
+    budget, found = equal_flops(run.curves) if len(run.curves) > 1 else (0.0, {})
+    return _figures(names.EQUAL_FLOPS_TABLE, [
+        {"model": name, "flops_at_most": budget, "loss": point and point.loss, "tokens": point and point.tokens}
+        for name, point in found.items()
+    ])  # fmt: skip
 
 
 def _curves(run: TrainingRun) -> Figures:
-    rows = tuple(
-        (model.name, at.tokens, at.flops.own + at.flops.teacher, at.loss, at.stderr, at.bits_per_byte)
+    return _figures(names.CURVES_TABLE, [
+        {
+            "model": model.name, "tokens": at.tokens, "flops": at.flops.own + at.flops.teacher, "loss": at.loss,
+            "stderr": at.stderr, "bits_per_byte": at.bits_per_byte,
+        }
         for model in run.models
         for at in model.evaluations
-    )
-    return Figures(names.CURVES_TABLE, ("model", "tokens", "flops", "loss", "stderr", "bits_per_byte"), rows)
+    ])  # fmt: skip
 
 
-def _columns(fields: Sequence[str]) -> list[str]:
-    """Fields as columns, an interval as two."""
-    found: list[str] = []
-    for field in fields:
-        ends = [field.replace("_interval", end) for end in ("_low", "_high")]
-        found += ends if field.endswith("_interval") else [field]
-    return found
-
-
-def _cells(part: Part, fields: Sequence[str]) -> list[Any]:
-    found: list[Any] = []
-    for field in fields:
+def _cells(part: Part, *left_out: str) -> Row:
+    """A record's fields by name, an interval as its two ends; records inside it are left out."""
+    found: Row = {}
+    for field in type(part).model_fields:
         value = getattr(part, field)
-        found += (value or (None, None)) if field.endswith("_interval") else [value]
+        if field.endswith("interval"):
+            start = field.removesuffix("interval")
+            found[f"{start}low"], found[f"{start}high"] = value or (None, None)
+        elif field not in left_out and not isinstance(value, Part | tuple | dict):
+            found[field] = value
     return found
-
-
-def _ends(figure: Figure) -> tuple[float | None, float | None]:
-    return figure.interval or (None, None)
 
 
 def _evaluation(run: EvaluationRun, folder: Path) -> Results:
-    models = [(run.called(model.name), model.role, model) for model in run.models]
-    fields = [field for field in TextFigures.model_fields if field not in _TEXT_LEFT_OUT]
-    texts = [(name, role, *_cells(text, fields)) for name, role, model in models for text in model.text]
-    tasks = [
-        (name, role, task.task, task.shots, metric, metric == task.main, figure.value, figure.stderr, *_ends(figure),
-         figure.better, task.chance, task.documents, task.version)
-        for name, role, model in models for task in model.tasks for metric, figure in task.metrics.items()
-    ]  # fmt: skip
-    compared = [field for field in Difference.model_fields if field != "stderr"]
-    differences = [
-        tuple(run.called(value) if field in ("model", "to") else value
-              for field, value in zip(compared, _cells(d, compared), strict=True))
-        for d in run.result.differences
-    ]  # fmt: skip
-    written = [(name, role, model.generation) for name, role, model in models if model.generation]
-    generation = [
-        (name, role, metric, figure.value, *_ends(figure), figure.better, found.prompts)
-        for name, role, found in written for metric, figure in found.metrics.items()
-    ]  # fmt: skip
-    samples = [(name, one.prompt, one.text, one.reference) for name, _, found in written for one in found.samples]
-    measured = [(name, role, model.efficiency) for name, role, model in models if model.efficiency]
-    efficiency = [
-        (name, role, *_cells(found, _EFFICIENCY), found.energy.joules_per_token) for name, role, found in measured
-    ]
-    speed = [
-        (name, role, phase, at.tokens, at.batch, at.tokens_per_second,
-         *_cells(at.latency_ms, list(Latency.model_fields)))
-        for name, role, found in measured
-        for phase in ("prefill", "decode")
-        for at in getattr(found, phase)
-    ]  # fmt: skip
+    named: list[tuple[Row, ModelFigures]] = [({"model": run.called(m.name), "role": m.role}, m) for m in run.models]
+    written = [(name, model.generation) for name, model in named if model.generation]
+    measured = [(name, model.efficiency) for name, model in named if model.efficiency]
     tables = [
-        Figures(names.TEXT_TABLE, ("model", "role", *_columns(fields)), tuple(texts)),
-        Figures(names.TASKS_TABLE, ("model", "role", "task", "shots", "metric", "is_main", "value", "stderr", "low",
-                                    "high", "better", "chance", "documents", "version"), tuple(tasks)),
-        Figures(names.DIFFERENCES_TABLE, tuple(compared), tuple(differences)),
-        Figures(names.GENERATION_TABLE, ("model", "role", "metric", "value", "low", "high", "better", "prompts"),
-                tuple(generation)),
-        Figures(names.SAMPLES_TABLE, ("model", "prompt", "text", "reference"), tuple(samples)),
-        Figures(names.EFFICIENCY_TABLE, ("model", "role", *_EFFICIENCY, "joules_per_token"), tuple(efficiency)),
-        Figures(names.SPEED_TABLE, ("model", "role", "phase", "tokens", "batch", "tokens_per_second",
-                                    *(f"{name}_ms" for name in Latency.model_fields)), tuple(speed)),
+        _figures(names.TEXT_TABLE, [name | _cells(text, "units", "unit", "stride", "sequence_length")
+                                    for name, model in named for text in model.text]),
+        _figures(names.TASKS_TABLE, [
+            name | {"task": task.task, "shots": task.shots, "metric": metric, "is_main": metric == task.main}
+            | _cells(figure) | {"chance": task.chance, "documents": task.documents, "version": task.version}
+            for name, model in named for task in model.tasks for metric, figure in task.metrics.items()
+        ]),
+        _figures(names.DIFFERENCES_TABLE, [
+            _cells(found, "stderr") | {"model": run.called(found.model), "to": run.called(found.to)}
+            for found in run.result.differences
+        ]),
+        _figures(names.GENERATION_TABLE, [
+            name | {"metric": metric} | _cells(figure, "stderr") | {"prompts": found.prompts}
+            for name, found in written for metric, figure in found.metrics.items()
+        ]),
+        _figures(names.SAMPLES_TABLE, [
+            {"model": name["model"], "prompt": one.prompt, "text": one.text, "reference": one.reference}
+            for name, found in written for one in found.samples
+        ]),
+        _figures(names.EFFICIENCY_TABLE, [
+            name | _cells(found, "flops_sequence_length") | {"joules_per_token": found.energy.joules_per_token}
+            for name, found in measured
+        ]),
+        _figures(names.SPEED_TABLE, [
+            name | {"phase": phase, "tokens": at.tokens, "batch": at.batch, "tokens_per_second": at.tokens_per_second}
+            | {f"{key}_ms": value for key, value in _cells(at.latency_ms).items()}
+            for name, found in measured for phase in ("prefill", "decode") for at in getattr(found, phase)
+        ]),
     ]  # fmt: skip
     summary = _first_model(run.models[0], run.result) if run.models else {}
     return Results(tables, {names.EVALUATION_PICTURE: folder / EVALUATION_PICTURE}, summary)

@@ -106,7 +106,7 @@ class TrainedRun:
         return make_curve(self.name, found, self.search_flops, self.capture_flops)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TrainingRun(RunRecords):
     """What a pretraining run's folder says, finished or not."""
 
