@@ -15,7 +15,7 @@ from slm_ray.runtime.locks import held
 from tests.search.tiny_run import Tiny, make_tiny, tiny_in
 from tests.search.without_ray import run_without_ray
 
-Command = Callable[[list[str]], int]
+Command = Callable[[Iterable[Any]], int]
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
@@ -36,35 +36,27 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return replace(inputs, cache=tmp_path_factory.mktemp("tiny") / "cache")
 
 
-@pytest.fixture(scope="session")
-def search(tiny: Tiny) -> Command:
-    """The real command, in this process, with the cache of the tiny inputs; gives the exit status."""
-
-    def run(arguments: list[str]) -> int:
-        from slm_ray.search.command import main
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("SLM_RAY_CACHE", str(tiny.cache))
-            return run_command(main, arguments)
-
-    return run
-
-
 @pytest.fixture
-def command(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Callable[[Iterable[Any]], int]:
-    """The same without Ray: candidates are measured in this process, one after the other."""
+def command(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The real command in this process, without Ray: one candidate after the other; gives the exit status."""
+    return command_without_ray(tiny, monkeypatch)
+
+
+def command_without_ray(tiny: Tiny, patch: pytest.MonkeyPatch) -> Command:
+    """The same, for as long as ``patch`` holds."""
     from slm_ray.search.command import main
 
-    run_without_ray(monkeypatch)
-    monkeypatch.setenv("SLM_RAY_CACHE", str(tiny.cache))
+    run_without_ray(patch)
+    patch.setenv("SLM_RAY_CACHE", str(tiny.cache))
     return lambda arguments: run_command(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="session")
-def finished(tiny: Tiny, search: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of an uninterrupted search with two workers."""
+def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of an uninterrupted search."""
 
     def run(out: Path) -> None:
-        assert search(tiny.arguments(out)) == 0
+        with pytest.MonkeyPatch.context() as patch:
+            assert command_without_ray(tiny, patch)(tiny.arguments(out)) == 0
 
     return made_once(tmp_path_factory, "finished", run)

@@ -1,4 +1,4 @@
-"""The whole command on a tiny teacher: what it leaves behind, and that its seed decides everything."""
+"""What the whole command on a tiny teacher leaves behind."""
 
 import csv
 import json
@@ -7,9 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.search.tiny_run import LENGTH, TRIALS, lines_of, outcome_of, trials_of
-
-pytestmark = pytest.mark.slow
+from tests.search.tiny_run import LENGTH, TRIALS, trials_of
 
 
 def result_of(run):
@@ -88,14 +86,3 @@ def test_a_winner_has_the_perplexity_that_was_reported(finished, tiny, monkeypat
         with torch.no_grad():
             loss = model(ids, labels=ids).loss
         assert float(loss.exp()) == pytest.approx(fitted["after"][reported], rel=1e-4)
-
-
-def test_the_seed_decides_everything_whatever_the_number_of_workers(finished, tiny, search, tmp_path, capsys):
-    out = tmp_path / "alone"
-    assert search(tiny.arguments(out, "--workers", "1")) == 0
-    assert outcome_of(out) == outcome_of(finished)
-    printed = capsys.readouterr().out
-    assert "Winner 0" in printed and "teacher" in printed and "first-n" in printed and "Next:" in printed
-    assert str(out) in printed
-    lines = [json.loads(line)["trial"] for line in lines_of(out)]
-    assert lines == sorted(lines)
