@@ -13,8 +13,9 @@ from slm_ray.config.base import add_flags, flatten, load_config
 from slm_ray.config.errors import UserError
 from slm_ray.config.parser import Parser
 from slm_ray.config.units import format_bytes, format_count, format_seconds
+from slm_ray.data.config import TrainDataConfig
 from slm_ray.data.shards import TokenShards
-from slm_ray.distill.config import SAMPLED, LogitsConfig
+from slm_ray.distill.config import SAMPLED, LogitsConfig, different_length
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.cost import flops_per_token
 from slm_ray.records.data import ShardManifest
@@ -87,7 +88,7 @@ def _capture(config: LogitsConfig, out: Path) -> None:
 
     console, text = Console(), config.text
     check_place(out)
-    ready = TokenShards.open(Path(text.shards).expanduser().resolve()) if text.shards else None
+    ready = _open_shards(config)
     teacher = load_teacher(config.teacher)
     structure = teacher.architecture().structure
     length = ready.sequence_length if ready else text.sequence_length
@@ -108,12 +109,22 @@ def _capture(config: LogitsConfig, out: Path) -> None:
     manifest = store.manifest
     of = f" of the {shards.num_sequences:,} prepared" if store.num_sequences < shards.num_sequences else ""
     print(
-        f"{out}: {manifest.num_tokens:,} tokens, {store.num_sequences:,} sequences of {store.sequence_length}{of}, "
-        f"{store.kind}, {store.ids_per_token():.1f} ids and {store.bytes_per_token():.1f} bytes a token\n"
+        f"{out}: {manifest.num_tokens:,} tokens, {store.num_sequences:,} sequences of {length}{of}, "
+        f"{store.request.kind}, {store.ids_per_token():.1f} ids and {store.bytes_per_token():.1f} bytes a token\n"
         f"teacher {manifest.teacher.name}: {format_count(manifest.flops)} FLOPs in "
         f"{format_seconds(manifest.seconds)} of all workers together\n"
         f"tokens: {shards.folder}"
     )
+
+
+def _open_shards(config: LogitsConfig) -> TokenShards | None:
+    """The shards that were named; a sequence length that was given too must be theirs."""
+    if not config.text.shards:
+        return None
+    shards, length = TokenShards.open(Path(config.text.shards).expanduser().resolve()), config.text.sequence_length
+    if length not in (shards.sequence_length, TrainDataConfig().sequence_length):
+        raise UserError(different_length(shards, length))
+    return shards
 
 
 def _prepare(config: LogitsConfig, tokenizer: Path, console: Console, workers: int) -> TokenShards:
@@ -149,13 +160,16 @@ def _mirrored(out: Path, storage: str | None, console: Console) -> Iterator[None
 
 def _print_plan(config: LogitsConfig, out: Path) -> None:
     """What would be captured and what it costs; nothing is downloaded or converted."""
+    import torch
+
     from slm_ray.distill.capture import check_place, check_sizes
-    from slm_ray.models.precision import choose_precision
+    from slm_ray.models.precision import DTYPES, choose_precision
     from slm_ray.models.teacher_sizes import look_up_teacher
+    from slm_ray.runtime.hardware import matmul_flops_per_second
     from slm_ray.runtime.session import default_workers
 
     check_place(out)
-    shards = TokenShards.open(Path(config.text.shards).expanduser()) if config.text.shards else None
+    shards = _open_shards(config)
     teacher = look_up_teacher(config.teacher)
     architecture = teacher.architecture
     if architecture is None:
@@ -182,7 +196,9 @@ def _print_plan(config: LogitsConfig, out: Path) -> None:
     print(f"disk              about {format_bytes(per_position * tokens)}")
     print(f"FLOPs             {format_count(per_token * tokens)}")
     if config.device == "cpu":
-        rate = _multiplication_rate(architecture, precision, config.threads) * workers
+        torch.set_num_threads(config.threads)
+        width = min(2048, architecture.hidden_size)
+        rate = workers * matmul_flops_per_second(torch.device("cpu"), DTYPES[precision], width)
         seconds = _START_SECONDS + per_token * tokens * _SLOWDOWN[precision] / rate
         print(f"time              about {format_seconds(seconds)}, at the speed of this machine's processor when idle")
 
@@ -194,21 +210,6 @@ def bytes_per_token(config: LogitsConfig, architecture: Architecture) -> float:
         return kept.k * (id_bytes + 2) + 2
     count_bytes = 1 if kept.draws < 1 << 8 else 2
     return count_bytes + max(1.0, kept.draws * _IDS_PER_DRAW) * (id_bytes + count_bytes)
-
-
-def _multiplication_rate(architecture: Architecture, precision: str, threads: int) -> float:
-    """FLOPs per second of one worker at a matrix multiplication of about the teacher's width."""
-    import torch
-
-    from slm_ray.runtime.hardware import matmul_flops_per_second
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        return matmul_flops_per_second(torch.device("cpu"), dtype, min(2048, architecture.hidden_size))
-    finally:
-        torch.set_num_threads(before)
 
 
 if __name__ == "__main__":

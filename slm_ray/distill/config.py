@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self, get_args
+from typing import TYPE_CHECKING, Literal, Self, get_args
 
 from pydantic import model_validator
 
 from slm_ray.config.base import Config, Text, option
 from slm_ray.config.errors import UserError, unknown_name
 from slm_ray.config.units import parse_number
-from slm_ray.data.config import DataConfig, TrainDataConfig
+from slm_ray.data.config import TrainDataConfig
 from slm_ray.models.bundled import TEACHER_HELP
 from slm_ray.runtime.storage import STORAGE_HELP
+
+if TYPE_CHECKING:
+    from slm_ray.data.shards import TokenShards
 
 FULL, TOP_K, TOP_K_TAIL, SAMPLED = "full", "top-k", "top-k-tail", "sampled"
 SPARSE_KINDS = (TOP_K, TOP_K_TAIL, SAMPLED)
@@ -111,7 +114,7 @@ class LogitsConfig(Config):
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
         text = TrainDataConfig()
-        changed = [name for name in DataConfig.model_fields if getattr(self.text, name) != getattr(text, name)]
+        changed = [name for name in ("data", "text_field") if getattr(self.text, name) != getattr(text, name)]
         if self.text.shards and changed:
             raise ValueError(
                 f"--{changed[0].replace('_', '-')} and --shards are both given: prepared shards have their own text; "
@@ -138,3 +141,11 @@ class LogitsConfig(Config):
         """Sequences to capture, whole ones with at least the tokens wanted; None for all of a text."""
         wanted = None if self.num_tokens is None else -(-self.num_tokens // sequence_length)
         return min((count for count in (wanted, available) if count is not None), default=None)
+
+
+def different_length(shards: TokenShards, length: int) -> str:
+    """The sentence for shards of another sequence length than is given."""
+    return (
+        f"the shards in {shards.folder} have sequences of {shards.sequence_length} tokens, not {length}: give "
+        f"--sequence-length {shards.sequence_length}"
+    )

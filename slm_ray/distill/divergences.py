@@ -125,17 +125,13 @@ class Divergence:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise UserError(f"temperature must be a positive number, but it is {self.temperature}: 1 changes nothing")
 
-    def check(self, kind: str) -> None:
-        """Refuse a kind of signal, one of ``KINDS``, that this divergence cannot be used with."""
-        check_loss(self.name, kind)
-
     def check_signal(self, signal: TeacherSignal) -> None:
         """Refuse a signal of the wrong kind, or taken at another temperature.
 
         The head of top-k targets is renormalised, and so can be brought to any temperature afterwards; a tail bucket
         and drawn ids cannot.
         """
-        self.check(signal.kind)
+        check_loss(self.name, signal.kind)
         if not isinstance(signal, SparseSignal) or signal.kind == "top-k":
             return
         if signal.temperature != self.temperature:

@@ -83,39 +83,14 @@ class LogitStore:
         return cls(folder, manifest)
 
     @property
-    def kind(self) -> str:
-        """``top-k`` or ``sampled``."""
-        return self.request.kind
-
-    @property
-    def digest(self) -> str:
-        """Equal contents have equal digests."""
-        return self.manifest.digest
-
-    @property
-    def flops(self) -> int:
-        """What the capture cost."""
-        return self.manifest.flops
-
-    @property
-    def temperature(self) -> float:
-        """The softmax temperature its probabilities were taken at."""
-        return self.request.temperature
-
-    @property
     def num_sequences(self) -> int:
         """Sequences in it: all of its token shards, or those that ``drawn_sequences`` draws of them."""
         return self.request.num_sequences
 
     @property
-    def sequence_length(self) -> int:
-        """Tokens of a sequence; the last one predicts nothing and is not stored."""
-        return self.request.sequence_length
-
-    @property
     def num_positions(self) -> int:
-        """Predicted tokens in it."""
-        return self.num_sequences * (self.sequence_length - 1)
+        """Predicted tokens in it; the last one of a sequence predicts nothing and is not stored."""
+        return self.num_sequences * (self.request.sequence_length - 1)
 
     def bytes_per_token(self) -> float:
         """Bytes of its files for every predicted token."""
@@ -162,17 +137,17 @@ class LogitStore:
         num_rows = self.request.vocab_size
         if kind == SAMPLED:
             ids, log_probs = _padded(arrays, int(self.request.draws or 1))
-            return SparseSignal(kind, ids, log_probs, None, self.temperature, num_rows)
+            return SparseSignal(kind, ids, log_probs, None, self.request.temperature, num_rows)
         ids, log_probs = (torch.from_numpy(arrays[name]).flatten(0, 1) for name in ("ids", "log_probs"))
         tail = torch.from_numpy(arrays["tail"]).flatten().float() if kind == TOP_K_TAIL else None
-        return SparseSignal(kind, ids.long(), log_probs.float(), tail, self.temperature, num_rows)
+        return SparseSignal(kind, ids.long(), log_probs.float(), tail, self.request.temperature, num_rows)
 
     def _kind_of_signal(self, wanted: str | None) -> str:
-        there = (SAMPLED,) if self.kind == SAMPLED else (TOP_K_TAIL, TOP_K)
+        there = (SAMPLED,) if self.request.kind == SAMPLED else (TOP_K_TAIL, TOP_K)
         if wanted is not None and wanted not in there:
             raise UserError(
-                f"the logit store {self.folder} is {self.kind} and gives {' or '.join(there)}, not {wanted}: capture "
-                f"another one, or distill with {there[0]}"
+                f"the logit store {self.folder} is {self.request.kind} and gives {' or '.join(there)}, not {wanted}: "
+                f"capture another one, or distill with {there[0]}"
             )
         return wanted or there[0]
 

@@ -10,21 +10,16 @@ import math
 import os
 import time
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
 import torch.distributed as dist
 
 from slm_ray.config.errors import UserError
-from slm_ray.data.shards import TokenShards
 from slm_ray.evaluate.held_out import HeldOutLoss, held_out_loss
-from slm_ray.pretrain.checkpoints import CheckpointFolder
-from slm_ray.pretrain.engine import Engine, Place
-from slm_ray.pretrain.job import Event, Saving, TrainJob
-from slm_ray.pretrain.state import TrainerState, TrainingState, write_state
+from slm_ray.pretrain.job import Saving
+from slm_ray.pretrain.state import TrainingState, write_state
 from slm_ray.records.training import (
     BestEvaluation,
     MeasuredEnergy,
@@ -37,9 +32,11 @@ from slm_ray.records.training import (
 from slm_ray.runtime.energy import Energy, EnergyMeter
 from slm_ray.runtime.hardware import model_flops_utilization, peak_memory_bytes
 
+if TYPE_CHECKING:
+    from slm_ray.pretrain.trainer import Trainer
+
 _SPIKE_MEMORY = 0.9  # of the running mean loss that spikes are judged by
 _SPIKE_AFTER_STEPS = 20
-_CHILDREN_SECONDS = 10.0  # between looks for child processes, each of which reads the whole process table
 
 
 @dataclass(frozen=True)
@@ -55,42 +52,19 @@ class StepFigures:
     grad_norm: float  # Norm before clipping
 
 
-class Training(Protocol):
-    """What callbacks see of the :class:`slm_ray.pretrain.trainer.Trainer`."""
-
-    job: TrainJob
-    place: Place
-    state: TrainerState
-    folder: CheckpointFolder
-    static: Path
-    held_out: TokenShards
-    engine: Engine
-    micro_batch: int
-
-    @property
-    def is_saving_step(self) -> bool:
-        """Whether the step that is done is followed by a checkpoint."""
-
-    def update(self, **changes: Any) -> None:
-        """Change where the training stands."""
-
-    def say(self, event: Event) -> None:
-        """Report something, on rank 0."""
-
-
 class Callback:
     """Does nothing; subclasses override what they need. All workers call all of them, in the same order."""
 
-    def begin(self, trainer: Training) -> None:
+    def begin(self, trainer: Trainer) -> None:
         """The training begins, at ``trainer.state.step``."""
 
-    def before_update(self, trainer: Training, loss: float) -> None:
+    def before_update(self, trainer: Trainer, loss: float) -> None:
         """The loss of a step is known, and the weights are still as they were."""
 
-    def after_step(self, trainer: Training, figures: StepFigures) -> None:
+    def after_step(self, trainer: Trainer, figures: StepFigures) -> None:
         """A step is done; ``trainer.state.step`` is its number, counted from 1."""
 
-    def end(self, trainer: Training) -> None:
+    def end(self, trainer: Trainer) -> None:
         """The last step is done."""
 
 
@@ -100,7 +74,7 @@ def default_callbacks() -> list[Callback]:
     return [Guard(), Account(), evaluate, SaveCheckpoint(evaluate)]
 
 
-def stopped(trainer: Training, what: str, step: int) -> UserError:
+def stopped(trainer: Trainer, what: str, step: int) -> UserError:
     """Why a training ends early. Checkpoints are good: the loss of each was checked before it was saved."""
     good, rate = trainer.folder.latest(), trainer.job.config.optimizer.rate
     return UserError(
@@ -113,7 +87,7 @@ def stopped(trainer: Training, what: str, step: int) -> UserError:
 class Guard(Callback):
     """Stops a training whose loss or gradient is not finite, or whose loss jumped."""
 
-    def before_update(self, trainer: Training, loss: float) -> None:
+    def before_update(self, trainer: Trainer, loss: float) -> None:
         """Compare the loss with the mean of recent steps."""
         recent, step, limit = trainer.state.recent, trainer.state.step, trainer.job.config.checkpoint.spike
         if not math.isfinite(loss):
@@ -123,7 +97,7 @@ class Guard(Callback):
         before = loss if recent is None else recent
         trainer.update(recent=_SPIKE_MEMORY * before + (1 - _SPIKE_MEMORY) * loss)
 
-    def after_step(self, trainer: Training, figures: StepFigures) -> None:
+    def after_step(self, trainer: Trainer, figures: StepFigures) -> None:
         """Look at the gradient's norm."""
         if not math.isfinite(figures.grad_norm) and trainer.engine.settings.precision != "fp16":
             raise stopped(trainer, f"has a gradient of {figures.grad_norm}", trainer.state.step)
@@ -132,7 +106,7 @@ class Guard(Callback):
 class Account(Callback):
     """Counts tokens, FLOPs, time, memory and energy, and reports every step."""
 
-    def begin(self, trainer: Training) -> None:
+    def begin(self, trainer: Trainer) -> None:
         """Start the meters."""
         self._usage, self._first = UsageSampler(), trainer.state.step
         is_first = int(os.environ.get("LOCAL_RANK", "0")) == 0  # it measures its machine, all GPUs included
@@ -140,7 +114,7 @@ class Account(Callback):
         if self._energy is not None:
             self._energy.start()
 
-    def after_step(self, trainer: Training, figures: StepFigures) -> None:
+    def after_step(self, trainer: Trainer, figures: StepFigures) -> None:
         """Count and report a step."""
         state, job, tokens = trainer.state, trainer.job, trainer.job.step_tokens
         flops = SpentFlops(
@@ -158,7 +132,7 @@ class Account(Callback):
             tokens_per_second=round(tokens / seconds, 1), **self._usage.sample().to_json(),
         ))  # fmt: skip
 
-    def end(self, trainer: Training) -> None:
+    def end(self, trainer: Trainer) -> None:
         """Stop the meters and report what the training came to."""
         measured, state = self._measured(trainer), trainer.state
         trainer.say(TrainEnd(
@@ -167,8 +141,7 @@ class Account(Callback):
             energy=MeasuredEnergy(joules=measured.joules, source=measured.source, from_step=self._first),
         ))  # fmt: skip
 
-
-    def _measured(self, trainer: Training) -> Energy:
+    def _measured(self, trainer: Trainer) -> Energy:
         """The energy of all machines; those that have no counter are named."""
         here = self._energy.stop() if self._energy is not None else Energy(None, "measured by another worker")
         known = [float(self._energy is not None), float(here.joules is not None), here.joules or 0.0]
@@ -179,7 +152,7 @@ class Account(Callback):
         return Energy(joules, (here.source if here.joules is not None else "measured") + missing)
 
 
-def _utilization(trainer: Training) -> float | None:
+def _utilization(trainer: Trainer) -> float | None:
     """Model FLOPs utilisation over the whole run; None where the device's peak is not known."""
     if trainer.place.device.type != "cuda":
         return None
@@ -190,39 +163,19 @@ def _utilization(trainer: Training) -> float | None:
 
 
 class UsageSampler:
-    """Samples what this process and its children use."""
+    """Samples what this process uses."""
 
     def __init__(self) -> None:
         self._process = psutil.Process()
-        self._children: list[psutil.Process] = []
-        self._looked = -_CHILDREN_SECONDS
-        self._last = (time.monotonic(), self._cpu_seconds(time.monotonic()))
-
-    def _cpu_seconds(self, now: float) -> float:
-        """Of the process and all below it, those that have ended included, so that it never falls."""
-        if now - self._looked >= _CHILDREN_SECONDS:
-            self._children, self._looked = self._process.children(recursive=True), now
-        total = 0.0
-        for process in [self._process, *self._children]:
-            try:
-                times = process.cpu_times()
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-            total += times.user + times.system + times.children_user + times.children_system
-        return total
+        self._process.cpu_percent()  # the next one is since this one
 
     def sample(self) -> ResourceUsage:
         """Use since the last sample (the first: since the sampler was made)."""
-        now = time.monotonic()
-        last, self._last = self._last, (now, self._cpu_seconds(now))
-        seconds, cpu_seconds = self._last[0] - last[0], max(0.0, self._last[1] - last[1])
         cuda = torch.cuda.is_available()
         return ResourceUsage(
-            cpu_percent=round(100 * cpu_seconds / seconds, 1) if seconds > 0 else 0.0,
-            gpu_percent=_gpu_percent() if cuda else None,
-            memory_bytes=peak_memory_bytes(),
-            gpu_memory_bytes=torch.cuda.max_memory_allocated() if cuda else None,
-        )
+            cpu_percent=self._process.cpu_percent(), gpu_percent=_gpu_percent() if cuda else None,
+            memory_bytes=peak_memory_bytes(), gpu_memory_bytes=torch.cuda.max_memory_allocated() if cuda else None,
+        )  # fmt: skip
 
 
 def _gpu_percent() -> float | None:
@@ -241,17 +194,17 @@ class Evaluate(Callback):
 
     loss = math.nan
 
-    def begin(self, trainer: Training) -> None:
+    def begin(self, trainer: Trainer) -> None:
         """Measure the start."""
         if trainer.state.step == 0:
             self._measure(trainer)
 
-    def after_step(self, trainer: Training, figures: StepFigures) -> None:
+    def after_step(self, trainer: Trainer, figures: StepFigures) -> None:
         """Measure where it is time to."""
         if trainer.is_saving_step or trainer.state.step % trainer.job.config.eval_steps == 0:
             self._measure(trainer)
 
-    def _measure(self, trainer: Training) -> None:
+    def _measure(self, trainer: Trainer) -> None:
         place, engine = trainer.place, trainer.engine
         engine.module.eval()
         found: HeldOutLoss = held_out_loss(
@@ -280,7 +233,7 @@ class SaveCheckpoint(Callback):
     def __init__(self, evaluate: Evaluate) -> None:
         self._evaluate = evaluate
 
-    def after_step(self, trainer: Training, figures: StepFigures) -> None:
+    def after_step(self, trainer: Trainer, figures: StepFigures) -> None:
         """Save where it is time to."""
         if not trainer.is_saving_step:
             return
@@ -302,14 +255,10 @@ class SaveCheckpoint(Callback):
         if told[0] is not None:
             raise UserError(told[0], is_resumable=True)
 
-    def _save(self, trainer: Training, state: TrainingState, loss: float) -> None:
+    def _save(self, trainer: Trainer, state: TrainingState, loss: float) -> None:
         step, folder = trainer.state.step, trainer.folder
         trainer.say(Saving(step=step))
         info = {"tokens": trainer.state.tokens, "loss": loss, "architecture": trainer.job.architecture}
-        folder.save(step, partial(_write, trainer, state), info)
+        folder.save(step, lambda place: write_state(place, trainer.static, state, trainer.state), info)
         losses = {saved.step: saved.info["loss"] for saved in folder.all() if "loss" in saved.info}
         folder.prune(trainer.job.config.checkpoint.keep_last, min(losses, key=lambda at: losses[at]))
-
-
-def _write(trainer: Training, state: TrainingState, folder: Path) -> None:
-    write_state(folder, trainer.static, state, trainer.state)

@@ -6,20 +6,19 @@ folder without it is no checkpoint. On a remote storage it is uploaded last and 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from slm_ray.config.base import Config, Count, option
 from slm_ray.config.digest import sha256_file
 from slm_ray.config.errors import UserError
+from slm_ray.records.base import Part
 from slm_ray.records.files import explain_os_error, temporary_name, whole_folder, write_json
 from slm_ray.runtime.storage import Place
 
@@ -39,8 +38,7 @@ class CheckpointConfig(Config):
     )
 
 
-@dataclass(frozen=True)
-class CheckpointFile:
+class CheckpointFile(Part):
     """One file of a checkpoint: its name inside the folder, its size and its SHA-256."""
 
     name: str
@@ -48,8 +46,7 @@ class CheckpointFile:
     sha256: str
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(Part):
     """One whole checkpoint."""
 
     step: int  # The number of optimiser steps before it
@@ -79,10 +76,10 @@ class CheckpointFolder:
 
         def fill(folder: Path) -> None:
             write(folder)
-            saved.append(Checkpoint(step, info, _describe_files(folder)))
-            write_json(folder / MANIFEST, asdict(saved[0]))
+            saved.append(Checkpoint(step=step, info=info, files=_describe_files(folder)))
+            write_json(folder / MANIFEST, saved[0].to_json())
 
-        _publish(self._place, Checkpoint(step, {}, ()).name, fill)
+        _publish(self._place, Checkpoint(step=step, info={}, files=()).name, fill)
         return saved[0]
 
     def all(self) -> list[Checkpoint]:
@@ -184,7 +181,9 @@ def _remove_left_behind(place: Place) -> None:
 
 def _describe_files(folder: Path) -> tuple[CheckpointFile, ...]:
     return tuple(
-        CheckpointFile(path.relative_to(folder).as_posix(), path.stat().st_size, sha256_file(path))
+        CheckpointFile(
+            name=path.relative_to(folder).as_posix(), num_bytes=path.stat().st_size, sha256=sha256_file(path)
+        )
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     )
@@ -193,12 +192,10 @@ def _describe_files(folder: Path) -> tuple[CheckpointFile, ...]:
 def _parse(manifest: bytes, step: int) -> Checkpoint | None:
     """Read a manifest; None where it was cut short, is of another step, or names files outside of its folder."""
     try:
-        value = json.loads(manifest)
-        files = tuple(CheckpointFile(**entry) for entry in value["files"])
-        paths = [PurePosixPath(file.name) for file in files]
-        checkpoint = Checkpoint(value["step"], value["info"], files)
-    except (ValueError, TypeError, KeyError):
+        checkpoint = Checkpoint.model_validate_json(manifest)
+    except ValueError:
         return None
+    paths = [PurePosixPath(file.name) for file in checkpoint.files]
     outside = any(path.is_absolute() or ".." in path.parts for path in paths)
     return None if outside or checkpoint.step != step else checkpoint
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from slm_ray.config.errors import UserError
 from slm_ray.config.parser import Parser
 from slm_ray.pretrain.config import MAY_CHANGE, PretrainConfig
-from slm_ray.records.run import RunRecord
 from slm_ray.records.training import TABLE_FILE, TrainedModel, TrainResult
 from slm_ray.runtime.runfolder import RunFolder
 from slm_ray.runtime.stage import Stage
@@ -30,7 +29,7 @@ def execute(config: PretrainConfig, folder: RunFolder) -> None:
 
 def plan(config: PretrainConfig) -> str:
     """The text of ``--dry-run``."""
-    from slm_ray.pretrain.dry_run import plan_text
+    from slm_ray.pretrain.forecast import plan_text
 
     return plan_text(config)
 
@@ -53,21 +52,14 @@ def show(run: Path) -> None:
 def export(checkpoint: Path, out: Path) -> None:
     """Write a checkpoint (``…/checkpoints/step-00000100``) as a model folder."""
     from slm_ray.pretrain.lineage import run_options
-    from slm_ray.pretrain.results import export_checkpoint, export_model
+    from slm_ray.pretrain.results import export_model
 
-    name, storage = checkpoint.name, str(checkpoint.parent)
-    if not name.startswith("step-") or not name[5:].isdigit():
-        raise UserError(
-            f"--export {checkpoint} is not a checkpoint: give RUN/MODEL/checkpoints/step-00000100 or the like"
-        )
-    model = checkpoint.resolve().parents[1]
-    if (model / TrainedModel.FILE).is_file() and (model.parent / RunRecord.FILE).is_file():
-        config, command = run_options(model.parent)
-        exported = export_model(model, storage, out, config, command=command, step=int(name[5:]))
-    else:
-        exported = export_checkpoint(storage, out, step=int(name[5:]))
-        print("it has no card: the checkpoint does not lie in the folder of its run")
-    print(f"step {exported.step} of {storage} is in {out} ({exported.dtype})")
+    step, model = checkpoint.name.removeprefix("step-"), checkpoint.resolve().parents[1]
+    if not step.isdigit() or not (model / TrainedModel.FILE).is_file():
+        raise UserError(f"--export {checkpoint} is no checkpoint of a run: give RUN/MODEL/checkpoints/step-00000100")
+    config, command = run_options(model.parent)
+    exported = export_model(model, str(checkpoint.parent), out, config, command=command, step=int(step))
+    print(f"step {exported.step} of {checkpoint.parent} is in {out} ({exported.dtype})")
 
 
 @dataclass(frozen=True)

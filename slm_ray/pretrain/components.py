@@ -110,7 +110,8 @@ class BatchConfig(Config):
         None, "sequences per optimiser step, over all workers [default: 8; with --scratch by size and tokens]", ge=1
     )
     micro_batch: MicroBatch = option(
-        None, "sequences per forward pass of a worker, or auto [default: its whole share; on a CPU 2,048 tokens]"
+        None, "sequences per forward pass of a worker, or auto: as many as fit on the GPU [default: its whole share; "
+        "on a CPU 2,048 tokens]"
     )
     seed: Numbers = option((0,), "seed of weights and order; several with commas", metavar="SEEDS")
 

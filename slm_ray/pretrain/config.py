@@ -154,25 +154,15 @@ class PretrainConfig(Config):
 
     @model_validator(mode="after")
     def _check_workers(self) -> Self:
-        run, size = self.run, self.batch.batch_size
+        run, size, micro = self.run, self.batch.batch_size, self.batch.micro_batch
         for workers in reversed(run.numbers_of_workers) if size is not None else ():
+            by = f"--workers {workers}" if workers == run.workers else f"the {workers} that --min-workers allows"
             if size is not None and size % workers:
-                if workers == run.workers:
-                    raise ValueError(
-                        f"--batch-size {size} is not divisible by --workers {workers}: give "
-                        f"{-(-size // workers) * workers} or another number of workers"
-                    )
-                raise ValueError(
-                    f"with --min-workers {run.min_workers} there may be {workers} workers, by which --batch-size "
-                    f"{size} is not divisible: every number up to --workers {run.workers} must divide it"
-                )
-            micro = self.batch.micro_batch
+                fix = f"{-(-size // workers) * workers} or another number of workers"
+                raise ValueError(f"--batch-size {size} is not divisible by {by}: give {fix}")
             if size is not None and isinstance(micro, int) and size // workers % micro:
-                by = f"--workers {workers}" if workers == run.workers else f"{workers} workers"
-                raise ValueError(
-                    f"--micro-batch {micro} must divide a worker's {size // workers} sequences (--batch-size {size} / "
-                    f"{by})"
-                )
+                share = f"a worker's {size // workers} sequences (--batch-size {size} / {by})"
+                raise ValueError(f"--micro-batch {micro} must divide {share}")
         return self
 
     @model_validator(mode="after")

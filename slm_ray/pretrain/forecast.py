@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slm_ray.config.errors import UserError
+from slm_ray.config.units import format_bytes, format_count, format_seconds
+from slm_ray.data.load import load_corpus
 from slm_ray.models.families import config_architecture
 from slm_ray.models.loading import read_config
 from slm_ray.models.starts import first_layers_like
@@ -19,14 +21,21 @@ from slm_ray.records.architecture import Architecture
 from slm_ray.records.cost import flops_per_token, num_params
 from slm_ray.records.lineage import pruned_from
 from slm_ray.records.subnet import SubnetSpec, full_subnet
-from slm_ray.runtime.environment import usable_cpus
+from slm_ray.runtime.environment import describe_environment, usable_cpus
 from slm_ray.runtime.forecast import Forecast, Work
 
 CHECKPOINT_BYTES = 12  # per parameter: weights and two moments, fp32
 PROCESS_BYTES = 800 * 1024**2  # a worker's Python, torch and libraries; a GPU's context is of that size too
-_CPU_TOKENS = 2048  # per forward pass of a worker on a CPU where no micro-batch is given
+CPU_TOKENS = 2048  # per forward pass of a worker on a CPU where no micro-batch is given; more do not run faster
 _BLOCK_BYTES = 256 * 1024**2  # student's and teacher's logits of a block of tokens, and their gradients
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
+# Effective rate of a training step of a 67M-parameter model on one core with bf16 matrix instructions, measured in
+# benchmarks/README.md; other machines differ, and the first steps of a run give a better estimate.
+_FLOPS_PER_CORE_SECOND = 1.5e11
+_MEMORY_FIX = (
+    "give --activation-checkpointing, --micro-batch 1 or --concurrent 1, a logit store instead of the teacher, or "
+    "--zero 3 with the state shared out over the --workers of several machines (--address)"
+)
 
 SizesOf = Callable[[str], Architecture | None]
 """Takes a model's name and returns its sizes; None where only a download would tell."""
@@ -242,7 +251,7 @@ def _micro_tokens(config: PretrainConfig, *, on_gpu: bool) -> int:
     given = config.batch.micro_batch
     if isinstance(given, int):
         return given * length
-    return length * (share if on_gpu else max(1, min(share, _CPU_TOKENS // length)))
+    return length * (share if on_gpu else max(1, min(share, CPU_TOKENS // length)))
 
 
 def own_type(source: str) -> str:
@@ -254,14 +263,69 @@ def own_type(source: str) -> str:
     return {"bfloat16": "bf16", "float16": "fp16"}.get(dtype, "fp32")
 
 
-def check_rows(student: str, student_rows: int, teacher: str, teacher_rows: int, num_ids: int) -> None:
-    """Make sure that student and teacher both have embedding rows for every token id.
-
-    Their numbers of rows may differ beyond that, as between sizes of Qwen2.5: the losses compare rows that both have.
-    """
-    rows = min(student_rows, teacher_rows)
-    if student_rows != teacher_rows and rows < num_ids:
-        raise UserError(
-            f"{student if student_rows < teacher_rows else teacher} has {rows:,} embedding rows for {num_ids:,} token "
-            "ids: distillation compares the rows that both models have; resize its embeddings, or give --distill none"
+def plan_text(config: PretrainConfig) -> str:
+    """The text of ``--dry-run``: models, FLOPs, memory beside the machine's, disk and time."""
+    models = planned_models(config)
+    if config.data.shards is None:
+        load_corpus(config.data.data, config.data.text_field)
+    on_gpu = config.run.device != "cpu" and _gpu_bytes() is not None
+    found = forecast(config, on_gpu=on_gpu, models=models)
+    by_name = {part.name: part for part in found.work}
+    steps = "" if config.model.scratch else (
+        f": {config.total_steps:,} steps of {config.batch_size} x {config.data.sequence_length}"
+    )  # fmt: skip
+    engine, run = config.engine, config.run
+    store = f" from {config.distill.store}" if config.distill.from_store else ""
+    count = "1 model" if len(models) == 1 else f"{len(models)} models"
+    lines = [
+        f"{count}, {format_count(config.num_tokens)} tokens each{steps}",
+        f"{'model':36} {'params':>8} {'own FLOPs':>10} {'teacher':>10} {'exported':>14}",
+    ]
+    for model in models:
+        teacher = by_name.get(f"{model.name}, teacher")
+        lines.append(
+            f"{model.name:36} {format_count(model.params):>8} {format_count(model.own_flops):>10} "
+            f"{format_count(teacher.flops if teacher else 0):>10} {_exported(config, model):>14}"
         )
+    lines += [model.note for model in models if model.note]
+    if config.growth.grow_from is not None:
+        lines.append("one after the other, until one reaches the reference")
+    seconds = found.flops / (_FLOPS_PER_CORE_SECOND * usable_cpus())
+    workers = "1 worker" if run.workers == 1 else f"{run.workers} workers"
+    lines += [
+        f"engine {engine.engine}, ZeRO {engine.zero}, {workers}, precision {engine.precision}, "
+        f"distill {config.kind}{store}",
+        *_memory_lines(config, found, on_gpu=on_gpu),
+        f"disk for checkpoints (fp32, with the optimiser) and models: {format_bytes(found.disk_bytes)}",
+        f"FLOPs in all: {format_count(found.flops)}; on this machine's {usable_cpus()} CPUs about "
+        f"{format_seconds(seconds)} with bf16 matrix instructions, many times that without",
+        *(f"note: {note}" for note in found.notes),
+    ]
+    return "\n".join(lines)
+
+
+def _exported(config: PretrainConfig, model: PlannedModel) -> str:
+    """Size and type of the exported weights."""
+    given: str = config.checkpoint.dtype
+    if given == "auto":
+        given = own_type(model.source) if model.source else "fp32"
+    return f"{format_bytes(BYTES[given] * model.params)} {given}"
+
+
+def _gpu_bytes() -> int | None:
+    """Memory of this machine's GPU; None without one."""
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+
+
+def _memory_lines(config: PretrainConfig, found: Forecast, *, on_gpu: bool) -> list[str]:
+    """The memory that training needs beside what there is, and what may make it fit."""
+    there = _gpu_bytes() if on_gpu else describe_environment().memory_bytes
+    place = "a GPU of this machine has" if on_gpu else "this machine has"
+    if config.run.address or not there:
+        return [f"memory: about {format_bytes(found.memory_bytes)} on each machine, activations included"]
+    lines = [f"memory: about {format_bytes(found.memory_bytes)}, activations included; {place} {format_bytes(there)}"]
+    if found.memory_bytes > there:
+        lines.append(f"note: it does not fit: {_MEMORY_FIX}")
+    return lines

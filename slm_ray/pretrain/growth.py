@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from slm_ray.models.precision import DTYPES, choose_precision
 from slm_ray.models.teachers import Teacher, load_teacher
 from slm_ray.pretrain.batches import default_micro_batch
 from slm_ray.pretrain.checkpoints import CheckpointFolder
+from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.engine import Place, autocast
 from slm_ray.pretrain.forecast import first_layers, own_type, stage_depths
 from slm_ray.pretrain.inputs import PretrainInputs, load_models
@@ -76,20 +77,15 @@ class GrowingRun(PretrainRun):
         return target
 
     def _measure(self, inputs: PretrainInputs, source: Teacher) -> float:
-        run = self.config.run
-        measurement = Measurement(
-            str(source.folder), source.name, str(inputs.held_out.folder), self.config.data.documents == "separate",
-            self.config.engine.precision,
-        )  # fmt: skip
-        workers, share, device = 0, Share(), torch.device("cpu")
+        """The source's held-out loss, on a worker of Ray if it launches the training, which may have the only GPU."""
+        run, reads = self.config.run, (source.folder, inputs.held_out.folder)
         if run.launcher == "local":
-            device = choose_device(run.device)
-        else:
-            resources = resources_of(self.config, 1)
-            workers, share = 1, Share(resources.threads, int(resources.use_gpu))
-            device = torch.device("cuda" if resources.use_gpu else "cpu")
-        reads = (source.folder, inputs.held_out.folder)
-        fan_out: FanOut[torch.device, float] = FanOut(measurement.function, workers, share, reads=reads)
+            return measure(*reads, self.config, source.name, choose_device(run.device))
+        resources = resources_of(self.config, 1)
+        device = torch.device("cuda" if resources.use_gpu else "cpu")
+        make = partial(partial, measure, *reads, self.config, source.name)
+        share = Share(resources.threads, int(resources.use_gpu))
+        fan_out: FanOut[torch.device, float] = FanOut(make, 1, share, reads=reads)
         with fan_out:
             return fan_out.map([device])[0]
 
@@ -169,39 +165,26 @@ def grow(source: Teacher, layers: int, storage: str, name: str) -> tuple[Any, di
     return model, state.optimizer
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """How a whole model is measured: exactly as the stages that are compared with it."""
+def measure(folder: Path, tokens: Path, config: PretrainConfig, name: str, device: torch.device) -> float:
+    """A model's held-out loss in nats per token, measured exactly as that of the stages that are compared with it."""
+    model = load_student(local_copy(folder), name)
+    check_logits(model, name)
+    precision, place = choose_precision(config.engine.precision, device.type), Place(0, 1, device)
+    module = StudentLoss(model.to(device), None, DTYPES[precision]).eval()
+    held_out = TokenShards.open(local_copy(tokens))
 
-    folder: str  # The model's folder
-    name: str  # What to call it in an error
-    held_out: str  # Folder of the held-out tokens
-    separate: bool  # Attention stays inside documents
-    precision: str  # The compute type, or ``auto``
+    @torch.no_grad()
+    def losses(ids: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
+        with autocast(precision, device):
+            found: torch.Tensor = module(ids, positions)[0]
+        return found
 
-    def function(self) -> Callable[..., float]:
-        """:meth:`run`, as a worker makes it ready."""
-        return self.run
-
-    def run(self, device: torch.device) -> float:
-        """The held-out loss in nats per token, on a device."""
-        model = load_student(local_copy(Path(self.folder)), self.name)
-        check_logits(model, self.name)
-        precision, place = choose_precision(self.precision, device.type), Place(0, 1, device)
-        module = StudentLoss(model.to(device), None, DTYPES[precision]).eval()
-        held_out = TokenShards.open(local_copy(Path(self.held_out)))
-
-        @torch.no_grad()
-        def losses(ids: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
-            with autocast(precision, device):
-                found: torch.Tensor = module(ids, positions)[0]
-            return found
-
-        batch = default_micro_batch(min(8, held_out.num_sequences), held_out.sequence_length, place)
-        loss = held_out_loss(losses, held_out, separate=self.separate, batch=batch, device=device).loss
-        if not math.isfinite(loss):
-            raise UserError(f"the held-out loss of {self.name} itself is {loss}: give --reference-loss")
-        return loss
+    batch = default_micro_batch(min(8, held_out.num_sequences), held_out.sequence_length, place)
+    separate = config.data.documents == "separate"
+    loss = held_out_loss(losses, held_out, separate=separate, batch=batch, device=device).loss
+    if not math.isfinite(loss):
+        raise UserError(f"the held-out loss of {name} itself is {loss}: give --reference-loss")
+    return loss
 
 
 def final_loss(result: ModelOutcome) -> float:

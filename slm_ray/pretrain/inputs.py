@@ -17,11 +17,11 @@ from slm_ray.data.sample import prepare_tokens
 from slm_ray.data.shards import TokenShards
 from slm_ray.data.split import HELD_OUT, TRAIN
 from slm_ray.data.tokenizers import load_tokenizer, tokenizer_digest
+from slm_ray.distill.config import different_length
 from slm_ray.models.families import context_length
 from slm_ray.models.loading import read_config
 from slm_ray.models.teachers import Teacher, load_teacher, loadable
 from slm_ray.pretrain.config import PretrainConfig
-from slm_ray.pretrain.forecast import check_rows
 from slm_ray.pretrain.scratch import (
     ScratchModel,
     known_vocabulary,
@@ -185,6 +185,19 @@ def check_vocabulary(config: PretrainConfig, name: str, tokenizer: Any, rows: in
     check_rows(name, rows, teacher.name, teacher.architecture().structure.vocab_size, len(tokenizer))
 
 
+def check_rows(student: str, student_rows: int, teacher: str, teacher_rows: int, num_ids: int) -> None:
+    """Make sure that student and teacher both have embedding rows for every token id.
+
+    Their numbers of rows may differ beyond that, as between sizes of Qwen2.5: the losses compare rows that both have.
+    """
+    rows = min(student_rows, teacher_rows)
+    if student_rows != teacher_rows and rows < num_ids:
+        raise UserError(
+            f"{student if student_rows < teacher_rows else teacher} has {rows:,} embedding rows for {num_ids:,} token "
+            "ids: distillation compares the rows that both models have; resize its embeddings, or give --distill none"
+        )
+
+
 def search_flops(source: str) -> float | None:
     """What a winner's search cost, from its lineage or its run; 0 where the folder is of no search."""
     found = find_lineage(source)
@@ -218,7 +231,8 @@ def prepare_inputs(
     if store is None:
         return PretrainInputs(teacher, students, shards, held_out)
     captured = store.num_sequences if store.num_sequences < shards.num_sequences else None
-    return PretrainInputs(teacher, students, shards, held_out, store.digest, float(store.flops), captured)
+    kept = store.manifest
+    return PretrainInputs(teacher, students, shards, held_out, kept.digest, float(kept.flops), captured)
 
 
 def training_shards(
@@ -262,10 +276,7 @@ def _check_shards(config: PretrainConfig, shards: TokenShards, tokenizer: Any) -
             f"student's ({ours[:12]}): prepare them anew without --shards"
         )
     if shards.sequence_length != config.data.sequence_length:
-        raise UserError(
-            f"the shards in {shards.folder} have sequences of {shards.sequence_length} tokens, not "
-            f"{config.data.sequence_length}: give --sequence-length {shards.sequence_length}"
-        )
+        raise UserError(different_length(shards, config.data.sequence_length))
 
 
 def store_folder(config: PretrainConfig) -> Path:

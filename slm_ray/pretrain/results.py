@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,9 +33,6 @@ from slm_ray.report.matching import Curve, make_curve, table
 from slm_ray.report.training_report import build_training_report
 from slm_ray.runtime.progress import Console
 
-Describe = Callable[[Path, int], dict[str, str]]
-"""Takes an exported model's files and its step, and returns name to text of more files."""
-
 
 @dataclass(frozen=True)
 class Exported:
@@ -44,26 +41,6 @@ class Exported:
     step: int
     dtype: str
     bytes: int
-
-
-def export_checkpoint(
-    storage: str, folder: Path, *, dtype: str = "fp32", step: int | None = None, describe: Describe | None = None
-) -> Exported:
-    """Write a checkpoint's weights as a plain Hugging Face folder.
-
-    ``step``: Which one; the newest by default.
-    """
-    checkpoints = CheckpointFolder(storage)
-    found = checkpoints.all()
-    chosen = [checkpoint for checkpoint in found if step is None or checkpoint.step == step]
-    if not chosen:
-        steps = ", ".join(str(checkpoint.step) for checkpoint in found) or "none"
-        raise UserError(f"{storage} has no checkpoint of step {step}: there are {steps}")
-    with checkpoints.open(chosen[-1]) as source, whole_folder(folder) as temporary:
-        num_bytes = write_weights(source, temporary, dtype)
-        for name, text in (describe(temporary, chosen[-1].step) if describe else {}).items():
-            write_text(temporary / name, text)
-    return Exported(chosen[-1].step, dtype, num_bytes)
 
 
 def export_dtype(config: PretrainConfig, model: TrainedModel) -> str:
@@ -76,16 +53,22 @@ def export_model(
     model: Path, storage: str, folder: Path, config: PretrainConfig, *, command: str | None = None,
     step: int | None = None,
 ) -> Exported:  # fmt: skip
-    """Export a checkpoint of a model of a run, with its lineage and its card.
+    """Export a checkpoint of a model of a run as a plain Hugging Face folder, with its lineage and its card.
 
     ``step``: Which checkpoint; the newest by default.
     """
-
-    def describe(files: Path, step: int) -> dict[str, str]:
-        return description_files(files, trained_lineage(model, step, config, command))
-
-    dtype = export_dtype(config, read_record(model, TrainedModel))
-    return export_checkpoint(storage, folder, dtype=dtype, step=step, describe=describe)
+    checkpoints, dtype = CheckpointFolder(storage), export_dtype(config, read_record(model, TrainedModel))
+    found = checkpoints.all()
+    chosen = [checkpoint for checkpoint in found if step is None or checkpoint.step == step]
+    if not chosen:
+        steps = ", ".join(str(checkpoint.step) for checkpoint in found) or "none"
+        raise UserError(f"{storage} has no checkpoint of step {step}: there are {steps}")
+    with checkpoints.open(chosen[-1]) as source, whole_folder(folder) as temporary:
+        num_bytes = write_weights(source, temporary, dtype)
+        lineage = trained_lineage(model, chosen[-1].step, config, command)
+        for name, text in description_files(temporary, lineage).items():
+            write_text(temporary / name, text)
+    return Exported(chosen[-1].step, dtype, num_bytes)
 
 
 def finish_model(folder: Path, job: TrainJob, command: str) -> ModelOutcome:

@@ -15,6 +15,7 @@ from typing import Any
 from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError
 from slm_ray.config.units import format_count
+from slm_ray.models.families import config_architecture
 from slm_ray.models.scratch import build_scratch
 from slm_ray.models.starts import build_start
 from slm_ray.models.teachers import Teacher
@@ -180,11 +181,13 @@ def start_model(
     None where that is not known.
     """
     check_positions(model.config, name, sequence_length)
-    facts = write_first_checkpoint(model, tokenizer, sequence_length, storage, optimizer)
+    write_first_checkpoint(model, tokenizer, storage, optimizer)
+    sizes = config_architecture(model.config)
+    params = sum(parameter.numel() for parameter in model.parameters())
     described = TrainedModel(
-        start=start, source=source, params=facts.params, dtype=dtype, flops_per_token=facts.flops_per_token,
-        flops_exact=facts.flops_exact, architecture=facts.architecture, search_flops=search_flops, scratch=scratch,
-        grown_from=grown_from, origin=origin,
+        start=start, source=source, params=params, dtype=dtype, flops_exact=sizes is not None, architecture=sizes,
+        flops_per_token=float(flops_per_token(sizes, sequence_length)) if sizes else 2.0 * params,
+        search_flops=search_flops, scratch=scratch, grown_from=grown_from, origin=origin,
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     write_record(folder, described)

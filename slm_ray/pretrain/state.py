@@ -18,13 +18,11 @@ from safetensors.torch import load_file, save_file
 
 from slm_ray.config.errors import UserError
 from slm_ray.models.extraction import save_student
-from slm_ray.models.families import config_architecture
 from slm_ray.models.precision import DTYPES
 from slm_ray.pretrain.checkpoints import MANIFEST, CheckpointFolder
 from slm_ray.records.base import Record, read_record, write_record
-from slm_ray.records.cost import flops_per_token, num_params
 from slm_ray.records.files import read_json, write_json
-from slm_ray.records.training import BestEvaluation, Sizes, SpentFlops
+from slm_ray.records.training import BestEvaluation, SpentFlops
 
 Tensors = dict[str, torch.Tensor]
 WEIGHTS_FILE = "model.safetensors"
@@ -123,36 +121,12 @@ def write_weights(source: Path, folder: Path, dtype: str) -> int:
     return sum(value.numel() * value.element_size() for value in weights.values())
 
 
-@dataclass(frozen=True)
-class StartFacts:
-    """A start's size."""
-
-    params: int  # Parameters, tied ones once
-    flops_per_token: float  # FLOPs of a token's forward pass
-    flops_exact: bool  # Whether they come from its sizes
-    architecture: Sizes | None  # Its sizes; None where its family is not declared
-
-
 def write_first_checkpoint(
-    model: Any, tokenizer: Any, sequence_length: int, storage: str, optimizer: dict[str, Tensors] | None = None
-) -> StartFacts:
-    """Save a start as the checkpoint of step 0, from which every worker loads it.
-
-    ``sequence_length``: The context at which FLOPs are counted.
-    """
+    model: Any, tokenizer: Any, storage: str, optimizer: dict[str, Tensors] | None = None
+) -> None:
+    """Save a start as the checkpoint of step 0, from which every worker loads it."""
     weights = {key: parameter.detach() for key, parameter in model.named_parameters()}
     state = TrainingState(weights, optimizer or {})
     with tempfile.TemporaryDirectory(prefix="slm_ray-start-") as scratch:
         save_student(model, Path(scratch), tokenizer)
         CheckpointFolder(storage).save(0, lambda folder: write_state(folder, Path(scratch), state, TrainerState()), {})
-    return start_facts(model, sequence_length)
-
-
-def start_facts(model: Any, sequence_length: int) -> StartFacts:
-    """A model's size, and the FLOPs of a token's forward pass: twice its parameters where its sizes are unknown."""
-    architecture = config_architecture(model.config)
-    if architecture is None:
-        params = sum(parameter.numel() for parameter in model.parameters())
-        return StartFacts(params, 2.0 * params, False, None)
-    flops = float(flops_per_token(architecture, sequence_length))
-    return StartFacts(num_params(architecture), flops, True, architecture)

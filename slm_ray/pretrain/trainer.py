@@ -165,10 +165,10 @@ class Trainer:
 
     def _choose_micro_batch(self, module: StudentLoss, sequence_length: int) -> int:
         share, wanted = self.job.config.batch_size // self.place.world, self.job.config.batch.micro_batch
-        if wanted == AUTO:
+        if wanted == AUTO and self.place.device.type == "cuda":
             reserve = STATE_BYTES * sum(parameter.numel() for parameter in module.parameters())
             return find_micro_batch(partial(self._try_batch, module), share, self.place, reserve=reserve)
-        return int(wanted) if wanted else default_micro_batch(share, sequence_length, self.place)
+        return wanted if isinstance(wanted, int) else default_micro_batch(share, sequence_length, self.place)
 
     def _try_batch(self, module: StudentLoss, size: int) -> None:
         """A forward and backward pass that leaves nothing behind."""

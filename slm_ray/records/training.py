@@ -40,7 +40,7 @@ class SpentFlops(Part):
 
 
 class ResourceUsage(Part):
-    """What a training process and its children use."""
+    """What a training process uses."""
 
     cpu_percent: float  # Mean since the sample before; 100 is one core
     # Share of the last moments in which the GPU ran anything; None without a GPU that can say

@@ -6,6 +6,7 @@ import torch
 
 from slm_ray.config.errors import UserError
 from slm_ray.distill import losses
+from slm_ray.distill.config import check_loss
 from slm_ray.distill.divergences import Divergence
 from slm_ray.distill.losses import causal_lm_loss
 from slm_ray.distill.signal import DenseSignal, SparseSignal
@@ -187,7 +188,7 @@ def test_shapes_and_missing_signals_are_errors():
 )
 def test_divergences_that_do_not_go_with_a_signal(name, kind, words):
     with pytest.raises(UserError, match=words):
-        Divergence(name=name).check(kind)
+        check_loss(name, kind)
 
 
 def test_bad_names_and_temperatures():

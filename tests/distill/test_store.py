@@ -182,7 +182,7 @@ def test_part_of_the_shards_is_drawn_and_read_by_their_own_numbers(
     for whole, options in (
         (top, {"kind": "top-k", "k": 8, "temperature": 1.5}), (sampled, {"kind": "sampled", "draws": 300, "seed": 5}),
     ):  # fmt: skip
-        place = tmp_path / whole.kind
+        place = tmp_path / whole.request.kind
         some = make_store(place, teacher, shards, 3, documents="joined", num_sequences=4, **options)
         assert (some.num_sequences, some.manifest.num_tokens) == (4, 4 * LENGTH)
         found, wanted = some.signal(drawn[[2, 0]]), whole.signal(drawn[[2, 0]])

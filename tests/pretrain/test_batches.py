@@ -118,23 +118,6 @@ def test_every_family_passes_the_checks(name):
 
 
 GPU = Place(0, 1, torch.device("cuda"))
-MIB = 1 << 20
-
-
-class Process:
-    """A pretended process: every sequence of a batch takes ``each`` bytes over ``base``; loading once took ``mark``."""
-
-    def __init__(self, each, base=100 * MIB, mark=0):
-        self.each, self.base, self.mark, self.tried = each, base, max(mark, base), []
-
-    def run(self, size):
-        self.tried.append(size)
-        self.mark = max(self.mark, self.base + size * self.each)
-
-    def find(self, share, free, reserve=0):
-        return find_micro_batch(
-            self.run, share, HERE, reserve=reserve, available=lambda: free, memory=lambda: (self.base, self.mark)
-        )
 
 
 def test_what_is_taken_where_nothing_is_asked():
@@ -142,40 +125,6 @@ def test_what_is_taken_where_nothing_is_asked():
     assert default_micro_batch(6, 512, HERE) == 3
     assert default_micro_batch(8, 4096, HERE) == 1
     assert default_micro_batch(8, 4096, GPU) == 8
-
-
-@pytest.mark.parametrize("free, expected", [(1250, 64), (1000, 64), (640, 32), (500, 32), (300, 16), (100, 8), (20, 1)])
-def test_on_a_cpu_two_sizes_are_run_and_the_rest_is_extrapolated(free, expected):
-    """Ten MiB a sequence and four fifths of the free memory: 64 sequences need 800 MiB of free memory."""
-    process = Process(10 * MIB)
-    found = process.find(64, free * MIB)
-    assert process.tried == [1, 2][: len(process.tried)]
-    assert found == expected
-
-
-def test_a_peak_that_loading_left_hides_small_batches():
-    """With a mark of 190 MiB, nothing rises before eight sequences; at 16 and 32 the slope is known."""
-    process = Process(10 * MIB, mark=190 * MIB)
-    assert process.find(512, 10_000 * MIB) == 512
-    assert process.tried == [1, 2, 4, 8, 16, 32]
-
-
-def test_the_next_size_is_not_run_where_it_might_not_fit():
-    process = Process(100 * MIB, mark=150 * MIB)
-    assert process.find(64, 200 * MIB) == 1
-    assert process.tried == [1]
-
-
-def test_a_share_of_one_and_shares_that_are_no_power_of_two():
-    assert Process(10 * MIB).find(1, 5 * MIB) == 1
-    assert Process(10 * MIB).find(6, 60 * MIB) == 3
-    tiny = Process(10)
-    assert tiny.find(6, 60 * MIB) == 6 and tiny.tried == [1, 2, 4, 6]
-
-
-def test_what_training_needs_besides_is_left_free():
-    assert Process(10 * MIB).find(64, 500 * MIB) == 32
-    assert Process(10 * MIB).find(64, 500 * MIB, reserve=200 * MIB) == 16
 
 
 def test_on_a_gpu_sizes_are_tried_from_the_largest_down():

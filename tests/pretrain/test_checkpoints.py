@@ -87,7 +87,7 @@ def test_what_is_saved_is_found_in_order_and_opened_unchanged(location):
     assert (folder.all(), folder.latest()) == ([], None)
     for step in (5, 120, 30):
         saved = folder.save(step, writer(str(step)), {"loss": step / 2, "note": "ä"})
-    assert saved == Checkpoint(30, {"loss": 15.0, "note": "ä"}, saved.files)
+    assert saved == Checkpoint(step=30, info={"loss": 15.0, "note": "ä"}, files=saved.files)
     again = CheckpointFolder(location)
     assert steps(again) == [5, 30, 120] and again.all()[1] == saved
     assert again.latest().name == "step-00000120"

@@ -13,11 +13,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from slm_ray.config.base import build_config
 from slm_ray.data.shards import TokenShards
 from slm_ray.models.teachers import load_teacher
 from slm_ray.pretrain.command import PRETRAIN
+from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.forecast import stage_depths
-from slm_ray.pretrain.growth import Measurement
+from slm_ray.pretrain.growth import measure
 from slm_ray.pretrain.job import Event, Recorder
 from slm_ray.records.training import TrainStep
 from slm_ray.runtime.commands import run_command
@@ -147,9 +149,10 @@ def test_the_reference_is_the_sources_own_loss(tiny, shards, tmp_path):
     assert result["growth"]["reference_from"] == str(tiny.teacher)
     assert stage["flops"]["teacher"] == 0
     by_definition = _loss_across_documents(tiny.teacher, TokenShards.open(tmp_path / "run" / "held_out"))
+    config = build_config(PretrainConfig, {"student": "it", "documents": "joined", "precision": "fp32"})
     source = load_teacher(str(tiny.teacher))
-    measured = Measurement(str(source.folder), "it", str(tmp_path / "run" / "held_out"), False, "fp32")
-    assert measured.run(torch.device("cpu")) == pytest.approx(by_definition, abs=1e-5)
+    measured = measure(source.folder, tmp_path / "run" / "held_out", config, "it", torch.device("cpu"))
+    assert measured == pytest.approx(by_definition, abs=1e-5)
 
 
 def _loss_across_documents(folder: Path, held_out: TokenShards) -> float:

@@ -73,7 +73,7 @@ def write_start(folder: Path, model: Any = None) -> Path:
     """The first checkpoint of a model (a tiny Llama if none is given)."""
     folder.mkdir(parents=True, exist_ok=True)
     model = tiny_model("llama", seed=1) if model is None else model
-    write_first_checkpoint(model, None, LENGTH, str(folder / "checkpoints"))
+    write_first_checkpoint(model, None, str(folder / "checkpoints"))
     return folder
 
 
