@@ -162,9 +162,10 @@ def _trim(config: TokenizerConfig, out: Path, console: Console) -> None:
     from slm_ray.models.extraction import extract, save_student
     from slm_ray.models.loading import quiet_transformers
     from slm_ray.models.teachers import load_teacher
+    from slm_ray.models.vocabulary import renumbered_generation, with_vocabulary
     from slm_ray.records.lineage import Lineage
     from slm_ray.records.training import TeacherSource
-    from slm_ray.search.vocabulary import keep_order, renumbered_generation, with_vocabulary
+    from slm_ray.search.vocabulary import keep_order
 
     teacher = load_teacher(str(config.model))
     corpus = load_corpus(config.data, config.text_field, console)
@@ -179,7 +180,8 @@ def _trim(config: TokenizerConfig, out: Path, console: Console) -> None:
     trimmed, old = order.vocabulary.trim(kept), order.vocabulary.tokenizer
     spec = with_vocabulary(teacher.architecture(), kept)
     model = extract(teacher.state(), teacher.config(), teacher.family(), spec)
-    model.generation_config = renumbered_generation(teacher.generation_config(), kept) or model.generation_config
+    if (settings := teacher.generation_config()) is not None:
+        model.generation_config = renumbered_generation(settings, kept)
     rates = BytesPerToken(before=bytes_per_token(old, corpus), after=bytes_per_token(trimmed, corpus))
     record = TrimmedVocabulary(
         made_from=digest_json(made_from), model=str(config.model), corpus=corpus.name, corpus_digest=corpus.digest,

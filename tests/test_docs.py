@@ -81,6 +81,7 @@ RUN_ELSEWHERE = {
             "python -m slm_ray.tokenizer extend --model my-model --data my-texts --add 4000 --out my-model-with-words",
             "python -m slm_ray.tokenizer extend --model my-teacher --tokenizer my-model-with-words --data my-texts "
             "--out my-teacher-with-words",
+            "python -m slm_ray.tokenizer trim --model smollm2-135m --data my-texts --keep 24192 --out my-smaller-model",
         ),
         "tests/test_tokenizer_command.py, on models of its own",
     ),

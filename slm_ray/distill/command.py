@@ -84,12 +84,15 @@ def _capture(config: LogitsConfig, out: Path) -> None:
     from slm_ray.distill.capture import capture, check_place, check_sizes, make_request
     from slm_ray.models.precision import choose_precision
     from slm_ray.models.teachers import load_teacher
+    from slm_ray.models.vocabulary import on_ids_of
     from slm_ray.runtime.session import default_workers, ray_session
 
     console, text = Console(), config.text
     check_place(out)
     ready = _open_shards(config)
     teacher = load_teacher(config.teacher)
+    if config.student:
+        teacher = on_ids_of(config.student, teacher)
     structure = teacher.architecture().structure
     length = ready.sequence_length if ready else text.sequence_length
     check_sizes(config.capture, structure.vocab_size, structure.max_position_embeddings, length)

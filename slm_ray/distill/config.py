@@ -99,6 +99,7 @@ class LogitsConfig(Config):
     """The options of a capture."""
 
     teacher: str = option("smollm2-135m", TEACHER_HELP)
+    student: str | None = option(None, "a student with fewer tokens than its teacher: the signal is over its ids")
     text: TrainDataConfig
     tokens: Text | None = option(
         None, f"tokens to capture: 300k, 20M, all [default: {DEFAULT_TOKENS}; all of --shards]"

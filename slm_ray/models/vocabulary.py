@@ -1,13 +1,28 @@
-"""Embedding and output-head rows for new tokens; nothing else of the model changes."""
+"""Embedding and output-head rows for more tokens, or for fewer; nothing else of the model changes."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
+from slm_ray.config.digest import digest_json, sha256_file
 from slm_ray.config.errors import UserError
+from slm_ray.data.tokenizer_trimming import read_vocabulary, renumber_settings
+from slm_ray.models.extraction import student_config
+from slm_ray.models.loading import quiet_transformers
 from slm_ray.models.scratch import pad_vocabulary
+from slm_ray.models.slicing import slice_state
+from slm_ray.models.teachers import MANIFEST_FILE, WEIGHTS_FILE, Teacher
+from slm_ray.records.architecture import Architecture
+from slm_ray.records.files import read_json, whole_folder, write_json
+from slm_ray.records.lineage import find_lineage
+from slm_ray.records.subnet import SubnetSpec, from_ranges, full_subnet
+
+_TRIMMED_FORMAT = 1  # raise it when the same ids would give another folder
 
 
 def extended_rows(old_rows: int, num_tokens: int) -> int:
@@ -46,3 +61,48 @@ def extend_vocabulary(model: Any, first_new: int, parts: list[list[int]]) -> Any
             bias[first_new:] = bias[:first_new].float().mean().to(bias.dtype)
     model.tie_weights()
     return model
+
+
+def with_vocabulary(teacher: Architecture, kept: Sequence[int]) -> SubnetSpec:
+    """The sub-network that keeps all but some rows of the vocabulary."""
+    return dataclasses.replace(full_subnet(teacher), vocabulary=tuple(kept))
+
+
+def trimmed_teacher(teacher: Teacher, kept: Sequence[int]) -> Teacher:
+    """A teacher that reads and writes some of its tokens only: a folder beside its own, made once.
+
+    Its distribution is the whole teacher's restricted to these ids, so it is what a student with them is pruned from
+    and distilled from. ``kept``: Ids, ascending.
+    """
+    spec, family, config = with_vocabulary(teacher.architecture(), kept), teacher.family(), teacher.config()
+    key = digest_json({"teacher": teacher.digest, "kept": spec.to_json()["vocabulary"], "format": _TRIMMED_FORMAT})
+    folder = teacher.folder.parent / f"trimmed-{key}"
+    if not (folder / MANIFEST_FILE).is_file():
+        tokenizer, settings = read_vocabulary(teacher.tokenizer()).trim(kept), teacher.generation_config()
+        with quiet_transformers(), whole_folder(folder) as temporary:
+            state = slice_state(teacher.state(), family, spec, teacher.architecture())
+            save_file(state, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
+            own = student_config(config, family, spec, teacher.architecture())
+            own.dtype = config.dtype
+            own.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            if settings is not None:
+                renumbered_generation(settings, kept).save_pretrained(temporary)
+            manifest = read_json(teacher.folder / MANIFEST_FILE)
+            write_json(temporary / MANIFEST_FILE, manifest | {"sha256": sha256_file(temporary / WEIGHTS_FILE)})
+    digest = str(read_json(folder / MANIFEST_FILE)["sha256"])[:16]
+    return dataclasses.replace(teacher, folder=folder, digest=digest)
+
+
+def on_ids_of(student: str, teacher: Teacher) -> Teacher:
+    """The teacher restricted to the tokens that a student pruned from it keeps."""
+    lineage = find_lineage(student)
+    kept = lineage.spec.get("vocabulary") if lineage is not None and lineage.spec else None
+    if lineage is None or lineage.teacher is None or kept is None or lineage.teacher.digest != teacher.digest:
+        return teacher
+    return trimmed_teacher(teacher, from_ranges(kept))
+
+
+def renumbered_generation(settings: Any, kept: Sequence[int]) -> Any:
+    """A generation config with the ids of a trimmed vocabulary."""
+    return type(settings).from_dict(renumber_settings(settings.to_dict(), kept))

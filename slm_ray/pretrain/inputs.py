@@ -21,6 +21,7 @@ from slm_ray.distill.config import different_length
 from slm_ray.models.families import context_length
 from slm_ray.models.loading import read_config
 from slm_ray.models.teachers import Teacher, load_teacher, loadable
+from slm_ray.models.vocabulary import on_ids_of
 from slm_ray.pretrain.config import PretrainConfig
 from slm_ray.pretrain.scratch import (
     ScratchModel,
@@ -124,6 +125,8 @@ def load_models(
     """Load the teacher, and find the students; their vocabularies are checked against each other."""
     name = teacher_name(config)
     teacher = load_teacher(name) if name is not None else None
+    if teacher is not None and config.model.students and not config.model.scratch:
+        teacher = on_ids_of(config.model.students[0], teacher)
     found = _scratch_students(config, teacher, run, console) if config.model.scratch else _students(config, teacher)
     for student in found:
         check_vocabulary(config, student.source if student.scratch is None else f"--tokenizer {config.model.tokenizer}",

@@ -72,6 +72,10 @@ class SpaceConfig(Config):
 
     space: str = option("fine", "search space: a name in search_spaces/ or a YAML file")
     teacher: str = option(BUNDLED_NAME, TEACHER_HELP)
+    vocabulary: Count | None = option(
+        None, "tokens to keep: of the teacher's, those that the text needs [default: all]", ge=1
+    )
+    general: float = option(0.2, "share of the teacher's own text in what tokens are worth", ge=0, le=1)
     order: Literal["natural", "magnitude", "activation", "taylor"] | None = option(
         None, "unit order instead of the space file's"
     )

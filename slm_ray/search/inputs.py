@@ -18,6 +18,7 @@ from slm_ray.data.split import CALIBRATION, HELD_OUT, TRAIN
 from slm_ray.models.precision import DTYPES, bf16_gain, measure_precision
 from slm_ray.models.teacher_sizes import look_up_teacher
 from slm_ray.models.teachers import Teacher, load_teacher
+from slm_ray.models.vocabulary import trimmed_teacher
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.budget import Budget
 from slm_ray.records.files import cache_folder
@@ -30,6 +31,7 @@ from slm_ray.search.evaluator import share_of
 from slm_ray.search.genome import Genome
 from slm_ray.search.space import NATURAL, SearchSpace, load_space
 from slm_ray.search.teacher_text import FitText, mix, num_aside, num_to_write, teacher_text
+from slm_ray.search.vocabulary import describe_vocabulary, keep_order
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class SearchInputs:
     aside: NDArray[np.int32] | None = None
     written_tokens: int = 0  # Tokens that the teacher wrote just now; 0 where the cache had them
     other: TokenShards | None = None  # Tokens of another kind of text; None without ``--other-data``
+    whole_teacher: Teacher | None = None  # The teacher with all of its tokens; None where it keeps them
+    kept: tuple[int, ...] | None = None  # Its token ids that are kept; None: all
 
     def record(self) -> SearchInputsRecord:
         """What must be the same for a run to be continued."""
@@ -72,6 +76,16 @@ def space_of(config: SearchConfig) -> SearchSpace:
     return space.with_order(config.space.order) if config.space.order else space
 
 
+def searched_sizes(config: SearchConfig, teacher: Architecture) -> Architecture:
+    """A teacher's sizes with the rows that ``--vocabulary`` keeps."""
+    rows, most = config.space.vocabulary, teacher.structure.vocab_size
+    if rows is None:
+        return teacher
+    if rows >= most:
+        raise UserError(f"--vocabulary {rows:,} is not below the teacher's {most:,} rows: give fewer, or leave it out")
+    return dataclasses.replace(teacher, structure=dataclasses.replace(teacher.structure, vocab_size=rows))
+
+
 def check_fits(config: SearchConfig, space: SearchSpace, teacher: Architecture) -> tuple[Budget, Genome]:
     """Make sure that a teacher has positions for the sequences, and that the space can meet the budget."""
     most = teacher.structure.max_position_embeddings
@@ -80,7 +94,7 @@ def check_fits(config: SearchConfig, space: SearchSpace, teacher: Architecture) 
             f"--sequence-length {config.length} is over the teacher's {most} positions: give {most} or less"
         )
     budget = config.budget_of(teacher)
-    genome = Genome(space.with_order(NATURAL), teacher)
+    genome = Genome(space.with_order(NATURAL), searched_sizes(config, teacher))
     genome.check_budget(budget, config.length)
     return budget, genome
 
@@ -178,6 +192,13 @@ def prepare_inputs(config: SearchConfig, console: Console, kept_precision: str |
     architecture = teacher.architecture()
     budget, _ = check_fits(config, space, architecture)
     corpus = load_corpus(config.data.data, config.data.text_field, console)
+    whole, kept = None, None
+    if config.space.vocabulary is not None:
+        order = keep_order(teacher, corpus, config.space.general, console)
+        whole, kept = teacher, order.first(config.space.vocabulary)
+        teacher = trimmed_teacher(whole, kept)
+        architecture = teacher.architecture()
+        console.line(describe_vocabulary(order, kept, teacher, corpus))
     texts = _Texts(config, teacher, architecture.structure.vocab_size, console)
     calibration = texts.pack(corpus, CALIBRATION, config.measure.calibration_tokens)
     train = texts.pack(corpus, TRAIN, config.scores.tokens)
@@ -203,4 +224,6 @@ def prepare_inputs(config: SearchConfig, console: Console, kept_precision: str |
         device,
         own_fit=texts.own_fit(corpus, train),
         other=other,
+        whole_teacher=whole,
+        kept=kept,
     )

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from slm_ray.config.errors import UserError
 from slm_ray.data.corpus import Corpus
+from slm_ray.data.split import CALIBRATION, sample_part
 from slm_ray.data.tokenizer_training import text_sample
-from slm_ray.data.tokenizer_trimming import (
-    IntArray,
-    TrimmableVocabulary,
-    blend,
-    count_tokens,
-    read_vocabulary,
-    renumber_settings,
-)
+from slm_ray.data.tokenizer_trimming import IntArray, TrimmableVocabulary, blend, count_tokens, read_vocabulary
 from slm_ray.models.precision import measure_precision
 from slm_ray.models.teachers import Teacher
-from slm_ray.records.architecture import Architecture
-from slm_ray.records.subnet import SubnetSpec, full_subnet
 from slm_ray.runtime.progress import Console
 from slm_ray.search.teacher_text import teacher_text
 
 _CHARACTERS = 20_000_000  # of the train part whose tokens are counted
+_PIECE, _MEASURED_CHARACTERS = 4096, 200_000
 _SEQUENCES, _LENGTH = 20, 512  # of the teacher's own text: what a search with default options has, too
 
 
@@ -63,11 +54,13 @@ def keep_order(
     return KeepOrder(vocabulary, vocabulary.order(blend(own, written, general)))
 
 
-def with_vocabulary(teacher: Architecture, kept: Sequence[int]) -> SubnetSpec:
-    """The sub-network that keeps all but some rows of the vocabulary."""
-    return dataclasses.replace(full_subnet(teacher), vocabulary=tuple(kept))
-
-
-def renumbered_generation(settings: Any | None, kept: Sequence[int]) -> Any | None:
-    """A generation config with the ids of a trimmed vocabulary."""
-    return None if settings is None else type(settings).from_dict(renumber_settings(settings.to_dict(), kept))
+def describe_vocabulary(order: KeepOrder, kept: Sequence[int], trimmed: Teacher, corpus: Corpus) -> str:
+    """One line on what is kept, and on how much longer that makes the text."""
+    texts = sample_part(corpus, CALIBRATION, _PIECE, _MEASURED_CHARACTERS).pieces
+    both, size = (order.vocabulary.tokenizer, trimmed.tokenizer()), order.vocabulary.size
+    before, after = (count_tokens(one, texts, size).sum() for one in both)
+    return (
+        f"vocabulary: {len(kept):,} of {size:,} tokens, {after / max(before, 1):.4f} of them in the text for each of "
+        "the teacher's; perplexities of this run are per token of the smaller vocabulary, and to that power they "
+        "are per teacher token"
+    )

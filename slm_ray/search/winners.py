@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,12 +204,13 @@ def export_winner(
             student = extract(teacher.state(), teacher.config(), teacher.family(), spec)
         student.generation_config = teacher.generation_config() or student.generation_config
         save_student(student, temporary, teacher.tokenizer(), dtype)
-        write_record(temporary, lineage.model_copy(update={"spec": spec.to_json()}))
+        of_whole = dataclasses.replace(spec, vocabulary=inputs.kept)
+        write_record(temporary, lineage.model_copy(update={"spec": of_whole.to_json()}))
 
 
 def lineage_of(inputs: SearchInputs, genes: str, trial: int | None, command: str) -> Lineage:
     """Where a winner came from; it has no trial where nothing was measured yet."""
-    teacher, family = inputs.teacher, inputs.architecture.structure.family
+    teacher, family = inputs.whole_teacher or inputs.teacher, inputs.architecture.structure.family
     source = TeacherSource(name=teacher.name, family=family, digest=teacher.digest, licence=teacher.licence)
     return Lineage(
         teacher=source, trial=trial, genes=genes, space=inputs.space.to_json(), inputs=inputs.record(),

@@ -100,7 +100,7 @@ def test_it_prints_every_option_resolved(capsys):
     assert rows["seed"] == "7"
     assert rows["params"] == "0.45..0.7"
     assert rows["out"] == "runs/fine-TIME"
-    optional = {"flops", "kv_bytes", "address", "storage", "other_data", "minutes"}
+    optional = {"flops", "kv_bytes", "address", "storage", "other_data", "minutes", "vocabulary"}
     assert set(rows) == set(options_of(SearchConfig)) - optional
 
 
