@@ -61,18 +61,21 @@ class Update:
 class Sums:
     """Sums over rows of inputs and residuals."""
 
-    def __init__(self, num_inputs: int, num_outputs: int, *, bias: bool) -> None:
+    def __init__(
+        self, num_inputs: int, num_outputs: int, *, bias: bool, device: torch.device | str = "cpu"
+    ) -> None:
         """Start with empty sums.
 
         Args:
             num_inputs: Width of the inputs.
             num_outputs: Width of the targets.
             bias: Fit a bias too: a column of ones that the ridge does not penalise.
+            device: Where rows come from.
         """
         self.bias = bias
         width = num_inputs + bias
-        self.gram = torch.zeros(width, width, dtype=torch.float64)  # its upper half, once rows have come in
-        self.cross = torch.zeros(width, num_outputs, dtype=torch.float64)
+        self.gram = torch.zeros(width, width, dtype=torch.float64, device=device)  # its upper half, once rows came in
+        self.cross = torch.zeros(width, num_outputs, dtype=torch.float64, device=device)
         self.squares = 0.0
         self._blocks = _blocks(width)
 
@@ -104,7 +107,7 @@ class Sums:
         if not scale > 0.0:  # nothing comes in, so nothing can be explained with it
             zeros = torch.zeros_like(self.cross)
             return Update(*self._split(zeros), self.squares, self.squares)
-        held = torch.full((len(self.gram),), ridge * scale, dtype=torch.float64)
+        held = torch.full((len(self.gram),), ridge * scale, dtype=torch.float64, device=self.gram.device)
         if self.bias:  # only so much that the system stays regular where an input is constant
             held[-1] = 1e-9 * float(self.gram[-1, -1])
         factor = torch.linalg.cholesky(self.gram + torch.diag(held), upper=True)

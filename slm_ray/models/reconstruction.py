@@ -77,10 +77,10 @@ class SubLayerFit:
     after: float
 
 
-def _multiplying(is_bf16: bool) -> torch.autocast:
+def _multiplying(is_bf16: bool, device: torch.device) -> torch.autocast:
     """A context in which matrices are multiplied in bf16, or plainly."""
     # Weights are changed between passes, so no copy of them in bf16 may be kept.
-    return torch.autocast("cpu", torch.bfloat16, enabled=is_bf16, cache_enabled=False)
+    return torch.autocast(device.type, torch.bfloat16, enabled=is_bf16, cache_enabled=False)
 
 
 class _Teacher:
@@ -108,7 +108,7 @@ class _Teacher:
     def behind(self, position: int, sub: SubLayer) -> Chunks:
         """The stream with the sub-layer's output added."""
         kind = position % 2
-        with _multiplying(self._is_bf16):
+        with _multiplying(self._is_bf16, self.stream[0].device):
             return [
                 chunk + sub.written(sub.inner(normed, self.apart.call(kind, len(chunk), position // 2)))
                 for chunk, normed in zip(self.stream, self.normed, strict=True)
@@ -123,7 +123,9 @@ class _Student:
         settings: ReconstructionSettings,
     ) -> None:  # fmt: skip
         self.apart, self.spec, self.teacher, self.settings = TakenApart(model, family), spec, teacher, settings
-        self.hidden: Index = hidden_index(spec, teacher)
+        self.device = batches[0].device
+        kept = hidden_index(spec, teacher)
+        self.hidden: Index = kept if kept is None else kept.to(self.device)
         self.num_tokens = sum(batch.numel() for batch in batches)
         self.stream: Chunks = [self.apart.begin(batch) for batch in batches]
         self.entry, self._entry_layer = self.stream, -1
@@ -163,7 +165,7 @@ class _Student:
         normed = [sub.norm(chunk) for chunk in source]
         settings = self.settings
         self._fit_readers(sub, number, normed, teacher)
-        with _multiplying(settings.bf16):
+        with _multiplying(settings.bf16, self.device):
             self._inputs = [sub.inner(chunk, self.apart.call(kind, len(chunk), number)) for chunk in normed]
         self._sub, self._start = sub, teacher.stream
 
@@ -174,7 +176,7 @@ class _Student:
         """
         settings, units = self.settings, self.spec.layers[number]
         channels = self.spec.hidden
-        sums = Sums(len(channels), teacher.normed[0].shape[-1], bias=False)
+        sums = Sums(len(channels), teacher.normed[0].shape[-1], bias=False, device=self.device)
         for mine, theirs in zip(normed, teacher.normed, strict=True):
             mine, theirs = mine.flatten(0, 1), theirs.flatten(0, 1)
             sums.add(mine, self._less(theirs, mine))
@@ -195,7 +197,7 @@ class _Student:
         settings, sub = self.settings, self._sub
         assert sub is not None
         bias = sub.writer.bias is not None
-        sums = Sums(self._inputs[0].shape[-1], len(self.spec.hidden), bias=bias)
+        sums = Sums(self._inputs[0].shape[-1], len(self.spec.hidden), bias=bias, device=self.device)
         size = 0.0
         for inputs, stream, first, last in zip(self._inputs, self.stream, self._start, end, strict=True):
             first, last = self._kept(first), self._kept(last)
@@ -216,7 +218,7 @@ class _Student:
 
     def _written(self, inputs: torch.Tensor) -> torch.Tensor:
         assert self._sub is not None
-        with _multiplying(self.settings.bf16):
+        with _multiplying(self.settings.bf16, self.device):
             return self._sub.written(inputs)
 
     def _before_norm(self, inputs: torch.Tensor, left: torch.Tensor, gain: torch.Tensor, counts: torch.Tensor) -> Any:
@@ -225,7 +227,7 @@ class _Student:
         Where a norm stands behind it, its gain is divided by as far as it is not near zero.
         """
         assert self._sub is not None
-        with _multiplying(self.settings.bf16):
+        with _multiplying(self.settings.bf16, self.device):
             token, channel = self._sub.slope(inputs)
         if isinstance(token, torch.Tensor) and isinstance(channel, torch.Tensor):
             back = channel / (channel.square() + _NEAR_ZERO * channel.square().mean()) / token
@@ -251,7 +253,7 @@ class _Student:
         norm, wanted = self.apart.final_norm(), teacher.apart.final_norm()
         family, tied = self.apart.family, self.teacher.structure.tie_word_embeddings
         ratio = embedding_ratio(teacher.apart.model.config, self.apart.model.config, family) if tied else 1.0
-        squares = torch.zeros(len(self.spec.hidden), dtype=torch.float64)
+        squares = torch.zeros(len(self.spec.hidden), dtype=torch.float64, device=self.device)
         products = squares.clone()
         for mine, theirs in zip(self.stream, teacher.stream, strict=True):
             ours, goal = norm(mine).flatten(0, 1), self._kept(wanted(theirs)).flatten(0, 1) / ratio

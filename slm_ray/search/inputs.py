@@ -15,7 +15,7 @@ from slm_ray.data.load import load_corpus
 from slm_ray.data.sample import prepare_tokens
 from slm_ray.data.shards import TokenShards
 from slm_ray.data.split import CALIBRATION, HELD_OUT, TRAIN
-from slm_ray.models.precision import DTYPES, bf16_gain, measure_precision
+from slm_ray.models.precision import DTYPES, bf16_gain, choose_precision, measure_precision
 from slm_ray.models.teacher_sizes import look_up_teacher
 from slm_ray.models.teachers import Teacher, load_teacher
 from slm_ray.models.vocabulary import trimmed_teacher
@@ -58,6 +58,16 @@ class SearchInputs:
     other: TokenShards | None = None  # Tokens of another kind of text; None without ``--other-data``
     whole_teacher: Teacher | None = None  # The teacher with all of its tokens; None where it keeps them
     kept: tuple[int, ...] | None = None  # Its token ids that are kept; None: all
+
+    @property
+    def here(self) -> tuple[str, str]:
+        """The device of what this process computes itself (fits, the teacher's own text), and the type there.
+
+        The head of a cluster whose workers have GPUs may have none.
+        """
+        if self.device == "cpu" or torch.cuda.is_available():
+            return self.device, self.precision
+        return "cpu", choose_precision("auto")
 
     def record(self) -> SearchInputsRecord:
         """What must be the same for a run to be continued."""
@@ -175,7 +185,7 @@ def with_fit_text(config: SearchConfig, inputs: SearchInputs, console: Console) 
     if own is inputs.train:  # the corpus has no more: the teacher's share is of what there is
         share = config.reconstruction.teacher_text
         num_written = int(own.num_sequences * share / (1 - share) + 1e-9)
-    ids, was_cached = teacher_text(inputs.teacher, inputs.precision, tokens_to_write(config) // length, length, console)
+    ids, was_cached = teacher_text(inputs.teacher, *inputs.here, tokens_to_write(config) // length, length, console)
     aside = num_aside(length)
     return dataclasses.replace(
         inputs, reconstruction=mix(own, ids[:-aside], num_written), aside=ids[-aside:],

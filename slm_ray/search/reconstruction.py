@@ -95,8 +95,8 @@ def measure_texts(model: Any, texts: Texts, precision: str) -> dict[str, Measure
     return {name: measure_model(measured, ids) for name, ids in texts.items()}
 
 
-def _ids(ids: NDArray[np.int32]) -> torch.Tensor:
-    return torch.from_numpy(ids.astype(np.int64))
+def _ids(ids: NDArray[np.int32], device: str) -> torch.Tensor:
+    return torch.from_numpy(ids.astype(np.int64)).to(device)
 
 
 def _perplexities(measured: Mapping[str, Measurement]) -> Perplexities:
@@ -130,12 +130,13 @@ class Reconstructor:
         """
         assert inputs.reconstruction is not None
         self.inputs, self.folder, self.tokens, self.dtype = inputs, folder, inputs.reconstruction, dtype
-        self.settings = settings or ReconstructionSettings(bf16=inputs.precision == "bf16")
+        self.device, self.precision = inputs.here
+        self.settings = settings or ReconstructionSettings(bf16=self.precision == "bf16")
         self.on_member, self.on_part = on_member, on_part
         self._done = 0
-        self._texts = {"calibration": _ids(inputs.calibration.ids)}
+        self._texts = {"calibration": _ids(inputs.calibration.ids, self.device)}
         if inputs.aside is not None:
-            self._texts["teacher_text"] = _ids(inputs.aside)
+            self._texts["teacher_text"] = _ids(inputs.aside, self.device)
 
     def run(
         self, members: Sequence[Member], save: Save, is_saved: Callable[[int], bool]
@@ -183,7 +184,8 @@ class Reconstructor:
 
     def _do_group(self, group: Sequence[Member], save: Save, found: dict[int, Reconstruction]) -> None:
         inputs, teacher = self.inputs, self.inputs.teacher
-        config, family, state = teacher.config(), teacher.family(), teacher.state_as(torch.float32)
+        config, family = teacher.config(), teacher.family()
+        state = {name: tensor.to(self.device) for name, tensor in teacher.state_as(torch.float32).items()}
         with quiet_transformers():
             students = [extract(state, config, family, member.spec) for member in group]
         before = [self._before(student, member) for student, member in zip(students, group, strict=True)]
@@ -193,11 +195,11 @@ class Reconstructor:
         def on_layer(done: int) -> None:
             self.on_part(self._done + _FITTING_SHARE * len(group) * done / layers)
 
-        fits = reconstruct(state, config, family, pairs, _ids(self.tokens.ids), self.settings, on_layer)
+        fits = reconstruct(state, config, family, pairs, _ids(self.tokens.ids, self.device), self.settings, on_layer)
         for number, (member, student, old, fit) in enumerate(zip(group, students, before, fits, strict=True), 1):
             for parameter in student.parameters():  # what is measured is what is saved
                 parameter.data = parameter.data.to(self.dtype).float()
-            new = measure_texts(student, self._texts, inputs.precision)
+            new = measure_texts(student, self._texts, self.precision)
             is_kept = all(new[name].value < old[name].value for name in self._texts)
             after = dict(new) | (self._on_held_out(student) if is_kept else {})
             if not is_kept:
@@ -218,11 +220,11 @@ class Reconstructor:
     def _before(self, model: Any, member: Member) -> dict[str, Measurement]:
         known = {} if member.measured is None else {"calibration": member.measured}
         left = {name: ids for name, ids in self._texts.items() if name not in known}
-        return known | (measure_texts(model, left, self.inputs.precision) if left else {})
+        return known | (measure_texts(model, left, self.precision) if left else {})
 
     def _on_held_out(self, model: Any) -> dict[str, Measurement]:
         texts = {"held_out": self.inputs.held_out} | ({} if self.inputs.other is None else {"other": self.inputs.other})
-        return measure_texts(model, {name: _ids(text.ids) for name, text in texts.items()}, self.inputs.precision)
+        return measure_texts(model, {name: _ids(text.ids, self.device) for name, text in texts.items()}, self.precision)
 
     def spent(self, members: Sequence[Member]) -> ModelsSpent:
         """What reconstructing members costs, whichever process of a run did it.

@@ -83,7 +83,7 @@ def num_to_write(sequences: int, sequence_length: int) -> int:
 
 
 def teacher_text(
-    teacher: Teacher, precision: str, num_sequences: int, sequence_length: int, console: Console
+    teacher: Teacher, device: str, precision: str, num_sequences: int, sequence_length: int, console: Console
 ) -> tuple[NDArray[np.int32], bool]:
     """Text of the teacher's own, out of the cache where it was written before.
 
@@ -93,8 +93,8 @@ def teacher_text(
     was_cached = True
     wanted: dict[str, Any] = {
         "part": TRAIN, "written_by": teacher.digest, "tokenizer": tokenizer_digest(tokenizer), "precision": precision,
-        "num_sequences": num_sequences, "sequence_length": sequence_length, "text_tokens": _TEXT_TOKENS,
-        "seed": _SEED, "version": _VERSION,
+        "device": device, "num_sequences": num_sequences, "sequence_length": sequence_length, "version": _VERSION,
+        "text_tokens": _TEXT_TOKENS, "seed": _SEED,
     }  # fmt: skip
 
     def build(folder: Path) -> None:
@@ -103,7 +103,7 @@ def teacher_text(
         length = min(_TEXT_TOKENS, sequence_length)
         count = -(-num_sequences * sequence_length // length)
         progress = Progress(console, "the teacher's own text", count, "texts")
-        flat = write(teacher, precision, count, length, progress.update).reshape(-1)
+        flat = write(teacher, precision, count, length, progress.update, device).reshape(-1)
         ids = np.ascontiguousarray(flat[: num_sequences * sequence_length].reshape(num_sequences, sequence_length))
         size = sum(len(tokenizer.decode(row.tolist()).encode()) for row in ids)
         starts = np.arange(0, ids.size, length, dtype=np.int64)
@@ -124,13 +124,14 @@ def teacher_text(
 
 
 def write(
-    teacher: Teacher, precision: str, count: int, length: int, on_text: Callable[[float], None] = lambda done: None
+    teacher: Teacher, precision: str, count: int, length: int, on_text: Callable[[float], None] = lambda done: None,
+    device: str = "cpu",
 ) -> NDArray[np.int32]:
     """Let a teacher write.
 
     With torch's own number of threads: a run's ``--workers`` must not change a result. Returns ``[count, length]``.
     """
-    loaded = LoadedModel(ModelFolder(teacher.name, teacher.folder, teacher.digest), precision, torch.device("cpu"))
+    loaded = LoadedModel(ModelFolder(teacher.name, teacher.folder, teacher.digest), precision, torch.device(device))
     firsts = first_tokens(teacher.tokenizer(), loaded.model.get_input_embeddings().weight.shape[0], count)
     if length == 1:
         return firsts[:, None]

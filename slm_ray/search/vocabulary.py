@@ -49,7 +49,8 @@ def keep_order(
     own = count_tokens(vocabulary.tokenizer, text_sample(corpus, _CHARACTERS), size)
     if not general:
         return KeepOrder(vocabulary, vocabulary.order(own))
-    ids, _ = teacher_text(teacher, precision or measure_precision("auto", "cpu"), _SEQUENCES, _LENGTH, console)
+    chosen = precision or measure_precision("auto", "cpu")
+    ids, _ = teacher_text(teacher, "cpu", chosen, _SEQUENCES, _LENGTH, console)
     written = np.bincount(ids.reshape(-1), minlength=size)[:size].astype(np.float64)
     return KeepOrder(vocabulary, vocabulary.order(blend(own, written, general)))
 
