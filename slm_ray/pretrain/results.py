@@ -97,11 +97,7 @@ def finish_model(folder: Path, job: TrainJob, command: str) -> ModelOutcome:
 
 def curve_of(result: ModelOutcome) -> Curve | None:
     """A model's evaluations as a curve; None where fewer than two are finite."""
-    evaluations = [
-        (record.tokens, record.flops.own, record.flops.teacher, record.loss)
-        for record in result.evals
-        if record.loss is not None
-    ]
+    evaluations = [record for record in result.evals if record.loss is not None]
     return make_curve(result.name, evaluations, result.search_flops, result.capture_flops)
 
 

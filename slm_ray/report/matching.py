@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from slm_ray.config.columns import aligned
 from slm_ray.config.units import format_count, perplexity_of_loss
+from slm_ray.records.training import TrainEvaluation
 from slm_ray.report.text import flops_text
 
 
@@ -45,16 +46,13 @@ class Curve:
 
 
 def make_curve(
-    name: str, evaluations: Sequence[tuple[int, float, float, float]], search_flops: float | None, capture_flops: float
+    name: str, evaluations: Sequence[TrainEvaluation], search_flops: float | None, capture_flops: float
 ) -> Curve | None:
-    """A model's evaluations as a curve; None where there are fewer than two.
-
-    ``evaluations``: Of each, in order: tokens, its own FLOPs, the teacher's FLOPs, and a loss that is a number.
-    """
+    """A model's evaluations, whose losses are numbers, as a curve; None where there are fewer than two."""
     if len(evaluations) < 2:
         return None
-    points = tuple(Point(tokens, own + teacher, loss) for tokens, own, teacher, loss in evaluations)
-    return Curve(name, points, evaluations[-1][2], search_flops or 0.0, capture_flops)
+    points = tuple(Point(one.tokens, one.flops.own + one.flops.teacher, one.loss or 0.0) for one in evaluations)
+    return Curve(name, points, evaluations[-1].flops.teacher, search_flops or 0.0, capture_flops)
 
 
 @dataclass(frozen=True)
@@ -69,20 +67,10 @@ class Match:
     ratio_flops: float | None  # The other's FLOPs (sunk included) over these; None where never, or where either is 0
 
 
-def _first_at(points: Sequence[Point], target_loss: float) -> Point | None:
-    return next((point for point in points if point.loss <= target_loss), None)
-
-
-def tokens_to_match(points: Sequence[Point], target_loss: float) -> int | None:
-    """Tokens at the first evaluation at or below a loss; None if there is none."""
-    point = _first_at(points, target_loss)
-    return None if point is None else point.tokens
-
-
-def flops_to_match(points: Sequence[Point], target_loss: float, sunk_flops: float = 0.0) -> float | None:
-    """FLOPs at the first evaluation at or below a loss, with those spent before training; None if there is none."""
-    point = _first_at(points, target_loss)
-    return None if point is None else point.flops + sunk_flops
+def reach(curve: Curve, target_loss: float) -> tuple[int, float] | None:
+    """Tokens and FLOPs, sunk ones included, at the first evaluation at or below a loss; None if there is none."""
+    found = next((point for point in curve.points if point.loss <= target_loss), None)
+    return None if found is None else (found.tokens, found.flops + curve.sunk_flops)
 
 
 def match(curve: Curve, reference: Curve) -> Match:
@@ -91,17 +79,11 @@ def match(curve: Curve, reference: Curve) -> Match:
     The reference's own cost is also taken where it first was at its final loss, so that a reference that had long been
     there does not flatter the other side.
     """
-    target = reference.final_loss
-    tokens = tokens_to_match(curve.points, target)
-    flops = flops_to_match(curve.points, target, curve.sunk_flops)
-    reference_tokens = tokens_to_match(reference.points, target)
-    reference_flops = flops_to_match(reference.points, target, reference.sunk_flops)
-    return Match(
-        tokens,
-        flops,
-        reference_tokens / tokens if tokens and reference_tokens else None,
-        reference_flops / flops if flops and reference_flops else None,
-    )
+    mine, other = reach(curve, reference.final_loss), reach(reference, reference.final_loss)
+    if mine is None or other is None:
+        return Match(None, None, None, None)
+    tokens, flops = (other[i] / mine[i] if mine[i] and other[i] else None for i in (0, 1))
+    return Match(*mine, tokens, flops)
 
 
 def equal_flops(curves: Sequence[Curve]) -> tuple[float, dict[str, Point | None]]:

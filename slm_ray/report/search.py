@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from slm_ray.config.units import format_bytes, format_count, format_seconds
 from slm_ray.records.budget import QUANTITIES
@@ -39,6 +40,7 @@ from slm_ray.report.text import (
 
 FRONT_PICTURE, FRONT_TABLE = "front.png", "front.csv"
 _SAME_SIZE = 0.02
+_SIZES = ("source_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
 _CALIBRATION, _HELD_OUT = "calibration perplexity", "held-out perplexity (±\u00a0s.e.)"
 _FITTED = "held-out, weights fitted (±\u00a0s.e.)"
 _PHASES = {"corpus": "text", "final": "final measurement"}
@@ -249,48 +251,39 @@ def _fitted_text(member: FrontMember) -> str:
 
 
 def baseline_table(run: SearchRun) -> Table:
-    """The teacher, the best model and the baselines on the same held-out text."""
-    header = ("model", "parameters", "of teacher", _HELD_OUT, "× teacher", "against the winner")
-    whole = run.teacher.params if run.teacher else None
-    reference = run.teacher.held_out_perplexity if run.teacher else None
+    """The teacher, the best model and the baselines on the same held-out text; winners on another text, if any."""
+    teacher, rows = run.teacher, []
+    whole, own = (teacher.params, teacher.held_out_perplexity) if teacher else (None, None)
+    other = teacher.other_perplexity if teacher else None
 
-    def row(name: str, params: int, on: Perplexities, verdict: str = MISSING) -> tuple[str, ...]:
-        value, stderr = on.held_out_perplexity, on.held_out_stderr
-        shown = perplexity_text(value, stderr)
-        return name, count_text(params), share_text(params, whole), shown, ratio_text(value, reference), verdict
+    def add(name: str, params: int, on: Perplexities, verdict: str = MISSING) -> None:
+        rows.append((
+            name, count_text(params), share_text(params, whole),
+            perplexity_text(on.held_out_perplexity, on.held_out_stderr), ratio_text(on.held_out_perplexity, own),
+            verdict, perplexity_text(on.other_perplexity, on.other_stderr), ratio_text(on.other_perplexity, other),
+        ))  # fmt: skip
 
-    rows = [row(run.teacher.name, run.teacher.params, run.teacher)] if run.teacher else []
-    if best := run.best:
-        rows.append(row(best_name(run), best.params, best))
-        if best.fitted:
-            name = f"{best_name(run)}, weights fitted on {fitted_on(best)}"
-            rows.append(row(name, best.params, best.fitted.after))
-    verdicts = {other.name: verdict for other, _, verdict in comparisons(run)}
-    rows += [row(one.name, one.params, one, verdicts.get(one.name, MISSING)) for one in run.baselines]
+    if teacher:
+        add(teacher.name, teacher.params, teacher)
+    winners = [m for m in reversed(run.front) if m is not run.best and m.other_perplexity is not None]
+    for member in [run.best, *winners] if run.best else []:
+        name = best_name(run) if member is run.best else called(member)
+        add(name, member.params, member)
+        if member.fitted:
+            add(f"{name}, weights fitted on {fitted_on(member)}", member.params, member.fitted.after)
+    verdicts = {model.name: verdict for model, _, verdict in comparisons(run)}
+    for one in run.baselines:
+        add(one.name, one.params, one, verdicts.get(one.name, MISSING))
+    there = other_text_name(run)
+    header = (
+        "model", "parameters", "of teacher", _HELD_OUT, "× teacher", "against the winner", there, f"× teacher, {there}",
+    )  # fmt: skip
     return Table("Against the teacher and the baselines", header, tuple(rows)).compact()
 
 
-def other_text_table(run: SearchRun) -> Table:
-    """Teacher and winners, extracted and with fitted weights: perplexity on held-out text and on another corpus."""
-    teacher, rows = run.teacher, []
-    of = (teacher.held_out_perplexity, teacher.other_perplexity) if teacher else (None, None)
-
-    def row(name: str, params: int, on: Perplexities) -> tuple[str, ...]:
-        own, other = on.held_out_perplexity, on.other_perplexity
-        return (
-            name, count_text(params), perplexity_text(own, on.held_out_stderr), ratio_text(own, of[0]),
-            perplexity_text(other, on.other_stderr), ratio_text(other, of[1]),
-        )  # fmt: skip
-
-    winners = [m for m in run.front if m.winner is not None and m.other_perplexity is not None]
-    if teacher and winners:
-        rows.append(row(teacher.name, teacher.params, teacher))
-    for member in sorted(winners, key=lambda one: one.winner or 0):
-        rows.append(row(f"winner {member.winner}", member.params, member))
-        if member.fitted and member.fitted.after.other_perplexity is not None:
-            rows.append(row(f"winner {member.winner}, weights fitted", member.params, member.fitted.after))
-    header = ("model", "parameters", "held-out text", "× teacher", "the other text", "× teacher ")
-    return Table("On text of another kind", header, tuple(rows))
+def called(member: FrontMember) -> str:
+    """A member of the front as pictures and tables call it."""
+    return member.name if member.winner is None else f"winner {member.winner} ({member.name})"
 
 
 def other_text_name(run: SearchRun) -> str:
@@ -331,26 +324,28 @@ def finalists_table(run: SearchRun) -> Table:
     return Table("Finalists", ("model", "parameters", "loss after", "loss before", "tokens"), rows)
 
 
-_CSV_COLUMNS = (
-    "winner", "trial", "digest", "params", "share_of_teacher", "flops_per_token", "kv_bytes_per_token",
-    "calibration_perplexity", "held_out_perplexity", "held_out_stderr", "ratio_to_teacher", "num_layers", "hidden_size",
-    "source_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
-)  # fmt: skip
+def front_rows(run: SearchRun) -> list[dict[str, Any]]:
+    """The front's figures with full precision, for machines; lists are texts separated by spaces."""
+    rows = []
+    for m in run.front:
+        shape, reference = m.architecture, run.reference(m)
+        rows.append({
+            "winner": m.winner, "trial": m.trial, "digest": m.digest, "params": m.params,
+            "share_of_teacher": m.params / run.teacher.params if run.teacher else None,
+            "flops_per_token": m.cost.flops, "kv_bytes_per_token": m.cost.kv_bytes,
+            "calibration_perplexity": m.calibration_perplexity, "held_out_perplexity": m.held_out_perplexity,
+            "held_out_stderr": m.held_out_stderr,
+            "ratio_to_teacher": m.perplexity / reference if m.perplexity is not None and reference else None,
+            "num_layers": shape.num_layers, "hidden_size": shape.hidden_size,
+            **{name: " ".join(map(str, getattr(shape, name))) for name in _SIZES},
+        })  # fmt: skip
+    return rows
 
 
 def front_csv(run: SearchRun) -> str:
-    """The front as comma-separated values with full precision; lists are separated by spaces."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_CSV_COLUMNS)
-    for member in run.front:
-        shape, reference = member.architecture, run.reference(member)
-        sizes = (shape.source_layers, shape.num_attention_heads, shape.num_key_value_heads, shape.intermediate_size)
-        ratio = member.perplexity / reference if member.perplexity is not None and reference else None
-        writer.writerow([
-            member.winner, member.trial, member.digest, member.params,
-            member.params / run.teacher.params if run.teacher else None, member.cost.flops, member.cost.kv_bytes,
-            member.calibration_perplexity, member.held_out_perplexity, member.held_out_stderr, ratio, shape.num_layers,
-            shape.hidden_size, *(" ".join(map(str, values)) for values in sizes),
-        ])  # fmt: skip
+    """The front as comma-separated values."""
+    buffer, rows = io.StringIO(), front_rows(run)
+    writer = csv.DictWriter(buffer, rows[0] if rows else (), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return buffer.getvalue()

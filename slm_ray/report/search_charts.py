@@ -26,7 +26,7 @@ from slm_ray.report.charts import (
     y_of,
 )
 from slm_ray.report.placing import Axis, Label, perplexity_axis
-from slm_ray.report.search import SearchRun, best_name
+from slm_ray.report.search import SearchRun, best_name, called
 from slm_ray.report.text import NORMAL_95, count_text, perplexity_text, ratio_text, shape_text, share_text
 
 MOST_CANDIDATES = 600  # that are drawn off the front
@@ -40,11 +40,6 @@ def thinned(found: Sequence[_T], most: int) -> list[_T]:
     if len(found) <= most:
         return list(found)
     return [found[place] for place in sorted({round(i * (len(found) - 1) / (most - 1)) for i in range(most)})]
-
-
-def called(member: FrontMember) -> str:
-    """A member of the front as pictures call it."""
-    return member.name if member.winner is None else f"winner {member.winner} ({member.name})"
 
 
 def tip_of(run: SearchRun, model: MeasuredModel | Trial, name: str) -> str:

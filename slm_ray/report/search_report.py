@@ -26,7 +26,6 @@ from slm_ray.report.search import (
     front_table,
     load_search,
     other_text_name,
-    other_text_table,
     phases,
     progress_table,
 )
@@ -58,8 +57,8 @@ _COMPARISON_LEAD = (
     "95% interval is called noise."
 )
 _OTHER_LEAD = (
-    "Perplexity on {}, which nothing was learned or chosen by, beside that on held-out text of the corpus. Where its "
-    "ratio to the teacher is much the larger, the model is one for the corpus alone."
+    " Nothing was learned or chosen by the other text. Where the ratio to the teacher is much the larger there, the "
+    "model is one for the corpus alone."
 )
 _PROGRESS_LEAD = (
     "The hypervolume of the front: how much of the space of sizes and perplexities it beats. A line that has gone flat "
@@ -161,13 +160,13 @@ def search_report(run: SearchRun) -> Report:
     title = f"Sub-networks of {run.teacher.name}" if run.teacher else "Search for sub-networks"
     space = run.options.get("space")
     facts = (f"space {space}" if space else "", budget_text(run), candidates_text(run))
-    compared, other, finalists = baseline_table(run), other_text_table(run), finalists_table(run)
+    compared, finalists = baseline_table(run), finalists_table(run)
+    other = _OTHER_LEAD if run.result and run.result.corpus.other else ""
     progress = Figure("progress", progress_picture(run), "Hypervolume against evaluations and seconds")
     intervals = Figure("baselines", baselines_picture(run), "Perplexities with their intervals")
     sections = [
         *_front_sections(run, title if run.finished else f"{title} (unfinished run)"),
-        Section(compared.title, [intervals, compared], _COMPARISON_LEAD),
-        Section(other.title, [other], _OTHER_LEAD.format(other_text_name(run))),
+        Section(compared.title, [intervals, compared], f"{_COMPARISON_LEAD}{other}"),
         Section("Search progress", [progress, Fold("Search progress as a table", progress_table(run))], _PROGRESS_LEAD),
         Section("Finalists after short training", [finalists], _FINALISTS_LEAD),
         Section("What was spent", [cost_table(run)]), *run.closing_sections(next_steps(run)),

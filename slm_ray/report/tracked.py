@@ -16,7 +16,7 @@ from slm_ray.records.run import RunRecord
 from slm_ray.report.evaluation import EVALUATION_PICTURE, EvaluationRun, load_evaluation
 from slm_ray.report.kinds import PIPELINE, kind_of
 from slm_ray.report.matching import equal_flops, match
-from slm_ray.report.search import FRONT_PICTURE, SearchRun, cost_table, load_search, phases
+from slm_ray.report.search import FRONT_PICTURE, SearchRun, cost_table, front_rows, load_search, phases
 from slm_ray.report.training import TrainingRun, load_training
 from slm_ray.report.training_report import TRAINING_PICTURE
 from slm_ray.runtime.trackers import NoTracker, Tracker
@@ -80,16 +80,6 @@ def results_of(folder: Path) -> Iterator[Results]:
 
 def _search(run: SearchRun) -> Results:
     best, spent = run.best, run.result.spent if run.result else None
-    front = []
-    for m in run.front:
-        reference = run.reference(m)
-        front.append({
-            "trial": m.trial, "winner": m.winner, "params": m.params, "flops_per_token": m.cost.flops,
-            "kv_bytes_per_token": m.cost.kv_bytes, "calibration_perplexity": m.calibration_perplexity,
-            "held_out_perplexity": m.held_out_perplexity, "held_out_stderr": m.held_out_stderr,
-            "times_teacher": m.perplexity / reference if m.perplexity and reference else None,
-            "layers": m.architecture.num_layers, "hidden_size": m.architecture.hidden_size,
-        })  # fmt: skip
     compared: list[Row] = [
         {"model": m.name, "params": m.params, "held_out_perplexity": m.held_out_perplexity,
          "held_out_stderr": m.held_out_stderr}
@@ -98,7 +88,7 @@ def _search(run: SearchRun) -> Results:
     progress = run.result.hypervolume if run.result else ()
     costs = cost_table(run)
     tables = [
-        _figures(names.FRONT_TABLE, front), _figures(names.BASELINE_TABLE, compared),
+        _figures(names.FRONT_TABLE, front_rows(run)), _figures(names.BASELINE_TABLE, compared),
         _figures(names.HYPERVOLUME_TABLE, [
             {"evaluations": p.evaluations, "seconds": p.seconds, "hypervolume": p.value} for p in progress
         ]),

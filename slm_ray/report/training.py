@@ -10,6 +10,7 @@ from slm_ray.config.units import format_bytes, format_count, format_seconds
 from slm_ray.records.training import (
     GrowthTarget,
     ModelResult,
+    ScratchFacts,
     TrainedModel,
     TrainEvaluation,
     TrainResult,
@@ -36,29 +37,17 @@ DONE, FAILED, RUNNING = "done", "failed", "unfinished"
 class TrainedRun:
     """One model of a run, as far as its folder goes."""
 
-    name: str  # Its name, ``winner-0.student``
-    model: TrainedModel | None  # What it was before its first step; None where that is damaged
-    result: ModelResult | None  # Its result; None until it is done
-    status: TrainStatus | None  # Where its training ended; None while it runs
-    evaluations: tuple[TrainEvaluation, ...]  # Those whose loss is a number, in order
-    tokens_per_second: float | None = None  # Median over its steps
-    memory_bytes: int | None = None  # The most its worker held
-    cpu_percent: float | None = None  # Median over its steps; 100 is one core
-
-    @property
-    def start(self) -> str:
-        """Where its weights came from."""
-        return self.model.start if self.model else self.result.start if self.result else "student"
-
-    @property
-    def params(self) -> int | None:
-        """Its parameters."""
-        return self.model.params if self.model else None
-
-    @property
-    def error(self) -> str | None:
-        """Why it failed."""
-        return self.status.failure.message if self.status and self.status.failure and not self.result else None
+    name: str  # ``winner-0.student``
+    start: str  # where its weights came from
+    params: int | None
+    result: ModelResult | None  # None until it is done
+    error: str | None  # why it failed
+    evaluations: tuple[TrainEvaluation, ...]  # those whose loss is a number, in order
+    search_flops: float | None  # of the search that found it; None where that is not known
+    scratch: ScratchFacts | None  # how a model from scratch was made
+    tokens_per_second: float | None = None  # median over its steps
+    memory_bytes: int | None = None  # the most its worker held
+    cpu_percent: float | None = None  # median over its steps; 100 is one core
 
     @property
     def state(self) -> str:
@@ -74,11 +63,6 @@ class TrainedRun:
     def last(self) -> TrainEvaluation | None:
         """Its last evaluation."""
         return self.evaluations[-1] if self.evaluations else None
-
-    @property
-    def search_flops(self) -> float | None:
-        """What the search that found it cost; None where that is not known."""
-        return self.model.search_flops if self.model else None
 
     @property
     def capture_flops(self) -> float:
@@ -102,8 +86,7 @@ class TrainedRun:
     @property
     def curve(self) -> Curve | None:
         """Its evaluations for comparisons; None where there are fewer than two."""
-        found = [(one.tokens, one.flops.own, one.flops.teacher, one.loss or 0.0) for one in self.evaluations]
-        return make_curve(self.name, found, self.search_flops, self.capture_flops)
+        return make_curve(self.name, self.evaluations, self.search_flops, self.capture_flops)
 
 
 @dataclass(frozen=True)
@@ -151,9 +134,13 @@ def load_training(folder: Path, level: tuple[str, float] | None = None) -> Train
 
 def _load_model(reader: RunReader, folder: Path) -> TrainedRun:
     steps, evaluations = reader.lines(TrainStep, folder), reader.lines(TrainEvaluation, folder)
+    model, result = reader.record(TrainedModel, folder), reader.record(ModelResult, folder)
+    status = reader.record(TrainStatus, folder)
     return TrainedRun(
-        folder.name, reader.record(TrainedModel, folder), reader.record(ModelResult, folder),
-        reader.record(TrainStatus, folder), tuple(one for one in evaluations if one.loss is not None),
+        folder.name, model.start if model else result.start if result else "student", model.params if model else None,
+        result, status.failure.message if status and status.failure and not result else None,
+        tuple(one for one in evaluations if one.loss is not None), model.search_flops if model else None,
+        model.scratch if model else None,
         statistics.median([step.tokens_per_second for step in steps]) if steps else None,
         max((step.memory_bytes for step in steps), default=None),
         statistics.median([step.cpu_percent for step in steps]) if steps else None,

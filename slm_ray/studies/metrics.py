@@ -41,8 +41,7 @@ def _pretrain(folder: Path) -> list[Row]:
 
 
 def _trained(run: TrainedRun) -> Row:
-    first, last = run.first, run.last
-    scratch = run.model.scratch if run.model else None
+    first, last, scratch = run.first, run.last, run.scratch
     row: Row = {
         "model": run.name, "start": run.start, "params": run.params,
         "matrix_params": scratch and scratch.params_without_embeddings,

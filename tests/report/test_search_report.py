@@ -18,11 +18,10 @@ from slm_ray.report.search import (
     front_csv,
     front_table,
     load_search,
-    other_text_table,
     phases,
     progress_table,
 )
-from slm_ray.report.search_charts import front_axes, front_picture, shape_picture, thinned
+from slm_ray.report.search_charts import front_axes, front_picture, shape_picture
 from slm_ray.report.search_report import build_report, search_report, summary_text
 from slm_ray.report.text import load_code, load_command
 from slm_ray.runtime.commands import run_command
@@ -64,13 +63,6 @@ def changed(folder, change, count=60):
     return load_search(write_search(folder, trials, result))
 
 
-def test_a_finished_run_is_read_whole(run):
-    assert run.finished and run.notes == () and run.teacher.name == "smollm2-135m"
-    assert len(run.candidates) == 160 and len(run.trials) == 162
-    assert [m.winner for m in run.front if m.winner is not None] == [2, 1, 0] and run.best.winner == 0
-    assert run.quantity == "params" and run.winner_of(run.best).dtype == "float32"
-
-
 def test_an_unfinished_run_has_a_provisional_front_and_says_so(tmp_path):
     trials = make_trials(40)
     found = load_search(write_search(tmp_path, trials, None))
@@ -88,9 +80,8 @@ def test_an_unfinished_run_has_a_provisional_front_and_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "note"),
     [
-        ("result.json", "{", "result.json"), ("result.json", '{"version": 1}', "schema version 1"),
-        ("result.json", '{"version": 2}', "is damaged (command"), ("environment.json", "[", "environment.json"),
-        ("config.json", "{}", "config.json"),
+        ("result.json", '{"version": 1}', "schema version 1"), ("result.json", '{"version": 2}', "is damaged (command"),
+        ("config.json", "{", "config.json"),
     ],
 )  # fmt: skip
 def test_damaged_files_are_a_sentence_each_and_the_rest_is_shown(tmp_path, file, content, note):
@@ -193,8 +184,10 @@ def test_another_objective_is_the_horizontal_axis(tmp_path):
     assert found.quantity == "kv_bytes" and not front_picture(found)[0].views[0].rows["zone"]
 
 
-@pytest.mark.parametrize("count", [0, 1, 30])
-@pytest.mark.parametrize("changes", [{}, {"front": []}, {"baselines": []}, {"hypervolume": []}, {"winners": []}])
+@pytest.mark.parametrize(
+    ("count", "changes"),
+    [(0, {}), (1, {}), (30, {"front": []}), (30, {"baselines": [], "hypervolume": []}), (30, {"winners": []})],
+)
 def test_the_report_is_whole_whatever_is_missing(tmp_path, count, changes):
     trials = make_trials(count, num_failed=2)
     folder = write_search(tmp_path, trials, make_result(trials, **changes))
@@ -231,14 +224,9 @@ def test_the_markdown_has_every_part(run):
                   "### Environment", "### Config", "## How to reproduce"):  # fmt: skip
         assert f"\n{title}\n" in text
     assert "\n\n\n" not in text and "| winner | trial | parameters |" in text
-
-
-def test_the_page_has_its_pictures(run):
     found = pictures(page(run))
     assert list(found) == ["front", "front-shape", "baselines", "progress"]
     assert len(rows_of(found["progress"][0])) == 10
-    tags = outline(page(run)).tags
-    assert [attrs["data-link"] for _, attrs in tags if "data-figure" in attrs][:2] == ["front", "front"]
 
 
 def test_a_ruined_winner_is_called_noise_and_its_training_is_proposed(tmp_path, run):
@@ -273,7 +261,7 @@ def test_another_text_has_a_table_and_a_line(tmp_path):
         best |= {"other_perplexity": 90.0, "other_stderr": 1.0}
 
     found = changed(tmp_path, other)
-    assert other_text_table(found).rows[1][-2:] == ("90.0 ± 1.0", "3.00×")
+    assert baseline_table(found).rows[1][-2:] == ("90.0 ± 1.0", "3.00×")
     assert "On books, 4,096 tokens: 90.0 ± 1.0, 3.00× of the teacher's" in summary_text(found)
 
 
@@ -285,16 +273,11 @@ def test_finalists_are_in_a_table(tmp_path):
     assert "4.0000 | 5.0000 | 2.05K" in markdown(changed(tmp_path, train))
 
 
-def test_thinning_keeps_the_ends_and_spreads_the_rest():
-    assert thinned(range(5), 5) == [0, 1, 2, 3, 4] and thinned(range(101), 3) == [0, 50, 100]
-
-
 def test_a_rebuilt_report_is_the_same_and_quick(tmp_path):
-    folder = finished_search(tmp_path, 1000)
+    folder = finished_search(tmp_path, 1200)
     first = [path.read_bytes() for path in build_report(folder)]
     start = time.process_time()
-    assert [path.read_bytes() for path in build_report(folder)] == first
-    assert time.process_time() - start < 5
+    assert [path.read_bytes() for path in build_report(folder)] == first and time.process_time() - start < 5
     assert (folder / "report.html").stat().st_size < 1.5e6
     assert "left out of the picture, evenly" in (folder / "report.md").read_text()
 
@@ -310,7 +293,7 @@ def test_the_command_writes_every_run_and_prints_the_paths(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [([], "RUN"), (["{tmp}/nowhere"], "is missing"), (["{tmp}"], "holds no run"), (["x", "--debgu"], "--debug")],
+    [(["{tmp}/nowhere"], "is missing"), (["{tmp}"], "holds no run"), (["x", "--debgu"], "--debug")],
 )
 def test_a_mistake_is_one_sentence_and_exit_2(tmp_path, capsys, arguments, said):
     assert run_command(main, [argument.format(tmp=tmp_path) for argument in arguments]) == 2

@@ -2,7 +2,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 
 import pytest
 
@@ -116,7 +115,7 @@ def test_every_cost_is_in_one_table_once(tmp_path):
     assert shown["in all"] == ("16 min 44 s", "at least 257T", "at least 6 kWh")
 
 
-@pytest.mark.parametrize("gone", ["search", "evaluate", "pretrain", "logits", "pretrain/inputs.json"])
+@pytest.mark.parametrize("gone", ["search", "evaluate", "pretrain"])
 def test_what_is_not_there_yet_is_noted_and_the_rest_shown(tmp_path, gone):
     folder = pipeline_run(tmp_path)
     path = folder / gone
@@ -126,9 +125,7 @@ def test_what_is_not_there_yet_is_noted_and_the_rest_shown(tmp_path, gone):
     outline(pipeline_page(run))
 
 
-@pytest.mark.parametrize(
-    "part", ["pipeline.json", "evaluate/evaluate.json", "search/result.json", "logits/manifest.json"]
-)
+@pytest.mark.parametrize("part", ["pipeline.json", "evaluate/evaluate.json", "logits/manifest.json"])
 def test_damage_in_any_stage_is_a_note(tmp_path, part):
     folder = pipeline_run(tmp_path)
     (folder / part).write_text("{")
@@ -223,13 +220,7 @@ def test_runs_on_other_held_out_tokens_are_told_apart(tmp_path):
     assert "2 different sets of held-out tokens" in held_out_note(runs) and held_out_note(runs[:1]) == ""
 
 
-def test_the_page_of_one_run_is_made_too(tmp_path):
-    shown = build([finished_search(tmp_path / "a", 20)], tmp_path / "out")
-    outline(shown)
-    assert "<h1>Search a</h1>" in shown
-
-
-@pytest.mark.parametrize("file", ["config.json", "pipeline.json", "evaluate.json"])
+@pytest.mark.parametrize("file", ["config.json", "pipeline.json"])
 def test_a_report_does_not_go_where_a_run_lies(tmp_path, capsys, file):
     folder = finished_search(tmp_path / "a", 10)
     (tmp_path / "b").mkdir()
@@ -245,14 +236,3 @@ def test_a_damaged_config_does_not_hide_what_a_run_was(tmp_path):
         (folder / "config.json").write_text("{")
         assert kind_of(folder) == kind
         assert any("config.json" in note for note in load_run(folder).records.notes) or kind == "evaluate"
-
-
-def test_a_report_needs_no_torch(tmp_path):
-    folder = proxies_run(tmp_path / "run")
-    program = (
-        "import sys\nfrom slm_ray.report.command import main\n"
-        f"assert main([{str(folder)!r}]) == 0\n"
-        "print(sorted({'torch', 'transformers', 'ray', 'pymoo', 'matplotlib'} & set(sys.modules)))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
-    assert done.stdout.endswith("[]\n")

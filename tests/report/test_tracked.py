@@ -50,7 +50,7 @@ def test_a_search_sends_its_front_its_picture_and_what_it_came_to(tmp_path):
     assert set(front) == {member.trial for member in run.front}
     best = front[run.best.trial]
     assert best["held_out_perplexity"] == run.best.held_out_perplexity == seen.values[names.RESULT_PERPLEXITY]
-    assert best["times_teacher"] == pytest.approx(run.best.held_out_perplexity / 19.3)
+    assert best["ratio_to_teacher"] == pytest.approx(run.best.held_out_perplexity / 19.3)
     assert seen.values[names.RESULT_FLOPS] == 1.2e13 and seen.values[names.RESULT_SECONDS] > 0
     assert seen.tables[names.BASELINE_TABLE][0]["model"] == "smollm2-135m"
     assert seen.tables[names.HYPERVOLUME_TABLE][-1]["hypervolume"] == run.result.hypervolume[-1].value

@@ -31,7 +31,6 @@ from tests.report.made_training import (
     fail_model,
     training_run,
     write_lines,
-    write_model,
 )
 from tests.report.pages import EVIL, outline, pictures
 
@@ -47,13 +46,11 @@ def folder(tmp_path_factory):
     return training_run(tmp_path_factory.mktemp("training") / "run")
 
 
-def test_the_command_knows_a_pretraining_run_and_rebuilds_the_same_report(folder, capsys):
+def test_the_command_knows_a_pretraining_run(folder, capsys):
     assert run_command(main, [str(folder)]) == 0
     output = capsys.readouterr()
     assert output.out.split() == [str(folder / name) for name in FILES] and output.err == ""
-    first = [(folder / name).read_bytes() for name in FILES]
-    assert first[0].startswith(b"\x89PNG")
-    assert [path.read_bytes() for path in build_training_report(folder)] == first
+    assert (folder / FILES[0]).read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_curves_are_those_of_the_records(folder):
@@ -145,7 +142,6 @@ def test_an_unfinished_run_shows_what_there_is_and_says_so(tmp_path, capsys):
     ("file", "content", "noted"),
     [
         ("result.json", '{"models": [{"na', True), ("winner-0.random/evals.jsonl", "{broken\n", True),
-        ("winner-0.random/model.json", "[]", True), ("winner-0.random/result.json", '{"version": 1}', True),
         ("winner-0.random/evals.jsonl", "", False),
     ],
 )  # fmt: skip
@@ -164,15 +160,6 @@ def test_losses_that_are_no_numbers_are_left_out(tmp_path):
     write_lines(folder / "winner-0.student", TrainEvaluation, nothing)
     assert load_training(folder).best.start == "first-n"
     outline(page(load_training(folder)))
-
-
-def test_a_model_with_one_evaluation_has_no_comparison(tmp_path):
-    folder = training_run(tmp_path)
-    shutil.rmtree(folder / "winner-0.first-n")
-    write_model(folder, "first-n", count=1)
-    run = load_training(folder)
-    assert len(run.curves) == 2 and len(run.measured) == 3
-    outline(page(run))
 
 
 def test_the_level_of_growth_is_a_line(tmp_path):
