@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -83,7 +84,9 @@ class SubnetRunner:
         rotary = getattr(base, "rotary_emb", None)
         if rotary is not None:
             if self._rotary is None:
-                self._rotary = type(rotary)(config=self.config).to(self.device)
+                alike = copy.copy(self.config)
+                alike.per_layer_config = None
+                self._rotary = type(rotary)(config=alike).to(self.device)
             base.rotary_emb = self._rotary
         return base
 

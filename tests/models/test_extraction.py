@@ -51,20 +51,33 @@ def test_random_sub_networks_are_exact_also_of_sub_networks(name):
 
 
 ROPE = {"rope_type": "default", "rope_theta": 500.0}
+LONG = {
+    "rope_type": "longrope", "short_factor": [1.0, 1.1], "long_factor": [2.0, 3.0], "partial_rotary_factor": 0.5,
+    "original_max_position_embeddings": 16,
+}  # fmt: skip
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16, "factor": 4.0}
 
 
 @pytest.mark.parametrize(
     ("name", "rope"),
-    [("llama", {}), ("gpt_neox", {"partial_rotary_factor": 0.5}), ("llama", {**LLAMA3, "rope_type": "llama3"})],
+    [
+        ("llama", {}),
+        ("gpt_neox", {"partial_rotary_factor": 0.5}),
+        ("llama", {**LLAMA3, "rope_type": "llama3"}),
+        ("mistral", {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}),
+        ("phi3", LONG),
+    ],
 )
-def test_rotary_frequencies_are_the_teachers(name, rope):
+def test_rotary_frequencies_are_the_teachers(name, rope, tmp_path):
     model, teacher = teacher_of(name, rope_parameters={**ROPE, **rope})
     for axis in ("heads", "uneven heads", "neurons", "everything"):
         spec, ids = axis_specs(teacher)[axis], tiny_ids(length=40)
         student = cut(model, spec)
-        assert torch.equal(student.base_model.rotary_emb.inv_freq, model.base_model.rotary_emb.inv_freq)
+        rotary = student.base_model.rotary_emb
+        assert torch.equal(rotary.original_inv_freq, model.base_model.rotary_emb.original_inv_freq)
         torch.testing.assert_close(logits_of(student, ids), masked_logits(model, spec, ids), **CLOSE)
+    save_student(student, tmp_path)
+    assert torch.equal(logits_of(type(student).from_pretrained(tmp_path), ids), logits_of(student, ids))
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -116,6 +116,9 @@ def test_saved_students_come_back_bit_for_bit(case, tmp_path):
         again = AutoModelForCausalLM.from_pretrained(tmp_path / axis)
         assert type(again) is type(student) and torch.equal(logits_of(again), logits_of(student))
         assert base_family(AutoConfig.from_pretrained(tmp_path / axis)) is case.family
+    half = extract(case.state, case.config, case.family, case.specs["everything"], dtype=torch.bfloat16)
+    exact = logits_of(case.students["everything"])
+    assert (logits_of(half).float() - exact).abs().max() < 0.15 * exact.abs().max()
 
 
 def test_every_weight_learns_and_checkpointing_changes_nothing(case):

@@ -164,6 +164,8 @@ class PerLayerModel(SavesCode):
                 self._skip(layer, self.mlp_name, SkippedNeurons())
             layers.append(layer)
         base: Any = self.base_model  # type: ignore[attr-defined]
+        if hasattr(base, "rotary_emb"):  # some kinds look for the number of heads, which differs, whenever they run
+            base.rotary_emb.config = copy.copy(own)
         setattr(base, self.layers_name, nn.ModuleList(layers))
         own.num_hidden_layers, own.per_layer_config = config.num_hidden_layers, overrides
         self.config = base.config = own
