@@ -73,17 +73,15 @@ def _read(path: Path) -> str:
         raise explain_os_error(error, f"reading {path}") from error
     if not text.startswith("---\n"):
         raise UserError(f"{path} does not begin with metadata between lines of ---: export the model again")
-    if text.count(BEGIN) > 1 or text.count(BEGIN) != text.count(END):
-        raise UserError(f"{path} has its comments {BEGIN} and {END} not once each: remove that section")
     return text
 
 
 def _with_section(text: str, section: str) -> str:
     """The card with the section where it was, or at the end."""
     block = f"\n\n{BEGIN}\n{section}\n{END}\n"
-    if BEGIN not in text:
+    if not _SECTION.search(text):
         return text.rstrip("\n") + block
-    before, after = _SECTION.split(text)
+    before, after = _SECTION.split(text, 1)
     return before + block + (f"\n{after}" if after else "")
 
 

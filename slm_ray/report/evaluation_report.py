@@ -29,7 +29,7 @@ from slm_ray.report.evaluation import (
     text_table,
 )
 from slm_ray.report.evaluation_charts import difference_pictures, efficiency_picture, tasks_picture, text_picture
-from slm_ray.report.evaluation_tasks import task_rows, tasks_by_model, tasks_lead, tasks_table
+from slm_ray.report.evaluation_tasks import task_rows, tasks_lead, tasks_table
 from slm_ray.report.render import write_report
 from slm_ray.report.text import count_text, perplexity_text
 
@@ -132,11 +132,7 @@ def evaluation_report(run: EvaluationRun) -> Report:
 
 
 def write_evaluation_report(folder: Path) -> list[Path]:
-    """Write ``evaluation.png``, ``report.md`` and ``report.html`` of an evaluation, finished or not, into its folder.
-
-    Raises:
-        UserError: The folder holds no evaluation, or cannot be written.
-    """
+    """Write ``evaluation.png``, ``report.md`` and ``report.html`` into an evaluation's folder, finished or not."""
     return write_report(evaluation_report(load_evaluation(folder)), folder)
 
 
@@ -148,7 +144,7 @@ def evaluation_text(result: EvaluationResult) -> str:
     parts: list[tuple[str, list[Table]]] = [
         ("", [models_table(run)]),
         (text_lead(run), [text_table(run)]),
-        (tasks_lead(run), [tasks_by_model(run)]),
+        (tasks_lead(run), [tasks_table(run)]),
         (generation_lead(run), [generation_table(run)]),
         (efficiency_lead(run), [efficiency_table(run), speed_table(run, "prefill"), speed_table(run, "decode")]),
         (differences_lead(run), [differences_table(run, kind, members) for kind in DIFFERENCE_KINDS]),

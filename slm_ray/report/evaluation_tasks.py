@@ -157,19 +157,6 @@ def tasks_table(run: EvaluationRun, *, members: bool = False) -> Table:
     return Table(title, header, tuple(lines), strong=frozenset(strong))
 
 
-def tasks_by_model(run: EvaluationRun) -> Table:
-    """The same for a terminal, where a row per model is narrower; without the tasks inside groups."""
-    rows = [row for row in task_rows(run) if row.kind != "member"]
-    if not rows:
-        return Table("Tasks", ("",), ())
-    lines = [
-        (run.called(model.name), *(row.cell(place) for row in rows)) for place, model in enumerate(task_models(run))
-    ]  # fmt: skip
-    above = [("metric", *(row.metric for row in rows)), ("measured", *(row.facts or MISSING for row in rows))]
-    chance = [("chance", *(row.chance_cell for row in rows))] if any(row.chance is not None for row in rows) else []
-    return Table("Tasks", ("", *(row.title for row in rows)), (*above, *chance, *lines))
-
-
 def tasks_lead(run: EvaluationRun) -> str:
     """How to read the table."""
     models = task_models(run)

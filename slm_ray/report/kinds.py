@@ -71,11 +71,7 @@ class PipelineRun(RunRecords):
 
 
 def kind_of(folder: Path) -> str:
-    """Which kind of run a folder holds: ``pipeline`` or a key of ``KINDS``.
-
-    Raises:
-        UserError: None, as far as can be seen.
-    """
+    """Which kind of run a folder holds: ``pipeline`` or a key of ``KINDS``."""
     if (folder / PipelineState.FILE).is_file():
         return PIPELINE
     if is_evaluation(folder):
@@ -94,11 +90,7 @@ def kind_of(folder: Path) -> str:
 
 
 def load_run(folder: Path) -> Run:
-    """Read a folder as what it is.
-
-    Raises:
-        UserError: It holds no run.
-    """
+    """Read a folder as what it is."""
     kind = kind_of(folder)
     return Run(folder, kind, load_pipeline(folder) if kind == PIPELINE else KINDS[kind].load(folder))
 

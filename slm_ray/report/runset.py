@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_ray.config.errors import UserError
-from slm_ray.config.units import format_count, format_seconds
+from slm_ray.config.units import format_seconds
 from slm_ray.records.evaluation import EvaluationResult
 from slm_ray.records.pipeline import PipelineState
 from slm_ray.records.run import RunRecord
@@ -20,15 +20,14 @@ from slm_ray.report.costs import cost_section, costs_of, earlier_costs
 from slm_ray.report.evaluation import EvaluationRun, short_names, text_of
 from slm_ray.report.evaluation_tasks import task_models, task_rows
 from slm_ray.report.kinds import KINDS, PIPELINE, PipelineRun, Run
-from slm_ray.report.matching import match
 from slm_ray.report.placing import Axis, perplexity_axis
 from slm_ray.report.proxies import correlations_table
 from slm_ray.report.reading import RunReader
 from slm_ray.report.render import write_report
 from slm_ray.report.search import SearchRun
 from slm_ray.report.search_charts import front_axes, tip_of
-from slm_ray.report.text import MISSING, count_text, fixed, perplexity_text, times_text
-from slm_ray.report.training import TrainingRun, models_table
+from slm_ray.report.text import MISSING, count_text, fixed, perplexity_text
+from slm_ray.report.training import TrainingRun, matching_table, models_table
 from slm_ray.report.training_report import curves_section
 
 _FRONTS_PICTURE = "fronts.png"
@@ -73,22 +72,6 @@ def held_out_note(runs: Sequence[tuple[str, TrainingRun]]) -> str:
         f"These runs were measured on {len(digests)} different sets of held-out tokens: compare perplexities only "
         "inside a run, or of runs with the same text."
     )
-
-
-def best_matching_table(run: TrainingRun) -> Table:
-    """What the best model of all needed to get as far as each of the others."""
-    curves = run.curves
-    best = next((curve for curve in curves if run.best and curve.name == run.best.name), None)
-    header = ("to reach the last loss of", "loss", "tokens", "tokens, against its own", "FLOPs, against its own")
-    rows = []
-    for other in curves:
-        if best is None or other is best:
-            continue
-        found = match(best, other)
-        tokens = "not reached" if found.tokens is None else format_count(found.tokens)
-        ratios = (times_text(found.ratio_tokens) or MISSING, times_text(found.ratio_flops) or MISSING)
-        rows.append((other.name, f"{other.final_loss:.4f}", tokens, *ratios))
-    return Table(f"What {best.name if best else 'the best'} needed", header, tuple(rows)).compact()
 
 
 def fronts_picture(runs: Sequence[tuple[str, SearchRun]]) -> Picture | None:
@@ -188,7 +171,7 @@ def _shared_training(trainings: Sequence[tuple[str, TrainingRun]]) -> list[Secti
     said: list[Block] = [Text(held_out_note(trainings))]
     if not marked:
         said.append(Text("Where one model matched another is marked in the pictures of the single runs.", small=True))
-    matching, models = best_matching_table(merged), models_table(merged)
+    matching, models = matching_table(merged, of_best=True), models_table(merged)
     return [
         replace(curves, title="Training curves of all runs", blocks=[*said, *curves.blocks]),
         Section("The trained models", [models]),
@@ -237,11 +220,7 @@ def set_report(given: Sequence[Run], command: str) -> Report:
 
 
 def write_set_report(runs: Sequence[Run], folder: Path, argv: Sequence[str]) -> list[Path]:
-    """Write one report of several runs into a folder of its own; ``argv`` are the command's arguments.
-
-    Raises:
-        UserError: The folder holds a run itself, or cannot be written.
-    """
+    """Write one report of several runs into a folder of its own; ``argv`` are the command's arguments."""
     if any((folder / name).exists() for name in (RunRecord.FILE, PipelineState.FILE, EvaluationResult.FILE)):
         raise UserError(f"--out {folder} holds a run, whose own report would be lost: choose another folder")
     return write_report(set_report(runs, shlex.join(["slm-ray", "report", *argv])), folder)

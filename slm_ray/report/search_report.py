@@ -35,7 +35,6 @@ from slm_ray.report.text import (
     WITHIN,
     count_text,
     load_code,
-    load_command,
     needs_remote_code,
     perplexity_text,
     ratio_text,
@@ -178,11 +177,7 @@ def search_report(run: SearchRun) -> Report:
 
 
 def build_report(folder: Path) -> list[Path]:
-    """Write ``front.csv``, ``front.png``, ``report.md`` and ``report.html`` of a run, finished or not, into its folder.
-
-    Raises:
-        UserError: The folder holds no run, or cannot be written.
-    """
+    """Write ``front.csv``, ``front.png``, ``report.md`` and ``report.html`` into a run's folder, finished or not."""
     return write_report(search_report(load_search(folder)), folder)
 
 
@@ -287,11 +282,6 @@ def _other_text_line(run: SearchRun) -> str:
 def _next_lines(run: SearchRun, best: FrontMember | None) -> list[str]:
     if not run.finished:
         return [f"Next: slm-ray search --resume {shlex.quote(str(run.folder))}"]
-    steps = [f"open {run.folder / 'report.html'} in a browser"]
+    lines = [f"Next: open {run.folder / 'report.html'} in a browser"]
     winner = run.winner_of(best) if best else None
-    if best and winner:
-        folder = str(run.folder / winner.folder)
-        ruined = run.ruined(best) is not None
-        train, load = _training_command(run, folder), load_command(folder, winner_needs_code(run, best))
-        steps.append(train if ruined else load)
-    return [f"{'      ' if i else 'Next: '}{step}" for i, step in enumerate(steps)]
+    return [*lines, f"      {_training_command(run, str(run.folder / winner.folder))}"] if winner else lines

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ MISSING = "–"
 WITHIN = "within the noise"
 NORMAL_95 = 1.96
 _PLAIN_LIMIT, _MOST_LOSS = 1e7, 300.0
-_PROMPT = "Python is a"
 
 
 def perplexity_text(value: float | None, stderr: float | None = None) -> str:
@@ -155,18 +153,9 @@ def load_code(path: str, remote_code: bool) -> str:
         "",
         f"model = AutoModelForCausalLM.from_pretrained({where}{remote})",
         f"tokenizer = AutoTokenizer.from_pretrained({where}{remote})",
-        f'inputs = tokenizer("{_PROMPT}", return_tensors="pt")',
+        'inputs = tokenizer("Python is a", return_tensors="pt")',
         "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=30)[0]))",
     ])  # fmt: skip
-
-
-def load_command(path: str, remote_code: bool) -> str:
-    """The same as one shell command."""
-    where = json.dumps(path, ensure_ascii=False)
-    remote = ", trust_remote_code=True" if remote_code else ""
-    ask = f'("{_PROMPT}", max_new_tokens=30)[0]["generated_text"]'
-    code = f'from transformers import pipeline; print(pipeline("text-generation", {where}{remote}){ask})'
-    return f"python -c {shlex.quote(code)}"
 
 
 def needs_remote_code(folder: Path) -> bool | None:

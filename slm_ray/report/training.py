@@ -45,6 +45,8 @@ class TrainedRun:
     evaluations: tuple[TrainEvaluation, ...]  # those whose loss is a number, in order
     search_flops: float | None  # of the search that found it; None where that is not known
     scratch: ScratchFacts | None  # how a model from scratch was made
+    joules: float | None = None  # energy, where it was measured
+    mfu: float | None = None  # model FLOPs utilisation, where the device's peak is known
     tokens_per_second: float | None = None  # median over its steps
     memory_bytes: int | None = None  # the most its worker held
     cpu_percent: float | None = None  # median over its steps; 100 is one core
@@ -68,16 +70,6 @@ class TrainedRun:
     def capture_flops(self) -> float:
         """What the capture of its logit store cost."""
         return self.result.capture_flops if self.result else self.last.flops.capture if self.last else 0.0
-
-    @property
-    def joules(self) -> float | None:
-        """Energy, where it was measured."""
-        return self.result.energy.joules if self.result and self.result.energy else None
-
-    @property
-    def mfu(self) -> float | None:
-        """Model FLOPs utilisation, where the device's peak is known."""
-        return self.result.mfu if self.result else None
 
     def all_flops(self, at: TrainEvaluation) -> float:
         """FLOPs up to an evaluation: its own, the teacher's, the search's where they are known, and the capture's."""
@@ -140,7 +132,8 @@ def _load_model(reader: RunReader, folder: Path) -> TrainedRun:
         folder.name, model.start if model else result.start if result else "student", model.params if model else None,
         result, status.failure.message if status and status.failure and not result else None,
         tuple(one for one in evaluations if one.loss is not None), model.search_flops if model else None,
-        model.scratch if model else None,
+        model.scratch if model else None, result.energy.joules if result and result.energy else None,
+        result.mfu if result else None,
         statistics.median([step.tokens_per_second for step in steps]) if steps else None,
         max((step.memory_bytes for step in steps), default=None),
         statistics.median([step.cpu_percent for step in steps]) if steps else None,
@@ -167,24 +160,29 @@ def models_table(run: TrainingRun) -> Table:
     return Table("The models", header, tuple(rows)).compact()
 
 
-def matching_table(run: TrainingRun) -> Table:
-    """What every start needed to get as far as each of the others; everything is counted into the FLOPs."""
+def matching_table(run: TrainingRun, *, of_best: bool = False) -> Table:
+    """What every start (or the best model alone) needed to get as far as each other; FLOPs count everything."""
     header = (
-        "to reach the last loss of", "model", "tokens", "tokens, against its own", "FLOPs", "FLOPs, against its own",
+        "to reach the last loss of", "loss", "model", "tokens", "tokens, against its own", "FLOPs",
+        "FLOPs, against its own",
     )  # fmt: skip
     curves, rows = run.curves, []
+    best = run.best.curve if of_best and run.best else None
     for reference in curves if len(curves) > 1 else []:
-        goal = f"{reference.name} ({reference.final_loss:.4f})"
-        for curve in curves:
+        for curve in [best] if best else curves:
+            if best and curve.name == reference.name:
+                continue
             found = match(curve, reference)
+            goal = (reference.name, f"{reference.final_loss:.4f}", curve.name)
             if found.tokens is None or found.flops is None:
-                rows.append((goal, curve.name, "not reached", MISSING, MISSING, MISSING))
+                rows.append((*goal, "not reached", MISSING, MISSING, MISSING))
                 continue
             tokens = format_count(found.tokens) if found.tokens else "0, before its first step"
             ratios = [MISSING if curve is reference else times_text(ratio) or MISSING
                       for ratio in (found.ratio_tokens, found.ratio_flops)]  # fmt: skip
-            rows.append((goal, curve.name, tokens, ratios[0], flops_text(found.flops), ratios[1]))
-    return Table("Tokens and FLOPs to match", header, tuple(rows)).compact()
+            rows.append((*goal, tokens, ratios[0], flops_text(found.flops), ratios[1]))
+    title = f"What {best.name} needed" if best else "Tokens and FLOPs to match"
+    return Table(title, header, tuple(rows)).compact()
 
 
 def equal_flops_table(run: TrainingRun) -> Table:

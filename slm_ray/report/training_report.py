@@ -219,9 +219,5 @@ def training_report(run: TrainingRun) -> Report:
 
 
 def build_training_report(folder: Path) -> list[Path]:
-    """Write ``training.png``, ``report.md`` and ``report.html`` of a run, finished or not, into its folder.
-
-    Raises:
-        UserError: The folder holds no run, or cannot be written.
-    """
+    """Write ``training.png``, ``report.md`` and ``report.html`` of a run, finished or not, into its folder."""
     return write_report(training_report(load_training(folder)), folder)

@@ -11,14 +11,13 @@ from slm_ray.report.kinds import kind_of, load_pipeline, load_run
 from slm_ray.report.proxies import correlations_table, load_proxies, proxies_picture
 from slm_ray.report.render import page_of
 from slm_ray.report.runset import (
-    best_matching_table,
     held_out_note,
     merge_training,
     pipeline_report,
     set_report,
     single_runs,
 )
-from slm_ray.report.training import load_training
+from slm_ray.report.training import load_training, matching_table
 from slm_ray.runtime.commands import run_command
 from tests.report.made_evaluation import evaluation_run, make_result, unfinished_evaluation
 from tests.report.made_others import pipeline_run, proxies_run
@@ -208,11 +207,11 @@ def test_runs_are_called_by_what_tells_them_apart(tmp_path):
 
 def test_the_best_of_all_runs_is_held_against_every_other(tmp_path):
     runs = [(name, load_training(training_run(tmp_path / name))) for name in ("t", "u")]
-    table = best_matching_table(merge_training(runs))
+    table = matching_table(merge_training(runs), of_best=True)
     assert table.title == "What t: winner-0.student needed" and len(table.rows) == 5
     rows = {row[0]: row for row in table.rows}
-    assert rows["u: winner-0.first-n"][2:4] == ("10K", "10× fewer")
-    assert rows["u: winner-0.student"][3] == "as many"
+    assert rows["u: winner-0.first-n"][3:5] == ("10K", "10× fewer")
+    assert rows["u: winner-0.student"][4] == "as many"
 
 
 def test_runs_on_other_held_out_tokens_are_told_apart(tmp_path):

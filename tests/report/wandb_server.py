@@ -10,7 +10,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 _DATE = "2026-01-01T00:00:00"
-_PROJECT = {"id": "p", "name": "p", "entityName": "me", "createdAt": _DATE, "isBenchmark": False, "user": None}
 _VIEWER = {"id": "u", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}
 
 
@@ -22,9 +21,6 @@ def _answer(query: str, variables: dict[str, Any]) -> dict[str, Any]:
         return {"upsertView": {"view": view, "inserted": True}}
     if "internalId" in query:
         return {"project": {"internalId": "123"}}
-    if "models" in query:
-        page = {"endCursor": "c", "hasNextPage": False}
-        return {"models": {"edges": [{"node": _PROJECT, "cursor": "c"}], "pageInfo": page}}
     return {"viewer": _VIEWER, "serverInfo": None} if "viewer" in query.lower() else {}
 
 
