@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -110,18 +110,6 @@ class Objective:
     cap: float | None = None  # of the student's logits
 
 
-class Workspace:
-    """Buffers for the rows of one block, allocated once."""
-
-    def __init__(self, num_rows: int, vocab_size: int, dtype: torch.dtype, device: torch.device) -> None:
-        shape = num_rows, vocab_size
-        self._buffers = [torch.empty(shape, dtype=dtype, device=device) for _ in range(_NUM_BUFFERS)]
-
-    def take(self, num_rows: int) -> tuple[torch.Tensor, ...]:
-        """The buffers, ``[num_rows, vocabulary]`` each."""
-        return tuple(buffer[:num_rows] for buffer in self._buffers)
-
-
 def _softmax(logits: torch.Tensor, shifted: torch.Tensor, exp: torch.Tensor, temperature: float) -> Softmax:
     """The softmax of rows, in the buffers ``shifted`` and ``exp``."""
     shifted.copy_(logits)
@@ -137,16 +125,17 @@ def losses_and_gradient(
     targets: torch.Tensor,
     teacher: torch.Tensor | Targets | None,
     objective: Objective,
-    workspace: Workspace,
+    buffers: list[torch.Tensor],
     with_gradient: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Both losses of some tokens, and the derivative of their weighted sum, which is written over the logits.
 
     ``logits``: ``[rows, vocabulary]`` the student's, of any floating type. ``targets``: ``[rows]`` token ids.
+    ``buffers``: Five of ``[rows or more, vocabulary]``.
     ``teacher``: The teacher's logits, ``[rows, shared]`` (the student's first ids), its sparse targets, or None.
     Returns cross-entropy and divergence (times the square of the temperature; 0 without one), ``[rows]`` each, in nats.
     """
-    shifted, exp, tempered_exp, teacher_shifted, teacher_exp = workspace.take(len(logits))
+    shifted, exp, tempered_exp, teacher_shifted, teacher_exp = (buffer[: len(logits)] for buffer in buffers)
     plain = _softmax(logits, shifted, exp, 1.0)
     wanted = targets[:, None]
     ce = plain.total.log() - shifted.gather(1, wanted)
@@ -196,13 +185,6 @@ def _finish(logits: torch.Tensor, gradient: torch.Tensor, wanted: torch.Tensor, 
     logits.copy_(gradient)
 
 
-class Sums(NamedTuple):
-    """Weighted sums over tokens: cross-entropy and divergence (0 without one)."""
-
-    ce: torch.Tensor
-    kd: torch.Tensor
-
-
 @dataclass(frozen=True)
 class Batch:
     """All but the student: what its losses are taken against. Every token counts."""
@@ -244,8 +226,8 @@ class _Logits:
 
 def run_chunks(
     hidden: torch.Tensor, head: torch.Tensor, batch: Batch, objective: Objective, wanted: tuple[bool, bool]
-) -> tuple[Sums, Gradients]:
-    """Losses and gradients of all tokens, a chunk at a time.
+) -> tuple[torch.Tensor, torch.Tensor, Gradients]:
+    """Weighted sums of cross-entropy and divergence over all tokens, and gradients, a chunk at a time.
 
     ``hidden``: ``[tokens, hidden]``, in the type to multiply in. ``head``: ``[vocabulary, hidden]``, of the same type.
     """
@@ -253,7 +235,7 @@ def run_chunks(
     chunk, block = chunk_rows(len(hidden), len(head), hidden.device)
     student = _Logits(hidden, head, chunk, objective.cap)
     teacher = _teacher(batch.signal, len(head), objective, exact, chunk)
-    workspace = Workspace(block, len(head), exact, hidden.device)
+    buffers = [torch.empty(block, len(head), dtype=exact, device=hidden.device) for _ in range(_NUM_BUFFERS)]
     weights = batch.weights.to(exact)
     scale = weights.abs().max() if len(weights) else weights.new_ones(())
     hidden_gradient = torch.empty_like(hidden, dtype=exact) if wanted[0] else None
@@ -265,7 +247,7 @@ def run_chunks(
             at = slice(part.start + rows.start, part.start + rows.stop)
             teacher_rows = None if teacher_part is None else teacher_part[rows]
             ce[at], kd[at] = losses_and_gradient(
-                logits[rows], batch.targets[at], teacher_rows, objective, workspace, any(wanted)
+                logits[rows], batch.targets[at], teacher_rows, objective, buffers, any(wanted)
             )
         share = (weights[part] / scale)[:, None]
         if hidden_gradient is not None:
@@ -273,7 +255,7 @@ def run_chunks(
                 hidden_gradient[part][rows] = (logits[rows] @ head) * share[rows]
         if head_gradient is not None:
             _add_product(head_gradient, logits, (hidden[part] * share).to(hidden.dtype))
-    return Sums(weights @ ce, weights @ kd), Gradients(hidden_gradient, head_gradient, scale)
+    return weights @ ce, weights @ kd, Gradients(hidden_gradient, head_gradient, scale)
 
 
 def _teacher(
@@ -308,10 +290,10 @@ class FusedLoss(torch.autograd.Function):
         kind = hidden.device.type
         off = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else contextlib.nullcontext()
         with off:
-            sums, ctx.gradients = run_chunks(hidden, same, batch, objective, ctx.needs_input_grad[:2])
+            ce, kd, ctx.gradients = run_chunks(hidden, same, batch, objective, ctx.needs_input_grad[:2])
         ctx.types = hidden.dtype, head.dtype
-        ctx.mark_non_differentiable(*sums)
-        return objective.ce_weight * sums.ce + objective.kd_weight * sums.kd, *sums
+        ctx.mark_non_differentiable(ce, kd)
+        return objective.ce_weight * ce + objective.kd_weight * kd, ce, kd
 
     @staticmethod
     @once_differentiable

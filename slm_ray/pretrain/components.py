@@ -194,9 +194,6 @@ class RunConfig(Config):
 
     launcher: Literal["ray", "local"] = option("ray", "local: this process, or torchrun's, without Ray")
     workers: int = option(1, "workers of each model", ge=1)
-    min_workers: int | None = option(
-        None, "continue with as few as this where machines are lost [default: --workers]", ge=1
-    )
     threads: int | None = option(None, "CPU threads of a worker [default: usable CPUs / workers]", ge=1)
     concurrent: int | None = option(None, "models trained at once [default: as many as fit]", ge=1)
     device: Literal["auto", "cpu", "cuda"] = option("auto", "auto takes GPUs where there are any")
@@ -206,16 +203,3 @@ class RunConfig(Config):
     )
     tracker: Literal["none", "wandb"] = option("none", "where metrics go beside the records")
     out: str | None = option(None, "run folder [default: runs/pretrain-TIME]")
-
-    @property
-    def numbers_of_workers(self) -> range:
-        """How many workers a model may have at some time."""
-        return range(self.min_workers or self.workers, self.workers + 1)
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.min_workers is not None and self.min_workers > self.workers:
-            raise ValueError(f"--min-workers {self.min_workers} is over --workers {self.workers}: give fewer")
-        if self.min_workers is not None and self.launcher == "local":
-            raise ValueError("--min-workers is for Ray, which replaces workers: leave it out with --launcher local")
-        return self

@@ -31,7 +31,7 @@ ELEMENTWISE = frozenset({"adamw", "lion"})
 # Optimisers that the ladder's learning rate, which is AdamW's, is right for.
 _AS_ADAMW = ("adamw", "muon")
 MAY_CHANGE = (
-    "workers", "min_workers", "threads", "concurrent", "device", "address", "tracker", "engine", "zero", "offload",
+    "workers", "threads", "concurrent", "device", "address", "tracker", "engine", "zero", "offload",
     "micro_batch", "launcher", "activation_checkpointing", "keep_last", "spike", "storage", "dtype",
 )  # fmt: skip
 """Options that may be given with ``--resume``: they do not decide the result."""
@@ -154,15 +154,17 @@ class PretrainConfig(Config):
 
     @model_validator(mode="after")
     def _check_workers(self) -> Self:
-        run, size, micro = self.run, self.batch.batch_size, self.batch.micro_batch
-        for workers in reversed(run.numbers_of_workers) if size is not None else ():
-            by = f"--workers {workers}" if workers == run.workers else f"the {workers} that --min-workers allows"
-            if size is not None and size % workers:
-                fix = f"{-(-size // workers) * workers} or another number of workers"
-                raise ValueError(f"--batch-size {size} is not divisible by {by}: give {fix}")
-            if size is not None and isinstance(micro, int) and size // workers % micro:
-                share = f"a worker's {size // workers} sequences (--batch-size {size} / {by})"
-                raise ValueError(f"--micro-batch {micro} must divide {share}")
+        workers, size, micro = self.run.workers, self.batch.batch_size, self.batch.micro_batch
+        if size is not None and size % workers:
+            raise ValueError(
+                f"--batch-size {size} is not divisible by --workers {workers}: give {-(-size // workers) * workers} or "
+                "another number of workers"
+            )
+        if size is not None and isinstance(micro, int) and size // workers % micro:
+            raise ValueError(
+                f"--micro-batch {micro} must divide a worker's {size // workers} sequences (--batch-size {size} / "
+                f"--workers {workers})"
+            )
         return self
 
     @model_validator(mode="after")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -50,31 +51,6 @@ class EngineSettings:
     world: int  # How many there are
 
 
-class Engine(Protocol):
-    """Runs forward and backward passes and steps of one worker."""
-
-    settings: EngineSettings
-    module: StudentLoss
-
-    def backward(self, inputs: dict[str, Any]) -> tuple[torch.Tensor, ...]:
-        """One micro-batch, forward and backward; returns what :meth:`StudentLoss.forward` returns, detached."""
-
-    def step(self, factor: float) -> float:
-        """Update the weights at ``factor`` times each group's rate; returns the gradient's norm before clipping."""
-
-    def losses(self, ids: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
-        """The loss of every next token, without gradients. All workers must call it equally often."""
-
-    def state(self) -> TrainingState:
-        """The whole state. All workers must call it."""
-
-    def load_optimizer(self, state: TrainingState) -> None:
-        """Put back the optimiser's state. The weights are those of the module that the engine was built with."""
-
-    def describe(self) -> EngineFacts:
-        """What really runs, read off the objects in use."""
-
-
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
     """Mixed precision: matrices are multiplied in ``precision``."""
     if precision == "fp32":
@@ -82,12 +58,46 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
     return torch.autocast(device.type, DTYPES[precision])
 
 
+class Engine(abc.ABC):
+    """Runs forward and backward passes and steps of one worker."""
+
+    settings: EngineSettings
+    module: StudentLoss
+
+    @abc.abstractmethod
+    def backward(self, inputs: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+        """One micro-batch, forward and backward; returns what :meth:`StudentLoss.forward` returns, detached."""
+
+    @abc.abstractmethod
+    def step(self, factor: float) -> float:
+        """Update the weights at ``factor`` times each group's rate; returns the gradient's norm before clipping."""
+
+    @abc.abstractmethod
+    def state(self) -> TrainingState:
+        """The whole state. All workers must call it."""
+
+    @abc.abstractmethod
+    def load_optimizer(self, state: TrainingState) -> None:
+        """Put back the optimiser's state. The weights are those of the module that the engine was built with."""
+
+    @abc.abstractmethod
+    def describe(self) -> EngineFacts:
+        """What really runs, read off the objects in use."""
+
+    @torch.no_grad()
+    def losses(self, ids: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
+        """The loss of every next token. All workers must call it equally often."""
+        with autocast(self.settings.precision, self.settings.device):
+            found: torch.Tensor = self.module(ids, positions)[0]
+        return found
+
+
 def cpu_weights(module: StudentLoss) -> Tensors:
     """Copies of the student's weights on the CPU, tied weights once."""
     return {name: parameter.detach().cpu().clone() for name, parameter in module.student.named_parameters()}
 
 
-class TorchEngine:
+class TorchEngine(Engine):
     """Plain torch: autocast, DistributedDataParallel where there are several workers."""
 
     def __init__(self, module: StudentLoss, optimizer: torch.optim.Optimizer, settings: EngineSettings) -> None:
@@ -125,12 +135,6 @@ class TorchEngine:
         self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return float(norm)
-
-    @torch.no_grad()
-    def losses(self, ids: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
-        """The loss of every next token."""
-        with autocast(self.settings.precision, self.settings.device):
-            return self.module(ids, positions)[0]
 
     def state(self) -> TrainingState:
         """Weights and optimiser state of rank 0; all workers hold the same."""

@@ -30,7 +30,7 @@ from slm_ray.runtime.room import cluster_room
 _POLL_SECONDS = 0.5
 _RESTARTS = 3  # of a model whose workers died
 # How long a model waits for machines that are rented when they are needed: seconds. Ray Train would give up after twice
-# 60. A model that may have fewer workers keeps that, since it then tries fewer.
+# 60.
 _MACHINES_TAKE_SECONDS = 7200
 _PREPARING_TAKES = timedelta(days=7)
 RunHere = Callable[[Sequence[TrainJob], Sequence[Path], Watch], dict[str, TrainStatus]]
@@ -52,19 +52,10 @@ class Resources:
     workers: int  # Processes
     threads: int  # CPU threads of each
     use_gpu: bool  # A GPU each
-    # As few workers as it continues with where machines are lost; None: never with fewer
-    min_workers: int | None = None
 
-    def need(self, workers: int | None = None) -> dict[str, int]:
-        """Ray's resources for one model, or for so many of its workers."""
-        workers = workers or self.workers
-        return {"CPU": workers * self.threads, **({"GPU": workers} if self.use_gpu else {})}
-
-    def scaling(self) -> int | tuple[int, int]:
-        """The number of workers of a model, or the fewest and the most."""
-        if self.min_workers is None or self.min_workers == self.workers:
-            return self.workers
-        return self.min_workers, self.workers
+    def need(self) -> dict[str, int]:
+        """Ray's resources for one model."""
+        return {"CPU": self.workers * self.threads, **({"GPU": self.workers} if self.use_gpu else {})}
 
     def waiting_for(self, free: dict[str, float]) -> str | None:
         """What a model that has not started lacks, in words; None where all it needs is free."""
@@ -78,17 +69,13 @@ class Resources:
         """How many models fit into a cluster at once."""
         need = self.need()
         fits = min(int(cluster.get(name, 0) // count) for name, count in need.items())
-        if fits < 1 and self.min_workers is not None:
-            need = self.need(self.min_workers)
-            fits = min(1, *(int(cluster.get(name, 0) // count) for name, count in need.items()))
         if fits < 1:
-            workers = self.min_workers or self.workers
-            flags = [*(["--workers"] if workers > 1 else []), *(["--threads"] if self.threads > 1 else [])]
+            flags = [*(["--workers"] if self.workers > 1 else []), *(["--threads"] if self.threads > 1 else [])]
             fix = f"give fewer {' or '.join(flags)}, or add nodes" if flags else "add nodes"
             has = _in_words({name: cluster.get(name, 0) for name in need})
+            what = "worker needs" if self.workers == 1 else "workers need"
             raise UserError(
-                f"a model's {workers} {'worker needs' if workers == 1 else 'workers need'} {_in_words(need)}, and the "
-                f"cluster has {has}: {fix}"
+                f"a model's {self.workers} {what} {_in_words(need)}, and the cluster has {has}: {fix}"
             )
         return fits
 
@@ -105,7 +92,7 @@ def resources_of(config: PretrainConfig, num_jobs: int) -> Resources:
         raise UserError("--device cuda is given, but the cluster has no GPU: give --device cpu, or add a GPU node")
     at_once = min(num_jobs, run.concurrent or num_jobs)
     threads = run.threads or max(1, _node_cpus(use_gpu) // (run.workers * at_once))
-    return Resources(run.workers, threads, use_gpu, run.min_workers)
+    return Resources(run.workers, threads, use_gpu)
 
 
 def _node_cpus(use_gpu: bool) -> int:
@@ -226,7 +213,7 @@ def _fit(job: TrainJob, recorders: Any, resources: Resources, scratch: str) -> N
         ray_worker,
         train_loop_config={"job": job, "recorders": recorders, "threads": resources.threads},
         scaling_config=ScalingConfig(
-            num_workers=resources.scaling(), use_gpu=resources.use_gpu, resources_per_worker={"CPU": resources.threads}
+            num_workers=resources.workers, use_gpu=resources.use_gpu, resources_per_worker={"CPU": resources.threads}
             | ({"GPU": 1} if resources.use_gpu else {}),
         ),
         # A name of its own each time: Ray Train resumes a run whose name it finds, and we resume from our checkpoints.
@@ -257,8 +244,7 @@ def run_on_ray(
     ``concurrent``: The most at once; None: as many as fit.
     """
     fits = resources.how_many_fit(cluster_room())
-    if resources.scaling() == resources.workers:
-        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(_MACHINES_TAKE_SECONDS))
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(_MACHINES_TAKE_SECONDS))
     scratch = tempfile.mkdtemp(prefix="slm_ray-train-")
     recorders = _make_recorders(jobs, folders)
     try:

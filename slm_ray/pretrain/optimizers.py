@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from slm_ray.config.errors import UserError
 from slm_ray.pretrain.components import OptimizerConfig
 
 
@@ -178,11 +177,6 @@ def load_state_by_name(
     """
     places = {name: (group, parameter) for group, name, parameter in _named(optimizer, model)}
     for name, entry in state.items():
-        if name not in places:
-            raise UserError(f"the optimiser's state is of another model: this one has no parameter '{name}'")
-        group, parameter = places[name]
-        _check_entry(name, entry, parameter, _state_keys(optimizer, group), type(optimizer).__name__)
-    for name, entry in state.items():
         group, parameter = places[name]
         kept = {key: value.detach().to(parameter.device).clone() for key, value in entry.items() if key != "step"}
         if isinstance(optimizer, torch.optim.AdamW):
@@ -191,20 +185,3 @@ def load_state_by_name(
         elif "step" in entry:
             group["step"] = int(entry["step"])
         optimizer.state[parameter] = kept
-
-
-def _check_entry(
-    name: str, entry: Mapping[str, torch.Tensor], parameter: nn.Parameter, wanted: tuple[str, ...], optimizer: str
-) -> None:
-    """Refuse the state of another optimiser or of a parameter of another shape."""
-    if set(entry) != set(wanted):
-        raise UserError(
-            f"the state of '{name}' holds {', '.join(sorted(entry))} where {optimizer} needs "
-            f"{', '.join(sorted(wanted))}: resume with the optimiser it was saved with"
-        )
-    for key, value in entry.items():
-        if key != "step" and value.shape != parameter.shape:
-            raise UserError(
-                f"the optimiser's state of '{name}' has the shape {list(value.shape)} where the model's is "
-                f"{list(parameter.shape)}: it belongs to a model of another architecture"
-            )

@@ -11,7 +11,7 @@ import torch
 
 from slm_ray.config.errors import UserError
 from slm_ray.models.precision import DTYPES
-from slm_ray.pretrain.engine import EngineSettings, autocast, cpu_weights
+from slm_ray.pretrain.engine import Engine, EngineSettings, cpu_weights
 from slm_ray.pretrain.module import StudentLoss
 from slm_ray.pretrain.optimizers import load_state_by_name, state_by_name, zero_state
 from slm_ray.pretrain.state import Tensors, TrainingState
@@ -66,7 +66,7 @@ def deepspeed_config(settings: EngineSettings, num_params: int) -> dict[str, Any
     return config
 
 
-class DeepSpeedEngine:
+class DeepSpeedEngine(Engine):
     """A DeepSpeed engine with our optimiser as its client optimiser."""
 
     def __init__(self, module: StudentLoss, optimizer: torch.optim.Optimizer, settings: EngineSettings) -> None:
@@ -149,12 +149,6 @@ class DeepSpeedEngine:
         """The loss scale where ZeRO clips gradients before it takes the scale out (DeepSpeed 0.19), else None."""
         return self._scale() if self.settings.zero else None
 
-    @torch.no_grad()
-    def losses(self, ids: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
-        """The loss of every next token."""
-        with autocast(self.settings.precision, self.settings.device):
-            return self.module(ids, positions)[0]
-
     def _parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
         return list(self.module.student.named_parameters())
 
@@ -219,17 +213,8 @@ class DeepSpeedEngine:
         from deepspeed.utils import safe_set_full_optimizer_state
 
         self._make_state()
-        keys = self._keys()
-        if unknown := set(state.optimizer) - {name for name, _ in self._parameters()}:
-            raise UserError(f"the optimiser's state is of another model: this one has no parameter '{min(unknown)}'")
         for name, parameter in self._parameters():
-            entry = state.optimizer.get(name, {})
-            if entry and set(entry) - {_STEP} != set(keys):
-                raise UserError(
-                    f"the state of '{name}' holds {', '.join(sorted(entry))} where {type(self._client).__name__} needs "
-                    f"{', '.join(keys)}: resume with the optimiser it was saved with"
-                )
-            for key, value in entry.items():
+            for key, value in state.optimizer.get(name, {}).items():
                 if key != _STEP:
                     safe_set_full_optimizer_state(parameter, value.to(self.settings.device), key)
         steps = [entry[_STEP] for entry in state.optimizer.values() if _STEP in entry]

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from slm_ray.config.errors import UserError
 from slm_ray.data.shards import TokenShards, write_shards
-from slm_ray.distill.capture import SignalReader, capture, draw_points
+from slm_ray.distill.capture import SignalReader, capture
 from slm_ray.distill.store import LogitStore
 from slm_ray.models.teachers import Teacher
 from slm_ray.records.base import write_record
@@ -166,20 +166,3 @@ def test_options_that_do_not_go_with_teacher_and_tokens_are_refused(
     with pytest.raises(UserError, match="were made with tokenizer ffffffffffffffff"):
         again(teacher, TokenShards.open(tmp_path / "other"), tmp_path / "store")
     assert not any(tmp_path.glob("store*"))
-
-
-def test_a_folder_that_cannot_be_written_is_one_sentence(teacher: Teacher, shards: TokenShards, tmp_path: Path) -> None:
-    work = tmp_path / "store.partial"
-    (work / "part-00001.safetensors").mkdir(parents=True)  # a folder where a part has to go
-    with pytest.raises(UserError, match=r"writing .*part-00001.safetensors: "):
-        again(teacher, shards, tmp_path / "store")
-
-
-def test_draws_depend_on_the_seed_and_the_sequence_alone(teacher: Teacher, shards: TokenShards) -> None:
-    assert np.array_equal(draw_points(1, 2, 5, 7), draw_points(1, 2, 5, 7))
-    different = [draw_points(1, 2, 5, 7), draw_points(1, 3, 5, 7), draw_points(2, 2, 5, 7)]
-    assert len({points.tobytes() for points in different}) == 3
-    assert all((points >= 0).all() and (points < 1).all() for points in different)
-    requests = [request_of(teacher, shards, kind="sampled", draws=20, seed=seed) for seed in (3, 4)]
-    first, second = (SignalReader(teacher, shards, one).read(0, 1)["ids"].tolist() for one in requests)
-    assert first != second

@@ -86,23 +86,6 @@ def test_draws_are_the_teachers_and_add_up(sampled: LogitStore, teacher: Teacher
     assert 0.8 * expected < distance < 1.2 * expected
 
 
-def test_a_signal_does_not_depend_on_what_is_read_with_it(top: LogitStore, sampled: LogitStore) -> None:
-    for store in (top, sampled):
-        together = store.signal(np.arange(SEQUENCES))
-        alone = store.signal(np.array([6]))
-        rows = slice(6 * (LENGTH - 1), 7 * (LENGTH - 1))
-        width = alone.ids.shape[1]
-        assert torch.equal(together.log_probs[rows, :width], alone.log_probs)
-        assert torch.equal(together.ids[rows, :width], alone.ids)
-
-
-def test_sizes(top: LogitStore, sampled: LogitStore) -> None:
-    assert top.ids_per_token() == 8
-    assert top.bytes_per_token() == pytest.approx(8 * 4 + 2, abs=4)
-    words = sampled.ids_per_token()
-    assert sampled.bytes_per_token() == pytest.approx(words * 4 + 2, abs=5)  # 300 draws: counts of two bytes
-
-
 def test_a_store_gives_only_what_it_has(top: LogitStore, sampled: LogitStore) -> None:
     with pytest.raises(UserError, match="is top-k and gives top-k-tail or top-k, not sampled"):
         top.signal(ORDER, "sampled")

@@ -7,7 +7,7 @@ import torch
 from slm_ray.data.shards import TokenShards
 from slm_ray.pretrain.batches import Batches, default_micro_batch, find_micro_batch, target_mask
 from slm_ray.pretrain.engine import Place
-from slm_ray.pretrain.module import StudentLoss, check_documents, check_logits
+from slm_ray.pretrain.module import StudentLoss
 from tests.models.tiny import NAMES, tiny_model
 from tests.pretrain.tiny_pretrain import (
     HERE,
@@ -107,14 +107,6 @@ def test_packed_documents_train_as_each_of_them_alone(name, shards):
     assert loss.item() == ce.item() == pytest.approx((total / count).item(), rel=1e-5)
     for key, parameter in model.named_parameters():
         torch.testing.assert_close(packed[key], parameter.grad, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_family_passes_the_checks(name):
-    model = tiny_model(name, seed=2).train()
-    check_logits(model, name)
-    check_documents(model, name)
-    assert model.training and not model.base_model._forward_hooks
 
 
 GPU = Place(0, 1, torch.device("cuda"))

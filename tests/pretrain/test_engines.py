@@ -121,8 +121,7 @@ def processes(data, job, tmp_path_factory):
         one[place, 6] = job("plain", place, **ENGINES[after])
     for name in SHARED:
         one[name, "first"] = fresh((name,), ENGINES[name], 3)
-        two[name, "two"] = fresh((name, "two"), {**ENGINES[name], "micro_batch": 2})
-        two[name, "last"] = fresh((name,), ENGINES[name])
+        two[name, "last"] = fresh((name,), {**ENGINES[name], "micro_batch": 2})
     for name, stage, changes in CASES:
         one[name, stage] = fresh((name, stage), {"engine": "deepspeed", "zero": int(str(stage)[0]), **changes})
     many = {"precision": "fp16", "checkpoint_every": 16, "tokens": 16 * STEP_TOKENS}
@@ -177,8 +176,7 @@ def test_a_loss_scale_that_is_too_high_falls_until_steps_are_taken(name, process
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHARED)
-def test_two_workers_train_as_one_and_go_on_where_one_stopped(name, expected, processes):
-    assert_same(processes[name, "two"], expected["plain"])
+def test_two_workers_go_on_where_one_stopped_and_train_alike(name, expected, processes):
     parts = [*processes[name, "first"], *processes[name, "last"]]
     assert steps_of(parts, "step") == [1, 2, 3, 4, 5, 6]
     assert steps_of(parts) == pytest.approx(steps_of(expected["plain"]), rel=1e-5)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from slm_ray.config.base import build_config
 from slm_ray.data.shards import TokenShards
@@ -23,9 +23,6 @@ from slm_ray.pretrain.growth import measure
 from slm_ray.pretrain.job import Event, Recorder
 from slm_ray.records.training import TrainStep
 from slm_ray.runtime.commands import run_command
-from slm_ray.studies.points import expand
-from slm_ray.studies.reader import read_sweep
-from tests.models.tiny import tiny_model
 from tests.pretrain.tiny_pretrain import flags_of, records
 from tests.search.tiny_run import LENGTH, Tiny
 
@@ -243,26 +240,6 @@ def test_a_stage_that_fails_keeps_those_before_it(tiny, shards, tmp_path, capsys
     assert json.loads((tmp_path / "run" / "broken.layers1" / "result.json").read_text())["status"] == "done"
     says = refused(capsys, grow(tiny, shards, tmp_path / "again", *flags, reference=None))
     assert f"the held-out loss of {broken} itself is " in says and "give --reference-loss" in says
-
-
-def test_a_gpt2_grows_as_well(tiny, shards, tmp_path):
-    folder, tokenizer = tmp_path / "gpt2", AutoTokenizer.from_pretrained(tiny.teacher)
-    tiny_model("gpt2_scaled", vocab_size=len(tokenizer)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    assert grow(tiny, shards, tmp_path / "run", "--student", str(folder), "--distill", "none") == 0
-    assert [model["layers"] for model in result_of(tmp_path / "run")["models"]] == [1, 3]
-    stage = tmp_path / "run" / "gpt2.layers3" / "checkpoints" / "step-00000000"
-    name = "transformer.h.2.mlp.c_fc.weight"
-    assert torch.equal(weights(stage)[name], weights(folder)[name])
-
-
-def test_the_sweep_has_a_growth_to_the_whole_models_loss():
-    points = expand(read_sweep(ROOT / "sweeps" / "inheritune.yaml", "tiny"))
-    (growth,) = [point for point in points if point.group == "growth"]
-    task = growth.tasks[-1]
-    config = task.stage.config(task.options, out="run")
-    assert config.growth.grow_from == 1
-    assert config.growth.reference_loss is None
 
 
 def test_a_dry_run_names_every_stage_there_may_be(tiny, shards, tmp_path, capsys):

@@ -150,18 +150,6 @@ def test_no_checkpoint_to_start_from(data, tmp_path):
     assert "holds no checkpoint to start from" in failure.message and not failure.resumable
 
 
-def test_documents_of_one_token_train_nothing_and_break_nothing(tmp_path):
-    import numpy as np
-
-    from slm_ray.data.shards import write_shards
-
-    rows = np.zeros((20, LENGTH), dtype=np.int32)
-    for name in ("shards", "held_out"):
-        write_shards(tmp_path / name, rows, np.arange(rows.size), vocab_size=5, num_bytes=rows.size)
-    events = run(make_job(write_start(tmp_path / "m"), tmp_path, 2))
-    assert steps_of(events) == steps_of(events, "ce") == evals_of(events) == [0.0, 0.0]
-
-
 TINY = {
     "vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24,
     "max_position_embeddings": 64, "pad_token_id": None, "bos_token_id": 0, "eos_token_id": 1,

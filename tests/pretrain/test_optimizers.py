@@ -7,11 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from slm_ray.config.errors import UserError
 from slm_ray.models.extraction import extract
 from slm_ray.pretrain.components import OptimizerConfig
 from slm_ray.pretrain.config import ELEMENTWISE
-from slm_ray.pretrain.optimizers import build_optimizer, load_state_by_name, parameter_groups, state_by_name, zero_state
+from slm_ray.pretrain.optimizers import build_optimizer, load_state_by_name, parameter_groups, state_by_name
 from tests.models.tiny import NAMES, random_spec, tiny_family, tiny_ids, tiny_model
 from tests.references import optimizer_updates
 
@@ -104,17 +103,6 @@ def test_muon_gets_the_layers_matrices_and_adamw_the_rest():
     }  # fmt: skip
 
 
-def test_the_fused_kernel_makes_the_same_updates():
-    models = [tiny_model("llama") for _ in range(2)]
-    optimizers = [make("adamw", model, RATE, fused=model is models[0]) for model in models]
-    assert optimizers[0].param_groups[0]["fused"]
-    for gradients in _random_gradients(models[0], 2):
-        for model, optimizer in zip(models, optimizers, strict=True):
-            _update(model, optimizer, gradients)
-    for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
-        torch.testing.assert_close(one, other)
-
-
 def test_elementwise_ones_do_the_same_to_a_flat_piece():
     """What ZeRO needs: cut the tensors anywhere and nothing changes."""
     for kind in OPTIMIZERS:
@@ -182,34 +170,3 @@ def test_a_grown_model_keeps_what_its_old_layers_gathered(kind):
     _train(grown, larger, range(1))
     assert all(not torch.equal(p, before[name]) for name, p in grown.named_parameters())
     assert set(state_by_name(larger, grown)) == set(before)
-
-
-def test_state_of_something_else_is_refused_and_changes_nothing():
-    model = tiny_model("llama_untied")
-    adamw = make("adamw", model)
-    assert state_by_name(adamw, model) == {}
-    _train(model, adamw, range(1))
-    state = state_by_name(adamw, model)
-    fresh = make("lion", model)
-    with pytest.raises(UserError, match="resume with the optimiser it was saved with"):
-        load_state_by_name(fresh, model, state)
-    fresh = make("adamw", model)
-    name = "model.layers.2.mlp.up_proj.weight"
-    cut = {**state, name: {**state[name], "exp_avg": state[name]["exp_avg"][:3]}}
-    with pytest.raises(UserError, match=r"up_proj.weight' has the shape \[3, 32\] where the model's is \[24, 32\]"):
-        load_state_by_name(fresh, model, cut)
-    with pytest.raises(UserError, match=r"no parameter 'model.layers.7"):
-        load_state_by_name(fresh, model, {**state, "model.layers.7.mlp.up_proj.weight": state[name]})
-    assert state_by_name(fresh, model) == {}
-
-
-@pytest.mark.parametrize("kind", sorted(ELEMENTWISE))
-def test_state_made_ahead_changes_no_update(kind):
-    models = [tiny_model("llama") for _ in range(2)]
-    for model in models:
-        optimizer = make(kind, model)
-        if model is models[0]:
-            zero_state(optimizer)
-        _train(model, optimizer, range(2))
-    for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
-        assert torch.equal(one, other)

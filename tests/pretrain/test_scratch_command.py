@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from slm_ray.config.base import build_config
 from slm_ray.config.errors import UserError
 from slm_ray.models.families import config_architecture
-from slm_ray.models.scratch import POSITIONS, build_scratch, find_rung, make_shape, with_positions
+from slm_ray.models.scratch import build_scratch, find_rung
 from slm_ray.models.teachers import load_teacher
 from slm_ray.pretrain.command import PRETRAIN
 from slm_ray.pretrain.config import PretrainConfig
@@ -128,11 +128,6 @@ def test_what_is_not_given_depends_on_scratch_and_teacher():
     assert config_of(teacher="t").kind == "full" and config_of(teacher="t", distill="none").kind == "none"
 
 
-def test_labels_are_sizes_and_positions():
-    models = plan_scratch(config_of(scratch="1M,2_000_000,1234567,1M", positions="alibi"), 320)
-    assert [model.label for model in models] == ["1M-alibi", "2M-alibi", "1234567-alibi"]
-
-
 def test_a_dry_run_says_sizes_batches_and_rates(tiny, capsys):
     flags = ["--scratch", "1M", "--tokens", "2M", "--dry-run"]
     given = [text for text in arguments(tiny, None, *flags) if text not in ("--batch-size", str(BATCH))]
@@ -188,24 +183,3 @@ def test_a_teacher_gives_its_tokenizer_and_its_help(tiny, tmp_path):
     shards = make_shards(tmp_path / "data", vocabulary=rows)
     records = run(make_job(start, shards, 3, distill="full", teacher=str(teacher.folder)))
     assert len(steps_of(records)) == 3 and all(divergence > 0 for divergence in steps_of(records, "kd"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_shards(tmp_path_factory.mktemp("data"), vocabulary=64)
-
-
-def start_of(folder: Path, positions: str) -> Path:
-    shape = with_positions(make_shape(64, 64, 2, 64), positions, 16)
-    return write_start(folder, build_scratch(shape, positions, seed=0))
-
-
-@pytest.mark.parametrize("positions", POSITIONS)
-def test_activations_computed_again_give_the_same_steps(positions, data, tmp_path):
-    found = []
-    for saves in (False, True):
-        start = start_of(tmp_path / str(saves), positions)
-        found.append(run(make_job(start, data, 3, activation_checkpointing=saves)))
-    assert steps_of(found[1]) == pytest.approx(steps_of(found[0]), rel=1e-6)
-    assert steps_of(found[1], "grad_norm") == pytest.approx(steps_of(found[0], "grad_norm"), rel=1e-5)
-    assert len(steps_of(found[0])) == 3 and steps_of(found[0])[-1] < steps_of(found[0])[0]

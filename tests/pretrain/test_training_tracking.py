@@ -120,12 +120,6 @@ def test_the_run_is_found_by_group_job_type_tags_and_options(folder, seen):
     assert options["config"]["params"] == 1000 and options["config"]["start"] == "student"
 
 
-def test_what_a_resume_trains_again_is_not_sent_again(folder, seen):
-    model = track(folder)
-    model.send([step(1), step(2), step(3), step(2), step(3), step(4)])  # back to the checkpoint of step 1
-    assert [number for number, _ in seen.rows] == [1, 2, 3, 3, 4]
-
-
 @pytest.mark.parametrize("wants_earlier, sent", [(True, [1, 2, 2, 3]), (False, [3])])
 def test_a_resumed_process_sends_all_only_where_it_is_wanted(wants_earlier, sent, folder, seen):
     keep(folder, step(1), step(2), evaluation(2))
