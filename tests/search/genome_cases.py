@@ -93,6 +93,9 @@ QUERY_SPACES = {
 }
 
 
+ALL_SPACES = {**{name: load_space(name) for name in SPACES}, **QUERY_SPACES}
+
+
 def random_genes(genome: Genome, seed: int, count: int) -> list[np.ndarray]:
     """Genes drawn uniformly within the bounds, the two ends first."""
     rng = np.random.default_rng(seed)

@@ -32,15 +32,6 @@ def search(name, stack, seed, generations, objectives=2, population=12):
     return np.concatenate(told), asked
 
 
-@pytest.mark.parametrize("name", PAIRS)
-def test_proposals_are_inside_the_budget_and_the_seed_decides(name):
-    stack = stack_of()
-    (values, asked), (again, _) = (search(name, stack, 0, 3) for _ in range(2))
-    assert np.array_equal(values, again)
-    assert len(values) >= 12
-    assert all(stack.budget.low <= stack.cost(genes) <= stack.budget.high for genes in asked)
-
-
 def test_a_search_beats_random_draws_of_as_many_candidates():
     stack = stack_of()
     ideal, nadir = [0, stack.reach()[0]], [6, stack.reach()[1]]

@@ -8,7 +8,7 @@ import pytest
 from slm_ray.config.base import build_config, flatten, options_of
 from slm_ray.config.errors import UserError
 from slm_ray.models import teachers
-from slm_ray.models.teacher_sizes import BUNDLED_ARCHITECTURE, look_up_teacher
+from slm_ray.models.teacher_sizes import BUNDLED_ARCHITECTURE
 from slm_ray.records.cost import flops_per_token
 from slm_ray.runtime.commands import run_command
 from slm_ray.runtime.forecast import Work
@@ -17,7 +17,6 @@ from slm_ray.search.command import main
 from slm_ray.search.config import EFFORTS, SearchConfig
 from slm_ray.search.dry_run import plan_text
 from slm_ray.search.inputs import space_of
-from slm_ray.search.space import NATURAL
 from tests.models import tiny
 
 # SmolLM2-135M, written from its definition: tied embeddings, 30 layers of 9 query and 3 key-value heads of 64, SwiGLU.
@@ -137,12 +136,6 @@ def test_minutes_set_the_largest_plan_that_fits(capsys, monkeypatch):
     assert "--minutes 0.2 is less than the least plan takes on this machine" in capsys.readouterr().err
 
 
-def test_scores_that_nobody_needs_cost_nothing():
-    assert _phases(config_of(order=NATURAL))["unit scores"].tokens == 0
-    assert _phases(config_of(objectives="magnitude,params"))["search"].tokens == 0
-    assert _phases(config_of(order=NATURAL, objectives="importance,params"))["unit scores"].tokens > 0
-
-
 def test_kl_costs_the_teachers_head_beside_the_candidates():
     perplexity, kl = _phases(config_of())["search"], _phases(config_of(objectives="kl,params"))["search"]
     assert kl.flops - perplexity.flops == pytest.approx(kl.tokens * 2 * VOCABULARY * WIDTH)
@@ -155,20 +148,7 @@ def test_finalists_cost_their_training_and_nothing_without_them():
     assert many.flops == pytest.approx(2 * few.flops) and few.flops > _phases(config_of())["search"].flops / 10
 
 
-def test_twice_the_rate_takes_half_the_computing_time():
-    phase = Work(name="search", kind="search", tokens=10, flops=8e12, start_seconds=3.0, slowdown=2.0)
-    assert phase.seconds(1e12) == 3.0 + 16.0
-    assert phase.seconds(2e12) == 3.0 + 8.0
-
-
-def test_more_workers_take_more_memory_and_one_teacher():
-    config = config_of()
-    one, two, three = (estimates.memory_bytes(config, BUNDLED_ARCHITECTURE, "bf16", count) for count in (1, 2, 3))
-    assert three - two == two - one > 0
-    assert one > 2 * PARAMS
-
-
-@pytest.mark.parametrize("name", tiny.NAMES)
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_a_folder_is_read_without_its_weights(capsys, tmp_path, name):
     folder = _tiny_folder(tmp_path / "teacher", name)
     count = sum(parameter.numel() for parameter in tiny.tiny_model(name).parameters())
@@ -176,19 +156,10 @@ def test_a_folder_is_read_without_its_weights(capsys, tmp_path, name):
     assert f"  {count:,} parameters" in _run(capsys, "--teacher", str(folder), *arguments)
 
 
-def test_a_hub_teacher_that_is_not_here_is_not_fetched(capsys):
-    shown = _run(capsys, "--teacher", "nobody/nothing")
+def test_what_is_on_the_hub_is_not_fetched(capsys):
+    shown = _run(capsys, "--teacher", "nobody/nothing", "--data", "someone/texts")
+    assert "someone/texts: on the hub, not looked at" in shown
     assert "nobody/nothing: comes from the hub, once; its sizes are known when it is here" in shown
-
-
-def test_text_of_the_hub_is_not_looked_at(capsys):
-    assert "someone/texts: on the hub, not looked at" in _run(capsys, "--data", "someone/texts")
-
-
-def test_too_many_threads_are_remarked_on(capsys, monkeypatch):
-    monkeypatch.setattr("slm_ray.search.dry_run.usable_cpus", lambda: 4)
-    assert "note: 3 × 2 threads are more than the CPUs there are" in _run(capsys, "--workers", "3", "--threads", "2")
-    assert "note:" not in _run(capsys, "--workers", "2", "--threads", "2")
 
 
 @pytest.mark.parametrize("workers, fix", [("1", "a shorter --sequence-length"), ("2", "fewer --workers need less")])
@@ -200,23 +171,12 @@ def test_advice_on_memory_can_be_followed(capsys, monkeypatch, workers, fix):
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (["--space", "fien"], "did you mean 'fine'?"),
-        (["--objectives", "perplexty,params"], "did you mean 'perplexity'?"),
-        (["--algorithm", "nsga"], "did you mean 'nsga2'?"),
-        (["--algorithm", "ga"], "--algorithm ga takes one objective"),
-        (["--trials", "0"], "must be at least 1"),
         (["--space", "depth", "--params", "60M..60.1M"], "the nearest it can reach are"),
         (["--params", "500M"], "more than the teacher's 135M"),
-        (["--params", "0.5", "--flops", "0.5"], "a search has one budget"),
-        (["--calibration-tokens", "100"], "below one sequence"),
         (["--sequence-length", "9000", "--calibration-tokens", "9000", "--held-out-tokens", "9000"], "8192"),
         (["--teacher", "smollm2"], "'smollm2-135m'"),
-        (["--teacher", "missing.gguf"], "does not exist"),
         (["--teacher", "."], "config.json is missing"),
         (["--data", "missing.txt"], "does not exist"),
-        (["--data", "python-doc"], "did you mean 'python-docs'?"),
-        (["--stages", "many"], "ascending token counts"),
-        (["--device", "cuda"], "no GPU that torch can use"),
     ],
 )
 def test_bad_input_is_found_before_anything_is_spent(capsys, arguments, said):
@@ -224,20 +184,6 @@ def test_bad_input_is_found_before_anything_is_spent(capsys, arguments, said):
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
-
-
-def test_a_half_downloaded_teacher_is_found(tmp_path):
-    folder = _tiny_folder(tmp_path / "teacher")
-    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-2.safetensors"}}')
-    with pytest.raises(UserError, match="only half there"):
-        look_up_teacher(str(folder))
-
-
-def test_a_damaged_config_is_one_sentence(tmp_path):
-    folder = _tiny_folder(tmp_path / "teacher")
-    (folder / "config.json").write_text('{"model_type": "llama", "hidden_size": "wide"}')
-    with pytest.raises(UserError, match="could not be read"):
-        look_up_teacher(str(folder))
 
 
 def test_a_run_folder_in_use_is_found_and_left_alone(tmp_path):
@@ -250,9 +196,3 @@ def test_a_run_folder_in_use_is_found_and_left_alone(tmp_path):
     with pytest.raises(UserError, match=f"--resume {out}"):
         plan_text(config_of(out=str(out)))
     assert {entry.name for entry in out.iterdir()} == {"notes.txt", "config.json"}
-
-
-def test_a_run_folder_below_a_file_is_found(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be made"):
-        plan_text(config_of(out=str(tmp_path / "file" / "run")))

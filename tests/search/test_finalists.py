@@ -43,20 +43,6 @@ def test_no_finalist_trained_is_one_sentence():
         pick_trained((100,), {0: trained(None, "no room")}, 1)
 
 
-@pytest.mark.parametrize(
-    "options, said",
-    [
-        (("--finalists", "1", "--winners", "2"), "--finalists 1 is below --winners 2"),
-        (("--finalists", "2", "--finalist-tokens", "20"), "is below one sequence of --sequence-length 32"),
-        (("--finalists", "2", "--finalist-tokens", "many"), "'many' is not a number"),
-        (("--finalists", "-1"), "--finalists: must be at least 0"),
-    ],
-)
-def test_what_cannot_be_trained_is_said_before_anything_is_done(options, said, command, tiny, tmp_path, capsys):
-    assert command(tiny.arguments(tmp_path / "run", *options)) == 2
-    assert said in capsys.readouterr().err and not (tmp_path / "run").exists()
-
-
 def test_a_search_with_finalists_trains_them_and_picks_winners_by_their_loss(command, tiny, tmp_path, monkeypatch):
     done = train_without_ray(monkeypatch)
     run = tmp_path / "run"
@@ -81,14 +67,6 @@ def test_a_search_with_finalists_trains_them_and_picks_winners_by_their_loss(com
         assert not (folder / "checkpoints").exists()
     assert {record["trial"] for record in trials_of(run)} == set(range(12))
     assert (run / "report.html").exists()
-
-
-def test_a_search_without_finalists_says_nothing_of_them(command, tiny, tmp_path, monkeypatch):
-    done = train_without_ray(monkeypatch)
-    assert command(tiny.arguments(tmp_path / "run", "--trials", "3", "--winners", "1")) == 0
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert not done and result["spent"]["finalists"] is None and "finalists" not in result["spent"]["seconds"]
-    assert not any(entry["short_training"] for entry in result["front"])
 
 
 def test_what_was_trained_before_a_kill_is_not_trained_again(command, tiny, tmp_path, monkeypatch):

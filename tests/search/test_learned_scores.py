@@ -12,10 +12,10 @@ from slm_ray.records.architecture import Architecture, LayerShape
 from slm_ray.records.budget import Budget, measure_cost
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.genome import Genome
-from slm_ray.search.learned_scores import blend, curvature_at, learn_scores, target_costs
+from slm_ray.search.learned_scores import curvature_at, learn_scores, target_costs
 from slm_ray.search.unit_scores import Ranking, bind_genomes
 from tests.models.tiny import tiny_family, tiny_ids, tiny_model
-from tests.search.genome_cases import LENGTH, TEACHERS, scores_of, space_of
+from tests.search.genome_cases import LENGTH, TEACHERS, space_of
 
 TEACHER = TEACHERS["tiny-gqa"]
 SPACE = space_of(heads={"per": "layer", "select": "subset"}, neurons={"per": "layer", "select": "subset", "step": 8})
@@ -57,7 +57,7 @@ def learn(collect, steps=10, targets=(0.7, 0.5)):
     return learn_scores(SPACE, TEACHER, "params", LENGTH, [round(share * WHOLE) for share in targets], steps, collect)
 
 
-@pytest.mark.parametrize("steps", [2, 3, 5, 10, 21])
+@pytest.mark.parametrize("steps", [2, 10])
 def test_it_comes_down_to_each_target_and_stays(steps):
     made = MadeUp(steady())
     learned = learn(made, steps)
@@ -101,13 +101,6 @@ def test_a_dropped_unit_that_is_missed_comes_back():
     learn(made, steps=20)
     assert not made.masks[1].neurons[late].any()
     assert made.masks[-1].neurons[late].all()
-
-
-def test_blend_is_a_weighted_mean():
-    old, new = scores_of(TEACHER, 0), scores_of(TEACHER, 1)
-    mixed = blend(old, new, 0.8)
-    for name, values in mixed.arrays().items():
-        np.testing.assert_allclose(values, 0.8 * old.arrays()[name] + 0.2 * new.arrays()[name])
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,6 @@ def test_the_front_is_that_of_the_definition(objectives, values):
         assert front_of(rows) == non_dominated(rows.tolist())
 
 
-def test_a_front_of_nothing_is_empty():
-    assert front_of(np.zeros((0, 2))) == []
-
-
 def test_of_equal_rows_the_first_is_kept():
     assert front_of(np.array([[2.0, 2.0], [1.0, 3.0], [1.0, 3.0], [2.0, 2.0], [3.0, 3.0]])) == [0, 1]
 
@@ -38,10 +34,6 @@ def test_of_equal_rows_the_first_is_kept():
 def test_hypervolumes_in_closed_form(rows, share):
     assert hypervolume(np.array(rows), [0, 0], [1, 1]) == pytest.approx(share)
     assert hypervolume(np.array(rows) * [10, 100] + [5, 7], [5, 7], [15, 107]) == pytest.approx(share)
-
-
-def test_one_objective():
-    assert hypervolume(np.array([[0.25], [0.5]]), [0], [1]) == pytest.approx(0.75)
 
 
 def test_hypervolume_against_counted_cells():

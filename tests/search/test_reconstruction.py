@@ -1,6 +1,5 @@
 """Weights fitted to the teacher's layers after a search: whose, what is kept, and that a killed run goes on."""
 
-import copy
 import json
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from slm_ray.records.cost import flops_per_token
 from slm_ray.runtime.commands import run_command
 from slm_ray.search import reconstruction
 from slm_ray.search.command import main
-from tests.models.tiny import tiny_config, tiny_family, tiny_ids, tiny_model
+from tests.models.tiny import tiny_config, tiny_family
 from tests.search.tiny_run import outcome_of, trials_of
 from tests.search.without_ray import run_without_ray
 
@@ -127,21 +126,6 @@ def test_weights_that_do_no_good_on_calibration_text_are_not_kept(runs, command,
     ]
     assert all(torch.equal(tensor, states[1][key]) for key, tensor in states[0].items())
     assert "weights are the teacher's own. It" in (tmp_path / "run/winners/0/README.md").read_text()
-
-
-@pytest.mark.slow
-def test_too_few_train_tokens_are_said(command, tiny, tmp_path, capsys):
-    assert command(few(tiny, tmp_path / "run", "--reconstruct-tokens", "10M", "--trials", "4")) == 0
-    assert "tokens that scores are learned from" in " ".join(capsys.readouterr().err.split())
-
-
-def test_a_model_is_measured_in_the_type_of_the_search_and_stays_as_it_is():
-    model = tiny_model("llama")
-    kept, ids = copy.deepcopy(model.state_dict()), {"text": tiny_ids(batch=4)}
-    exact = reconstruction.measure_texts(model, ids, "fp32")["text"].value
-    rounded = reconstruction.measure_texts(model, ids, "bf16")["text"].value
-    assert rounded != exact and rounded == pytest.approx(exact, rel=0.01)
-    assert all(torch.equal(tensor, kept[key]) for key, tensor in model.state_dict().items())
 
 
 @dataclass(frozen=True)

@@ -66,24 +66,6 @@ def test_the_best_at_their_cost_are_picked_and_some_at_random():
     assert naive_kendall(expected, losses[picked].tolist()) > 0.6
 
 
-def test_one_objective_is_the_expected_loss_alone():
-    stack = stack_of()
-    screen, _, rng = taught(stack, objectives=("perplexity",))
-    children = [stack.random(rng) for _ in range(30)]
-    picked = screen.pick(children, 4)
-    assert int(np.argmin([loss_of(stack, one) for one in children])) in picked
-
-
-def test_sizes_are_spread_where_the_gain_is_one_and_the_same():
-    """What is picked counts as known: the next one is not next to it."""
-    stack = stack_of()
-    screen, _, rng = taught(stack)
-    low, high = stack.reach()
-    children = [stack.random(rng, int(target)) for target in np.linspace(low, high, 24)]
-    costs = [stack.step_of(stack.cost(children[at])) for at in screen.pick(children, 8)]
-    assert len(set(costs)) >= 5
-
-
 def test_what_is_on_record_is_picked_last_and_few_results_screen_nothing():
     stack = stack_of()
     screen, known, rng = taught(stack)
@@ -116,11 +98,6 @@ def test_a_resumed_search_picks_the_same(name, tmp_path):
     assert len(drive(resumed, made_up(resumed))) == TRIALS - 18
     assert state_of(resumed) == state_of(whole)
     assert resumed.algorithm.screen.predictions == whole.algorithm.screen.predictions
-
-
-def test_without_a_factor_nothing_is_screened():
-    stack = stack_of()
-    assert make_algorithm("nsga2", stack, ("perplexity", "params"), 8, 0).screen is None
 
 
 @pytest.mark.parametrize(("algorithm", "given", "factor"), [("nsga2", None, 4), ("nsga2", 1, 1), ("ga", None, 1),

@@ -61,15 +61,6 @@ def test_the_teacher_writes_tokens_of_its_own_the_same_every_time(tiny):
 
 
 @pytest.mark.slow
-def test_where_the_text_is_short_the_scores_own_is_fitted_on_with_the_teachers_among_it(command, tiny, tmp_path):
-    more = ("--trials", "4", "--winners", "1", "--reconstruct-tokens", "10000000", "--teacher-text", "0.25")
-    assert command(tiny.arguments(tmp_path / "run", *more)) == 0
-    result = json.loads((tmp_path / "run/result.json").read_text())
-    record = next(one for one in result["front"] if one["winner"] == 0)["reconstruction"]
-    assert result["corpus"]["train_tokens"] == 192 and record["tokens"] == 256 and record["written_tokens"] == 64
-
-
-@pytest.mark.slow
 def test_a_search_fits_on_both_and_is_the_same_from_the_cache(command, tiny, tmp_path):
     more = ("--trials", "6", "--winners", "1", "--reconstruct-tokens", "1024", "--teacher-text", "0.5")
     assert command(tiny.arguments(tmp_path / "run", *more)) == 0
@@ -85,8 +76,3 @@ def test_a_search_fits_on_both_and_is_the_same_from_the_cache(command, tiny, tmp
     assert written >= 512 + ASIDE_TOKENS  # the second run found it in the cache
     card = (tmp_path / "run/winners/0/README.md").read_text()
     assert ("512 tokens that the teacher wrote and 512 train tokens" in card) == record["kept"]
-
-
-def test_a_share_that_is_none_is_refused(command, tiny, capsys):
-    assert command(tiny.arguments(None, "--teacher-text", "1")) == 2
-    assert "--teacher-text: must be at most 0.9" in capsys.readouterr().err

@@ -53,22 +53,6 @@ def test_a_board_hands_out_tasks_and_brings_back_reports():
     asyncio.run(asyncio.wait_for(play(), 20))
 
 
-def test_a_lost_workers_task_comes_back_and_it_is_given_no_other():
-    async def play():
-        board = Board()
-        await board.exchange([task(0)], 0)
-        assert (await board.take("a", None)).index == 0
-        waiting = asyncio.ensure_future(board.take("b", None))
-        await asyncio.sleep(0)
-        await board.forget("a")
-        await board.forget("b")
-        assert await waiting is None
-        assert await board.exchange([task(0)], 5) == ([], [0])
-        assert (await board.take("c", None)).index == 0
-
-    asyncio.run(asyncio.wait_for(play(), 20))
-
-
 def light_worker(folder, dies_at):
     """What measures without a teacher; one process dies in the middle of a candidate."""
     outcome_of = _outcome_of()

@@ -1,11 +1,9 @@
 import numpy as np
 import pytest
 
-from slm_ray.search.genome import Genome
-from slm_ray.search.space import load_space
 from slm_ray.search.stack import GenomeStack
 from slm_ray.search.variation import Variation
-from tests.search.genome_cases import LENGTH, QUERY_SPACES, SPACES, TEACHERS, budget_of, genome_of, scores_of
+from tests.search.genome_cases import LENGTH, QUERY_SPACES, SPACES, TEACHERS, budget_of, genome_of
 
 CASES = [*SPACES, *QUERY_SPACES]
 
@@ -60,38 +58,3 @@ def test_a_child_of_two_parents_has_each_choice_from_one_of_them():
     costs = [stack.cost(variation.cross(first, second, rng)) for _ in range(50)]
     assert len(set(costs)) > 1
     assert all(0.9 * lo <= cost <= hi for cost in costs)
-
-
-def test_the_generator_decides():
-    stack = stack_of("fine")
-    variation = Variation(stack)
-    parent = stack.random(np.random.default_rng(0))
-    one, two, other = (np.random.default_rng(seed) for seed in (5, 5, 6))
-    same = [np.array_equal(variation.mutate(parent, one), variation.mutate(parent, two)) for _ in range(20)]
-    assert all(same)
-    assert any(not np.array_equal(variation.mutate(parent, one), variation.mutate(parent, other)) for _ in range(20))
-
-
-@pytest.mark.parametrize("text", ["", "0", "7|x", "x|layers=x1", "0|layers=xzz", "-1|layers=x1", "0|"])
-def test_text_of_another_run_is_refused(text):
-    with pytest.raises(ValueError):
-        stack_of("fine").from_text(text)
-
-
-@pytest.mark.parametrize("case", ["coarse", "fine_uniform"])
-def test_children_have_sizes_that_the_plain_class_can_express(case):
-    def is_plain(sizes):
-        return sizes.is_uniform and sizes.hidden_size % sizes.layers[0].num_attention_heads == 0
-
-    teacher, space = TEACHERS["smollm2-135m"], load_space(case)
-    scores = scores_of(teacher)
-    genome = Genome(space, teacher, {order: scores for order in space.orders()}, is_plain=is_plain)
-    stack = GenomeStack([genome], budget_of(genome, "params", 0.3, 0.8), LENGTH)
-    variation, rng = Variation(stack), np.random.default_rng(0)
-    first, second = (stack.random(rng) for _ in range(2))
-    children = [variation.mutate(first, rng) for _ in range(20)]
-    children += [variation.cross(first, second, rng) for _ in range(9)]
-    for child in children:
-        check(stack, child)
-        assert is_plain(stack.architecture(child))
-    assert len({child.tobytes() for child in children}) > 5
