@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
-import shlex
 import sys
 import time
 from collections.abc import Sequence, Set
@@ -14,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from slm_ray.config.base import add_flags, build_config, flatten, given_flags
+from slm_ray.config.base import add_flags, flag_of, flatten, given_flag_pairs, given_flags
 from slm_ray.config.digest import digest_json, sha256_file
 from slm_ray.config.errors import UserError
 from slm_ray.config.parser import Parser
@@ -24,10 +23,10 @@ from slm_ray.pretrain.config import MAY_CHANGE as PRETRAIN_MAY_CHANGE
 from slm_ray.records.base import find_record, write_record
 from slm_ray.records.files import explain_os_error
 from slm_ray.records.logits import work_folder
-from slm_ray.records.pipeline import PipelineState, StageState, read_pipeline
+from slm_ray.records.pipeline import PipelineState, StageState
 from slm_ray.records.search import SearchResult
 from slm_ray.records.training import TrainResult
-from slm_ray.runtime.commands import EXIT_INTERRUPTED, run_command
+from slm_ray.runtime.commands import EXIT_INTERRUPTED, command_line, run_command
 from slm_ray.runtime.mirror import bring_back
 from slm_ray.runtime.progress import Console
 from slm_ray.runtime.runfolder import CONFIG_FILE, RunFolder
@@ -80,9 +79,8 @@ def file_signature(path: Path) -> Any:
     return found
 
 
-def _model_digest(folder: Path) -> list[str]:
-    files = [folder / CONFIG_FILE, *sorted(folder.glob("*.safetensors"))]
-    return [sha256_file(file) for file in files if file.is_file()]
+def _command(name: str, argv: Sequence[str]) -> str:
+    return command_line(f"python -m slm_ray.{name}", argv)
 
 
 class Pipeline:
@@ -90,36 +88,35 @@ class Pipeline:
 
     def __init__(self, options: Options) -> None:
         self.options, self.out = options, options.out
-        self.state = read_pipeline(self.out) if (self.out / PipelineState.FILE).exists() else PipelineState()
+        remedy = "delete it and give the command again"
+        self.state = find_record(self.out, PipelineState, remedy) or PipelineState()
 
     def names(self) -> tuple[str, ...]:
         """The stages that there are, in order."""
         return tuple(name for name in STAGES if name != "logits" or self.options.logits is not None)
 
-    def command(self, name: str, argv: list[str]) -> str:
-        """The command line of a stage, to be shown."""
-        return shlex.join(["python", "-m", f"slm_ray.{name}", *argv])
-
     def plan(self, name: str, *, force: bool = False, renewed: Set[str] = frozenset()) -> Plan:
         """What is to be done about a stage, judged by what lies on the disk now."""
-        key, kept = self.key(name), self.state.stages.get(name)
+        kept = self.state.stages.get(name)
         there = tuple(path for path in self._places(name) if path.exists())
+        reason = ""
         if force:
-            return Plan(RUN, "asked for with --from", self.argv(name), there)
-        if kept is None or kept.key != key:
+            reason = "asked for with --from"
+        elif kept is None or kept.key != self.key(name):
             reason = "its options or inputs have changed" if kept else "not done yet"
-            return Plan(RUN, reason, self.argv(name), there)
-        if renewed & set(_NEEDS[name]):
-            return Plan(RUN, "a stage that it reads is run", self.argv(name), there)
-        if kept.output is not None:
+        elif renewed & set(_NEEDS[name]):
+            reason = "a stage that it reads is run"
+        elif kept.output is not None:
             if kept.output == self.output_digest(name):
                 return Plan(SKIP, "done, and unchanged", self.argv(name))
-            return Plan(RUN, "its output was changed or removed", self.argv(name), there)
-        if name in ("search", "pretrain"):
-            if not (self.out / name / CONFIG_FILE).exists():
-                return Plan(RUN, "it had hardly begun", self.argv(name), there)
-            return Plan(RESUME, "interrupted", self._resume_argv(name))
-        return Plan(RESUME if there else RUN, "interrupted" if there else "not done yet", self.argv(name))
+            reason = "its output was changed or removed"
+        elif name in ("search", "pretrain"):
+            if (self.out / name / CONFIG_FILE).exists():
+                return Plan(RESUME, "interrupted", self._resume_argv(name))
+            reason = "it had hardly begun"
+        elif there:  # these go on by the same command
+            return Plan(RESUME, "interrupted", self.argv(name))
+        return Plan(RUN, reason or "not done yet", self.argv(name), there)
 
     def _places(self, name: str) -> list[Path]:
         """Where a stage's output lies."""
@@ -139,11 +136,10 @@ class Pipeline:
         return given_flags(config)
 
     def _resume_argv(self, name: str) -> list[str]:
-        config = getattr(self.options, name)
-        changed = build_config(type(config), {}).replace(**{
-            field: value for field, value in flatten(config).items() if field in _MAY_CHANGE[name]
-        })  # fmt: skip
-        return ["--resume", str(self.out / name), *given_flags(changed)]
+        """What goes on with a stage; of its options those that may change."""
+        allowed = {flag for option in _MAY_CHANGE[name] for flag in (flag_of(option), flag_of(f"no_{option}"))}
+        pairs = given_flag_pairs(getattr(self.options, name))
+        return ["--resume", str(self.out / name), *(word for pair in pairs if pair[0] in allowed for word in pair)]
 
     def _winners(self) -> list[Path]:
         """The search's winners, those expected while it has not found them."""
@@ -196,14 +192,15 @@ class Pipeline:
             folders = self._winners() if name == "search" else self._trained() if name == "pretrain" else []
         except UserError:  # damaged: another digest than that of what was left
             folders = []
-        models = [_model_digest(model) for model in folders]
+        files = [[folder / CONFIG_FILE, *sorted(folder.glob("*.safetensors"))] for folder in folders]
+        models = [[sha256_file(file) for file in one if file.is_file()] for one in files]
         return digest_json([sha256_file(last), models])
 
     def run(self, name: str, plan: Plan) -> int:
         """Run a stage through its command's own main function, and keep that it is done."""
         began = time.monotonic()
         before = self.state.stages[name].seconds if plan.action == RESUME else 0.0
-        entry = StageState(key=self.key(name), command=self.command(name, plan.argv), seconds=before)
+        entry = StageState(key=self.key(name), command=_command(name, plan.argv), seconds=before)
         self._keep(name, entry)
         try:
             status: int = importlib.import_module(_MODULES[name]).main(plan.argv)
@@ -248,8 +245,9 @@ def main(argv: Sequence[str]) -> int:
     pipeline = Pipeline(options)
     if first == "logits" and first not in pipeline.names():
         raise UserError(f"--from logits: --distill {pipeline.options.pretrain.distill} reads no store; name another")
+    forced = pipeline.names()[pipeline.names().index(first) :] if first else ()
     if dry_run:
-        return _print_plans(pipeline, first)
+        return _print_plans(pipeline, forced)
     try:
         pipeline.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -257,9 +255,9 @@ def main(argv: Sequence[str]) -> int:
     folder = RunFolder(pipeline.out)  # its lock: one pipeline at a time works in a folder
     try:
         folder.mirror_to(options.storage)
-        command = shlex.join(["python", "-m", "slm_ray.pipeline", *_without_from(argv)])
+        command = _command("pipeline", _without_from(argv))
         pipeline.state = pipeline.state.model_copy(update={"command": command, "teacher": pipeline.teacher})
-        return _run_all(pipeline, first)
+        return _run_all(pipeline, forced)
     except KeyboardInterrupt:
         print("interrupted: what was finished is kept; give the same command again to continue", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -276,27 +274,23 @@ def _without_from(argv: Sequence[str]) -> list[str]:
     return [word for word in words if not word.startswith("--from=")]
 
 
-def _forced(pipeline: Pipeline, name: str, first: str | None) -> bool:
-    return first is not None and pipeline.names().index(name) >= pipeline.names().index(first)
-
-
-def _print_plans(pipeline: Pipeline, first: str | None) -> int:
+def _print_plans(pipeline: Pipeline, forced: Sequence[str]) -> int:
     """Every stage's command, and whether it would be run; nothing is written."""
     renewed: set[str] = set()
     for name in pipeline.names():
-        plan = pipeline.plan(name, force=_forced(pipeline, name, first), renewed=renewed)
+        plan = pipeline.plan(name, force=name in forced, renewed=renewed)
         if plan.action != SKIP:
             renewed.add(name)
-        print(f"{name}: {plan.action} ({plan.reason})\n  {pipeline.command(name, plan.argv)}")
+        print(f"{name}: {plan.action} ({plan.reason})\n  {_command(name, plan.argv)}")
         for path in plan.aside:
             print(f"  {path} is moved to {_free_name(path)}")
     return 0
 
 
-def _run_all(pipeline: Pipeline, first: str | None) -> int:
+def _run_all(pipeline: Pipeline, forced: Sequence[str]) -> int:
     console = Console()
     for number, name in enumerate(pipeline.names(), start=1):
-        plan = pipeline.plan(name, force=_forced(pipeline, name, first))
+        plan = pipeline.plan(name, force=name in forced)
         console.line(f"[{number}/{len(pipeline.names())}] {name}: {plan.action} ({plan.reason})")
         if plan.action == SKIP:
             continue

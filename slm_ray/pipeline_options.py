@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from slm_ray.config.base import Config, Count, Text, build_config, flag_of, flatten, option, options_of
+from slm_ray.config.base import Config, Count, Text, build_config, build_section, flatten, option, options_of
 from slm_ray.config.errors import ConfigError, UserError, nearest
 from slm_ray.config.yaml_files import read_yaml
 from slm_ray.distill.config import SPARSE_KINDS, LogitsConfig
@@ -17,6 +17,7 @@ from slm_ray.pretrain.config import DISTILL, PretrainConfig
 from slm_ray.runtime.storage import STORAGE_HELP
 from slm_ray.search.config import SearchConfig
 
+C = TypeVar("C", bound=Config)
 SECTIONS: dict[str, type[Config]] = {
     "search": SearchConfig, "logits": LogitsConfig, "pretrain": PretrainConfig, "evaluate": EvaluateConfig,
 }  # fmt: skip
@@ -91,21 +92,28 @@ class _Reader:
         for name in sorted(set(top) - known):
             self.problems.append(f"{name}: no such section or option; {nearest(name, [*SECTIONS, *known])}")
             del top[name]
-        common = self._build("", PipelineConfig, top | self.flags)
-        sections = {name: self._section(name, loaded.get(name)) for name in SECTIONS}
-        given = {name: self._common(name, top) | section | self._common(name, self.flags)
-                 for name, section in sections.items()}  # fmt: skip
-        out = Path(common.out if common else DEFAULT_OUT)
+        try:
+            common = build_config(PipelineConfig, top | self.flags)
+        except ConfigError as error:
+            self.problems += error.problems
+            common = PipelineConfig()
+        given = {name: self._common(name, top) | self._section(name, loaded.get(name)) | self._common(name, self.flags)
+                 for name in SECTIONS}  # fmt: skip
+        out = Path(common.out)
         search = self._build("search", SearchConfig, {"winners": 1} | given["search"] | {"out": str(out / "search")})
         pretrain = self._build("pretrain", PretrainConfig, self._pretrain_values(out, search, given["pretrain"]))
-        evaluate = self._build("evaluate", EvaluateConfig, self._evaluate_values(out, pretrain, given["evaluate"]))
+        names = ("data", "text_field", "eval_tokens", "sequence_length", "documents")
+        inherited = {name: value for name, value in (flatten(pretrain) if pretrain else {}).items() if name in names}
+        evaluate = self._build(
+            "evaluate", EvaluateConfig, inherited | given["evaluate"] | {"out": str(out / "evaluate")}
+        )
         logits = self._logits(out, search, pretrain, given["logits"])
         if search and pretrain:
             try:
                 pretrain.check_given()
             except UserError as error:
                 self.problems.append(f"pretrain: {error}")
-        if self.problems or not (common and search and pretrain and evaluate):
+        if self.problems or not (search and pretrain and evaluate):
             raise ConfigError(self.source, self.problems)
         return Options(out, common.storage, search, logits, pretrain, evaluate)
 
@@ -125,20 +133,8 @@ class _Reader:
     def _common(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
         return {name: values[name] for name, sections in _COMMON.items() if section in sections and name in values}
 
-    def _build(self, section: str, cls: type[Config], given: Mapping[str, Any]) -> Any:
-        """One section's config, or None where something in it is wrong."""
-        try:
-            return build_config(cls, given)
-        except ConfigError as error:
-            paths = {flag_of(name): name for name in options_of(cls)}
-            for problem in error.problems:
-                name, _, rest = problem.partition(":")
-                if name not in paths and name not in given:  # a rule between options
-                    self.problems.append(f"{section}: {problem}" if section else problem)
-                    continue
-                path = f"{section}.{paths.get(name, name)}" if section else flag_of(paths.get(name, name))
-                self.problems.append(f"{path}:{rest}")
-            return None
+    def _build(self, section: str, cls: type[C], given: Mapping[str, Any]) -> C | None:
+        return build_section(cls, given, section, self.problems)
 
     def _pretrain_values(self, out: Path, search: SearchConfig | None, given: dict[str, Any]) -> dict[str, Any]:
         found = flatten(search) if search else {"winners": 1}
@@ -149,34 +145,26 @@ class _Reader:
         reads_store = values.get("distill") in SPARSE_KINDS
         return values | ({"store": str(out / "logits")} if reads_store else {})
 
-    def _evaluate_values(self, out: Path, pretrain: PretrainConfig | None, given: dict[str, Any]) -> dict[str, Any]:
-        names = ("data", "text_field", "eval_tokens", "sequence_length", "documents")
-        found = flatten(pretrain) if pretrain else {}
-        inherited = {name: found[name] for name in names if name in found}
-        return inherited | given | {"out": str(out / "evaluate")}
-
     def _logits(
         self, out: Path, search: SearchConfig | None, pretrain: PretrainConfig | None, given: dict[str, Any]
     ) -> LogitsConfig | None:
         """The capture of exactly the tokens that pretraining reads."""
-        known = flatten(pretrain) if pretrain is not None else {}
-        if search is None or pretrain is None or known["distill"] not in SPARSE_KINDS:
-            if given and pretrain is not None and known["distill"] not in SPARSE_KINDS:
-                self.problems.append(
-                    f"logits: pretrain.distill {known['distill']} reads no store; leave the section out, or give "
-                    "pretrain.distill: top-k"
-                )
+        known = flatten(pretrain) if pretrain else {}
+        reads_store = known.get("distill") in SPARSE_KINDS
+        if given and pretrain and not reads_store:
+            self.problems.append(
+                f"logits: pretrain.distill {known['distill']} reads no store; leave the section out, or give "
+                "pretrain.distill: top-k"
+            )
+        if not (search and pretrain and reads_store):
             self._build("logits", LogitsConfig, given)
             return None
-        values: dict[str, Any] = {
-            "teacher": known["teacher"], "documents": known["documents"], "out": str(out / "logits"),
-            "kind": "sampled" if known["distill"] == "sampled" else "top-k",
-            "temperature": 1.0 if known["distill"] == "top-k" else known["temperature"],
-        }  # fmt: skip
+        kind = "sampled" if known["distill"] == "sampled" else "top-k"
+        values = {"out": str(out / "logits"), "kind": kind, **{name: known[name] for name in ("teacher", "documents")}}
+        values["temperature"] = 1.0 if known["distill"] == "top-k" else known["temperature"]
         if known["shards"]:
             values["shards"] = known["shards"]
         else:
-            values |= {"data": known["data"], "text_field": known["text_field"]}
-            values |= {"tokens": str(pretrain.num_data_tokens), "sequence_length": known["sequence_length"]}
-        config: LogitsConfig | None = self._build("logits", LogitsConfig, given | values)
-        return config
+            values |= {name: known[name] for name in ("data", "text_field", "sequence_length")}
+            values["tokens"] = str(pretrain.num_data_tokens)
+        return self._build("logits", LogitsConfig, given | values)

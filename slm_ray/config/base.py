@@ -177,6 +177,22 @@ def build_config(cls: type[C], given: Mapping[str, Any], *, source: str = "optio
     return config
 
 
+def build_section(cls: type[C], given: Any, path: str, problems: list[str]) -> C | None:
+    """A config of a section of a file; what is wrong is added to ``problems`` with its path, and None returned."""
+    if not isinstance(given, Mapping):
+        problems.append(f"{path}: must hold options, got {given!r}")
+        return None
+    values = {str(name).strip().replace("-", "_"): value for name, value in given.items()}
+    try:
+        return build_config(cls, values)
+    except ConfigError as error:
+        names = {flag_of(name): name for name in options_of(cls)} | {name: name for name in values}
+        for problem in error.problems:
+            name, _, rest = problem.partition(":")
+            problems.append(f"{path}.{names[name]}:{rest}" if name in names else f"{path}: {problem}")
+        return None
+
+
 def _texts(value: Any) -> list[str]:
     """The texts in a value: itself, or those of a list."""
     return [text for text in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(text, str)]

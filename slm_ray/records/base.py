@@ -41,20 +41,26 @@ class Record(Part):
     version: int = SCHEMA_VERSION
 
 
-def parse_record(cls: type[R], value: Any, source: str) -> R:
-    """A record from JSON values."""
-    version = value.get("version") if isinstance(value, dict) else None
-    if isinstance(value, dict) and version != SCHEMA_VERSION:
+def check_version(value: Any, source: str, remedy: str = "") -> None:
+    """Refuse JSON values of another schema version."""
+    version = value.get("version", 1) if isinstance(value, dict) else SCHEMA_VERSION
+    if version != SCHEMA_VERSION:
         raise UserError(
-            f"{source} has schema version {version if version is not None else 1} and this slm_ray reads version "
-            f"{SCHEMA_VERSION}: use the slm_ray that wrote it, or start a new run"
+            f"{source} has schema version {version} and this slm_ray reads version {SCHEMA_VERSION}: "
+            f"{remedy or 'use the slm_ray that wrote it, or start a new run'}"
         )
+
+
+def parse_record(cls: type[R], value: Any, source: str, remedy: str = "") -> R:
+    """A record from JSON values; ``remedy`` says what to do about one that is of another version or damaged."""
+    check_version(value, source, remedy)
     try:
         return cls.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the whole"
-        raise UserError(f"{source} is damaged ({place}: {first['msg']}): restore it or start a new run") from None
+        remedy = remedy or "restore it or start a new run"
+        raise UserError(f"{source} is damaged ({place}: {first['msg']}): {remedy}") from None
 
 
 def write_record(folder: Path, record: Record) -> None:
@@ -62,15 +68,15 @@ def write_record(folder: Path, record: Record) -> None:
     write_json(folder / record.FILE, record.to_json())
 
 
-def read_record(folder: Path, cls: type[R]) -> R:
+def read_record(folder: Path, cls: type[R], remedy: str = "") -> R:
     """The record in a folder."""
     path = folder / cls.FILE
-    return parse_record(cls, read_json(path), str(path))
+    return parse_record(cls, read_json(path), str(path), remedy)
 
 
-def find_record(folder: Path, cls: type[R]) -> R | None:
+def find_record(folder: Path, cls: type[R], remedy: str = "") -> R | None:
     """The record in a folder, or None where there is none yet."""
-    return read_record(folder, cls) if (folder / cls.FILE).exists() else None
+    return read_record(folder, cls, remedy) if (folder / cls.FILE).exists() else None
 
 
 def _complete_lines(path: Path) -> Iterator[tuple[int, bytes]]:

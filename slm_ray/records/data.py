@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 
 from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError
-from slm_ray.records.base import SCHEMA_VERSION, Part, Record
+from slm_ray.records.base import Part, Record, check_version, parse_record
 from slm_ray.records.files import read_json, write_json
 
 R = TypeVar("R", bound=Record)
@@ -86,21 +86,11 @@ def read_sealed(folder: Path, cls: type[R], remedy: str) -> R:
     """Read a record that :func:`write_sealed` wrote."""
     path = folder / cls.FILE
     value: Any = read_json(path)
-    version = value.get("version") if isinstance(value, dict) else None
-    if isinstance(value, dict) and version != SCHEMA_VERSION:
-        found = version if version is not None else 1
-        raise UserError(f"{path} has schema version {found}, this slm_ray reads version {SCHEMA_VERSION}: {remedy}")
-    try:
-        whole = value.pop(_SEAL) == digest_json(value)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        whole = False
-    if not whole:
+    seal = value.pop(_SEAL, None) if isinstance(value, dict) else None
+    check_version(value, str(path), remedy)
+    if seal != digest_json(value):
         raise UserError(f"{path} is not what was written (its digest differs): {remedy}")
-    try:
-        return cls.model_validate(value)
-    except ValidationError as error:
-        fields = ", ".join(".".join(map(str, entry["loc"])) for entry in error.errors()[:3])
-        raise UserError(f"{path} is not what was written (wrong or missing: {fields}): {remedy}") from None
+    return parse_record(cls, value, str(path), remedy)
 
 
 def first_difference(there: Part, here: Part) -> str | None:
@@ -112,13 +102,18 @@ def first_difference(there: Part, here: Part) -> str | None:
     return None
 
 
-class TrainedTokenizer(Record):
-    """What a tokenizer was trained on."""
+class _Vocabulary(Record):
+    """What is known of every vocabulary that was made."""
 
     FILE: ClassVar[str] = "vocabulary.json"
     made_from: str  # Digest of all that decided it
-    corpus: str  # Name of the corpus
+    corpus: str  # Name of the corpus that was read for it
     corpus_digest: str | None  # Its digest; None for a remote stream
+
+
+class TrainedTokenizer(_Vocabulary):
+    """What a tokenizer was trained on."""
+
     tokens: int  # Tokens in all
     # UTF-8 bytes of held-out text that a token stands for; None where there is no such text
     bytes_per_token: float | None
@@ -131,28 +126,20 @@ class BytesPerToken(Part):
     after: float | None
 
 
-class TrimmedVocabulary(Record):
-    """Which of a model's tokens were kept."""
-
-    FILE: ClassVar[str] = "vocabulary.json"
-    made_from: str  # Digest of all that decided it
+class _ChangedVocabulary(_Vocabulary):
     model: str  # The model, as the user named it
-    corpus: str  # Name of the corpus whose tokens were counted
-    corpus_digest: str | None  # Its digest; None for a remote stream
-    general: float  # The share that the teacher's own text has in the counts
-    rows: int  # Rows of the embedding, one per token
-    bytes_per_token: BytesPerToken  # Of the old tokenizer and of the new one
-
-
-class ExtendedVocabulary(Record):
-    """How a model's vocabulary was extended."""
-
-    FILE: ClassVar[str] = "vocabulary.json"
-    made_from: str  # Digest of all that decided it
-    model: str  # The model, as the user named it
-    corpus: str  # Name of the corpus that new tokens were learned from
-    corpus_digest: str | None  # Its digest; None for a remote stream
-    first_new: int  # The first new id; the others follow it
-    new_tokens: int  # How many there are
     rows: int  # Rows of the embedding
     bytes_per_token: BytesPerToken  # Of the old tokenizer and of the new one
+
+
+class TrimmedVocabulary(_ChangedVocabulary):
+    """Which of a model's tokens were kept."""
+
+    general: float  # The share that the teacher's own text has in the counts
+
+
+class ExtendedVocabulary(_ChangedVocabulary):
+    """How a model's vocabulary was extended."""
+
+    first_new: int  # The first new id; the others follow it
+    new_tokens: int  # How many there are

@@ -7,12 +7,11 @@ pairs need: the value of every sequence, document or prompt.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import Field, JsonValue, TypeAdapter, ValidationError
+from pydantic import JsonValue
 
-from slm_ray.config.errors import UserError
-from slm_ray.records.base import SCHEMA_VERSION, Part, Record
+from slm_ray.records.base import Part, Record, parse_record
 from slm_ray.records.files import read_json
 
 Better = Literal["more", "less"]
@@ -221,21 +220,13 @@ class EfficiencyRecord(MeasurementRecord):
     figures: EfficiencyFigures
 
 
-Measurement = Annotated[
-    TextRecord | TaskRecord | GenerationRecord | EfficiencyRecord, Field(discriminator="kind")
-]  # fmt: skip
-_MEASUREMENT: TypeAdapter[Any] = TypeAdapter(Measurement)
+_KINDS: dict[str, type[MeasurementRecord]] = {
+    "text": TextRecord, "task": TaskRecord, "generation": GenerationRecord, "efficiency": EfficiencyRecord,
+}  # fmt: skip
 
 
-def read_measurement(path: Path) -> TextRecord | TaskRecord | GenerationRecord | EfficiencyRecord:
-    """The record of one measurement."""
+def read_measurement(path: Path) -> MeasurementRecord:
+    """The record of one measurement, of the class of its kind."""
     value = read_json(path)
-    if isinstance(value, dict) and value.get("version") != SCHEMA_VERSION:
-        raise UserError(f"{path} was written by another version of slm_ray: measure again with --fresh")
-    try:
-        found: TextRecord | TaskRecord | GenerationRecord | EfficiencyRecord = _MEASUREMENT.validate_python(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the whole"
-        raise UserError(f"{path} is damaged ({place}: {first['msg']}): delete it and evaluate again") from None
-    return found
+    kind = str(value.get("kind")) if isinstance(value, dict) else ""
+    return parse_record(_KINDS.get(kind, MeasurementRecord), value, str(path), "measure again with --fresh")

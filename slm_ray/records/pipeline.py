@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 
-from slm_ray.config.errors import UserError
 from slm_ray.records.base import Part, Record
-from slm_ray.records.files import read_json
 
 
 class StageState(Part):
@@ -30,14 +27,3 @@ class PipelineState(Record):
     command: str = ""
     teacher: str = ""
     stages: dict[str, StageState] = Field(default_factory=dict)
-
-
-def read_pipeline(folder: Path) -> PipelineState:
-    """The state of a pipeline."""
-    path = folder / PipelineState.FILE
-    try:
-        return PipelineState.model_validate(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the whole"
-        raise UserError(f"{path} is damaged ({place}: {first['msg']}): delete it and give the command again") from None

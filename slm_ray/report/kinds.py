@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from slm_ray.config.errors import UserError
-from slm_ray.records.base import find_record
+from slm_ray.records.base import find_record, read_record
 from slm_ray.records.evaluation import is_evaluation
-from slm_ray.records.pipeline import PipelineState, read_pipeline
+from slm_ray.records.pipeline import PipelineState
 from slm_ray.records.proxies import ProxyReport
 from slm_ray.records.run import RunRecord
 from slm_ray.records.training import TrainEvaluation, TrainInputs
@@ -114,7 +114,7 @@ def load_pipeline(folder: Path) -> PipelineRun:
     state, capture, level = PipelineState(), [], None
     stages: dict[str, RunRecords] = {}
     try:
-        state = read_pipeline(folder)
+        state = read_record(folder, PipelineState)
     except UserError as error:
         notes.append(str(error))
     try:

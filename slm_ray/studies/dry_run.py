@@ -6,18 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from slm_ray.config.base import build_section
 from slm_ray.config.columns import aligned
 from slm_ray.config.errors import ConfigError, UserError
-from slm_ray.config.units import format_bytes, format_count, format_seconds, parse_number
+from slm_ray.config.units import format_bytes, format_count, format_seconds
 from slm_ray.runtime.environment import describe_environment, usable_cpus
 from slm_ray.runtime.forecast import Forecast, total
 from slm_ray.studies.costs import plan_tasks
 from slm_ray.studies.points import Point, Task, all_tasks
-from slm_ray.studies.sweep_file import SweepFile
+from slm_ray.studies.sweep_file import GPU_NAME, MachineSection, SweepFile
 
-# NVIDIA's data sheet: 312 TFLOP/s dense bf16, 80 GB. Model FLOPs utilisation of 0.4 is what small models reach with
-# data parallelism; 2 dollars an hour is a usual price on demand. A dry run states them all, and they are options.
-GPU_NAME, GPU_FLOPS, GPU_MFU, GPU_PRICE, GPU_MEMORY = "A100 80GB (bf16)", 312e12, 0.4, 2.0, 80e9
 # A training step's rate on one core with bf16 matrix instructions (benchmarks/README.md); many times less without.
 _CORE_FLOPS = 1.5e11
 
@@ -58,24 +56,12 @@ def make_machine(given: Mapping[str, Any], flags: Mapping[str, Any]) -> Machine:
     said = dict(given) | {name: value for name, value in flags.items() if value is not None}
     if not said:
         return this_machine()
-    problems, numbers = [], {}
-    for name in ("device_flops", "mfu", "price_per_hour", "memory"):
-        if name in said:
-            try:
-                numbers[name] = parse_number(str(said[name]))
-            except ValueError as error:
-                problems.append(f"machine.{name}: {error}")
-    problems += [f"machine.{name}: must be above 0, got {value:g}" for name, value in numbers.items()
-                 if value <= 0 and name != "price_per_hour"]  # fmt: skip
-    if numbers.get("mfu", 0.5) > 1:
-        problems.append(f"machine.mfu: must be at most 1, got {numbers['mfu']:g}")
-    if problems:
+    problems: list[str] = []
+    found = build_section(MachineSection, said, "machine", problems)
+    if found is None:
         raise ConfigError("the machine", problems)
-    default_name = GPU_NAME if "device_flops" not in numbers else "the device"
-    return Machine(
-        str(said.get("name", default_name)), numbers.get("device_flops", GPU_FLOPS), numbers.get("mfu", GPU_MFU),
-        numbers.get("price_per_hour", GPU_PRICE), numbers.get("memory", GPU_MEMORY), is_gpu=True,
-    )  # fmt: skip
+    name = found.name or ("the device" if "device_flops" in said else GPU_NAME)
+    return Machine(name, found.device_flops, found.mfu, found.price_per_hour, found.memory, is_gpu=True)
 
 
 _HEADER = ("point", "tokens", "FLOPs", "teacher", "search+capture", "memory", "hours", "cost", "disk")

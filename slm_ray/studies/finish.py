@@ -17,11 +17,12 @@ from slm_ray.runtime.progress import Console
 from slm_ray.runtime.trackers import make_tracker
 from slm_ray.studies.launching import Outcome
 from slm_ray.studies.metrics import Row
+from slm_ray.studies.plan_search import Range
 from slm_ray.studies.plot_data import Findings, best_lines, make_plot
 from slm_ray.studies.plots import draw
 from slm_ray.studies.points import Point
 from slm_ray.studies.scaling_plots import add_scaling
-from slm_ray.studies.sweep_file import Range, SweepFile
+from slm_ray.studies.sweep_file import SweepFile
 from slm_ray.studies.table import as_markdown, as_text, columns_of, curve_rows, point_rows, write_table
 
 TABLE, CURVES = "table", "curves"

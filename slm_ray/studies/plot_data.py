@@ -21,30 +21,17 @@ ANALYSES = ("scaling", "best")
 
 
 @dataclass(frozen=True)
-class Series:
-    """One line, or set of points, of a plot."""
-
-    name: str  # What the legend calls it
-    xs: tuple[float, ...]  # Places along the axis
-    ys: tuple[float, ...]  # Means of the rows at that place
-    lows: tuple[float, ...] = ()  # Least values, where several rows are at a place
-    highs: tuple[float, ...] = ()  # Greatest values
-    style: str = "points"  # ``points`` (joined), ``line`` (no marks), ``band`` (between lows and highs) or ``dashed``
-
-
-@dataclass(frozen=True)
 class PlotData:
-    """A plot."""
+    """A plot; rows have series, x, y, style (``points``, ``line``, ``fit`` or ``marks``), and some low and high."""
 
     name: str  # Its file's name
-    title: str  # Its title
-    x_label: str  # What is along
-    y_label: str  # What is up
-    log_x: bool  # Logarithmic along
-    log_y: bool  # Logarithmic up
-    series: tuple[Series, ...]  # Its lines
+    title: str
+    x_label: str
+    y_label: str
+    log_x: bool
+    log_y: bool
+    rows: tuple[Row, ...]
     categories: tuple[str, ...] = ()  # Names of the places along, where x is no number
-    legend: str = ""  # What the lines' names are values of
 
 
 @dataclass
@@ -113,32 +100,29 @@ def make_plot(name: str, spec: Mapping[str, Any], rows: Sequence[Row]) -> PlotDa
         raise UserError(f"no finished point has both {x} and {y}")
     is_number = all(as_number(row[x]) is not None for row in shown)
     categories = () if is_number else tuple(dict.fromkeys(str(row[x]) for row in shown))
-    gathered: dict[str, dict[float, list[float]]] = {}
+    gathered: dict[str, dict[Any, list[float]]] = {}
     for row in shown:
         group = ", ".join(_shown(row.get(key)) for key in keys) or y
-        place = as_number(row[x]) if is_number else float(categories.index(str(row[x])))
-        gathered.setdefault(group, {}).setdefault(place or 0.0, []).append(as_number(row[y]) or 0.0)
-    log = spec.get("log") or []
-    series = tuple(_series(group, places, is_line=bool(spec.get("curves"))) for group, places in gathered.items())
-    positive_x = is_number and all(place > 0 for one in series for place in one.xs)
-    positive_y = all(value > 0 for one in series for value in one.ys)
+        place = as_number(row[x]) if is_number else str(row[x])
+        gathered.setdefault(group, {}).setdefault(place, []).append(as_number(row[y]) or 0.0)
+    log, found, style = spec.get("log") or [], list[Row](), "line" if spec.get("curves") else "points"
+    for group, places in gathered.items():
+        several = any(len(values) > 1 for values in places.values())
+        for place in sorted(places, key=None if is_number else categories.index):
+            values = places[place]
+            ends = {"low": min(values), "high": max(values)} if several else {}
+            found.append({"series": group, "x": place, "y": statistics.fmean(values), "style": style, **ends})
+    positive_x = is_number and all(row["x"] > 0 for row in found)
+    positive_y = all(row["y"] > 0 for row in found)
     return PlotData(
         name, str(spec.get("title") or f"{y} by {x}"), _label(x), _label(y), "x" in log and positive_x,
-        "y" in log and positive_y, series, categories, ", ".join(key.replace("_", " ") for key in keys),
+        "y" in log and positive_y, tuple(found), categories,
     )  # fmt: skip
 
 
 def _shown(value: Any) -> str:
     """A value as tables have it."""
     return ("no", "yes")[value] if isinstance(value, bool) else str(value)
-
-
-def _series(name: str, places: Mapping[float, list[float]], *, is_line: bool) -> Series:
-    xs = tuple(sorted(places))
-    means = tuple(statistics.fmean(places[x]) for x in xs)
-    several = any(len(places[x]) > 1 for x in xs)
-    lows, highs = (tuple(min(places[x]) for x in xs), tuple(max(places[x]) for x in xs)) if several else ((), ())
-    return Series(name, xs, means, lows, highs, "line" if is_line else "points")
 
 
 _UNITS = {

@@ -11,7 +11,7 @@ import altair as alt
 from slm_ray.records.files import write_bytes
 from slm_ray.report.charts import Looks, Picture, View, data, draw_png, x_of, y_of
 from slm_ray.report.placing import Axis, axis_over, log_ticks
-from slm_ray.studies.plot_data import PlotData, Series
+from slm_ray.studies.plot_data import PlotData
 
 _HEIGHT = 420
 
@@ -25,11 +25,15 @@ def draw(plot: PlotData, folder: Path) -> Path:
 
 def view_of(plot: PlotData) -> View:
     """A plot's chart: lines with marks, bands or error bars, and marks beside fitted lines."""
-    names = tuple(dict.fromkeys(one.name for one in plot.series))
+    names = tuple(dict.fromkeys(row["series"] for row in plot.rows))
     looks = Looks(names, first=names[0])
-    y = _axis([value for one in plot.series for value in (*one.ys, *one.lows, *one.highs)], plot.y_label, plot.log_y)
-    across = _across(plot)
-    rows = {"rows": _rows(plot, "points", "line"), "fits": _rows(plot, "fit"), "marks": _rows(plot, "marks")}
+    heights = [row[name] for row in plot.rows for name in ("y", "low", "high") if name in row]
+    y = _axis(heights, plot.y_label, plot.log_y)
+    across: Any = alt.X("x:N", sort=list(plot.categories), title=plot.x_label, axis=alt.Axis(labelAngle=0))
+    if not plot.categories:
+        across = x_of(_axis([row["x"] for row in plot.rows], plot.x_label, plot.log_x))
+    sets = {"fits": ("fit",), "rows": ("points", "line"), "dots": ("points", "marks")}
+    rows = {name: [row for row in plot.rows if row["style"] in styles] for name, styles in sets.items()}
     layers = []
     color = looks.color(legend=len(names) > 1 or names[0] != plot.y_label)
     for name in ("fits", "rows"):
@@ -40,11 +44,10 @@ def view_of(plot: PlotData) -> View:
         if rows[name]:
             line = base.mark_line(strokeWidth=1.8, clip=True)
             layers.append(line.encode(y=y_of(y), strokeDash=looks.dash(legend=False)))
-    shown = [*rows["marks"], *_rows(plot, "points")]
-    if shown:
+    if rows["dots"]:
         dots = data("dots").encode(x=across, y=y_of(y), color=color, shape=looks.shape())
         layers.append(dots.mark_point(filled=True, size=55, opacity=1))
-    return View(alt.layer(*layers), rows | {"dots": shown}, _HEIGHT)
+    return View(alt.layer(*layers), rows, _HEIGHT)
 
 
 def _axis(values: Sequence[float], title: str, log: bool) -> Axis:
@@ -52,22 +55,3 @@ def _axis(values: Sequence[float], title: str, log: bool) -> Axis:
         return axis_over(values, title)
     low, high = min(values) / 1.1, max(values) * 1.1
     return Axis(title, low, high, True, log_ticks(low, high) if high / low < 1e4 else ())
-
-
-def _across(plot: PlotData) -> Any:
-    """The horizontal channel: numbers, or names in their order."""
-    if plot.categories:
-        return alt.X("x:N", sort=list(plot.categories), title=plot.x_label, axis=alt.Axis(labelAngle=0))
-    return x_of(_axis([x for one in plot.series for x in one.xs], plot.x_label, plot.log_x))
-
-
-def _rows(plot: PlotData, *styles: str) -> list[dict[str, Any]]:
-    return [row for one in plot.series if one.style in styles for row in _rows_of(plot, one)]
-
-
-def _rows_of(plot: PlotData, one: Series) -> list[dict[str, Any]]:
-    found = []
-    for place, (x, y) in enumerate(zip(one.xs, one.ys, strict=True)):
-        row: dict[str, Any] = {"series": one.name, "x": plot.categories[int(x)] if plot.categories else x, "y": y}
-        found.append(row | ({"low": one.lows[place], "high": one.highs[place]} if one.lows else {}))
-    return found

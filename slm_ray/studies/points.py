@@ -84,7 +84,7 @@ def _combinations(sweep: SweepFile, limit: int, *, is_asked: bool) -> list[tuple
     search = sweep.search
     count = 0
     for group in sweep.groups:
-        size = search.tries if search else 1
+        size = search.section.tries if search else 1
         for axis in group.axes:
             size *= len(axis)
         count += size

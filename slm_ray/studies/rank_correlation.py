@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from slm_ray.records.proxies import RankCorrelation, RankCorrelations
 
@@ -16,39 +17,17 @@ _FEWEST_DEFINED = 0.5  # of the resamples, for an interval to be given
 Array = NDArray[np.float64]
 
 
-def kendall(x: Array, y: Array, counts: Array) -> Array:
-    """Kendall's tau-b of samples that hold observation ``i`` ``counts[s, i]`` times.
-
-    Tau-b is the number of concordant minus discordant pairs over the geometric mean of the pairs untied in ``x`` and
-    those untied in ``y`` (Kendall 1945). All three are sums over pairs, so a resample needs only its counts: copies of
-    one observation are ties.
-
-    ``x``: ``[observations]``. ``y``: ``[observations]``. ``counts``: ``[samples, observations]``; a row of ones is the
-    sample itself. Returns ``[samples]``; NaN where all of ``x`` or all of ``y`` is tied.
-    """
-    across, along = np.sign(x[:, None] - x[None, :]), np.sign(y[:, None] - y[None, :])
-
-    def pairs(matrix: Array) -> Array:
-        return np.asarray(np.einsum("si,ij,sj->s", counts, matrix, counts, optimize=True))
-
-    return _ratio(pairs(across * along), pairs(np.abs(across)), pairs(np.abs(along)))
+def kendall(x: Array, y: Array) -> Array:
+    """Kendall's tau-b (1945) of each row of ``[samples, observations]``; NaN where all of ``x`` or of ``y`` is tied."""
+    across, along = (np.sign(one[:, :, None] - one[:, None, :]).astype(np.int8) for one in (x, y))
+    return _ratio(*(product.sum(axis=(1, 2)) for product in (across * along, np.abs(across), np.abs(along))))
 
 
-def spearman(x: Array, y: Array, counts: Array) -> Array:
-    """Spearman's rho (Pearson's r of the mid-ranks) of samples given as in :func:`kendall`.
-
-    Returns ``[samples]``; NaN where all of ``x`` or all of ``y`` is tied.
-    """
-    ranks = [_mid_ranks(values, counts) for values in (x, y)]
-    size = counts.sum(axis=1, keepdims=True)
-    first, second = (rank - (counts * rank).sum(axis=1, keepdims=True) / size for rank in ranks)
-    return _ratio(*((counts * a * b).sum(axis=1) for a, b in ((first, second), (first, first), (second, second))))
-
-
-def _mid_ranks(values: Array, counts: Array) -> Array:
-    """``[samples, observations]`` rank of each observation in each sample; of tied ones the middle of theirs."""
-    below, equal = values[None, :] < values[:, None], values[None, :] == values[:, None]
-    return np.asarray(counts @ below.T + (counts @ equal.T + 1) / 2, dtype=np.float64)
+def spearman(x: Array, y: Array) -> Array:
+    """Spearman's rho, Pearson's r of the mid-ranks, of samples given as in :func:`kendall`."""
+    ranks = (rankdata(one, axis=1) for one in (x, y))
+    first, second = (rank - rank.mean(axis=1, keepdims=True) for rank in ranks)
+    return _ratio(*((a * b).sum(axis=1) for a, b in ((first, second), (first, first), (second, second))))
 
 
 def _ratio(both: Array, first: Array, second: Array) -> Array:
@@ -57,25 +36,15 @@ def _ratio(both: Array, first: Array, second: Array) -> Array:
     return np.where(defined, np.clip(both / np.where(defined, scale, 1.0), -1.0, 1.0), np.nan)
 
 
-STATISTICS = {"kendall": kendall, "spearman": spearman}
-
-
 def rank_correlations(
     x: Sequence[float], y: Sequence[float], seed: int, resamples: int = RESAMPLES
 ) -> RankCorrelations:
-    """Kendall's tau-b and Spearman's rho with 95% intervals from resampled pairs (the percentile bootstrap).
-
-    ``x``: ``[observations]``, finite. ``y``: ``[observations]``, finite.
-    """
+    """Both correlations of finite pairs with 95% intervals from resampled pairs (the percentile bootstrap)."""
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    size = len(a)
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(size, size=(resamples, size))
-    counts = np.stack([np.bincount(row, minlength=size) for row in drawn]).astype(np.float64)
-    return RankCorrelations(**{
-        name: _with_interval(statistic(a, b, np.ones((1, size)))[0], statistic(a, b, counts), a)
-        for name, statistic in STATISTICS.items()
-    })  # fmt: skip
+    drawn = np.random.default_rng(seed).integers(len(a), size=(resamples, len(a)))
+    found = {name: _with_interval(statistic(a[None], b[None])[0], statistic(a[drawn], b[drawn]), a)
+             for name, statistic in (("kendall", kendall), ("spearman", spearman))}  # fmt: skip
+    return RankCorrelations(**found)
 
 
 def _with_interval(value: float, resampled: Array, x: Array) -> RankCorrelation:

@@ -8,18 +8,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from slm_ray.config.base import build_section
 from slm_ray.config.errors import ConfigError, UserError, nearest
 from slm_ray.config.yaml_files import read_yaml
 from slm_ray.studies.plan_search import read_search
 from slm_ray.studies.plot_data import check_plots
 from slm_ray.studies.stages import SET_BY_SWEEP, Stage, normal_name, stage_of, unknown_option
-from slm_ray.studies.sweep_file import Group, Step, SweepFile, Values, apply_scale, apply_settings, choose_scale
+from slm_ray.studies.sweep_file import (
+    Group,
+    MachineSection,
+    Step,
+    SweepFile,
+    Values,
+    apply_scale,
+    apply_settings,
+    choose_scale,
+    normal,
+)
 
 _TOP = (
     "name", "about", "stage", "base", "stages", "vars", "grid", "zip", "points", "groups", "search", "scheduler",
     "plots", "machine", "required", "scales",
 )  # fmt: skip
-_MACHINE = ("name", "device_flops", "mfu", "price_per_hour", "memory")
 _GROUP = ("set", "grid", "zip", "points", "without")
 
 
@@ -54,7 +64,7 @@ class Reader:
         """The sweep of a file's content."""
         from slm_ray.studies.tuning import check_scheduler
 
-        known = {normal_name(str(key)): value for key, value in loaded.items()}
+        known = normal(loaded)
         self._check_keys("", known, _TOP)
         chosen = choose_scale(known, scale)
         top = apply_scale(known, chosen)
@@ -65,7 +75,8 @@ class Reader:
         groups = self._read_groups(top)
         search = read_search(top.get("search"), self._varied, self.problems)
         scheduler = check_scheduler(top.get("scheduler"), list(self.steps.values()), self.problems)
-        machine = self._machine(top.get("machine"))
+        machine = normal(top.get("machine"))
+        build_section(MachineSection, machine, "machine", self.problems)
         check_plots(top.get("plots"), self.problems)
         if self.problems or not groups:
             raise ConfigError(self.source, self.problems or ["there are no points: give grid, zip, points or search"])
@@ -83,11 +94,6 @@ class Reader:
         for name, why in (top.get("required") or {}).items():
             if normal_name(str(name)) not in given:
                 self.problems.append(f"{name}: this sweep needs it: give --set {name}=… ({why})")
-
-    def _machine(self, given: Any) -> dict[str, Any]:
-        machine = {normal_name(str(key)): value for key, value in (given or {}).items()}
-        self._check_keys("machine.", machine, _MACHINE)
-        return machine
 
     def _read_steps(self, top: Mapping[str, Any]) -> None:
         self.variables = {str(name): value for name, value in (top.get("vars") or {}).items()}
@@ -107,7 +113,7 @@ class Reader:
             raise ConfigError(self.source, self.problems)
 
     def _read_step(self, name: str, given: Mapping[str, Any], path: str) -> None:
-        values = {normal_name(str(key)): value for key, value in given.items()}
+        values = normal(given)
         stage = stage_of(str(values.pop("stage", name)), f"{path}.stage" if not self.is_single else "stage")
         options = {}
         for field, value in values.items():
@@ -196,7 +202,7 @@ class Reader:
             if given is None:  # a scale leaves it out
                 continue
             path = f"groups.{name}"
-            content = {normal_name(str(key)): value for key, value in given.items()}
+            content = normal(given)
             self._check_keys(f"{path}.", content, _GROUP)
             fixed = self._values(content.get("set") or {}, f"{path}.set")
             without = tuple(map(str, content.get("without") or ()))

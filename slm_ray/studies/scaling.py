@@ -26,6 +26,7 @@ DELTA = 1e-3  # of the Huber loss, as in the paper
 LEAST_RUNS, LEAST_SIZES, LEAST_BUDGETS = 6, 3, 3  # five coefficients, and what tells N from D
 LEAST_CURVE = 4  # three coefficients
 FLOPS_PER_PARAM_TOKEN = 6.0  # forward 2, backward 4 (Kaplan et al., arXiv 2001.08361)
+MIDDLE = (0.025, 0.975)
 RESAMPLES = 200  # fits of resampled runs, for intervals
 _STARTS = 24  # of the grid's beginnings, those of least loss are followed
 _LEAST_EXPONENT = 1e-3
@@ -36,7 +37,7 @@ _TOLERANCE = 1e-12
 
 @dataclass(frozen=True)
 class ScalingLaw:
-    """The coefficients of L(N, D), in nats per token."""
+    """The coefficients of L(N, D), in nats per token; those of L(D) have no weight of the size."""
 
     e: float  # The loss that no size and no data go below
     a: float  # Weight of the size
@@ -49,15 +50,12 @@ class ScalingLaw:
         n, d = np.asarray(params, dtype=float), np.asarray(tokens, dtype=float)
         return np.asarray(self.e + self.a / n**self.alpha + self.b / d**self.beta)
 
-    def best_split(self, flops: float, per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> tuple[float, float]:
-        """The size and tokens that give the least loss for a compute, in closed form (arXiv 2203.15556, equation 4).
-
-        ``flops``: FLOPs of training. ``per_param_token``: FLOPs that one parameter takes for one token.
-        """
-        total = self.alpha + self.beta
+    def best_split(self, flops: float) -> tuple[float, float]:
+        """The size and tokens of least loss for a training's FLOPs, in closed form (arXiv 2203.15556, equation 4)."""
+        total, product = self.alpha + self.beta, flops / FLOPS_PER_PARAM_TOKEN
         ratio = (self.alpha * self.a / (self.beta * self.b)) ** (1 / total)
-        params = ratio * (flops / per_param_token) ** (self.beta / total)
-        return float(params), float(flops / per_param_token / params)
+        params = ratio * product ** (self.beta / total)
+        return float(params), float(product / params)
 
 
 @dataclass(frozen=True)
@@ -70,9 +68,9 @@ class Fit:
     runs: int  # Number of runs
     reach: tuple[float, float]  # How much the terms of size and of data move log L between these runs
 
-    def interval(self, name: str, share: float = 0.95) -> tuple[float, float]:
-        """The middle ``share`` of a coefficient over the resampled fits."""
-        return middle([getattr(law, name) for law in self.resampled], share)
+    def interval(self, name: str) -> tuple[float, float]:
+        """The middle 95% of a coefficient over the resampled fits."""
+        return middle([getattr(law, name) for law in self.resampled])
 
     def undetermined(self) -> list[str]:
         """The exponents that the runs say too little of for a split of a compute.
@@ -87,42 +85,20 @@ class Fit:
                 found.append(name)
         return found
 
-    def band(self, params: npt.ArrayLike, tokens: npt.ArrayLike, share: float = 0.95) -> tuple[Array, Array]:
-        """The middle ``share`` of the predicted losses, point by point."""
-        losses = np.stack([law.loss(params, tokens) for law in self.resampled])
-        low, high = np.quantile(losses, [(1 - share) / 2, (1 + share) / 2], axis=0)
+    def band(self, params: npt.ArrayLike, tokens: npt.ArrayLike) -> tuple[Array, Array]:
+        """The middle 95% of the predicted losses, point by point."""
+        low, high = np.quantile(np.stack([law.loss(params, tokens) for law in self.resampled]), MIDDLE, axis=0)
         return low, high
 
-    def split_interval(self, flops: float, share: float = 0.95) -> tuple[tuple[float, float], tuple[float, float]]:
-        """The middle ``share`` of the best size and of the best tokens for a compute."""
-        splits = [law.best_split(flops) for law in self.resampled]
-        return middle([one[0] for one in splits], share), middle([one[1] for one in splits], share)
+    def split_interval(self, flops: float) -> tuple[tuple[float, float], tuple[float, float]]:
+        """The middle 95% of the best size and of the best tokens for a compute."""
+        sizes, tokens = zip(*(law.best_split(flops) for law in self.resampled), strict=True)
+        return middle(sizes), middle(tokens)
 
 
-@dataclass(frozen=True)
-class CurveFit:
-    """L(D) = E + B / D^beta of one size, with the laws of resampled runs as (E, B, beta)."""
-
-    e: float
-    b: float
-    beta: float
-    resampled: tuple[tuple[float, float, float], ...]
-
-    def loss(self, tokens: npt.ArrayLike) -> Array:
-        """The loss after so many tokens."""
-        return np.asarray(self.e + self.b / np.asarray(tokens, dtype=float) ** self.beta)
-
-    def band(self, tokens: npt.ArrayLike, share: float = 0.95) -> tuple[Array, Array]:
-        """The middle ``share`` of the predicted losses, point by point."""
-        at = np.asarray(tokens, dtype=float)
-        losses = np.stack([e + b / at**beta for e, b, beta in self.resampled])
-        low, high = np.quantile(losses, [(1 - share) / 2, (1 + share) / 2], axis=0)
-        return low, high
-
-
-def middle(values: Sequence[float], share: float) -> tuple[float, float]:
-    """The quantiles that hold the middle ``share`` of values."""
-    low, high = np.quantile(np.asarray(values), [(1 - share) / 2, (1 + share) / 2])
+def middle(values: Sequence[float]) -> tuple[float, float]:
+    """The quantiles that hold the middle 95% of values."""
+    low, high = np.quantile(np.asarray(values), MIDDLE)
     return float(low), float(high)
 
 
@@ -210,17 +186,10 @@ def _resampled(best: Array, terms: list[Array], log_loss: Array, count: int, see
 
 
 def fit_law(
-    params: Sequence[float],
-    tokens: Sequence[float],
-    losses: Sequence[float],
-    *,
-    resamples: int = RESAMPLES,
+    params: Sequence[float], tokens: Sequence[float], losses: Sequence[float], *, resamples: int = RESAMPLES,
     seed: int = 0,
-) -> Fit:
-    """Fit L(N, D) to finished runs.
-
-    ``losses``: Its held-out loss in nats per token.
-    """
+) -> Fit:  # fmt: skip
+    """Fit L(N, D) to finished runs and their held-out losses in nats per token."""
     n, d, loss = _checked({"sizes": params, "tokens": tokens, "losses": losses})
     sizes, budgets = len(np.unique(n)), len(np.unique(d))
     if len(n) < LEAST_RUNS or sizes < LEAST_SIZES or budgets < LEAST_BUDGETS:
@@ -238,27 +207,25 @@ def fit_law(
 
 
 def _law(theta: Array) -> ScalingLaw:
+    """The law of a fit's parameters: weight and exponent of each term, those of the size first, and E."""
+    weight, exponent = (0.0, 1.0) if len(theta) == 3 else (float(np.exp(theta[0])), float(theta[1]))
     with np.errstate(over="ignore"):
-        return ScalingLaw(
-            float(np.exp(theta[4])), float(np.exp(theta[0])), float(np.exp(theta[2])), float(theta[1]), float(theta[3])
-        )
+        return ScalingLaw(float(np.exp(theta[-1])), weight, float(np.exp(theta[-3])), exponent, float(theta[-2]))
 
 
 def fit_curve(
     tokens: Sequence[float], losses: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0
-) -> CurveFit:
-    """Fit L(D) of one size."""
+) -> tuple[ScalingLaw, tuple[ScalingLaw, ...]]:
+    """L(D) = E + B / D^beta of one size, and that of resampled runs."""
     d, loss = _checked({"tokens": tokens, "losses": losses})
-    if len(np.unique(d)) < LEAST_CURVE:
+    budgets = len(np.unique(d))
+    if budgets < LEAST_CURVE:
         raise UserError(
-            f"L(D) has three coefficients: it needs at least {LEAST_CURVE} different token budgets, got "
-            f"{len(np.unique(d))}"
+            f"L(D) has three coefficients: it needs at least {LEAST_CURVE} different token budgets, got {budgets}"
         )
     terms, log_loss = [np.log(d)], np.log(loss)
     best = _best(_starts(terms, log_loss), terms, log_loss)
-    resampled = [(float(np.exp(x[2])), float(np.exp(x[0])), float(x[1]))
-                 for x in _resampled(best, terms, log_loss, resamples, seed)]  # fmt: skip
-    return CurveFit(float(np.exp(best[2])), float(np.exp(best[0])), float(best[1]), tuple(resampled))
+    return _law(best), tuple(map(_law, _resampled(best, terms, log_loss, resamples, seed)))
 
 
 def describe_fit(fit: Fit, flops: Sequence[float] = ()) -> list[str]:

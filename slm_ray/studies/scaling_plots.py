@@ -9,8 +9,8 @@ import numpy as np
 
 from slm_ray.config.errors import UserError
 from slm_ray.config.units import format_count
-from slm_ray.studies.plot_data import Findings, PlotData, Series, as_number, column
-from slm_ray.studies.scaling import RESAMPLES, Fit, describe_fit, fit_curve, fit_law, to_json
+from slm_ray.studies.plot_data import Findings, PlotData, as_number, column
+from slm_ray.studies.scaling import RESAMPLES, Fit, describe_fit, fit_curve, fit_law, middle, to_json
 from slm_ray.studies.table import Row
 
 _POINTS = 60  # of a drawn curve
@@ -48,37 +48,35 @@ def _computes(n: Any, d: Any) -> list[float]:
     return [float(spent.min()), float(spent.max()), float(10 * spent.max())]
 
 
+def _rows(series: str, style: str, **columns: Any) -> list[Row]:
+    """Rows of a plot from columns of equal length."""
+    return [{"series": series, "style": style, **dict(zip(columns, map(float, values), strict=True))}
+            for values in zip(*columns.values(), strict=True)]  # fmt: skip
+
+
 def _by_tokens(name: str, fit: Fit, n: Any, d: Any, loss: Any) -> PlotData:
-    series = []
+    rows, law = list[Row](), fit.law
     places = np.geomspace(d.min() / 1.5, d.max() * 3, _POINTS)
     for size in np.unique(n):
-        label = format_count(float(size))
-        at = n == size
+        label, at = format_count(float(size)), n == size
         order = np.argsort(d[at])
-        series.append(Series(label, tuple(d[at][order].tolist()), tuple(loss[at][order].tolist()), style="marks"))
         low, high = fit.band(np.full_like(places, size), places)
-        series.append(Series(
-            label, tuple(places.tolist()), tuple(fit.law.loss(size, places).tolist()), tuple(low.tolist()),
-            tuple(high.tolist()), "fit",
-        ))  # fmt: skip
-    law = fit.law
+        rows += _rows(label, "marks", x=d[at][order], y=loss[at][order])
+        rows += _rows(label, "fit", x=places, y=law.loss(size, places), low=low, high=high)
     title = f"L(N, D) = {law.e:.3g} + {law.a:.3g}/N^{law.alpha:.3g} + {law.b:.3g}/D^{law.beta:.3g}, 95% bands"
     return PlotData(f"{name}-loss", title, "tokens trained on (D)", "held-out loss (nats per token)", True, True,
-                    tuple(series))  # fmt: skip
+                    tuple(rows))  # fmt: skip
 
 
 def _best_split(name: str, fit: Fit, n: Any, d: Any) -> PlotData:
-    computes = np.geomspace(float((6 * n * d).min()), float((6 * n * d).max()) * 100, _POINTS)
+    spent = 6 * n * d
+    computes = np.geomspace(spent.min(), spent.max() * 100, _POINTS)
+    low, high = zip(*(fit.split_interval(float(one))[0] for one in computes), strict=True)
     best = [fit.law.best_split(float(one))[0] for one in computes]
-    intervals = [fit.split_interval(float(one))[0] for one in computes]
-    xs = tuple(computes.tolist())
-    series = (
-        Series("best size, 95% band", xs, tuple(best), tuple(one[0] for one in intervals),
-               tuple(one[1] for one in intervals), "fit"),
-        Series("runs", tuple((6 * n * d).tolist()), tuple(n.tolist()), style="marks"),
-    )  # fmt: skip
+    rows = _rows("best size, 95% band", "fit", x=computes, y=best, low=low, high=high)
+    rows += _rows("runs", "marks", x=spent, y=n)
     return PlotData(f"{name}-split", "The best split of a compute", "FLOPs of training (6 N D)", "parameters (N)", True,
-                    True, series)  # fmt: skip
+                    True, tuple(rows))  # fmt: skip
 
 
 def _curves(n: Any, d: Any, loss: Any, resamples: int) -> list[str]:
@@ -87,13 +85,13 @@ def _curves(n: Any, d: Any, loss: Any, resamples: int) -> list[str]:
     for size in np.unique(n):
         at, label = n == size, format_count(float(size))
         try:
-            curve = fit_curve(d[at].tolist(), loss[at].tolist(), resamples=min(resamples, _CURVE_RESAMPLES))
+            law, others = fit_curve(d[at].tolist(), loss[at].tolist(), resamples=min(resamples, _CURVE_RESAMPLES))
         except UserError as error:
             lines.append(f"L(D) of {label}: {error}")
             continue
-        lows, highs = np.quantile(np.array(curve.resampled), [0.025, 0.975], axis=0)
+        e, beta = middle([one.e for one in others]), middle([one.beta for one in others])
         lines.append(
-            f"L(D) of {label} = {curve.e:.4g} + {curve.b:.4g} / D^{curve.beta:.4g}; 95%: E {lows[0]:.4g} to "
-            f"{highs[0]:.4g}, beta {lows[2]:.4g} to {highs[2]:.4g}"
+            f"L(D) of {label} = {law.e:.4g} + {law.b:.4g} / D^{law.beta:.4g}; 95%: E {e[0]:.4g} to {e[1]:.4g}, "
+            f"beta {beta[0]:.4g} to {beta[1]:.4g}"
         )
     return lines

@@ -5,16 +5,36 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import BeforeValidator
 
+from slm_ray.config.base import Config, option
 from slm_ray.config.errors import UserError, nearest
+from slm_ray.config.units import parse_number
 from slm_ray.config.yaml_files import plain_yaml
+from slm_ray.studies.plan_search import SearchPlan
 from slm_ray.studies.stages import STAGES, Stage, normal_name
 
 # A varied thing is written "step.option", or "$name" for a variable.
 Values = dict[str, Any]
+
+
+# NVIDIA's data sheet: 312 TFLOP/s dense bf16, 80 GB. Model FLOPs utilisation of 0.4 is what small models reach with
+# data parallelism; 2 dollars an hour is a usual price on demand. A dry run states them all, and they are options.
+GPU_NAME, GPU_FLOPS, GPU_MFU, GPU_PRICE, GPU_MEMORY = "A100 80GB (bf16)", 312e12, 0.4, 2.0, 80e9
+Number = Annotated[float, BeforeValidator(lambda value: parse_number(str(value)))]
+
+
+class MachineSection(Config):
+    """The machine that costs are stated for."""
+
+    name: str | None = option(None, "what it is called")
+    device_flops: Number = option(GPU_FLOPS, "FLOP/s of a device", gt=0)
+    mfu: Number = option(GPU_MFU, "the share of them that is reached", gt=0, le=1)
+    price_per_hour: Number = option(GPU_PRICE, "dollars an hour of a device", ge=0)
+    memory: Number = option(GPU_MEMORY, "bytes of a device", gt=0)
 
 
 @dataclass(frozen=True)
@@ -34,29 +54,6 @@ class Group:
     fixed: Values  # What all of its points share
     axes: tuple[tuple[Values, ...], ...]  # Their product gives the points; an axis is a list of alternatives
     without: tuple[str, ...] = ()  # Steps that its points do not have
-
-
-@dataclass(frozen=True)
-class Range:
-    """Where a searched option is drawn from: a range, or a few choices."""
-
-    low: float = 0.0  # The least value
-    high: float = 0.0  # The greatest
-    log: bool = False  # Whether to draw uniformly in the logarithm
-    whole: bool = False  # Whether values are whole numbers
-    choices: tuple[Any, ...] = ()  # The choices, instead of a range
-
-
-@dataclass(frozen=True)
-class SearchPlan:
-    """The search of a sweep."""
-
-    algorithm: str  # ``stratified`` or ``random``
-    tries: int  # Points of every combination of the grid
-    seed: int  # Of the draws
-    # Varied thing to its range; where the range depends on another varied thing, its value to range
-    ranges: Mapping[str, Mapping[str, Range]]
-    by: Mapping[str, str]  # Varied thing to the one that its range depends on
 
 
 @dataclass(frozen=True)
@@ -102,14 +99,15 @@ def choose_scale(loaded: Mapping[str, Any], scale: str | None) -> str:
     return scale
 
 
-def _normal(values: Any) -> dict[str, Any]:
+def normal(values: Any) -> dict[str, Any]:
+    """A mapping by option name; nothing is an empty one."""
     return {normal_name(str(key)): value for key, value in (values or {}).items()}
 
 
 def _over(below: Any, above: Any) -> dict[str, Any]:
     """One mapping over another; null takes an entry away."""
-    merged = _normal(below) | _normal(above)
-    return {key: value for key, value in merged.items() if value is not None or key not in _normal(above)}
+    merged = normal(below) | normal(above)
+    return {key: value for key, value in merged.items() if value is not None or key not in normal(above)}
 
 
 def apply_scale(loaded: Mapping[str, Any], scale: str) -> dict[str, Any]:
@@ -119,7 +117,7 @@ def apply_scale(loaded: Mapping[str, Any], scale: str) -> dict[str, Any]:
     everything else is replaced whole.
     """
     top = copy.deepcopy({key: value for key, value in loaded.items() if key != "scales"})
-    over = _normal((loaded.get("scales") or {}).get(scale)) if scale else {}
+    over = normal((loaded.get("scales") or {}).get(scale)) if scale else {}
     for key, value in over.items():
         if key in _MERGED and value is not None:
             top[key] = _over(top.get(key), value)
@@ -160,7 +158,7 @@ def _set(top: dict[str, Any], name: str, value: Any) -> None:
         return
     stages = top.get("stages")
     if stages is None:
-        top["base"] = {**_normal(top.get("base")), normal_name(name): value}
+        top["base"] = {**normal(top.get("base")), normal_name(name): value}
         _drop(top, {normal_name(name)})
         return
     steps, field = ([section], rest) if rest and section in stages else (list(stages), name)
@@ -168,7 +166,7 @@ def _set(top: dict[str, Any], name: str, value: Any) -> None:
     for step in steps:
         stage = STAGES.get(str((stages[step] or {}).get("stage", step)))
         if stage is not None and field in stage.names():
-            stages[step] = {**_normal(stages[step]), field: value}
+            stages[step] = {**normal(stages[step]), field: value}
             found.append(f"{step}.{field}")
     if not found:
         raise UserError(f"--set {name}: no step has this option; the steps are {', '.join(stages)}")

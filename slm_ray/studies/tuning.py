@@ -7,13 +7,14 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
+from pydantic import model_validator
 from ray import tune
 from ray.tune import Callback
 
+from slm_ray.config.base import Config, Count, build_section, option
 from slm_ray.config.errors import UserError, nearest
-from slm_ray.config.units import parse_number
 from slm_ray.records.base import read_lines
 from slm_ray.records.training import TrainEvaluation
 from slm_ray.studies.launching import FAILED, STOPPED, ChildTask, Outcome, Setting
@@ -25,32 +26,35 @@ SCHEDULERS = {
     "asha": ("ASHAScheduler", ("max_t", "grace_period", "reduction_factor", "brackets")),
     "median": ("MedianStoppingRule", ("grace_period", "min_samples_required")),
 }
-_COUNTS = ("max_t", "grace_period")
 TIME, METRIC = "tokens", "loss"  # of evals.jsonl
+
+
+class SchedulerSection(Config):
+    """What a sweep file says of its scheduler; Tune's own defaults where nothing is said."""
+
+    name: Literal["asha", "median"] = option(..., "which")
+    max_t: Count | None = option(None, "tokens at most")
+    grace_period: Count | None = option(None, "tokens before anything is stopped")
+    reduction_factor: float | None = option(None, "of a rung, one in so many goes on")
+    brackets: int | None = option(None, "brackets")
+    min_samples_required: int | None = option(None, "trainings that a median needs")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for key in sorted(self.model_fields_set - {"name", *SCHEDULERS[self.name][1]}):
+            raise ValueError(f"{key}: no such setting of {self.name}; {nearest(key, SCHEDULERS[self.name][1])}")
+        return self
 
 
 def check_scheduler(given: Any, steps: Sequence[Step], problems: list[str]) -> Mapping[str, Any]:
     """Read the section ``scheduler``; what is wrong goes to ``problems``."""
     if given is None:
         return {}
-    section: dict[str, Any] = (
-        {"name": given} if isinstance(given, str) else {str(k).replace("-", "_"): v for k, v in given.items()}
-    )
-    name = section.get("name")
-    if name not in SCHEDULERS:
-        problems.append(f"scheduler.name: no scheduler '{name}'; {nearest(str(name), SCHEDULERS)}")
-        return {}
-    allowed = SCHEDULERS[name][1]
-    problems += [f"scheduler.{key}: no such setting of {name}; {nearest(key, allowed)}"
-                 for key in section if key not in (*allowed, "name")]  # fmt: skip
-    for key in set(_COUNTS) & set(section):
-        try:
-            section[key] = int(parse_number(str(section[key])))
-        except UserError as error:
-            problems.append(f"scheduler.{key}: {error}")
     if steps and steps[-1].stage.name != "pretrain":
         problems.append("scheduler: it stops trainings, so the last step must be of stage pretrain")
-    return section
+    section = {"name": given} if isinstance(given, str) else given
+    found = build_section(SchedulerSection, section, "scheduler", problems)
+    return found.model_dump(exclude_none=True) if found else {}
 
 
 def make_scheduler(settings: Mapping[str, Any]) -> Any:
@@ -59,8 +63,8 @@ def make_scheduler(settings: Mapping[str, Any]) -> Any:
         return None
     from ray.tune import schedulers
 
-    class_name, allowed = SCHEDULERS[settings["name"]]
-    given = {key: value for key, value in settings.items() if key in allowed}
+    class_name, given = SCHEDULERS[settings["name"]][0], {**settings}
+    del given["name"]
     try:
         return getattr(schedulers, class_name)(time_attr=TIME, metric=METRIC, mode="min", **given)
     except (TypeError, ValueError, AssertionError) as error:

@@ -124,7 +124,7 @@ def test_a_manifest_cut_edited_or_missing_is_refused(folder):
         with pytest.raises(UserError, match=r"manifest.json is not what was written \(its digest differs\)"):
             TokenShards.open(folder)
     path.write_text("{}")
-    with pytest.raises(UserError, match=r"manifest.json has schema version 1, this slm_ray reads version 2: delete"):
+    with pytest.raises(UserError, match=r"manifest.json has schema version 1 and this slm_ray reads version 2: delete"):
         TokenShards.open(folder)
     path.unlink()
     with pytest.raises(UserError, match=r"manifest.json does not exist"):

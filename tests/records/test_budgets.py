@@ -19,15 +19,12 @@ WHOLE = num_params(SMOLLM2)
     ("text", "low", "high"),
     [
         ("0.5", 3 * WHOLE // 8, WHOLE // 2),
-        ("50%", 3 * WHOLE // 8, WHOLE // 2),
         ("60M", 45_000_000, 60_000_000),
         ("60M..70M", 60_000_000, 70_000_000),
-        ("60M .. 70M", 60_000_000, 70_000_000),
         ("0..60M", 0, 60_000_000),
         ("0.4..0.7", int(0.4 * WHOLE), int(0.7 * WHOLE)),
         ("40%..60M", int(0.4 * WHOLE), 60_000_000),
         ("1", 3 * WHOLE // 4, WHOLE),
-        ("100%", 3 * WHOLE // 4, WHOLE),
         ("134515008..134515008", WHOLE, WHOLE),
     ],
 )
@@ -43,15 +40,11 @@ def test_budgets_as_people_type_them(text, low, high):
     ("text", "message"),
     [
         ("", "is no budget: write a ceiling like 0.5 or 60M"),
-        ("..", "is no budget"),
         ("60M..", "is no budget"),
-        ("..60M", "is no budget"),
         ("1..2..3", "is no budget"),
         ("sixty", "'sixty' is not a number"),
-        ("-60M", "'-60M' is not a number"),
         ("70M..60M", "is an empty range"),
         ("0", "is an empty range"),
-        ("0..0", "is an empty range"),
         ("200M", "--params 200M is more than the teacher's 135M"),
         ("60M..200M", "is more than the teacher's 135M"),
         ("150%", "is a share above 100%"),
@@ -59,10 +52,6 @@ def test_budgets_as_people_type_them(text, low, high):
         ("0.5..1.5", "--params 1.5 is a share above 1"),
         ("120", "is a count of 120 parameters, which no model is made of"),
         ("1e400", "is more than the teacher's 135M"),
-        ("1.2", "--params 1.2 is a share above 1"),
-        ("500", "--params 500 is a count of 500 parameters"),
-        ("0.4..1.5", "--params 1.5 is a share above 1"),
-        ("20..60M", "--params 20 is a count of 20 parameters"),
     ],
 )
 def test_what_is_no_budget_is_refused(text, message):

@@ -61,8 +61,8 @@ def test_other_folders_and_versions_get_one_sentence(tmp_path):
     write_record(tmp_path, RunRecord(stage="search", command="slm-ray search", options={}))
     assert not is_evaluation(tmp_path)
     write_json(tmp_path / "old.json", record("a").to_json() | {"version": 1})
-    with pytest.raises(UserError, match="another version of slm_ray: measure again with --fresh"):
+    with pytest.raises(UserError, match=r"schema version 1 .*: measure again with --fresh"):
         read_measurement(tmp_path / "old.json")
     write_json(tmp_path / "new.json", record("a").to_json() | {"params": "many"})
-    with pytest.raises(UserError, match=r"new\.json is damaged \(task\.params"):
+    with pytest.raises(UserError, match=r"new\.json is damaged \(params"):
         read_measurement(tmp_path / "new.json")

@@ -90,17 +90,6 @@ def test_records_come_back_in_order(tmp_path):
     assert path.read_bytes().count(b"\n") == 2
 
 
-def test_a_record_is_on_the_disk_when_append_returns(tmp_path):
-    writer = RecordFile[Trial](tmp_path / "trials.jsonl")
-    writer.append(Trial(id=0))
-    assert ids(tmp_path / "trials.jsonl") == [0]  # the writer is still open
-    writer.close()
-
-
-def test_no_file_means_no_records(tmp_path):
-    assert ids(tmp_path / "none.jsonl") == []
-
-
 @pytest.mark.parametrize("torn", [b'{"id":2,"val', b'{"id":2}', b'{"text":"\xe6\xb3', b"\0\0\0\0"])
 def test_a_torn_last_line_is_passed_over_and_dropped_on_append(tmp_path, torn):
     path = tmp_path / "trials.jsonl"
@@ -146,11 +135,3 @@ def test_a_failed_sync_is_a_full_disk_too(tmp_path, monkeypatch):
 def test_what_is_no_number_is_not_recorded(value):
     with pytest.raises(ValueError, match="finite number"):
         Trial(id=0, loss=value)
-
-
-def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"opening .*: a file of that name is in the way"):
-        RecordFile[Trial](tmp_path / "file" / "trials.jsonl")
-    with pytest.raises(UserError, match="folder"):
-        RecordFile[Trial](tmp_path)

@@ -47,48 +47,32 @@ def test_sizes_are_counted_per_layer():
 
 
 LAYER = FULL.layers[0]
-WRONG_LAYERS = {
-    "keeps nothing": LayerUnits(0, (), (), ()),
-    "key-value heads: indices must ascend within 0..1": replace(LAYER, kv_heads=(0, 2)),
-    "every kept key-value head needs the same number": replace(LAYER, query_heads=((0, 1), (2,))),
-    "same number of query heads": replace(LAYER, kv_heads=(0,)),
-    "query heads: at least one": replace(LAYER, query_heads=((), ())),
-    "do not all belong to key-value head 0": replace(LAYER, query_heads=((0, 2), (2, 3))),
-    "do not all belong to key-value head 1": replace(LAYER, query_heads=((0, 1), (1, 2))),
-    "query heads: indices must ascend": replace(LAYER, query_heads=((1, 0), (2, 3))),
-    "query heads: indices must ascend within 0..3": replace(LAYER, query_heads=((0, 1), (3, 4))),
-    "neurons: indices must ascend within 0..23, got 0-24": replace(LAYER, neurons=tuple(range(25))),
-    "neurons: indices must ascend": replace(LAYER, neurons=(3, 3)),
-    "same number of query": LayerUnits(0, (), ((0,),), (1,)),
-    "negative": replace(LAYER, neurons=(-1, 2)),
-}
-WRONG = {
-    "hidden channels: at least one must be kept": replace(FULL, hidden=()),
-    "hidden channels: indices must ascend within 0..31": replace(FULL, hidden=(0, 32)),
-    "hidden channels: indices must ascend": replace(FULL, hidden=(1, 0)),
-    "hidden channels: indices must": replace(FULL, hidden=(-1, 0)),
-    "at least one layer must keep attention": SubnetSpec(FULL.hidden, (LayerUnits(0, (), (), (1,)),)),
-    "at least one layer": SubnetSpec(FULL.hidden, ()),
-    "source layers: indices must ascend within 0..2": replace(FULL, layers=(LAYER, LAYER)),
-    "source layers: indices must ascend": replace(FULL, layers=FULL.layers[::-1]),
-    "source layers: indices must": replace(FULL, layers=(*FULL.layers, replace(LAYER, source=3))),
-}
-ALL_WRONG = list(WRONG.items()) + [
-    (
-        message if message != "negative" else "neurons: indices must ascend",
-        replace(FULL, layers=(layer, *FULL.layers[1:])),
-    )
-    for message, layer in WRONG_LAYERS.items()
+WRONG_LAYERS = [
+    ("keeps nothing", LayerUnits(0, (), (), ())),
+    ("key-value heads: indices must ascend within 0..1", replace(LAYER, kv_heads=(0, 2))),
+    ("every kept key-value head needs the same number", replace(LAYER, query_heads=((0, 1), (2,)))),
+    ("query heads: at least one", replace(LAYER, query_heads=((), ()))),
+    ("do not all belong to key-value head 0", replace(LAYER, query_heads=((0, 2), (2, 3)))),
+    ("query heads: indices must ascend within 0..3", replace(LAYER, query_heads=((0, 1), (3, 4)))),
+    ("neurons: indices must ascend within 0..23, got 0-24", replace(LAYER, neurons=tuple(range(25)))),
+]
+WRONG = [
+    ("hidden channels: at least one must be kept", replace(FULL, hidden=())),
+    ("hidden channels: indices must ascend within 0..31", replace(FULL, hidden=(0, 32))),
+    ("hidden channels: indices must ascend", replace(FULL, hidden=(1, 0))),
+    ("at least one layer must keep attention", SubnetSpec(FULL.hidden, (LayerUnits(0, (), (), (1,)),))),
+    ("source layers: indices must ascend within 0..2", replace(FULL, layers=(LAYER, LAYER))),
+    *((message, replace(FULL, layers=(layer, *FULL.layers[1:]))) for message, layer in WRONG_LAYERS),
 ]
 
 
-@pytest.mark.parametrize(("message", "spec"), ALL_WRONG, ids=[f"{i} {m}" for i, (m, _) in enumerate(ALL_WRONG)])
+@pytest.mark.parametrize(("message", "spec"), WRONG)
 def test_what_the_teacher_cannot_give_is_refused(message, spec):
     with pytest.raises(ValueError, match=message.replace("..", r"\.\.")):
         spec.architecture_in(TEACHER)
 
 
-@pytest.mark.parametrize("sizes", [(-1, 1, 4), (3, 2, 4), (4, 0, 4), (0, 2, 4), (4, 4, -1)])
+@pytest.mark.parametrize("sizes", [(-1, 1, 4), (3, 2, 4), (4, 0, 4)])
 def test_sizes_that_no_layer_can_have_are_refused(sizes):
     with pytest.raises(ValueError, match=r"num_attention_heads|negative"):
         LayerShape(*sizes)

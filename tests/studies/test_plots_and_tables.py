@@ -20,16 +20,16 @@ ROWS = [
 
 def test_rows_of_one_group_at_one_place_are_averaged(tmp_path):
     data = make_plot("a", {"x": "tokens", "y": "loss", "group": "optimizer", "log": ["x", "y"]}, ROWS)
-    adamw, lion = data.series
-    assert (adamw.xs, adamw.ys, adamw.lows, adamw.highs) == ((2e4, 4e4), (3.5, 2.0), (3.0, 2.0), (4.0, 2.0))
-    assert lion.ys == (5.0,) and data.log_x and data.log_y
+    rows = [(row["series"], row["x"], row["y"], row.get("low"), row.get("high")) for row in data.rows]
+    assert rows == [("adamw", 2e4, 3.5, 3.0, 4.0), ("adamw", 4e4, 2.0, 2.0, 2.0), ("lion", 2e4, 5.0, None, None)]
+    assert data.log_x and data.log_y
     assert draw(data, tmp_path).stat().st_size > 5000
 
 
 def test_names_along_the_axis_are_categories(tmp_path):
     data = make_plot("b", {"x": "optimizer", "y": "loss", "log": ["x"], "where": {"tokens": "20k"}}, ROWS)
     assert data.categories == ("adamw", "lion") and not data.log_x
-    assert data.series[0].ys == (3.5, 5.0)
+    assert [(row["x"], row["y"]) for row in data.rows] == [("adamw", 3.5), ("lion", 5.0)]
     assert draw(data, tmp_path).name == "b.png"
     with pytest.raises(UserError, match=r"no column 'los'.*did you mean 'loss'"):
         make_plot("c", {"x": "tokens", "y": "los"}, ROWS)
@@ -38,15 +38,6 @@ def test_names_along_the_axis_are_categories(tmp_path):
 def test_the_best_of_every_group_says_of_how_many():
     lines = best_lines({"by": ["optimizer"], "metric": "loss"}, ROWS)
     assert lines[1:] == ["  adamw: 2 at tokens=40k, of 3 points", "  lion: 5 at tokens=20k, of 1 points"]
-
-
-def test_groups_that_vary_other_options_say_their_own():
-    rows = [
-        {"sweep": "s", "point": 0, "group": "k", "k": 4, "status": "done", "loss": 2.0},
-        {"sweep": "s", "point": 1, "group": "size", "size": "4M", "status": "done", "loss": 1.0},
-    ]
-    lines = best_lines({"by": ["group"], "metric": "loss"}, rows)
-    assert lines[1:] == ["  size: 1 at size=4M, of 1 points", "  k: 2 at k=4, of 1 points"]
 
 
 def test_a_table_is_shown_short_and_kept_whole():

@@ -47,6 +47,9 @@ def options(run, out, *more):
     return [str(part) for name, value in given.items() for part in (f"--{name}", value)] + list(more)
 
 
+SHORT = ("--tokens", "512", "--batch-size", "4", "--eval-tokens", "64")
+
+
 def lines_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -82,7 +85,7 @@ def test_only_what_the_search_did_not_measure_in_full_is_measured(command, finis
     train_without_ray(monkeypatch)
     measured = report_without_ray(monkeypatch)
     trials = {record["trial"]: record for record in lines_of(finished / "trials.jsonl")}
-    assert command(*options(finished, tmp_path / "out", "--proxies", "perplexity,params")) == 0
+    assert command(*options(finished, tmp_path / "out", "--proxies", "perplexity,params", *SHORT)) == 0
     records = lines_of(tmp_path / "out" / "candidates.jsonl")
     raced = {record["trial"] for record in records if record["decided"] != "full"}
     assert 0 < len(raced) < len(records) and {trial for trial, _ in measured} == raced
@@ -103,7 +106,7 @@ def test_a_killed_report_goes_on_where_it_was(command, finished, tmp_path, monke
             raise KeyboardInterrupt
 
     trained, measured = train_without_ray(monkeypatch, kill), report_without_ray(monkeypatch)
-    choice = ("--proxies", "kl,importance,params")
+    choice = ("--proxies", "kl,importance,params", *SHORT)
     assert command(*options(finished, whole, *choice)) == 0
     assert len(trained) == 6 and len(measured) == 6
     assert command(*options(finished, out, *choice)) == 130
@@ -131,14 +134,14 @@ def test_failed_trainings_are_left_out_and_tried_again(command, finished, tmp_pa
     most, out = 1, tmp_path / "one"
     train_without_ray(monkeypatch, fail)
     report_without_ray(monkeypatch)
-    assert command(*options(finished, out, "--proxies", "params")) == 0
+    assert command(*options(finished, out, "--proxies", "params", *SHORT)) == 0
     (bad,) = failing
     report = json.loads((out / "correlations.json").read_text())
     assert report["candidates"] == 5 and report["failed"] == [{"trial": int(bad[6:]), "error": "the loss is nan"}]
     assert f"trial {bad[6:]} is left out, its training failed: the loss is nan" in capsys.readouterr().out
     most, out = 3, tmp_path / "three"
     failing.clear()
-    assert command(*options(finished, out, "--proxies", "params")) == 2
+    assert command(*options(finished, out, "--proxies", "params", *SHORT)) == 2
     assert "at least 4 trained candidates, and 3 of 6 trainings failed, the first with: the loss is nan" in (
         capsys.readouterr().err
     )
@@ -166,10 +169,8 @@ def spoiled(finished, folder, remove=(), keep_trials=None):
 @pytest.mark.parametrize(
     "change, said",
     [
-        ({"remove": ("config.json",)}, "holds no search: give the folder of one"),
         ({"remove": ("trials.jsonl",)}, "has no trials in trials.jsonl"),
         ({"remove": ("result.json",)}, "is not finished: slm-ray search --resume"),
-        ({"keep_trials": 0}, "has no trials in trials.jsonl"),
         ({"keep_trials": 3}, "needs at least 4 candidates, and the run has 3 measured ones"),
     ],
 )
@@ -187,19 +188,11 @@ def test_a_run_that_is_no_finished_search(change, said, command, finished, tmp_p
         (("--proxies", ","), "--proxies: names none"),
         (("--candidates", "3"), "--candidates: must be at least 4, got '3'"),
         (("--tokens", "20"), "--tokens 20 is below one step of 32 tokens"),
-        (("--tokens", "1k", "--batch-size", "64"), "--tokens 1000 is below one step of 2,048 tokens"),
-        (("--tokens", "lots"), "'lots' is not a number"),
-        (("--distill", "top-k"), "'top-k' is not one of them"),
     ],
 )
 def test_bad_options(more, said, command, finished, tmp_path, capsys):
     assert command(*options(finished, tmp_path / "out", *more)) == 2
     assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
-
-
-def test_a_run_has_to_be_given(command, capsys):
-    assert command("--tokens", "20k") == 2
-    assert "--run is missing" in capsys.readouterr().err
 
 
 def test_a_resume_changes_nothing_that_matters(command, tmp_path, capsys):

@@ -96,7 +96,7 @@ def test_all_mistakes_are_found_at_once_with_their_paths():
         "grid.optimzer: no such option of pretrain; did you mean 'optimizer'?",
         "grid.schedule[0]: 'cosin' is not one of them: did you mean 'cosine'?",
         "grid.seed: must be a list of values with at least one in it, got []", "plots[0]: name the columns x and y",
-        "machine.prise: no such section",
+        "machine.prise: no such option",
     ):  # fmt: skip
         assert sentence in said
 

@@ -27,7 +27,7 @@ def test_known_coefficients_are_found_again():
 
 def test_intervals_of_noisy_runs_hold_the_truth_and_an_outlier_hardly_matters():
     n, d, loss = runs(noise=0.003, seed=1)
-    fit = fit_law(n, d, loss, resamples=60)
+    fit = fit_law(n, d, loss, resamples=20)
     for name in ("e", "alpha", "beta"):
         low, high = fit.interval(name)
         assert low < getattr(LAW, name) < high
@@ -51,7 +51,7 @@ def test_the_best_split_is_a_minimum_and_spends_the_compute(flops):
 
 def test_a_curve_of_one_size_is_found_again():
     tokens = np.array([1e8, 3e8, 1e9, 3e9, 1e10])
-    fit = fit_curve(tokens.tolist(), (2.5 + 300 / tokens**0.3).tolist(), resamples=3)
+    fit, _ = fit_curve(tokens.tolist(), (2.5 + 300 / tokens**0.3).tolist(), resamples=3)
     assert (fit.e, fit.b, fit.beta) == pytest.approx((2.5, 300, 0.3), rel=1e-3)
 
 
@@ -73,7 +73,7 @@ def test_too_little_gets_one_sentence(given, says):
 
 def test_the_analysis_of_a_table_has_plots_and_says_the_split():
     rows = [{"status": "done", "params": int(n), "tokens": d, "loss": loss} for n, d, loss in zip(*runs(), strict=True)]
-    found = find_all([{"name": "law", "analysis": "scaling", "flops": ["1e18"], "resamples": 8}], rows, [])
+    found = find_all([{"name": "law", "analysis": "scaling", "flops": ["1e18"], "resamples": 4}], rows, [])
     assert [plot.name for plot in found.plots] == ["law-loss", "law-split"]
     assert found.figures["law"]["alpha"]["value"] == pytest.approx(0.34, rel=1e-3)
     assert any("1e+18 FLOPs are best spent on 80.6M parameters" in line for line in found.lines)
@@ -86,17 +86,10 @@ def test_runs_that_say_nothing_of_an_exponent_give_no_split():
     n, d, _ = runs()
     loss = (3 + 300 / np.array(d) ** 0.3 + np.random.default_rng(0).normal(0, 0.05, len(d))).tolist()
     found = find_all(
-        [{"name": "law", "analysis": "scaling", "resamples": 8}],
+        [{"name": "law", "analysis": "scaling", "resamples": 4}],
         [{"status": "done", "params": a, "tokens": b, "loss": c} for a, b, c in zip(n, d, loss, strict=True)],
         [],
     )
     assert any("do not determine alpha" in line for line in found.lines)
     assert not any("best spent" in line for line in found.lines)
     assert [plot.name for plot in found.plots] == ["law-loss"]
-
-
-def test_a_size_that_moves_the_loss_less_than_the_fit_errs_gives_no_split():
-    n, d = (one.ravel() for one in np.meshgrid((3e5, 6e5, 1.2e6, 2.4e6), (6.4e4, 1.28e5, 2.56e5, 5.12e5)))
-    loss = (1 + 9 / d**0.06) * np.exp(np.random.default_rng(0).normal(0, 0.02, n.size))  # of the data alone
-    fit = fit_law(n.tolist(), d.tolist(), loss.tolist(), resamples=10)
-    assert "alpha" in fit.undetermined() and fit.reach[0] < fit.residual < fit.reach[1]

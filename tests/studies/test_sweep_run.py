@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -182,21 +181,8 @@ def test_a_point_that_cannot_fit_is_refused_before_anything_starts(tiny_sweep, t
 def test_a_sweep_that_was_killed_goes_on_where_it_was(tiny_sweep, tmp_path):
     path = tiny_sweep.write(tmp_path / "mine.yaml", grid={"seed": ["0", "1", "2"]})
     run = tmp_path / "run"
-    command = [
-        sys.executable,
-        "-m",
-        "slm_ray.sweep",
-        str(path),
-        "--launcher",
-        "local",
-        "--tracker",
-        "none",
-        "--out",
-        str(run),
-    ]
-    with subprocess.Popen(
-        command, env=dict(os.environ), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
+    command = f"{sys.executable} -m slm_ray.sweep {path} --launcher local --tracker none --out {run}".split()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         wait_until(lambda: len(list(run.glob("tasks/*/config.json"))) >= 2, 120, "the second point")
         process.send_signal(signal.SIGKILL)
     done = {task: status for task, status in attempts(run)}
