@@ -185,21 +185,12 @@ def tasks_at_once(tasks: Sequence[Task]) -> int:
     return max(1, min(fits, default=1))
 
 
-def failures(points: Sequence[Point], run: Path, outcomes: dict[str, Outcome]) -> list[tuple[Point, str]]:
-    """The points that are not done, and why."""
-    from slm_ray.studies.table import state_of
-
-    found = []
-    for point in points:
-        status, error = state_of(point, run, outcomes)
-        if status not in (DONE, STOPPED):
-            found.append((point, error or "it did not run"))
-    return found
-
-
 def raise_failures(points: Sequence[Point], run: Path, outcomes: dict[str, Outcome]) -> None:
     """End the command in one sentence where points failed."""
-    failed = failures(points, run, outcomes)
+    from slm_ray.studies.table import state_of
+
+    states = [(point, *state_of(point, run, outcomes)) for point in points]
+    failed = [(point, error or "it did not run") for point, status, error in states if status not in (DONE, STOPPED)]
     if failed:
         point, error = failed[0]
         raise UserError(
