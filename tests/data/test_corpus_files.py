@@ -171,14 +171,3 @@ def test_bytes_that_are_no_utf8_are_found_and_the_fix_is_said(tmp_path):
 def test_bad_files_get_one_sentence(tmp_path, name, content, said):
     (tmp_path / name).write_text(content)
     assert said in message(tmp_path / name)
-
-
-def test_a_parquet_file_without_the_field(tmp_path):
-    parquet.write_table(pyarrow.table({"content": ["a"], "n": [1]}), tmp_path / "a.parquet")
-    assert "has no field 'text': did you mean 'content'? (valid: content, n)" in message(tmp_path / "a.parquet")
-    assert "row 1: field 'n' must hold text, got int" in message(tmp_path / "a.parquet", "n")
-
-
-def test_a_folder_without_text(tmp_path):
-    (tmp_path / "a.bin").write_bytes(b"x")
-    assert "has no file that can be read as text (supported: .txt" in message(tmp_path)

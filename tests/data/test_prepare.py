@@ -10,11 +10,11 @@ import pytest
 
 from slm_ray.config.errors import UserError
 from slm_ray.data import prepare as module
-from slm_ray.data.blocks import Piece, cut_blocks, pack_block, selection_key
+from slm_ray.data.blocks import Piece, cut_blocks, pack_block
 from slm_ray.data.corpus import Corpus, Document
 from slm_ray.data.load import load_corpus
 from slm_ray.data.prepare import prepare_shards
-from slm_ray.data.split import part_of, text_digest
+from slm_ray.data.split import part_of
 from slm_ray.data.tokenizers import begin_of, tokenizer_digest
 from slm_ray.runtime.progress import Console
 from tests.data.conftest import make_texts
@@ -98,20 +98,6 @@ class TestBlocks:
         assert packed.num_bytes == len(backend.decode([id for id in words.tolist() if id]).encode())
         assert begin_of(tokenizer) is None
 
-    def test_the_choice_by_keys_is_fair_and_widening_it_adds_documents(self):
-        documents = [Document("", text) for text in make_texts(2000, words=3)]
-
-        def chosen(low, high):
-            return {piece.text for block in cut_blocks(documents, "train", low, high, 1000) for piece in block}
-
-        quarter, rest = chosen(0, 1 << 62), chosen(1 << 62, 1 << 64)
-        whole = {document.text for document in documents if part_of(document.text) == "train"}
-        assert quarter | rest == whole
-        assert not quarter & rest
-        assert 0.2 < len(quarter) / len(whole) < 0.3
-        assert quarter == {text for text in whole if selection_key(text_digest(text)) < 1 << 62}
-
-
 def packed_by_hand(texts, tokenizer, block_bytes, length):
     """What the shards must be: the whole sequences of blocks."""
     blocks, block, filled = [], [], 0
@@ -140,15 +126,6 @@ def test_the_sequences_are_those_packed_by_hand(prepare, small_blocks, tokenizer
     for number in range(0, 300, 20):  # the same from many files
         jsonl(tmp_path / "corpus" / f"{number:03d}.jsonl", texts[number : number + 20])
     assert prepare(load_corpus(str(tmp_path / "corpus"))).digest == shards.digest
-
-
-def test_positions_begin_anew_behind_every_separator(prepare, small_blocks, texts, tmp_path):
-    shards = prepare(jsonl(tmp_path / "a.jsonl", texts))
-    rows, positions = all_rows(shards), shards.positions(np.arange(shards.num_sequences))
-    assert (positions[:, 0] == 0).all()
-    assert (positions[:, 1:][rows[:, :-1] == shards.separator] == 0).all()
-    jumps = np.diff(positions, axis=1) != 1
-    assert (positions[:, 1:][jumps] == 0).all() and not (jumps & (rows[:, :-1] != shards.separator)).any()
 
 
 def test_the_same_for_any_number_of_workers(one_ray, prepare, small_blocks, texts, tmp_path, corpus_of):

@@ -56,14 +56,6 @@ def test_num_bytes_is_the_text_covered(corpus, tokenizer):
         assert 0 <= tokens.num_bytes - exact - last_bytes <= 3
 
 
-def test_the_same_content_gives_the_same_tokens_whatever_its_order(corpus_of, tokenizer, texts):
-    first, second = prepare(corpus_of(texts), tokenizer), prepare(corpus_of(texts[::-1]), tokenizer)
-    assert first.digest == second.digest
-    assert np.array_equal(first.ids, second.ids)
-    longer = prepare(corpus_of(texts), tokenizer, num_tokens=30 * LENGTH)
-    assert np.array_equal(longer.ids[:10], first.ids)
-
-
 def test_a_tokenizer_without_eos_gives_no_separator_and_says_so(corpus, trained_tokenizer, tmp_path):
     bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(trained_tokenizer))
     tokens = prepare(corpus, bare, cache=tmp_path)
@@ -84,12 +76,6 @@ def test_a_stream_is_read_only_as_far_as_needed(tokenizer):
     tokens = prepare(Corpus("owner/name", endless), tokenizer, "calibration")
     assert tokens.corpus_digest is None
     assert len(taken) < 10_000
-
-
-def test_a_part_without_documents_has_no_tokens(corpus_of, tokenizer):
-    other = next(part for part in ("calibration", "train") if part != part_of("one line"))
-    with pytest.raises(UserError, match="has 0 tokens, but 320 are needed"):
-        prepare(corpus_of(["one line"]), tokenizer, other)
 
 
 def test_a_part_that_is_too_small_says_what_it_has_what_is_needed_and_the_fix(corpus_of, tokenizer, texts):
@@ -140,26 +126,13 @@ class TestCache:
         assert np.array_equal(first.document_starts, second.document_starts)
         assert first.summary == second.summary == prepare(corpus, tokenizer).summary
 
-    @pytest.mark.parametrize(
-        ("file", "damage"),
-        [("shard-00000.ids.npy", "flip"), ("shard-00000.starts.npy", "cut"), ("manifest.json", "remove")],
-    )
-    def test_damage_is_found_said_and_mended(self, corpus, tokenizer, tmp_path, file, damage):
+    def test_damage_is_found_said_and_mended(self, corpus, tokenizer, tmp_path):
         good = prepare(corpus, tokenizer, cache=tmp_path)
-        (path,) = tmp_path.glob(f"*/{file}")
+        (path,) = tmp_path.glob("*/shard-00000.ids.npy")
         data = path.read_bytes()
         path.unlink()
-        if damage == "flip":
-            path.write_bytes(data[:-10] + bytes([data[-10] ^ 1]) + data[-9:])
-        elif damage == "cut":
-            path.write_bytes(data[: len(data) // 2])
+        path.write_bytes(data[:-10] + bytes([data[-10] ^ 1]) + data[-9:])
         stream = io.StringIO()
         again = prepare(corpus, tokenizer, cache=tmp_path, console=Console(stream=stream))
         assert again.digest == good.digest
-        assert "making them again" in stream.getvalue()
-        assert path.read_bytes() == data
-
-    def test_a_cache_that_cannot_be_written_is_said(self, corpus, tokenizer, tmp_path):
-        (tmp_path / "file").write_text("in the way")
-        with pytest.raises(UserError, match=r"writing .*/file/train-"):
-            prepare(corpus, tokenizer, cache=tmp_path / "file")
+        assert "making them again" in stream.getvalue() and path.read_bytes() == data

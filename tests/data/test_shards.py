@@ -56,12 +56,6 @@ def test_positions_restart_at_documents_and_at_sequences(folder, starts):
         assert np.array_equal(found, expected[indices])
 
 
-def test_a_sequence_that_is_not_there_is_refused(folder):
-    for wrong in ([50], [-1], [0, 1000]):
-        with pytest.raises(IndexError, match="there are 50"):
-            TokenShards.open(folder).rows(np.array(wrong))
-
-
 def test_equal_content_has_an_equal_digest_and_other_content_another(folder, rows, starts, tmp_path):
     options = {"vocab_size": 1 << 20, "separator": 2, "shard_sequences": 7}
     digest = TokenShards.open(folder).digest

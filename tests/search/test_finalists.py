@@ -43,10 +43,21 @@ def test_no_finalist_trained_is_one_sentence():
         pick_trained((100,), {0: trained(None, "no room")}, 1)
 
 
-def test_a_search_with_finalists_trains_them_and_picks_winners_by_their_loss(command, tiny, tmp_path, monkeypatch):
-    done = train_without_ray(monkeypatch)
-    run = tmp_path / "run"
-    assert command(tiny.arguments(run, *FINALISTS)) == 0
+def test_finalists_are_trained_once_whatever_is_killed_and_winners_picked_by_their_loss(
+    command, tiny, tmp_path, monkeypatch
+):
+    run, killed = tmp_path / "run", []
+
+    def kill(job):
+        if len(done) == 2 and not killed:  # two fit at once, and are on record by now
+            killed.append(job.name)
+            raise KeyboardInterrupt
+
+    done = train_without_ray(monkeypatch, kill)
+    assert command(tiny.arguments(run, *FINALISTS)) == 130
+    assert len(list((run / "finalists").glob("*/result.json"))) == 2 and not (run / "result.json").exists()
+    assert command(["--resume", run]) == 0
+    assert done[-1:] == killed
     result = json.loads((run / "result.json").read_text())
     entries = {entry["trial"]: entry["short_training"] for entry in result["front"] if entry["short_training"]}
     assert sorted(done) == sorted(f"trial-{trial}" for trial in entries) and len(entries) == 3
@@ -67,22 +78,6 @@ def test_a_search_with_finalists_trains_them_and_picks_winners_by_their_loss(com
         assert not (folder / "checkpoints").exists()
     assert {record["trial"] for record in trials_of(run)} == set(range(12))
     assert (run / "report.html").exists()
-
-
-def test_what_was_trained_before_a_kill_is_not_trained_again(command, tiny, tmp_path, monkeypatch):
-    run, killed = tmp_path / "run", []
-
-    def kill(job):
-        if len(done) == 2 and not killed:  # two fit at once, and are on record by now
-            killed.append(job.name)
-            raise KeyboardInterrupt
-
-    done = train_without_ray(monkeypatch, kill)
-    assert command(tiny.arguments(run, *FINALISTS)) == 130
-    assert len(list((run / "finalists").glob("*/result.json"))) == 2 and not (run / "result.json").exists()
-    assert command(["--resume", run]) == 0
-    assert len(done) == len(set(done)) == 3 and done[-1:] == killed
-    assert len(json.loads((run / "result.json").read_text())["winners"]) == 2
 
 
 def test_one_failed_finalist_does_not_stop_the_others(command, tiny, tmp_path, monkeypatch):

@@ -54,11 +54,3 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(finished, command, tiny, 
         assert lines_of(run)[: len(before)] == before
         assert outcome_of(run) == outcome_of(finished)
         assert (run / "report.html").exists() and not list(run.rglob("*.tmp"))
-
-
-def test_fewer_models_on_the_front_than_winners_asked_for(command, tiny, tmp_path):
-    run = tmp_path / "run"
-    assert command(tiny.arguments(run, "--winners", "50", "--trials", "3")) == 0
-    result = json.loads((run / "result.json").read_text())
-    assert len(result["winners"]) == len(result["front"]) == len(list((run / "winners").iterdir()))
-    assert sorted(entry["winner"] for entry in result["front"]) == list(range(len(result["front"])))
