@@ -111,6 +111,17 @@ def difference_pictures(run: EvaluationRun) -> list[Picture]:
     return found
 
 
+# Label, field of the efficiency figures, factor, and how a value is written.
+_COSTS: tuple[tuple[str, str, float, Callable[[float], str]], ...] = (
+    ("Decode, tokens/s", "decode", 1, lambda value: f"{value:,.1f}"),
+    ("Prefill, tokens/s", "prefill", 1, lambda value: f"{value:,.0f}"),
+    ("Parameters", "params", 1, format_count),
+    ("FLOPs per token", "flops_per_token", 1, format_count),
+    ("Peak memory, MiB", "peak_memory_bytes", 2**-20, lambda value: format_bytes(value * 2**20)),
+    ("KV cache per token, bytes", "kv_bytes_per_token", 1, format_bytes),
+)
+
+
 @dataclass(frozen=True)
 class Quantity:
     """What models are shown by: its label with the unit, and figures with their texts by model."""
@@ -120,37 +131,18 @@ class Quantity:
 
 
 def _costs(run: EvaluationRun) -> list[Quantity]:
-    """What a model costs to run, as far as two models have it."""
-
-    def speed(model: ModelFigures, kind: str) -> float | None:
-        entries = getattr(model.efficiency, kind) if model.efficiency else ()
-        return entries[0].tokens_per_second if entries else None
-
-    def setting(kind: str) -> str:
-        entry = next(
-            (getattr(m.efficiency, kind)[0] for m in run.models if m.efficiency and getattr(m.efficiency, kind)), None
-        )
-        return "" if entry is None else f" (batch {entry.batch}, {entry.tokens} tokens)"
-
-    def part(name: str, times: float = 1.0) -> Callable[[ModelFigures], float | None]:
-        def read(model: ModelFigures) -> float | None:
-            value = getattr(model.efficiency, name) if model.efficiency else None
-            return None if value is None else times * value
-
-        return read
-
-    shown: list[tuple[str, Callable[[ModelFigures], float | None], Callable[[float], str]]] = [
-        (f"Decode, tokens/s{setting('decode')}", lambda m: speed(m, "decode"), lambda v: f"{v:,.1f}"),
-        (f"Prefill, tokens/s{setting('prefill')}", lambda m: speed(m, "prefill"), lambda v: f"{v:,.0f}"),
-        ("Parameters", lambda m: m.params, format_count),
-        ("FLOPs per token", part("flops_per_token"), format_count),
-        ("Peak memory, MiB", part("peak_memory_bytes", 2**-20), lambda v: format_bytes(v * 2**20)),
-        ("KV cache per token, bytes", part("kv_bytes_per_token"), format_bytes),
-    ]
+    """What a model costs to run, as far as two models have it; of rates the first that was measured."""
     found = []
-    for label, read, write in shown:
-        values = {model.name: value for model in run.models if (value := read(model)) is not None}
-        found.append(Quantity(label, {name: (Figure(value=v), write(v)) for name, v in values.items()}))
+    for label, name, times, write in _COSTS:
+        figures, setting = {}, ""
+        for model in run.models:
+            value = getattr(model.efficiency, name) if model.efficiency else None
+            if value and isinstance(value, tuple):
+                setting = setting or f" (batch {value[0].batch}, {value[0].tokens} tokens)"
+                value = value[0].tokens_per_second
+            if value is not None and value != ():
+                figures[model.name] = (Figure(value=times * value), write(times * value))
+        found.append(Quantity(f"{label}{setting}", figures))
     return [quantity for quantity in found if len(quantity.figures) > 1]
 
 

@@ -9,7 +9,6 @@ from slm_ray.report.evaluation import (
     efficiency_table,
     generation_table,
     load_evaluation,
-    models_table,
     names_of,
     of_result,
     samples,
@@ -63,13 +62,6 @@ def test_short_names_tell_models_apart_and_keep_hub_ids(run):
     assert short_names(["/x/one", "/x/one/model"]) == {"/x/one": "/x/one", "/x/one/model": "/x/one/model"}
     assert short_names([TEACHER, "./half"]) == {TEACHER: TEACHER, "./half": "half"}
     assert names_of(run.models)[MODELS[3][0]] == f"random twin of {STUDENT}"
-
-
-def test_roles_are_marked(run):
-    shown = by(models_table(run))
-    assert shown[TEACHER]["is the"] == f"teacher of {STUDENT}"
-    assert shown["EleutherAI/pythia-70m"]["is the"] == f"published peer of {STUDENT}"
-    assert shown[STUDENT]["is the"] == "–" and shown[STUDENT]["parameters"] == "67.2M"
 
 
 def test_the_text_table_has_a_row_per_domain_and_model_with_intervals(run):

@@ -91,14 +91,6 @@ def test_damaged_files_are_a_sentence_each_and_the_rest_is_shown(tmp_path, file,
     outline(page(found.records))
 
 
-def test_a_damaged_line_does_not_hide_the_others(tmp_path):
-    folder = finished_search(tmp_path, 20, num_failed=0)
-    path = folder / "trials.jsonl"
-    path.write_text("{broken\n" + path.read_text() + '{"trial": 20, "st')
-    found = load_search(folder)
-    assert len(found.trials) == 20 and "line 1 is not a record" in found.notes[0]
-
-
 def test_the_tables_hold_what_was_recorded(run):
     front = front_table(run)
     first = dict(zip(front.header, front.rows[0], strict=True))
