@@ -201,16 +201,7 @@ _NUMBER = re.compile(r"(?<![\w.])[+-]?\d[\d,]*(?:\.\d+)?(?:[KMGT]\b)?")
 
 
 def read_report(run: Path, heading: str, *columns: str) -> list[list[str]]:
-    """The numbers in a table of ``report.md``, as they are printed, without the words around them.
-
-    Args:
-        run: The folder of the report.
-        heading: A pattern of the table's heading; the first one that it fits.
-        columns: The columns to read.
-
-    Returns:
-        The numbers of each row, those of all columns in one list.
-    """
+    """The numbers in a table of ``report.md``, as they are printed, without the words around them."""
     lines = (run / "report.md").read_text().splitlines()
     at = next(number for number, line in enumerate(lines) if re.fullmatch(f"#+ {heading}", line))
     table = next(number for number in range(at, len(lines)) if lines[number].startswith("|"))

@@ -162,12 +162,6 @@ def test_what_is_on_the_hub_is_not_fetched(capsys):
     assert "nobody/nothing: comes from the hub, once; its sizes are known when it is here" in shown
 
 
-@pytest.mark.parametrize("workers, fix", [("1", "a shorter --sequence-length"), ("2", "fewer --workers need less")])
-def test_advice_on_memory_can_be_followed(capsys, monkeypatch, workers, fix):
-    monkeypatch.setattr("slm_ray.search.estimates.memory_bytes", lambda *_: 1 << 50)
-    assert f"note: that is more memory than there is; {fix}" in _run(capsys, "--workers", workers)
-
-
 @pytest.mark.parametrize(
     "arguments, said",
     [

@@ -48,13 +48,3 @@ def test_mutation_reaches_sizes_and_rankings_and_neighbours(case):
     near = (costs <= stack.cost(parent)) & (costs >= 0.8 * stack.cost(parent))
     assert near.mean() > 0.5  # most move budget around at the parent's size
     assert np.ptp(costs) > 0.3 * (stack.reach()[1] - stack.reach()[0])  # some go elsewhere
-
-
-def test_a_child_of_two_parents_has_each_choice_from_one_of_them():
-    stack = stack_of("fine", low=0, high=1)
-    variation, rng = Variation(stack), np.random.default_rng(0)
-    first, second = stack.ranked(0, stack.reach()[1]), stack.ranked(0, sum(stack.reach()) // 2)
-    lo, hi = sorted((stack.cost(first), stack.cost(second)))
-    costs = [stack.cost(variation.cross(first, second, rng)) for _ in range(50)]
-    assert len(set(costs)) > 1
-    assert all(0.9 * lo <= cost <= hi for cost in costs)
