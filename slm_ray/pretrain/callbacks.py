@@ -10,16 +10,20 @@ import math
 import os
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any, Protocol
 
 import psutil
 import torch
 import torch.distributed as dist
 
 from slm_ray.config.errors import UserError
+from slm_ray.data.shards import TokenShards
 from slm_ray.evaluate.held_out import HeldOutLoss, held_out_loss
-from slm_ray.pretrain.job import Saving
-from slm_ray.pretrain.state import TrainingState, write_state
+from slm_ray.pretrain.checkpoints import CheckpointFolder
+from slm_ray.pretrain.engine import Engine, Place
+from slm_ray.pretrain.job import Event, Saving, TrainJob
+from slm_ray.pretrain.state import TrainerState, TrainingState, write_state
 from slm_ray.records.training import (
     BestEvaluation,
     MeasuredEnergy,
@@ -31,9 +35,6 @@ from slm_ray.records.training import (
 )
 from slm_ray.runtime.energy import Energy, EnergyMeter
 from slm_ray.runtime.hardware import model_flops_utilization, peak_memory_bytes
-
-if TYPE_CHECKING:
-    from slm_ray.pretrain.trainer import Trainer
 
 _SPIKE_MEMORY = 0.9  # of the running mean loss that spikes are judged by
 _SPIKE_AFTER_STEPS = 20
@@ -52,19 +53,42 @@ class StepFigures:
     grad_norm: float  # Norm before clipping
 
 
+class Training(Protocol):
+    """What callbacks see of the :class:`slm_ray.pretrain.trainer.Trainer`."""
+
+    job: TrainJob
+    place: Place
+    state: TrainerState
+    folder: CheckpointFolder
+    static: Path
+    held_out: TokenShards
+    engine: Engine
+    micro_batch: int
+
+    @property
+    def is_saving_step(self) -> bool:
+        """Whether the step that is done is followed by a checkpoint."""
+
+    def update(self, **changes: Any) -> None:
+        """Change where the training stands."""
+
+    def say(self, event: Event) -> None:
+        """Report something, on rank 0."""
+
+
 class Callback:
     """Does nothing; subclasses override what they need. All workers call all of them, in the same order."""
 
-    def begin(self, trainer: Trainer) -> None:
+    def begin(self, trainer: Training) -> None:
         """The training begins, at ``trainer.state.step``."""
 
-    def before_update(self, trainer: Trainer, loss: float) -> None:
+    def before_update(self, trainer: Training, loss: float) -> None:
         """The loss of a step is known, and the weights are still as they were."""
 
-    def after_step(self, trainer: Trainer, figures: StepFigures) -> None:
+    def after_step(self, trainer: Training, figures: StepFigures) -> None:
         """A step is done; ``trainer.state.step`` is its number, counted from 1."""
 
-    def end(self, trainer: Trainer) -> None:
+    def end(self, trainer: Training) -> None:
         """The last step is done."""
 
 
@@ -74,7 +98,7 @@ def default_callbacks() -> list[Callback]:
     return [Guard(), Account(), evaluate, SaveCheckpoint(evaluate)]
 
 
-def stopped(trainer: Trainer, what: str, step: int) -> UserError:
+def stopped(trainer: Training, what: str, step: int) -> UserError:
     """Why a training ends early. Checkpoints are good: the loss of each was checked before it was saved."""
     good, rate = trainer.folder.latest(), trainer.job.config.optimizer.rate
     return UserError(
@@ -87,7 +111,7 @@ def stopped(trainer: Trainer, what: str, step: int) -> UserError:
 class Guard(Callback):
     """Stops a training whose loss or gradient is not finite, or whose loss jumped."""
 
-    def before_update(self, trainer: Trainer, loss: float) -> None:
+    def before_update(self, trainer: Training, loss: float) -> None:
         """Compare the loss with the mean of recent steps."""
         recent, step, limit = trainer.state.recent, trainer.state.step, trainer.job.config.checkpoint.spike
         if not math.isfinite(loss):
@@ -97,7 +121,7 @@ class Guard(Callback):
         before = loss if recent is None else recent
         trainer.update(recent=_SPIKE_MEMORY * before + (1 - _SPIKE_MEMORY) * loss)
 
-    def after_step(self, trainer: Trainer, figures: StepFigures) -> None:
+    def after_step(self, trainer: Training, figures: StepFigures) -> None:
         """Look at the gradient's norm."""
         if not math.isfinite(figures.grad_norm) and trainer.engine.settings.precision != "fp16":
             raise stopped(trainer, f"has a gradient of {figures.grad_norm}", trainer.state.step)
@@ -106,7 +130,7 @@ class Guard(Callback):
 class Account(Callback):
     """Counts tokens, FLOPs, time, memory and energy, and reports every step."""
 
-    def begin(self, trainer: Trainer) -> None:
+    def begin(self, trainer: Training) -> None:
         """Start the meters."""
         self._usage, self._first = UsageSampler(), trainer.state.step
         is_first = int(os.environ.get("LOCAL_RANK", "0")) == 0  # it measures its machine, all GPUs included
@@ -114,7 +138,7 @@ class Account(Callback):
         if self._energy is not None:
             self._energy.start()
 
-    def after_step(self, trainer: Trainer, figures: StepFigures) -> None:
+    def after_step(self, trainer: Training, figures: StepFigures) -> None:
         """Count and report a step."""
         state, job, tokens = trainer.state, trainer.job, trainer.job.step_tokens
         flops = SpentFlops(
@@ -132,7 +156,7 @@ class Account(Callback):
             tokens_per_second=round(tokens / seconds, 1), **self._usage.sample().to_json(),
         ))  # fmt: skip
 
-    def end(self, trainer: Trainer) -> None:
+    def end(self, trainer: Training) -> None:
         """Stop the meters and report what the training came to."""
         measured, state = self._measured(trainer), trainer.state
         trainer.say(TrainEnd(
@@ -141,7 +165,7 @@ class Account(Callback):
             energy=MeasuredEnergy(joules=measured.joules, source=measured.source, from_step=self._first),
         ))  # fmt: skip
 
-    def _measured(self, trainer: Trainer) -> Energy:
+    def _measured(self, trainer: Training) -> Energy:
         """The energy of all machines; those that have no counter are named."""
         here = self._energy.stop() if self._energy is not None else Energy(None, "measured by another worker")
         known = [float(self._energy is not None), float(here.joules is not None), here.joules or 0.0]
@@ -152,7 +176,7 @@ class Account(Callback):
         return Energy(joules, (here.source if here.joules is not None else "measured") + missing)
 
 
-def _utilization(trainer: Trainer) -> float | None:
+def _utilization(trainer: Training) -> float | None:
     """Model FLOPs utilisation over the whole run; None where the device's peak is not known."""
     if trainer.place.device.type != "cuda":
         return None
@@ -194,17 +218,17 @@ class Evaluate(Callback):
 
     loss = math.nan
 
-    def begin(self, trainer: Trainer) -> None:
+    def begin(self, trainer: Training) -> None:
         """Measure the start."""
         if trainer.state.step == 0:
             self._measure(trainer)
 
-    def after_step(self, trainer: Trainer, figures: StepFigures) -> None:
+    def after_step(self, trainer: Training, figures: StepFigures) -> None:
         """Measure where it is time to."""
         if trainer.is_saving_step or trainer.state.step % trainer.job.config.eval_steps == 0:
             self._measure(trainer)
 
-    def _measure(self, trainer: Trainer) -> None:
+    def _measure(self, trainer: Training) -> None:
         place, engine = trainer.place, trainer.engine
         engine.module.eval()
         found: HeldOutLoss = held_out_loss(
@@ -233,7 +257,7 @@ class SaveCheckpoint(Callback):
     def __init__(self, evaluate: Evaluate) -> None:
         self._evaluate = evaluate
 
-    def after_step(self, trainer: Trainer, figures: StepFigures) -> None:
+    def after_step(self, trainer: Training, figures: StepFigures) -> None:
         """Save where it is time to."""
         if not trainer.is_saving_step:
             return
@@ -255,7 +279,7 @@ class SaveCheckpoint(Callback):
         if told[0] is not None:
             raise UserError(told[0], is_resumable=True)
 
-    def _save(self, trainer: Trainer, state: TrainingState, loss: float) -> None:
+    def _save(self, trainer: Training, state: TrainingState, loss: float) -> None:
         step, folder = trainer.state.step, trainer.folder
         trainer.say(Saving(step=step))
         info = {"tokens": trainer.state.tokens, "loss": loss, "architecture": trainer.job.architecture}
