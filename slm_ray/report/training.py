@@ -177,7 +177,7 @@ def matching_table(run: TrainingRun, *, of_best: bool = False) -> Table:
             if found.tokens is None or found.flops is None:
                 rows.append((*goal, "not reached", MISSING, MISSING, MISSING))
                 continue
-            tokens = format_count(found.tokens) if found.tokens else "0, before its first step"
+            tokens = format_count(found.tokens) if found.tokens else "0 (before its first step)"
             ratios = [MISSING if curve is reference else times_text(ratio) or MISSING
                       for ratio in (found.ratio_tokens, found.ratio_flops)]  # fmt: skip
             rows.append((*goal, tokens, ratios[0], flops_text(found.flops), ratios[1]))

@@ -78,7 +78,7 @@ def test_tokens_and_flops_to_match_are_marked_and_in_the_table(folder):
     assert found["first-n"].flops == f"{flops:.3g}× fewer"
     assert "random matched: before its first step" in [text for _, text in mark_labels(run, marks(run), "tokens")]
     rows = {(row[0], row[2]): row for row in matching_table(run).rows}
-    assert rows["winner-0.random", "winner-0.student"][3] == "0, before its first step"
+    assert rows["winner-0.random", "winner-0.student"][3] == "0 (before its first step)"
     assert rows["winner-0.student", "winner-0.random"][3] == "not reached"
     assert rows["winner-0.first-n", "winner-0.student"][4] == found["first-n"].tokens
     assert "Before its first step it was already as good as winner-0.random" in training_headline(run)
