@@ -38,7 +38,7 @@ EFFORTS: dict[str, dict[str, int]] = {
         "reconstruct_tokens": 8192,
     },
     "default": {
-        "trials": 6, "winners": 3, "calibration_tokens": 4096, "importance_steps": 20, "importance_tokens": 1024,
+        "trials": 5, "winners": 3, "calibration_tokens": 4096, "importance_steps": 20, "importance_tokens": 1024,
         "reconstruct_tokens": 20_480,
     },
     "thorough": {

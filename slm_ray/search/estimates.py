@@ -39,7 +39,7 @@ NUM_HOPELESS = 2  # baselines that are so bad that a glance tells
 GLANCE_TOKENS = 512
 SLOWDOWN = {"bf16": 4.0, "fp32": 1.5}  # a forward pass over its matrix multiplications alone
 START_SECONDS = {
-    "inputs": 10.0, "scores": 3.0, "search": 15.0, "held-out": 3.0, "reconstruction": 5.0, "winner": 2.0, "report": 5.0,
+    "inputs": 10.0, "scores": 3.0, "search": 15.0, "held-out": 3.0, "reconstruction": 5.0, "winner": 1.0, "report": 3.0,
 }  # fmt: skip
 FINALIST_START_SECONDS = 15.0  # a training's processes, model and engine
 _BACKWARD = 2  # a gate's gradient takes a forward and a backward pass for activations, of the same cost
