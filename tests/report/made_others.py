@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from slm_ray.records.base import write_record
+from slm_ray.records.base import SCHEMA_VERSION, write_record
 from slm_ray.records.proxies import ProxyReport, TrainedCandidate
 from slm_ray.records.run import RunRecord
 from tests.report.made_evaluation import evaluation_run
@@ -60,5 +60,6 @@ def pipeline_run(folder: Path, *, held_out: str = "tokens-python-docs") -> Path:
     (folder / "logits/manifest.json").write_text(json.dumps({"seconds": 90.0, "flops": 5e12}))
     stages = {"search": {"seconds": 3.0, "command": "slm-ray search"}, "pretrain": {"command": "x"}}
     state = {"command": "slm-ray pipeline --tokens 100k", "teacher": "smollm2-135m", "stages": stages}
+    state |= {"version": SCHEMA_VERSION}
     (folder / "pipeline.json").write_text(json.dumps(state))
     return folder

@@ -98,7 +98,7 @@ def test_known_devices(name, dtype, peak):
         ("Tesla T4", "bf16"),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", "bf16"),
         ("NVIDIA L40", "bf16"),
-        ("NVIDIA H100 NVL", "bf16"),
+        ("NVIDIA H100 NVL MIG 1g.12gb", "bf16"),
         ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "bf16"),
         ("AMD Instinct MI300X", "bf16"),
         ("cpu", "fp32"),
