@@ -28,7 +28,7 @@ from slm_ray.runtime.storage import storage_of
 
 # Measured on SmolLM2-135M and the default corpus; only estimates depend on these.
 _IDS_PER_DRAW = 0.25  # different ids, of 50 draws
-_SLOWDOWN = {"bf16": 4.0, "fp32": 1.5}  # a forward pass over its matrix multiplications alone
+_SLOWDOWN = {"bf16": 4.0, "fp16": 4.0, "fp32": 1.5}  # a forward pass over its matrix multiplications alone
 _START_SECONDS = 20.0
 
 

@@ -139,7 +139,7 @@ def gather(
     domains = load_domains(config.text, console)
     inputs = Inputs(
         subjects.found, subjects.peers, {subject.label: [] for subject in subjects.found}, {}, device,
-        choose_precision(config.compute.precision, device), tasks, suites, subjects.notes,
+        choose_precision(config.compute.precision, device).replace("fp16", "fp32"), tasks, suites, subjects.notes,
     )  # fmt: skip
     started()
     if domains:

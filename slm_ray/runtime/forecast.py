@@ -147,4 +147,5 @@ class Schedule:
         worked = [(took, self._expected.get(phase, 0.0)) for phase, took in self._took.items()]
         worked = [(took, expected) for took, expected in worked if expected > _TELLING_SECONDS and took > expected / 5]
         pace = sum(took for took, _ in worked) / sum(expected for _, expected in worked) if worked else 1.0
+        pace = max(1.0, pace)  # that one phase was fast is no reason to hurry the others
         return pace * sum(self._expected.get(phase, 0.0) for phase in phases)

@@ -113,7 +113,7 @@ def work_rows(config: SearchConfig, forecast: estimates.Forecast, precision: str
     return [
         *forecast.table(rate),
         f"Times are estimates for an idle machine: {threads} threads at {rate / 1e9:,.0f} GFLOP/s in all (measured "
-        f"here, {precision}), and passes {estimates.SLOWDOWN[precision]:g} × slower than their multiplications.",
+        f"here, {precision}), and passes up to {estimates.SLOWDOWN[precision]:g} × slower than their multiplications.",
         "A teacher's first run also fetches and converts it (20 s for the default one); unit scores are kept.",
         *([on_gpu] if device == "cuda" else []),
     ]

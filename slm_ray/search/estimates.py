@@ -37,7 +37,8 @@ RACED_SHARE = 0.4  # of all calibration tokens are read when beaten candidates s
 FRONT_SIZE = 16  # models that end on the front, of which each is measured on held-out text
 NUM_HOPELESS = 2  # baselines that are so bad that a glance tells
 GLANCE_TOKENS = 512
-SLOWDOWN = {"bf16": 4.0, "fp32": 1.5}  # a forward pass over its matrix multiplications alone
+SCORES_SLOWDOWN = {"bf16": 2.0, "fp16": 2.0, "fp32": 1.4}  # gate gradients over their matrix multiplications alone
+SLOWDOWN = {"bf16": 4.0, "fp16": 4.0, "fp32": 1.5}  # a forward pass over its matrix multiplications alone
 START_SECONDS = {
     "inputs": 10.0, "scores": 3.0, "search": 15.0, "held-out": 3.0, "reconstruction": 5.0, "winner": 1.0, "report": 3.0,
 }  # fmt: skip
@@ -85,7 +86,7 @@ def forecast_search(config: SearchConfig, space: SearchSpace, sizes: Sizes, prec
     parts = [
         work(name="teacher and text", start_seconds=START_SECONDS["inputs"]),
         work(
-            name="unit scores", tokens=learned, flops=learned * whole * _BACKWARD,
+            name="unit scores", tokens=learned, flops=learned * whole * _BACKWARD, slowdown=SCORES_SLOWDOWN[precision],
             start_seconds=START_SECONDS["scores"] if learned else 0,
         ),
         work(
@@ -209,7 +210,7 @@ def memory_bytes(config: SearchConfig, teacher: Architecture, precision: str, wo
 
     A worker's own memory peaks in the phase that takes gradients.
     """
-    value_bytes, structure, layer = (2 if precision == "bf16" else 4), teacher.structure, teacher.layers[0]
+    value_bytes, structure, layer = (4 if precision == "fp32" else 2), teacher.structure, teacher.layers[0]
     attention = structure.head_dim * (2 * layer.num_attention_heads + 2 * layer.num_key_value_heads)
     per_layer = 6 * teacher.hidden_size + attention + 5 * layer.intermediate_size
     sequences = max(_BATCH_SEQUENCES, _GATE_SEQUENCES * teacher.num_hidden_layers)
@@ -219,7 +220,7 @@ def memory_bytes(config: SearchConfig, teacher: Architecture, precision: str, wo
 
 def cache_bytes(teacher: Architecture, weight_bytes: int, precision: str) -> int:
     """Disk of the teacher in the cache: as it is, and once more in the type that is computed in, where that differs."""
-    value_bytes = 2 if precision == "bf16" else 4
+    value_bytes = 4 if precision == "fp32" else 2
     return num_params(teacher) * (weight_bytes + (value_bytes if value_bytes != weight_bytes else 0))
 
 
