@@ -22,13 +22,13 @@ from slm_ray.records.data import ShardManifest
 from slm_ray.records.files import cache_folder, read_json
 from slm_ray.records.logits import work_folder
 from slm_ray.runtime.commands import run_command
+from slm_ray.runtime.forecast import SLOWDOWN
 from slm_ray.runtime.mirror import Mirror, bring_back, lies_in_a_mirror
 from slm_ray.runtime.progress import Console
 from slm_ray.runtime.storage import storage_of
 
 # Measured on SmolLM2-135M and the default corpus; only estimates depend on these.
 _IDS_PER_DRAW = 0.25  # different ids, of 50 draws
-_SLOWDOWN = {"bf16": 4.0, "fp16": 4.0, "fp32": 1.5}  # a forward pass over its matrix multiplications alone
 _START_SECONDS = 20.0
 
 
@@ -202,7 +202,7 @@ def _print_plan(config: LogitsConfig, out: Path) -> None:
         torch.set_num_threads(config.threads)
         width = min(2048, architecture.hidden_size)
         rate = workers * matmul_flops_per_second(torch.device("cpu"), DTYPES[precision], width)
-        seconds = _START_SECONDS + per_token * tokens * _SLOWDOWN[precision] / rate
+        seconds = _START_SECONDS + per_token * tokens * SLOWDOWN[precision] / rate
         print(f"time              about {format_seconds(seconds)}, at the speed of this machine's processor when idle")
 
 

@@ -60,11 +60,8 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"{folder} is not a model directory: give one that has a config.json, such as RUN/winners/0")
     if config.to == "plain" and config.quantize:
         raise UserError("--quantize is for --to gguf: leave it out")
-    out = (
-        Path(config.out).expanduser()
-        if config.out
-        else folder.resolve().with_name(f"{folder.resolve().name}-{config.to}")
-    )
+    whole = folder.resolve()
+    out = Path(config.out).expanduser() if config.out else whole.with_name(f"{whole.name}-{config.to}")
     if out.exists():
         raise UserError(f"{out} exists already: choose another --out, or delete it")
     (_to_gguf if config.to == "gguf" else _to_plain)(folder, out, config)
@@ -113,7 +110,8 @@ def _to_gguf(folder: Path, out: Path, config: ExportConfig) -> None:
     if uneven := uneven_rows(model) if set(kinds) - {"F32", "F16", "BF16"} else []:
         print(f"note: rows of {len(uneven)} matrices, {uneven[0]} first, are no multiple of 32 numbers: they stay F16")
     with whole_folder(out) as temporary:
-        name = folder.resolve().name if not folder.resolve().name.isdigit() else f"winner-{folder.resolve().name}"
+        own_name = folder.resolve().name
+        name = f"winner-{own_name}" if own_name.isdigit() else own_name
         base = temporary / f"{name}-{own}.gguf"
         for kind in kinds:
             file = temporary / f"{name}-{kind}.gguf"

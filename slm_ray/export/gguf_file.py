@@ -21,7 +21,7 @@ from gguf import GGMLQuantizationType as Kind
 
 from slm_ray.config.errors import UserError
 from slm_ray.export.vocabulary import add_vocabulary
-from slm_ray.models.families import Family
+from slm_ray.models.families import HEAD, Family
 from slm_ray.records.architecture import Architecture, LayerShape
 from slm_ray.records.lineage import find_lineage
 
@@ -133,7 +133,7 @@ def _tensors(model: Any, family: Family, sizes: Architecture, kept: list[int], l
     """The model's tensors, layers numbered anew, by the names of transformers."""
     state = model.state_dict()
     for name in family.global_tensors:
-        if name in state and not (name == "lm_head.weight" and sizes.structure.tie_word_embeddings):
+        if name in state and not (name == HEAD and sizes.structure.tie_word_embeddings):
             yield name, state[name]
     for number, (source, shape) in enumerate(zip(kept, layers, strict=True)):
         own = sizes.layers[source]

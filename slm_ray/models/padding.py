@@ -6,7 +6,6 @@ largest layer everywhere.
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import torch
@@ -107,7 +106,7 @@ def pad_to_plain(model: Any, family: Family) -> Any:
             if (tensor := state.get(prefix + name)) is not None:
                 like[prefix + name] = _scattered(tensor, axes, indices, lengths)
     built = build_with(like, plain, family)
-    for name, parameter in itertools.chain(built.named_parameters()):
+    for name, parameter in list(built.named_parameters()):
         if parameter.is_meta:  # of a sub-layer that is skipped: it writes zeros, whatever it reads
             owner, _, leaf = name.rpartition(".")
             is_norm = parameter.dim() == 1 and leaf == "weight"

@@ -58,6 +58,16 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
     return torch.autocast(device.type, DTYPES[precision])
 
 
+@torch.no_grad()
+def next_losses(
+    module: StudentLoss, precision: str, device: torch.device, ids: torch.Tensor, positions: torch.Tensor | None
+) -> torch.Tensor:
+    """The loss of every next token, in nats, in a precision: ``[batch * (sequence - 1)]``."""
+    with autocast(precision, device):
+        found: torch.Tensor = module(ids, positions)[0]
+    return found
+
+
 class Engine(abc.ABC):
     """Runs forward and backward passes and steps of one worker."""
 
@@ -84,12 +94,9 @@ class Engine(abc.ABC):
     def describe(self) -> EngineFacts:
         """What really runs, read off the objects in use."""
 
-    @torch.no_grad()
     def losses(self, ids: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
         """The loss of every next token. All workers must call it equally often."""
-        with autocast(self.settings.precision, self.settings.device):
-            found: torch.Tensor = self.module(ids, positions)[0]
-        return found
+        return next_losses(self.module, self.settings.precision, self.settings.device, ids, positions)
 
 
 def cpu_weights(module: StudentLoss) -> Tensors:

@@ -21,7 +21,7 @@ from slm_ray.models.teachers import Teacher, load_teacher
 from slm_ray.pretrain.batches import default_micro_batch
 from slm_ray.pretrain.checkpoints import CheckpointFolder
 from slm_ray.pretrain.config import PretrainConfig
-from slm_ray.pretrain.engine import Place, autocast
+from slm_ray.pretrain.engine import Place, next_losses
 from slm_ray.pretrain.forecast import first_layers, own_type, stage_depths
 from slm_ray.pretrain.inputs import PretrainInputs, load_models
 from slm_ray.pretrain.job import TrainJob
@@ -173,14 +173,8 @@ def measure(folder: Path, tokens: Path, config: PretrainConfig, name: str, devic
     module = StudentLoss(model.to(device), None, DTYPES[precision]).eval()
     held_out = TokenShards.open(local_copy(tokens))
 
-    @torch.no_grad()
-    def losses(ids: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
-        with autocast(precision, device):
-            found: torch.Tensor = module(ids, positions)[0]
-        return found
-
     batch = default_micro_batch(min(8, held_out.num_sequences), held_out.sequence_length, place)
-    separate = config.data.documents == "separate"
+    separate, losses = config.data.documents == "separate", partial(next_losses, module, precision, device)
     loss = held_out_loss(losses, held_out, separate=separate, batch=batch, device=device).loss
     if not math.isfinite(loss):
         raise UserError(f"the held-out loss of {name} itself is {loss}: give --reference-loss")

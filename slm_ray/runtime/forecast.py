@@ -10,6 +10,9 @@ from slm_ray.config.columns import aligned
 from slm_ray.config.units import format_bytes, format_count, format_seconds
 from slm_ray.runtime.environment import describe_environment
 
+SLOWDOWN = {"bf16": 4.0, "fp16": 4.0, "fp32": 1.5}
+"""A forward pass's time over that of its matrix multiplications alone, on a processor."""
+
 Kind = Literal["search", "training", "teacher", "capture", "evaluation"]
 
 

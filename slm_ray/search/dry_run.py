@@ -14,6 +14,7 @@ from slm_ray.models.precision import export_dtype, measure_precision
 from slm_ray.models.teacher_sizes import TeacherSizes, look_up_teacher
 from slm_ray.records.budget import QUANTITIES, measure_cost
 from slm_ray.runtime.environment import usable_cpus
+from slm_ray.runtime.forecast import SLOWDOWN
 from slm_ray.runtime.hardware import device_of
 from slm_ray.runtime.runfolder import CONFIG_FILE
 from slm_ray.search import estimates
@@ -113,7 +114,7 @@ def work_rows(config: SearchConfig, forecast: estimates.Forecast, precision: str
     return [
         *forecast.table(rate),
         f"Times are estimates for an idle machine: {threads} threads at {rate / 1e9:,.0f} GFLOP/s in all (measured "
-        f"here, {precision}), and passes up to {estimates.SLOWDOWN[precision]:g} × slower than their multiplications.",
+        f"here, {precision}), and passes up to {SLOWDOWN[precision]:g} × slower than their multiplications.",
         "A teacher's first run also fetches and converts it (20 s for the default one); unit scores are kept.",
         *([on_gpu] if device == "cuda" else []),
     ]

@@ -22,7 +22,7 @@ from slm_ray.models.teacher_sizes import look_up_teacher
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.budget import Budget
 from slm_ray.records.cost import flops_per_token, num_params
-from slm_ray.runtime.forecast import Forecast, Work
+from slm_ray.runtime.forecast import SLOWDOWN, Forecast, Work
 from slm_ray.runtime.hardware import device_of, matmul_flops_per_second
 from slm_ray.runtime.session import default_workers
 from slm_ray.search.config import EFFORTS, SearchConfig
@@ -38,7 +38,6 @@ FRONT_SIZE = 16  # models that end on the front, of which each is measured on he
 NUM_HOPELESS = 2  # baselines that are so bad that a glance tells
 GLANCE_TOKENS = 512
 SCORES_SLOWDOWN = {"bf16": 2.0, "fp16": 2.0, "fp32": 1.4}  # gate gradients over their matrix multiplications alone
-SLOWDOWN = {"bf16": 4.0, "fp16": 4.0, "fp32": 1.5}  # a forward pass over its matrix multiplications alone
 START_SECONDS = {
     "inputs": 10.0, "scores": 3.0, "search": 15.0, "held-out": 3.0, "reconstruction": 5.0, "winner": 1.0, "report": 3.0,
 }  # fmt: skip

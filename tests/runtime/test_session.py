@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -24,19 +25,19 @@ from slm_ray.runtime.fan_out import FanOut
 from slm_ray.runtime.session import ray_session
 from slm_ray.runtime.shared import local_copy
 
-folder, storage = Path(sys.argv[2]), sys.argv[3]
+folder, storage, pipe = Path(sys.argv[2]), sys.argv[3], sys.argv[4]
 
 def read():
     def work(item):
-        import time, ray
-        time.sleep(0.2)  # so that each machine has some
+        import os, ray
+        os.close(os.open(pipe, (os.O_RDONLY, os.O_WRONLY)[item]))  # opens when the other machine opens its end
         return ray.get_runtime_context().get_node_id(), (local_copy(folder) / "text").read_text()
     return work
 
 with ray_session(sys.argv[1], 1, storage):
     import ray
     with FanOut(read, 2, reads=[folder], name="reader", say=print) as readers:
-        found = readers.map(range(8))
+        found = readers.map(range(2))
     print("joined by", ray.util.get_node_ip_address(), len({node for node, _ in found}), {text for _, text in found})
 """
 
@@ -71,7 +72,9 @@ def test_a_cluster_of_two_machines_on_localhost_is_joined_and_used(tmp_path, mon
     cluster = Cluster(initialize_head=True, head_node_args={**given, "include_dashboard": False, "temp_dir": scratch})
     try:
         cluster.add_node(wait=True, **given)
-        words = [sys.executable, "-c", JOIN, cluster.address, str(tmp_path / "folder"), str(tmp_path / "storage")]
+        os.mkfifo(tmp_path / "pipe")
+        places = (tmp_path / name for name in ("folder", "storage", "pipe"))
+        words = [sys.executable, "-c", JOIN, cluster.address, *map(str, places)]
         root = Path(__file__).parents[2]
         done = subprocess.run(words, capture_output=True, text=True, timeout=300, cwd=root)
     finally:
