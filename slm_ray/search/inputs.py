@@ -14,7 +14,7 @@ from slm_ray.data.corpus import Corpus
 from slm_ray.data.load import load_corpus
 from slm_ray.data.sample import prepare_tokens
 from slm_ray.data.shards import TokenShards
-from slm_ray.data.split import CALIBRATION, HELD_OUT, TRAIN
+from slm_ray.data.split import CALIBRATION, HELD_OUT, TRAIN, summarise_parts
 from slm_ray.models.precision import DTYPES, bf16_gain, choose_precision, measure_precision
 from slm_ray.models.teacher_sizes import look_up_teacher
 from slm_ray.models.teachers import Teacher, load_teacher
@@ -22,7 +22,8 @@ from slm_ray.models.vocabulary import trimmed_teacher
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.budget import Budget
 from slm_ray.records.files import cache_folder
-from slm_ray.records.search import SearchInputsRecord
+from slm_ray.records.search import Corpus as CorpusRecord
+from slm_ray.records.search import OtherText, SearchInputsRecord
 from slm_ray.runtime.hardware import device_of
 from slm_ray.runtime.progress import Console
 from slm_ray.runtime.session import default_workers
@@ -56,6 +57,7 @@ class SearchInputs:
     aside: NDArray[np.int32] | None = None
     written_tokens: int = 0  # Tokens that the teacher wrote just now; 0 where the cache had them
     other: TokenShards | None = None  # Tokens of another kind of text; None without ``--other-data``
+    other_name: str = ""  # What it is called
     whole_teacher: Teacher | None = None  # The teacher with all of its tokens; None where it keeps them
     kept: tuple[int, ...] | None = None  # Its token ids that are kept; None: all
 
@@ -68,6 +70,15 @@ class SearchInputs:
         if self.device == "cpu" or torch.cuda.is_available():
             return self.device, self.precision
         return "cpu", choose_precision("auto")
+
+    def corpus_record(self) -> CorpusRecord:
+        """The text as results hold it."""
+        other = None if self.other is None else OtherText(name=self.other_name, tokens=self.other.num_tokens)
+        return CorpusRecord(
+            name=self.corpus.name, digest=self.corpus.digest, calibration_tokens=self.calibration.num_tokens,
+            held_out_tokens=self.held_out.num_tokens, train_tokens=self.train.num_tokens,
+            calibration_digest=self.calibration.digest, parts=summarise_parts(self.corpus), other=other,
+        )  # fmt: skip
 
     def record(self) -> SearchInputsRecord:
         """What must be the same for a run to be continued."""
@@ -202,9 +213,12 @@ def prepare_inputs(config: SearchConfig, console: Console, kept_precision: str |
     architecture = teacher.architecture()
     budget, _ = check_fits(config, space, architecture)
     corpus = load_corpus(config.data.data, config.data.text_field, console)
+    device, asked = device_of(config.machine.device, config.machine.address), config.measure.precision
+    precision = kept_precision or measure_precision(asked, device)
     whole, kept = None, None
     if config.space.vocabulary is not None:
-        order = keep_order(teacher, corpus, config.space.general, console)
+        on_cpu = precision if device == "cpu" else None
+        order = keep_order(teacher, corpus, config.space.general, console, on_cpu)
         whole, kept = teacher, order.first(config.space.vocabulary)
         teacher = trimmed_teacher(whole, kept)
         architecture = teacher.architecture()
@@ -214,26 +228,12 @@ def prepare_inputs(config: SearchConfig, console: Console, kept_precision: str |
     train = texts.pack(corpus, TRAIN, config.scores.tokens)
     held_out = texts.pack(corpus, HELD_OUT, config.measure.held_out_tokens)
     other = texts.other()
-    device = device_of(config.machine.device, config.machine.address)
-    asked = config.measure.precision
-    precision = kept_precision or measure_precision(asked, device)
     teacher.state_as(DTYPES[precision])  # made here once, so that no two workers make it at the same time
     gain = f" (products in bf16 {bf16_gain():.1f}× as fast)" if (asked, device) == ("auto", "cpu") else ""
     text = f"{calibration.num_tokens:,} calibration tokens"
     console.line(f"teacher {teacher.name}, {budget}, {text}, {precision} on {device}{gain}")
     return SearchInputs(
-        teacher,
-        architecture,
-        space,
-        budget,
-        corpus,
-        calibration,
-        train,
-        held_out,
-        precision,
-        device,
-        own_fit=texts.own_fit(corpus, train),
-        other=other,
-        whole_teacher=whole,
-        kept=kept,
-    )
+        teacher, architecture, space, budget, corpus, calibration, train, held_out, precision, device,
+        own_fit=texts.own_fit(corpus, train), other=other, other_name=config.measure.other_data or "",
+        whole_teacher=whole, kept=kept,
+    )  # fmt: skip

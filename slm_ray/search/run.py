@@ -5,27 +5,23 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from slm_ray.config.base import flatten
 from slm_ray.config.errors import UserError
 from slm_ray.config.units import format_count, format_seconds
-from slm_ray.data.split import summarise_parts
-from slm_ray.models.precision import DTYPES, export_dtype, measure_precision
+from slm_ray.models.precision import DTYPES, measure_precision
 from slm_ray.models.teacher_sizes import look_up_teacher
 from slm_ray.records.base import find_record, read_record, write_record
 from slm_ray.records.cost import num_params
-from slm_ray.records.lineage import Lineage
 from slm_ray.records.run import RunRecord, keep_unchanged
 from slm_ray.records.search import (
     Baseline,
     BudgetRange,
-    Corpus,
     FrontMember,
     ModelsSpent,
-    OtherText,
     Phases,
     Reconstruction,
     SearchInputsRecord,
@@ -33,9 +29,7 @@ from slm_ray.records.search import (
     ShortTraining,
     Spent,
     Trial,
-    Winner,
 )
-from slm_ray.records.subnet import SubnetSpec
 from slm_ray.report.search_report import build_report
 from slm_ray.report.tracked import send_results
 from slm_ray.runtime.forecast import Schedule
@@ -59,10 +53,9 @@ from slm_ray.search.unit_scores import Ranking, bind_genomes, rank_units
 from slm_ray.search.winners import (
     Chosen,
     TextMeasurement,
+    WinnerFolders,
     baselines_at,
-    export_winner,
     front_members,
-    lineage_of,
     pick_finalists,
     pick_spread,
     pick_trained,
@@ -86,7 +79,9 @@ class SearchRun:
         self.phases = PhaseRecord(folder.path)
         self.console.on_progress = self.phases.note
         self.workers = search_workers(config)
+        self.threads = config.machine.threads * max(1, self.workers)  # of all workers together
         self.tracker: Tracker = NoTracker()
+        self.winners = WinnerFolders(folder.path, config.winners.dtype, self.command)
         self.schedule = Schedule(estimates.phases_of(config))
 
     def execute(self) -> None:
@@ -134,7 +129,7 @@ class SearchRun:
         machine = self.config.machine
         if not is_wanted or not (self.workers or self.config.winners.finalists):
             return contextlib.nullcontext()
-        return ray_session(machine.address, max(1, self.workers) * machine.threads, machine.storage)
+        return ray_session(machine.address, self.threads, machine.storage)
 
     def _announce(self) -> str | None:
         """Say what will be done and how long it will take here; gives what is computed in, where that is known."""
@@ -173,13 +168,14 @@ class SearchRun:
 
     def _stopped(self) -> None:
         """After Ctrl-C: a report, and a sentence on what is there and what was left out."""
-        lineage = find_record(self._winner_folder(0), Lineage)
+        lineage = self.winners.lineage(0)
         if lineage is None:
             return
-        state = "with fitted weights" if lineage.reconstruction else "as pruned"
+        fitted = lineage.reconstruction is not None and lineage.reconstruction.kept
+        state = "with fitted weights" if fitted else "as pruned"
         build_report(self.folder.path)
         self.console.line(
-            f"stopped: {self._winner_folder(0)} is the best model so far, {state}; left out: "
+            f"stopped: {self.winners.folder(0)} is the best model so far, {state}; left out: "
             f"{', '.join(self.schedule.undone)}"
         )
 
@@ -204,7 +200,7 @@ class SearchRun:
             return self.config, max(1, fit)
         if machine.address:
             return self.config, self.workers
-        return self.config.replace(threads=machine.threads * max(1, self.workers)), 0
+        return self.config.replace(threads=self.threads), 0
 
     def _rank(self, inputs: SearchInputs) -> Ranking:
         config, workers = self._around(inputs)
@@ -291,32 +287,15 @@ class SearchRun:
 
     # Winners: the ranking's own choice at once, the search's in its place, fitted weights in theirs
 
-    def _winner_folder(self, number: int) -> Path:
-        return self.folder.path / "winners" / str(number)
-
-    def _dtype(self, inputs: SearchInputs) -> str:
-        return export_dtype(self.config.winners.dtype, inputs.teacher.dtype)
-
-    def _export(
-        self, inputs: SearchInputs, number: int, spec: SubnetSpec, genes: str, trial: int | None,
-        student: Any = None, record: Reconstruction | None = None,
-    ) -> None:  # fmt: skip
-        """Put a model in a winner's folder, unless it is there already."""
-        folder = self._winner_folder(number)
-        there = find_record(folder, Lineage)
-        if there is None or there.genes != genes or (record is not None and there.reconstruction != record):
-            lineage = lineage_of(inputs, genes, trial, self.command).model_copy(update={"reconstruction": record})
-            export_winner(inputs, spec, folder, lineage, self._dtype(inputs), student)
-
     def _export_first(self, inputs: SearchInputs, plan: SearchPlan) -> None:
         """The ranking's own choice at the largest size, before anything is measured."""
-        if self._winner_folder(0).exists():
+        if self.winners.folder(0).exists():
             return
-        genes = seed_genes(plan.stack, 1)[0]
-        spec = plan.stack.decode(genes)
-        self._export(inputs, 0, spec, plan.stack.to_text(genes), None)
+        genes = _first_choice(plan)
+        spec = plan.stack.decode(plan.stack.from_text(genes))
+        self.winners.put(inputs, 0, spec, genes, None)
         size = format_count(num_params(spec.architecture_in(inputs.architecture)))
-        self.console.line(f"{self._winner_folder(0)}: {size} parameters by unit scores alone, ready to load")
+        self.console.line(f"{self.winners.folder(0)}: {size} parameters by unit scores alone, ready to load")
 
     def _choose(
         self, inputs: SearchInputs, plan: SearchPlan, trained: dict[int, ShortTraining]
@@ -327,14 +306,14 @@ class SearchRun:
             raise UserError(f"no candidate was measured to the end: see the errors in {self.folder.file(Trial.FILE)}")
         costs = [trial.cost[inputs.budget.quantity] for trial in front]
         winners = pick_trained(costs, trained, count) if trained else pick_spread(costs, count)
-        first, best = plan.journal.find(plan.stack.to_text(seed_genes(plan.stack, 1)[0])), front[winners[0]]
+        first, best = plan.journal.find(_first_choice(plan)), front[winners[0]]
         progress = Progress(self.console, "winners", len(winners), "models")
         for number, position in enumerate(winners):
             trial = front[position]
-            self._export(inputs, number, spec_of(plan.stack, trial), trial.genes, trial.trial)
+            self.winners.put(inputs, number, spec_of(plan.stack, trial), trial.genes, trial.trial)
             progress.update(number + 1)
         gain = f"; by unit scores alone {_figures(first)}" if first and first.trial != best.trial else ""
-        self.console.line(f"{self._winner_folder(0)}: {_figures(best)}{gain}")
+        self.console.line(f"{self.winners.folder(0)}: {_figures(best)}{gain}")
         return front_members(plan.stack, front, winners, trained)
 
     def _reconstruct(
@@ -358,21 +337,21 @@ class SearchRun:
 
         def on_member(trial: int, record: Reconstruction) -> None:
             progress.update(progress.done)
-            name = str(self._winner_folder(numbers[trial])) if trial in numbers else f"trial {trial}"
+            name = str(self.winners.folder(numbers[trial])) if trial in numbers else f"trial {trial}"
             self.console.line(f"{name}: {describe_reconstruction(record)}")
 
         def save(trial: int, student: object, record: Reconstruction) -> None:
-            self._export(inputs, numbers[trial], chosen[trial].spec, trials[trial].genes, trial, student, record)
+            self.winners.put(inputs, numbers[trial], chosen[trial].spec, trials[trial].genes, trial, student, record)
 
         def is_saved(trial: int) -> bool:
-            there = find_record(self._winner_folder(numbers[trial]), Lineage)
+            there = self.winners.lineage(numbers[trial])
             return there is not None and there.genes == trials[trial].genes and there.reconstruction is not None
 
         work = Reconstructor(
-            inputs, self.folder.file(RECONSTRUCTION_FOLDER), DTYPES[self._dtype(inputs)],
+            inputs, self.folder.file(RECONSTRUCTION_FOLDER), DTYPES[self.winners.dtype(inputs)],
             on_member=on_member, on_part=progress.update,
         )  # fmt: skip
-        torch.set_num_threads(self.config.machine.threads * max(1, self.workers))
+        torch.set_num_threads(self.threads)
         found = work.run(members, save, is_saved)
         fitted = [
             Chosen(one.spec, one.record.model_copy(update={"reconstruction": found.get(one.record.trial)}))
@@ -404,33 +383,13 @@ class SearchRun:
             for place, record in zip(places, more, strict=True):
                 members[place] = record
         return SearchResult(
-            command=self.command, objectives=plan.objectives, teacher=teacher, corpus=self._corpus(inputs),
+            command=self.command, objectives=plan.objectives, teacher=teacher, corpus=inputs.corpus_record(),
             budget=BudgetRange.model_validate(
                 {"quantity": quantity, "low": inputs.budget.low, "high": inputs.budget.high}
             ),
             precision=inputs.precision, front=tuple(members),
             baselines=tuple(measured[one.record.name] for one in baselines),
-            hypervolume=tuple(plan.history), spent=spent(), winners=self._winners(inputs, members),
-        )  # fmt: skip
-
-    def _winners(self, inputs: SearchInputs, members: list[FrontMember]) -> tuple[Winner, ...]:
-        found = {}
-        for member in members:
-            if member.winner is not None:
-                files = self._winner_folder(member.winner).glob("*.safetensors")
-                found[member.winner] = Winner(
-                    folder=f"winners/{member.winner}", trial=member.trial, dtype=self._dtype(inputs),
-                    num_bytes=sum(file.stat().st_size for file in files),
-                )  # fmt: skip
-        return tuple(found[number] for number in sorted(found))
-
-    def _corpus(self, inputs: SearchInputs) -> Corpus:
-        other = self.config.measure.other_data
-        return Corpus(
-            name=inputs.corpus.name, digest=inputs.corpus.digest, calibration_tokens=inputs.calibration.num_tokens,
-            held_out_tokens=inputs.held_out.num_tokens, train_tokens=inputs.train.num_tokens,
-            calibration_digest=inputs.calibration.digest, parts=summarise_parts(inputs.corpus),
-            other=OtherText(name=other, tokens=inputs.other.num_tokens) if other and inputs.other else None,
+            hypervolume=tuple(plan.history), spent=spent(), winners=self.winners.records(inputs, members),
         )  # fmt: skip
 
     def _report(self, result: SearchResult) -> None:
@@ -438,6 +397,11 @@ class SearchRun:
         spent = result.spent.model_copy(update={"seconds": self.phases.seconds()})
         write_record(self.folder.path, result.model_copy(update={"spent": spent}))
         build_report(self.folder.path)
+
+
+def _first_choice(plan: SearchPlan) -> str:
+    """The genes that the ranking alone chooses at the largest size."""
+    return plan.stack.to_text(seed_genes(plan.stack, 1)[0])
 
 
 def _figures(trial: Trial) -> str:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from slm_ray.config.errors import UserError
 from slm_ray.models.extraction import extract, save_student
+from slm_ray.models.precision import export_dtype
 from slm_ray.models.starts import first_n
 from slm_ray.models.teachers import quiet_transformers
-from slm_ray.records.base import write_record
+from slm_ray.records.base import find_record, write_record
 from slm_ray.records.budget import Budget
 from slm_ray.records.files import whole_folder, write_text
 from slm_ray.records.lineage import CARD_FILE, Lineage
@@ -26,10 +27,12 @@ from slm_ray.records.search import (
     Measurement,
     ModelCost,
     ModelShape,
+    Reconstruction,
     SearchResult,
     ShortTraining,
     Teacher,
     Trial,
+    Winner,
 )
 from slm_ray.records.subnet import SubnetSpec, full_subnet
 from slm_ray.records.training import TeacherSource
@@ -194,28 +197,63 @@ class TextMeasurement:
         return [one.record.with_measurement(_FIELDS[label], found[number]) for number, one in enumerate(chosen)]
 
 
-def export_winner(
-    inputs: SearchInputs, spec: SubnetSpec, folder: Path, lineage: Lineage, dtype: str, student: Any = None
-) -> None:
-    """Save a winner with its tokenizer and lineage; the folder appears whole or not at all."""
-    teacher = inputs.teacher
-    with quiet_transformers(), whole_folder(folder) as temporary:
-        if student is None:
-            student = extract(teacher.state(), teacher.config(), teacher.family(), spec)
-        student.generation_config = teacher.generation_config() or student.generation_config
-        save_student(student, temporary, teacher.tokenizer(), dtype)
-        of_whole = dataclasses.replace(spec, vocabulary=inputs.kept)
-        write_record(temporary, lineage.model_copy(update={"spec": of_whole.to_json()}))
+class WinnerFolders:
+    """The folders ``winners/0``, ``winners/1``, … of a run; each appears, and is replaced, whole."""
 
+    def __init__(self, run: Path, dtype: str, command: str) -> None:
+        """``dtype``: The type of the weights as ``--dtype`` has it. ``command``: The run's, for the lineage."""
+        self._run, self._wanted, self._command = run, dtype, command
 
-def lineage_of(inputs: SearchInputs, genes: str, trial: int | None, command: str) -> Lineage:
-    """Where a winner came from; it has no trial where nothing was measured yet."""
-    teacher, family = inputs.whole_teacher or inputs.teacher, inputs.architecture.structure.family
-    source = TeacherSource(name=teacher.name, family=family, digest=teacher.digest, licence=teacher.licence)
-    return Lineage(
-        teacher=source, trial=trial, genes=genes, space=inputs.space.to_json(), inputs=inputs.record(),
-        command=command,
-    )  # fmt: skip
+    def folder(self, number: int) -> Path:
+        """Where a winner is."""
+        return self._run / "winners" / str(number)
+
+    def lineage(self, number: int) -> Lineage | None:
+        """What is in a winner's folder; None where there is nothing yet."""
+        return find_record(self.folder(number), Lineage)
+
+    def dtype(self, inputs: SearchInputs) -> str:
+        """The type of the weights: ``fp32``, ``bf16`` or ``fp16``."""
+        return export_dtype(self._wanted, inputs.teacher.dtype)
+
+    def put(
+        self, inputs: SearchInputs, number: int, spec: SubnetSpec, genes: str, trial: int | None,
+        student: Any = None, record: Reconstruction | None = None,
+    ) -> None:  # fmt: skip
+        """Save a model with its tokenizer and lineage, unless it is there already.
+
+        ``trial``: None where nothing was measured yet. ``student``: The model where its weights were changed, as
+        ``record`` says; else it is extracted.
+        """
+        there = self.lineage(number)
+        if there is not None and there.genes == genes and (record is None or there.reconstruction == record):
+            return
+        teacher, source = inputs.teacher, inputs.whole_teacher or inputs.teacher
+        lineage = Lineage(
+            teacher=TeacherSource(
+                name=source.name, family=inputs.architecture.structure.family, digest=source.digest,
+                licence=source.licence,
+            ),
+            trial=trial, genes=genes, space=inputs.space.to_json(), inputs=inputs.record(), command=self._command,
+            reconstruction=record, spec=dataclasses.replace(spec, vocabulary=inputs.kept).to_json(),
+        )  # fmt: skip
+        with quiet_transformers(), whole_folder(self.folder(number)) as temporary:
+            if student is None:
+                student = extract(teacher.state(), teacher.config(), teacher.family(), spec)
+            student.generation_config = teacher.generation_config() or student.generation_config
+            save_student(student, temporary, teacher.tokenizer(), self.dtype(inputs))
+            write_record(temporary, lineage)
+
+    def records(self, inputs: SearchInputs, members: Sequence[FrontMember]) -> tuple[Winner, ...]:
+        """The exported models of a front's members, by number."""
+        found = {member.winner: member.trial for member in members if member.winner is not None}
+        return tuple(
+            Winner(
+                folder=f"winners/{number}", trial=found[number], dtype=self.dtype(inputs),
+                num_bytes=sum(file.stat().st_size for file in self.folder(number).glob("*.safetensors")),
+            )
+            for number in sorted(found)
+        )  # fmt: skip
 
 
 def write_cards(run: Path, result: SearchResult, options: dict[str, Any]) -> None:
