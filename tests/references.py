@@ -1,5 +1,7 @@
 """Slow, obvious versions of what slm_ray does fast, written from the definitions and sharing no code with it."""
 
+import functools
+
 
 def greedy_ranking(teacher, scores, step, target, quantity, sequence_length, with_layers=True):
     """What importance alone keeps: drop the unit with the least score per cost, one at a time, until the target is met.
@@ -71,13 +73,42 @@ def every_cost(genome, quantity, sequence_length):
     return sorted({genome.cost(np.array(genes), quantity, sequence_length) for genes in itertools.product(*ranges)})
 
 
+def mixture(module, config, x, kept, factors=None):
+    """A mixture's output, with every expert run on every token.
+
+    Args:
+        kept: The experts that the router chooses among.
+        factors: ``[..., experts]``, what each expert's output is multiplied by; 1 by default.
+    """
+    import torch
+
+    if not kept:
+        return torch.zeros_like(x)
+    x, shape = x.flatten(0, -2), x.shape
+    logits = x @ module.gate.weight.T
+    dropped = [expert for expert in range(logits.shape[-1]) if expert not in kept]
+    logits[:, dropped] = -torch.inf
+    chosen = logits.softmax(-1).topk(config.num_experts_per_tok)
+    values = chosen.values
+    if config.model_type == "mixtral" or config.norm_topk_prob:
+        values = values / values.sum(-1, keepdim=True)
+    weights = torch.zeros_like(logits).scatter(1, chosen.indices, values)
+    if factors is not None:
+        weights = weights * factors.expand(*shape[:-1], -1).flatten(0, -2)
+    outputs = []
+    for gate_up, down in zip(module.experts.gate_up_proj, module.experts.down_proj, strict=True):
+        gate, up = (x @ gate_up.T).chunk(2, -1)
+        outputs.append((torch.nn.functional.silu(gate) * up) @ down.T)
+    return torch.einsum("te,eth->th", weights, torch.stack(outputs)).view(shape)
+
+
 def masked_logits(model, spec, ids):
     """Logits of a Hugging Face teacher, whole, with everything a sub-network drops masked by hooks.
 
     A dropped head or neuron is a zero in the input of its output projection; a dropped sub-layer adds nothing (its
     biases are gone too); a dropped layer hands on its input. A dropped residual channel is a zero in whatever is
-    written to the residual stream, and norms take their statistics over the kept channels only; so do OLMo 2's norms
-    over all queries and over all keys, over those of kept heads.
+    written to the residual stream, and norms take their statistics over the kept channels only; so do OLMo 2's and
+    OLMoE's norms over all queries and over all keys, over those of kept heads. A router chooses among kept experts.
     """
     import copy
 
@@ -131,11 +162,16 @@ def masked_logits(model, spec, ids):
         for group in units[index].query_heads:
             head_mask[list(group)] = 1
         zero_inputs(getattr(attention_module, attention_out), head_mask.flatten())
-        if model.config.model_type == "olmo2" and units[index].kv_heads:
+        if model.config.model_type in ("olmo2", "olmoe") and units[index].kv_heads:
             kept_heads = {"q_norm": units[index].flat_query_heads, "k_norm": units[index].kv_heads}
             for name, heads in kept_heads.items():
                 rows = [head * head_dim + row for head in heads for row in range(head_dim)]
                 norm_over_kept(getattr(attention_module, name), rows)
+        if hasattr(mlp_module, "experts"):
+            mlp_module.forward = functools.partial(mixture, mlp_module, model.config, kept=units[index].neurons)
+            zero_output(attention_module, kept_channels * bool(units[index].kv_heads))
+            zero_output(mlp_module, kept_channels * bool(units[index].neurons))
+            continue
         neuron_mask = torch.zeros(getattr(mlp_module, mlp_out).weight.shape[0 if mlp_out == "c_proj" else 1])
         neuron_mask[list(units[index].neurons)] = 1
         zero_inputs(getattr(mlp_module, mlp_out), neuron_mask)
@@ -298,6 +334,8 @@ def gated_loss(model, ids, head_gates, neuron_gates, channel_gates):
         neuron_gates: ``[sequences, positions (or 1), layers, neurons]``.
         channel_gates: ``[sequences, positions (or 1), hidden]``.
     """
+    import copy
+
     import torch
 
     places = {
@@ -308,14 +346,19 @@ def gated_loss(model, ids, head_gates, neuron_gates, channel_gates):
     base_name, layers, attention, mlp, embedding = places.get(model.config.model_type, default)
     behind = ("post_attention_layernorm", "post_feedforward_layernorm")
     written = behind if model.config.model_type in ("gemma2", "gemma3_text", "olmo2") else (attention, mlp)
+    model = copy.deepcopy(model)
     base = model.get_submodule(base_name)
     width = getattr(model.config, "head_dim", None) or model.config.hidden_size // model.config.num_attention_heads
     hooks = []
     for number, layer in enumerate(base.get_submodule(layers)):
         heads = head_gates[:, :, number].repeat_interleave(width, -1)
         neurons = neuron_gates[:, :, number]
+        if hasattr(layer.mlp, "experts"):
+            every = range(neurons.shape[-1])
+            layer.mlp.forward = functools.partial(mixture, layer.mlp, model.config, kept=every, factors=neurons)
+            written, neurons = (attention, "mlp"), 1
         for path, last, factor in ((attention, written[0], heads), (mlp, written[1], neurons)):
-            module = layer.get_submodule(path)
+            module = layer.get_submodule("mlp" if last == "mlp" else path)
             hooks.append(module.register_forward_pre_hook(lambda _m, inputs, f=factor: (inputs[0] * f, *inputs[1:])))
             hooks.append(layer.get_submodule(last).register_forward_hook(lambda _m, _i, out: out * channel_gates))
     hooks.append(base.get_submodule(embedding).register_forward_hook(lambda _m, _i, out: out * channel_gates))

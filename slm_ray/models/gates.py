@@ -1,9 +1,9 @@
 """Gradients of unit gates: how the loss would change if a head, a neuron or a channel were absent.
 
-Every query head and every neuron of the teacher has a gate that multiplies its output: 1 for a kept unit, 0 for a
-dropped one. The gradient is taken in both cases, so that a dropped unit can show that it is missed. First-order pruning
-by gate gradients is Molchanov et al., arXiv 1906.10771; gradients of dropped units, so that they may return, are the
-idea of RigL (arXiv 1911.11134) and of movement pruning (arXiv 2005.07683).
+Every query head and every neuron (of a mixture, every expert) of the teacher has a gate that multiplies its output: 1
+for a kept unit, 0 for a dropped one. The gradient is taken in both cases, so that a dropped unit can show that it is
+missed. First-order pruning by gate gradients is Molchanov et al., arXiv 1906.10771; gradients of dropped units, so
+that they may return, are the idea of RigL (arXiv 1911.11134) and of movement pruning (arXiv 2005.07683).
 """
 
 from __future__ import annotations
@@ -139,12 +139,16 @@ class GatedTeacher:
         self._masks: Masks | None = None
         self._found: dict[tuple[str, int], torch.Tensor] = {}
         self._hidden: torch.Tensor | None = None
+        self._batch = 1
         self._install()
 
     def _install(self) -> None:
         for number, layer in enumerate(layers_of(self._base, self.family)):
             for kind, names in (("heads", self.family.attention), ("neurons", self.family.mlp)):
-                layer.get_submodule(names.output).register_forward_pre_hook(self._gate_input(kind, number))
+                if names.experts:
+                    layer.get_submodule(names.experts).register_forward_pre_hook(self._gate_experts(number))
+                else:
+                    layer.get_submodule(names.output).register_forward_pre_hook(self._gate_input(kind, number))
                 layer.get_submodule(names.written).register_forward_hook(self._watch_write)
 
     def _gate_input(self, kind: str, number: int) -> Callable[[nn.Module, Any], Any]:
@@ -153,6 +157,21 @@ class GatedTeacher:
                 self._found[kind, number] = sums
 
             return (_Gate.apply(inputs[0], self._gate_values(kind, number, inputs[0].dtype), keep),)
+
+        return hook
+
+    def _gate_experts(self, number: int) -> Callable[[nn.Module, Any], Any]:
+        """Multiply the weights that the router gives to experts; whom it chooses stays the same."""
+
+        def hook(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            def keep(sums: torch.Tensor) -> None:
+                self._found["neurons", number] = sums
+
+            tokens, chosen, weights = inputs
+            count = self.architecture.layers[number].intermediate_size
+            whole = weights.new_zeros(len(weights), count).scatter(1, chosen, weights).unflatten(0, (self._batch, -1))
+            gated = _Gate.apply(whole, self._gate_values("neurons", number, weights.dtype), keep)
+            return tokens, chosen, gated.flatten(0, 1).gather(1, chosen)
 
         return hook
 
@@ -177,7 +196,7 @@ class GatedTeacher:
             ids: ``[batch, sequence]`` token ids.
             masks: Which units are present; all of them by default.
         """
-        self._masks, self._found, self._hidden = masks, {}, None
+        self._masks, self._found, self._hidden, self._batch = masks, {}, None, len(ids)
         ids = ids.to(self.device)
         rows = functional.embedding(ids, self._embedding)
         embedded = (rows * rows.new_tensor(self._scales[0])).requires_grad_(True)

@@ -119,15 +119,18 @@ class _ActivationPass:
         self.heads = np.zeros((count, shape.num_attention_heads))
         self.hidden = np.zeros(teacher.hidden_size)
         self.influence = np.zeros(count)
+        self.routed = np.zeros_like(self.neurons)  # tokens that went to each expert
         self.tokens = 0
 
     def watch(self, base: Any, family: Family) -> list[Any]:
         """Hook a model; returns the hooks, to be removed."""
         hooks = []
         for number, layer in enumerate(layers_of(base, family)):
-            attention, mlp = layer.get_submodule(family.attention.output), layer.get_submodule(family.mlp.output)
+            attention, mlp = layer.get_submodule(family.attention.output), family.mlp
             hooks.append(attention.register_forward_pre_hook(lambda _m, x, n=number: self._heads(n, x[0])))
-            hooks.append(mlp.register_forward_pre_hook(lambda _m, x, n=number: self._neurons(n, x[0])))
+            units = layer.get_submodule(mlp.experts or mlp.output)
+            watch = self._experts if mlp.experts else self._neurons
+            hooks.append(units.register_forward_pre_hook(lambda m, x, n=number, see=watch: see(n, m, *x)))
             hooks.append(layer.register_forward_hook(lambda _m, x, y, n=number: self._layer(n, x[0], y)))
         return hooks
 
@@ -135,8 +138,15 @@ class _ActivationPass:
         split = x.flatten(0, -2).float().unflatten(-1, (-1, self.head_dim))
         self.heads[number] += split.norm(dim=-1).sum(0).double().numpy()
 
-    def _neurons(self, number: int, x: torch.Tensor) -> None:
+    def _neurons(self, number: int, _module: Any, x: torch.Tensor) -> None:
         self.neurons[number] += x.flatten(0, -2).float().abs().sum(0).double().numpy()
+
+    def _experts(self, number: int, module: Any, x: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor) -> None:
+        for slot, weight in zip(chosen.split(1, 1), weights.split(1, 1), strict=True):
+            written = module.forward(x, slot, weight)  # not called, for this hook would see it
+            index = slot[:, 0].cpu().numpy()
+            np.add.at(self.neurons[number], index, written.float().norm(dim=-1).double().cpu().numpy())
+            np.add.at(self.routed[number], index, 1)
 
     def _layer(self, number: int, before: torch.Tensor, after: torch.Tensor) -> None:
         before, after = before.flatten(0, -2).float(), after.flatten(0, -2).float()
@@ -149,7 +159,8 @@ class _ActivationPass:
 def activation_scores(runner: SubnetRunner, ids: torch.Tensor) -> UnitScores:
     """Mean size of each unit's output, and block influence for layers, in one forward pass.
 
-    Neurons: mean absolute activation. Heads: mean norm of a head's output. Residual channels: mean share of the
+    Neurons: mean absolute activation. Experts: mean norm of what the router's weight lets through, over the tokens that
+    go to them (REAP, arXiv 2510.13999). Heads: mean norm of a head's output. Residual channels: mean share of the
     normalised residual stream. (Minitron, arXiv 2407.14679.) Layers: block influence, one minus the cosine between what
     enters and what leaves (ShortGPT, arXiv 2403.03853).
 
@@ -166,7 +177,7 @@ def activation_scores(runner: SubnetRunner, ids: torch.Tensor) -> UnitScores:
         "layers": found.influence,
         "kv_heads": _by_group(found.heads, runner.teacher.layers[0].num_key_value_heads),
         "query_heads": found.heads,
-        "neurons": found.neurons,
+        "neurons": found.neurons * np.where(found.routed, found.tokens / np.maximum(found.routed, 1), 1),
     }
     means = {name: values / max(found.tokens, 1) for name, values in sums.items()}
     return UnitScores.from_arrays("activation", means, comparable=False)

@@ -6,9 +6,9 @@ before it are reconstructed already):
 
 - Projections that read the stream (queries, keys, values, gate, up) are fitted to the teacher's projections of the
   teacher's stream. This also compensates for dropped residual channels.
-- Projections that write to it (attention output, MLP output) are fitted to the change of the teacher's stream from here
-  to the student's next sub-layer, which compensates for sub-layers dropped in between, plus a part of the error that
-  the student's stream has accumulated.
+- Projections that write to it (attention output, MLP output, one map behind all experts of a mixture) are fitted to the
+  change of the teacher's stream from here to the student's next sub-layer, which compensates for sub-layers dropped in
+  between, plus a part of the error that the student's stream has accumulated.
 
 Each fit is a ridge regression towards the present weights, so directions without evidence in the text keep theirs, and
 little text changes little.
@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from slm_ray.models.extraction import build_with, embedding_ratio
 from slm_ray.models.families import HIDDEN, Family
@@ -184,7 +185,7 @@ class _Student:
         indices = layer_indices(units, None, self.teacher) | {HIDDEN: None}
         whole = dict(layer_slices(teacher.state, self.apart.family, units, indices))
         for name, reader in sub.readers.items():
-            tensor = whole[f"{name}.weight"].double()
+            tensor = whole[name].double()
             theirs = tensor.T if reader.is_transposed else tensor
             reader.add(theirs @ change, None)
 
@@ -209,7 +210,12 @@ class _Student:
             sums.add(inputs.flatten(0, 1).to(left.dtype), left.flatten(0, 1), counts)
             size += float((gain.square().sum(-1, dtype=torch.float64).flatten() * counts).sum())
         update = sums.solve(settings.write_prior / self.num_tokens)
-        sub.writer.add(update.weight, update.bias)
+        if sub.mixes:
+            sub.writer.add(update.weight @ sub.writer.weight.to(update.weight.dtype), None)
+            weight = update.weight.to(self.stream[0].dtype)
+            self._inputs = [inputs + nn.functional.linear(inputs, weight) for inputs in self._inputs]
+        else:
+            sub.writer.add(update.weight, update.bias)
         self.stream = [chunk + self._written(inputs) for chunk, inputs in zip(self.stream, self._inputs, strict=True)]
         _, number, kind = self.places[len(self.fits)]
         name, size = ("attention", "mlp")[kind], size or 1.0

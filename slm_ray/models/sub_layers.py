@@ -11,29 +11,32 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from slm_ray.models.extraction import layers_of
-from slm_ray.models.families import Axes, Family
+from slm_ray.models.families import Family
 from slm_ray.models.families.modeling.modeling_slm_ray import SkippedHeads, SkippedNeurons
 
 ATTENTION, MLP = 0, 1
 
 
 class Projection:
-    """A linear layer, seen with its weight as ``[out, in]`` whichever way its family keeps it."""
+    """A linear layer, seen with its weight as ``[out, in]`` whichever way its family keeps it.
 
-    def __init__(self, module: Any) -> None:
-        self.module = module
+    All experts of a mixture are one too: ``[experts, out, in]``.
+    """
+
+    def __init__(self, module: Any, name: str = "weight") -> None:
+        self.module, self._name = module, name
         self.is_transposed = isinstance(module, Conv1D)
 
     @property
     def weight(self) -> torch.Tensor:
         """``[out, in]``, a view."""
-        weight: torch.Tensor = self.module.weight.detach()
+        weight: torch.Tensor = getattr(self.module, self._name).detach()
         return weight.T if self.is_transposed else weight
 
     @property
     def bias(self) -> torch.Tensor | None:
         """``[out]``, or None."""
-        bias = self.module.bias
+        bias = getattr(self.module, "bias", None)
         return None if bias is None else bias.detach()
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -55,16 +58,21 @@ class SubLayer:
 
     norm: Any  # The norm before it
     module: Any  # The attention or the MLP
-    readers: dict[str, Projection]  # The projections that read the normalised stream, by their names within the layer
+    readers: dict[str, Projection]  # The projections that read the normalised stream, by their weights' names
     writer: Projection  # The projection that writes to the stream
     writer_path: tuple[Any, str]  # Its owner, and its name there
     post_norm: Any = None  # The norm behind it, if there is one
     gain: torch.Tensor | None = None  # ``[hidden]``, what that norm multiplies by
     scale: float = 1.0  # What its output is multiplied by before it is added to the stream
 
+    @property
+    def mixes(self) -> bool:
+        """It is a mixture of experts, and what is fitted is one map behind all that they write."""
+        return self.writer.weight.dim() > 2
+
     def written(self, inputs: torch.Tensor) -> torch.Tensor:
         """What is added to the stream ``[batch, sequence, hidden]``, from the writer's input."""
-        output = self.writer(inputs)
+        output = inputs if self.mixes else self.writer(inputs)
         output = output if self.post_norm is None else self.post_norm(output)
         return output if self.scale == 1 else output * self.scale
 
@@ -79,11 +87,13 @@ class SubLayer:
         return self.scale * size.rsqrt(), self.gain
 
     def inner(self, normed: torch.Tensor, call: dict[str, Any] | None) -> torch.Tensor:
-        """The writer's input.
+        """The writer's input; of a mixture, the output of its experts.
 
         ``normed``: ``[batch, sequence, hidden]``, normalised. ``call``: An attention's other arguments; None for an
         MLP. Returns ``[batch, sequence, in]``.
         """
+        if self.mixes:
+            return self.module(normed)
         owner, name = self.writer_path
         setattr(owner, name, nn.Identity())
         try:
@@ -124,12 +134,14 @@ class TakenApart:
         if isinstance(module, (SkippedHeads, SkippedNeurons)):
             return None
         parent, _, leaf = names.output.rpartition(".")
+        paths = {name: name.rpartition(".") for name, axes in names.tensors.items() if len(axes) > 1}
         readers = {
-            name.removesuffix(".weight"): Projection(owner.get_submodule(name.removesuffix(".weight")))
-            for name, axes in names.tensors.items()
-            if _is_matrix(name, axes) and not name.startswith(names.output)
+            name: Projection(owner.get_submodule(path), leaf)
+            for name, (path, _, leaf) in paths.items()
+            if not name.startswith(names.output)
         }
-        writer = Projection(owner.get_submodule(names.output))
+        experts = names.experts and Projection(owner.get_submodule(parent), leaf)
+        writer = experts or Projection(owner.get_submodule(names.output))
         norm = owner.get_submodule(names.norm) if names.norm else nn.Identity()
         post = owner.get_submodule(names.post_norm) if names.post_norm else None
         gain = None if post is None else post.weight + self.family.norm_offset
@@ -172,7 +184,3 @@ class TakenApart:
     def final_norm(self) -> Any:
         """The norm behind the last layer."""
         return self.model.get_submodule(self.family.final_norm)
-
-
-def _is_matrix(name: str, axes: Axes) -> bool:
-    return name.endswith(".weight") and len(axes) == 2

@@ -28,6 +28,14 @@ class Structure:
     max_position_embeddings: int  # The longest sequence the model is made for
     norms_per_sub_layer: int = 1  # Norms of attention and of MLP: one before or behind it, or both
     qk_norm_over_heads: bool = False  # The norms of queries and keys are over all heads at once, not per head
+    # Neurons of one expert of a mixture, whose layers have as many experts as ``intermediate_size`` says; 0: an MLP
+    expert_size: int = 0
+    experts_per_token: int = 0  # Experts that a mixture's router chooses for a token
+
+    @property
+    def mlp_unit(self) -> str:
+        """What ``intermediate_size`` counts, in words."""
+        return "experts" if self.expert_size else "neurons"
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary; fields with defaults only where they differ, so that older digests hold."""
@@ -41,7 +49,7 @@ class LayerShape:
 
     num_attention_heads: int
     num_key_value_heads: int
-    intermediate_size: int
+    intermediate_size: int  # MLP neurons, or a mixture's experts
     sliding_window: int = 0  # Tokens that attention looks back over, its own included; 0: over all of them
 
     def __post_init__(self) -> None:

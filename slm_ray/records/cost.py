@@ -11,9 +11,16 @@ def attention_matmul_params(structure: Structure, hidden_size: int, layer: Layer
     return hidden_size * structure.head_dim * (2 * heads + 2 * kv_heads)
 
 
-def mlp_matmul_params(structure: Structure, hidden_size: int, layer: LayerShape) -> int:
-    """Weights of the MLP's projections, biases not counted."""
-    return (3 if structure.gated_mlp else 2) * hidden_size * layer.intermediate_size
+def mlp_matmul_params(structure: Structure, hidden_size: int, layer: LayerShape, *, active: bool = False) -> int:
+    """Weights of the MLP's projections, biases not counted; of a mixture, all experts' and the router's.
+
+    ``active``: Only of the experts that one token goes through.
+    """
+    projections, units = 3 if structure.gated_mlp else 2, layer.intermediate_size
+    if not structure.expert_size or not units:
+        return projections * hidden_size * units
+    experts = structure.experts_per_token if active else units
+    return hidden_size * (projections * experts * structure.expert_size + units)
 
 
 def _norm_params(structure: Structure, hidden_size: int) -> int:
@@ -72,7 +79,8 @@ def flops_per_token(architecture: Architecture, sequence_length: int) -> int:
 
     A multiply and an add are two FLOPs. Attention scores and the weighted sum of values are counted over the whole
     sequence, not the causal half, as in PaLM (arXiv 2204.02311, appendix B) and torch's ``FlopCounterMode``, and over
-    no more than a layer's window. The output head is included; embedding look-ups, norms and activations are not.
+    no more than a layer's window. Of a mixture, a token's experts and the router count. The output head is included;
+    embedding look-ups, norms and activations are not.
     Training costs three times as much.
     """
     structure, hidden_size = architecture.structure, architecture.hidden_size
@@ -80,7 +88,7 @@ def flops_per_token(architecture: Architecture, sequence_length: int) -> int:
     attended = 0
     for layer in architecture.layers:
         weights += attention_matmul_params(structure, hidden_size, layer)
-        weights += mlp_matmul_params(structure, hidden_size, layer)
+        weights += mlp_matmul_params(structure, hidden_size, layer, active=True)
         attended += 2 * layer.num_attention_heads * structure.head_dim * attended_tokens(layer, sequence_length)
     return 2 * (weights + attended)
 

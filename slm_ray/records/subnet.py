@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slm_ray.config.digest import digest_json
-from slm_ray.records.architecture import Architecture, LayerShape
+from slm_ray.records.architecture import Architecture, LayerShape, Structure
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class LayerUnits:
     # For each kept key-value head, its kept query heads (the teacher's indices), ascending; as many for one as for
     # another
     query_heads: tuple[tuple[int, ...], ...]
-    neurons: tuple[int, ...]  # The teacher's MLP neurons that are kept, ascending. Empty: the MLP is skipped.
+    # The teacher's MLP neurons, or a mixture's experts, that are kept, ascending. Empty: the MLP is skipped.
+    neurons: tuple[int, ...]
 
     def shape_in(self, whole: LayerShape) -> LayerShape:
         """The sizes of this layer, cut out of a teacher's."""
@@ -54,7 +55,7 @@ class SubnetSpec:
             raise ValueError("at least one layer must keep attention")
         _check_indices("source layers", [layer.source for layer in self.layers], teacher.num_hidden_layers)
         for layer in self.layers:
-            _check_layer(layer, teacher.layers[layer.source])
+            _check_layer(layer, teacher.layers[layer.source], teacher.structure)
         shapes = (layer.shape_in(teacher.layers[layer.source]) for layer in self.layers)
         structure = teacher.structure
         if self.vocabulary is not None:
@@ -106,7 +107,7 @@ def _check_indices(what: str, indices: Sequence[int], count: int) -> None:
         raise ValueError(f"{what}: indices must ascend within 0..{count - 1}, got {to_ranges(indices)}")
 
 
-def _check_layer(layer: LayerUnits, shape: LayerShape) -> None:
+def _check_layer(layer: LayerUnits, shape: LayerShape, structure: Structure) -> None:
     name = f"layer {layer.source}"
     if not layer.kv_heads and not layer.neurons:
         raise ValueError(f"{name} keeps nothing: leave it out")
@@ -120,7 +121,11 @@ def _check_layer(layer: LayerUnits, shape: LayerShape) -> None:
             if any(head // per_group != kv_head for head in group):
                 raise ValueError(f"{name}: query heads {group} do not all belong to key-value head {kv_head}")
     if layer.neurons:
-        _check_indices(f"{name}, neurons", layer.neurons, shape.intermediate_size)
+        _check_indices(f"{name}, {structure.mlp_unit}", layer.neurons, shape.intermediate_size)
+        if len(layer.neurons) < structure.experts_per_token:
+            raise ValueError(
+                f"{name}: a token goes through {structure.experts_per_token} experts, got {len(layer.neurons)}"
+            )
 
 
 def full_subnet(teacher: Architecture) -> SubnetSpec:

@@ -173,15 +173,16 @@ class BoundAxis:
 def bind_axes(space: SearchSpace, teacher: Architecture, scores: Mapping[str, UnitScores]) -> dict[str, BoundAxis]:
     """Bind every axis to a teacher, those the space does not choose along included."""
     axes: dict[str, BoundAxis] = {}
-    start = 0
+    start, wanted = 0, space.axes_of(teacher)
     for name in AXES:
-        axis = space.axes.get(name)
+        axis = wanted.get(name)
         # Where attention is pruned everywhere the best layer gets one head back, so layers need an order that means
         # something even when all are kept: that of the heads.
-        ordering = axis or (space.axes.get("heads") if name == "layers" else None)
+        ordering = axis or (wanted.get("heads") if name == "layers" else None)
         order = _order(name, teacher, scores[ordering.order if ordering else NATURAL])
         units = order.shape[-1]
-        step = axis.step if axis else 64 if name in ("hidden", "neurons") else 1
+        wide = name == "hidden" or (name == "neurons" and not teacher.structure.expert_size)
+        step = axis.step if axis else 64 if wide else 1
         sizes = np.diff(np.append(np.arange(0, units, step), units)).astype(np.int64)
         if axis is None:
             axes[name] = BoundAxis(name, 1, sizes, order, is_count=True, least=len(sizes), free=False, start=start)

@@ -78,7 +78,7 @@ def teacher_rows(known: TeacherSizes, sequence_length: int) -> list[str]:
     return [
         f"{known.name}: {structure.family}, {known.note}",
         f"{architecture.num_hidden_layers} layers · width {architecture.hidden_size} · {heads} · "
-        f"{layer.intermediate_size} neurons · vocabulary {structure.vocab_size:,}",
+        f"{layer.intermediate_size} {structure.mlp_unit} · vocabulary {structure.vocab_size:,}",
         " · ".join(costs),
     ]
 

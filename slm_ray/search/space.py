@@ -13,6 +13,7 @@ import slm_ray
 from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import ConfigError, UserError, nearest, unknown_name
 from slm_ray.config.yaml_files import read_yaml
+from slm_ray.records.architecture import Architecture
 
 ORDERS = ("natural", "magnitude", "activation", "taylor")
 DEFAULT_ORDER = "taylor"
@@ -36,8 +37,10 @@ _RULES = {
     "heads": _Rules(per=("layer", "model"), step=1, least=0),
     "queries": _Rules(per=("layer", "model"), step=1, least=1, select=("count",)),
     "neurons": _Rules(per=("layer", "model"), step=64, least=0),
+    "experts": _Rules(per=("layer", "model"), step=1, least=0),
 }
-AXES = tuple(_RULES)
+AXES = tuple(name for name in _RULES if name != "experts")
+"""The axes of any teacher; a mixture's experts take the place of neurons."""
 _SPACE_FIELDS = ("name", "description", "order", "axes")
 
 
@@ -69,6 +72,14 @@ class SearchSpace:
     def orders(self) -> tuple[str, ...]:
         """The scores this space needs, sorted; ``natural`` is not among them, for it needs none."""
         return tuple(sorted({axis.order for axis in self.axes.values()} - {NATURAL}))
+
+    def axes_of(self, teacher: Architecture) -> dict[str, Axis]:
+        """What may be chosen of a teacher, by the names of ``AXES``; of a mixture, experts for ``neurons``."""
+        axes, needed = dict(self.axes), teacher.structure.experts_per_token
+        experts, neurons = axes.pop("experts", None), axes.pop("neurons", None)
+        if needed:
+            neurons = dataclasses.replace(experts, least=max(experts.least, needed)) if experts else None
+        return axes | ({"neurons": neurons} if neurons else {})
 
     def with_order(self, order: str) -> SearchSpace:
         """The same space with every axis ordered this way."""
@@ -150,10 +161,10 @@ def parse_space(value: Any, source: str) -> SearchSpace:
     given = value.get("axes")
     axes: dict[str, Axis] = {}
     if not isinstance(given, Mapping) or not given:
-        problems.append(f"axes: must be a mapping with at least one axis ({', '.join(AXES)}), got {given!r}")
+        problems.append(f"axes: must be a mapping with at least one axis ({', '.join(_RULES)}), got {given!r}")
         given = {}
-    problems.extend(f"axes.{name}: no such axis; {nearest(str(name), AXES)}" for name in given if name not in AXES)
-    for name in AXES:
+    problems.extend(f"axes.{name}: no such axis; {nearest(str(name), _RULES)}" for name in given if name not in _RULES)
+    for name in _RULES:
         if name in given and (axis := _parse_axis(name, given[name], order, problems)):
             axes[name] = axis
     if problems:

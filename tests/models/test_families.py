@@ -72,12 +72,12 @@ def test_costs_are_what_torch_counts(case):
         sizes = case.specs[axis].architecture_in(case.sizes)
         assert num_params(sizes) == sum(parameter.numel() for parameter in student.parameters()), axis
         assert config_architecture(student.config) == sizes, axis
-    student, sizes = case.students["everything"], case.specs["everything"].architecture_in(case.sizes)
-    usual = student.config._attn_implementation
-    student.set_attn_implementation("eager")  # torch does not count the fused kernel on a CPU
+    student, sizes = case.cut(case.specs["everything"]), case.specs["everything"].architecture_in(case.sizes)
+    student.set_attn_implementation("eager")  # torch does not count the fused kernels on a CPU
+    if sizes.structure.expert_size:
+        student.set_experts_implementation("eager")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         student(IDS[:, :4], use_cache=False)  # within every window
-    student.set_attn_implementation(usual)
     assert flops_per_token(sizes, 4) * 8 == counter.get_total_flops()
     with torch.no_grad():
         cache = student(IDS[:, :4], use_cache=True).past_key_values
@@ -118,7 +118,8 @@ def test_saved_students_come_back_bit_for_bit(case, tmp_path):
         assert base_family(AutoConfig.from_pretrained(tmp_path / axis)) is case.family
     half = extract(case.state, case.config, case.family, case.specs["everything"], dtype=torch.bfloat16)
     exact = logits_of(case.students["everything"])
-    assert (logits_of(half).float() - exact).abs().max() < 0.15 * exact.abs().max()
+    away = (logits_of(half).float() - exact).abs()  # rounding sends some tokens to other experts
+    assert (away.mean() if case.sizes.structure.expert_size else away.max()) < 0.15 * exact.abs().max()
 
 
 def test_every_weight_learns_and_checkpointing_changes_nothing(case):

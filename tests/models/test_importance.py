@@ -9,7 +9,7 @@ from slm_ray.models.importance import activation_scores, magnitude_scores, taylo
 from slm_ray.models.runner import SubnetRunner
 from slm_ray.models.scores import cached_scores
 from tests.models.tiny import tiny_family, tiny_ids, tiny_model
-from tests.references import unit_outputs, unit_tensors
+from tests.references import mixture, unit_outputs, unit_tensors
 
 ARRAYS = ("hidden", "layers", "kv_heads", "query_heads", "neurons")
 
@@ -87,6 +87,25 @@ def test_activation_scores_are_mean_sizes_of_outputs(name):
         assert scores.layers[layer] == pytest.approx(float((1 - cosine).mean()), rel=1e-4, abs=1e-5)
         hidden += (after / after.norm(dim=-1, keepdim=True)).abs().mean(0).numpy()
     np.testing.assert_allclose(scores.hidden, hidden, rtol=1e-4)
+
+
+def test_experts_score_the_mean_size_of_what_they_write_for_their_tokens():
+    model, family = tiny_model("qwen3_moe"), tiny_family("qwen3_moe")
+    runner, ids = SubnetRunner(model.state_dict(), model.config, family), tiny_ids(batch=5)
+    scores, mlp, seen = activation_scores(runner, ids), model.model.layers[1].mlp, []
+    hook = mlp.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].flatten(0, 1)))
+    with torch.no_grad():
+        model(ids)
+        hook.remove()
+        x, every = seen[0], range(model.config.num_experts)
+        sizes = [mixture(mlp, model.config, x, every, torch.eye(len(every))[expert]).norm(dim=-1) for expert in every]
+        goes = torch.stack(sizes) > 0
+        wanted = (torch.stack(sizes).sum(1) / goes.sum(1)).numpy()
+    np.testing.assert_allclose(scores.neurons[1], wanted, rtol=1e-4)
+    assert scores.neurons.shape == (3, 8) and not scores.comparable
+    weights = magnitude_scores(model.state_dict(), family, runner.teacher).neurons[1]
+    own = [mlp.gate.weight, mlp.experts.gate_up_proj, mlp.experts.down_proj]
+    np.testing.assert_allclose(weights, [norm([tensor[expert] for tensor in own]) for expert in every], rtol=1e-5)
 
 
 def same(first, second) -> bool:

@@ -13,6 +13,8 @@ PARAMS = {
     "HuggingFaceTB/SmolLM2-1.7B": 1_711_376_384, "openai-community/gpt2": 124_439_808,
     "openai-community/gpt2-medium": 354_823_168, "openai-community/gpt2-large": 774_030_080,
     "openai-community/gpt2-xl": 1_557_611_200, "openlm-research/open_llama_3b": 3_426_473_600,
+    "Qwen/Qwen3-30B-A3B": 30_532_122_624,
+    "allenai/OLMoE-1B-7B-0924": 6_919_161_856,
     "Qwen/Qwen2.5-0.5B": 494_032_768, "Qwen/Qwen3-0.6B": 596_049_920, "google/gemma-3-270m": 268_098_176,
     "google/gemma-3-1b-pt": 999_885_952, "HuggingFaceTB/SmolLM3-3B": 3_075_098_624,
     "allenai/OLMo-2-0425-1B": 1_484_916_736,

@@ -60,6 +60,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 if order == "transformers first":
     import slm_ray
 torch.set_num_threads(1)
+def near(a, b):  # grouped products of experts depend on where in memory weights lie
+    return (a - b).abs().max() < 1e-5
 torch.manual_seed(0)
 folders = sorted(pathlib.Path(students).iterdir())
 if order != "no slm_ray":
@@ -81,17 +83,17 @@ for folder in folders:
     assert is_plain == type(model).__module__.startswith("transformers.models."), type(model)
     expected = torch.load(folder / "expected.pt")
     with torch.no_grad():
-        assert torch.equal(model(expected["ids"]).logits, expected["logits"]), folder
+        assert near(model(expected["ids"]).logits, expected["logits"]), folder
         base = AutoModel.from_pretrained(folder, **flags)
         hidden = model.base_model(expected["ids"]).last_hidden_state
-        assert torch.equal(base(expected["ids"]).last_hidden_state, hidden), folder
+        assert near(base(expected["ids"]).last_hidden_state, hidden), folder
     tokens = model.generate(expected["ids"], max_new_tokens=5, min_new_tokens=5, do_sample=False, pad_token_id=0)
     assert torch.equal(tokens, expected["tokens"]), folder
-    if folder.name.startswith("granite"):  # has no classifier
+    if folder.name.startswith(("granite", "olmoe")):  # have no classifier
         continue
     judge = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3, pad_token_id=0, **flags)
     assert judge(expected["ids"]).logits.shape == (1, 3)
-    assert torch.equal(judge.base_model(expected["ids"]).last_hidden_state, hidden), folder
+    assert near(judge.base_model(expected["ids"]).last_hidden_state, hidden), folder
 """
 
 

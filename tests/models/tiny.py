@@ -16,10 +16,13 @@ from transformers import (
     LlamaConfig,
     MinistralConfig,
     MistralConfig,
+    MixtralConfig,
     Olmo2Config,
+    OlmoeConfig,
     Phi3Config,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
     SmolLM3Config,
     StableLmConfig,
 )
@@ -39,6 +42,7 @@ _GQA = {**_SIZES, "num_key_value_heads": 2, "intermediate_size": 24}
 _NEOX = {**_SIZES, "intermediate_size": 24}
 _LOCAL = {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
 _ONE_KV = {**_GQA, "num_key_value_heads": 1, "head_dim": 12}
+_EXPERTS = {"num_experts": 8, "num_experts_per_tok": 3}
 _GPT2 = {**_SIZES, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 
 # Name to config; "llama" has grouped queries and every bias, "qwen3" heads that do not fill the hidden size.
@@ -73,6 +77,10 @@ _CONFIGS |= {
         "rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}}),
     "phi3_local": (Phi3Config, {**_GQA, "sliding_window": 5, "num_key_value_heads": 4, "tie_word_embeddings": True}),
     "stablelm": (StableLmConfig, {**_GQA, "use_qkv_bias": True}),
+    "mixtral": (MixtralConfig, {**_GQA, "num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": 5}),
+    "qwen3_moe": (Qwen3MoeConfig, {**_GQA, **_EXPERTS, "head_dim": 12, "moe_intermediate_size": 16,
+                                   "norm_topk_prob": True, "attention_bias": True, "tie_word_embeddings": True}),
+    "olmoe": (OlmoeConfig, {**_GQA, **_EXPERTS, "clip_qkv": 2.0}),
 }  # fmt: skip
 ALL = tuple(_CONFIGS)
 
@@ -134,9 +142,12 @@ def random_spec(teacher: Architecture, seed: int, *, drop_hidden: bool = True) -
             kv_heads = () if skip == "attention" else _some(rng, shape.num_key_value_heads)
             kept = rng.randint(1, group)
             queries = tuple(tuple(sorted(rng.sample(range(kv * group, (kv + 1) * group), kept))) for kv in kv_heads)
-            neurons = () if skip == "mlp" else _some(rng, shape.intermediate_size)
+            least = max(1, teacher.structure.experts_per_token)
+            neurons = () if skip == "mlp" else _some(rng, shape.intermediate_size, least)
             layers.append(LayerUnits(source, kv_heads, queries, neurons))
     hidden = _some(rng, teacher.hidden_size, least=8) if drop_hidden else tuple(range(teacher.hidden_size))
+    if teacher.structure.expert_size:  # torch's grouped products want rows of whole 16 bytes
+        hidden = hidden[: len(hidden) // 8 * 8]
     return SubnetSpec(hidden, tuple(layers))
 
 

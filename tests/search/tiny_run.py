@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 TRIALS = 24
 LENGTH = 32
@@ -80,15 +80,16 @@ def make_tokenizer(text: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
 
 
-def make_teacher(folder: Path, text: str, steps: int = 80) -> None:
-    """A Llama of four layers with grouped queries, trained until its layers differ in worth."""
+def make_teacher(folder: Path, text: str, steps: int = 80, kind: str = "llama", **sizes: Any) -> None:
+    """A Llama (or another kind) of four layers with grouped queries, trained until its layers differ in worth."""
     torch.manual_seed(0)
     tokenizer = make_tokenizer(text)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=48, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=64, max_position_embeddings=64, tie_word_embeddings=True, bos_token_id=None, eos_token_id=0,
+    config = AutoConfig.for_model(
+        kind, vocab_size=len(tokenizer), hidden_size=48, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, intermediate_size=64, max_position_embeddings=64, tie_word_embeddings=True,
+        bos_token_id=None, eos_token_id=0, **sizes,
     )  # fmt: skip
-    model = LlamaForCausalLM(config)
+    model = AutoModelForCausalLM.from_config(config)
     ids = torch.tensor(tokenizer(text)["input_ids"])
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
     for _ in range(steps):

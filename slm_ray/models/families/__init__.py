@@ -29,7 +29,9 @@ from slm_ray.models.families.gpt_neox import GPT_NEOX
 from slm_ray.models.families.granite import GRANITE
 from slm_ray.models.families.llama import LLAMA
 from slm_ray.models.families.mistral import MINISTRAL, MISTRAL
+from slm_ray.models.families.mixtral import MIXTRAL
 from slm_ray.models.families.olmo2 import OLMO2
+from slm_ray.models.families.olmoe import OLMOE
 from slm_ray.models.families.phi3 import PHI3
 from slm_ray.models.families.positions import (
     LEARNED,
@@ -41,6 +43,7 @@ from slm_ray.models.families.positions import (
 )
 from slm_ray.models.families.qwen2 import QWEN2
 from slm_ray.models.families.qwen3 import QWEN3
+from slm_ray.models.families.qwen3_moe import QWEN3_MOE
 from slm_ray.models.families.smollm3 import SMOLLM3
 from slm_ray.models.families.stablelm import STABLELM
 from slm_ray.records.architecture import Architecture
@@ -54,8 +57,8 @@ __all__ = [
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
-        GEMMA2, GEMMA3, GPT2, GPT_NEOX, GRANITE, LLAMA, MINISTRAL, MISTRAL, OLMO2, PHI3, POSITIONS, QWEN2, QWEN3,
-        SMOLLM3, STABLELM,
+        GEMMA2, GEMMA3, GPT2, GPT_NEOX, GRANITE, LLAMA, MINISTRAL, MISTRAL, MIXTRAL, OLMO2, OLMOE, PHI3, POSITIONS,
+        QWEN2, QWEN3, QWEN3_MOE, SMOLLM3, STABLELM,
     )
 }  # fmt: skip
 

@@ -19,7 +19,7 @@ from slm_ray.records.architecture import Architecture, LayerShape, Structure
 HIDDEN = "hidden"  # residual channels
 QUERIES = "queries"  # query heads x head_dim
 KEYS = "keys"  # key-value heads x head_dim
-NEURONS = "neurons"  # MLP neurons
+NEURONS = "neurons"  # MLP neurons, or a mixture's experts
 QKV_PER_HEAD = "qkv_per_head"  # per head: its query, key and value rows (GPT-NeoX)
 QKV_STACKED = "qkv_stacked"  # all queries, then all keys, then all values (GPT-2, Phi-3)
 GATE_UP = "gate_up"  # all neurons' gates, then all neurons' ups (Phi-3)
@@ -39,11 +39,12 @@ class SubLayerNames:
     output: str  # The projection that writes to the residual stream; its input is the heads or the neurons
     tensors: Mapping[str, Axes]  # Name within the layer to axes, the norms' tensors included
     post_norm: str | None = None  # The norm behind it, before the residual addition
+    experts: str | None = None  # A mixture's experts: called with tokens, their experts, and the router's weights
 
     @property
     def written(self) -> str:
         """The module whose output is added to the residual stream."""
-        return self.post_norm or self.output
+        return self.post_norm or (self.module if self.experts else self.output)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from slm_ray.models.families.base import (
@@ -32,9 +33,13 @@ def llama_like(
     norms: Norms = ("input_layernorm", "post_attention_layernorm"),
     post_norms: Norms = (None, None),
     qk_norms: tuple[Axes, Axes] = ((None,), (None,)),
+    experts: bool = False,
     **changes: Any,
 ) -> Family:
-    """A family with Llama's tensor names; ``norms`` stand before attention and MLP, ``post_norms`` behind them."""
+    """A family with Llama's tensor names; ``norms`` stand before attention and MLP, ``post_norms`` behind them.
+
+    ``experts``: Each MLP is a mixture, with a router ``mlp.gate`` and all experts in two tensors.
+    """
     attention = {
         **linear("self_attn.q_proj", QUERIES, HIDDEN),
         **linear("self_attn.k_proj", KEYS, HIDDEN),
@@ -48,6 +53,15 @@ def llama_like(
         **linear("mlp.up_proj", NEURONS, HIDDEN),
         **linear("mlp.down_proj", HIDDEN, NEURONS),
     }
+    down = "mlp.down_proj"
+    if experts:
+        down = "mlp.experts.down_proj"
+        mlp = {
+            "mlp.gate.weight": (NEURONS, HIDDEN),
+            "mlp.experts.gate_up_proj": (NEURONS, None, HIDDEN),
+            down: (NEURONS, HIDDEN, None),
+        }
+    mlp_names = sub_layer("mlp", norms[1], down, mlp, post_norms[1])
     fields: dict[str, Any] = {
         "model_type": model_type,
         "stem": stem,
@@ -57,7 +71,7 @@ def llama_like(
             "model.embed_tokens.weight": (None, HIDDEN), **norm("model.norm"), HEAD: (None, HIDDEN),
         },
         "attention": sub_layer("self_attn", norms[0], "self_attn.o_proj", attention, post_norms[0]),
-        "mlp": sub_layer("mlp", norms[1], "mlp.down_proj", mlp, post_norms[1]),
+        "mlp": replace(mlp_names, experts="mlp.experts" if experts else None),
         "structure": structure,
     }  # fmt: skip
     return Family(**{**fields, **changes})

@@ -64,6 +64,11 @@ _PUBLISHED: dict[str, dict[str, Any]] = {
                                      max_position_embeddings=4096),
     "Qwen/Qwen3-0.6B": _llama(1024, 28, 16, 8, 3072, 151936, model_type="qwen3", head_dim=128,
                               max_position_embeddings=40960),
+    "Qwen/Qwen3-30B-A3B": _llama(2048, 48, 32, 4, 6144, 151936, model_type="qwen3_moe", head_dim=128, num_experts=128,
+                                 num_experts_per_tok=8, moe_intermediate_size=768, tie_word_embeddings=False,
+                                 max_position_embeddings=40960),
+    "allenai/OLMoE-1B-7B-0924": _llama(2048, 16, 16, 16, 1024, 50304, model_type="olmoe", tie_word_embeddings=False,
+                                       max_position_embeddings=4096),
     "Qwen/Qwen2.5-0.5B": _llama(896, 24, 14, 2, 4864, 151936, model_type="qwen2", max_position_embeddings=32768),
 }  # fmt: skip
 

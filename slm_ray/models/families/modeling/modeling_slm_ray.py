@@ -4,7 +4,7 @@ This file and the family's own are copied beside the weights of every student th
 express, so that ``AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`` works where slm_ray is not
 installed. They need only torch and transformers. Sizes come from the ``per_layer_config`` field of config.json
 (transformers 5): a layer may override ``num_attention_heads``, ``num_key_value_heads`` and ``intermediate_size``
-(GPT-2: ``n_inner``), and ``skip`` its ``attention`` or its ``mlp``.
+(GPT-2: ``n_inner``, mixtures: the number of experts), and ``skip`` its ``attention`` or its ``mlp``.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class PerLayerConfig:
         """The rotary parameters are a teacher's, checked there; some families derive a head's width to check them."""
 
     def layer_sizes(self) -> list[dict[str, int]]:
-        """Heads, key-value heads and MLP neurons of every layer, 0 where a sub-layer is skipped.
+        """Heads, key-value heads and MLP neurons (or experts) of every layer, 0 where a sub-layer is skipped.
 
         ``config.num_attention_heads`` itself raises where layers differ: transformers refuses a single answer.
         """
@@ -100,7 +100,8 @@ class PerLayerConfig:
             skipped = frozenset(getattr(layer, "skip", None) or ())
             heads: Any = 0 if "attention" in skipped else layer.num_attention_heads
             kv_heads: Any = heads and (getattr(layer, "num_key_value_heads", None) or heads)
-            neurons: Any = getattr(layer, "n_inner", None) or getattr(layer, "intermediate_size", 0)
+            names = ("n_inner", "num_experts", "num_local_experts", "intermediate_size")
+            neurons: Any = next(filter(None, (getattr(layer, name, 0) for name in names)))
             sizes.append({
                 "num_attention_heads": heads, "num_key_value_heads": kv_heads,
                 "intermediate_size": 0 if "mlp" in skipped else neurons,
@@ -162,6 +163,8 @@ class PerLayerModel(SavesCode):
                 attention.layer_idx = next(places[kinds[index]])
             if "mlp" in skipped:
                 self._skip(layer, self.mlp_name, SkippedNeurons())
+            elif experts := getattr(getattr(layer, self.mlp_name[0]), "experts", None):
+                experts.config = own
             layers.append(layer)
         base: Any = self.base_model  # type: ignore[attr-defined]
         if hasattr(base, "rotary_emb"):  # some kinds look for the number of heads, which differs, whenever they run
