@@ -41,7 +41,7 @@ class TokenizerConfig(Config):
     model: str | None = option(None, "extend, trim: model folder, hub id, .gguf file or smollm2-135m")
     add: int = option(4096, "extend: new tokens", ge=1)
     keep: int = option(16384, "trim: tokens in all", ge=1)
-    general: float = option(0.2, "trim: share of the model's own text in what tokens are worth", ge=0, le=1)
+    general: float = option(0.2, "trim: share of any other text in what tokens are worth", ge=0, le=1)
     tokenizer: str | None = option(None, "extend: folder of a tokenizer extended before, instead of learning tokens")
     out: str | None = option(None, "folder to write; the same command again leaves it as it is")
 
@@ -175,7 +175,7 @@ def _trim(config: TokenizerConfig, out: Path, console: Console) -> None:
     }  # fmt: skip
     if _is_there(out, made_from):
         return
-    order = keep_order(teacher, corpus, config.general, console)
+    order = keep_order(teacher.tokenizer(), corpus, config.general)
     kept = order.first(config.keep)
     trimmed, old = order.vocabulary.trim(kept), order.vocabulary.tokenizer
     spec = with_vocabulary(teacher.architecture(), kept)

@@ -128,7 +128,9 @@ class _Student:
         kept = hidden_index(spec, teacher)
         self.hidden: Index = kept if kept is None else kept.to(self.device)
         self.num_tokens = sum(batch.numel() for batch in batches)
-        self.stream: Chunks = [self.apart.begin(batch) for batch in batches]
+        rows = None if spec.vocabulary is None else torch.tensor(spec.vocabulary, device=self.device)
+        own = batches if rows is None else [torch.searchsorted(rows, batch) for batch in batches]
+        self.stream: Chunks = [self.apart.begin(batch) for batch in own]
         self.entry, self._entry_layer = self.stream, -1
         self.places = [
             (2 * units.source + kind, number, kind)
@@ -307,7 +309,8 @@ def reconstruct(
         config: The teacher's config.
         family: Its family.
         students: Extracted students, of the same type, each with its spec.
-        ids: ``[sequences, length]`` token ids to fit on; at least as many as neurons in a layer.
+        ids: ``[sequences, length]`` of the teacher's token ids to fit on, which all students keep; at least as many as
+            neurons in a layer.
         settings: The defaults if None.
         on_layer: Called with the number of the teacher's layers that are done.
 

@@ -40,6 +40,7 @@ class SubnetRunner:
         self.dtype, self.device = self._embedding.dtype, self._embedding.device
         self._rotary: nn.Module | None = None
         self._last: tuple[SubnetSpec, Any] | None = None
+        self._kept: tuple[tuple[int, ...], torch.Tensor, torch.Tensor] | None = None  # ids, and their rows of the head
 
     @torch.no_grad()
     def hidden_states(
@@ -128,10 +129,16 @@ class SubnetRunner:
 
     @torch.no_grad()
     def token_losses(self, spec: SubnetSpec, ids: torch.Tensor) -> torch.Tensor:
-        """The loss of every next token.
+        """The loss of every next token, among those that the sub-network keeps.
 
-        ``ids``: ``[batch, sequence]`` token ids.
+        ``ids``: ``[batch, sequence]``, the teacher's token ids, all kept.
         """
         hidden = self.project(self.hidden_states(spec, ids)[:, :-1].flatten(0, 1), spec)
-        targets = ids[:, 1:].flatten().to(self.device)
-        return next_token_losses(hidden, self.head, targets, self.cap).view(len(ids), -1)
+        head, targets = self.head, ids[:, 1:].flatten().to(self.device)
+        if spec.vocabulary is not None:
+            if self._kept is None or self._kept[0] != spec.vocabulary:
+                rows = torch.tensor(spec.vocabulary, device=self.device)
+                self._kept = spec.vocabulary, rows, self.head[rows]
+            _, rows, head = self._kept
+            targets = torch.searchsorted(rows, targets)
+        return next_token_losses(hidden, head, targets, self.cap).view(len(ids), -1)

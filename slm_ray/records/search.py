@@ -31,6 +31,7 @@ class ModelShape(Part):
     num_attention_heads: Sizes
     num_key_value_heads: Sizes
     intermediate_size: Sizes
+    vocab_size: int
 
     @classmethod
     def of(cls, architecture: Architecture, source_layers: Sequence[int]) -> ModelShape:
@@ -41,6 +42,7 @@ class ModelShape(Part):
             num_attention_heads=tuple(layer.num_attention_heads for layer in architecture.layers),
             num_key_value_heads=tuple(layer.num_key_value_heads for layer in architecture.layers),
             intermediate_size=tuple(layer.intermediate_size for layer in architecture.layers),
+            vocab_size=architecture.structure.vocab_size,
         )
 
     @property

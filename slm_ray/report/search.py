@@ -215,7 +215,7 @@ def _sizes(model: MeasuredModel, teacher: Teacher | None) -> tuple[str, ...]:
     shape = model.architecture
     of = f" of {teacher.architecture.num_layers}" if teacher else ""
     heads, neurons = sizes_text(shape.num_attention_heads), sizes_text(shape.intermediate_size)
-    return f"{shape.num_layers}{of}", str(shape.hidden_size), heads, neurons
+    return f"{shape.num_layers}{of}", str(shape.hidden_size), heads, neurons, f"{shape.vocab_size:,}"
 
 
 def _weights(run: SearchRun, member: FrontMember) -> str:
@@ -227,7 +227,7 @@ def front_table(run: SearchRun) -> Table:
     """One row per model of the front, the largest first; winners are marked."""
     header = (
         "winner", "trial", "parameters", "of teacher", _CALIBRATION, _HELD_OUT, "× teacher", _FITTED, "layers", "width",
-        "heads", "neurons", "weights",
+        "heads", "neurons", "vocabulary", "weights",
     )  # fmt: skip
     whole = run.teacher.params if run.teacher else None
     members = tuple(reversed(run.front))

@@ -119,12 +119,15 @@ def sizes_text(values: Sequence[int]) -> str:
 
 
 def shape_text(shape: ModelShape, teacher: ModelShape | None = None) -> str:
-    """A shape in one phrase: ``24 of 30 layers · width 576 · 2–9 heads · 512–1536 neurons``."""
+    """A shape in one phrase: ``24 of 30 layers · width 576 · 2–9 heads · 512–1536 neurons · 24,576 tokens``."""
     if not shape.num_layers:
         return MISSING
     of = f" of {teacher.num_layers}" if teacher else ""
     heads, neurons = sizes_text(shape.num_attention_heads), sizes_text(shape.intermediate_size)
-    return f"{shape.num_layers}{of} layers · width {shape.hidden_size} · {heads} heads · {neurons} neurons"
+    return (
+        f"{shape.num_layers}{of} layers · width {shape.hidden_size} · {heads} heads · {neurons} neurons · "
+        f"{shape.vocab_size:,} tokens"
+    )
 
 
 def differs(a: float, a_stderr: float | None, b: float, b_stderr: float | None) -> bool | None:

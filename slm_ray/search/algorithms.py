@@ -62,17 +62,17 @@ def make_algorithm(
     return GeneticAlgorithm(name, stack, seed, population, len(objectives), screen)
 
 
-def seed_genes(stack: GenomeStack, count: int) -> list[IntArray]:
+def seed_genes(stack: GenomeStack, count: int, vocabulary: int | None = None) -> list[IntArray]:
     """Candidates by importance alone at sizes spread over the budget, largest first.
 
-    Each ranking gives those of the sizes it is meant for, or of all sizes where it is meant for any.
+    Each ranking gives those of the sizes it is meant for, or of all sizes where it is meant for any, with every
+    vocabulary or with one of them.
     """
     low, high = stack.reach()
     seeds: dict[bytes, IntArray] = {}
-    number = count if stack.sizes else max(1, count // len(stack.genomes))
+    number = max(1, count // len(stack.nearest(high, vocabulary)))
     for target in np.linspace(high, low, number):
-        own = stack.nearest(float(target))
-        for which in range(len(stack.genomes)) if own is None else [own]:
+        for which in stack.nearest(float(target), vocabulary):
             genes = stack.ranked(which, int(target))
             seeds.setdefault(genes.tobytes(), genes)
     return list(seeds.values())[:count]
@@ -104,6 +104,9 @@ class _StackMutation(Mutation):
 class GeneticAlgorithm:
     """A pymoo genetic algorithm, asked and told one generation at a time.
 
+    Where there are several vocabularies, the ranking's own choice at the largest size is measured with each before
+    pymoo begins; its first population has the best of them.
+
     Attributes:
         screen: What picks the offspring that are measured among several times as many; None to measure all
     """
@@ -117,10 +120,23 @@ class GeneticAlgorithm:
         ``first``: The first population; by default a third of it by importance alone, and the rest neighbours of these.
         """
         self.name, self.population, self.screen = name, population, screen
+        self._stack, self._seed, self._num_objectives, self._first = stack, seed, num_objectives, list(first)
+        self._tried: list[IntArray] = []  # the largest size with each vocabulary
+        self._algorithm: Any = None
+        self._generation: Population | None = None  # as pymoo made it
+        self._proposed = 0  # of it
+        self._told: list[Array] = []
+
+    def _begin(self) -> Population:
+        """Set up pymoo; its first population has the candidates that were tried already at its head."""
+        stack, population, tried, best = self._stack, self.population, self._tried, None
+        if tried:
+            best = int(np.argmin([row[0] for row in self._told[0]]))
         variation = Variation(stack)
-        seeds = list(first) or seed_genes(stack, max(1, population // 3))
-        sampling = first or _with_neighbours(seeds, variation, population, np.random.default_rng(seed))
-        self._algorithm = _KINDS[name](
+        seeds = self._first or [*tried, *seed_genes(stack, max(1, population // 3 - max(0, len(tried) - 1)), best)]
+        seeds = list({one.tobytes(): one for one in seeds}.values())
+        sampling = self._first or _with_neighbours(seeds, variation, population, np.random.default_rng(self._seed))
+        self._algorithm = _KINDS[self.name](
             pop_size=population,
             sampling=np.array(sampling),
             crossover=_StackCrossover(variation),
@@ -128,20 +144,22 @@ class GeneticAlgorithm:
             eliminate_duplicates=DefaultDuplicateElimination(),
         )
         self._problem = Problem(
-            n_var=stack.num_genes, n_obj=num_objectives, xl=stack.lower, xu=stack.upper, vtype=int
+            n_var=stack.num_genes, n_obj=self._num_objectives, xl=stack.lower, xu=stack.upper, vtype=int
         )  # fmt: skip
-        self._algorithm.setup(self._problem, termination=("n_gen", 10**9), seed=seed, verbose=False)
-        self._num_seeds = len(seeds)
-        self._generation: Population | None = None  # as pymoo made it
-        self._proposed = 0  # of it
-        self._told: list[Array] = []
+        self._algorithm.setup(self._problem, termination=("n_gen", 10**9), seed=self._seed, verbose=False)
+        self._num_seeds = self._proposed = len(seeds)
+        return self._algorithm.ask()
 
     def ask(self) -> list[Proposal]:
         """The seeds first, so that the rest of the first population has a front to be raced against."""
         if self._generation is None:
-            self._generation = self._algorithm.ask()
-            self._proposed = self._num_seeds
-            return [Proposal(one.X, "seed") for one in self._generation[: self._num_seeds]]
+            if len(self._stack.vocabularies) > 1 and not self._first and not self._tried:
+                self._tried = seed_genes(self._stack, len(self._stack.vocabularies))
+                return [Proposal(genes, "seed") for genes in self._tried]
+            self._generation = self._begin()
+            left = self._generation[len(self._tried) : self._num_seeds]
+            if len(left):
+                return [Proposal(one.X, "seed") for one in left]
         if self._proposed == len(self._generation):
             offspring = self._offspring()
             if offspring is None:
@@ -160,9 +178,8 @@ class GeneticAlgorithm:
 
     def tell(self, objectives: Array) -> None:
         """Hand pymoo a generation once it is complete; the two halves of the first one are handed over together."""
-        assert self._generation is not None, "asked before told"
         self._told.append(objectives)
-        if self._proposed < len(self._generation):
+        if self._generation is None or self._proposed < len(self._generation):
             return
         values, self._told = np.concatenate(self._told), []
         if self.screen is not None:

@@ -78,6 +78,11 @@ class FinishedSearch:
         before = read_record(self.path, SearchInputsRecord)
         inputs = prepare_inputs(self.config, console, before.precision)
         check_unchanged(self.path, before, inputs.record(), "have its candidates made again")
+        if not inputs.vocabularies.is_whole:
+            raise UserError(
+                f"candidates of {self.path} have vocabularies of their own, and proxies are compared over one: give a "
+                "search with --keep-vocabulary"
+            )
         progress = Progress(console, "unit importance", self.config.scores.importance_steps, "steps")
         stack = bind_genomes(self.config, inputs, rank_units(self.config, inputs, progress, workers))
         specs = {trial.trial: spec_of(stack, trial) for trial in self.trials if trial.trial in set(trials)}

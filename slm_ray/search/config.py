@@ -34,11 +34,11 @@ def short_batch_size(tokens: float, sequence_length: int) -> int:
 
 EFFORTS: dict[str, dict[str, int]] = {
     "quick": {
-        "trials": 2, "winners": 1, "calibration_tokens": 2048, "importance_steps": 10, "importance_tokens": 1024,
+        "trials": 3, "winners": 1, "calibration_tokens": 2048, "importance_steps": 10, "importance_tokens": 1024,
         "reconstruct_tokens": 8192,
     },
     "default": {
-        "trials": 5, "winners": 3, "calibration_tokens": 4096, "importance_steps": 20, "importance_tokens": 1024,
+        "trials": 7, "winners": 3, "calibration_tokens": 4096, "importance_steps": 20, "importance_tokens": 1024,
         "reconstruct_tokens": 20_480,
     },
     "thorough": {
@@ -73,9 +73,13 @@ class SpaceConfig(Config):
     space: str = option("fine", "search space: a name in search_spaces/ or a YAML file")
     teacher: str = option(BUNDLED_NAME, TEACHER_HELP)
     vocabulary: Count | None = option(
-        None, "tokens to keep: of the teacher's, those that the text needs [default: all]", ge=1
+        None, "tokens to keep, one number for all candidates [default: the space's choice]", ge=1
     )
-    general: float = option(0.2, "share of the teacher's own text in what tokens are worth", ge=0, le=1)
+    keep_vocabulary: bool = option(False, "leave the space's vocabulary axis out: keep all tokens")
+    general: float = option(
+        0.2, "where tokens may go: the share of other text in what they and candidates are measured by", ge=0,
+        lt=1,
+    )  # fmt: skip
     order: Literal["natural", "magnitude", "activation", "taylor"] | None = option(
         None, "unit order instead of the space file's"
     )

@@ -27,7 +27,7 @@ from slm_ray.runtime.hardware import device_of, matmul_flops_per_second
 from slm_ray.runtime.session import default_workers
 from slm_ray.search.config import EFFORTS, SearchConfig
 from slm_ray.search.evaluator import LATENCY_PASSES
-from slm_ray.search.inputs import check_fits, search_workers, space_of, tokens_to_write
+from slm_ray.search.inputs import check_fits, search_workers, sizes_to_try, space_of, tokens_to_write
 from slm_ray.search.registry import PROXIES
 from slm_ray.search.space import SearchSpace
 from slm_ray.search.unit_scores import needed_methods
@@ -63,8 +63,9 @@ class Sizes:
 
 def search_sizes(config: SearchConfig, space: SearchSpace, teacher: Architecture) -> Sizes:
     """The sizes of a search."""
-    budget, genome = check_fits(config, space, teacher)
-    reach = genome.reach(budget.quantity, config.length)
+    budget, genomes = check_fits(config, space, teacher)
+    least, most = zip(*(genome.reach(budget.quantity, config.length) for genome in genomes), strict=True)
+    reach, genome = (min(least), max(most)), genomes[0]
     middle = (max(budget.low, reach[0]) + min(budget.high, reach[1])) // 2
     candidate = genome.architecture(genome.ranked(middle, budget, config.length))
     return Sizes(teacher, budget, reach, genome.num_genes, candidate)
@@ -82,6 +83,9 @@ def forecast_search(config: SearchConfig, space: SearchSpace, sizes: Sizes, prec
     glances, beside = NUM_HOPELESS * GLANCE_TOKENS, 1  # of two baselines a little is enough; the third is measured
     final_flops = measure.held_out_tokens * ((front + beside) * part + whole) + glances * part
     final_flops += other * (winners * part + whole)
+    fits = config.reconstruction.reconstruct != "none"
+    written = float(tokens_to_write(config)) * whole  # before the search where it is measured on it
+    early = written if len(sizes_to_try(config, space, teacher)) > 1 and config.space.general else 0.0
     parts = [
         work(name="teacher and text", start_seconds=START_SECONDS["inputs"]),
         work(
@@ -90,11 +94,12 @@ def forecast_search(config: SearchConfig, space: SearchSpace, sizes: Sizes, prec
         ),
         work(
             name="search", tokens=_search_tokens(config), most_tokens=_search_tokens(config, raced=False),
-            flops=_search_tokens(config) * (part + _kl_flops(config, teacher)), start_seconds=START_SECONDS["search"],
+            flops=_search_tokens(config) * (part + _kl_flops(config, teacher)) + early,
+            start_seconds=START_SECONDS["search"],
         ),
         *([_finalists(config, whole, part)] if config.winners.finalists else []),
         work(name="winners", start_seconds=winners * START_SECONDS["winner"]),
-        *([_reconstruction(config, sizes, precision)] if config.reconstruction.reconstruct != "none" else []),
+        *([_reconstruction(config, sizes, precision, written - early)] if fits else []),
         work(
             name="held-out text",
             tokens=measure.held_out_tokens * (front + beside + 1) + glances + other * (winners + 1),
@@ -170,7 +175,7 @@ def _finalists(config: SearchConfig, whole: float, part: float) -> Work:
     )  # fmt: skip
 
 
-def _reconstruction(config: SearchConfig, sizes: Sizes, precision: str) -> Work:
+def _reconstruction(config: SearchConfig, sizes: Sizes, precision: str, writing: float) -> Work:
     """Fits, the calibration text after, and before where the search does not measure it, the held-out text after."""
     measure, wanted, trials = config.measure, config.reconstruction, config.plan.trials
     of_winners = wanted.reconstruct == "winners"
@@ -180,8 +185,8 @@ def _reconstruction(config: SearchConfig, sizes: Sizes, precision: str) -> Work:
     measured = times * measure.calibration_tokens + measure.held_out_tokens
     measured += measure.other_tokens if measure.other_data else 0
     written = tokens_to_write(config)
-    flops = float(written) * flops_per_token(sizes.teacher, config.length)
-    flops += reconstruction_flops(sizes.teacher, [sizes.candidate] * usual, wanted.reconstruct_tokens, config.length)
+    fitted = [sizes.candidate] * usual
+    flops = writing + reconstruction_flops(sizes.teacher, fitted, wanted.reconstruct_tokens, config.length)
     flops += float(usual * measured) * flops_per_token(sizes.candidate, config.length)
     tokens, at_most = (
         written + (1 + count) * wanted.reconstruct_tokens + count * measured for count in (usual, max(usual, most))

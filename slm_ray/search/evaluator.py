@@ -29,6 +29,7 @@ from slm_ray.search.race import Rival, SequenceLosses, StagedLoss, StagedResult,
 from slm_ray.search.registry import PROXIES
 from slm_ray.search.static import SCORE_SUMS
 from slm_ray.search.tasks import Outcome
+from slm_ray.search.vocabulary import WrittenText, measured_with
 
 GPU_SHARE = 0.5
 """Of a GPU, for each worker: while one prepares its next candidate, another one's runs."""
@@ -51,6 +52,8 @@ class EvaluatorSettings:
     threads: int = 1  # Threads a worker computes with
     scores: dict[str, UnitScores] = field(default_factory=dict)  # Unit scores by method, for the proxies that need them
     device: str = "cpu"  # ``cpu`` or ``cuda``: what is computed on
+    # The calibration text in smaller vocabularies, by their sizes
+    written: Mapping[int, WrittenText] = field(default_factory=dict)
 
     @property
     def share(self) -> Share:
@@ -83,6 +86,7 @@ class Evaluator:
         state = teacher.state_as(DTYPES[settings.precision])
         self.state = {name: tensor.to(self.device) for name, tensor in state.items()}
         self.runner = SubnetRunner(self.state, self.config, self.family)
+        self._written = {size: text.to(self.device) for size, text in settings.written.items()}
         self._staged = StagedLoss(self.ids, settings.stage_tokens, settings.confidence)
         self._kl = TeacherKL(self.runner, self.ids) if "kl" in settings.proxies else None
 
@@ -115,6 +119,10 @@ class Evaluator:
         if name == "kl":
             assert self._kl is not None
             return partial(self._kl.losses, spec)
+        if (text := measured_with(self._written, spec)) is not None:
+            return lambda ids, first: text.per_token(
+                self.runner.token_losses(spec, text.ids[first : first + len(ids)]), first
+            )
         return lambda ids, _first: self.runner.token_losses(spec, ids)
 
     def _measure_once(self, name: str, spec: SubnetSpec) -> Measurement:

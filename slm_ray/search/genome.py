@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -25,7 +26,8 @@ class Genome:
 
     Attributes:
         space: The search space
-        teacher: The teacher's sizes
+        teacher: The teacher's sizes, with the rows of the vocabulary that are kept
+        vocabulary: The token ids that are kept; None: all
         num_genes: How many genes there are
         lower: ``[genes]``, the least value of each
         upper: ``[genes]``, the greatest value of each; all of them together keep everything
@@ -40,18 +42,24 @@ class Genome:
         scores: Mapping[str, UnitScores] | None = None,
         guide: UnitScores | None = None,
         is_plain: IsPlain | None = None,
+        vocabulary: tuple[int, ...] | None = None,
     ) -> None:
         """Bind a space to a teacher.
 
         ``teacher``: The teacher's sizes; all its layers must be alike. ``guide``: By which scores units are pruned and
         added to meet a budget; the first comparable ones of ``scores`` unless given, else any of them, else the
         teacher's own order. ``is_plain``: Whether the family's plain class can express sizes. Where all choices are
-        model-wide, repaired and random genes prefer such sizes; by default any are as good.
+        model-wide, repaired and random genes prefer such sizes; by default any are as good. ``vocabulary``: The token
+        ids that every sub-network keeps, ascending; all by default.
 
         Raises:
             ValueError: Scores are missing, or not of the teacher's sizes.
         """
         check_teacher(teacher)
+        if vocabulary is not None:
+            structure = dataclasses.replace(teacher.structure, vocab_size=len(vocabulary))
+            teacher = dataclasses.replace(teacher, structure=structure)
+        self.vocabulary = vocabulary
         given = dict(scores or {})
         if missing := [order for order in space.orders() if order not in given]:
             raise ValueError(f"space '{space.name}' needs {', '.join(missing)} scores, got {sorted(given) or 'none'}")
@@ -89,7 +97,8 @@ class Genome:
             groups = tuple(tuple(sorted(group)) for group in ranked.tolist())
             kept = axes["neurons"].kept_units(source, neurons[source]) if shape.intermediate_size else []
             layers.append(LayerUnits(source, tuple(kv_heads), groups, tuple(kept)))
-        return SubnetSpec(tuple(axes["hidden"].kept_units(0, choice.masks["hidden"][0])), tuple(layers))
+        hidden = axes["hidden"].kept_units(0, choice.masks["hidden"][0])
+        return SubnetSpec(tuple(hidden), tuple(layers), self.vocabulary)
 
     def architecture(self, genes: IntArray) -> Architecture:
         """The sizes of ``decode(genes)``, without working out which units are kept."""
@@ -123,6 +132,14 @@ class Genome:
             if axis.free and not axis.is_count:  # of as many blocks, those with the smaller last one are the leanest
                 leanest.masks[name][:] = np.arange(axis.blocks) >= axis.blocks - axis.least
         return cost.of(leanest), cost.of(self._choice(self.upper))
+
+    def fits(self, budget: Budget, sequence_length: int) -> bool:
+        """Whether some genes fit a budget."""
+        try:
+            self.check_budget(budget, sequence_length)
+        except UserError:
+            return False
+        return True
 
     def check_budget(self, budget: Budget, sequence_length: int) -> None:
         """Make sure that some genes fit a budget."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from slm_ray.data.split import CALIBRATION, HELD_OUT, TRAIN, summarise_parts
 from slm_ray.models.precision import DTYPES, bf16_gain, choose_precision, measure_precision
 from slm_ray.models.teacher_sizes import look_up_teacher
 from slm_ray.models.teachers import Teacher, load_teacher
-from slm_ray.models.vocabulary import trimmed_teacher
 from slm_ray.records.architecture import Architecture
 from slm_ray.records.budget import Budget
 from slm_ray.records.files import cache_folder
@@ -30,9 +29,9 @@ from slm_ray.runtime.session import default_workers
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.evaluator import share_of
 from slm_ray.search.genome import Genome
-from slm_ray.search.space import NATURAL, SearchSpace, load_space
-from slm_ray.search.teacher_text import FitText, mix, num_aside, num_to_write, teacher_text
-from slm_ray.search.vocabulary import describe_vocabulary, keep_order
+from slm_ray.search.space import NATURAL, VOCABULARY, SearchSpace, load_space
+from slm_ray.search.teacher_text import MixedText, mix, num_aside, num_to_write, teacher_text
+from slm_ray.search.vocabulary import Vocabularies, keep_order, vocabulary_sizes
 
 
 @dataclass(frozen=True)
@@ -44,22 +43,22 @@ class SearchInputs:
     space: SearchSpace  # The search space, its order replaced where the options say so
     budget: Budget  # The hard range of sizes
     corpus: Corpus  # Where the text comes from
-    calibration: TokenShards  # Tokens that candidates are measured on
+    calibration: TokenShards | MixedText  # Tokens that candidates are measured on
     train: TokenShards  # Tokens that unit scores are learned from
     held_out: TokenShards  # Tokens that the front is measured on
     precision: str  # ``fp32`` or ``bf16``
     device: str = "cpu"  # ``cpu`` or ``cuda``: what candidates and unit scores are computed on
     # The corpus's share of the tokens that weights are fitted on; None where nothing is reconstructed
     own_fit: TokenShards | None = None
-    reconstruction: FitText | None = None  # All of these tokens; None until :func:`with_fit_text` has made them
+    reconstruction: MixedText | None = None  # All of these tokens; None until :func:`with_fit_text` has made them
     # ``[sequences, length]`` of the teacher's own text that nothing is fitted on; it decides with the calibration text
     # whether fitted weights are kept. None where the teacher writes nothing.
     aside: NDArray[np.int32] | None = None
     written_tokens: int = 0  # Tokens that the teacher wrote just now; 0 where the cache had them
     other: TokenShards | None = None  # Tokens of another kind of text; None without ``--other-data``
     other_name: str = ""  # What it is called
-    whole_teacher: Teacher | None = None  # The teacher with all of its tokens; None where it keeps them
-    kept: tuple[int, ...] | None = None  # Its token ids that are kept; None: all
+    vocabularies: Vocabularies = field(default_factory=Vocabularies)  # Those that candidates may have
+    by_teacher: NDArray[np.int32] | None = None  # ``[sequences, length]`` that the teacher wrote; None: nothing yet
 
     @property
     def here(self) -> tuple[str, str]:
@@ -97,27 +96,44 @@ def space_of(config: SearchConfig) -> SearchSpace:
     return space.with_order(config.space.order) if config.space.order else space
 
 
-def searched_sizes(config: SearchConfig, teacher: Architecture) -> Architecture:
-    """A teacher's sizes with the rows that ``--vocabulary`` keeps."""
+def sizes_to_try(config: SearchConfig, space: SearchSpace, teacher: Architecture) -> tuple[int | None, ...]:
+    """The numbers of tokens that candidates may keep, the likeliest first; None: all."""
     rows, most = config.space.vocabulary, teacher.structure.vocab_size
+    compares = [name for name in config.plan.needed_proxies if name == "kl"]
+    if rows is not None and (rows >= most or compares):
+        rule = "compares distributions over one vocabulary" if compares else f"is not below the teacher's {most:,} rows"
+        raise UserError(f"--vocabulary {rows:,}: {f'the proxy kl {rule}' if compares else rule}; leave it out")
+    axis = space.axes.get(VOCABULARY)
+    if rows is not None:
+        return (rows,)
+    if axis is None or config.space.keep_vocabulary or compares or config.winners.finalists:
+        return (None,)
+    return vocabulary_sizes(most, axis.step, axis.least)
+
+
+def with_rows(teacher: Architecture, rows: int | None) -> Architecture:
+    """A teacher's sizes with so many rows of its vocabulary; None: all."""
     if rows is None:
         return teacher
-    if rows >= most:
-        raise UserError(f"--vocabulary {rows:,} is not below the teacher's {most:,} rows: give fewer, or leave it out")
     return dataclasses.replace(teacher, structure=dataclasses.replace(teacher.structure, vocab_size=rows))
 
 
-def check_fits(config: SearchConfig, space: SearchSpace, teacher: Architecture) -> tuple[Budget, Genome]:
-    """Make sure that a teacher has positions for the sequences, and that the space can meet the budget."""
+def check_fits(config: SearchConfig, space: SearchSpace, teacher: Architecture) -> tuple[Budget, list[Genome]]:
+    """Make sure that a teacher has positions for the sequences, and that the space can meet the budget.
+
+    Returns the budget, and a genome for each vocabulary with which it can, the likeliest first.
+    """
     most = teacher.structure.max_position_embeddings
     if config.length > most:
         raise UserError(
             f"--sequence-length {config.length} is over the teacher's {most} positions: give {most} or less"
         )
-    budget = config.budget_of(teacher)
-    genome = Genome(space.with_order(NATURAL), searched_sizes(config, teacher))
-    genome.check_budget(budget, config.length)
-    return budget, genome
+    budget, natural = config.budget_of(teacher), space.with_order(NATURAL)
+    genomes = [Genome(natural, with_rows(teacher, rows)) for rows in sizes_to_try(config, space, teacher)]
+    fitting = [genome for genome in genomes if genome.fits(budget, config.length)]
+    if not fitting:
+        max(genomes, key=lambda one: one.teacher.structure.vocab_size).check_budget(budget, config.length)
+    return budget, fitting
 
 
 def search_workers(config: SearchConfig) -> int:
@@ -196,12 +212,63 @@ def with_fit_text(config: SearchConfig, inputs: SearchInputs, console: Console) 
     if own is inputs.train:  # the corpus has no more: the teacher's share is of what there is
         share = config.reconstruction.teacher_text
         num_written = int(own.num_sequences * share / (1 - share) + 1e-9)
-    ids, was_cached = teacher_text(inputs.teacher, *inputs.here, tokens_to_write(config) // length, length, console)
+    inputs = with_teacher_text(config, inputs, console)
+    ids = inputs.by_teacher
+    assert ids is not None
     aside = num_aside(length)
     return dataclasses.replace(
-        inputs, reconstruction=mix(own, ids[:-aside], num_written), aside=ids[-aside:],
-        written_tokens=0 if was_cached else ids.size,
+        inputs, reconstruction=mix(own, ids[:-aside], num_written), aside=ids[-aside:]
     )  # fmt: skip
+
+
+def with_teacher_text(config: SearchConfig, inputs: SearchInputs, console: Console) -> SearchInputs:
+    """The inputs with text that the teacher writes, unless it has."""
+    if inputs.by_teacher is not None:
+        return inputs
+    sequences = max(tokens_to_write(config) // config.length, num_aside(config.length))
+    ids, was_cached = teacher_text(inputs.teacher, *inputs.here, sequences, config.length, console)
+    return dataclasses.replace(inputs, by_teacher=ids, written_tokens=0 if was_cached else ids.size)
+
+
+def with_general_text(config: SearchConfig, inputs: SearchInputs, console: Console) -> SearchInputs:
+    """The inputs with calibration text that tells what any vocabulary is worth, where candidates have several.
+
+    A share of it is the teacher's own: the user's text alone would not miss a token that only other text needs.
+    """
+    general, length = config.space.general, config.length
+    if len(inputs.vocabularies.sizes) == 1 or not general:
+        return inputs
+    inputs, calibration = with_teacher_text(config, inputs, console), inputs.calibration
+    assert inputs.by_teacher is not None
+    share = max(1, round(calibration.num_sequences * general / (1 - general)))
+    return dataclasses.replace(
+        inputs, calibration=mix(calibration, inputs.by_teacher[-num_aside(length) :], share)
+    )  # fmt: skip
+
+
+def _vocabularies(
+    config: SearchConfig, space: SearchSpace, teacher: Teacher, corpus: Corpus, console: Console
+) -> Vocabularies:
+    """The vocabularies to try, and which tokens they keep."""
+    architecture, axis = teacher.architecture(), space.axes.get(VOCABULARY)
+    sizes, tokenizer = sizes_to_try(config, space, architecture), teacher.tokenizer()
+    if sizes == (None,):
+        if axis is not None and not config.space.keep_vocabulary:
+            console.line(
+                "note: all tokens stay: a vocabulary this small is kept, and kl and finalists compare models over one"
+            )
+        return Vocabularies()
+    by_id = axis is not None and axis.order == NATURAL
+    try:
+        order = keep_order(tokenizer, None if by_id else corpus, config.space.general)
+    except UserError as error:
+        if config.space.vocabulary is not None:
+            raise
+        console.line(f"note: {error}")
+        return Vocabularies()
+    named = ", ".join(f"{size or order.vocabulary.size:,}" for size in sizes)
+    console.line(f"vocabulary: {named} of {order.vocabulary.size:,} tokens; perplexities are per token of the teacher")
+    return Vocabularies(sizes, order)
 
 
 def prepare_inputs(config: SearchConfig, console: Console, kept_precision: str | None = None) -> SearchInputs:
@@ -215,14 +282,6 @@ def prepare_inputs(config: SearchConfig, console: Console, kept_precision: str |
     corpus = load_corpus(config.data.data, config.data.text_field, console)
     device, asked = device_of(config.machine.device, config.machine.address), config.measure.precision
     precision = kept_precision or measure_precision(asked, device)
-    whole, kept = None, None
-    if config.space.vocabulary is not None:
-        on_cpu = precision if device == "cpu" else None
-        order = keep_order(teacher, corpus, config.space.general, console, on_cpu)
-        whole, kept = teacher, order.first(config.space.vocabulary)
-        teacher = trimmed_teacher(whole, kept)
-        architecture = teacher.architecture()
-        console.line(describe_vocabulary(order, kept, teacher, corpus))
     texts = _Texts(config, teacher, architecture.structure.vocab_size, console)
     calibration = texts.pack(corpus, CALIBRATION, config.measure.calibration_tokens)
     train = texts.pack(corpus, TRAIN, config.scores.tokens)
@@ -235,5 +294,5 @@ def prepare_inputs(config: SearchConfig, console: Console, kept_precision: str |
     return SearchInputs(
         teacher, architecture, space, budget, corpus, calibration, train, held_out, precision, device,
         own_fit=texts.own_fit(corpus, train), other=other, other_name=config.measure.other_data or "",
-        whole_teacher=whole, kept=kept,
+        vocabularies=_vocabularies(config, space, teacher, corpus, console),
     )  # fmt: skip

@@ -53,10 +53,11 @@ def take_in(plan: SearchPlan, report: Report) -> None:
 
 
 def run_plan_here(plan: SearchPlan, settings: EvaluatorSettings) -> None:
-    """Measure every candidate of a plan in this process, without Ray."""
-    evaluator = Evaluator(settings)
+    """Measure every candidate of a plan in this process, without Ray; nothing is loaded where all are on record."""
+    evaluator: Evaluator | None = None
     while (task := plan.next()) is not Idle.DONE:
         if isinstance(task, Task):
+            evaluator = evaluator or Evaluator(settings)
             take_in(plan, measure(evaluator, plan.stack, task))
         else:
             time.sleep(_REST_SECONDS)  # for a task that rests

@@ -33,6 +33,7 @@ from slm_ray.records.subnet import SubnetSpec
 from slm_ray.search.evaluator import measurement_of
 from slm_ray.search.inputs import SearchInputs
 from slm_ray.search.race import StagedLoss
+from slm_ray.search.vocabulary import Vocabularies, WrittenText, measured_with, renumbered
 
 RECONSTRUCTION_FOLDER = "reconstruction"
 _GROUP_BYTES = 4 * 1024**3  # weights of students that share one pass of the teacher
@@ -63,36 +64,49 @@ class Member:
     measured: Measurement | None = None
 
 
-def measure_model(model: Any, ids: torch.Tensor) -> Measurement:
-    """A model's perplexity, measured as candidates are.
+def measure_model(model: Any, ids: torch.Tensor, written: WrittenText | None = None) -> Measurement:
+    """A model's perplexity per teacher token, measured as candidates are.
 
     Args:
         model: A causal LM in the type to compute in.
-        ids: ``[sequences, length]``.
+        ids: ``[sequences, length]``, the teacher's.
+        written: The same text in the model's own ids, where its vocabulary is not the teacher's.
     """
     head = model.get_output_embeddings().weight
 
     @torch.no_grad()
-    def losses(part: torch.Tensor, _first: int) -> torch.Tensor:
-        hidden = final_hidden(model, part)[:, :-1].flatten(0, 1)
-        return next_token_losses(hidden, head, part[:, 1:].flatten(), cap_of(model)).view(len(part), -1)
+    def losses(part: torch.Tensor, first: int) -> torch.Tensor:
+        own = part if written is None else written.ids[first : first + len(part)]
+        hidden = final_hidden(model, own)[:, :-1].flatten(0, 1)
+        found = next_token_losses(hidden, head, own[:, 1:].flatten(), cap_of(model)).view(len(own), -1)
+        return found if written is None else written.per_token(found, first)
 
     return measurement_of(StagedLoss(ids).measure(losses), 0.0)
 
 
-def measure_texts(model: Any, texts: Texts, precision: str) -> dict[str, Measurement]:
-    """A model's perplexity on several texts, in the type that candidates are measured in.
+def measure_texts(
+    model: Any, texts: Texts, precision: str, spec: SubnetSpec, vocabularies: Vocabularies
+) -> dict[str, Measurement]:
+    """A student's perplexity per teacher token on several texts, in the type that candidates are measured in.
 
     Args:
         model: A causal LM in fp32, which stays as it is.
-        texts: ``[sequences, length]`` each, by name.
+        texts: ``[sequences, length]`` of the teacher's ids each, by name.
         precision: ``fp32`` or ``bf16``.
+        spec: What it keeps of the teacher.
+        vocabularies: The search's.
     """
+    device = next(model.parameters()).device
     measured = model
     if DTYPES[precision] != torch.float32:
         measured = copy.deepcopy(model).to(DTYPES[precision])
         reset_buffers(measured)  # its frequencies are a buffer, which .to() rounds too
-    return {name: measure_model(measured, ids) for name, ids in texts.items()}
+    found = {}
+    for name, ids in texts.items():
+        text = measured_with(vocabularies.written(ids.cpu().numpy()), spec)
+        own = None if text is None else dataclasses.replace(text, ids=renumbered(text.ids, spec)).to(device)
+        found[name] = measure_model(measured, ids, own)
+    return found
 
 
 def _ids(ids: NDArray[np.int32], device: str) -> torch.Tensor:
@@ -195,13 +209,14 @@ class Reconstructor:
         def on_layer(done: int) -> None:
             self.on_part(self._done + _FITTING_SHARE * len(group) * done / layers)
 
-        fits = reconstruct(state, config, family, pairs, _ids(self.tokens.ids, self.device), self.settings, on_layer)
+        ids = _ids(inputs.vocabularies.rewritten(self.tokens.ids, group[0].spec), self.device)
+        fits = reconstruct(state, config, family, pairs, ids, self.settings, on_layer)
         for number, (member, student, old, fit) in enumerate(zip(group, students, before, fits, strict=True), 1):
             for parameter in student.parameters():  # what is measured is what is saved
                 parameter.data = parameter.data.to(self.dtype).float()
-            new = measure_texts(student, self._texts, self.precision)
+            new = self._measured(student, member, self._texts)
             is_kept = all(new[name].value < old[name].value for name in self._texts)
-            after = dict(new) | (self._on_held_out(student) if is_kept else {})
+            after = dict(new) | (self._on_held_out(student, member) if is_kept else {})
             if not is_kept:
                 student = extract(state, config, family, member.spec)
             record = Reconstruction(
@@ -220,11 +235,14 @@ class Reconstructor:
     def _before(self, model: Any, member: Member) -> dict[str, Measurement]:
         known = {} if member.measured is None else {"calibration": member.measured}
         left = {name: ids for name, ids in self._texts.items() if name not in known}
-        return known | (measure_texts(model, left, self.precision) if left else {})
+        return known | (self._measured(model, member, left) if left else {})
 
-    def _on_held_out(self, model: Any) -> dict[str, Measurement]:
+    def _measured(self, model: Any, member: Member, texts: Texts) -> dict[str, Measurement]:
+        return measure_texts(model, texts, self.precision, member.spec, self.inputs.vocabularies)
+
+    def _on_held_out(self, model: Any, member: Member) -> dict[str, Measurement]:
         texts = {"held_out": self.inputs.held_out} | ({} if self.inputs.other is None else {"other": self.inputs.other})
-        return measure_texts(model, {name: _ids(text.ids, self.device) for name, text in texts.items()}, self.precision)
+        return self._measured(model, member, {name: _ids(text.ids, self.device) for name, text in texts.items()})
 
     def spent(self, members: Sequence[Member]) -> ModelsSpent:
         """What reconstructing members costs, whichever process of a run did it.
@@ -245,12 +263,12 @@ class Reconstructor:
 
 
 def _groups(members: Sequence[Member]) -> list[list[Member]]:
-    """Members that share a pass of the teacher, as many as their weights have memory for."""
+    """Members that share a pass of the teacher: of one vocabulary, and as many as their weights have memory for."""
     groups: list[list[Member]] = []
     room = 0
-    for member in members:
+    for member in sorted(members, key=lambda one: len(one.spec.vocabulary or ())):
         needed = 4 * member.params
-        if not groups or needed > room:
+        if not groups or needed > room or groups[-1][0].spec.vocabulary != member.spec.vocabulary:
             groups.append([])
             room = _GROUP_BYTES
         groups[-1].append(member)

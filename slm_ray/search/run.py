@@ -12,6 +12,7 @@ import torch
 from slm_ray.config.base import flatten
 from slm_ray.config.errors import UserError
 from slm_ray.config.units import format_count, format_seconds
+from slm_ray.data.shards import TokenShards
 from slm_ray.models.precision import DTYPES, measure_precision
 from slm_ray.models.teacher_sizes import look_up_teacher
 from slm_ray.records.base import find_record, read_record, write_record
@@ -42,7 +43,14 @@ from slm_ray.search import estimates, spending
 from slm_ray.search.algorithms import make_algorithm, seed_genes
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.evaluator import EvaluatorSettings, share_of
-from slm_ray.search.inputs import SearchInputs, prepare_inputs, search_workers, space_of, with_fit_text
+from slm_ray.search.inputs import (
+    SearchInputs,
+    prepare_inputs,
+    search_workers,
+    space_of,
+    with_fit_text,
+    with_general_text,
+)
 from slm_ray.search.journal import Journal
 from slm_ray.search.measuring import run_plan_here
 from slm_ray.search.plan import SearchPlan
@@ -100,8 +108,9 @@ class SearchRun:
                 ranking = self._phase("unit scores", "importance", lambda: self._rank(inputs))
                 plan = self._plan(inputs, ranking)
                 self._export_first(inputs, plan)
-                with self._ray(not on_cluster):
-                    self._phase("search", "search", lambda: self._search(inputs, ranking, plan))
+                is_done = plan.journal.resumed >= self.config.plan.trials and not self.config.winners.finalists
+                with self._ray(not on_cluster and not is_done):
+                    inputs = self._phase("search", "search", lambda: self._search(inputs, ranking, plan))
                     trained = self._trained(inputs, plan)
                 front = self._phase("winners", "export", lambda: self._choose(inputs, plan, trained))
                 fits: ModelsSpent | None = None
@@ -221,7 +230,10 @@ class SearchRun:
         at = self.phases.generation_seconds
         return SearchPlan(stack, algorithm, objectives, journal, asked.trials, seconds_at=at)
 
-    def _search(self, inputs: SearchInputs, ranking: Ranking, plan: SearchPlan) -> None:
+    def _search(self, inputs: SearchInputs, ranking: Ranking, plan: SearchPlan) -> SearchInputs:
+        """Measure candidates; gives the inputs with the text that they were measured on."""
+        inputs = with_general_text(self.config, inputs, self.console)
+        spending.pay_teacher_text(self.phases, inputs, inputs.written_tokens)
         config, machine, measure = self.config, self.config.machine, self.config.measure
         progress = Progress(self.console, "search", config.plan.trials, "trials", plan.journal.resumed)
         self.tracker = make_tracker(
@@ -241,8 +253,9 @@ class SearchRun:
             teacher=inputs.teacher, precision=inputs.precision, ids=inputs.calibration.ids,
             proxies=config.plan.needed_proxies, stage_tokens=measure.stage_tokens, confidence=measure.confidence,
             threads=machine.threads, scores=ranking.by_method(), device=inputs.device,
+            written=inputs.vocabularies.written(inputs.calibration.ids),
         )  # fmt: skip
-        if not self.workers:
+        if not self.workers or plan.journal.resumed >= config.plan.trials:
             run_plan_here(plan, settings)
         else:
             from slm_ray.search.tune_workers import run_plan, scratch_folder  # Ray: imported with its settings made
@@ -253,6 +266,7 @@ class SearchRun:
             run_plan(plan, settings, most, scratch_folder(self.folder.path), grows=machine.address is not None)
         plan.journal.close()
         tracking.update()
+        return inputs
 
     def _trained(self, inputs: SearchInputs, plan: SearchPlan) -> dict[int, ShortTraining]:
         """What short training gave the finalists, by position in the front."""
@@ -278,6 +292,7 @@ class SearchRun:
             losses = f"loss {trained.first_loss} to {trained.loss}"
             self.console.line(f"finalist {trial}: {trained.error or losses}")
 
+        assert isinstance(inputs.calibration, TokenShards)  # of one vocabulary, where there are finalists
         trainer = ShortTrainer(
             options, inputs.teacher, self.folder.file(FINALISTS_FOLDER), self.console, keep_models=True,
             measured_on=inputs.calibration,  # held-out text takes no part in any choice
@@ -320,8 +335,8 @@ class SearchRun:
         self, inputs: SearchInputs, plan: SearchPlan, front: list[Chosen[FrontMember]]
     ) -> tuple[list[Chosen[FrontMember]], ModelsSpent]:
         """Fit the weights of winners, or of the whole front; winners' folders are replaced as they are done."""
-        inputs = with_fit_text(self.config, inputs, self.console)
-        spending.pay_inputs(self.phases, inputs)
+        before, inputs = inputs.written_tokens, with_fit_text(self.config, inputs, self.console)
+        spending.pay_teacher_text(self.phases, inputs, inputs.written_tokens - before)
         wanted = self.config.reconstruction.reconstruct == "all"
         chosen = {one.record.trial: one for one in front if wanted or one.record.winner is not None}
         numbers = {trial: one.record.winner for trial, one in chosen.items() if one.record.winner is not None}
@@ -366,7 +381,8 @@ class SearchRun:
         """The result, with perplexities on text that decided nothing."""
         length, quantity = self.config.length, inputs.budget.quantity
         best = next(one.record for one in front if one.record.winner == 0)
-        baselines = baselines_at(inputs, plan.stack, ranking, best.cost[quantity], length, self.config.plan.seed)
+        genome = plan.stack.of(plan.stack.from_text(next(one.genes for one in plan.journal if one.trial == best.trial)))
+        baselines = baselines_at(inputs, genome, ranking, best.cost[quantity], length, self.config.plan.seed)
         work = TextMeasurement(*self._around(inputs), inputs, self.phases, self.console)
         teacher, *members = work.measure(HELD_OUT, inputs.held_out.ids, [teacher_model(inputs, length), *front])
         limit = _HOPELESS * (best.calibration_perplexity or torch.inf)

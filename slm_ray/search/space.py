@@ -18,6 +18,7 @@ from slm_ray.records.architecture import Architecture
 ORDERS = ("natural", "magnitude", "activation", "taylor")
 DEFAULT_ORDER = "taylor"
 NATURAL = "natural"
+VOCABULARY = "vocabulary"
 EVEN_WIDTH = 8  # matrix kernels want widths that are multiples of this many numbers
 
 
@@ -29,6 +30,7 @@ class _Rules:
     step: int
     least: int
     select: tuple[str, ...] = ("count", "subset")
+    order: tuple[str, ...] = ORDERS
 
 
 _RULES = {
@@ -38,9 +40,10 @@ _RULES = {
     "queries": _Rules(per=("layer", "model"), step=1, least=1, select=("count",)),
     "neurons": _Rules(per=("layer", "model"), step=64, least=0),
     "experts": _Rules(per=("layer", "model"), step=1, least=0),
+    VOCABULARY: _Rules(per=("model",), step=1024, least=1, select=("count",), order=("text", NATURAL)),
 }
-AXES = tuple(name for name in _RULES if name != "experts")
-"""The axes of any teacher; a mixture's experts take the place of neurons."""
+AXES = tuple(name for name in _RULES if name not in ("experts", VOCABULARY))
+"""The axes of any teacher's units; a mixture's experts take the place of neurons."""
 _SPACE_FIELDS = ("name", "description", "order", "axes")
 
 
@@ -51,7 +54,7 @@ class Axis:
     per: str  # ``model``: one choice applied in every layer; ``layer``: each layer has its own
     select: str  # ``count``: the first n units along the order; ``subset``: any of them
     # By which scores units are ordered, best first: ``natural`` (the teacher's own order), ``magnitude``,
-    # ``activation`` or ``taylor``
+    # ``activation`` or ``taylor``; tokens by what the ``text`` needs, or ``natural``
     order: str
     step: int  # Units are kept and pruned in blocks of this many, along the order
     least: int  # The smallest number of units kept, rounded up to whole blocks
@@ -71,11 +74,12 @@ class SearchSpace:
 
     def orders(self) -> tuple[str, ...]:
         """The scores this space needs, sorted; ``natural`` is not among them, for it needs none."""
-        return tuple(sorted({axis.order for axis in self.axes.values()} - {NATURAL}))
+        return tuple(sorted({axis.order for name, axis in self.axes.items() if name != VOCABULARY} - {NATURAL}))
 
     def axes_of(self, teacher: Architecture) -> dict[str, Axis]:
         """What may be chosen of a teacher, by the names of ``AXES``; of a mixture, experts for ``neurons``."""
         axes, needed = dict(self.axes), teacher.structure.experts_per_token
+        axes.pop(VOCABULARY, None)
         experts, neurons = axes.pop("experts", None), axes.pop("neurons", None)
         if needed:
             neurons = dataclasses.replace(experts, least=max(experts.least, needed)) if experts else None
@@ -85,7 +89,10 @@ class SearchSpace:
         """The same space with every axis ordered this way."""
         if order not in ORDERS:
             raise unknown_name("order", order, ORDERS)
-        axes = {name: dataclasses.replace(axis, order=order) for name, axis in self.axes.items()}
+        axes = {
+            name: axis if name == VOCABULARY else dataclasses.replace(axis, order=order)
+            for name, axis in self.axes.items()
+        }
         return dataclasses.replace(self, order=order, axes=axes)
 
     def to_json(self) -> dict[str, Any]:
@@ -128,9 +135,10 @@ def _parse_axis(name: str, given: Any, order: str, problems: list[str]) -> Axis 
     for field in given:
         if field not in _AXIS_FIELDS:
             problems.append(f"{path}.{field}: no such field; {nearest(str(field), _AXIS_FIELDS)}")
+    order = order if order in rules.order else rules.order[0]
     values = {"order": order, "step": rules.step, "least": rules.least, **given}
     found = {
-        "order": _one_of(values["order"], ORDERS),
+        "order": _one_of(values["order"], rules.order),
         "step": _whole_number(values["step"], 1),
         "least": _whole_number(values["least"], rules.least),
     }

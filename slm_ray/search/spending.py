@@ -98,9 +98,9 @@ class PhaseRecord:
         )
 
 
-def pay_inputs(phases: PhaseRecord, inputs: SearchInputs) -> None:
+def pay_teacher_text(phases: PhaseRecord, inputs: SearchInputs, tokens: int) -> None:
     """Note what the teacher wrote: each token went through it once, what it had read kept in its cache."""
-    phases.pay(TEACHER_TEXT, inputs.written_tokens, inputs.written_tokens * _teacher_flops(inputs))
+    phases.pay(TEACHER_TEXT, tokens, tokens * _teacher_flops(inputs))
 
 
 def pay_unit_scores(phases: PhaseRecord, inputs: SearchInputs, tokens: int) -> None:

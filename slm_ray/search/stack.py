@@ -1,7 +1,7 @@
-"""Genomes of one space bound to several unit rankings, as one genome whose first gene says which ranking is meant.
+"""Genomes of one space bound to several unit rankings and vocabularies, as one whose first gene says which is meant.
 
 Rankings learned at different sizes order a layer's neurons differently, so a block of one is no block of another. A
-candidate names the ranking its blocks are of, and the search finds out which serves it best.
+candidate names the ranking its blocks are of and its vocabulary, and the search finds out which serve it best.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ class GenomeStack:
     """One or more genomes of the same space and teacher.
 
     Attributes:
-        genomes: One per ranking
-        sizes: The cost that each ranking is meant for, in the budget's quantity; None where they are for any
+        genomes: One per vocabulary and ranking
+        sizes: The cost that each one's ranking is meant for, in the budget's quantity; None where they are for any
+        vocabularies: Places of the genomes of each vocabulary, the likeliest first
         num_genes: One more than each of them has
         lower: ``[genes]``, the least value of each
         upper: ``[genes]``, the greatest value of each
@@ -42,7 +43,12 @@ class GenomeStack:
         self.genomes, self.budget, self.sequence_length = tuple(genomes), budget, sequence_length
         self.sizes = None if sizes is None else tuple(sizes)
         first = self.genomes[0]
-        first.check_budget(budget, sequence_length)
+        for genome in self.genomes:
+            genome.check_budget(budget, sequence_length)
+        places: dict[int, list[int]] = {}
+        for place, genome in enumerate(self.genomes):
+            places.setdefault(genome.teacher.structure.vocab_size, []).append(place)
+        self.vocabularies = tuple(places.values())
         self.teacher, self.space = first.teacher, first.space
         self.num_genes = first.num_genes + 1
         self.lower = np.concatenate([[0], first.lower])
@@ -91,17 +97,21 @@ class GenomeStack:
         """The genes that one ranking alone gives at a target cost."""
         return self._join(which, self.genomes[which].ranked(target, self.budget, self.sequence_length))
 
-    def nearest(self, cost: float) -> int | None:
-        """Which ranking is meant for the size that is nearest to a cost; None where they are for any."""
-        if self.sizes is None:
-            return None
-        distances = [abs(size - cost) for size in self.sizes]
-        return distances.index(min(distances))
+    def nearest(self, cost: float, vocabulary: int | None = None) -> list[int]:
+        """Of each vocabulary the genome whose ranking is meant for the size nearest to a cost; all that are for any.
+
+        ``vocabulary``: Only of this one of them.
+        """
+        sizes, among = self.sizes, self.vocabularies if vocabulary is None else (self.vocabularies[vocabulary],)
+        if sizes is None:
+            return [place for places in among for place in places]
+        return [min(places, key=lambda place: abs(sizes[place] - cost)) for places in among]
 
     def reach(self) -> tuple[int, int]:
-        """The costs that are both inside the budget and expressible."""
-        least, most = self.genomes[0].reach(self.budget.quantity, self.sequence_length)
-        return max(least, self.budget.low), min(most, self.budget.high)
+        """The costs that are both inside the budget and expressible, with any of the vocabularies."""
+        firsts = (self.genomes[places[0]] for places in self.vocabularies)
+        least, most = zip(*(one.reach(self.budget.quantity, self.sequence_length) for one in firsts), strict=True)
+        return max(min(least), self.budget.low), min(max(most), self.budget.high)
 
     def step_of(self, cost: float) -> float:
         """The cost at the upper end of the step that a cost in the budget's quantity lies in."""
@@ -118,7 +128,8 @@ class GenomeStack:
         which, bar, rest = text.partition("|")
         if not bar or not which.isdigit() or int(which) >= len(self.genomes):
             raise UserError(
-                f"genes '{text[:40]}' do not name one of {len(self.genomes)} rankings: the record is of another run"
+                f"genes '{text[:40]}' do not name one of {len(self.genomes)} rankings and vocabularies: the record is "
+                "of another run"
             )
         return self._join(int(which), self.genomes[int(which)].from_text(rest))
 

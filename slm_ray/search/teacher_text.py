@@ -36,8 +36,8 @@ _VERSION = 3
 
 
 @dataclass(frozen=True)
-class FitText:
-    """Tokens that weights are fitted on."""
+class MixedText:
+    """Tokens of the user's text, some of which the teacher wrote."""
 
     ids: NDArray[np.int32]  # int32 ``[sequences, length]``
     part: str  # The corpus's part that those of the user's text are of
@@ -50,18 +50,23 @@ class FitText:
         return int(self.ids.size)
 
     @property
+    def num_sequences(self) -> int:
+        """Number of sequences."""
+        return len(self.ids)
+
+    @property
     def sequence_length(self) -> int:
         """Tokens per sequence."""
         return int(self.ids.shape[1])
 
 
-def mix(own: TokenShards, written: NDArray[np.int32] | None, num_written: int) -> FitText:
+def mix(own: TokenShards | MixedText, written: NDArray[np.int32] | None, num_written: int) -> MixedText:
     """Sequences of the user's text and of the teacher's, evenly in between each other.
 
     ``written``: ``[sequences, length]``, the teacher's; None where there are none.
     """
     if written is None or not num_written:
-        return FitText(own.ids, own.part, own.digest)
+        return MixedText(own.ids, own.part, own.digest)
     count = own.num_sequences + num_written
     before = np.arange(count + 1) * num_written // count  # how many of the teacher's stand before each place
     rows = [
@@ -69,7 +74,7 @@ def mix(own: TokenShards, written: NDArray[np.int32] | None, num_written: int) -
         for place, (theirs, after) in enumerate(itertools.pairwise(before.tolist()))
     ]
     ids = np.stack(rows)
-    return FitText(ids, own.part, digest_array(ids), num_written * ids.shape[1])
+    return MixedText(ids, own.part, digest_array(ids), num_written * ids.shape[1])
 
 
 def num_aside(sequence_length: int) -> int:

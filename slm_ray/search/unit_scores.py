@@ -18,13 +18,14 @@ from slm_ray.models.runner import SubnetRunner
 from slm_ray.models.scores import UnitScores, cached_scores
 from slm_ray.models.teachers import Teacher
 from slm_ray.records.architecture import Architecture
+from slm_ray.records.budget import measure_cost
 from slm_ray.records.files import cache_folder
 from slm_ray.runtime.fan_out import FanOut
 from slm_ray.runtime.progress import Progress
 from slm_ray.search.config import SearchConfig
 from slm_ray.search.evaluator import share_of
 from slm_ray.search.genome import Genome
-from slm_ray.search.inputs import SearchInputs
+from slm_ray.search.inputs import SearchInputs, with_rows
 from slm_ray.search.learned_scores import LearnedScores, blend, learn_scores, target_costs
 from slm_ray.search.registry import PROXIES
 from slm_ray.search.space import NATURAL
@@ -89,7 +90,7 @@ def rank_units(
         return Ranking((), None, others, 0)
     key = _key(inputs, "taylor") | {
         "steps": config.scores.importance_steps, "step_tokens": config.scores.importance_tokens,
-        "space": inputs.space.digest, "targets": _targets(config, inputs),
+        "space": inputs.space.digest, "targets": _targets(config, inputs), "rows": _scored(inputs).structure.vocab_size,
         "version": _METHOD_VERSION,
     }  # fmt: skip
 
@@ -116,9 +117,14 @@ def _simple_scores(inputs: SearchInputs, method: str) -> list[UnitScores]:
 
 def _targets(config: SearchConfig, inputs: SearchInputs) -> list[int]:
     """Sizes to learn scores at; the reach of a space does not depend on scores, so any will do to ask for it."""
-    genome = Genome(inputs.space.with_order(NATURAL), inputs.architecture)
+    genome = Genome(inputs.space.with_order(NATURAL), _scored(inputs))
     targets = target_costs(inputs.budget, genome.reach(inputs.budget.quantity, config.length))
     return targets[:1] if config.winners.winners == 1 else targets  # a single winner is the front's largest
+
+
+def _scored(inputs: SearchInputs) -> Architecture:
+    """The teacher's sizes with the likeliest vocabulary, under which scores are learned at the budget's sizes."""
+    return with_rows(inputs.architecture, inputs.vocabularies.sizes[0])
 
 
 _Batch = tuple[Any, Masks | None]
@@ -162,7 +168,7 @@ def _learn(config: SearchConfig, inputs: SearchInputs, progress: Progress, worke
             return gradients
 
         return learn_scores(
-            inputs.space, inputs.architecture, inputs.budget.quantity, config.length, _targets(config, inputs),
+            inputs.space, _scored(inputs), inputs.budget.quantity, config.length, _targets(config, inputs),
             config.scores.importance_steps, collect,
         )  # fmt: skip
 
@@ -186,9 +192,24 @@ def bind_genomes(config: SearchConfig, inputs: SearchInputs, ranking: Ranking) -
         high, low = _targets(config, inputs)
         guides += [blend(*ranking.learned, share) for share in _BETWEEN]
         sizes = [high, low, *(round(share * high + (1 - share) * low) for share in _BETWEEN)]
-    genomes = []
-    for guide in guides:
-        scores = dict(ranking.others) | ({"taylor": guide} if guide is not None else {})
-        scores = {order: scores[order] for order in inputs.space.orders() if order != NATURAL}
-        genomes.append(Genome(inputs.space, inputs.architecture, scores, guide, is_plain))
-    return GenomeStack(genomes, inputs.budget, config.length, sizes)
+    genomes: list[Genome] = []
+    meant: list[int] = []
+    for size in inputs.vocabularies.sizes:
+        kept = inputs.vocabularies.kept(size)
+        # A ranking is meant for a size of the body, whose cost comes on top of the rows'.
+        more = _rows_cost(inputs, size, config.length) - _rows_cost(inputs, inputs.vocabularies.sizes[0], config.length)
+        own = []
+        for guide in guides:
+            scores = dict(ranking.others) | ({"taylor": guide} if guide is not None else {})
+            scores = {order: scores[order] for order in inputs.space.orders() if order != NATURAL}
+            own.append(Genome(inputs.space, inputs.architecture, scores, guide, is_plain, kept))
+        is_last = size == inputs.vocabularies.sizes[-1] and not genomes
+        if is_last or own[0].fits(inputs.budget, config.length):
+            genomes += own
+            meant += [one + more for one in sizes or ()]
+    return GenomeStack(genomes, inputs.budget, config.length, meant or None)
+
+
+def _rows_cost(inputs: SearchInputs, size: int | None, length: int) -> int:
+    """What the teacher costs with a vocabulary of this size, in the budget's quantity."""
+    return measure_cost(with_rows(inputs.architecture, size), inputs.budget.quantity, length)

@@ -16,6 +16,7 @@ from slm_ray.models.extraction import extract, save_student
 from slm_ray.models.precision import export_dtype
 from slm_ray.models.starts import first_n
 from slm_ray.models.teachers import quiet_transformers
+from slm_ray.models.vocabulary import renumbered_generation
 from slm_ray.records.base import find_record, write_record
 from slm_ray.records.budget import Budget
 from slm_ray.records.files import whole_folder, write_text
@@ -114,24 +115,27 @@ def sizes_of(inputs: SearchInputs, spec: SubnetSpec, sequence_length: int) -> di
 
 
 def baselines_at(
-    inputs: SearchInputs, stack: GenomeStack, ranking: Ranking, cost: int, sequence_length: int, seed: int
+    inputs: SearchInputs, genome: Genome, ranking: Ranking, cost: int, sequence_length: int, seed: int
 ) -> list[Chosen[Baseline]]:
-    """First-n layers, a random selection and a one-shot importance ranking, at or below the winner's cost."""
-    quantity = inputs.budget.quantity
+    """First-n layers, a random selection and a one-shot importance ranking, at or below the winner's cost.
+
+    ``genome``: The winner's; all have its vocabulary.
+    """
+    quantity, kept = inputs.budget.quantity, genome.vocabulary
     found: dict[str, SubnetSpec] = {}
     try:
-        found["first-n"] = first_n(inputs.architecture, Budget(quantity, 0, cost), sequence_length, cost)
+        whole = first_n(genome.teacher, Budget(quantity, 0, cost), sequence_length, cost)
+        found["first-n"] = dataclasses.replace(whole, vocabulary=kept)
     except UserError:
         pass  # not even one layer fits: there is no such baseline at this size
-    least, _ = stack.genomes[0].reach(quantity, sequence_length)
+    least, _ = genome.reach(quantity, sequence_length)
     below = Budget(quantity, least, cost)
-    genes = stack.genomes[0].random(np.random.default_rng(seed), below, sequence_length, cost)
-    found["random"] = stack.genomes[0].decode(genes)
+    found["random"] = genome.decode(genome.random(np.random.default_rng(seed), below, sequence_length, cost))
     if ranking.one_shot is not None and "taylor" in inputs.space.orders():
         scores = dict(ranking.others) | {"taylor": ranking.one_shot}
         orders = {order: scores[order] for order in inputs.space.orders() if order in scores}
-        genome = Genome(inputs.space, inputs.architecture, orders, guide=ranking.one_shot)
-        found["importance"] = genome.decode(genome.ranked(cost, below, sequence_length))
+        once = Genome(inputs.space, inputs.architecture, orders, guide=ranking.one_shot, vocabulary=kept)
+        found["importance"] = once.decode(once.ranked(cost, below, sequence_length))
     return [
         Chosen(spec, Baseline(name=name, **sizes_of(inputs, spec, sequence_length))) for name, spec in found.items()
     ]
@@ -189,7 +193,7 @@ class TextMeasurement:
 
         settings = EvaluatorSettings(
             teacher=inputs.teacher, precision=inputs.precision, ids=ids, threads=machine.threads,
-            device=inputs.device,
+            device=inputs.device, written=inputs.vocabularies.written(ids),
         )  # fmt: skip
         specs = {number: one.spec for number, one in enumerate(chosen)}
         measure_in_full(settings, specs, min(self._workers, len(chosen)), on_done)
@@ -228,20 +232,24 @@ class WinnerFolders:
         there = self.lineage(number)
         if there is not None and there.genes == genes and (record is None or there.reconstruction == record):
             return
-        teacher, source = inputs.teacher, inputs.whole_teacher or inputs.teacher
+        teacher = inputs.teacher
         lineage = Lineage(
             teacher=TeacherSource(
-                name=source.name, family=inputs.architecture.structure.family, digest=source.digest,
-                licence=source.licence,
+                name=teacher.name, family=inputs.architecture.structure.family, digest=teacher.digest,
+                licence=teacher.licence,
             ),
             trial=trial, genes=genes, space=inputs.space.to_json(), inputs=inputs.record(), command=self._command,
-            reconstruction=record, spec=dataclasses.replace(spec, vocabulary=inputs.kept).to_json(),
+            reconstruction=record, spec=spec.to_json(),
         )  # fmt: skip
         with quiet_transformers(), whole_folder(self.folder(number)) as temporary:
             if student is None:
                 student = extract(teacher.state(), teacher.config(), teacher.family(), spec)
-            student.generation_config = teacher.generation_config() or student.generation_config
-            save_student(student, temporary, teacher.tokenizer(), self.dtype(inputs))
+            settings = teacher.generation_config()
+            if settings is not None and spec.vocabulary is not None:
+                settings = renumbered_generation(settings, spec.vocabulary)
+            student.generation_config = settings or student.generation_config
+            tokenizer = inputs.vocabularies.tokenizer(spec, teacher.tokenizer())
+            save_student(student, temporary, tokenizer, self.dtype(inputs))
             write_record(temporary, lineage)
 
     def records(self, inputs: SearchInputs, members: Sequence[FrontMember]) -> tuple[Winner, ...]:

@@ -25,6 +25,7 @@ def shape(sources: list[int], heads: list[int], neurons: list[int]) -> dict[str,
     return {
         "hidden_size": HIDDEN, "source_layers": sources, "num_attention_heads": heads,
         "num_key_value_heads": [count // 3 for count in heads], "intermediate_size": neurons,
+        "vocab_size": 49152,
     }  # fmt: skip
 
 

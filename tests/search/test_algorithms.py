@@ -75,4 +75,4 @@ def test_each_ranking_is_a_seed_at_its_own_sizes():
                         [high, low, (low + high) // 2])  # fmt: skip
     seeds = seed_genes(sized, 9)
     assert [int(genes[0]) for genes in seeds] == [0, 0, 0, 2, 2, 2, 1, 1, 1]
-    assert sized.nearest(low) == 1 and stack.nearest(low) is None
+    assert sized.nearest(low) == [1] and stack.nearest(low) == [0, 1]

@@ -14,6 +14,7 @@ from slm_ray.search.config import SearchConfig
 from slm_ray.search.genome import Genome
 from slm_ray.search.learned_scores import curvature_at, learn_scores, target_costs
 from slm_ray.search.unit_scores import Ranking, bind_genomes
+from slm_ray.search.vocabulary import Vocabularies
 from tests.models.tiny import tiny_family, tiny_ids, tiny_model
 from tests.search.genome_cases import LENGTH, TEACHERS, space_of
 
@@ -141,7 +142,8 @@ def test_between_two_learned_ends_there_are_rankings_of_both(low, rankings):
     """The size of each is as far from the ends as its scores are; with one size learned there is that alone."""
     budget = Budget("params", round(low * 0.7 * WHOLE), round(0.7 * WHOLE))
     teacher = SimpleNamespace(family=lambda: tiny_family("llama"))
-    inputs = SimpleNamespace(space=SPACE, architecture=TEACHER, budget=budget, teacher=teacher)
+    inputs = SimpleNamespace(space=SPACE, architecture=TEACHER, budget=budget, teacher=teacher,
+                             vocabularies=Vocabularies())
     targets = target_costs(budget, (0, WHOLE))
     learned = learn(MadeUp(steady()), targets=[target / WHOLE for target in targets]).by_target
     stack = bind_genomes(SearchConfig().replace(sequence_length=LENGTH), inputs, Ranking(learned, None, {}, 0))

@@ -1,7 +1,6 @@
 """Weights fitted to the teacher's layers after a search: whose, what is kept, and that a killed run goes on."""
 
 import json
-from dataclasses import dataclass
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from slm_ray.models.reconstruction import reconstruction_flops
 from slm_ray.records.cost import flops_per_token
+from slm_ray.records.subnet import SubnetSpec
 from slm_ray.runtime.commands import run_command
 from slm_ray.search import reconstruction
 from slm_ray.search.command import main
@@ -128,15 +128,16 @@ def test_weights_that_do_no_good_on_calibration_text_are_not_kept(runs, command,
     assert "weights are the teacher's own. It" in (tmp_path / "run/winners/0/README.md").read_text()
 
 
-@dataclass(frozen=True)
-class Groups:
-    params: int
+def member(params: int, vocabulary: tuple[int, ...] | None = None) -> reconstruction.Member:
+    return reconstruction.Member(0, SubnetSpec((0,), (), vocabulary), params, is_winner=True)
 
 
 def test_students_share_a_pass_as_far_as_memory_goes(monkeypatch):
     monkeypatch.setattr(reconstruction, "_GROUP_BYTES", 400)
-    groups = reconstruction._groups([Groups(60), Groups(40), Groups(50), Groups(200), Groups(1)])
+    groups = reconstruction._groups([member(params) for params in (60, 40, 50, 200, 1)])
     assert [[one.params for one in group] for group in groups] == [[60, 40], [50], [200], [1]]
+    groups = reconstruction._groups([member(1), member(2, (0, 1)), member(3), member(4, (0,))])  # one text for a group
+    assert [[one.params for one in group] for group in groups] == [[1, 3], [4], [2]]
 
 
 def test_flops_are_those_of_every_product():

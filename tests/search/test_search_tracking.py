@@ -8,7 +8,7 @@ from slm_ray.runtime.trackers import NoTracker
 from slm_ray.search.tracking import SearchTracking
 
 SHAPE = ModelShape(
-    hidden_size=8, source_layers=(), num_attention_heads=(), num_key_value_heads=(), intermediate_size=()
+    hidden_size=8, source_layers=(), num_attention_heads=(), num_key_value_heads=(), intermediate_size=(), vocab_size=1
 )
 
 

@@ -67,23 +67,25 @@ def sentences(count: int, seed: int = 0) -> str:
     return "\n".join(lines) + "\n"
 
 
-def make_tokenizer(text: str) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer of about 300 tokens."""
+def make_tokenizer(text: str, size: int = 320) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer of so many tokens, or as many as the text has."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=320, special_tokens=["<eos>"], initial_alphabet=alphabet, show_progress=False
+        vocab_size=size, special_tokens=["<eos>"], initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator([text], trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
 
 
-def make_teacher(folder: Path, text: str, steps: int = 80, kind: str = "llama", **sizes: Any) -> None:
+def make_teacher(
+    folder: Path, text: str, steps: int = 80, kind: str = "llama", tokenizer: Any = None, **sizes: Any
+) -> None:
     """A Llama (or another kind) of four layers with grouped queries, trained until its layers differ in worth."""
     torch.manual_seed(0)
-    tokenizer = make_tokenizer(text)
+    tokenizer = tokenizer or make_tokenizer(text)
     config = AutoConfig.for_model(
         kind, vocab_size=len(tokenizer), hidden_size=48, num_hidden_layers=4, num_attention_heads=4,
         num_key_value_heads=2, intermediate_size=64, max_position_embeddings=64, tie_word_embeddings=True,
