@@ -64,6 +64,7 @@ RUN_ELSEWHERE = {
     **dict.fromkeys(
         (
             "python -m slm_ray.export my-winner --to gguf --quantize Q8_0",
+            "python -m slm_ray.export my-winner --to vllm",
             "python -m slm_ray.export my-winner --to plain",
         ),
         "tests/export, on models of its own",
@@ -201,6 +202,7 @@ def _flags_of(parser: argparse.ArgumentParser) -> set[str]:
 @pytest.mark.parametrize("page", TEXTS)
 def test_every_flag_in_a_page_exists(page):
     known = {"--version", "--working-dir", "--no-wait", "--follow"}  # of `ray job submit` and `ray job logs`
+    known |= {"--trust-remote-code", "--model-impl"}  # of `vllm serve`
     for name in STAGES:
         known |= _flags_of(parser_of(name))
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9]", TEXTS[page]))

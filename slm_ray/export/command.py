@@ -1,4 +1,4 @@
-"""``slm-ray export MODEL``: a model as GGUF for llama.cpp and Ollama, or as a plain model of its family."""
+"""``slm-ray export MODEL``: a model as GGUF for llama.cpp and Ollama, for vLLM, or as a plain model of its family."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ _KINDS = (
 class ExportConfig(Config):
     """The options of the command."""
 
-    to: Literal["gguf", "plain"] = option(
-        "gguf", "gguf: files for llama.cpp; plain: the family's own class, smaller layers filled up with zeros"
-    )
+    to: Literal["gguf", "vllm", "plain"] = option(
+        "gguf", "gguf: files for llama.cpp; vllm: attention in every layer, silent where there was none; plain: the "
+        "family's own class, smaller layers filled up with zeros"
+    )  # fmt: skip
     quantize: Names = option((), "gguf: types of the weights, a file each [default: the model's own]")
-    out: str | None = option(None, "folder to write [default: MODEL-gguf or MODEL-plain]")
+    out: str | None = option(None, "folder to write [default: MODEL-gguf, MODEL-vllm or MODEL-plain]")
 
     @field_validator("quantize")
     @classmethod
@@ -58,13 +59,13 @@ def main(argv: Sequence[str]) -> int:
     config = build_config(ExportConfig, given)
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} is not a model directory: give one that has a config.json, such as RUN/winners/0")
-    if config.to == "plain" and config.quantize:
+    if config.to != "gguf" and config.quantize:
         raise UserError("--quantize is for --to gguf: leave it out")
     whole = folder.resolve()
     out = Path(config.out).expanduser() if config.out else whole.with_name(f"{whole.name}-{config.to}")
     if out.exists():
         raise UserError(f"{out} exists already: choose another --out, or delete it")
-    (_to_gguf if config.to == "gguf" else _to_plain)(folder, out, config)
+    (_to_gguf if config.to == "gguf" else _to_folder)(folder, out, config)
     return 0
 
 
@@ -83,20 +84,25 @@ def _load(folder: Path) -> tuple[Any, Any, str]:
     return load_student(folder, str(folder)), family, dtype_name(config.dtype)
 
 
-def _to_plain(folder: Path, out: Path, config: ExportConfig) -> None:
+def _to_folder(folder: Path, out: Path, config: ExportConfig) -> None:
     from slm_ray.data.tokenizers import load_tokenizer
     from slm_ray.models.extraction import save_student
-    from slm_ray.models.padding import pad_to_plain
+    from slm_ray.models.padding import give_all_attention, pad_to_plain
     from slm_ray.records.cost import num_params
     from slm_ray.records.files import whole_folder
 
     model, family, dtype = _load(folder)
-    plain = pad_to_plain(model, family)
+    padded = (pad_to_plain if config.to == "plain" else give_all_attention)(model, family)
     with whole_folder(out) as temporary:
-        saved = save_student(plain, temporary, load_tokenizer(folder), dtype)
-    before, after = (num_params(family.architecture(one.config)) for one in (model, plain))
+        saved = save_student(padded, temporary, load_tokenizer(folder), dtype)
+    before, after = (num_params(family.architecture(one.config)) for one in (model, padded))
     cost = f"{format_count(after)} parameters where {format_count(before)} compute" if after > before else "no padding"
-    print(f"{out}: a plain {family.model_type} model, {cost}, {format_bytes(saved.bytes)}")
+    is_plain = padded.config.model_type == family.model_type
+    kind = "plain" if is_plain else "layer by layer"
+    print(f"{out}: a {family.model_type} model, {kind}, {cost}, {format_bytes(saved.bytes)}")
+    if config.to == "vllm":
+        flags = "" if is_plain else " --trust-remote-code --model-impl transformers"
+        print(f"Next: vllm serve {out}{flags}")
 
 
 def _to_gguf(folder: Path, out: Path, config: ExportConfig) -> None:

@@ -1,17 +1,18 @@
-"""A student whose layers differ as a model of its family's own class: smaller layers are filled up with zeros.
+"""A student whose layers differ for programs that want more of each layer, which is filled up with zeros.
 
-Padded heads and neurons write nothing, so logits are the same; weights, cache and multiplications are those of the
-largest layer everywhere.
+Padded heads and neurons write nothing, so logits are the same. In a model of its family's own class, weights, cache and
+multiplications are those of the largest layer everywhere.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
 
 from slm_ray.config.errors import UserError
-from slm_ray.models.extraction import build_with, plain_config
+from slm_ray.models.extraction import build_with, per_layer_config, plain_config
 from slm_ray.models.families import (
     GATE_UP,
     HIDDEN,
@@ -82,7 +83,25 @@ def _scattered(tensor: torch.Tensor, axes: Axes, indices: Any, lengths: dict[str
     return tensor
 
 
-@torch.no_grad()
+def give_all_attention(model: Any, family: Family) -> Any:
+    """The same model with attention in every layer, of one key-value head that writes zeros where there was none."""
+    sizes = family.architecture(model.config)
+    if all(layer.num_attention_heads for layer in sizes.layers):
+        return model
+    least = min((layer for layer in sizes.layers if layer.num_attention_heads), key=lambda one: one.num_attention_heads)
+    each = least.num_attention_heads // least.num_key_value_heads
+    padded = dataclasses.replace(
+        sizes, layers=tuple(
+            layer if layer.num_attention_heads else LayerShape(each, 1, layer.intermediate_size)
+            for layer in sizes.layers
+        ),
+    )  # fmt: skip
+    order = tuple(range(sizes.num_hidden_layers))
+    config = per_layer_config(model.config, family, padded, order, getattr(model.config, "per_layer_reason", None))
+    config.source_layers = model.config.source_layers
+    return _filled(model, family, padded, config)
+
+
 def pad_to_plain(model: Any, family: Family) -> Any:
     """The same model as one of its family's own class; itself where it is one.
 
@@ -95,8 +114,14 @@ def pad_to_plain(model: Any, family: Family) -> Any:
     if family.scales_by_layer(config):
         raise UserError("its attention is scaled by the numbers of its teacher's layers, which no plain model does")
     sizes = family.architecture(config)
-    padded, state = padded_architecture(sizes, family), model.state_dict()
-    plain = plain_config(config, family, padded, tuple(range(sizes.num_hidden_layers)))
+    padded = padded_architecture(sizes, family)
+    return _filled(model, family, padded, plain_config(config, family, padded, tuple(range(sizes.num_hidden_layers))))
+
+
+@torch.no_grad()
+def _filled(model: Any, family: Family, padded: Architecture, config: Any) -> Any:
+    """A model of a config with these sizes, the model's own units first in every layer and zeros behind them."""
+    sizes, state = family.architecture(model.config), model.state_dict()
     like = {name: tensor for name, tensor in state.items() if not name.startswith(f"{family.base}.{family.layers}.")}
     for number, (shape, whole) in enumerate(zip(sizes.layers, padded.layers, strict=True)):
         indices = layer_indices(_units(number, shape, whole), None, padded)
@@ -105,7 +130,7 @@ def pad_to_plain(model: Any, family: Family) -> Any:
         for name, axes in family.layer_tensors().items():
             if (tensor := state.get(prefix + name)) is not None:
                 like[prefix + name] = _scattered(tensor, axes, indices, lengths)
-    built = build_with(like, plain, family)
+    built = build_with(like, config, family)
     for name, parameter in list(built.named_parameters()):
         if parameter.is_meta:  # of a sub-layer that is skipped: it writes zeros, whatever it reads
             owner, _, leaf = name.rpartition(".")
