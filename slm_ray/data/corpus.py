@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -33,6 +34,8 @@ class Corpus:
     compute_digest: Callable[[], str] | None = field(default=None, repr=False, compare=False)
     # Gives about how many bytes of text there are, without reading them; by default the text is counted
     size: Callable[[], int] | None = field(default=None, repr=False, compare=False)
+    # The corpora of a blend, with their shares of its tokens, which sum to 1; none where it is one corpus
+    shares: tuple[tuple[float, Corpus], ...] = ()
 
     @property
     def is_finite(self) -> bool:
@@ -47,6 +50,8 @@ class Corpus:
     @property
     def identity(self) -> str:
         """What stands for the content in the name of a cache: the digest, or the remote name and field."""
+        if self.shares:
+            return canonical_json([[share, one.identity] for share, one in self.shares])
         return self.digest or f"hub:{self.name}#{self.text_field}"
 
     @property
@@ -62,6 +67,20 @@ class Corpus:
             yield document
         if not found:
             raise UserError(f"the corpus '{self.name}' has no text: give a corpus with at least one non-empty document")
+
+
+def blend_corpora(name: str, shares: tuple[tuple[float, Corpus], ...]) -> Corpus:
+    """Several corpora as one, whose documents are all of theirs; ``shares`` of its tokens sum to 1."""
+
+    def digest() -> str:
+        return sha256_bytes(canonical_json([[share, one.digest] for share, one in shares]).encode())
+
+    corpora = [one for _, one in shares]
+    compute_digest = digest if all(one.is_finite for one in corpora) else None
+    return Corpus(
+        name, lambda: itertools.chain.from_iterable(one.read() for one in corpora), corpora[0].text_field,
+        compute_digest, lambda: sum(one.num_bytes for one in corpora), shares,
+    )  # fmt: skip
 
 
 def with_text(documents: Iterable[Document]) -> Iterator[Document]:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from slm_ray.config.errors import UserError, nearest
+from slm_ray.data.blend import parse_blend
 from slm_ray.data.bundled import BUNDLED, bundled_corpus
-from slm_ray.data.corpus import Corpus, Document
+from slm_ray.data.corpus import Corpus, Document, blend_corpora
 from slm_ray.data.fields import Fields
 from slm_ray.data.files import is_supported, local_corpus
 from slm_ray.records.files import explain_os_error
@@ -24,10 +25,15 @@ _HUB_SECONDS = 10.0  # for the hub's first answer
 def load_corpus(
     name: str, text_field: str = "text", console: Console | None = None, domain_field: str | None = None
 ) -> Corpus:
-    """Find a corpus by name: bundled, else a local file or folder, else a dataset on the Hugging Face hub.
+    """Find a corpus by name: bundled, else a local file or folder, else a dataset on the Hugging Face hub; or a blend.
 
     The first document is read at once, so that a wrong name or field is found before anything is spent.
     """
+    if blend := parse_blend(name):
+        if domain_field is not None:
+            raise UserError(f"--domain-field {domain_field} is for one corpus: give those of '{name}' one by one")
+        parts = ((share, load_corpus(one, text_field, console)) for one, share in blend.items())
+        return blend_corpora(name, tuple(parts))
     if name in BUNDLED:
         if domain_field is not None:
             raise UserError(f"--domain-field {domain_field} is for records of files: {name} has no fields")

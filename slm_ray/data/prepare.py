@@ -20,7 +20,7 @@ from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError
 from slm_ray.data.blocks import WHOLE, NamedBlock, PackedBlock, block_packer, cut_blocks
 from slm_ray.data.corpus import Corpus
-from slm_ray.data.sample import check_request
+from slm_ray.data.sample import blended, check_request
 from slm_ray.data.shards import IDS, REMEDY, STARTS, TokenShards, write_manifest, write_shard
 from slm_ray.data.split import share_of_part
 from slm_ray.data.tokenizers import begin_facts, load_tokenizer, plain_backend, tokenizer_digest, vocab_size_of
@@ -53,11 +53,23 @@ def prepare_shards(
     result is the same for any number of workers. Ray must have been started by the caller if there are workers.
 
     ``num_tokens``: At least so many tokens, where the part has them: of a corpus at hand a fair sample of its
-    documents, of a remote stream its beginning. None takes the whole part.
+    documents, of a remote stream its beginning. None takes the whole part. Of a blend exactly so many, in whole
+    sequences; a corpus with less than its share is gone through again.
     """
     check_request(part, num_tokens, sequence_length)
     if isinstance(tokenizer, Path):
         tokenizer = load_tokenizer(tokenizer, local=True)
+    if corpus.shares:
+        if num_tokens is None:
+            raise UserError(f"the blend '{corpus.name}' has no end: say how many tokens of it are taken")
+
+        def prepare(one: Corpus, tokens: int) -> TokenShards:
+            return prepare_shards(
+                one, tokenizer, part, sequence_length=sequence_length, num_tokens=tokens, cache=cache, console=console,
+                workers=workers,
+            )  # fmt: skip
+
+        return blended(corpus, prepare, num_tokens, sequence_length, cache, console)
     plan = make_plan(corpus, part, num_tokens, sequence_length)
     made_from: dict[str, JsonValue] = {
         "corpus": corpus.identity, "tokenizer": tokenizer_digest(tokenizer), "separator": tokenizer.eos_token_id,

@@ -10,6 +10,7 @@ from pydantic import JsonValue
 
 from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError, unknown_name
+from slm_ray.data.blend import split_count, write_blend
 from slm_ray.data.blocks import PackedBlock, Piece, pack_block
 from slm_ray.data.corpus import Corpus
 from slm_ray.data.shards import TokenShards, write_shards
@@ -36,6 +37,15 @@ def prepare_tokens(
     when the part has too little; that of the part by default.
     """
     check_request(part, num_tokens, sequence_length)
+    if corpus.shares:
+
+        def prepare(one: Corpus, tokens: int) -> TokenShards:
+            return prepare_tokens(
+                one, tokenizer, part, num_tokens=tokens, sequence_length=sequence_length, cache=cache, console=console,
+                flag=flag,
+            )  # fmt: skip
+
+        return blended(corpus, prepare, num_tokens, sequence_length, cache or cache_folder() / "tokens", console)
     digest = tokenizer_digest(tokenizer)
     num_sequences = -(-num_tokens // sequence_length)
     made_from: dict[str, JsonValue] = {
@@ -63,6 +73,30 @@ def check_request(part: str, num_tokens: int | None, sequence_length: int) -> No
         raise UserError(f"the number of {part} tokens must be at least 1, got {num_tokens}")
     if sequence_length < 2:
         raise UserError(f"--sequence-length must be at least 2, got {sequence_length}")
+
+
+def blended(
+    corpus: Corpus, prepare: Callable[[Corpus, int], TokenShards], num_tokens: int, sequence_length: int, cache: Path,
+    console: Console | None,
+) -> TokenShards:  # fmt: skip
+    """The tokens of a blend, each corpus's share made by ``prepare`` from it and a number of tokens; kept in the cache.
+
+    Shares are whole sequences: of few, a small share may have none.
+    """
+    counts = split_count([share for share, _ in corpus.shares], -(-num_tokens // sequence_length))
+    parts = [
+        (prepare(one, count * sequence_length), count)
+        for (_, one), count in zip(corpus.shares, counts, strict=True) if count
+    ]  # fmt: skip
+    made_from: dict[str, JsonValue] = {
+        "part": parts[0][0].part, "corpus": corpus.identity,
+        "blend": [[shards.corpus, shards.digest, count] for shards, count in parts],
+    }  # fmt: skip
+
+    def write(folder: Path) -> None:
+        write_blend(folder, parts, corpus=corpus.name, corpus_digest=corpus.digest, made_from=made_from)
+
+    return load_or_build(cache, made_from, write, console or Console())
 
 
 def load_or_build(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import math
 from typing import Any, NamedTuple
 
 from slm_ray.config.digest import sha256_bytes
+from slm_ray.config.errors import UserError
 from slm_ray.data.corpus import Corpus
 
 CALIBRATION, TRAIN, HELD_OUT = "calibration", "train", "held_out"
@@ -103,8 +105,10 @@ def sample_part(corpus: Corpus, part: str, piece_size: int, target: int) -> Samp
     The documents are cut into pieces, and the pieces are taken by the SHA-256 of (document digest, piece number). So
     every stretch of text is as likely to come first as any other, a larger sample begins with the smaller one, a
     repeated document counts once, and memory is held for the sample only. Of a remote stream, only the beginning is
-    read.
+    read. Of a blend, each corpus gives its share of the characters, again from its first piece where it has fewer.
     """
+    if corpus.shares:
+        return _sample_blend(corpus, part, piece_size, target)
     kept: list[tuple[int, str]] = []  # the pieces with the smallest keys, negated: the largest comes first
     keys, characters, read, is_whole = set[int](), 0, 0, True
     for document in corpus:
@@ -128,3 +132,19 @@ def sample_part(corpus: Corpus, part: str, piece_size: int, target: int) -> Samp
             is_whole = False
             break
     return Sample([piece for _, piece in sorted(kept, reverse=True)], is_whole)
+
+
+def _sample_blend(corpus: Corpus, part: str, piece_size: int, target: int) -> Sample:
+    samples = [sample_part(one, part, piece_size, math.ceil(share * target)) for share, one in corpus.shares]
+    sizes = [sum(map(len, sample.pieces)) for sample in samples]
+    if not all(sizes):
+        empty = corpus.shares[sizes.index(0)][1].name
+        raise UserError(f"the corpus '{empty}' has no document in its {part} part: give more text")
+    # No more than repeats all corpora but one
+    total = min(target, max(size / share for size, (share, _) in zip(sizes, corpus.shares, strict=True)))
+    placed: list[tuple[float, str]] = []
+    for sample, size, (share, _) in zip(samples, sizes, corpus.shares, strict=True):
+        count = max(1, round(len(sample.pieces) * share * total / size))
+        placed += [((at + 0.5) / count, sample.pieces[at % len(sample.pieces)]) for at in range(count)]
+    pieces = [piece for _, piece in sorted(placed, key=lambda one: one[0])]
+    return Sample(pieces, all(sample.is_whole_part for sample in samples))

@@ -8,6 +8,7 @@ from pathlib import Path
 from slm_ray.config.base import flatten
 from slm_ray.config.errors import UserError
 from slm_ray.config.units import format_bytes
+from slm_ray.data.blend import parse_blend
 from slm_ray.data.bundled import BUNDLED
 from slm_ray.data.load import is_on_hub, load_corpus
 from slm_ray.models.precision import export_dtype, measure_precision
@@ -32,7 +33,7 @@ def plan_text(config: SearchConfig) -> str:
     known = look_up_teacher(config.space.teacher)
     sizes = None if known.architecture is None else estimates.search_sizes(config, space, known.architecture)
     names = (config.data.data, config.measure.other_data)
-    texts = [check_text(name, config.data.text_field) for name in names if name]
+    texts = [check_text(one, config.data.text_field) for name in names if name for one in parse_blend(name) or [name]]
     device = device_of(config.machine.device, config.machine.address)
     precision = measure_precision(config.measure.precision, device)
     sections = [
