@@ -13,7 +13,7 @@ class DataConfig(Config):
     """A corpus, and how its tokens are packed."""
 
     data: str = option(DEFAULT_CORPUS, "corpus: python-docs, python-docs-full, a file or folder, a hub id, or a "
-                       "blend of these in proportions, as mine.jsonl:0.7,python-docs:0.3")  # fmt: skip
+                       "blend of these in proportions, as mine.jsonl:0.7,python-docs:0.2,teacher:0.1")  # fmt: skip
     text_field: str = option("text", "field of the text in JSONL, CSV, parquet, arrow and hub corpora")
     sequence_length: int = option(512, "tokens per sequence", ge=8)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,29 @@ from slm_ray.data.files import is_supported, local_corpus
 from slm_ray.records.files import explain_os_error
 from slm_ray.runtime.progress import Console
 
+BY_TEACHER = "teacher"  # the name of what the teacher writes itself
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.+-]+)?", re.ASCII)
 _HUB_SECONDS = 10.0  # for the hub's first answer
 
 
 def load_corpus(
-    name: str, text_field: str = "text", console: Console | None = None, domain_field: str | None = None
-) -> Corpus:
+    name: str, text_field: str = "text", console: Console | None = None, domain_field: str | None = None,
+    by_teacher: Callable[[], Corpus] | None = None,
+) -> Corpus:  # fmt: skip
     """Find a corpus by name: bundled, else a local file or folder, else a dataset on the Hugging Face hub; or a blend.
 
+    ``by_teacher`` gives what the teacher writes itself, which is called ``teacher``; None where there is no teacher.
     The first document is read at once, so that a wrong name or field is found before anything is spent.
     """
     if blend := parse_blend(name):
         if domain_field is not None:
             raise UserError(f"--domain-field {domain_field} is for one corpus: give those of '{name}' one by one")
-        parts = ((share, load_corpus(one, text_field, console)) for one, share in blend.items())
+        parts = ((share, load_corpus(one, text_field, console, None, by_teacher)) for one, share in blend.items())
         return blend_corpora(name, tuple(parts))
+    if name == BY_TEACHER and not Path(name).exists():
+        if by_teacher is None:
+            raise UserError(f"the corpus '{name}' is what a teacher writes itself, and none is here: name another")
+        return by_teacher()
     if name in BUNDLED:
         if domain_field is not None:
             raise UserError(f"--domain-field {domain_field} is for records of files: {name} has no fields")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from slm_ray.config.errors import UserError
 from slm_ray.config.units import format_bytes, format_count, format_seconds
-from slm_ray.data.load import load_corpus
+from slm_ray.data.corpus import Corpus
+from slm_ray.data.load import BY_TEACHER, load_corpus
 from slm_ray.models.families import config_architecture
 from slm_ray.models.loading import read_config
 from slm_ray.models.starts import first_layers_like
@@ -267,7 +268,7 @@ def plan_text(config: PretrainConfig) -> str:
     """The text of ``--dry-run``: models, FLOPs, memory beside the machine's, disk and time."""
     models = planned_models(config)
     if config.data.shards is None:
-        load_corpus(config.data.data, config.data.text_field)
+        load_corpus(config.data.data, config.data.text_field, by_teacher=lambda: Corpus(BY_TEACHER, list))
     on_gpu = config.run.device != "cpu" and _gpu_bytes() is not None
     found = forecast(config, on_gpu=on_gpu, models=models)
     by_name = {part.name: part for part in found.work}

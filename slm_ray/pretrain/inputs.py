@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from slm_ray.config.digest import digest_json
 from slm_ray.config.errors import UserError
-from slm_ray.data.load import load_corpus
+from slm_ray.data.corpus import Corpus
+from slm_ray.data.load import BY_TEACHER, load_corpus
 from slm_ray.data.prepare import prepare_shards
 from slm_ray.data.sample import prepare_tokens
 from slm_ray.data.shards import TokenShards
 from slm_ray.data.split import HELD_OUT, TRAIN
 from slm_ray.data.tokenizers import load_tokenizer, tokenizer_digest
 from slm_ray.distill.config import different_length
+from slm_ray.evaluate.teacher_text import corpus_by
 from slm_ray.models.families import context_length
 from slm_ray.models.loading import read_config
 from slm_ray.models.teachers import Teacher, load_teacher, loadable
@@ -238,6 +240,15 @@ def prepare_inputs(
     return PretrainInputs(teacher, students, shards, held_out, kept.digest, float(kept.flops), captured)
 
 
+def _corpus(config: PretrainConfig, console: Console) -> Corpus:
+    def by_teacher() -> Corpus:
+        if (name := teacher_name(config)) is None:
+            raise UserError(f"the corpus '{BY_TEACHER}' is what the teacher writes itself: give --teacher")
+        return corpus_by(load_teacher(name), console)
+
+    return load_corpus(config.data.data, config.data.text_field, console, by_teacher=by_teacher)
+
+
 def training_shards(
     config: PretrainConfig, tokenizer: Any, folder: Path, console: Console, workers: int
 ) -> TokenShards:
@@ -247,7 +258,7 @@ def training_shards(
         shards = TokenShards.open(Path(data.shards).expanduser().resolve())
         _check_shards(config, shards, tokenizer)
         return shards
-    corpus = load_corpus(data.data, data.text_field, console)
+    corpus = _corpus(config, console)
     place = folder / TOKENIZER_FOLDER
     if not place.is_dir():
         tokenizer.save_pretrained(place)
@@ -262,7 +273,7 @@ def held_out_tokens(config: PretrainConfig, tokenizer: Any, folder: Path, consol
     place = (folder / HELD_OUT_FOLDER).resolve()
     if place.is_dir():
         return TokenShards.open(place)
-    corpus = load_corpus(config.data.data, config.data.text_field, console)
+    corpus = _corpus(config, console)
     packed = prepare_tokens(
         corpus, tokenizer, HELD_OUT, num_tokens=config.evaluation.eval_tokens,
         sequence_length=config.data.sequence_length, cache=cache_folder() / "tokens", console=console,

@@ -10,7 +10,7 @@ from slm_ray.config.errors import UserError
 from slm_ray.config.units import format_bytes
 from slm_ray.data.blend import parse_blend
 from slm_ray.data.bundled import BUNDLED
-from slm_ray.data.load import is_on_hub, load_corpus
+from slm_ray.data.load import BY_TEACHER, is_on_hub, load_corpus
 from slm_ray.models.precision import export_dtype, measure_precision
 from slm_ray.models.teacher_sizes import TeacherSizes, look_up_teacher
 from slm_ray.records.budget import QUANTITIES, measure_cost
@@ -142,6 +142,8 @@ def check_text(name: str, text_field: str) -> str:
     """Check that there is such text, as far as that can be seen without a network, and say where it comes from."""
     if name in BUNDLED:
         return f"{name}: made from this Python's own documentation"
+    if name == BY_TEACHER and not Path(name).exists():
+        return f"{name}: written by the teacher when the search begins"
     if is_on_hub(name):
         return f"{name}: on the hub, not looked at"
     load_corpus(name, text_field)

@@ -15,6 +15,7 @@ from slm_ray.data.load import load_corpus
 from slm_ray.data.sample import prepare_tokens
 from slm_ray.data.shards import TokenShards
 from slm_ray.data.split import CALIBRATION, HELD_OUT, TRAIN, summarise_parts
+from slm_ray.evaluate.teacher_text import MixedText, corpus_by, mix, num_aside, num_to_write, teacher_text
 from slm_ray.models.precision import DTYPES, bf16_gain, choose_precision, measure_precision
 from slm_ray.models.teacher_sizes import look_up_teacher
 from slm_ray.models.teachers import Teacher, load_teacher
@@ -30,7 +31,6 @@ from slm_ray.search.config import SearchConfig
 from slm_ray.search.evaluator import share_of
 from slm_ray.search.genome import Genome
 from slm_ray.search.space import NATURAL, VOCABULARY, SearchSpace, load_space
-from slm_ray.search.teacher_text import MixedText, mix, num_aside, num_to_write, teacher_text
 from slm_ray.search.vocabulary import Vocabularies, keep_order, vocabulary_sizes
 
 
@@ -279,7 +279,9 @@ def prepare_inputs(config: SearchConfig, console: Console, kept_precision: str |
     teacher = load_teacher(config.space.teacher)
     architecture = teacher.architecture()
     budget, _ = check_fits(config, space, architecture)
-    corpus = load_corpus(config.data.data, config.data.text_field, console)
+    corpus = load_corpus(
+        config.data.data, config.data.text_field, console, by_teacher=lambda: corpus_by(teacher, console)
+    )
     device, asked = device_of(config.machine.device, config.machine.address), config.measure.precision
     precision = kept_precision or measure_precision(asked, device)
     texts = _Texts(config, teacher, architecture.structure.vocab_size, console)

@@ -17,7 +17,7 @@ def config(**more) -> PretrainConfig:
 def test_so_many_tokens_are_asked_of_the_corpus(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(inputs, "prepare_shards", lambda *_, **more: asked.append(more["num_tokens"]))
-    monkeypatch.setattr(inputs, "load_corpus", lambda *_: None)
+    monkeypatch.setattr(inputs, "load_corpus", lambda *_, **__: None)
     (tmp_path / "tokenizer").mkdir()
     for given in (config(), config(data_tokens="2k"), config(data_tokens="1M")):
         inputs.training_shards(given, None, tmp_path, Console(), 1)

@@ -5,11 +5,16 @@ import json
 import numpy as np
 import pytest
 
+from slm_ray.config.base import build_config
+from slm_ray.config.errors import UserError
+from slm_ray.data.load import load_corpus
+from slm_ray.data.sample import prepare_tokens
 from slm_ray.data.shards import TokenShards, write_shards
+from slm_ray.evaluate.teacher_text import ASIDE_TOKENS, CORPUS_TEXTS, first_tokens, mix, write
 from slm_ray.models.teachers import load_teacher
+from slm_ray.runtime.progress import Console
 from slm_ray.search.config import SearchConfig
-from slm_ray.search.inputs import tokens_to_write, written_sequences
-from slm_ray.search.teacher_text import ASIDE_TOKENS, first_tokens, mix, write
+from slm_ray.search.inputs import prepare_inputs, tokens_to_write, written_sequences
 from tests.search.tiny_run import outcome_of
 
 
@@ -76,3 +81,19 @@ def test_a_search_fits_on_both_and_is_the_same_from_the_cache(command, tiny, tmp
     assert written >= 512 + ASIDE_TOKENS  # the second run found it in the cache
     card = (tmp_path / "run/winners/0/README.md").read_text()
     assert ("512 tokens that the teacher wrote and 512 train tokens" in card) == record["kept"]
+
+
+def test_a_blend_with_the_teachers_own_text(tiny, tmp_path):
+    options = {
+        "teacher": str(tiny.teacher), "data": f"{tiny.corpus}:3,teacher:1", "space": str(tiny.space), "params": "0.5",
+        "sequence_length": 32, "calibration_tokens": 512, "held_out_tokens": 256, "precision": "fp32",
+    }  # fmt: skip
+    inputs = prepare_inputs(build_config(SearchConfig, options), Console())
+    (_, own), (share, written) = inputs.corpus.shares
+    assert (own.name, written.name, share) == (str(tiny.corpus), "teacher", 0.25)
+    assert len(list(written)) == CORPUS_TEXTS
+    alone = prepare_tokens(written, inputs.teacher.tokenizer(), "calibration", num_tokens=128, sequence_length=32)
+    assert np.array_equal(inputs.calibration.ids[2::4], alone.ids)
+    assert inputs.corpus_record().name == options["data"]
+    with pytest.raises(UserError, match="is what a teacher writes itself, and none is here"):
+        load_corpus("teacher")

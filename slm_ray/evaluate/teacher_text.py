@@ -17,18 +17,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from slm_ray.data.corpus import Corpus, Document, digest_texts
+from slm_ray.data.load import BY_TEACHER
 from slm_ray.data.sample import load_or_build
 from slm_ray.data.shards import TokenShards, digest_array, write_shards
 from slm_ray.data.split import TRAIN
 from slm_ray.data.tokenizers import tokenizer_digest
 from slm_ray.evaluate.decoding import Sampling, continue_rows
 from slm_ray.evaluate.models import LoadedModel, ModelFolder
+from slm_ray.models.precision import choose_precision
 from slm_ray.models.teachers import Teacher
 from slm_ray.records.files import cache_folder
 from slm_ray.runtime.progress import Console, Progress
 
 MOST_WRITTEN_TOKENS = 16384  # written anew; where more are wanted, they are taken again from the first
 ASIDE_TOKENS = 1024  # of them that nothing is fitted on
+CORPUS_TEXTS = 128  # where its text is a corpus
 _TEXT_TOKENS = 256  # of one text: attention over longer ones takes most of the time
 _BATCH_TEXTS = 64  # the weights are read once for all of them
 _SEED = 0  # of the teacher, not of the run: the text is made once for all runs
@@ -126,6 +130,18 @@ def teacher_text(
         )
 
     return load_or_build(cache_folder() / "tokens", wanted, build, console).ids, was_cached
+
+
+def corpus_by(teacher: Teacher, console: Console) -> Corpus:
+    """What a teacher writes itself as a corpus of :data:`CORPUS_TEXTS` documents, written when it is first read."""
+
+    def read() -> list[Document]:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        ids, _ = teacher_text(teacher, device, choose_precision("auto", device), CORPUS_TEXTS, _TEXT_TOKENS, console)
+        texts = teacher.tokenizer().batch_decode(ids, skip_special_tokens=True)
+        return [Document(f"text {number}", text) for number, text in enumerate(texts)]
+
+    return Corpus(BY_TEACHER, read, compute_digest=lambda: digest_texts(document.text for document in read()))
 
 
 def write(
