@@ -27,8 +27,8 @@ from slm_ray.records.lineage import CARD_FILE, Lineage, find_lineage
 from slm_ray.runtime.commands import command_line, run_command
 from slm_ray.runtime.progress import Console
 
-TRAIN, EXTEND, TRIM = "train", "extend", "trim"
-ACTIONS = (TRAIN, EXTEND, TRIM)
+TRAIN, EXTEND, TRIM, EXCHANGE = "train", "extend", "trim", "exchange"
+ACTIONS = (TRAIN, EXTEND, TRIM, EXCHANGE)
 _MEASURED_CHARACTERS = 200_000
 
 
@@ -38,10 +38,10 @@ class TokenizerConfig(Config):
     data: str = option(DEFAULT_CORPUS, "corpus to learn tokens from: its train part is read")
     text_field: str = option("text", "field of the text in JSONL, CSV, parquet, arrow and hub corpora")
     size: int = option(8192, "train: tokens in all", ge=1)
-    model: str | None = option(None, "extend, trim: model folder, hub id, .gguf file or smollm2-135m")
-    add: int = option(4096, "extend: new tokens", ge=1)
-    keep: int = option(16384, "trim: tokens in all", ge=1)
-    general: float = option(0.2, "trim: share of any other text in what tokens are worth", ge=0, le=1)
+    model: str | None = option(None, "extend, trim, exchange: model folder, hub id, .gguf file or smollm2-135m")
+    add: int = option(4096, "extend, exchange: new tokens", ge=1)
+    keep: int = option(16384, "trim, exchange: tokens in all, new ones among them", ge=1)
+    general: float = option(0.2, "trim, exchange: share of any other text in what tokens are worth", ge=0, le=1)
     tokenizer: str | None = option(None, "extend: folder of a tokenizer extended before, instead of learning tokens")
     out: str | None = option(None, "folder to write; the same command again leaves it as it is")
 
@@ -57,13 +57,15 @@ class TokenizerConfig(Config):
             if given := [name for name in ("model", "tokenizer") if getattr(self, name)]:
                 raise UserError(f"--{given[0]} belongs to 'extend': leave it out, or say extend")
             check_size(self.size)
+        if action == EXCHANGE and self.add >= self.keep:
+            raise UserError(f"--add {self.add:,} must be less than --keep {self.keep:,}, the tokens in all")
         if self.tokenizer and not (Path(self.tokenizer).expanduser() / "tokenizer.json").is_file():
             raise UserError(f"--tokenizer {self.tokenizer} has no tokenizer.json: give a folder that 'extend' wrote")
 
 
 def make_parser() -> Parser:
     """The command's parser."""
-    parser = Parser(prog="python -m slm_ray.tokenizer", description="Train a tokenizer; extend or trim a model's.")
+    parser = Parser(prog="python -m slm_ray.tokenizer", description="Train a tokenizer; change a model's vocabulary.")
     parser.add_argument("action", metavar="ACTION", help=", ".join(ACTIONS))
     parser.add_argument("--config", type=Path, default=None, help="YAML file of options; flags come over it")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -72,7 +74,7 @@ def make_parser() -> Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write a tokenizer's folder, or a model's with an extended or trimmed vocabulary."""
+    """Write a tokenizer's folder, or a model's with an extended, trimmed or exchanged vocabulary."""
     given = vars(make_parser().parse_args(list(argv)))
     config_file, action = given.pop("config"), given.pop("action")
     given.pop("debug")
@@ -84,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
     elif action == EXTEND:
         _extend(config, out, command_line("python -m slm_ray.tokenizer", argv), console)
     else:
-        _trim(config, out, console)
+        _trim(config, config.add if action == EXCHANGE else 0, out, console)
     return 0
 
 
@@ -158,11 +160,12 @@ def _extend(config: TokenizerConfig, out: Path, command: str, console: Console) 
     )
 
 
-def _trim(config: TokenizerConfig, out: Path, console: Console) -> None:
+def _trim(config: TokenizerConfig, add: int, out: Path, console: Console) -> None:
+    """Keep a model's tokens that the text needs most, ``add`` fewer where so many are learned on it in their place."""
     from slm_ray.models.extraction import extract, save_student
     from slm_ray.models.loading import quiet_transformers
     from slm_ray.models.teachers import load_teacher
-    from slm_ray.models.vocabulary import renumbered_generation, with_vocabulary
+    from slm_ray.models.vocabulary import extend_vocabulary, renumbered_generation, with_vocabulary
     from slm_ray.records.lineage import Lineage
     from slm_ray.records.training import TeacherSource
     from slm_ray.search.vocabulary import keep_order
@@ -173,19 +176,25 @@ def _trim(config: TokenizerConfig, out: Path, console: Console) -> None:
         "action": TRIM, "model": teacher.digest, "corpus": corpus.identity, "keep": config.keep,
         "general": config.general,
     }  # fmt: skip
+    if add:
+        made_from["add"] = add
     if _is_there(out, made_from):
         return
     order = keep_order(teacher.tokenizer(), corpus, config.general)
-    kept = order.first(config.keep)
+    kept = order.first(config.keep - add)
     trimmed, old = order.vocabulary.trim(kept), order.vocabulary.tokenizer
     spec = with_vocabulary(teacher.architecture(), kept)
     model = extract(teacher.state(), teacher.config(), teacher.family(), spec)
     if (settings := teacher.generation_config()) is not None:
         model.generation_config = renumbered_generation(settings, kept)
+    if add:
+        extended = extend_tokenizer(trimmed, text_sample(corpus), add)
+        trimmed, model = extended.tokenizer, extend_vocabulary(model, extended.first_new, extended.parts)
     rates = BytesPerToken(before=bytes_per_token(old, corpus), after=bytes_per_token(trimmed, corpus))
     record = TrimmedVocabulary(
         made_from=digest_json(made_from), model=str(config.model), corpus=corpus.name, corpus_digest=corpus.digest,
-        general=config.general, rows=len(kept), bytes_per_token=rates,
+        general=config.general, new_tokens=add, rows=model.get_input_embeddings().weight.shape[0],
+        bytes_per_token=rates,
     )  # fmt: skip
     source = TeacherSource(
         name=teacher.name, family=teacher.architecture().structure.family, digest=teacher.digest,
@@ -195,8 +204,9 @@ def _trim(config: TokenizerConfig, out: Path, console: Console) -> None:
         save_student(model, folder, trimmed)
         write_record(folder, record)
         write_record(folder, Lineage(teacher=source, spec=spec.to_json()))
+    new = f" and {add:,} new ones" if add else ""
     print(
-        f"{config.model} with {len(kept):,} of its {order.vocabulary.size:,} tokens is in {out}; held-out text: "
+        f"{config.model} with {len(kept):,} of its {order.vocabulary.size:,} tokens{new} is in {out}; held-out text: "
         f"{_rate(rates.before)} before, {_rate(rates.after)} now"
     )
 

@@ -126,3 +126,35 @@ def test_a_model_keeps_the_tokens_its_text_needs(place, tmp_path, capsys):
         torch.testing.assert_close(model(torch.tensor([ids])).logits, old(same).logits[..., kept])
     assert run(*trim, "10", "--out", tmp_path / "n") == 2
     assert "a vocabulary of 10 tokens is not possible: its bytes, digits" in capsys.readouterr().err
+
+
+def test_tokens_make_room_for_those_of_the_text(place, tmp_path, capsys):
+    exchange = ["exchange", "--model", place / "model", "--data", place / "texts", "--keep", "320", "--add", "30"]
+    assert run(*exchange, "--out", tmp_path / "m") == 0
+    assert "with 290 of its" in (said := capsys.readouterr().out) and "and 30 new ones is in" in said
+    record = json.loads((tmp_path / "m" / "vocabulary.json").read_text())
+    assert (record["rows"], record["new_tokens"]) == (320, 30)
+    assert record["bytes_per_token"]["after"] > 1.3 * record["bytes_per_token"]["before"]
+    model, tokenizer = (kind.from_pretrained(tmp_path / "m") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    old, was = (kind.from_pretrained(place / "model") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    assert model.config.vocab_size == len(tokenizer) == 320
+    text = "watoto wanasoma: Ünïcode 42"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    rows, before = model.get_input_embeddings().weight, old.get_input_embeddings().weight
+    for number, token in enumerate(tokenizer.convert_ids_to_tokens(list(range(320)))):
+        if number < 290:
+            pieces = [token]
+        else:  # in the kept tokens, whose merges are a part of the model's own
+            pieces = _pieces(tokenizer, token, 290)
+        torch.testing.assert_close(rows[number], before[was.convert_tokens_to_ids(pieces)].mean(0))
+    assert run(*exchange[:-1], "320", "--out", tmp_path / "n") == 2
+    assert "--add 320 must be less than --keep 320" in capsys.readouterr().err
+
+
+def _pieces(tokenizer, token, first_new):
+    """The tokens below an id that one is merged from, by the merges in the tokenizer's file."""
+    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    made = {a + b: (a, b) for a, b in merges}
+    if tokenizer.convert_tokens_to_ids(token) < first_new:
+        return [token]
+    return [piece for part in made[token] for piece in _pieces(tokenizer, part, first_new)]

@@ -136,6 +136,7 @@ class TrimmedVocabulary(_ChangedVocabulary):
     """Which of a model's tokens were kept."""
 
     general: float  # The share that the teacher's own text has in the counts
+    new_tokens: int = 0  # Of the rows, those of tokens learned on the text
 
 
 class ExtendedVocabulary(_ChangedVocabulary):
