@@ -83,6 +83,8 @@ RUN_ELSEWHERE = {
             "python -m slm_ray.tokenizer extend --model my-teacher --tokenizer my-model-with-words --data my-texts "
             "--out my-teacher-with-words",
             "python -m slm_ray.tokenizer trim --model smollm2-135m --data my-texts --keep 24192 --out my-smaller-model",
+            "python -m slm_ray.tokenizer exchange --model smollm2-135m --data my-texts --keep 24192 --add 4096 "
+            "--out my-teacher",
         ),
         "tests/test_tokenizer_command.py, on models of its own",
     ),
