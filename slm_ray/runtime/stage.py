@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from slm_ray.config.base import Config, add_flags, build_config, flatten, load_config, refuse_changes
+from slm_ray.config.base import Config, add_flags, build_config, flag_of, flatten, load_config, refuse_changes
 from slm_ray.config.errors import UserError
 from slm_ray.config.parser import Parser
 from slm_ray.records.base import write_record
@@ -38,7 +38,8 @@ class Stage(Generic[C]):
     # Refuses what can be refused without heavy imports (names, sizes, files that must exist); called before anything
     # else, so that a typo takes no second and leaves no folder
     check: Callable[[C], None] = lambda _config: None
-    # Fills in what depends on this machine, such as a budget of time; the run is recorded with it
+    may_grow: tuple[str, ...] = ()  # The options that may be raised with ``--resume``: even a finished run goes on
+    # Fills in what depends on this machine or on other options, such as a budget of time; the run is recorded with it
     resolve: Callable[[C], C] = lambda config: config
     # Does the work of a process that is not the command's first (torchrun starts several), and returns whether this is
     # one; such a process has no run folder
@@ -99,16 +100,29 @@ class Stage(Generic[C]):
         """Continue a run with the options it was started with."""
         find_run(path, given.get("storage"))
         record = run_of(self.name, path)
-        refuse_changes(given, self.may_change, path)
-        if (path / self.result_file).exists() and not self.gathers:
+        refuse_changes(given, (*self.may_change, *self.may_grow), path)
+        config = build_config(self.config, record.options | given, source=str(path / RunRecord.FILE))
+        grows = self._grows(flatten(config), record.options, path)
+        if (path / self.result_file).exists() and not self.gathers and not grows:
             print(f"{path} is finished already:\n")
         else:
-            config = build_config(self.config, record.options | given, source=str(path / RunRecord.FILE))
             if self.follow(config):
                 return 0
-            self._work(config, RunFolder.open_existing(path, given.get("storage")))
+            folder = RunFolder.open_existing(path, given.get("storage"))
+            if grows:
+                write_record(path, record.model_copy(update={"options": flatten(config)}))
+                (path / self.result_file).unlink(missing_ok=True)  # it is of the smaller run
+            self._work(config, folder)
         self.show(path)
         return 0
+
+    def _grows(self, now: dict[str, Any], before: dict[str, Any], path: Path) -> bool:
+        """Whether a resume asks for more than the run was started with, after checking that it asks for no less."""
+        for name in self.may_grow:
+            if now[name] < before[name]:
+                rule = f"is below the {before[name]:,} of {path}: a resume can only raise it"
+                raise UserError(f"{flag_of(name)} {now[name]:,} {rule}")
+        return any(now[name] > before[name] for name in self.may_grow)
 
     def _work(self, config: C, folder: RunFolder) -> None:
         """Run the work in an open folder; say how to go on where that can help."""

@@ -31,12 +31,15 @@ def check(config: SearchConfig) -> None:
 
 
 def resolve(config: SearchConfig) -> SearchConfig:
-    """The plan that ``--minutes`` has time for, on this machine."""
-    if config.effort.minutes is None:
-        return config
-    from slm_ray.search.estimates import fit_to_minutes
+    """The plan that ``--minutes`` has time for on this machine, and a population that suits it.
 
-    return fit_to_minutes(config, config.effort.minutes)
+    The ranking's own choices are a third of the first population: few trials spread them over the whole budget.
+    """
+    if config.effort.minutes is not None:
+        from slm_ray.search.estimates import fit_to_minutes
+
+        config = fit_to_minutes(config, config.effort.minutes)
+    return config.replace(population=min(config.plan.population, max(4, 3 * config.plan.trials)))
 
 
 def execute(config: SearchConfig, folder: RunFolder) -> None:
@@ -64,7 +67,7 @@ def plan(config: SearchConfig) -> str:
 SEARCH = Stage(
     name="search", summary="search a teacher for its best sub-networks and extract them", config=SearchConfig,
     check=check, resolve=resolve, execute=execute, show=show, plan=plan, result_file=SearchResult.FILE,
-    may_change=MAY_CHANGE,
+    may_change=MAY_CHANGE, may_grow=("trials",),
     default_out=lambda config, stamp: str(Path("runs") / f"{Path(config.space.space).stem}-{stamp}"),
 )  # fmt: skip
 main = SEARCH.main

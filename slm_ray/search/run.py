@@ -221,9 +221,7 @@ class SearchRun:
     def _plan(self, inputs: SearchInputs, ranking: Ranking) -> SearchPlan:
         asked, stack = self.config.plan, bind_genomes(self.config, inputs, ranking)
         objectives, screen = asked.objective_names, asked.screen_factor
-        # The ranking's own choices are a third of the first population: few trials spread them over the whole budget.
-        population = min(asked.population, max(4, 3 * asked.trials))
-        algorithm = make_algorithm(asked.algorithm, stack, objectives, population, asked.seed, screen)
+        algorithm = make_algorithm(asked.algorithm, stack, objectives, asked.population, asked.seed, screen)
         journal = Journal(self.folder.file(Trial.FILE))
         if journal.resumed:
             self.console.line(f"{journal.resumed} trials are on record and are not measured again")

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.search.processes import kill_below, wait_until
 from tests.search.tiny_run import TRIALS, lines_of, outcome_of, start, trials_of
+from tests.search.without_ray import run_without_ray
 
 
 @pytest.mark.slow
@@ -54,6 +55,21 @@ def test_what_was_killed_or_interrupted_goes_on_to_the_front_of_an_uninterrupted
     assert command(["--resume", run]) == 0
     shown = capsys.readouterr().out
     assert "is finished already" in shown and "Winner 0" in shown and len(lines_of(run)) == TRIALS
+
+
+@pytest.mark.slow
+def test_a_finished_run_goes_on_with_more_trials_as_if_it_had_had_them(tiny, tmp_path, monkeypatch, command, capsys):
+    run_without_ray(monkeypatch)
+    few, many, more = tmp_path / "few", tmp_path / "many", ("--reconstruct", "none", "--trials")
+    assert command(tiny.arguments(many, *more, "14")) == 0
+    assert command(tiny.arguments(few, *more, "8")) == 0
+    before = lines_of(few)
+    assert "--trials 7 is below the 8" in refuses(command, capsys, "--resume", few, "--trials", "7")
+    assert command(["--resume", few, "--trials", "14"]) == 0
+    assert lines_of(few)[:8] == before and outcome_of(few) == outcome_of(many)
+    assert json.loads((few / "config.json").read_text())["options"]["trials"] == 14
+    assert command(["--resume", few, "--trials", "14"]) == 0
+    assert "is finished already" in capsys.readouterr().out
 
 
 def refuses(command, capsys, *arguments) -> str:
