@@ -15,6 +15,7 @@ from slm_ray.models.extraction import save_student
 from slm_ray.models.families.published import published_architecture, published_family
 from slm_ray.models.starts import build_start
 from slm_ray.models.teachers import load_teacher
+from slm_ray.models.vocabulary import on_ids_of
 from slm_ray.records.cost import num_params
 from slm_ray.records.evaluation import FIRST_N, MODEL, PUBLISHED, RANDOM, TEACHER, Role
 from slm_ray.records.files import cache_folder, whole_folder
@@ -47,9 +48,9 @@ def made_peer(
     """A peer in the cache, made if it is not there.
 
     ``random`` is a model of the same architecture, as its class initialises it; ``first-n`` the teacher's first whole
-    layers, as many as the model's size allows (Inheritune, arXiv 2404.08634).
+    layers, as many as the model's size allows (Inheritune, arXiv 2404.08634), with the model's own tokens.
     """
-    loaded = load_teacher(teacher) if teacher else None
+    loaded = on_ids_of(str(model.folder), load_teacher(teacher)) if teacher else None
     key = {"kind": role, "model": model.digest} | ({"teacher": loaded.digest} if loaded else {"seed": seed})
     folder = cache_folder() / "peers" / f"{role}-{digest_json({'format': _FORMAT, **key})}"
     if not (folder / "config.json").is_file():

@@ -101,8 +101,9 @@ def sizes_to_try(config: SearchConfig, space: SearchSpace, teacher: Architecture
     rows, most = config.space.vocabulary, teacher.structure.vocab_size
     compares = [name for name in config.plan.needed_proxies if name == "kl"]
     if rows is not None and (rows >= most or compares):
-        rule = "compares distributions over one vocabulary" if compares else f"is not below the teacher's {most:,} rows"
-        raise UserError(f"--vocabulary {rows:,}: {f'the proxy kl {rule}' if compares else rule}; leave it out")
+        rule = "does not go with the proxy kl, which compares distributions over one vocabulary"
+        rule = rule if compares else f"is not below the teacher's {most:,} rows"
+        raise UserError(f"--vocabulary {rows:,} {rule}: leave it out")
     axis = space.axes.get(VOCABULARY)
     if rows is not None:
         return (rows,)
@@ -260,15 +261,17 @@ def _vocabularies(
         return Vocabularies()
     by_id = axis is not None and axis.order == NATURAL
     try:
-        order = keep_order(tokenizer, None if by_id else corpus, config.space.general)
+        found = Vocabularies(sizes, keep_order(tokenizer, None if by_id else corpus, config.space.general))
+        for size in sizes:
+            found.kept(size)
     except UserError as error:
         if config.space.vocabulary is not None:
             raise
         console.line(f"note: {error}")
         return Vocabularies()
-    named = ", ".join(f"{size or order.vocabulary.size:,}" for size in sizes)
-    console.line(f"vocabulary: {named} of {order.vocabulary.size:,} tokens; perplexities are per token of the teacher")
-    return Vocabularies(sizes, order)
+    named = ", ".join(f"{size or len(tokenizer):,}" for size in sizes)
+    console.line(f"vocabulary: {named} of {len(tokenizer):,} tokens; perplexities are per token of the teacher")
+    return found
 
 
 def prepare_inputs(config: SearchConfig, console: Console, kept_precision: str | None = None) -> SearchInputs:
