@@ -2,7 +2,8 @@
 
     python benchmarks/train_step.py runs/NAME/winners/0 [--store FOLDER] [--shards FOLDER]
 
-Steps are interleaved and medians compared; peak memory is that of a fresh process per kind of step.
+Steps are interleaved and medians compared; beside each stands the time of its own matrix products, without attention's,
+timed one by one in a step of their own. Peak memory is that of a fresh process per kind of step.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from slm_ray.data.shards import TokenShards
 from slm_ray.distill.losses import Divergence
@@ -34,6 +37,19 @@ from slm_ray.pretrain.optimizers import build_optimizer
 from slm_ray.runtime.environment import usable_cpus
 
 CPU = torch.device("cpu")
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "addmm_", "linear")
+
+
+class Products(TorchDispatchMode):
+    """Adds up the seconds of matrix products."""
+
+    seconds = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        start = time.perf_counter()
+        result = func(*args, **(kwargs or {}))
+        self.seconds += time.perf_counter() - start if func.overloadpacket.__name__ in PRODUCTS else 0.0
+        return result
 
 
 class Steps:
@@ -107,16 +123,22 @@ def main() -> None:
         return
     kinds = ["plain", "teacher_forward", "full", *(["stored"] if arguments.store else [])]
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
+    products: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(arguments.rounds + 1):
         for kind in kinds:
             start = time.perf_counter()
             getattr(steps, kind)()
             seconds[kind].append(time.perf_counter() - start)
+            with Products() as counted:
+                getattr(steps, kind)()
+            products[kind].append(counted.seconds)
     median = {kind: statistics.median(values[1:]) for kind, values in seconds.items()}
     best = {kind: min(values[1:]) for kind, values in seconds.items()}
     print(f"{arguments.precision}, {steps.batch.ids.numel()} tokens")
     for kind in kinds:
-        print(f"{kind:16} median {median[kind]:.3f} s, best {best[kind]:.3f} s")
+        own = statistics.median(products[kind][1:])
+        ratio = statistics.median(a / b for a, b in zip(seconds[kind][1:], products[kind][1:], strict=True))
+        print(f"{kind:16} median {median[kind]:.3f} s, best {best[kind]:.3f}, {ratio:.2f} x its products' {own:.2f} s")
     for name, values in (("median", median), ("best", best)):
         both = values["plain"] + values["teacher_forward"]
         print(f"full / (plain + teacher's forward), {name}: {values['full'] / both:.3f}")
